@@ -1,0 +1,58 @@
+"""The wording of argument errors: who refuses, which argument, the rule, the value."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+
+def refuse(where: str, message: str) -> ValueError:
+    """Return the error for callers to raise; `where` is the public name the user called."""
+    return ValueError(f"{where}: {message}")
+
+
+def number(
+    where: str,
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Refuse a value that is not a finite number within the bounds.
+
+    A 0-d array passes unread: its value is known only to the device, and no check waits for that.
+    """
+    if isinstance(value, mx.array):
+        if value.ndim != 0:
+            raise refuse(where, f"{name} must be a number or a 0-d array, got shape {value.shape}")
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{where}: {name} must be a number, got {value!r}")
+    rules = (
+        (not math.isfinite(value), "must be finite"),
+        (above is not None and not value > above, f"must be greater than {above}"),
+        (least is not None and not value >= least, f"must be at least {least}"),
+        (below is not None and not value < below, f"must be less than {below}"),
+        (most is not None and not value <= most, f"must be at most {most}"),
+    )
+    for broken, rule in rules:
+        if broken:
+            raise refuse(where, f"{name} {rule}, got {value}")
+
+
+def integer(where: str, name: str, value: Any, *, least: int | None = None) -> None:
+    """Refuse what is not a Python integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{where}: {name} must be an integer, got {value!r}")
+    if least is not None and value < least:
+        raise refuse(where, f"{name} must be at least {least}, got {value}")
+
+
+def function(where: str, name: str, value: Any) -> None:
+    """Refuse what cannot be called."""
+    if not isinstance(value, Callable):
+        raise TypeError(f"{where}: {name} must be callable, got {value!r}")

@@ -1,0 +1,3 @@
+"""Losses: pure functions of arrays that return a `Mean`."""
+
+from purestep.losses.cross_entropy import cross_entropy as cross_entropy

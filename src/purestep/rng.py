@@ -1,0 +1,74 @@
+"""Randomness as a function of a key: what `mlx.nn` modules draw, without a global stream.
+
+A key is a uint32 array of shape [2], as made by `mx.random.key`.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlx.core as mx
+
+from purestep import graph
+
+
+@contextmanager
+def scope(key: mx.array) -> Iterator[None]:
+    """Make every draw without a key of its own, inside the `with` block, a function of `key`.
+
+    `mlx.nn.Dropout` and its like draw from MLX's global stream. Within the scope that stream starts
+    from `key`, eager, compiled, under `mx.grad` and under `mx.vmap`; on leaving, also by an exception,
+    the stream goes on as if the block had drawn nothing.
+
+    >>> key = mx.random.key(0)
+    >>> with scope(key):
+    ...     a = mx.random.uniform(shape=(3,))
+    >>> with scope(key):
+    ...     b = mx.random.uniform(shape=(3,))
+    >>> mx.array_equal(a, b)
+    array(True, dtype=bool)
+    """
+    check_key("rng.scope", key)
+    stream = mx.random.state[0]
+    saved = copy.copy(stream)
+    stream[:] = key
+    try:
+        yield
+    finally:
+        mx.random.state[0][:] = saved
+
+
+@contextmanager
+def forbidden(where: str) -> Iterator[None]:
+    """Refuse, on leaving, a block that drew from the global stream; the stream itself is untouched."""
+    with scope(mx.random.key(0)):
+        yield
+        if graph.primitives(mx.random.state[0]):
+            raise ValueError(f"{where}: random numbers were drawn without a key: pass rng=")
+
+
+def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
+    """Return the key for one member of a family: a step, an epoch, a rank.
+
+    A pure function of both arguments; different numbers, or different keys, give unrelated keys.
+
+    Args:
+        key: uint32 [2].
+        number: an integer in [0, 2**32), or a 0-d integer array.
+
+    >>> fold_in(mx.random.key(0), 7).shape
+    (2,)
+    """
+    check_key("rng.fold_in", key)
+    # The key is hashed before the number is mixed in: the keys of seeds 0 and 1 differ in one bit only.
+    hashed = mx.random.split(key)[0]
+    return mx.random.split(mx.bitwise_xor(hashed, mx.array(number).astype(mx.uint32)))[0]
+
+
+def check_key(where: str, key: mx.array) -> None:
+    """Refuse what is not one PRNG key."""
+    if not isinstance(key, mx.array) or key.dtype != mx.uint32 or key.shape != (2,):
+        shown = f"{key.dtype} {key.shape}" if isinstance(key, mx.array) else repr(key)
+        raise ValueError(
+            f"{where}: a key must be a uint32 array of shape (2,), from mx.random.key, got {shown}"
+        )

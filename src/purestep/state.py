@@ -1,0 +1,97 @@
+"""The whole of a training run, as one immutable value."""
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.rng import check_key
+from purestep.transforms.base import GradientTransform, check_transform
+from purestep.types import Params, Tree
+
+
+class TrainState(NamedTuple):
+    """What one step turns into the next: nothing but arrays, so every snapshot is consistent.
+
+    Attributes:
+        params: a tree of floating-point arrays, what is trained.
+        opt_state: the state of the gradient transform.
+        step: 0-d int32, steps made.
+        rng: uint32 [2], the key that the next step splits.
+        model_state: arrays that the forward pass carries along (running statistics), or `None`.
+    """
+
+    params: Params
+    opt_state: Tree
+    step: mx.array
+    rng: mx.array
+    model_state: Tree = None
+
+    @classmethod
+    def create(
+        cls,
+        params: Params,
+        transform: GradientTransform,
+        *,
+        seed: int = 0,
+        rng: mx.array | None = None,
+        model_state: Tree = None,
+    ) -> "TrainState":
+        """Return the state before the first step.
+
+        Args:
+            params: a tree of floating-point arrays.
+            transform: its `init` makes the optimizer state.
+            seed: makes the key of the run, when `rng` is not given.
+            rng: a key, uint32 [2].
+            model_state: the third value of `functional`, when the model has one.
+
+        Raises:
+            TypeError: for a leaf that is not an array, such as a Python number, with its path.
+            ValueError: for parameters that are not floating, or none at all.
+
+        >>> import purestep as ps
+        >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
+        >>> state.step
+        array(0, dtype=int32)
+        """
+        where = "TrainState.create"
+        check_transform(where, "transform", transform)
+        check_arrays(where, "params", params)
+        if not tree.leaves(params):
+            raise checks.refuse(where, "params must hold at least one array, got none")
+        for path, leaf in tree.items(params):
+            if not mx.issubdtype(leaf.dtype, mx.floating):
+                raise checks.refuse(where, f"params must be floating, got {leaf.dtype} at {path}")
+        check_arrays(where, "model_state", model_state)
+        if rng is None:
+            checks.integer(where, "seed", seed)
+            rng = mx.random.key(seed)
+        check_key(where, rng)
+        opt_state = transform.init(params)
+        check_arrays(where, "opt_state", opt_state)
+        return cls(params, opt_state, mx.array(0, mx.int32), rng, model_state)
+
+    def replace(self, **changes: Any) -> "TrainState":
+        """Return the state with some fields changed.
+
+        >>> import purestep as ps
+        >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
+        >>> state.replace(step=mx.array(7, mx.int32)).step
+        array(7, dtype=int32)
+        """
+        return self._replace(**changes)
+
+
+def check_arrays(where: str, name: str, value: Tree) -> None:
+    """Refuse a tree with a leaf that is not an array, naming the leaf and what to do."""
+    if all(isinstance(leaf, mx.array) for leaf in tree.leaves(value)):
+        return
+    for path, leaf in tree.items(value):
+        if isinstance(leaf, mx.array):
+            continue
+        shown = tree.join(name, path)
+        kind = type(leaf).__name__
+        if isinstance(leaf, (bool, int, float)):
+            raise TypeError(f"{where}: {shown} is the Python number {leaf!r}; write mx.array({leaf!r})")
+        raise TypeError(f"{where}: {shown} must be an mx.array in dicts, lists and tuples, got {kind}")

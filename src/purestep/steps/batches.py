@@ -1,0 +1,47 @@
+"""Batches: what a step accepts, and how it cuts them."""
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.state import check_arrays
+from purestep.types import Batch
+
+
+def check_batch(where: str, batch: Batch, microbatches: int = 1) -> None:
+    """Refuse a batch without data, or one that does not divide into equal microbatches."""
+    check_arrays(where, "batch", batch)
+    named = [(tree.join("batch", path), leaf) for path, leaf in tree.items(batch)]
+    if not named:
+        raise checks.refuse(where, "batch must hold at least one array, got none")
+    for path, leaf in named:
+        if 0 in leaf.shape:
+            raise checks.refuse(where, f"{path} is empty, got shape {leaf.shape}")
+    if microbatches == 1:
+        return
+    for path, leaf in named:
+        if leaf.ndim == 0:
+            raise checks.refuse(
+                where,
+                f"{path} is 0-d: microbatches={microbatches} cuts the first axis of every array; "
+                "broadcast it to [batch]",
+            )
+    lengths = {path: leaf.shape[0] for path, leaf in named}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{path} {length}" for path, length in lengths.items())
+        raise checks.refuse(where, f"the arrays of a batch must share their first axis, got {shown}")
+    for path, length in lengths.items():
+        if length % microbatches:
+            raise checks.refuse(
+                where,
+                f"the first axis of {path} must be divisible by microbatches={microbatches}, got {length}",
+            )
+
+
+def microbatch(batch: Batch, index: int, count: int) -> Batch:
+    """Return the index-th of `count` equal cuts along the first axis."""
+
+    def cut(leaf: mx.array) -> mx.array:
+        rows = leaf.shape[0] // count
+        return leaf[index * rows : (index + 1) * rows]
+
+    return tree.map(cut, batch)

@@ -1,0 +1,146 @@
+"""The training step: `step(state, batch) -> (state, metrics)`."""
+
+import mlx.core as mx
+
+from purestep import checks, graph, tree
+from purestep.state import TrainState, check_arrays
+from purestep.steps.batches import check_batch, microbatch
+from purestep.steps.outcome import Outcome, outcome_of
+from purestep.transforms.base import GradientTransform, apply_updates, check_transform, taking_extra
+from purestep.types import Batch, LossFn, Metrics, Step, Tree, Updates
+
+
+def train_step(
+    loss_fn: LossFn, transform: GradientTransform, *, microbatches: int = 1, stateful: bool = False
+) -> Step:
+    """Build the pure function that makes one step of training.
+
+    `step(state, batch) -> (state, metrics)` splits `state.rng`, takes the gradient of the loss, passes
+    it through the transform and adds what comes out to the parameters. It mutates nothing, waits for
+    the device nowhere, and can be compiled, vmapped, differentiated and replayed.
+
+    The metrics, 0-d float32 arrays: `loss`; `grad_norm`, of the gradient before the transforms;
+    `learning_rate`, when the transform's state has one; and those the loss function returned.
+
+    The transform's `update` receives, if it names them, `value` (the loss) and `weight` (what the loss
+    is a mean over).
+
+    Args:
+        loss_fn: `loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`. `loss` is a 0-d array or
+            a `Mean`; metrics is a dict of either. `rng` is a key of this call's own.
+        transform: what turns gradients into updates.
+        microbatches: cut the batch along its first axis into this many parts and hold the activations
+            of one at a time. With a `Mean` for the loss the gradient is that of the whole batch, also
+            when the parts weigh differently; a plain scalar counts each part alike. Gradients are then
+            gathered, and handed to the transform, in float32.
+        stateful: `loss_fn(params, model_state, batch, rng) -> (loss, metrics, model_state)`; the
+            microbatches hand the model_state on.
+
+    Raises:
+        ValueError, TypeError: on the first call with a new structure, before anything is computed: for
+            an empty batch or one that does not divide, a leaf that is not an array, a loss that is not
+            a scalar or does not depend on the parameters, a state that would change its structure,
+            shapes or dtypes, each named by its path.
+
+    >>> import purestep as ps
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = ps.optimizers.sgd(0.5)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> state, metrics = train_step(loss_fn, transform)(state, {"x": mx.array([1.0, 3.0])})
+    >>> state.params["w"], metrics["loss"]
+    (array(2, dtype=float32), array(5, dtype=float32))
+    """
+    where = "train_step"
+    checks.function(where, "loss_fn", loss_fn)
+    check_transform(where, "transform", transform)
+    checks.integer(where, "microbatches", microbatches, least=1)
+    update = taking_extra(transform)
+    depends_known = False
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        nonlocal depends_known
+        check_arrays(where, "state", state)
+        check_batch(where, batch, microbatches)
+        rng, key = mx.random.split(state.rng)
+        outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful)
+        if not depends_known:  # a property of loss_fn, found on the first call
+            _check_depends(gradients)
+            depends_known = True
+        loss = outcome.loss.value
+        # Times one: MLX merges equal subgraphs, a clip's norm with this one, but never into an output.
+        metrics = {"loss": loss, "grad_norm": 1.0 * tree.norm(gradients)}
+        updates, opt_state = update(
+            gradients, state.opt_state, state.params, value=loss, weight=outcome.loss.weight
+        )
+        rates = tree.fields(opt_state, "learning_rate")
+        if rates:
+            metrics["learning_rate"] = rates[0][1]
+        taken = sorted(metrics.keys() & outcome.metrics.keys())
+        if taken:
+            raise checks.refuse(where, f"loss_fn's metrics may not be named {', '.join(taken)}")
+        metrics |= {name: mean.value for name, mean in outcome.metrics.items()}
+        new = state._replace(
+            params=apply_updates(state.params, updates),
+            opt_state=opt_state,
+            step=state.step + 1,
+            rng=rng,
+            model_state=outcome.model_state if stateful else state.model_state,
+        )
+        _check_unchanged(state, new)
+        return new, metrics
+
+    return step
+
+
+def _gradients(
+    loss_fn: LossFn, state: TrainState, batch: Batch, key: mx.array, count: int, stateful: bool
+) -> tuple[Outcome, Updates]:
+    """Return the loss over the whole batch and its gradient, from `count` parts taken in turn."""
+
+    def part(model_state: Tree, batch: Batch, key: mx.array) -> tuple[Outcome, Updates]:
+        def loss(leaves: list[mx.array]) -> tuple[mx.array, Outcome]:
+            params = tree.unflatten(state.params, leaves)
+            outcome = outcome_of("train_step", loss_fn, params, model_state, batch, key, stateful=stateful)
+            return outcome.loss.value, outcome
+
+        # Leaves, not the tree: mx.value_and_grad refuses the None that a tree may hold.
+        (_, outcome), gradients = mx.value_and_grad(loss)(tree.leaves(state.params))
+        return outcome, tree.unflatten(state.params, gradients)
+
+    if count == 1:
+        return part(state.model_state, batch, key)
+
+    merged: Outcome | None = None
+    summed: Updates = None
+    for index, part_key in enumerate(mx.random.split(key, count)):
+        cut = microbatch(batch, index, count)
+        if merged is not None:
+            # Without an order MLX may run every forward pass before any backward, all activations alive.
+            cut = tree.unflatten(cut, mx.depends(tree.leaves(cut), tree.leaves(summed)))
+        model_state = state.model_state if merged is None else merged.model_state
+        outcome, gradients = part(model_state, cut, part_key)
+        # The gradient of a mean times its weight, not of the total: float16 could not hold the latter.
+        weighted = tree.map(lambda g, w=outcome.loss.weight: w * g.astype(mx.float32), gradients)
+        summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
+        merged = outcome if merged is None else merged.merge(outcome)
+    assert merged is not None
+    weight = merged.loss.weight
+    share = mx.where(weight == 0, 0.0, 1 / mx.where(weight == 0, 1.0, weight))
+    return merged, tree.map(lambda g: share * g, summed)
+
+
+def _check_depends(gradients: Updates) -> None:
+    """Refuse a loss without a path to any parameter: MLX gives such gradients as plain zeros."""
+    for gradient in tree.leaves(gradients):
+        made_of = graph.primitives(gradient)
+        if "Full" not in made_of or made_of - {"Full", "Broadcast"}:
+            return
+    raise checks.refuse(
+        "train_step", "the loss does not depend on any of the parameters: every gradient is zero"
+    )
+
+
+def _check_unchanged(before: TrainState, after: TrainState) -> None:
+    if not tree.alike(before, after):
+        lines = tree.differences(tree.spec(after), tree.spec(before), "the new state", "the old")
+        raise checks.refuse("train_step", "a step must keep the state as it is built: " + "; ".join(lines))

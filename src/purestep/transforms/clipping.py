@@ -1,0 +1,34 @@
+"""Bound the size of updates."""
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.transforms.base import GradientTransform, stateless
+from purestep.types import Params, Updates
+
+
+def clip_by_global_norm(max_norm: float) -> GradientTransform:
+    """Scale all updates down together so that their joint Euclidean norm is at most `max_norm`.
+
+    `u * max_norm / max(norm, max_norm)`, the norm summed in float32 whatever the leaves' dtypes. There
+    is no epsilon: updates within the bound pass unchanged, to the bit. One non-finite element makes
+    every update NaN, so that it shows.
+
+    Args:
+        max_norm: greater than 0.
+
+    Reference: Pascanu et al., arXiv:1211.5063.
+
+    >>> updates, _ = clip_by_global_norm(1.0).update({"a": mx.array(3.0), "b": mx.array(4.0)}, ())
+    >>> updates
+    {'a': array(0.6, dtype=float32), 'b': array(0.8, dtype=float32)}
+    """
+    checks.number("clip_by_global_norm", "max_norm", max_norm, above=0)
+
+    def clip(updates: Updates, params: Params | None) -> Updates:
+        norm = tree.norm(updates)
+        # 0 * norm is 0 for every finite norm and NaN for an infinite one, whose quotient alone would be 0.
+        factor = mx.minimum(max_norm / norm, 1.0) + 0 * norm
+        return tree.map(lambda u: (u * factor).astype(u.dtype), updates)
+
+    return stateless(clip)

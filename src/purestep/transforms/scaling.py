@@ -1,0 +1,74 @@
+"""Multiply updates: by a number, or by a learning rate that lives in the state."""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.transforms.base import GradientTransform, stateless
+from purestep.types import Params, ScalarOrSchedule, Updates
+
+
+def scale(step_size: float | mx.array) -> GradientTransform:
+    """Multiply every update by `step_size`; dtypes stay.
+
+    >>> scale(0.5).update({"w": mx.array(3.0)}, ())
+    ({'w': array(1.5, dtype=float32)}, ())
+    """
+    checks.number("scale", "step_size", step_size)
+    return stateless(lambda updates, params: tree.map(lambda u: (step_size * u).astype(u.dtype), updates))
+
+
+class ScaleByLearningRateState(NamedTuple):
+    """State of `scale_by_learning_rate`.
+
+    Attributes:
+        count: 0-d int32, updates made.
+        learning_rate: 0-d float32, the rate of the last update; before the first, of the coming one.
+    """
+
+    count: mx.array
+    learning_rate: mx.array
+
+
+def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool = True) -> GradientTransform:
+    """Multiply by minus the learning rate: what turns a direction of ascent into the step to add.
+
+    The rate lives in the state as an array. A constant one is read from there, so writing another
+    value into the state changes it with no retrace; a schedule is evaluated at the count of updates
+    made before this one, and what it gave is left in the state for the metrics.
+
+    Args:
+        learning_rate: a finite number of at least 0, a 0-d array, or a schedule.
+        flip_sign: multiply by the rate itself when false.
+
+    >>> transform = scale_by_learning_rate(0.1)
+    >>> updates, state = transform.update({"w": mx.array(3.0)}, transform.init({"w": mx.array(0.0)}))
+    >>> updates["w"], state.learning_rate
+    (array(-0.3, dtype=float32), array(0.1, dtype=float32))
+    """
+    scheduled = callable(learning_rate)
+    if not scheduled:
+        checks.number("scale_by_learning_rate", "learning_rate", learning_rate, least=0)
+    sign = -1 if flip_sign else 1
+
+    def rate_at(count: mx.array) -> mx.array:
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        rate = mx.array(rate).astype(mx.float32)
+        if rate.ndim != 0:
+            raise checks.refuse("scale_by_learning_rate", f"a rate must be 0-d, got shape {rate.shape}")
+        return rate
+
+    def init(params: Params) -> ScaleByLearningRateState:
+        count = mx.array(0, mx.int32)
+        return ScaleByLearningRateState(count, rate_at(count))
+
+    def update(
+        updates: Updates, state: ScaleByLearningRateState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByLearningRateState]:
+        rate = rate_at(state.count) if scheduled else state.learning_rate
+        factor = sign * rate
+        updates = tree.map(lambda u: (factor * u).astype(u.dtype), updates)
+        return updates, ScaleByLearningRateState(state.count + 1, rate)
+
+    return GradientTransform(init, update)

@@ -1,0 +1,310 @@
+"""Trees of arrays: their paths, and maps that keep every container as it was.
+
+A tree is a dict, list, tuple, NamedTuple or `None`, nested; everything else is a leaf. `None` and
+empty containers hold no leaves and stay where they are.
+
+A path names a leaf in one unambiguous string: `opt_state.1.mu.layers.0.weight`. NamedTuple fields and
+plain dict keys are written bare, list and tuple positions as digits, dict keys that would read as
+something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
+"""
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from purestep.types import Tree
+
+_PLAIN_KEY = re.compile(r'(?!\d+$)[^.\[\]"]+')
+
+
+def children(node: Any) -> list[tuple[str, Any]] | None:
+    """Return a container's (path segment, child) pairs, or `None` for a leaf."""
+    if node is None:
+        return []
+    if type(node) is dict:
+        return [(key_segment(key), child) for key, child in node.items()]
+    if is_namedtuple(node):
+        return list(zip(node._fields, node, strict=True))
+    if type(node) in (list, tuple):
+        return [(str(index), child) for index, child in enumerate(node)]
+    return None
+
+
+def is_namedtuple(node: Any) -> bool:
+    """Tell whether a value is a NamedTuple."""
+    return isinstance(node, tuple) and hasattr(node, "_fields")
+
+
+def join(path: str, segment: str) -> str:
+    """Return the path of a child."""
+    return f"{path}.{segment}" if path else segment
+
+
+def key_segment(key: Any) -> str:
+    """Return how a path writes a dict key."""
+    if isinstance(key, str):
+        return key if _PLAIN_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return f"[{key}]"
+    raise TypeError(f"tree: dict keys must be strings or integers, got {key!r}")
+
+
+def items(tree: Tree) -> list[tuple[str, Any]]:
+    """Return every leaf with its path, in the order that containers hold them.
+
+    >>> items({"layers": [{"weight": 1}, {}], "0": 2, "bias": None})
+    [('layers.0.weight', 1), ('"0"', 2)]
+    """
+    found: list[tuple[str, Any]] = []
+
+    def visit(path: str, node: Any) -> None:
+        below = children(node)
+        if below is None:
+            found.append((path, node))
+            return
+        for segment, child in below:
+            visit(join(path, segment), child)
+
+    visit("", tree)
+    return found
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """Return every leaf, in the order of `items`."""
+    found: list[Any] = []
+    map(found.append, tree)
+    return found
+
+
+def paths(tree: Tree) -> list[str]:
+    """Return the path of every leaf, in the order of `items`."""
+    return [path for path, _ in items(tree)]
+
+
+_leaves = leaves  # where an argument takes the name
+
+
+def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """Apply `fn(leaf, *other_leaves)` to every leaf and keep the containers.
+
+    Raises:
+        ValueError: if a tree of `rest` is built differently, with the path where it first differs.
+
+    >>> map(lambda x, y: x + y, {"a": 1, "b": [2]}, {"a": 10, "b": [20]})
+    {'a': 11, 'b': [22]}
+    """
+    try:
+        return _map(fn, tree, rest)
+    except _DiffersError:
+        return map_with_path(lambda _, *nodes: fn(*nodes), tree, *rest)  # raises, with the path
+
+
+class _DiffersError(Exception):
+    """Two trees of one map are built differently; which path differs is for `map_with_path` to say."""
+
+
+def _map(fn: Callable[..., Any], node: Any, rest: tuple[Any, ...]) -> Any:
+    # Steps map whole states, so this goes without paths: it is most of what an uncompiled step costs.
+    kind = type(node)
+    if kind is dict:
+        if not all(type(other) is dict and other.keys() == node.keys() for other in rest):
+            raise _DiffersError
+        return {key: _map(fn, child, tuple(other[key] for other in rest)) for key, child in node.items()}
+    if kind is list or isinstance(node, tuple):
+        if not all(type(other) is kind and len(other) == len(node) for other in rest):
+            raise _DiffersError
+        built = [_map(fn, *row) for row in zip(node, zip(*rest, strict=True) if rest else ((),) * len(node))]
+        return built if kind is list else tuple(built) if kind is tuple else kind(*built)
+    if node is None or any(other is None or isinstance(other, (dict, list, tuple)) for other in rest):
+        if any(other is not None for other in rest) or node is not None:
+            raise _DiffersError
+        return None
+    return fn(node, *rest)
+
+
+def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """Apply `fn(path, leaf, *other_leaves)` to every leaf and keep the containers; errors as in `map`."""
+
+    def visit(path: str, node: Any, others: tuple[Any, ...]) -> Any:
+        if children(node) is None:
+            for other in others:
+                if children(other) is not None:
+                    raise _differs(path, node, other)
+            return fn(path, node, *others)
+        for other in others:
+            if not _same_container(node, other):
+                raise _differs(path, node, other)
+        if node is None:
+            return None
+        if type(node) is dict:
+            return {
+                key: visit(join(path, key_segment(key)), child, tuple(other[key] for other in others))
+                for key, child in node.items()
+            }
+        rows = zip(children(node) or [], *others, strict=True)
+        built = [visit(join(path, segment), child, tuple(row)) for (segment, child), *row in rows]
+        return _rebuild(node, built)
+
+    return visit("", tree, rest)
+
+
+def fields(tree: Tree, name: str) -> list[tuple[str, Any]]:
+    """Return, with its path, what every NamedTuple in the tree holds in the field of this name."""
+    found: list[tuple[str, Any]] = []
+
+    def visit(path: str, node: Any) -> None:
+        for segment, child in children(node) or []:
+            if segment == name and is_namedtuple(node):
+                found.append((join(path, segment), child))
+            visit(join(path, segment), child)
+
+    visit("", tree)
+    return found
+
+
+def unflatten(like: Tree, leaves: list[Any]) -> Tree:
+    """Return a tree with the containers of `like` and these leaves, in the order of `items(like)`."""
+    remaining = list(reversed(leaves))
+    if len(remaining) != len(_leaves(like)):
+        raise ValueError(f"tree.unflatten: got {len(leaves)} leaves for a tree of {len(_leaves(like))}")
+    return map(lambda _: remaining.pop(), like)
+
+
+def spec(tree: Tree) -> list[Any]:
+    """Describe a tree of arrays in plain lists: containers, keys, field names, dtypes and shapes.
+
+    Two trees are built alike exactly when `differences(spec(a), spec(b))` is empty. The description
+    holds nothing but lists, strings and integers, so it can be written as JSON or msgpack.
+
+    >>> spec({"w": mx.zeros((2, 3)), "state": None})
+    ['dict', [['w', ['array', 'float32', [2, 3]]], ['state', ['none']]]]
+    """
+    if tree is None:
+        return ["none"]
+    if type(tree) is dict:
+        return ["dict", [[key, spec(child)] for key, child in tree.items()]]
+    if is_namedtuple(tree):
+        fields = [[name, spec(child)] for name, child in zip(tree._fields, tree, strict=True)]
+        return ["namedtuple", type(tree).__name__, fields]
+    if type(tree) in (list, tuple):
+        return [type(tree).__name__, [spec(child) for child in tree]]
+    if not isinstance(tree, mx.array):
+        return ["other", type(tree).__name__]
+    return ["array", dtype_name(tree.dtype), list(tree.shape)]
+
+
+def dtype_name(dtype: mx.Dtype) -> str:
+    """Return `float32` for `mx.float32`."""
+    return str(dtype).rsplit(".", 1)[-1]
+
+
+def alike(first: Tree, second: Tree) -> bool:
+    """Tell whether two trees have the same containers, shapes and dtypes."""
+    same: list[bool] = []
+    try:
+        _map(lambda a, b: same.append(a.shape == b.shape and a.dtype == b.dtype), first, (second,))
+    except _DiffersError:
+        return False
+    return all(same)
+
+
+def differences(got: list[Any], want: list[Any], got_name: str = "got", want_name: str = "want") -> list[str]:
+    """Say, a line a path, in what two specs differ; an empty list when they describe the same tree."""
+    lines: list[str] = []
+
+    def visit(path: str, a: list[Any], b: list[Any]) -> None:
+        shown = path or "the tree"
+        if a[0] != b[0] or (a[0] == "namedtuple" and a[1] != b[1]):
+            lines.append(f"{shown} is {_describe(a)} in {got_name}, {_describe(b)} in {want_name}")
+        elif a[0] == "array":
+            if a[2] != b[2]:
+                lines.append(f"{shown} has shape {tuple(a[2])} in {got_name}, {tuple(b[2])} in {want_name}")
+            if a[1] != b[1]:
+                lines.append(f"{shown} has dtype {a[1]} in {got_name}, {b[1]} in {want_name}")
+        else:
+            below_a, below_b = dict(_spec_children(a)), dict(_spec_children(b))
+            for segment, child in below_a.items():
+                if segment in below_b:
+                    visit(join(path, segment), child, below_b[segment])
+                else:
+                    lines.append(f"{join(path, segment)} is in {got_name}, not in {want_name}")
+            for segment in below_b:
+                if segment not in below_a:
+                    lines.append(f"{join(path, segment)} is in {want_name}, not in {got_name}")
+
+    visit("", got, want)
+    return lines
+
+
+def cast(tree: Tree, dtype: mx.Dtype) -> Tree:
+    """Return the tree with its floating-point leaves in `dtype`; integer and boolean leaves stay."""
+    return map(lambda x: x.astype(dtype) if mx.issubdtype(x.dtype, mx.floating) else x, tree)
+
+
+def zeros_like(tree: Tree, dtype: mx.Dtype | None = None) -> Tree:
+    """Return zeros of the same shapes, in `dtype` when given."""
+    return map(lambda x: mx.zeros(x.shape, dtype or x.dtype), tree)
+
+
+def where(condition: mx.array, on_true: Tree, on_false: Tree) -> Tree:
+    """Choose between two trees leaf by leaf, by one 0-d boolean array."""
+    return map(lambda a, b: mx.where(condition, a, b), on_true, on_false)
+
+
+def norm(tree: Tree) -> mx.array:
+    """Return the Euclidean norm of all leaves together, 0-d, summed in float32 whatever their dtypes."""
+    squares = [mx.square(x.astype(mx.float32)).sum() for x in leaves(tree)]
+    return mx.sqrt(functools.reduce(mx.add, squares)) if squares else mx.array(0.0)
+
+
+def size(tree: Tree) -> int:
+    """Return the number of elements in all leaves together."""
+    return sum(x.size for x in leaves(tree))
+
+
+def _same_container(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if type(a) is dict:
+        return a.keys() == b.keys()
+    return a is None or len(a) == len(b)
+
+
+def _rebuild(like: Any, children: list[Any]) -> Any:
+    return type(like)(*children) if is_namedtuple(like) else type(like)(children)
+
+
+def _differs(path: str, first: Any, other: Any) -> ValueError:
+    def shape(node: Any) -> str:
+        below = children(node)
+        if below is None:
+            return "a leaf"
+        keys = ", ".join(segment for segment, _ in below[:6]) + (", ..." if len(below) > 6 else "")
+        return "None" if node is None else f"a {type(node).__name__} of ({keys})"
+
+    return ValueError(
+        f"tree.map: {path or 'the tree'} is {shape(first)} in the first tree, {shape(other)} in another"
+    )
+
+
+def _spec_children(node: list[Any]) -> list[tuple[str, list[Any]]]:
+    kind = node[0]
+    if kind == "dict":
+        return [(key_segment(key), child) for key, child in node[1]]
+    if kind == "namedtuple":
+        return [(name, child) for name, child in node[2]]
+    if kind in ("list", "tuple"):
+        return [(str(index), child) for index, child in enumerate(node[1])]
+    return []
+
+
+def _describe(node: list[Any]) -> str:
+    if node[0] == "array":
+        return f"an array of {node[1]} {tuple(node[2])}"
+    if node[0] == "namedtuple":
+        return f"a {node[1]}"
+    return "None" if node[0] == "none" else f"a {node[1] if node[0] == 'other' else node[0]}"
