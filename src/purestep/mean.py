@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-
 _SMALLEST = 2.0**-126  # of the normal float32 numbers: its inverse is still finite
 
 

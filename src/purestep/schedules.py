@@ -112,7 +112,9 @@ def warmup_cosine_decay(
     if warmup_steps == 0:
         return fall
     slope = (peak_value - init_value) / warmup_steps
-    return lambda count: mx.where(mx.array(count) < warmup_steps, init_value + slope * mx.array(count), fall(count))
+    return lambda count: mx.where(
+        mx.array(count) < warmup_steps, init_value + slope * mx.array(count), fall(count)
+    )
 
 
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:

@@ -240,6 +240,20 @@ def differences(got: list[Any], want: list[Any], got_name: str = "got", want_nam
     return lines
 
 
+def spec_paths(spec: list[Any]) -> list[str]:
+    """Return the paths of the arrays that a spec describes, in its own order."""
+    found: list[str] = []
+
+    def visit(path: str, node: list[Any]) -> None:
+        if node[0] == "array":
+            found.append(path)
+        for segment, child in _spec_children(node):
+            visit(join(path, segment), child)
+
+    visit("", spec)
+    return found
+
+
 def cast(tree: Tree, dtype: mx.Dtype) -> Tree:
     """Return the tree with its floating-point leaves in `dtype`; integer and boolean leaves stay."""
     return map(lambda x: x.astype(dtype) if mx.issubdtype(x.dtype, mx.floating) else x, tree)

@@ -1,1 +1,1 @@
-"""."""
+"""The command line: what `python -m purestep` understands."""

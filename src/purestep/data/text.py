@@ -1,0 +1,126 @@
+"""Text as tokens, and batches of it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks
+from purestep.rng import fold_in
+from purestep.types import Batch
+
+
+class Characters(NamedTuple):
+    """A vocabulary of the characters of one text.
+
+    Attributes:
+        symbols: every character, sorted; a token is a position in this string.
+    """
+
+    symbols: str
+
+    @classmethod
+    def of(cls, text: str) -> "Characters":
+        """Collect the characters of a text.
+
+        >>> Characters.of("banana").symbols
+        'abn'
+        """
+        if not text:
+            raise checks.refuse("Characters.of", "text must not be empty")
+        return cls("".join(sorted(set(text))))
+
+    def encode(self, text: str) -> mx.array:
+        """Return the tokens of a text, int32 [characters].
+
+        Raises:
+            ValueError: for a character that the vocabulary lacks.
+
+        >>> Characters("abn").encode("nab")
+        array([2, 0, 1], dtype=int32)
+        """
+        index = {symbol: number for number, symbol in enumerate(self.symbols)}
+        unknown = sorted(set(text) - index.keys())
+        if unknown:
+            raise checks.refuse("Characters.encode", f"the vocabulary lacks {''.join(unknown)[:20]!r}")
+        return mx.array([index[symbol] for symbol in text], mx.int32)
+
+    def decode(self, tokens: mx.array) -> str:
+        """Return the text of tokens [characters]."""
+        return "".join(self.symbols[token] for token in tokens.tolist())
+
+
+@dataclass(frozen=True)
+class RandomWindows:
+    """A source of random windows into one long text.
+
+    `at(step)` gives `{"inputs": int32 [batch, context], "targets": int32 [batch, context]}`, the targets
+    one token later. The windows are drawn from a key made of the seed and the step, and nothing else.
+
+    Attributes:
+        tokens: int32 [length], more than `context` of them.
+        batch_size: windows a batch.
+        context: tokens a window.
+        seed: makes the draws of this source.
+
+    >>> source = RandomWindows(mx.arange(100), batch_size=2, context=8)
+    >>> batch = source.at(3)
+    >>> mx.array_equal(batch["targets"], batch["inputs"] + 1)
+    array(True, dtype=bool)
+    """
+
+    tokens: mx.array
+    batch_size: int
+    context: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        where = "RandomWindows"
+        checks.integer(where, "batch_size", self.batch_size, least=1)
+        checks.integer(where, "context", self.context, least=1)
+        checks.integer(where, "seed", self.seed)
+        if self.tokens.ndim != 1 or self.tokens.size <= self.context:
+            raise checks.refuse(
+                where,
+                f"tokens must be [length] with more than context={self.context}, got {self.tokens.shape}",
+            )
+
+    def at(self, step: int) -> Batch:
+        """Return the batch of one step, counted from 0."""
+        key = fold_in(mx.random.key(self.seed), step)
+        starts = mx.random.randint(0, self.tokens.size - self.context, (self.batch_size, 1), key=key)
+        windows = self.tokens[starts + mx.arange(self.context + 1)]
+        return {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
+
+
+def consecutive_windows(
+    tokens: mx.array, batch_size: int, context: int, ignore_index: int = -100
+) -> list[Batch]:
+    """Cut a text into batches in which every token but the first is a target exactly once: for evaluation.
+
+    Args:
+        tokens: int32 [length], at least 2.
+        batch_size: windows a batch.
+        context: tokens a window.
+        ignore_index: fills the targets after the end; all batches have one shape.
+
+    Returns:
+        Batches as `RandomWindows` gives them, in the order of the text.
+
+    >>> [batch["targets"].tolist() for batch in consecutive_windows(mx.arange(6), 1, 3)]
+    [[[1, 2, 3]], [[4, 5, -100]]]
+    """
+    where = "consecutive_windows"
+    checks.integer(where, "batch_size", batch_size, least=1)
+    checks.integer(where, "context", context, least=1)
+    if tokens.ndim != 1 or tokens.size < 2:
+        raise checks.refuse(where, f"tokens must be [length] of at least 2, got {tokens.shape}")
+    per_batch = batch_size * context
+    missing = -(tokens.size - 1) % per_batch
+    inputs = mx.concatenate([tokens[:-1], mx.zeros(missing, tokens.dtype)])
+    targets = mx.concatenate([tokens[1:], mx.full(missing, ignore_index, tokens.dtype)])
+    return [
+        {"inputs": inputs[start : start + per_batch].reshape(batch_size, context),
+         "targets": targets[start : start + per_batch].reshape(batch_size, context)}
+        for start in range(0, inputs.size, per_batch)
+    ]  # fmt: skip
