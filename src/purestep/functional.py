@@ -83,8 +83,8 @@ def functional(module: nn.Module) -> tuple[Apply, Params, Tree]:
         if rewritten:
             raise checks.refuse(
                 "apply",
-                f"the forward pass rewrote {', '.join(rewritten)}, which would be lost: pass model_state= and "
-                "take (out, model_state), or run with train=False",
+                f"the forward pass rewrote {', '.join(rewritten)}, which would be lost: pass model_state= "
+                "and take (out, model_state), or run with train=False",
             )
         return out
 

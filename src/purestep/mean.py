@@ -47,4 +47,8 @@ class Mean(NamedTuple):
     @property
     def value(self) -> mx.array:
         """`total / weight`, 0-d float32; zero, not NaN, where both are zero."""
-        return self.total * (1 / mx.maximum(self.weight, _SMALLEST))
+        return self.share(self.total)
+
+    def share(self, total: mx.array) -> mx.array:
+        """Divide any other sum over the same data, such as a gradient's, by the weight; `0 / 0` is zero."""
+        return total * (1 / mx.maximum(self.weight, _SMALLEST))

@@ -6,6 +6,7 @@ A key is a uint32 array of shape [2], as made by `mx.random.key`.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 
@@ -29,13 +30,13 @@ def scope(key: mx.array) -> Iterator[None]:
     array(True, dtype=bool)
     """
     check_key("rng.scope", key)
-    stream = mx.random.state[0]
+    stream = _state()[0]
     saved = copy.copy(stream)
     stream[:] = key
     try:
         yield
     finally:
-        mx.random.state[0][:] = saved
+        _state()[0][:] = saved
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def forbidden(where: str) -> Iterator[None]:
     """Refuse, on leaving, a block that drew from the global stream; the stream itself is untouched."""
     with scope(mx.random.key(0)):
         yield
-        if graph.primitives(mx.random.state[0]):
+        if graph.primitives(_state()[0]):
             raise ValueError(f"{where}: random numbers were drawn without a key: pass rng=")
 
 
@@ -63,6 +64,11 @@ def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
     # The key is hashed before the number is mixed in: the keys of seeds 0 and 1 differ in one bit only.
     hashed = mx.random.split(key)[0]
     return mx.random.split(mx.bitwise_xor(hashed, mx.array(number).astype(mx.uint32)))[0]
+
+
+def _state() -> Any:
+    """Return MLX's global random state, which its type stubs leave opaque: this thread's, at index 0."""
+    return mx.random.state
 
 
 def check_key(where: str, key: mx.array) -> None:

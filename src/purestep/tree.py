@@ -117,12 +117,15 @@ def _map(fn: Callable[..., Any], node: Any, rest: tuple[Any, ...]) -> Any:
     if kind is list or isinstance(node, tuple):
         if not all(type(other) is kind and len(other) == len(node) for other in rest):
             raise _DiffersError
-        built = [_map(fn, *row) for row in zip(node, zip(*rest, strict=True) if rest else ((),) * len(node))]
+        rows = zip(*rest, strict=True) if rest else ((),) * len(node)
+        built = [_map(fn, child, others) for child, others in zip(node, rows, strict=True)]
         return built if kind is list else tuple(built) if kind is tuple else kind(*built)
-    if node is None or any(other is None or isinstance(other, (dict, list, tuple)) for other in rest):
-        if any(other is not None for other in rest) or node is not None:
+    if node is None:
+        if any(other is not None for other in rest):
             raise _DiffersError
         return None
+    if any(other is None or type(other) in (dict, list) or isinstance(other, tuple) for other in rest):
+        raise _DiffersError
     return fn(node, *rest)
 
 

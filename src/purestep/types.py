@@ -26,7 +26,7 @@ Schedule: TypeAlias = Callable[[mx.array], mx.array]
 ScalarOrSchedule: TypeAlias = float | mx.array | Schedule
 
 LossFn: TypeAlias = Callable[..., Any]
-"""`loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`; stateful ones also take and return model_state."""
+"""`loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`; with `model_state` if stateful."""
 
 Step: TypeAlias = Callable[[Any, Batch], tuple[Any, Metrics]]
 """`step(state, batch) -> (state, metrics)`."""

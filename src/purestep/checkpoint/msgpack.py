@@ -26,7 +26,9 @@ def to_bytes(state: Tree) -> bytes:
     check_arrays("checkpoint.to_bytes", "state", state)
     leaves = tree.leaves(state)
     mx.eval(leaves)
-    return msgpack.packb({**header(state), "leaves": [_chunks(leaf) for leaf in leaves]})
+    packed = msgpack.packb({**header(state), "leaves": [_chunks(leaf) for leaf in leaves]})
+    assert packed is not None
+    return packed
 
 
 def from_bytes(data: bytes, *, like: Tree) -> Tree:
@@ -56,7 +58,8 @@ def from_bytes(data: bytes, *, like: Tree) -> Tree:
 
 
 def _chunks(leaf: mx.array) -> list[bytes]:
-    raw = leaf.view(mx.uint16) if leaf.dtype == mx.bfloat16 else leaf  # buffers know no bfloat16
+    # Buffers know no bfloat16; and MLX's type stubs do not say that arrays are buffers.
+    raw: Any = leaf.view(mx.uint16) if leaf.dtype == mx.bfloat16 else leaf
     data = memoryview(bytes(memoryview(raw)))
     return [bytes(data[start : start + _CHUNK]) for start in range(0, len(data), _CHUNK)]
 
@@ -69,4 +72,5 @@ def _array(where: str, path: str, chunks: Any, like: mx.array) -> mx.array:
         raise ValueError(f"{where}: data is damaged: {path} must hold {like.nbytes} bytes, got {len(data)}")
     if not data:
         return mx.zeros(like.shape, like.dtype)
-    return mx.array(memoryview(data)).view(like.dtype).reshape(like.shape)
+    raw: Any = memoryview(data)
+    return mx.array(raw).view(like.dtype).reshape(like.shape)

@@ -73,28 +73,28 @@ def load(path: str | os.PathLike[str], *, like: Tree) -> Tree:
     check_arrays(where, "like", like)
     if not Path(path).is_file():
         raise FileNotFoundError(f"{where}: no file at {os.fspath(path)}")
-    stored, shapes = _read_header(where, path)
+    stored = _read_header(where, path)
     check(where, os.fspath(path), stored, like)
-    expected = {name: tuple(leaf.shape) for name, leaf in tree.items(like)}
-    if shapes != expected:
-        raise ValueError(f"{where}: {os.fspath(path)} is damaged: its arrays are not those its header names")
     arrays = mx.load(os.fspath(path), format="safetensors")
     assert isinstance(arrays, dict)
-    mx.eval(arrays)  # now: a lazy array would read whatever the file holds later
-    return tree.unflatten(like, [arrays[name] for name in expected])
+    names = tree.paths(like)
+    restored = tree.unflatten(like, [arrays.pop(name, None) for name in names])
+    if arrays or not tree.alike(restored, like):
+        raise ValueError(f"{where}: {os.fspath(path)} is damaged: its arrays are not those its header names")
+    mx.eval(tree.leaves(restored))  # now: a lazy array would read whatever the file holds later
+    return restored
 
 
-def _read_header(where: str, path: str | os.PathLike[str]) -> tuple[Any, dict[str, tuple[int, ...]]]:
+def _read_header(where: str, path: str | os.PathLike[str]) -> Any:
     # The safetensors library checks offsets and lengths against the file before anything is read.
     try:
         with safe_open(os.fspath(path), framework="mlx") as file:
             metadata = file.metadata() or {}
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"{where}: {os.fspath(path)} is truncated or not a safetensors file ({error})"
         ) from None
     try:
-        return json.loads(metadata.get(_KEY, "null")), shapes
+        return json.loads(metadata.get(_KEY, "null"))
     except (ValueError, RecursionError):
         raise ValueError(f"{where}: {os.fspath(path)} is damaged: its header is not JSON") from None

@@ -54,7 +54,8 @@ def with_openblas() -> None:
     if not wanted or library is None or hardware.blas() != "bundled" or library in preloaded.split():
         return
     print(
-        f"OpenBLAS is installed: starting again with LD_PRELOAD={library} ({_KEEP_BUNDLED}=bundled prevents it)",
+        f"OpenBLAS is installed: starting again with LD_PRELOAD={library} "
+        f"({_KEEP_BUNDLED}=bundled prevents it)",
         file=sys.stderr,
         flush=True,
     )

@@ -6,7 +6,7 @@ from purestep.types import Batch
 
 
 class Source(Protocol):
-    """Batches as a pure function of the step number, so that a resumed run sees what an uninterrupted one does.
+    """Batches as a pure function of the step number: a resumed run sees what an uninterrupted one does.
 
     There is no iterator to save, restore or exhaust: whoever knows the step knows the batch.
     """

@@ -1,7 +1,7 @@
 """Text as tokens, and batches of it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -47,7 +47,8 @@ class Characters(NamedTuple):
 
     def decode(self, tokens: mx.array) -> str:
         """Return the text of tokens [characters]."""
-        return "".join(self.symbols[token] for token in tokens.tolist())
+        numbers: Any = tokens.tolist()
+        return "".join(self.symbols[number] for number in numbers)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import math
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 from rich.console import Console
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         "demo": "text",
         "settings": asdict(settings),
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "computed_by": {"mlx": mx.__version__, "device": hardware.device_name(), "blas": hardware.blas()},
+        "computed_by": {"mlx": version("mlx"), "device": hardware.device_name(), "blas": hardware.blas()},
     }
     if options.resume:
         compare(directory.facts(), facts, console)
@@ -192,7 +193,7 @@ class Run:
         return losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
     def go(self, *, as_json: bool) -> int:
-        """Train from the last checkpoint to the end, then report; stop where somebody asks or a number fails."""
+        """Train from the last checkpoint to the end and report; stop when asked, or at a NaN."""
         began = time.perf_counter()
         self.console.print(
             f"{len(self.train_text):,} characters to learn, {len(self.validation_text):,} to predict; "
@@ -211,9 +212,9 @@ class Run:
                 self.console.print(f"stopped: {error}", style="red", soft_wrap=True)
                 print(f"demo: {error}", file=sys.stderr) if as_json else None
                 return 1
-        if asked.requested and state.step.item() < self.settings.steps:
+        if asked.requested and made(state) < self.settings.steps:
             self.console.print(
-                f"interrupted after step {state.step.item()}; the state is saved. To go on:\n"
+                f"interrupted after step {made(state)}; the state is saved. To go on:\n"
                 f"  python -m purestep demo text --resume --out {self.directory.path}",
                 soft_wrap=True,
             )
@@ -240,12 +241,12 @@ class Run:
 
     def train(self, state: TrainState, asked: interruption.Interruption) -> tuple[TrainState, float, float]:
         """Make the remaining steps; return the state, its validation loss, and tokens a second."""
-        start, validation_loss = int(state.step.item()), None
+        start, validation_loss = made(state), None
         with TrainingProgress(self.console, self.settings.steps, start, BATCH_SIZE * CONTEXT) as progress:
             for number in range(start, self.settings.steps):
                 after, metrics = self.step(state, self.source.at(number))
                 mx.eval(after, metrics)
-                figures = {name: value.item() for name, value in metrics.items()}
+                figures = {name: as_float(value) for name, value in metrics.items()}
                 self.check_finite(number, figures, state, after)
                 state, row = after, {"step": number + 1, **figures}
                 row["tokens_per_second"] = round(BATCH_SIZE * CONTEXT / progress.step_seconds())
@@ -269,12 +270,15 @@ class Run:
         broken = [name for name, value in figures.items() if not math.isfinite(value)]
         if not broken:
             return
-        held = nonfinite_paths(before) or nonfinite_paths(after)
-        kept = f"the last good checkpoint is {self.directory.state}" if self.directory.state.exists() else (
-            "no checkpoint had been written yet"
-        )  # fmt: skip
+        held = [*nonfinite_paths(before), *nonfinite_paths(after), "the loss itself"][0]
+        saved = self.directory.state.exists()
+        kept = (
+            f"the last good checkpoint is {self.directory.state}"
+            if saved
+            else "no checkpoint was written yet"
+        )
         raise FloatingPointError(
-            f"{' and '.join(broken)} not finite in step {number + 1}; first in {held[0] if held else 'the loss'}; {kept}"
+            f"{' and '.join(broken)} not finite in step {number + 1}; first in {held}; {kept}"
         )
 
     def save(self, state: TrainState) -> None:
@@ -282,7 +286,7 @@ class Run:
         damaged = nonfinite_paths(state)
         if damaged:
             raise FloatingPointError(
-                f"{damaged[0]} is not finite after step {state.step.item()}; the last good checkpoint stays"
+                f"{damaged[0]} is not finite after step {made(state)}; the last good checkpoint stays"
             )
         checkpoint.save(self.directory.state, state)
 
@@ -292,7 +296,7 @@ class Run:
         for batch in self.validation:
             means.append(self.measure(state, batch)["loss"])
             mx.eval(means[-1])
-        return Mean.merge(*means).value.item()
+        return as_float(Mean.merge(*means).value)
 
     def sample(self, params: Params) -> str:
         """Write on from the first characters of the validation text."""
@@ -324,3 +328,13 @@ class Run:
         self.console.print(
             f"\nloss.png, metrics.jsonl, sample.txt and state.safetensors are in {self.directory.path}/"
         )
+
+
+def made(state: TrainState) -> int:
+    """Return how many steps a state has seen."""
+    return int(as_float(state.step))
+
+
+def as_float(value: mx.array) -> float:
+    """Return a 0-d array as a Python number; waits for the device."""
+    return cast(float, value.item())

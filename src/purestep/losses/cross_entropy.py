@@ -54,7 +54,7 @@ def cross_entropy(
         kept = targets != ignore_index
         counts = kept.astype(mx.float32) if counts is None else mx.where(kept, counts, 0.0)
         valid = mx.logical_or(valid, ~kept)
-    # Multiplied, not selected: the gradient of a bad target is then NaN as well, where a selection gives zero.
+    # Multiplied, not selected: so the gradient of a bad target is NaN as well; a selection gives zero.
     return Mean.of(losses * mx.where(valid, 1.0, mx.nan), counts)
 
 

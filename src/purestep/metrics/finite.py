@@ -1,5 +1,7 @@
 """Find the leaves that hold NaN or infinity."""
 
+from typing import Any
+
 import mlx.core as mx
 
 from purestep import tree
@@ -17,5 +19,5 @@ def nonfinite_paths(values: Tree) -> list[str]:
     named = [(path, leaf) for path, leaf in tree.items(values) if mx.issubdtype(leaf.dtype, mx.inexact)]
     if not named:
         return []
-    finite = mx.stack([mx.isfinite(leaf).all() for _, leaf in named]).tolist()
+    finite: Any = mx.stack([mx.isfinite(leaf).all() for _, leaf in named]).tolist()
     return [path for (path, _), whole in zip(named, finite, strict=True) if not whole]

@@ -45,7 +45,8 @@ class Compiled:
             varying = "; ".join(_varying([*self._signatures, signature]))
             raise checks.refuse(
                 "compiled",
-                f"the step would be traced {self.traces + 1} times, max_traces is {self._max_traces}: {varying}. "
+                f"the step would be traced {self.traces + 1} times, max_traces is {self._max_traces}: "
+                f"{varying}. "
                 "Give every batch the same shapes (pad, or drop the last), or raise max_traces: "
                 "each trace is compiled, and kept as long as the process lives",
             )

@@ -46,7 +46,8 @@ def outcome_of(
         returned = loss_fn(params, model_state, batch, rng)
         if type(returned) is not tuple or len(returned) != 3:
             raise TypeError(
-                f"{where}: a stateful loss_fn must return (loss, metrics, model_state), got {_shown(returned)}"
+                f"{where}: a stateful loss_fn must return (loss, metrics, model_state), "
+                f"got {_shown(returned)}"
             )
         loss, metrics, model_state = returned
         check_arrays(where, "loss_fn's model_state", model_state)

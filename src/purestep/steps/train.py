@@ -1,5 +1,7 @@
 """The training step: `step(state, batch) -> (state, metrics)`."""
 
+from collections.abc import Callable
+
 import mlx.core as mx
 
 from purestep import checks, graph, tree
@@ -62,10 +64,9 @@ def train_step(
         check_arrays(where, "state", state)
         check_batch(where, batch, microbatches)
         rng, key = mx.random.split(state.rng)
-        outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful)
-        if not depends_known:  # a property of loss_fn, found on the first call
-            _check_depends(gradients)
-            depends_known = True
+        inspect = None if depends_known else _check_depends
+        outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful, inspect)
+        depends_known = True  # a property of loss_fn, found on the first call
         loss = outcome.loss.value
         # Times one: MLX merges equal subgraphs, a clip's norm with this one, but never into an output.
         metrics = {"loss": loss, "grad_norm": 1.0 * tree.norm(gradients)}
@@ -93,7 +94,13 @@ def train_step(
 
 
 def _gradients(
-    loss_fn: LossFn, state: TrainState, batch: Batch, key: mx.array, count: int, stateful: bool
+    loss_fn: LossFn,
+    state: TrainState,
+    batch: Batch,
+    key: mx.array,
+    count: int,
+    stateful: bool,
+    inspect: Callable[[list[mx.array]], None] | None,
 ) -> tuple[Outcome, Updates]:
     """Return the loss over the whole batch and its gradient, from `count` parts taken in turn."""
 
@@ -105,6 +112,8 @@ def _gradients(
 
         # Leaves, not the tree: mx.value_and_grad refuses the None that a tree may hold.
         (_, outcome), gradients = mx.value_and_grad(loss)(tree.leaves(state.params))
+        if inspect:
+            inspect(gradients)
         return outcome, tree.unflatten(state.params, gradients)
 
     if count == 1:
@@ -124,14 +133,12 @@ def _gradients(
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
         merged = outcome if merged is None else merged.merge(outcome)
     assert merged is not None
-    weight = merged.loss.weight
-    share = mx.where(weight == 0, 0.0, 1 / mx.where(weight == 0, 1.0, weight))
-    return merged, tree.map(lambda g: share * g, summed)
+    return merged, tree.map(merged.loss.share, summed)
 
 
-def _check_depends(gradients: Updates) -> None:
+def _check_depends(gradients: list[mx.array]) -> None:
     """Refuse a loss without a path to any parameter: MLX gives such gradients as plain zeros."""
-    for gradient in tree.leaves(gradients):
+    for gradient in gradients:
         made_of = graph.primitives(gradient)
         if "Full" not in made_of or made_of - {"Full", "Broadcast"}:
             return

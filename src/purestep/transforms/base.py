@@ -23,7 +23,9 @@ class GradientTransform(NamedTuple):
     The same contract as optax's, sign included: gradients come in, what is added to the parameters
     comes out, and the sign turns once, in `scale_by_learning_rate`.
 
-    >>> halve = GradientTransform(lambda params: (), lambda u, s, params=None: (tree.map(lambda x: x / 2, u), s))
+    >>> def update(updates, state, params=None):
+    ...     return tree.map(lambda u: u / 2, updates), state
+    >>> halve = GradientTransform(lambda params: (), update)
     >>> halve.update({"w": mx.array(3.0)}, halve.init({"w": mx.array(0.0)}))
     ({'w': array(1.5, dtype=float32)}, ())
     """

@@ -1,0 +1,38 @@
+"""`python -m benchmarks NAME [options]`."""
+
+import argparse
+import importlib
+import sys
+
+from benchmarks.harness import ContestantError
+
+NAMES = {  # each is a module of this package, with add_arguments(parser) and run(options) -> exit code
+    "step": "one training step: purestep against the same mathematics by hand",
+    "memory": "peak memory of a step in microbatches, and their gradients",
+}
+
+
+def main() -> int:
+    """Run one benchmark; return its exit code: 1 for contestants that disagree or a target missed."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name not in NAMES:
+        print("usage: python -m benchmarks NAME [options]\n")
+        print("\n".join(f"  {known:<10}{text}" for known, text in NAMES.items()))
+        return 0 if name in ("-h", "--help") else 2
+    benchmark = importlib.import_module(f"benchmarks.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=benchmark.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    benchmark.add_arguments(parser)
+    try:
+        return benchmark.run(parser.parse_args(rest))
+    except ContestantError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

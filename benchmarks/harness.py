@@ -1,0 +1,203 @@
+"""What every benchmark shares: processes that take turns, statistics of pairs, facts, a table."""
+
+import argparse
+import math
+import multiprocessing
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+import purestep as ps
+from purestep import hardware
+
+_SETTLE = 0.05  # seconds between turns: OpenBLAS threads spin for up to some 30 ms after their last product
+
+
+class ContestantError(Exception):
+    """A contestant failed, died or disagrees; nothing that was measured counts."""
+
+
+class Worker:
+    """An object in a process of its own: `build(*args)` runs there, and so does every method called.
+
+    The process gets an empty TMPDIR, where MLX keeps the kernels it has built (g++ on a CPU, NVRTC on
+    CUDA): each contestant builds its own, and its first call pays for them. Metal caches elsewhere.
+    """
+
+    def __init__(self, name: str, build: Callable[..., Any], *args: Any):
+        self.name = name
+        self._folder = tempfile.TemporaryDirectory(prefix="purestep-benchmark-")
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, build, args), daemon=True)
+        with _environment("TMPDIR", self._folder.name):
+            self._process.start()
+        theirs.close()
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the object there and wait for what it returns."""
+        try:
+            self._pipe.send((method, args))
+            failed, result = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join(10)
+            raise ContestantError(
+                f"{self.name}: its process died, exit code {self._process.exitcode}"
+            ) from None
+        if failed:
+            raise ContestantError(f"{self.name}: {method} raised\n{result}")
+        return result
+
+    def close(self) -> None:
+        """End the process and remove its folder."""
+        self._pipe.close()  # the other end reads the end of the file, and returns
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._folder.cleanup()
+
+
+def _serve(pipe: Connection, build: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    built: Any = None
+    while True:
+        try:
+            method, given = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            built = build(*args) if built is None else built
+            pipe.send((False, getattr(built, method)(*given)))
+        except Exception:
+            pipe.send((True, traceback.format_exc()))
+
+
+@contextmanager
+def workers(build: Callable[..., Any], contestants: Mapping[str, tuple[Any, ...]]) -> Iterator[list[Worker]]:
+    """Keep one process for each contestant alive, `build(*contestants[name])` in it."""
+    started: list[Worker] = []
+    try:
+        for name, args in contestants.items():
+            started.append(Worker(name, build, *args))
+        yield started
+    finally:
+        for worker in started:
+            worker.close()
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def race(contestants: Sequence[Worker], *, steps: int, rounds: int, seed: int = 0) -> dict[str, list[float]]:
+    """Let each contestant run `steps` steps a round, one at a time, in an order shuffled anew each round.
+
+    Returns:
+        For each name its seconds a step, round by round: values of one index were measured side by side.
+    """
+    shuffled, order = random.Random(seed), list(contestants)
+    seconds: dict[str, list[float]] = {worker.name: [] for worker in contestants}
+    for index in range(rounds):
+        note(f"round {index + 1} of {rounds}", passing=True)
+        shuffled.shuffle(order)
+        for worker in order:
+            time.sleep(_SETTLE)
+            seconds[worker.name].append(worker.call("seconds", steps) / steps)
+    return seconds
+
+
+class Spread(NamedTuple):
+    """The median and the quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Summarize at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+    @classmethod
+    def of_ratios(cls, values: Sequence[float], base: Sequence[float]) -> "Spread":
+        """Summarize the ratios of values that were measured side by side."""
+        return cls.of([a / b for a, b in zip(values, base, strict=True)])
+
+    def show(self, digits: int = 2, scale: float = 1.0) -> str:
+        """Write `median (low-high)`."""
+        median, low, high = (f"{scale * x:.{digits}f}" for x in self)
+        return f"{median} ({low}-{high})"
+
+
+def distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the Euclidean distance; infinite where either holds a NaN."""
+    d = math.dist(a, b)
+    return math.inf if math.isnan(d) else d
+
+
+def facts() -> dict[str, Any]:
+    """Return what the numbers depend on beside the code."""
+    return {
+        "device": hardware.device_name(),
+        "blas": hardware.blas(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "mlx": mx.__version__,
+        "purestep": ps.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+    }
+
+
+def facts_line(known: Mapping[str, Any]) -> str:
+    """Write the facts in one line."""
+    return ", ".join(f"{name} {value}" for name, value in known.items())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align columns, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in [head, *rows])
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def note(text: str, *, passing: bool = False) -> None:
+    """Say on standard error what goes on; a passing note only to a terminal, and overwritten."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="" if passing else "\n", file=sys.stderr, flush=True)
+    elif not passing:
+        print(text, file=sys.stderr, flush=True)
+
+
+def positive(text: str) -> int:
+    """Read a command-line count of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

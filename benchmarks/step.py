@@ -1,0 +1,232 @@
+"""One training step: purestep against the same mathematics by hand, compiled and not.
+
+Each contestant is a process of its own; they take turns of --steps steps in an order shuffled each
+round, so ratios are of neighbours in time. Every step ends with mx.eval(state, metrics), inside the
+timing. The first call is timed with an empty kernel cache: it traces, builds (g++ on a CPU) and runs.
+Before a time is reported, 20 steps of every contestant are compared, with dropout switched off there
+(a model's draws follow from the way its key is handled, which is each contestant's own).
+"""
+
+import argparse
+import gc
+import io
+import json
+import math
+import re
+import time
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from benchmarks import harness
+from benchmarks.contestants import CONTESTANTS, Contestant
+from benchmarks.harness import ContestantError, Spread, Worker
+from benchmarks.workloads import STEP
+from purestep.types import Metrics
+
+AGREEMENT_STEPS = 20
+TOLERANCE = 1e-3  # of each metric, relative; of the parameters, as a share of the way they have come
+PURESTEP, HAND, UNCOMPILED = "purestep", ("by hand, pure", "by hand, mutable"), "purestep, uncompiled"
+
+
+class Session:
+    """One contestant on one workload, in the worker's process."""
+
+    def __init__(self, workload: str, contestant: str):
+        self._workload, self._contestant = STEP[workload], CONTESTANTS[contestant]
+        self._batches = [self._workload.batch(mx.random.key(i)) for i in range(8)]
+        self._made = 0
+        mx.eval(self._batches)
+        self._current = self._start(dropout=0.1)
+
+    def _start(self, dropout: float) -> Contestant:
+        mx.random.seed(0)
+        contestant = self._contestant(self._workload.model(dropout))
+        mx.eval(contestant.state)
+        return contestant
+
+    def _step(self) -> Metrics:
+        contestant = self._current
+        state, metrics = contestant.step(contestant.state, self._batches[self._made % len(self._batches)])
+        self._current = contestant = contestant._replace(state=state)
+        self._made += 1
+        mx.eval(state, metrics)
+        return metrics
+
+    def first(self) -> float:
+        """Return the seconds of the first step."""
+        begin = time.perf_counter()
+        self._step()
+        return time.perf_counter() - begin
+
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of this many steps, after one that brings the caches back."""
+        self._step()
+        begin = time.perf_counter()
+        for _ in range(steps):
+            self._step()
+        return time.perf_counter() - begin
+
+    def memory(self, steps: int) -> dict[str, int]:
+        """Return the peak of active memory in warm steps, and what is active between them, in bytes."""
+        self.seconds(steps)
+        gc.collect()
+        baseline = mx.get_active_memory()
+        mx.reset_peak_memory()
+        self.seconds(steps)
+        return {"baseline": baseline, "peak": mx.get_peak_memory()}
+
+    def nodes(self) -> int:
+        """Return the size of one step's graph: operations, a fused kernel counted as one."""
+        contestant = self._current
+        outputs = contestant.step(contestant.state, self._batches[0])
+        arrays = [leaf for _, leaf in tree_flatten(outputs) if isinstance(leaf, mx.array)]
+        dot = io.StringIO()
+        mx.export_to_dot(dot, *arrays)
+        mx.eval(arrays)  # the mutable contestant has advanced
+        return len(re.findall(r'\[label ="', dot.getvalue()))
+
+    def trajectory(self, steps: int) -> dict[str, Any]:
+        """Train anew from the start, without dropout; return every metric, and the parameters by name."""
+        kept, self._current, self._made = self._current, self._start(dropout=0.0), 0
+
+        def params() -> dict[str, list[float]]:
+            named = tree_flatten(self._current.params(self._current.state))
+            return {name: leaf.flatten().tolist() for name, leaf in named}
+
+        before = params()
+        metrics = [{name: value.item() for name, value in self._step().items()} for _ in range(steps)]
+        after, self._current = params(), kept
+        return {"metrics": metrics, "before": before, "after": after}
+
+
+def disagreement(got: dict[str, Any], want: dict[str, Any]) -> dict[str, float]:
+    """Return the largest relative difference of any metric, and the parameters' as a share of their way."""
+    worst = 0.0
+    for ours, theirs in zip(got["metrics"], want["metrics"], strict=True):
+        if ours.keys() != theirs.keys():
+            return {"metrics": math.inf, "params": math.inf}
+        apart = [abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-12) for name in theirs]
+        worst = max([worst, *(math.inf if math.isnan(x) else x for x in apart)])
+    if got["after"].keys() != want["after"].keys():
+        return {"metrics": worst, "params": math.inf}
+
+    def flat(params: dict[str, list[float]]) -> list[float]:
+        return [number for name in want["after"] for number in params[name]]
+
+    way = harness.distance(flat(want["before"]), flat(want["after"]))
+    return {"metrics": worst, "params": harness.distance(flat(got["after"]), flat(want["after"])) / way}
+
+
+def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
+    """Run one workload; return everything that was measured.
+
+    Raises:
+        ContestantError: if two contestants do not compute the same.
+    """
+    harness.note(f"{name}: first calls, memory and agreement")
+    with harness.workers(Session, {contestant: (name, contestant) for contestant in CONTESTANTS}) as workers:
+        results: dict[str, dict[str, Any]] = {}
+        for worker in workers:
+            harness.note(f"{name}: {worker.name}", passing=True)
+            first = worker.call("first")
+            results[worker.name] = {
+                "first": first,
+                "memory": worker.call("memory", 5),
+                "nodes": worker.call("nodes"),
+            }
+        agree(workers, results)
+        harness.note(f"{name}: {rounds} rounds of {steps} steps")
+        for worker in workers:
+            worker.call("seconds", steps)
+        for contestant, seconds in harness.race(workers, steps=steps, rounds=rounds).items():
+            results[contestant]["seconds"] = seconds
+            results[contestant]["step"] = Spread.of(seconds)._asdict()
+    ours = results[PURESTEP]
+    headline = {
+        other: {
+            "time": Spread.of_ratios(ours["seconds"], results[other]["seconds"])._asdict(),
+            "peak": ours["memory"]["peak"] / results[other]["memory"]["peak"],
+        }
+        for other in HAND
+    }
+    speedup = Spread.of_ratios(results[UNCOMPILED]["seconds"], ours["seconds"])._asdict()
+    return {
+        "about": STEP[name].about,
+        "contestants": results,
+        "purestep_over": headline,
+        "compiled_speedup": speedup,
+    }
+
+
+def agree(workers: list[Worker], results: dict[str, dict[str, Any]]) -> None:
+    """Compare all contestants with the plainest one, the last; note by how much they differ."""
+    *others, plainest = workers
+    want = plainest.call("trajectory", AGREEMENT_STEPS)
+    for worker in others:
+        apart = disagreement(worker.call("trajectory", AGREEMENT_STEPS), want)
+        results[worker.name]["disagreement"] = apart
+        if not max(apart.values()) <= TOLERANCE:
+            raise ContestantError(
+                f"{worker.name} and {plainest.name} disagree after {AGREEMENT_STEPS} steps: metrics by "
+                f"{apart['metrics']:.2g}, parameters by {apart['params']:.2g}, tolerance {TOLERANCE}"
+            )
+
+
+def show(name: str, measured: dict[str, Any], steps: int, rounds: int) -> str:
+    """Write one workload's results."""
+    rows = []
+    for contestant, result in measured["contestants"].items():
+        memory = result["memory"]
+        rows.append(
+            [
+                contestant,
+                Spread(**result["step"]).show(3, 1e3),
+                f"{result['first']:.2f}",
+                *(f"{memory[kind] / 1e6:.2f}" for kind in ("peak", "baseline")),
+                str(result["nodes"]),
+            ]
+        )
+    lines = [
+        f"{name}: {measured['about']}; {rounds} rounds of {steps} steps",
+        harness.table(
+            ["contestant", "ms/step (quartiles)", "first call s", "peak MB", "base MB", "nodes"], rows
+        ),
+    ]
+    for other, ratio in measured["purestep_over"].items():
+        time_ratio = Spread(**ratio["time"]).show()
+        lines.append(f"purestep / {other}: time {time_ratio}, peak memory {ratio['peak']:.2f}")
+    speedup = Spread(**measured["compiled_speedup"]).show()
+    apart = [r["disagreement"] for r in measured["contestants"].values() if "disagreement" in r]
+    worst = [max(a[kind] for a in apart) for kind in ("metrics", "params")]
+    lines += [
+        f"purestep compiled is {speedup} times as fast as uncompiled",
+        f"after {AGREEMENT_STEPS} steps metrics agree to {worst[0]:.1g}, parameters to {worst[1]:.1g} of "
+        f"their way (tolerance {TOLERANCE:g})",
+    ]
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--workload", nargs="+", choices=STEP, default=list(STEP), metavar="NAME")
+    parser.add_argument("--steps", type=harness.positive, default=20, help="steps a turn (20)")
+    parser.add_argument("--rounds", type=harness.positive, default=30, help="turns a contestant (30)")
+    parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure the workloads asked for."""
+    facts = harness.facts()
+    results = {}
+    if not options.json:
+        print(harness.facts_line(facts))
+    for name in options.workload:
+        results[name] = measure(name, options.steps, options.rounds)
+        if not options.json:
+            print("\n" + show(name, results[name], options.steps, options.rounds), flush=True)
+    if options.json:
+        record = {"benchmark": "step", "steps": options.steps, "rounds": options.rounds, "facts": facts}
+        print(json.dumps(record | {"tolerance": TOLERANCE, "workloads": results}, indent=1))
+    return 0

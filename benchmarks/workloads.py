@@ -1,0 +1,101 @@
+"""What is trained: models, and batches drawn from a key. The same in every process."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from purestep.types import Batch
+
+
+class Workload(NamedTuple):
+    """A model and its data.
+
+    Attributes:
+        about: one line for the table.
+        model: from a dropout rate to a module.
+        batch: from a key to `{"inputs", "targets"}`; the module maps inputs to logits of the targets.
+    """
+
+    about: str
+    model: Callable[[float], nn.Module]
+    batch: Callable[[mx.array], Batch]
+
+
+class Perceptron(nn.Module):
+    """16-64-64-4, with ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(16, 64), nn.Linear(64, 64), nn.Linear(64, 4)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return logits [batch, 4] for x [batch, 16]."""
+        for layer in self.layers[:-1]:
+            x = nn.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class Leaves(nn.Module):
+    """A hundred residual blocks of three tiny arrays each: the cost of a leaf, and little else."""
+
+    def __init__(self, width: int = 8, blocks: int = 100):
+        super().__init__()
+        self.w = [0.1 * mx.random.normal((width, width)) for _ in range(blocks)]
+        self.b = [mx.zeros(width) for _ in range(blocks)]
+        self.g = [mx.ones(width) for _ in range(blocks)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return logits [batch, width] for x of the same shape."""
+        for w, b, g in zip(self.w, self.b, self.g, strict=True):
+            x = x + nn.relu(x @ w + b) * g * 0.1
+        return x
+
+
+class Transformer(nn.Module):
+    """A causal pre-norm transformer of MLX's own layers, with learned positions."""
+
+    def __init__(self, vocabulary: int, seq: int, width: int, layers: int, heads: int, dropout: float):
+        super().__init__()
+        self.embedding, self.position = nn.Embedding(vocabulary, width), nn.Embedding(seq, width)
+        self.dropout = nn.Dropout(dropout)
+        self.encoder = nn.TransformerEncoder(layers, width, heads, dropout=dropout)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        """Return logits [batch, seq, vocabulary] for tokens [batch, seq]."""
+        x = self.embedding(tokens) + self.position.weight[: tokens.shape[1]]
+        return self.head(self.encoder(self.dropout(x), "causal"))
+
+
+def vectors(key: mx.array, rows: int, width: int, classes: int) -> Batch:
+    """Return inputs [rows, width], large enough that gradients are clipped, and random classes [rows]."""
+    first, second = mx.random.split(key)
+    inputs = 4 * mx.random.normal((rows, width), key=first)
+    return {"inputs": inputs, "targets": mx.random.randint(0, classes, (rows,), key=second)}
+
+
+def tokens(key: mx.array, rows: int, seq: int, vocabulary: int) -> Batch:
+    """Return random tokens [rows, seq] and, for targets, the ones that follow."""
+    drawn = mx.random.randint(0, vocabulary, (rows, seq + 1), key=key)
+    return {"inputs": drawn[:, :-1], "targets": drawn[:, 1:]}
+
+
+STEP: dict[str, Workload] = {
+    "mlp": Workload(
+        "perceptron 16-64-64-4, batch 32",
+        lambda dropout: Perceptron(),
+        lambda key: vectors(key, 32, 16, 4),
+    ),
+    "transformer": Workload(
+        "width 64, 2 layers, 4 heads, batch 4 x 32 tokens, dropout 0.1",
+        lambda dropout: Transformer(128, 32, 64, 2, 4, dropout),
+        lambda key: tokens(key, 4, 32, 128),
+    ),
+    "leaves": Workload(
+        "300 arrays of 8 to 64 numbers, batch 32",
+        lambda dropout: Leaves(),
+        lambda key: vectors(key, 32, 8, 4),
+    ),
+}

@@ -1,0 +1,188 @@
+"""States in a file: to the bit, or refused."""
+
+import errno
+import os
+
+import mlx.core as mx
+import pytest
+from hypothesis import given
+
+import purestep as ps
+from purestep.checkpoint import atomic, load, save
+from tests.steps.test_train import TRANSFORM, classifier, ragged, start
+from tests.trees import FLOATS, Pair, arrays, containers, same_bits
+
+EVERY_DTYPE = {
+    tuple_name: mx.zeros((2,), dtype)
+    for tuple_name, dtype in {
+        "bool": mx.bool_, "u8": mx.uint8, "i8": mx.int8, "u16": mx.uint16, "i16": mx.int16, "u32": mx.uint32,
+        "i32": mx.int32, "u64": mx.uint64, "i64": mx.int64, "c64": mx.complex64,
+    }.items()
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("states")
+
+
+@given(value=containers(arrays((*FLOATS, mx.int32, mx.bool_))))
+def test_a_round_trip_gives_the_same_bits(directory, value):
+    save(directory / "state.safetensors", value)
+    assert same_bits(load(directory / "state.safetensors", like=value), value)
+
+
+def test_every_dtype_and_layout_survives(tmp_path):
+    value = {
+        **EVERY_DTYPE,
+        "transposed": mx.arange(6).reshape(2, 3).T,
+        "wide": mx.broadcast_to(mx.ones(1), (4,)),
+    }
+    save(tmp_path / "s", value)
+    assert same_bits(load(tmp_path / "s", like=value), value)
+
+
+def test_a_train_state_resumes_with_the_same_bits(tmp_path):
+    step, state = ps.train_step(classifier, TRANSFORM, microbatches=2), start(seed=3)
+    for number in range(3):
+        state, _ = step(state, ragged(number))
+    save(tmp_path / "new" / "state.safetensors", state)
+    for number in range(3, 6):
+        state, _ = step(state, ragged(number))
+    resumed = load(tmp_path / "new" / "state.safetensors", like=start())
+    assert type(resumed) is ps.TrainState
+    for number in range(int(resumed.step), 6):
+        resumed, _ = step(resumed, ragged(number))
+    assert same_bits(resumed, state)
+
+
+def test_params_carry_their_paths_as_names_for_any_reader(tmp_path):
+    save(tmp_path / "s.safetensors", start())
+    names = set(mx.load(str(tmp_path / "s.safetensors")))
+    assert {"params.w", "params.b", "opt_state.1.0.mu.w", "step", "rng"} <= names
+
+
+def test_what_was_loaded_does_not_change_with_the_file(tmp_path):
+    save(tmp_path / "s", {"w": mx.ones(3)})
+    loaded = load(tmp_path / "s", like={"w": mx.zeros(3)})
+    (tmp_path / "s").write_bytes(b"\0" * os.path.getsize(tmp_path / "s"))
+    assert loaded["w"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_dict_order_does_not_matter(tmp_path):
+    save(tmp_path / "s", {"a": mx.array(1), "b": mx.array(2)})
+    assert load(tmp_path / "s", like={"b": mx.array(0), "a": mx.array(0)})["b"].item() == 2
+
+
+def test_every_mismatch_is_listed_by_path(tmp_path):
+    save(tmp_path / "s", {"w": mx.ones(3), "old": mx.ones(1), "p": Pair(mx.ones(1), None)})
+    like = {"w": mx.ones((3, 1), mx.bfloat16), "new": mx.ones(1), "p": (mx.ones(1), None)}
+    with pytest.raises(ValueError, match="does not fit like") as error:
+        load(tmp_path / "s", like=like)
+    assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
+        "w has shape (3,) in the file, (3, 1) in like",
+        "w has dtype float32 in the file, bfloat16 in like",
+        "old is in the file, not in like",
+        "p is a Pair in the file, a tuple in like",
+        "new is in like, not in the file",
+    ]
+
+
+def test_files_cut_at_any_length_are_refused(tmp_path):
+    save(tmp_path / "s", start())
+    data = (tmp_path / "s").read_bytes()
+    for length in [*range(0, 40), *range(40, len(data), 97), len(data) - 1]:
+        (tmp_path / "cut").write_bytes(data[:length])
+        with pytest.raises(
+            ValueError, match=r"^checkpoint.load: .*cut is truncated or not a safetensors file"
+        ):
+            load(tmp_path / "cut", like=start())
+
+
+def test_foreign_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "text").write_text("not a checkpoint, but long enough to hold a header's length")
+    with pytest.raises(ValueError, match="truncated or not a safetensors file"):
+        load(tmp_path / "text", like=start())
+    mx.save_safetensors(str(tmp_path / "other.safetensors"), {"w": mx.ones(3)})
+    with pytest.raises(ValueError, match=r"other\.safetensors was not written by purestep\.checkpoint"):
+        load(tmp_path / "other.safetensors", like={"w": mx.ones(3)})
+    with pytest.raises(FileNotFoundError, match="^checkpoint.load: no file at .*absent"):
+        load(tmp_path / "absent", like=start())
+    with pytest.raises(FileNotFoundError, match="no file at"):
+        load(tmp_path, like=start())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"purestep": "{"}, "its header is not JSON"),
+        ({"purestep": '{"format": 99, "tree": ["none"]}'}, "has format 99, this purestep reads 1"),
+        ({"purestep": '{"format": 1, "tree": 3}'}, "it does not describe a tree"),
+        ({"purestep": '{"format": 1, "tree": ["dict", [["w"]]]}'}, "it does not describe a tree"),
+        (
+            {"purestep": '{"format": 1, "tree": ["dict", [["v", ["array", "float32", [3]]]]]}'},
+            "v is in the file, not",
+        ),
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path, metadata, message):
+    mx.save_safetensors(str(tmp_path / "s.safetensors"), {"w": mx.ones(3)}, metadata)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "s.safetensors", like={"w": mx.ones(3)})
+
+
+def test_arrays_that_are_not_those_of_the_header_are_refused(tmp_path):
+    header = '{"format": 1, "tree": ["dict", [["w", ["array", "float32", [3]]]]]}'
+    for arrays_ in (
+        {"v": mx.ones(3)},
+        {"w": mx.ones(4)},
+        {"w": mx.ones(3, mx.int32)},
+        {"w": mx.ones(3), "x": mx.ones(1)},
+    ):
+        mx.save_safetensors(str(tmp_path / "s.safetensors"), arrays_, {"purestep": header})
+        with pytest.raises(ValueError, match="its arrays are not those its header names"):
+            load(tmp_path / "s.safetensors", like={"w": mx.ones(3)})
+
+
+def test_leaves_that_are_not_arrays_are_refused_by_path(tmp_path):
+    with pytest.raises(TypeError, match=r"^checkpoint.save: state\.a\.0 is the Python number 1"):
+        save(tmp_path / "s", {"a": [1]})
+    with pytest.raises(TypeError, match=r"^checkpoint.load: like\.a\.0 is the Python number 1"):
+        load(tmp_path / "s", like={"a": [1]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    save(tmp_path / "s.safetensors", {"w": mx.ones(3)})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path / "s.safetensors", {"w": mx.zeros(3)})
+    assert [file.name for file in tmp_path.iterdir()] == ["s.safetensors"]
+    assert load(tmp_path / "s.safetensors", like={"w": mx.ones(3)})["w"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_data_and_directory_are_flushed_around_the_rename(tmp_path, monkeypatch):
+    order = []
+    flush, replace = atomic.flush, type(tmp_path).replace
+    monkeypatch.setattr(atomic, "flush", lambda path: order.append(("flush", path.is_dir())) or flush(path))
+    monkeypatch.setattr(
+        type(tmp_path),
+        "replace",
+        lambda self, target: order.append(("rename", target.name)) or replace(self, target),
+    )
+    save(tmp_path / "s", {"w": mx.ones(3)})
+    assert order[-3:] == [("flush", False), ("rename", "s"), ("flush", True)]
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        save(tmp_path / "file" / "s.safetensors", {"w": mx.ones(3)})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        save(tmp_path / "folder", {"w": mx.ones(3)})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]

@@ -1,0 +1,119 @@
+"""The command line of the demo: what it refuses, and how it starts itself again with OpenBLAS."""
+
+import os
+import sys
+
+import pytest
+
+from purestep import __main__, hardware
+from purestep.cli import demo
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Run in an empty directory, with the BLAS that is there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PURESTEP_BLAS", "bundled")
+    return tmp_path
+
+
+def refuse(capsys, *arguments):
+    """Run a command that must fail; return what it says."""
+    try:
+        code = demo.main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    said = capsys.readouterr().err.strip()
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "--data must have at least 2000 characters, text has 0"),
+        (b"short", "--data must have at least 2000 characters, text has 5"),
+        (b"ok" * 2000 + b"\xff\xfe", "--data must be UTF-8 text, text is not, from byte 4000 on"),
+    ],
+)
+def test_texts_that_cannot_be_learned_are_refused_before_anything_is_written(capsys, here, content, message):
+    (here / "text").write_bytes(content)
+    assert refuse(capsys, "--data", "text") == f"demo: {message}"
+    assert [file.name for file in here.iterdir()] == ["text"]
+
+
+def test_a_text_that_is_not_there_is_named(capsys):
+    assert "'nowhere.txt'" in refuse(capsys, "text", "--data", "nowhere.txt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--microbatches", "3"], "--microbatches must divide 16, got 3"),
+        (["--microbatches", "0"], "--microbatches must divide 16, got 0"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--steps", "many"], "invalid int value: 'many'"),
+        (["--dtype", "float8"], "invalid choice: 'float8'"),
+        (["--step", "3"], "unrecognized arguments: --step 3"),
+        (["--resume"], "--resume found no run in runs/text"),
+        (["--resume", "--out", "absent"], "--resume found no run in absent"),
+        (["poetry"], "there is no demo 'poetry'; there are: text"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_written(capsys, here, arguments, message):
+    assert message in refuse(capsys, *arguments)
+    assert not list(here.iterdir())
+
+
+def test_a_directory_that_cannot_be_written_is_refused(capsys, here):
+    (here / "file").write_text("in the way")
+    assert "file" in refuse(capsys, "--out", "file")
+    assert "file" in refuse(capsys, "--out", "file/below")
+    assert (here / "file").read_text() == "in the way"
+
+
+def test_the_command_line_lists_its_commands(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["purestep"])
+    assert __main__.main() == 0
+    assert "demo" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["purestep", "dmeo"])
+    assert __main__.main() == 2
+    assert "there is no command 'dmeo'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def restarts(monkeypatch):
+    """Pretend that an OpenBLAS is installed and not loaded; collect the restarts."""
+    started = []
+    monkeypatch.setattr(hardware, "find_openblas", lambda: "libopenblas.so.0")
+    monkeypatch.setattr(hardware, "blas", lambda: "bundled")
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "purestep", "demo", "--steps", "3"])
+    monkeypatch.delenv("PURESTEP_BLAS")
+    monkeypatch.setenv("LD_PRELOAD", "libother.so")
+    return started
+
+
+def test_the_demo_starts_again_with_openblas_and_says_so(restarts, capsys):
+    demo.with_openblas()
+    [(program, arguments, environment)] = restarts
+    assert program == sys.executable
+    assert arguments[1:] == ["-m", "purestep", "demo", "--steps", "3"]
+    assert environment["LD_PRELOAD"] == "libother.so libopenblas.so.0"
+    assert "OpenBLAS is installed: starting again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reason", ["kept", "loaded", "preloaded", "absent"])
+def test_it_does_not_when_there_is_no_need(restarts, monkeypatch, reason):
+    if reason == "kept":
+        monkeypatch.setenv("PURESTEP_BLAS", "bundled")
+    elif reason == "loaded":
+        monkeypatch.setattr(hardware, "blas", lambda: "openblas")
+    elif reason == "preloaded":
+        monkeypatch.setenv("LD_PRELOAD", "libopenblas.so.0")
+    else:
+        monkeypatch.setattr(hardware, "find_openblas", lambda: None)
+    demo.with_openblas()
+    assert not restarts

@@ -1,0 +1,20 @@
+"""Settings that every test shares."""
+
+import mlx.core as mx
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The machines are shared: a slow example says nothing about the code.
+settings.register_profile(
+    "purestep", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], max_examples=60
+)
+settings.load_profile("purestep")
+
+
+@pytest.fixture(autouse=True)
+def global_stream_untouched():
+    """Fail a test whose code under test draws from MLX's global random stream."""
+    mx.random.seed(1)
+    before = mx.random.state[0].tolist()
+    yield
+    assert mx.random.state[0].tolist() == before, "the global random stream was used"

@@ -1,0 +1,59 @@
+"""Text sources."""
+
+import mlx.core as mx
+import pytest
+
+from purestep.data import Characters, RandomWindows, consecutive_windows
+
+TOKENS = mx.arange(500)
+
+
+def test_a_batch_is_a_function_of_the_seed_and_the_step():
+    source = RandomWindows(TOKENS, batch_size=4, context=8, seed=2)
+    batches = [source.at(step)["inputs"].tolist() for step in range(5)]
+    again = RandomWindows(TOKENS, batch_size=4, context=8, seed=2)
+    assert [again.at(step)["inputs"].tolist() for step in (4, 0, 2)] == [batches[4], batches[0], batches[2]]
+    assert len({str(batch) for batch in batches}) == 5
+    assert RandomWindows(TOKENS, batch_size=4, context=8, seed=3).at(0)["inputs"].tolist() != batches[0]
+
+
+def test_targets_come_one_token_later_and_windows_reach_both_ends():
+    source = RandomWindows(mx.arange(6), batch_size=64, context=4)
+    batch = source.at(0)
+    assert batch["inputs"].shape == batch["targets"].shape == (64, 4)
+    assert mx.array_equal(batch["targets"], batch["inputs"] + 1)
+    assert set(batch["inputs"][:, 0].tolist()) == {0, 1}
+    assert batch["targets"].max().item() == 5
+
+
+@pytest.mark.parametrize("length", [2, 3, 12, 13, 14, 100])
+def test_consecutive_windows_make_every_token_but_the_first_a_target_once(length):
+    batches = consecutive_windows(mx.arange(length), batch_size=3, context=4)
+    targets = [t for batch in batches for t in batch["targets"].flatten().tolist()]
+    assert [t for t in targets if t != -100] == list(range(1, length))
+    assert {batch["inputs"].shape for batch in batches} == {(3, 4)}
+    pairs = [
+        (x, y)
+        for batch in batches
+        for x, y in zip(batch["inputs"].flatten().tolist(), batch["targets"].flatten().tolist(), strict=True)
+    ]
+    assert all(y == x + 1 for x, y in pairs if y != -100)
+
+
+def test_characters_round_trip_and_refuse_what_they_lack():
+    characters = Characters.of("hello, wörld")
+    assert characters.symbols == " ,dehlorwö"
+    assert characters.decode(characters.encode("hör")) == "hör"
+    with pytest.raises(ValueError, match="the vocabulary lacks 'xz'"):
+        characters.encode("xyz".replace("y", "h"))
+    with pytest.raises(ValueError, match="text must not be empty"):
+        Characters.of("")
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="more than context=8, got"):
+        RandomWindows(mx.arange(8), batch_size=1, context=8)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        RandomWindows(TOKENS, batch_size=0, context=8)
+    with pytest.raises(ValueError, match="at least 2"):
+        consecutive_windows(mx.arange(1), 1, 1)

@@ -1,0 +1,219 @@
+"""The text demo: interrupted anywhere it ends with the same bits, and a NaN stops it."""
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mlx.core as mx
+import pytest
+from rich.console import Console
+
+from purestep import checkpoint
+from purestep.demos import text as demo
+from purestep.demos.run_directory import RunDirectory, latest, next_free
+
+STEPS = 5
+
+
+class Asked:
+    """An interruption that comes after so many questions."""
+
+    def __init__(self, after=10**9):
+        self.left = after
+
+    @property
+    def requested(self):
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.fixture(scope="module")
+def book():
+    return "".join(f"the {n}th word of a long and tiring book, {n * n % 97}. " for n in range(120))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A model small enough to run uncompiled in no time."""
+    monkeypatch.setattr(demo, "CONTEXT", 8)
+    monkeypatch.setattr(demo, "SAMPLE", 5)
+    original = demo.Transformer
+    small = lambda vocabulary: original(vocabulary, width=12, layers=1, heads=2, buckets=32)  # noqa: E731
+    monkeypatch.setattr(demo, "Transformer", small)
+
+
+def a_run(path, book, *, begun=False, **settings):
+    settings = demo.Settings(steps=STEPS, compile=False, **settings)
+    directory = RunDirectory(str(path))
+    if not begun:
+        directory.start({"demo": "text", "settings": dataclasses.asdict(settings)})
+    return demo.Run(settings, book, directory, Console(quiet=True))
+
+
+def final_bits(run, asked=None):
+    state = run.directory.restore(run.initial)
+    run.train(state, asked or Asked())
+    return run.directory.state.read_bytes()
+
+
+@pytest.mark.parametrize("settings", [{}, {"microbatches": 4}, {"dtype": "bfloat16", "seed": 3}])
+def test_a_run_interrupted_at_any_step_ends_with_the_bits_of_one_that_was_not(tmp_path, book, settings):
+    whole = a_run(tmp_path / "whole", book, **settings)
+    expected = final_bits(whole)
+    for after in range(1, STEPS):
+        path = tmp_path / f"stopped-{after}"
+        stopped = a_run(path, book, **settings)
+        final_bits(stopped, Asked(after))
+        assert checkpoint.load(stopped.directory.state, like=stopped.initial).step.item() == after
+        assert final_bits(a_run(path, book, begun=True, **settings)) == expected
+    losses = [[row["loss"] for row in RunDirectory(str(p)).history()] for p in (tmp_path / "whole", path)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == STEPS
+
+
+def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(tmp_path, book):
+    expected = final_bits(a_run(tmp_path / "whole", book))
+    killed = a_run(tmp_path / "killed", book)
+    killed.evaluate_every = 2
+    save, saves = killed.save, []
+
+    def dying_save(state):
+        if saves:
+            raise KeyboardInterrupt
+        saves.append(save(state))
+
+    killed.save = dying_save
+    with pytest.raises(KeyboardInterrupt):
+        final_bits(killed)
+    with killed.directory.metrics.open("a") as file:
+        file.write('{"step": 4, "lo')  # cut short by the crash
+    resumed = a_run(tmp_path / "killed", book, begun=True)
+    assert resumed.directory.restore(resumed.initial).step.item() == 2
+    assert [row["step"] for row in resumed.directory.history()] == [1, 2]
+    assert final_bits(resumed) == expected
+
+
+@pytest.mark.parametrize("broken", ["targets", "params"])
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, book, broken):
+    run = a_run(tmp_path / "run", book)
+    run.evaluate_every = 2
+    at = run.source.at
+
+    class Poisoned:
+        def at(self, step):
+            batch = at(step)
+            if step == 3 and broken == "targets":
+                batch["targets"] = batch["targets"] + 10_000
+            return batch
+
+    run.source = Poisoned()
+    if broken == "params":
+        step = run.step
+
+        def poisoned(state, batch):
+            if state.step.item() == 3:
+                params = {**state.params, "norm": {"weight": state.params["norm"]["weight"] * mx.nan}}
+                state = state.replace(params=params)
+            return step(state, batch)
+
+        run.step = poisoned
+    with pytest.raises(
+        FloatingPointError, match=r"loss and grad_norm not finite in step 4; first in .*embedding"
+    ):
+        run.train(run.directory.restore(run.initial), Asked())
+    kept = checkpoint.load(run.directory.state, like=run.initial)
+    assert kept.step.item() == 2
+
+
+def test_a_damaged_state_is_never_saved_over_a_good_one(tmp_path, book):
+    run = a_run(tmp_path / "run", book)
+    run.save(run.initial)
+    before = run.directory.state.read_bytes()
+    params = {**run.initial.params, "norm": {"weight": run.initial.params["norm"]["weight"] * mx.inf}}
+    with pytest.raises(FloatingPointError, match=r"params\.norm\.weight is not finite"):
+        run.save(run.initial.replace(params=params))
+    assert run.directory.state.read_bytes() == before
+
+
+def options(**given):
+    return argparse.Namespace(**{"out": None, "resume": False, "json": True, "compile": False, **given})
+
+
+def test_a_whole_run_leaves_its_files_and_prints_one_line_of_json(tmp_path, book, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(book)
+    assert demo.run(options(steps=STEPS, data="book.txt")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["out"] == "runs/text"
+    assert result["steps"] == STEPS
+    names = {file.name for file in (tmp_path / "runs/text").iterdir()}
+    assert names == {"run.json", "metrics.jsonl", "state.safetensors", "loss.png", "sample.txt"}
+    assert (tmp_path / "runs/text/loss.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (tmp_path / "runs/text/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[-1]["validation_loss"] == result["validation_loss"]
+    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= rows[0].keys()
+
+    # A second run takes a directory of its own; resuming a finished one trains no further.
+    assert demo.run(options(steps=2, data="book.txt")) == 0
+    assert latest("runs/text") == "runs/text-2"
+    assert next_free("runs/text") == "runs/text-3"
+    before = (tmp_path / "runs/text/state.safetensors").read_bytes()
+    assert demo.run(options(resume=True, out="runs/text")) == 0
+    assert (tmp_path / "runs/text/state.safetensors").read_bytes() == before
+    assert (
+        json.loads(capsys.readouterr().out.splitlines()[-1])["validation_loss"] == result["validation_loss"]
+    )
+
+
+def test_what_contradicts_a_run_is_refused(tmp_path, book, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(book)
+    assert demo.run(options(steps=1, data="book.txt", out="run")) == 0
+    with pytest.raises(ValueError, match="--out run already holds a run"):
+        demo.run(options(steps=1, data="book.txt", out="run"))
+    with pytest.raises(ValueError, match="--seed is 5, the run in run began with 0"):
+        demo.run(options(resume=True, out="run", seed=5))
+    (tmp_path / "book.txt").write_text(book + "more")
+    with pytest.raises(ValueError, match="the text is not the one this run began with"):
+        demo.run(options(resume=True, out="run"))
+
+
+def test_ctrl_c_checkpoints_and_prints_the_command_that_resumes(tmp_path, book):
+    (tmp_path / "book.txt").write_text(book)
+    environment = {**os.environ, "PURESTEP_BLAS": "bundled"}
+
+    def command(*arguments):
+        return [sys.executable, "-m", "purestep", "demo", *arguments]
+
+    def start(*arguments):
+        return subprocess.Popen(
+            command(*arguments), cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE
+        )
+
+    fresh = ("--data", "book.txt", "--steps", "8", "--no-compile", "--out")
+    whole = start(*fresh, "whole")
+    stopped = start(*fresh, "stopped")
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGINT)
+    said = stopped.communicate(timeout=120)[0]
+    assert stopped.returncode == 130
+    assert "python -m purestep demo text --resume --out stopped" in said
+    resumed = subprocess.run(
+        command("text", "--resume", "--out", "stopped"),
+        cwd=tmp_path, env=environment, check=True, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    whole.communicate(timeout=120)
+    assert whole.returncode == 0
+    assert "validation loss" in resumed.stdout
+    ends = [(tmp_path / name / "state.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert ends[0] == ends[1]

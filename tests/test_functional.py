@@ -1,0 +1,201 @@
+"""The bridge from modules."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import purestep as ps
+from tests.trees import same_bits, snapshot
+
+
+class Net(nn.Module):
+    """Linear layers in a list, a batch norm, a dropout, a layer without parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.norm = nn.BatchNorm(6)
+        self.drop = nn.Dropout(0.5)
+        self.rest = [nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)]
+
+    def __call__(self, x):
+        x = self.drop(self.norm(self.first(x)))
+        for layer in self.rest:
+            x = layer(x)
+        return x
+
+
+def made(build):
+    """Build a module without a draw from the global stream."""
+    with ps.rng.scope(mx.random.key(0)):
+        module = build()
+        mx.eval(module.parameters())
+    return module
+
+
+@pytest.fixture
+def net():
+    return made(Net)
+
+
+X = mx.arange(12.0).reshape(3, 4) / 12
+
+
+def test_params_and_model_state_carry_the_names_of_the_module(net):
+    _, params, model_state = ps.functional(net)
+    assert ps.tree.spec(params) == ps.tree.spec(net.trainable_parameters())
+    assert ps.tree.paths(model_state) == ["norm.running_mean", "norm.running_var"]
+    assert ps.functional(made(lambda: nn.Linear(2, 2)))[2] == {}
+
+
+def test_dropout_is_a_function_of_the_key_and_off_without_one(net):
+    apply, params, state = ps.functional(net)
+
+    def out(key):
+        return apply(params, X, rng=key, model_state=state)[0].tolist()
+
+    assert out(mx.random.key(1)) == out(mx.random.key(1))
+    assert out(mx.random.key(1)) != out(mx.random.key(2))
+    assert out(None) == out(None)
+    assert apply(params, X).tolist() == out(None)
+
+
+def test_compiled_apply_equals_eager_and_leaves_no_tracers(net):
+    apply, params, state = ps.functional(net)
+    before = snapshot(net.parameters())
+
+    def run(params, x, key, state):
+        return apply(params, x, rng=key, model_state=state)
+
+    eager = run(params, X, mx.random.key(1), state)
+    assert same_bits(mx.compile(run)(params, X, mx.random.key(1), state), eager)
+    assert snapshot(net.parameters()) == before
+    mx.grad(lambda p: run(p, X, mx.random.key(1), state)[0].sum())(params)
+    assert snapshot(net.parameters()) == before
+    assert net.training
+
+
+def test_batch_norm_statistics_go_in_and_come_out(net):
+    apply, params, state = ps.functional(net)
+    _, once = apply(params, X, rng=mx.random.key(0), model_state=state)
+    _, twice = apply(params, X, rng=mx.random.key(0), model_state=once)
+    assert ps.tree.alike(once, state)
+    assert not same_bits(once, state)
+    assert not same_bits(twice, once)
+    hidden = net.first(X)
+    assert mx.allclose(once["norm"]["running_mean"], 0.1 * hidden.mean(0))
+    _, evaluated = apply(params, X, model_state=once)
+    assert same_bits(evaluated, once)
+
+
+def test_statistics_nobody_receives_are_refused(net):
+    apply, params, _ = ps.functional(net)
+    with pytest.raises(ValueError, match="rewrote norm.running_mean, norm.running_var"):
+        apply(params, X, rng=mx.random.key(0))
+    assert net.norm.running_mean.tolist() == [0.0] * 6
+
+
+def test_training_without_a_key_and_drawing_without_one_are_refused(net):
+    apply, params, state = ps.functional(net)
+    with pytest.raises(ValueError, match="training mode needs a key"):
+        apply(params, X, train=True, model_state=state)
+
+    class Noisy(nn.Module):
+        def __call__(self, x):
+            return x + mx.random.normal(x.shape)
+
+    apply, params, _ = ps.functional(Noisy())
+    with pytest.raises(ValueError, match="without a key: pass rng="):
+        apply(params, X)
+    assert apply(params, X, rng=mx.random.key(0)).shape == X.shape
+
+
+def test_the_module_is_restored_after_an_exception_in_the_forward_pass(net):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+            self.calls = [mx.zeros(1)]
+            self.note = "before"
+
+        def __call__(self, x):
+            self.inner(x)
+            self.calls.append(x)
+            self.note = "after"
+            self.extra = x
+            raise RuntimeError("broken")
+
+    module = made(Broken)
+    apply, params, _ = ps.functional(module)
+    weight = module.inner.weight
+    with pytest.raises(RuntimeError, match="broken"):
+        mx.compile(lambda p, x: apply(p, x))(params, X)
+    assert module.inner.weight is weight
+    assert (len(module.calls), module.note, "extra" in module) == (1, "before", False)
+    mx.eval(module.parameters())
+
+
+def test_one_module_can_be_bridged_twice(net):
+    first, params, state = ps.functional(net)
+    second, other, _ = ps.functional(net)
+    doubled = ps.tree.map(lambda p: 2 * p, other)
+    a = first(params, X, model_state=state)[0]
+    b = second(doubled, X, model_state=state)[0]
+    assert not mx.array_equal(a, b)
+    assert mx.array_equal(first(params, X, model_state=state)[0], a)
+
+
+def test_writing_into_the_modules_arrays_does_not_reach_the_params(net):
+    _, params, _ = ps.functional(net)
+    before = snapshot(params)
+    net.first.weight[0] = 9.0
+    assert snapshot(params) == before
+
+
+def test_frozen_weights_are_model_state_and_keep_their_place():
+    module = made(lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 1)))
+    module.layers[0].freeze()
+    apply, params, state = ps.functional(module)
+    assert ps.tree.paths(params) == ["layers.2.weight", "layers.2.bias"]
+    assert ps.tree.paths(state) == ["layers.0.weight", "layers.0.bias"]
+    x = mx.ones((1, 3))
+    assert mx.array_equal(apply(params, x), module(x))
+    assert mx.array_equal(apply(params, x, model_state=state)[0], module(x))
+
+
+def test_tied_weights_are_one_leaf_and_get_the_gradient_of_both_uses():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3, bias=False)
+            self.b = nn.Linear(3, 3, bias=False)
+            self.b.weight = self.a.weight
+
+        def __call__(self, x):
+            return self.b(self.a(x))
+
+    apply, params, _ = ps.functional(made(Tied))
+    assert ps.tree.paths(params) == ["a.weight"]
+    x = mx.array([[1.0, 2.0, 3.0]])
+    gradient = mx.grad(lambda p: apply(p, x).sum())(params)["a"]["weight"]
+    expected = mx.grad(lambda w: ((x @ w.T) @ w.T).sum())(params["a"]["weight"])
+    assert mx.allclose(gradient, expected)
+
+
+def test_trained_params_go_back_into_the_module(net):
+    apply, params, state = ps.functional(net)
+    trained = ps.tree.map(lambda p: p + 1, params)
+    net.update(trained)
+    net.eval()
+    assert mx.allclose(net(X), apply(trained, X, model_state=state)[0])
+
+
+def test_params_of_another_module_are_refused_by_path(net):
+    apply, params, _ = ps.functional(net)
+    with pytest.raises(ValueError, match=r"params does not fit the module: it lacks first\.bias, has wrong"):
+        apply({**params, "first": {"weight": params["first"]["weight"]}, "wrong": mx.zeros(1)}, X)
+
+
+def test_what_is_not_a_module_is_refused():
+    with pytest.raises(TypeError, match="module must be an mlx.nn.Module, got function"):
+        ps.functional(lambda x: x)

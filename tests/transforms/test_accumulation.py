@@ -1,0 +1,162 @@
+"""accumulate: the exact weighted mean, the rest in between, and what the wrapped transform sees."""
+
+import re
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import purestep as ps
+from purestep import schedules, transforms, tree
+from purestep.transforms import accumulate, scale
+
+
+def run(transform, gradients, weights=None, dtype=mx.float32):
+    """Return the updates and the states that these gradients give one after another."""
+    params = {"w": mx.zeros(np.shape(gradients[0]), dtype)}
+    state, updates, states = transform.init(params), [], []
+    for index, gradient in enumerate(gradients):
+        extra = {} if weights is None else {"weight": mx.array(weights[index])}
+        update, state = transform.update({"w": mx.array(gradient, dtype)}, state, params, **extra)
+        updates.append(update["w"])
+        states.append(state)
+    return updates, states
+
+
+def numbers(arrays):
+    return [array.item() for array in arrays]
+
+
+def equal(first, second):
+    """Tell whether two trees hold the same numbers."""
+    pairs = zip(tree.items(first), tree.items(second), strict=True)
+    return all(a == b and mx.array_equal(x, y).item() for (a, x), (b, y) in pairs)
+
+
+def test_the_update_is_that_of_the_mean_gradient():
+    updates, _ = run(accumulate(scale(-1.0), every=3), [1.0, 2.0, 6.0, 4.0, 5.0, 9.0])
+    assert numbers(updates) == [0, 0, -3, 0, 0, -6]
+
+
+def test_each_gradient_counts_by_its_weight():
+    updates, _ = run(accumulate(scale(-1.0), every=2), [1.0, 5.0, 8.0, 0.0], weights=[1.0, 3.0, 3.0, 1.0])
+    assert numbers(updates) == [0, -4, 0, -6]
+
+
+def test_ragged_steps_give_the_gradient_of_all_their_tokens_together():
+    rng = np.random.default_rng(0)
+    tokens = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 3, 7)]
+    means, counts = [part.mean(axis=0) for part in tokens], [float(len(part)) for part in tokens]
+    updates, _ = run(accumulate(scale(1.0), every=3), means, weights=counts)
+    np.testing.assert_allclose(updates[-1], np.concatenate(tokens).mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_without_weight_does_not_count():
+    updates, _ = run(accumulate(scale(-1.0), every=2), [7.0, 5.0], weights=[0.0, 2.0])
+    assert updates[-1].item() == -5
+
+
+def test_no_weight_at_all_gives_a_gradient_of_zero_and_not_nan():
+    updates, _ = run(accumulate(scale(-1.0), every=2), [7.0, 5.0, 1.0, 3.0], weights=[0.0, 0.0, 1.0, 1.0])
+    assert numbers(updates) == [0, 0, 0, -2]
+
+
+def test_the_inner_state_rests_between_updates():
+    _, states = run(accumulate(ps.optimizers.adam(0.1), every=3), [1.0, 2.0, 6.0, 4.0])
+    start = accumulate(ps.optimizers.adam(0.1), every=3).init({"w": mx.array(0.0)}).inner
+    assert equal(states[0].inner, start)
+    assert equal(states[1].inner, start)
+    assert not equal(states[2].inner, start)
+    assert equal(states[3].inner, states[2].inner)
+
+
+def test_the_inner_state_after_an_update_is_that_of_the_mean_gradient():
+    _, states = run(accumulate(ps.optimizers.adam(0.1), every=2), [1.0, 3.0, 4.0, 8.0])
+    _, plain = run(ps.optimizers.adam(0.1), [2.0, 6.0])
+    assert equal(states[1].inner, plain[0])
+    assert equal(states[3].inner, plain[1])
+
+
+def test_updates_in_between_are_zero_even_where_the_inner_ones_are_nan():
+    updates, _ = run(accumulate(scale(mx.array(float("nan"))), every=2), [1.0, 1.0])
+    assert updates[0].item() == 0
+    assert mx.isnan(updates[1]).item()
+
+
+def test_schedules_count_updates_and_not_steps():
+    transform = accumulate(transforms.scale_by_learning_rate(schedules.linear(1.0, 3.0, 2)), every=2)
+    updates, states = run(transform, [1.0] * 6)
+    assert numbers(updates) == [0, -1, 0, -2, 0, -3]
+    assert states[-1].inner.count.item() == 3
+
+
+def test_the_state_counts_to_every_and_begins_again():
+    _, states = run(accumulate(scale(1.0), every=3), [1.0, 2.0, 3.0, 4.0], weights=[2.0, 1.0, 1.0, 5.0])
+    assert [state.mini_step.item() for state in states] == [1, 2, 0, 1]
+    assert [state.gradients["w"].item() for state in states] == [2, 4, 0, 20]
+    assert [state.weight.item() for state in states] == [2, 3, 0, 5]
+
+
+def test_every_step_when_every_is_one():
+    updates, states = run(accumulate(ps.optimizers.adam(0.1), every=1), [1.0, 2.0, 6.0])
+    plain, plain_states = run(ps.optimizers.adam(0.1), [1.0, 2.0, 6.0])
+    assert numbers(updates) == numbers(plain)
+    assert equal(states[-1].inner, plain_states[-1])
+
+
+def test_bfloat16_gradients_are_gathered_in_float32():
+    updates, states = run(accumulate(scale(1.0), every=301), [256.0] + [1.0] * 300, dtype=mx.bfloat16)
+    assert states[0].gradients["w"].dtype == mx.float32
+    assert states[-2].gradients["w"].item() == 256 + 299  # in bfloat16 it would stay at 256
+    assert updates[-1].item() == pytest.approx(556 / 301, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_the_state_keeps_its_dtypes(dtype):
+    transform = accumulate(ps.optimizers.adam(0.1), every=2)
+    start = transform.init({"w": mx.zeros((), dtype)})
+    _, states = run(transform, [1.0, 2.0, 3.0], weights=[1, 2, 3], dtype=dtype)
+    assert all(tree.alike(start, state) for state in states)
+
+
+def test_the_wrapped_transform_is_handed_the_parameters_the_total_weight_and_what_else_it_names():
+    seen = {}
+
+    def update(updates, state, params=None, *, weight, value):
+        seen.update(weight=weight.item(), value=value, params=params)
+        return updates, state
+
+    params = {"w": mx.array(1.0)}
+    transform = accumulate(ps.GradientTransform(lambda params: (), update), every=2)
+    state = transform.init(params)
+    for weight in (2.0, 3.0):
+        _, state = transform.update({"w": mx.array(1.0)}, state, params, weight=weight, value=7, other=8)
+    assert (seen["weight"], seen["value"]) == (5.0, 7)
+    assert seen["params"] is params
+
+
+def test_gathering_works_inside_a_chain():
+    transform = ps.chain(scale(2.0), accumulate(scale(1.0), every=2), scale(-1.0))
+    updates, _ = run(transform, [1.0, 5.0], weights=[1.0, 3.0])
+    assert numbers(updates) == [0, -8]
+
+
+@pytest.mark.parametrize(
+    ("transform", "every", "error", "message"),
+    [
+        (scale(1.0), 0, ValueError, "accumulate: every must be at least 1, got 0"),
+        (scale(1.0), -2, ValueError, "accumulate: every must be at least 1, got -2"),
+        (scale(1.0), 2.0, TypeError, "accumulate: every must be an integer, got 2.0"),
+        (scale(1.0), True, TypeError, "accumulate: every must be an integer, got True"),
+        (
+            transforms.scale_by_adam,
+            2,
+            TypeError,
+            "transform must be a GradientTransform, got <function scale_by",
+        ),
+        (None, 2, TypeError, "accumulate: transform must be a GradientTransform, got None"),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(transform, every, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        accumulate(transform, every=every)

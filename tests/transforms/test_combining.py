@@ -1,0 +1,87 @@
+"""chain: order, states, extra arguments, and what is refused."""
+
+import re
+
+import mlx.core as mx
+import pytest
+
+import purestep as ps
+from purestep import transforms
+
+PARAMS = {"w": mx.array(1.0)}
+
+
+def recorder(seen, name=None):
+    """Return a transform that notes what it is handed, under the one extra argument it names."""
+
+    def update_value(updates, state, params=None, *, value=None):
+        seen.append({"updates": updates["w"].item(), "params": params, "value": value})
+        return updates, state
+
+    def update_all(updates, state, params=None, **extra):
+        seen.append({"updates": updates["w"].item(), "params": params, **extra})
+        return updates, state
+
+    return ps.GradientTransform(lambda params: (), update_value if name == "value" else update_all)
+
+
+def test_the_first_member_sees_the_gradients_and_each_next_one_what_the_last_made():
+    seen = []
+    transform = ps.chain(recorder(seen), transforms.scale(2.0), recorder(seen), transforms.scale(-3.0))
+    updates, _ = transform.update({"w": mx.array(5.0)}, transform.init(PARAMS), PARAMS)
+    assert [note["updates"] for note in seen] == [5.0, 10.0]
+    assert updates["w"].item() == -30.0
+
+
+def test_every_member_sees_the_parameters():
+    seen = []
+    transform = ps.chain(recorder(seen), recorder(seen, "value"))
+    transform.update({"w": mx.array(5.0)}, transform.init(PARAMS), PARAMS)
+    assert [note["params"] is PARAMS for note in seen] == [True, True]
+
+
+def test_the_state_is_the_tuple_of_the_members_states():
+    transform = ps.chain(transforms.scale_by_adam(), transforms.scale(1.0), transforms.trace(0.5))
+    state = transform.init(PARAMS)
+    assert type(state) is tuple
+    _, state = transform.update({"w": mx.array(2.0)}, state, PARAMS)
+    assert type(state) is tuple
+    assert [type(member).__name__ for member in state] == ["ScaleByAdamState", "tuple", "TraceState"]
+    assert (state[0].count.item(), round(state[2].trace["w"].item(), 5)) == (1, 1.0)
+
+
+def test_an_empty_chain_is_the_identity():
+    updates = {"w": mx.array(5.0)}
+    assert ps.chain().init(PARAMS) == ()
+    assert ps.chain().update(updates, ()) == (updates, ())
+
+
+def test_extra_arguments_reach_the_members_that_name_them_at_any_depth():
+    seen = []
+    transform = ps.chain(
+        transforms.scale(1.0),
+        ps.chain(transforms.trace(0.5), ps.chain(recorder(seen, "value"))),
+        recorder(seen),
+    )
+    transform.update({"w": mx.array(5.0)}, transform.init(PARAMS), PARAMS, value=3, weight=4)
+    assert [(note["value"], note.get("weight")) for note in seen] == [(3, None), (3, 4)]
+
+
+def test_parameters_may_be_left_out_where_no_member_needs_them():
+    transform = ps.chain(transforms.scale(2.0), transforms.trace(0.5))
+    updates, _ = transform.update({"w": mx.array(5.0)}, transform.init(PARAMS))
+    assert updates["w"].item() == 10.0
+
+
+@pytest.mark.parametrize("state", [(), ((),), ((), (), ())])
+def test_the_state_of_more_or_fewer_members_is_refused(state):
+    message = f"chain: state must hold 2 members' states, got {len(state)}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ps.chain(transforms.scale(2.0), transforms.scale(1.0)).update({"w": mx.array(5.0)}, state)
+
+
+@pytest.mark.parametrize("value", [transforms.scale_by_adam, None, 0.1])
+def test_a_member_that_is_no_transform_is_refused_with_its_place(value):
+    message = f"chain: transforms[1] must be a GradientTransform, got {value!r}"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        ps.chain(transforms.scale(1.0), value)

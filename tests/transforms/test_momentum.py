@@ -1,0 +1,88 @@
+"""trace: the decayed sum, its dtype, and sgd on top of it."""
+
+import re
+
+import mlx.core as mx
+import pytest
+
+from purestep.optimizers import sgd
+from purestep.transforms import trace
+
+
+def run(transform, gradients, dtype=mx.float32):
+    """Return the updates that these gradients give one after another, and the last state."""
+    state, updates = transform.init({"w": mx.array(0.0, dtype)}), []
+    for gradient in gradients:
+        update, state = transform.update({"w": mx.array(gradient, dtype)}, state)
+        updates.append(update["w"])
+    return updates, state
+
+
+def test_the_update_is_the_decayed_sum_of_the_gradients():
+    updates, state = run(trace(0.5), [1.0, 2.0, 4.0])
+    assert [update.item() for update in updates] == [1.0, 2.5, 5.25]
+    assert state.trace["w"].item() == 5.25
+
+
+def test_nesterov_adds_the_gradient_once_more_and_leaves_the_sum_alone():
+    updates, state = run(trace(0.5, nesterov=True), [1.0, 2.0, 4.0])
+    assert [update.item() for update in updates] == [1.5, 3.25, 6.625]
+    assert state.trace["w"].item() == 5.25
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_without_decay_the_gradient_passes(nesterov):
+    updates, _ = run(trace(0.0, nesterov), [1.0, 2.0, 4.0])
+    assert [update.item() for update in updates] == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_the_sum_of_bfloat16_gradients_is_float32_and_so_is_the_update(nesterov):
+    updates, state = run(trace(0.5, nesterov), [1.0, 2.0**-8], mx.bfloat16)
+    assert (state.trace["w"].dtype, updates[-1].dtype) == (mx.float32, mx.float32)
+    assert state.trace["w"].item() == 0.5 + 2.0**-8
+
+
+def test_a_long_sum_of_bfloat16_gradients_does_not_stall():
+    _, state = run(trace(0.999), [1.0] * 400, mx.bfloat16)  # in bfloat16 it would stay at 256
+    assert state.trace["w"].item() == pytest.approx((1 - 0.999**400) / 0.001, rel=1e-5)
+
+
+def test_the_sum_is_stored_in_the_accumulator_dtype_and_the_update_made_before_it_is_rounded():
+    transform = trace(0.5, accumulator_dtype=mx.bfloat16)
+    updates, state = run(transform, [1.0 + 2.0**-10])
+    assert (updates[0].dtype, updates[0].item()) == (mx.float32, 1.0 + 2.0**-10)
+    assert (state.trace["w"].dtype, state.trace["w"].item()) == (mx.bfloat16, 1.0)
+    assert transform.init({"w": mx.array(0.0)}).trace["w"].dtype == mx.bfloat16
+
+
+def test_sgd_with_momentum_steps_against_the_decayed_sum():
+    updates, _ = run(sgd(0.5, momentum=0.5), [1.0, 2.0])
+    assert [update.item() for update in updates] == [-0.5, -1.25]
+
+
+def test_sgd_hands_its_options_to_the_trace():
+    updates, state = run(sgd(0.5, momentum=0.5, nesterov=True, accumulator_dtype=mx.float16), [1.0, 2.0])
+    assert [update.item() for update in updates] == [-0.75, -1.625]
+    assert state[0].trace["w"].dtype == mx.float16
+
+
+def test_sgd_without_momentum_keeps_no_copy_of_the_parameters():
+    updates, state = run(sgd(0.5), [1.0, 2.0])
+    assert [update.item() for update in updates] == [-0.5, -1.0]
+    assert state[0] == ()
+
+
+@pytest.mark.parametrize(
+    ("decay", "error", "message"),
+    [
+        (1.0, ValueError, "trace: decay must be less than 1, got 1.0"),
+        (-0.1, ValueError, "trace: decay must be at least 0, got -0.1"),
+        (float("nan"), ValueError, "trace: decay must be finite, got nan"),
+        ("0.9", TypeError, "trace: decay must be a number, got '0.9'"),
+        (mx.ones(2), ValueError, "trace: decay must be a number or a 0-d array, got shape (2,)"),
+    ],
+)
+def test_a_bad_decay_is_refused(decay, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        trace(decay)

@@ -1,0 +1,116 @@
+"""scale and scale_by_learning_rate: signs, dtypes, and the rate that lives in the state."""
+
+import re
+
+import mlx.core as mx
+import pytest
+
+from purestep import schedules
+from purestep.transforms import scale, scale_by_learning_rate
+
+PARAMS = {"w": mx.array([0.0, 0.0])}
+GRADIENT = {"w": mx.array([2.0, -4.0])}
+
+
+def rates(transform, count):
+    """Return the factor that each of so many updates is multiplied by, and the rate left in the state."""
+    state, seen = transform.init(PARAMS), []
+    for _ in range(count):
+        updates, state = transform.update(GRADIENT, state, PARAMS)
+        seen.append((updates["w"][0].item() / 2, state.learning_rate.item()))
+    return seen
+
+
+def test_scale_multiplies():
+    assert scale(-0.5).update(GRADIENT, ())[0]["w"].tolist() == [-1.0, 2.0]
+
+
+@pytest.mark.parametrize("step_size", [0.5, mx.array(0.5)])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+def test_scaling_keeps_the_dtype(dtype, step_size):
+    updates = {"w": GRADIENT["w"].astype(dtype)}
+    scaled = scale(step_size).update(updates, ())[0]["w"]
+    transform = scale_by_learning_rate(step_size)
+    rated = transform.update(updates, transform.init(PARAMS))[0]["w"]
+    assert (scaled.dtype, scaled.tolist()) == (dtype, [1.0, -2.0])
+    assert (rated.dtype, rated.tolist()) == (dtype, [-1.0, 2.0])
+
+
+@pytest.mark.parametrize(("flip_sign", "want"), [(True, [-1.0, 2.0]), (False, [1.0, -2.0])])
+def test_the_sign_turns_unless_it_is_told_not_to(flip_sign, want):
+    transform = scale_by_learning_rate(0.5, flip_sign=flip_sign)
+    assert transform.update(GRADIENT, transform.init(PARAMS))[0]["w"].tolist() == want
+
+
+def test_a_rate_of_zero_stops_every_parameter():
+    transform = scale_by_learning_rate(0.0)
+    assert transform.update(GRADIENT, transform.init(PARAMS))[0]["w"].tolist() == [0.0, 0.0]
+
+
+def test_a_constant_rate_is_read_from_the_state():
+    transform = scale_by_learning_rate(0.5)
+    state = transform.init(PARAMS)._replace(learning_rate=mx.array(0.25))
+    for _ in range(2):
+        updates, state = transform.update(GRADIENT, state)
+        assert updates["w"].tolist() == [-0.5, 1.0]
+        assert state.learning_rate.item() == 0.25
+
+
+def test_a_schedule_sees_the_count_before_the_increment_and_leaves_its_value_in_the_state():
+    transform = scale_by_learning_rate(lambda count: 8.0 + count)
+    assert rates(transform, 3) == [(-8.0, 8.0), (-9.0, 9.0), (-10.0, 10.0)]
+
+
+def test_a_schedule_is_evaluated_whatever_rate_the_state_holds():
+    transform = scale_by_learning_rate(schedules.constant(0.5))
+    state = transform.init(PARAMS)._replace(learning_rate=mx.array(0.25))
+    updates, state = transform.update(GRADIENT, state)
+    assert (updates["w"].tolist(), state.learning_rate.item()) == ([-1.0, 2.0], 0.5)
+
+
+def test_a_schedule_goes_on_from_the_count_in_the_state():
+    transform = scale_by_learning_rate(schedules.linear(0.0, 1.0, 4))
+    state = transform.init(PARAMS)._replace(count=mx.array(3, mx.int32))
+    _, state = transform.update(GRADIENT, state)
+    assert (state.count.item(), state.learning_rate.item()) == (4, 0.75)
+
+
+@pytest.mark.parametrize("rate", [0.5, mx.array(0.5), mx.array(0.5, mx.bfloat16), lambda _: 0.5, lambda _: 1])
+def test_the_state_holds_an_int32_count_and_a_float32_rate_from_the_start(rate):
+    transform = scale_by_learning_rate(rate)
+    state = transform.init(PARAMS)
+    assert (state.count.item(), state.learning_rate.item()) == (0, rate(0) if callable(rate) else 0.5)
+    for _ in range(2):
+        assert (state.count.dtype, state.count.shape) == (mx.int32, ())
+        assert (state.learning_rate.dtype, state.learning_rate.shape) == (mx.float32, ())
+        _, state = transform.update(GRADIENT, state)
+    assert state.count.item() == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: scale(float("nan")), ValueError, "scale: step_size must be finite, got nan"),
+        (lambda: scale(float("inf")), ValueError, "scale: step_size must be finite, got inf"),
+        (lambda: scale("2"), TypeError, "scale: step_size must be a number, got '2'"),
+        (lambda: scale(True), TypeError, "scale: step_size must be a number, got True"),
+        (lambda: scale(mx.ones(2)), ValueError, "step_size must be a number or a 0-d array, got shape (2,)"),
+        (
+            lambda: scale_by_learning_rate(-0.1),
+            ValueError,
+            "scale_by_learning_rate: learning_rate must be at least 0, got -0.1",
+        ),
+        (lambda: scale_by_learning_rate(float("nan")), ValueError, "learning_rate must be finite, got nan"),
+        (lambda: scale_by_learning_rate(float("inf")), ValueError, "learning_rate must be finite, got inf"),
+        (lambda: scale_by_learning_rate(None), TypeError, "learning_rate must be a number, got None"),
+        (lambda: scale_by_learning_rate(mx.ones(1)), ValueError, "learning_rate must be a number or a 0-d"),
+        (
+            lambda: scale_by_learning_rate(lambda count: mx.ones(1)).init(PARAMS),
+            ValueError,
+            "scale_by_learning_rate: a rate must be 0-d, got shape (1,)",
+        ),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(make, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        make()
