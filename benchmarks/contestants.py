@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -62,18 +62,18 @@ def by_hand_pure(model: nn.Module, *, compiled: bool) -> Contestant:
     """Return a pure step written out for this one purpose."""
 
     def loss_fn(params: Params, batch: Batch, key: mx.array) -> mx.array:
-        stream = mx.random.state[0]
-        saved = copy.copy(stream)
-        stream[:] = key
+        stream = cast(list[mx.array], mx.random.state)
+        saved = copy.copy(stream[0])
+        stream[0][:] = key
         model.update(params)
         loss = nn.losses.cross_entropy(model(batch["inputs"]), batch["targets"], reduction="mean")
-        mx.random.state[0][:] = saved
+        stream[0][:] = saved
         return loss
 
     def step(state: HandState, batch: Batch) -> tuple[HandState, Metrics]:
         key, sub = mx.random.split(state.key)
         loss, grads = mx.value_and_grad(loss_fn)(state.params, batch, sub)
-        norm = mx.sqrt(sum((mx.square(g).sum() for _, g in tree_flatten(grads)), mx.array(0.0)))
+        norm = mx.sqrt(sum((mx.square(g).sum() for _, g in named(grads)), mx.array(0.0)))
         clip = mx.minimum(1.0, MAX_NORM / norm)
         rate, count = schedule(state.step), state.step + 1
         mu = tree_map(lambda m, g: 0.9 * m + 0.1 * (g * clip), state.mu, grads)
@@ -115,6 +115,11 @@ def by_hand_mutable(model: nn.Module) -> Contestant:
     return Contestant(
         lambda state, batch: (captured, step(batch)), captured, lambda state: model.trainable_parameters()
     )
+
+
+def named(tree: Any) -> list[tuple[str, Any]]:
+    """Return the leaves of a tree of MLX's kind (a module, a dict, a list) with their names."""
+    return cast(list[tuple[str, Any]], tree_flatten(tree))
 
 
 def schedule(count: mx.array) -> mx.array:

@@ -1,6 +1,7 @@
 """What every benchmark shares: processes that take turns, statistics of pairs, facts, a table."""
 
 import argparse
+import importlib.metadata
 import math
 import multiprocessing
 import os
@@ -9,14 +10,13 @@ import random
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
-
-import mlx.core as mx
 
 import purestep as ps
 from purestep import hardware
@@ -59,6 +59,12 @@ class Worker:
             raise ContestantError(f"{self.name}: {method} raised\n{result}")
         return result
 
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """End the process and remove its folder."""
         self._pipe.close()  # the other end reads the end of the file, and returns
@@ -86,14 +92,8 @@ def _serve(pipe: Connection, build: Callable[..., Any], args: tuple[Any, ...]) -
 @contextmanager
 def workers(build: Callable[..., Any], contestants: Mapping[str, tuple[Any, ...]]) -> Iterator[list[Worker]]:
     """Keep one process for each contestant alive, `build(*contestants[name])` in it."""
-    started: list[Worker] = []
-    try:
-        for name, args in contestants.items():
-            started.append(Worker(name, build, *args))
-        yield started
-    finally:
-        for worker in started:
-            worker.close()
+    with ExitStack() as stack:
+        yield [stack.enter_context(Worker(name, build, *args)) for name, args in contestants.items()]
 
 
 @contextmanager
@@ -165,16 +165,16 @@ def facts() -> dict[str, Any]:
         "blas": hardware.blas(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
-        "mlx": mx.__version__,
+        "mlx": importlib.metadata.version("mlx"),
         "purestep": ps.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
     }
 
 
-def facts_line(known: Mapping[str, Any]) -> str:
-    """Write the facts in one line."""
-    return ", ".join(f"{name} {value}" for name, value in known.items())
+def facts_lines(known: Mapping[str, Any]) -> str:
+    """Write the facts in lines of at most 100 columns."""
+    return textwrap.fill(", ".join(f"{name} {value}" for name, value in known.items()), 100)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

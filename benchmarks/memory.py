@@ -10,8 +10,7 @@ import argparse
 import gc
 import json
 import time
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -100,7 +99,8 @@ class Gradients:
             return (ps.compiled(step) if compiled else step)(state, batch)[0].opt_state
 
         def apart(got: Params) -> float:
-            return (ps.tree.norm(ps.tree.map(mx.subtract, got, whole)) / ps.tree.norm(whole)).item()
+            difference = ps.tree.norm(ps.tree.map(mx.subtract, got, whole))
+            return cast(float, (difference / ps.tree.norm(whole)).item())
 
         whole = gradient(1, compiled=False)
         found = {mode: apart(gradient(microbatches, compiled)) for mode, compiled in MODES.items()}
@@ -124,11 +124,8 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         found = {}
         for name, (rows, microbatches) in contestants.items():
             harness.note(f"{mode}, {name}: {rows} rows")
-            worker = Worker(name, partial(Session, options, rows, microbatches, compiled))
-            try:
+            with Worker(name, Session, options, rows, microbatches, compiled) as worker:
                 found[name] = worker.call("measure", options.steps)
-            finally:
-                worker.close()
         _, parts, one = found.values()
         results[mode] = {
             "contestants": found,
@@ -143,11 +140,8 @@ def compare_gradients(microbatches: int) -> dict[str, float]:
     Raises:
         ContestantError: beyond the tolerance.
     """
-    worker = Worker("gradients", Gradients)
-    try:
+    with Worker("gradients", Gradients) as worker:
         found = worker.call("compare", microbatches)
-    finally:
-        worker.close()
     for mode in MODES:
         if not found[mode] <= TOLERANCE:
             raise ContestantError(
@@ -175,9 +169,9 @@ def show(results: dict[str, dict[str, Any]], gradients: dict[str, float], option
             f"{result['ratio']:.2f} (target: at most {TARGET})"
         )
     lines.append(
-        f"gradients of {Gradients.rows} ragged rows in {options.microbatches} microbatches are "
-        f"{max(gradients[mode] for mode in MODES):.1g} of their norm from the whole batch's\n"
-        f"(tolerance {TOLERANCE:g}; averaging the microbatches' means would be {gradients['averaged']:.2g} away)"
+        f"gradients in {options.microbatches} ragged microbatches are "
+        f"{max(gradients[mode] for mode in MODES):.1g} of their norm from the whole batch's (tolerance "
+        f"{TOLERANCE:g});\nthe average of the microbatches' means would be {gradients['averaged']:.2g} away"
     )
     return "\n".join(lines)
 
@@ -203,5 +197,5 @@ def run(options: argparse.Namespace) -> int:
         record = {"benchmark": "memory", "options": vars(options), "facts": facts, "gradients": gradients}
         print(json.dumps(record | {"target": TARGET, "tolerance": TOLERANCE, "modes": results}, indent=1))
     else:
-        print(harness.facts_line(facts) + "\n\n" + show(results, gradients, options))
+        print(harness.facts_lines(facts) + "\n\n" + show(results, gradients, options))
     return 0 if all(result["ratio"] <= TARGET for result in results.values()) else 1

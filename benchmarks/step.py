@@ -17,10 +17,9 @@ import time
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from benchmarks import harness
-from benchmarks.contestants import CONTESTANTS, Contestant
+from benchmarks.contestants import CONTESTANTS, Contestant, named
 from benchmarks.harness import ContestantError, Spread, Worker
 from benchmarks.workloads import STEP
 from purestep.types import Metrics
@@ -81,7 +80,7 @@ class Session:
         """Return the size of one step's graph: operations, a fused kernel counted as one."""
         contestant = self._current
         outputs = contestant.step(contestant.state, self._batches[0])
-        arrays = [leaf for _, leaf in tree_flatten(outputs) if isinstance(leaf, mx.array)]
+        arrays = [leaf for _, leaf in named(outputs) if isinstance(leaf, mx.array)]
         dot = io.StringIO()
         mx.export_to_dot(dot, *arrays)
         mx.eval(arrays)  # the mutable contestant has advanced
@@ -92,8 +91,8 @@ class Session:
         kept, self._current, self._made = self._current, self._start(dropout=0.0), 0
 
         def params() -> dict[str, list[float]]:
-            named = tree_flatten(self._current.params(self._current.state))
-            return {name: leaf.flatten().tolist() for name, leaf in named}
+            leaves = named(self._current.params(self._current.state))
+            return {name: leaf.flatten().tolist() for name, leaf in leaves}
 
         before = params()
         metrics = [{name: value.item() for name, value in self._step().items()} for _ in range(steps)]
@@ -221,7 +220,7 @@ def run(options: argparse.Namespace) -> int:
     facts = harness.facts()
     results = {}
     if not options.json:
-        print(harness.facts_line(facts))
+        print(harness.facts_lines(facts))
     for name in options.workload:
         results[name] = measure(name, options.steps, options.rounds)
         if not options.json:

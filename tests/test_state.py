@@ -11,7 +11,7 @@ def test_a_state_begins_at_step_zero_with_a_key_of_its_seed():
     state = ps.TrainState.create({"w": mx.zeros(3)}, transform, seed=4)
     assert (state.step.item(), state.step.dtype) == (0, mx.int32)
     assert state.rng.tolist() == mx.random.key(4).tolist()
-    assert state.model_state is None
+    assert state.model_state == {}
     assert ps.TrainState.create({"w": mx.zeros(3)}, transform, rng=mx.random.key(9)).rng.tolist() == [0, 9]
 
 

@@ -18,14 +18,14 @@ class TrainState(NamedTuple):
         opt_state: the state of the gradient transform.
         step: 0-d int32, steps made.
         rng: uint32 [2], the key that the next step splits.
-        model_state: arrays that the forward pass carries along (running statistics), or `None`.
+        model_state: arrays that the forward pass carries along (running statistics); `{}` if there are none.
     """
 
     params: Params
     opt_state: Tree
     step: mx.array
     rng: mx.array
-    model_state: Tree = None
+    model_state: Tree
 
     @classmethod
     def create(
@@ -70,6 +70,7 @@ class TrainState(NamedTuple):
         check_key(where, rng)
         opt_state = transform.init(params)
         check_arrays(where, "opt_state", opt_state)
+        model_state = {} if model_state is None else model_state  # mx.vmap and mx.grad refuse None
         return cls(params, opt_state, mx.array(0, mx.int32), rng, model_state)
 
     def replace(self, **changes: Any) -> "TrainState":

@@ -286,3 +286,41 @@ def test_arguments_are_checked_when_the_step_is_built():
         ps.train_step(classifier, ps.optimizers.adam)
     with pytest.raises(TypeError, match="^train_step: loss_fn must be callable, got 3"):
         ps.train_step(3, TRANSFORM)
+
+
+def linear_loss(params, batch, rng):
+    return ps.losses.cross_entropy(batch["x"] @ params["w"] + params["b"], batch["y"], ignore_index=IGNORED)
+
+
+DENSE = {name: leaf for name, leaf in PARAMS.items() if leaf is not None}
+
+
+def test_a_population_of_runs_is_one_vmap():
+    states = [start(params=DENSE, seed=seed) for seed in (1, 2)]
+    states[1] = states[1].replace(params=ps.tree.map(lambda p: 2 * p, DENSE))
+    step, batch = ps.train_step(linear_loss, TRANSFORM), ragged(0)
+    together, metrics = mx.vmap(step, in_axes=(0, None))(ps.tree.map(lambda *s: mx.stack(s), *states), batch)
+    for index, state in enumerate(states):
+        alone, expected = step(state, batch)
+        assert metrics["loss"][index].item() == pytest.approx(expected["loss"].item(), rel=1e-6)
+        for a, b in zip(ps.tree.leaves(together.params), ps.tree.leaves(alone.params), strict=True):
+            assert mx.allclose(a[index], b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_gradient_of_the_learning_rate_through_several_steps(count):
+    transform = ps.optimizers.adam(0.1)
+    step, batch = ps.train_step(linear_loss, transform, microbatches=count), ragged(0)
+    begin = start(transform, DENSE)
+
+    def after_three_steps(rate):
+        adam, scaling = begin.opt_state
+        state = begin.replace(opt_state=(adam, scaling._replace(learning_rate=rate)))
+        for _ in range(4):
+            state, metrics = step(state, batch)
+        return metrics["loss"]
+
+    slope = mx.grad(after_three_steps)(mx.array(0.1)).item()
+    difference = (after_three_steps(mx.array(0.11)) - after_three_steps(mx.array(0.09))).item() / 0.02
+    assert slope == pytest.approx(difference, rel=1e-2)
+    assert abs(slope) > 1e-3

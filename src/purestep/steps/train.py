@@ -5,6 +5,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from purestep import checks, graph, tree
+from purestep.mean import Mean
 from purestep.state import TrainState, check_arrays
 from purestep.steps.batches import check_batch, microbatch
 from purestep.steps.outcome import Outcome, outcome_of
@@ -24,8 +25,11 @@ def train_step(
     The metrics, 0-d float32 arrays: `loss`; `grad_norm`, of the gradient before the transforms;
     `learning_rate`, when the transform's state has one; and those the loss function returned.
 
-    The transform's `update` receives, if it names them, `value` (the loss) and `weight` (what the loss
-    is a mean over).
+    Differentiated through (for hypergradients), a step carries the gradient of its parameters, optimizer
+    state and `loss`; the loss function's own metrics and the model_state count as constants.
+
+    The transform's `update` receives, if it names them, `value` (the loss), `weight` (what the loss is a
+    mean over), `gradients` (as the first transform sees them) and `grad_norm` (their norm).
 
     Args:
         loss_fn: `loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`. `loss` is a 0-d array or
@@ -65,13 +69,17 @@ def train_step(
         check_batch(where, batch, microbatches)
         rng, key = mx.random.split(state.rng)
         inspect = None if depends_known else _check_depends
-        outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful, inspect)
+        loss, outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful, inspect)
         depends_known = True  # a property of loss_fn, found on the first call
-        loss = outcome.loss.value
-        # Times one: MLX merges equal subgraphs, a clip's norm with this one, but never into an output.
-        metrics = {"loss": loss, "grad_norm": 1.0 * tree.norm(gradients)}
+        metrics = {"loss": loss, "grad_norm": tree.norm(gradients)}
         updates, opt_state = update(
-            gradients, state.opt_state, state.params, value=loss, weight=outcome.loss.weight
+            gradients,
+            state.opt_state,
+            state.params,
+            value=loss,
+            weight=outcome.loss.weight,
+            gradients=gradients,
+            grad_norm=metrics["grad_norm"],
         )
         rates = tree.fields(opt_state, "learning_rate")
         if rates:
@@ -101,20 +109,20 @@ def _gradients(
     count: int,
     stateful: bool,
     inspect: Callable[[list[mx.array]], None] | None,
-) -> tuple[Outcome, Updates]:
-    """Return the loss over the whole batch and its gradient, from `count` parts taken in turn."""
+) -> tuple[mx.array, Outcome, Updates]:
+    """Return the loss over the whole batch, what came with it, and its gradient, from parts taken in turn."""
 
-    def part(model_state: Tree, batch: Batch, key: mx.array) -> tuple[Outcome, Updates]:
+    def part(model_state: Tree, batch: Batch, key: mx.array) -> tuple[mx.array, Outcome, Updates]:
         def loss(leaves: list[mx.array]) -> tuple[mx.array, Outcome]:
             params = tree.unflatten(state.params, leaves)
             outcome = outcome_of("train_step", loss_fn, params, model_state, batch, key, stateful=stateful)
             return outcome.loss.value, outcome
 
         # Leaves, not the tree: mx.value_and_grad refuses the None that a tree may hold.
-        (_, outcome), gradients = mx.value_and_grad(loss)(tree.leaves(state.params))
+        (value, outcome), gradients = mx.value_and_grad(loss)(tree.leaves(state.params))
         if inspect:
             inspect(gradients)
-        return outcome, tree.unflatten(state.params, gradients)
+        return value, outcome, tree.unflatten(state.params, gradients)
 
     if count == 1:
         return part(state.model_state, batch, key)
@@ -126,14 +134,18 @@ def _gradients(
         if merged is not None:
             # Without an order MLX may run every forward pass before any backward, all activations alive.
             cut = tree.unflatten(cut, mx.depends(tree.leaves(cut), tree.leaves(summed)))
+            cut = tree.map(lambda x: x if mx.issubdtype(x.dtype, mx.floating) else mx.stop_gradient(x), cut)
         model_state = state.model_state if merged is None else merged.model_state
-        outcome, gradients = part(model_state, cut, part_key)
+        value, outcome, gradients = part(model_state, cut, part_key)
+        # Only the value that MLX returns carries an outer gradient (that of a learning rate, say); what
+        # comes beside it is constant to the outside. So the total is taken from the value.
+        outcome = outcome._replace(loss=Mean(value * outcome.loss.weight, outcome.loss.weight))
         # The gradient of a mean times its weight, not of the total: float16 could not hold the latter.
         weighted = tree.map(lambda g, w=outcome.loss.weight: w * g.astype(mx.float32), gradients)
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
         merged = outcome if merged is None else merged.merge(outcome)
     assert merged is not None
-    return merged, tree.map(merged.loss.share, summed)
+    return merged.loss.value, merged, tree.map(merged.loss.share, summed)
 
 
 def _check_depends(gradients: list[mx.array]) -> None:

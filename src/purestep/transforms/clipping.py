@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform
 from purestep.types import Params, Updates
 
 
@@ -25,10 +25,18 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
     """
     checks.number("clip_by_global_norm", "max_norm", max_norm, above=0)
 
-    def clip(updates: Updates, params: Params | None) -> Updates:
-        norm = tree.norm(updates)
+    def update(
+        updates: Updates,
+        state: tuple[()],
+        params: Params | None = None,
+        *,
+        gradients: Updates = None,
+        grad_norm: mx.array | None = None,
+    ) -> tuple[Updates, tuple[()]]:
+        known = grad_norm is not None and updates is gradients  # train_step has measured these very arrays
+        norm = grad_norm if known else tree.norm(updates)
         # 0 * norm is 0 for every finite norm and NaN for an infinite one, whose quotient alone would be 0.
         factor = mx.minimum(max_norm / norm, 1.0) + 0 * norm
-        return tree.map(lambda u: (u * factor).astype(u.dtype), updates)
+        return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state
 
-    return stateless(clip)
+    return GradientTransform(lambda params: (), update)
