@@ -13,6 +13,7 @@ import io
 import json
 import math
 import re
+import statistics
 import time
 from typing import Any
 
@@ -25,7 +26,7 @@ from benchmarks.workloads import STEP
 from purestep.types import Metrics
 
 AGREEMENT_STEPS = 20
-TOLERANCE = 1e-3  # of each metric, relative; of the parameters, as a share of the way they have come
+TOLERANCE = 1e-4  # of each metric, relative; of the parameters, as a share of the way they have come
 PURESTEP, HAND, UNCOMPILED = "purestep", ("by hand, pure", "by hand, mutable"), "purestep, uncompiled"
 
 
@@ -68,13 +69,19 @@ class Session:
         return time.perf_counter() - begin
 
     def memory(self, steps: int) -> dict[str, int]:
-        """Return the peak of active memory in warm steps, and what is active between them, in bytes."""
-        self.seconds(steps)
+        """Return medians over warm steps: the peak of active memory, and what is active after, in bytes.
+
+        On a CPU peaks vary from step to step, with how far the calling thread runs ahead of the stream.
+        """
+        self.seconds(2)
         gc.collect()
-        baseline = mx.get_active_memory()
-        mx.reset_peak_memory()
-        self.seconds(steps)
-        return {"baseline": baseline, "peak": mx.get_peak_memory()}
+        peaks, baselines = [], []
+        for _ in range(steps):
+            mx.reset_peak_memory()
+            self._step()
+            peaks.append(mx.get_peak_memory())
+            baselines.append(mx.get_active_memory())
+        return {"baseline": int(statistics.median(baselines)), "peak": int(statistics.median(peaks))}
 
     def nodes(self) -> int:
         """Return the size of one step's graph: operations, a fused kernel counted as one."""
@@ -132,7 +139,7 @@ def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
             first = worker.call("first")
             results[worker.name] = {
                 "first": first,
-                "memory": worker.call("memory", 5),
+                "memory": worker.call("memory", 20),
                 "nodes": worker.call("nodes"),
             }
         agree(workers, results)
@@ -153,6 +160,7 @@ def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
     speedup = Spread.of_ratios(results[UNCOMPILED]["seconds"], ours["seconds"])._asdict()
     return {
         "about": STEP[name].about,
+        "steps": steps,
         "contestants": results,
         "purestep_over": headline,
         "compiled_speedup": speedup,
@@ -166,14 +174,14 @@ def agree(workers: list[Worker], results: dict[str, dict[str, Any]]) -> None:
     for worker in others:
         apart = disagreement(worker.call("trajectory", AGREEMENT_STEPS), want)
         results[worker.name]["disagreement"] = apart
-        if not max(apart.values()) <= TOLERANCE:
+        if not all(value <= TOLERANCE for value in apart.values()):
             raise ContestantError(
                 f"{worker.name} and {plainest.name} disagree after {AGREEMENT_STEPS} steps: metrics by "
                 f"{apart['metrics']:.2g}, parameters by {apart['params']:.2g}, tolerance {TOLERANCE}"
             )
 
 
-def show(name: str, measured: dict[str, Any], steps: int, rounds: int) -> str:
+def show(name: str, measured: dict[str, Any]) -> str:
     """Write one workload's results."""
     rows = []
     for contestant, result in measured["contestants"].items():
@@ -188,7 +196,7 @@ def show(name: str, measured: dict[str, Any], steps: int, rounds: int) -> str:
             ]
         )
     lines = [
-        f"{name}: {measured['about']}; {rounds} rounds of {steps} steps",
+        f"{name}: {measured['about']}",
         harness.table(
             ["contestant", "ms/step (quartiles)", "first call s", "peak MB", "base MB", "nodes"], rows
         ),
@@ -210,8 +218,10 @@ def show(name: str, measured: dict[str, Any], steps: int, rounds: int) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--workload", nargs="+", choices=STEP, default=list(STEP), metavar="NAME")
-    parser.add_argument("--steps", type=harness.positive, default=20, help="steps a turn (20)")
-    parser.add_argument("--rounds", type=harness.positive, default=30, help="turns a contestant (30)")
+    parser.add_argument("--steps", type=harness.positive, help="steps a turn (some 50 ms of them)")
+    parser.add_argument(
+        "--rounds", type=harness.positive, default=40, help="turns each contestant takes (40)"
+    )
     parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
 
 
@@ -222,10 +232,10 @@ def run(options: argparse.Namespace) -> int:
     if not options.json:
         print(harness.facts_lines(facts))
     for name in options.workload:
-        results[name] = measure(name, options.steps, options.rounds)
+        results[name] = measure(name, options.steps or STEP[name].steps, options.rounds)
         if not options.json:
-            print("\n" + show(name, results[name], options.steps, options.rounds), flush=True)
+            print("\n" + show(name, results[name]), flush=True)
     if options.json:
-        record = {"benchmark": "step", "steps": options.steps, "rounds": options.rounds, "facts": facts}
+        record = {"benchmark": "step", "rounds": options.rounds, "facts": facts}
         print(json.dumps(record | {"tolerance": TOLERANCE, "workloads": results}, indent=1))
     return 0

@@ -74,7 +74,9 @@ def test_a_value_is_one_float32_for_an_int_as_for_an_array(name, count):
         (schedules.cosine_decay(2.0, 8, exponent=2), 4, 0.5),
         (schedules.warmup_cosine_decay(0.5, 2.0, 4, 12), 0, 0.5),
         (schedules.warmup_cosine_decay(0.5, 2.0, 4, 12), 4, 2.0),
+        (schedules.warmup_cosine_decay(0.5, 2.0, 4, 12), 12, 0.0),
         (schedules.warmup_cosine_decay(0.5, 2.0, 4, 12, 0.25), 12, 0.25),
+        (schedules.warmup_cosine_decay(0.5, 2.0, 0, 0, 0.25), 0, 0.25),
         (schedules.warmup_cosine_decay(0.5, 2.0, 0, 12), 0, 2.0),
         (schedules.warmup_cosine_decay(0.5, 2.0, 4, 4, 0.25), 3, 1.625),
         (schedules.warmup_cosine_decay(0.5, 2.0, 4, 4, 0.25), 4, 0.25),
@@ -143,6 +145,11 @@ NAN, INF = float("nan"), float("inf")
             lambda: schedules.warmup_cosine_decay(0.0, 1.0, -1, 2),
             ValueError,
             "warmup_steps must be at least 0",
+        ),
+        (
+            lambda: schedules.warmup_cosine_decay(0.0, 1.0, 1, 2.5),
+            TypeError,
+            "decay_steps must be an integer",
         ),
         (lambda: schedules.warmup_cosine_decay(0.0, 1.0, 1, 2, NAN), ValueError, "end_value must be finite"),
         (

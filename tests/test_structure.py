@@ -158,7 +158,8 @@ def test_the_readme_begins_with_the_signature():
 def test_the_readme_examples_run_and_learn(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    exec(compile(readme_blocks()[number], f"README.md, block {number + 1}", "exec"), namespace)
+    with purestep.rng.scope(mx.random.key(0)):
+        exec(compile(readme_blocks()[number], f"README.md, block {number + 1}", "exec"), namespace)
     if number == 0:
         assert namespace["metrics"]["loss"].item() < 0.1
 

@@ -22,6 +22,7 @@ OPTIMIZERS = {
     "optax.adam": lambda: optimizers.adam(1e-2),
     "optax.adam_nesterov": lambda: optimizers.adam(1e-2, nesterov=True),
     "optax.adam_eps_root": lambda: optimizers.adam(1e-2, eps=1e-4, eps_root=1e-6),
+    "optax.adamw_nesterov": lambda: optimizers.adamw(1e-2, nesterov=True),
     "optax.adamw_masked": lambda: optimizers.adamw(1e-2, weight_decay=1e-2, mask=transforms.matrices),
     "optax.clip_adamw_schedule": lambda: ps.chain(
         transforms.clip_by_global_norm(1.0),

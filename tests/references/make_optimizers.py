@@ -24,6 +24,7 @@ OPTAX = {
     "adam": lambda: optax.adam(1e-2),
     "adam_nesterov": lambda: optax.adam(1e-2, nesterov=True),
     "adam_eps_root": lambda: optax.adam(1e-2, eps=1e-4, eps_root=1e-6),
+    "adamw_nesterov": lambda: optax.adamw(1e-2, nesterov=True),
     "adamw_masked": lambda: optax.adamw(
         1e-2, weight_decay=1e-2, mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params)
     ),
@@ -116,7 +117,7 @@ def cross_entropy_cases(rng):
     logits = rng.uniform(-4, 4, (2, 6, 9)).astype(np.float32)
     targets = rng.integers(0, 9, (2, 6))
     ignored = np.where(rng.uniform(size=(2, 6)) < 0.4, -100, targets)
-    weights = rng.integers(0, 4, (2, 6)).astype(np.float32) / 2
+    weights = (0.7 * rng.integers(0, 4, (2, 6))).astype(np.float32)
     rounded = torch.tensor(logits).bfloat16().float().numpy()
     return {
         "plain": cross_entropy_case(logits, targets),

@@ -38,14 +38,16 @@ def test_the_update_is_that_of_the_mean_gradient():
     assert numbers(updates) == [0, 0, -3, 0, 0, -6]
 
 
-def test_each_gradient_counts_by_its_weight():
-    updates, _ = run(accumulate(scale(-1.0), every=2), [1.0, 5.0, 8.0, 0.0], weights=[1.0, 3.0, 3.0, 1.0])
+@pytest.mark.parametrize("unit", [1, 0.125, 1024.0])
+def test_each_gradient_counts_by_its_weight(unit):
+    weights = [1 * unit, 3 * unit, 3 * unit, 1 * unit]
+    updates, _ = run(accumulate(scale(-1.0), every=2), [1.0, 5.0, 8.0, 0.0], weights)
     assert numbers(updates) == [0, -4, 0, -6]
 
 
 def test_ragged_steps_give_the_gradient_of_all_their_tokens_together():
     rng = np.random.default_rng(0)
-    tokens = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 3, 7)]
+    tokens = [rng.normal(size=(count, 4)).astype(np.float32) for count in (1, 3, 257)]
     means, counts = [part.mean(axis=0) for part in tokens], [float(len(part)) for part in tokens]
     updates, _ = run(accumulate(scale(1.0), every=3), means, weights=counts)
     np.testing.assert_allclose(updates[-1], np.concatenate(tokens).mean(axis=0), rtol=1e-5, atol=1e-6)
@@ -93,6 +95,7 @@ def test_schedules_count_updates_and_not_steps():
 def test_the_state_counts_to_every_and_begins_again():
     _, states = run(accumulate(scale(1.0), every=3), [1.0, 2.0, 3.0, 4.0], weights=[2.0, 1.0, 1.0, 5.0])
     assert [state.mini_step.item() for state in states] == [1, 2, 0, 1]
+    assert {state.mini_step.dtype for state in states} == {mx.int32}
     assert [state.gradients["w"].item() for state in states] == [2, 4, 0, 20]
     assert [state.weight.item() for state in states] == [2, 3, 0, 5]
 

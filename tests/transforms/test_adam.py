@@ -102,6 +102,15 @@ def test_mu_dtype_rounds_the_stored_mean_and_nothing_else():
     assert scale_by_adam(mu_dtype=mx.bfloat16).init({"w": mx.array(0.0)}).mu["w"].dtype == mx.bfloat16
 
 
+def test_a_mean_stored_in_bfloat16_decays_in_float32():
+    stored = mx.array(0.1, mx.bfloat16)
+    transform = scale_by_adam(mu_dtype=mx.bfloat16)
+    state = transform.init({"w": stored})._replace(mu={"w": stored}, nu={"w": mx.array(1.0)})
+    updates, _ = transform.update({"w": mx.array(0.0)}, state)
+    want = (0.9 * stored.item() / (1 - 0.9)) / np.sqrt(0.999 / (1 - 0.999))
+    assert updates["w"].item() == pytest.approx(want, rel=1e-4)
+
+
 def test_eps_inside_the_root_keeps_the_update_differentiable_at_zero():
     transform = scale_by_adam(eps_root=1e-6)
     state = transform.init({"w": mx.array(0.0)})

@@ -38,9 +38,19 @@ def test_without_decay_the_gradient_passes(nesterov):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_the_sum_of_bfloat16_gradients_is_float32_and_so_is_the_update(nesterov):
+    assert trace(0.5).init({"w": mx.array(0.0, mx.bfloat16)}).trace["w"].dtype == mx.float32
     updates, state = run(trace(0.5, nesterov), [1.0, 2.0**-8], mx.bfloat16)
     assert (state.trace["w"].dtype, updates[-1].dtype) == (mx.float32, mx.float32)
     assert state.trace["w"].item() == 0.5 + 2.0**-8
+
+
+def test_a_sum_stored_in_bfloat16_decays_in_float32():
+    stored = mx.array(0.1, mx.bfloat16)
+    transform = trace(0.9, accumulator_dtype=mx.bfloat16)
+    updates, _ = transform.update(
+        {"w": mx.array(0.0)}, transform.init({"w": stored})._replace(trace={"w": stored})
+    )
+    assert updates["w"].item() == pytest.approx(0.9 * stored.item(), rel=1e-6)
 
 
 def test_a_long_sum_of_bfloat16_gradients_does_not_stall():

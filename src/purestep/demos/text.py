@@ -36,7 +36,7 @@ from purestep.types import Batch, Params, Step
 
 CONTEXT = 64
 BATCH_SIZE = 16
-PEAK_RATE = 8e-3
+PEAK_RATE = 5e-3
 SAMPLE = 500
 TEMPERATURE = 0.7
 SHORTEST = 2000  # characters: a tenth of it, the validation split, then fills a few windows
@@ -47,7 +47,7 @@ INTERRUPTED = 130
 class Settings:
     """What decides the bits of a run. Everything else about it is decoration."""
 
-    steps: int = 800
+    steps: int = 600
     seed: int = 0
     data: str | None = None
     compile: bool = True
@@ -58,7 +58,7 @@ class Settings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; those of `Settings` are absent from the result unless given."""
     unset: Any = argparse.SUPPRESS
-    parser.add_argument("--steps", type=int, default=unset, help="updates to make (default 800)")
+    parser.add_argument("--steps", type=int, default=unset, help="updates to make (default 600)")
     parser.add_argument("--seed", type=int, default=unset, help="of the weights and the batches (default 0)")
     parser.add_argument(
         "--data", metavar="FILE", default=unset, help="a UTF-8 text (default: CPython's language reference)"

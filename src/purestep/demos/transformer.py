@@ -7,9 +7,9 @@ import mlx.nn as nn
 class Transformer(nn.Module):
     """A pre-norm decoder with rotary positions, squared ReLU and tied embeddings.
 
-    Beside its character, each position looks up the last 2, 3, 4 and 5 characters in a hashed table
-    (n-gram embeddings, arXiv:2501.16975): lookups cost no matrix product, and a run of minutes on a CPU
-    need not spend them on relearning which letters follow which.
+    Beside its character, each position looks up its last two and last three characters in a hashed table
+    (n-gram embeddings, arXiv:2501.16975): a lookup costs no matrix product, and a run of two minutes on a
+    CPU need not spend them on learning which letters follow which.
 
     Args:
         vocabulary: number of characters.
@@ -40,7 +40,7 @@ class Transformer(nn.Module):
 class NgramEmbedding(nn.Module):
     """The sum of one table row for each of the n-grams that end at a position."""
 
-    lengths = (2, 3, 4, 5)
+    lengths = (2, 3)
 
     def __init__(self, width: int, buckets: int):
         super().__init__()

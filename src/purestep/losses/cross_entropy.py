@@ -47,13 +47,15 @@ def cross_entropy(
     """
     _check(logits, targets, label_smoothing)
     classes = logits.shape[-1]
+    targets = _signed(targets)
     losses = _negative_log_likelihood(logits, mx.clip(targets, 0, classes - 1), label_smoothing)
     valid = mx.logical_and(targets >= 0, targets < classes)
     counts = None if weights is None else _broadcast(weights, targets)
     if ignore_index is not None:
         kept = targets != ignore_index
         counts = kept.astype(mx.float32) if counts is None else mx.where(kept, counts, 0.0)
-        valid = mx.logical_or(valid, ~kept)
+    if counts is not None:
+        valid = mx.logical_or(valid, counts == 0)
     # Multiplied, not selected: so the gradient of a bad target is NaN as well; a selection gives zero.
     return Mean.of(losses * mx.where(valid, 1.0, mx.nan), counts)
 
@@ -67,6 +69,13 @@ def _negative_log_likelihood(logits: mx.array, targets: mx.array, smoothing: flo
     total = mx.logsumexp(logits, axis=-1)
     chosen = mx.take_along_axis(logits, targets[..., None], axis=-1).squeeze(-1)
     return (1 - smoothing) * (total - chosen) + smoothing * (total - logits.mean(axis=-1))
+
+
+def _signed(targets: mx.array) -> mx.array:
+    """Return the targets in a type that holds -1, any `ignore_index` and any number of classes."""
+    if targets.dtype in (mx.int32, mx.int64):
+        return targets
+    return targets.astype(mx.int64 if targets.dtype in (mx.uint32, mx.uint64) else mx.int32)
 
 
 def _broadcast(weights: mx.array, targets: mx.array) -> mx.array:
