@@ -183,3 +183,8 @@ NAN, INF = float("nan"), float("inf")
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(make, error, message):
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize("steps", [41, 47, 55, 61, 1000])
+def test_a_line_ends_exactly_where_it_should(steps):
+    assert schedules.linear(1.0, 0.0, steps)(mx.array(steps)).item() == 0.0

@@ -29,7 +29,7 @@ def linear(init_value: float, end_value: float, transition_steps: int, transitio
     Args:
         init_value: the value up to count `transition_begin`.
         end_value: the value from count `transition_begin + transition_steps` on.
-        transition_steps: updates that the change takes; with 0 the value is `end_value` from the start.
+        transition_steps: updates that the change takes; with 0 it jumps at `transition_begin`.
         transition_begin: updates before the change starts.
 
     >>> linear(1.0, 0.0, 10)(mx.array(4))
@@ -152,7 +152,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
 def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, exponent: float) -> Schedule:
     def schedule(count: mx.array) -> mx.array:
-        cosine = mx.cos(_progress(count, begin, steps, math.pi))
+        cosine = mx.cos(math.pi * _progress(count, begin, steps))
         if exponent == 1:  # fewer operations: the whole schedule is one kernel
             return (init_value + end_value) / 2 + (init_value - end_value) / 2 * cosine
         return end_value + (init_value - end_value) * mx.power(0.5 * (1 + cosine), exponent)
@@ -160,7 +160,7 @@ def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, ex
     return schedule
 
 
-def _progress(count: mx.array, begin: int, steps: int, end_value: float = 1.0) -> mx.array:
-    """Go from 0 at count `begin` to `end_value`, `steps` later, and stay: 0-d float32."""
+def _progress(count: mx.array, begin: int, steps: int) -> mx.array:
+    """Go from 0 at count `begin` to 1, `steps` later, and stay: 0-d float32."""
     elapsed = mx.array(count).astype(mx.float32) - begin
-    return mx.clip(elapsed * (end_value / steps), 0.0, end_value) if steps else (elapsed >= 0) * end_value
+    return mx.clip(elapsed / steps, 0.0, 1.0) if steps else (elapsed >= 0).astype(mx.float32)

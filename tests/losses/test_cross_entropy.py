@@ -188,3 +188,8 @@ def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(logits, targe
 def test_integer_logits_are_refused():
     with pytest.raises(TypeError, match=r"^cross_entropy: logits must be floating, got mlx\.core\.int32"):
         cross_entropy(mx.zeros((2, 4), mx.int32), mx.array([0, 1]))
+
+
+def test_no_targets_at_all_weigh_nothing():
+    mean = cross_entropy(mx.zeros((0, 4)), mx.zeros((0,), mx.int32))
+    assert (mean.total.item(), mean.weight.item(), mean.value.item()) == (0.0, 0.0, 0.0)

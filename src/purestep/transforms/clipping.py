@@ -11,8 +11,8 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
     """Scale all updates down together so that their joint Euclidean norm is at most `max_norm`.
 
     `u * max_norm / max(norm, max_norm)`, the norm summed in float32 whatever the leaves' dtypes. There
-    is no epsilon: updates within the bound pass unchanged, to the bit. One non-finite element makes
-    every update NaN, so that it shows.
+    is no epsilon: updates within the bound pass unchanged, to the bit. A norm that is not finite, from
+    one infinite element or from squares beyond float32, makes every update NaN, so that it shows.
 
     Args:
         max_norm: greater than 0.
@@ -33,8 +33,10 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
         gradients: Updates = None,
         grad_norm: mx.array | None = None,
     ) -> tuple[Updates, tuple[()]]:
-        known = grad_norm is not None and updates is gradients  # train_step has measured these very arrays
-        norm = grad_norm if known else tree.norm(updates)
+        if grad_norm is not None and updates is gradients:
+            norm = grad_norm  # train_step has measured these very arrays
+        else:
+            norm = tree.norm(updates)
         # 0 * norm is 0 for every finite norm and NaN for an infinite one, whose quotient alone would be 0.
         factor = mx.minimum(max_norm / norm, 1.0) + 0 * norm
         return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state

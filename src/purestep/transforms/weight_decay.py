@@ -47,7 +47,13 @@ def add_decayed_weights(
                 raise checks.refuse(
                     "add_decayed_weights", f"mask must hold True or False, got {chosen!r} at {path}"
                 )
-            return update + weight_decay * param.astype(update.dtype) if chosen else update
+            if update.shape != param.shape:
+                raise checks.refuse(
+                    "add_decayed_weights",
+                    f"{path} has shape {update.shape} in updates, {param.shape} in params",
+                )
+            decayed = update + weight_decay * param.astype(update.dtype)
+            return decayed.astype(update.dtype) if chosen else update
 
         return tree.map_with_path(add, updates, params, selected)
 
