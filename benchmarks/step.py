@@ -153,6 +153,7 @@ def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
     headline = {
         other: {
             "time": Spread.of_ratios(ours["seconds"], results[other]["seconds"])._asdict(),
+            "fastest": harness.fastest(ours["seconds"]) / harness.fastest(results[other]["seconds"]),
             "peak": ours["memory"]["peak"] / results[other]["memory"]["peak"],
         }
         for other in HAND
@@ -203,7 +204,10 @@ def show(name: str, measured: dict[str, Any]) -> str:
     ]
     for other, ratio in measured["purestep_over"].items():
         time_ratio = Spread(**ratio["time"]).show()
-        lines.append(f"purestep / {other}: time {time_ratio}, peak memory {ratio['peak']:.2f}")
+        lines.append(
+            f"purestep / {other}: time {time_ratio}, of the fastest turns {ratio['fastest']:.2f}, "
+            f"peak memory {ratio['peak']:.2f}"
+        )
     speedup = Spread(**measured["compiled_speedup"]).show()
     apart = [r["disagreement"] for r in measured["contestants"].values() if "disagreement" in r]
     worst = [max(a[kind] for a in apart) for kind in ("metrics", "params")]

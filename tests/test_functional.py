@@ -1,5 +1,8 @@
 """The bridge from modules."""
 
+import gc
+import threading
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -199,3 +202,42 @@ def test_params_of_another_module_are_refused_by_path(net):
 def test_what_is_not_a_module_is_refused():
     with pytest.raises(TypeError, match="module must be an mlx.nn.Module, got function"):
         ps.functional(lambda x: x)
+
+
+def test_later_changes_to_the_module_do_not_reach_apply(net):
+    apply, params, state = ps.functional(net)
+    before = apply(params, X, model_state=state)[0].tolist()
+    net.update(ps.tree.map(lambda p: p + 1, params))
+    net.rest[0] = nn.Identity()
+    assert apply(params, X, model_state=state)[0].tolist() == before
+
+
+def test_apply_does_not_keep_the_first_weights_alive():
+    def bridge():
+        apply, params, _ = ps.functional(made(lambda: nn.Linear(512, 512)))
+        return apply, ps.tree.map(lambda p: p * 2, params)
+
+    before = mx.get_active_memory()
+    apply, params = bridge()
+    mx.eval(params)
+    gc.collect()
+    assert mx.get_active_memory() - before < 1.5 * 4 * 512 * 512
+    assert apply(params, mx.ones((1, 512))).shape == (1, 512)
+
+
+def test_a_module_that_cannot_be_copied_is_borrowed_and_restored():
+    class Locked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+            self.lock = threading.Lock()
+
+        def __call__(self, x):
+            with self.lock:
+                return self.inner(x)
+
+    module = made(Locked)
+    apply, params, _ = ps.functional(module)
+    weight = module.inner.weight
+    assert mx.array_equal(mx.compile(lambda p, x: apply(p, x))(params, X), module(X))
+    assert module.inner.weight is weight

@@ -25,7 +25,8 @@ def functional(module: nn.Module) -> tuple[Apply, Params, Tree]:
 
     `apply(params, *args, rng=None, model_state=None, train=None, **kwargs)` runs the module's forward
     pass with those arrays in place of its own. It is a pure function: the module is left as it was,
-    also when the forward pass raises, and may be bridged again.
+    also when the forward pass raises, and may be bridged again; later changes to it do not reach `apply`.
+    Nor does `apply` keep the first weights alive: where memory is short, `del` the module.
 
     - With `rng`, a key, the module runs in training mode and everything random in it (Dropout) is a
       function of that key. Without it the module runs in evaluation mode. `train=` overrides the mode.
@@ -54,6 +55,8 @@ def functional(module: nn.Module) -> tuple[Apply, Params, Tree]:
     )
     # Copies of the handles, not of the data: writing into the module's arrays does not reach the trees.
     initial_params, initial_state = tree.map(copy.copy, trained), tree.map(copy.copy, held_back)
+    module = _hollow(module, slots)
+    slots, state_paths = _slots(module), set(tree.paths(held_back))
 
     def apply(
         params: Params,
@@ -68,8 +71,8 @@ def functional(module: nn.Module) -> tuple[Apply, Params, Tree]:
             raise checks.refuse("apply", "training mode needs a key: pass rng=, or train=False")
         stateful = model_state is not None
         held = model_state if stateful else initial_state
-        _check_names("params", params, initial_params)
-        _check_names("model_state", held, initial_state)
+        _check_names("params", params, trained_paths)
+        _check_names("model_state", held, state_paths)
         with _borrowed(module), forbidden("apply") if rng is None else scope(rng):
             module.train(train)
             for path, array in tree.items(params) + tree.items(held):
@@ -89,6 +92,15 @@ def functional(module: nn.Module) -> tuple[Apply, Params, Tree]:
         return out
 
     return apply, initial_params, initial_state
+
+
+def _hollow(module: nn.Module, slots: dict[str, list["_Slot"]]) -> nn.Module:
+    """Copy a module without its parameters, so that `apply` keeps no second set of weights alive."""
+    placeholders: dict[int, Any] = {id(places[0].read()): mx.array(0.0) for places in slots.values()}
+    try:
+        return copy.deepcopy(module, placeholders)
+    except (TypeError, ValueError):  # it holds something that cannot be copied, a lock or a file: borrow it
+        return module
 
 
 class _Slot(NamedTuple):
@@ -160,11 +172,11 @@ def _pruned(node: Any) -> Any:
     return node
 
 
-def _check_names(name: str, got: Tree, want: Tree) -> None:
-    got_paths, want_paths = set(tree.paths(got)), set(tree.paths(want))
-    if got_paths != want_paths:
-        lines = [f"lacks {path}" for path in sorted(want_paths - got_paths)]
-        lines += [f"has {path}" for path in sorted(got_paths - want_paths)]
+def _check_names(name: str, held: Tree, want: set[str]) -> None:
+    got = set(tree.paths(held))
+    if got != want:
+        lines = [f"lacks {path}" for path in sorted(want - got)]
+        lines += [f"has {path}" for path in sorted(got - want)]
         raise checks.refuse("apply", f"{name} does not fit the module: it {', '.join(lines[:10])}")
 
 
