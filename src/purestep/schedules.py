@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, scalars
 from purestep.types import Schedule
 
 
@@ -112,9 +112,12 @@ def warmup_cosine_decay(
     if warmup_steps == 0:
         return fall
     slope = (peak_value - init_value) / warmup_steps
-    return lambda count: mx.where(
-        mx.array(count) < warmup_steps, init_value + slope * mx.array(count), fall(count)
-    )
+
+    def schedule(count: mx.array) -> mx.array:
+        count = scalars.float32(count)
+        return mx.where(count < warmup_steps, init_value + slope * count, fall(count))
+
+    return schedule
 
 
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
@@ -141,7 +144,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
         raise checks.refuse(where, f"boundaries must increase, got {boundaries}")
 
     def schedule(count: mx.array) -> mx.array:
-        count = mx.array(count)
+        count = scalars.float32(count)
         value = schedules[0](count)
         for boundary, follower in zip(boundaries, schedules[1:], strict=True):
             value = mx.where(count < boundary, value, follower(count - boundary))
@@ -162,5 +165,5 @@ def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, ex
 
 def _progress(count: mx.array, begin: int, steps: int) -> mx.array:
     """Go from 0 at count `begin` to 1, `steps` later, and stay: 0-d float32."""
-    elapsed = mx.array(count).astype(mx.float32) - begin
+    elapsed = scalars.float32(count) - begin
     return mx.clip(elapsed / steps, 0.0, 1.0) if steps else (elapsed >= 0).astype(mx.float32)

@@ -18,6 +18,8 @@ import mlx.core as mx
 
 from purestep.types import Tree
 
+# Leaves of up to this many elements are summed together: each one alone costs two kernels to start.
+_SMALL = 1 << 14
 _PLAIN_KEY = re.compile(r'(?!\d+$)[^.\[\]"]+')
 
 
@@ -274,7 +276,12 @@ def where(condition: mx.array, on_true: Tree, on_false: Tree) -> Tree:
 
 def norm(tree: Tree) -> mx.array:
     """Return the Euclidean norm of all leaves together, 0-d, summed in float32 whatever their dtypes."""
-    squares = [mx.square(x.astype(mx.float32)).sum() for x in leaves(tree)]
+    found = [x.astype(mx.float32) for x in leaves(tree)]
+    large = [x for x in found if x.size > _SMALL]
+    small = [x.reshape(-1) for x in found if x.size <= _SMALL]
+    if len(small) > 1:
+        small = [mx.concatenate(small)]
+    squares = [mx.square(x).sum() for x in large + small]
     return mx.sqrt(functools.reduce(mx.add, squares)) if squares else mx.array(0.0)
 
 

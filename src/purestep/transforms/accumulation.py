@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms.base import GradientTransform, check_transform, taking_extra
 from purestep.types import Params, Tree, Updates
 
@@ -68,7 +68,7 @@ def accumulate(transform: GradientTransform, *, every: int) -> GradientTransform
         weight: mx.array | float = 1.0,
         **extra: Any,
     ) -> tuple[Updates, AccumulateState]:
-        weight = mx.array(weight).astype(mx.float32)
+        weight = scalars.float32(weight)
         summed = tree.map(lambda a, g: a + weight * g.astype(mx.float32), state.gradients, updates)
         total = state.weight + weight
         full = state.mini_step == every - 1

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms.base import GradientTransform, stateless
 from purestep.types import Params, ScalarOrSchedule, Updates
 
@@ -54,7 +54,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
 
     def rate_at(count: mx.array) -> mx.array:
         rate = learning_rate(count) if callable(learning_rate) else learning_rate
-        rate = mx.array(rate).astype(mx.float32)
+        rate = scalars.float32(rate)
         if rate.ndim != 0:
             raise checks.refuse("scale_by_learning_rate", f"a rate must be 0-d, got shape {rate.shape}")
         return rate
