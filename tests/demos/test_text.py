@@ -217,3 +217,13 @@ def test_ctrl_c_checkpoints_and_prints_the_command_that_resumes(tmp_path, book):
     assert "validation loss" in resumed.stdout
     ends = [(tmp_path / name / "state.safetensors").read_bytes() for name in ("whole", "stopped")]
     assert ends[0] == ends[1]
+
+
+def test_a_compiled_run_on_the_default_text_beats_the_trigram_model(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "purestep", "demo", "--steps", "150", "--out", "run", "--json"],
+        cwd=tmp_path, check=True, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    result = json.loads(run.stdout)
+    assert result["validation_loss"] < result["trigram_loss"] - 0.05
+    assert len((tmp_path / "run" / "sample.txt").read_text()) == 64 + 500
