@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import signal
 import sys
 
 from benchmarks.harness import ContestantError
@@ -19,6 +20,7 @@ def main() -> int:
         print("usage: python -m benchmarks NAME [options]\n")
         print("\n".join(f"  {known:<10}{text}" for known, text in NAMES.items()))
         return 0 if name in ("-h", "--help") else 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and their folders go too
     benchmark = importlib.import_module(f"benchmarks.{name}")
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",

@@ -7,7 +7,7 @@ clip) and learning_rate. The state is whole: it holds moments, step number and k
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -127,6 +127,35 @@ def schedule(count: mx.array) -> mx.array:
     count = count.astype(mx.float32)
     angle = mx.minimum(count - WARMUP, DECAY - WARMUP) * (math.pi / (DECAY - WARMUP))
     return mx.where(count < WARMUP, count * (PEAK / WARMUP), 0.5 * PEAK * (1 + mx.cos(angle)))
+
+
+def disagreement(got: dict[str, Any], want: dict[str, Any]) -> dict[str, float]:
+    """Compare two records of training, `{"metrics", "before", "after"}`.
+
+    Returns:
+        The largest relative difference of any metric in any step, and the distance between the final
+        parameters as a share of the way they have come.
+    """
+    worst = 0.0
+    for ours, theirs in zip(got["metrics"], want["metrics"], strict=True):
+        if ours.keys() != theirs.keys():
+            return {"metrics": math.inf, "params": math.inf}
+        apart = [abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-12) for name in theirs]
+        worst = max([worst, *(math.inf if math.isnan(x) else x for x in apart)])
+    if got["after"].keys() != want["after"].keys():
+        return {"metrics": worst, "params": math.inf}
+
+    def flat(params: dict[str, list[float]]) -> list[float]:
+        return [number for name in want["after"] for number in params[name]]
+
+    way = distance(flat(want["before"]), flat(want["after"]))
+    return {"metrics": worst, "params": distance(flat(got["after"]), flat(want["after"])) / way}
+
+
+def distance(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the Euclidean distance; infinite where either holds a NaN."""
+    d = math.dist(a, b)
+    return math.inf if math.isnan(d) else d
 
 
 CONTESTANTS: dict[str, Callable[[nn.Module], Contestant]] = {

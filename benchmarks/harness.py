@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.metadata
-import math
 import multiprocessing
 import os
 import platform
@@ -14,7 +13,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -31,18 +30,30 @@ class ContestantError(Exception):
 class Worker:
     """An object in a process of its own: `build(*args)` runs there, and so does every method called.
 
-    The process gets an empty TMPDIR, where MLX keeps the kernels it has built (g++ on a CPU, NVRTC on
-    CUDA): each contestant builds its own, and its first call pays for them. Metal caches elsewhere.
+    When `cold`, it gets an empty TMPDIR, where MLX keeps the kernels it has built (g++ on a CPU, NVRTC
+    on CUDA): it builds its own, and its first call pays for them. Metal caches elsewhere.
+
+    Float32 products are made in float32: under TF32, CUDA's default, equal mathematics in another order
+    is 4e-3 apart, and no comparison could be sharp. MLX_ENABLE_TF32=1 in the environment overrides.
     """
 
-    def __init__(self, name: str, build: Callable[..., Any], *args: Any):
+    def __init__(self, name: str, build: Callable[..., Any], *args: Any, cold: bool = False):
         self.name = name
         self._folder = tempfile.TemporaryDirectory(prefix="purestep-benchmark-")
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, build, args), daemon=True)
-        with _environment("TMPDIR", self._folder.name):
+        before = dict(os.environ)
+        wanted = {"MLX_ENABLE_TF32": before.get("MLX_ENABLE_TF32", "0")}
+        if cold:
+            wanted["TMPDIR"] = self._folder.name
+        os.environ.update(wanted)  # what a spawned process starts with
+        try:
             self._process.start()
+        finally:
+            for name in wanted:
+                os.environ.pop(name)
+            os.environ.update(before)
         theirs.close()
 
     def call(self, method: str, *args: Any) -> Any:
@@ -77,36 +88,25 @@ class Worker:
 
 def _serve(pipe: Connection, build: Callable[..., Any], args: tuple[Any, ...]) -> None:
     built: Any = None
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # the parent is done, or gone
+        while True:
             method, given = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            built = build(*args) if built is None else built
-            pipe.send((False, getattr(built, method)(*given)))
-        except Exception:
-            pipe.send((True, traceback.format_exc()))
+            try:
+                built = build(*args) if built is None else built
+                answer = (False, getattr(built, method)(*given))
+            except Exception:
+                answer = (True, traceback.format_exc())
+            pipe.send(answer)
 
 
 @contextmanager
-def workers(build: Callable[..., Any], contestants: Mapping[str, tuple[Any, ...]]) -> Iterator[list[Worker]]:
+def workers(
+    build: Callable[..., Any], contestants: Mapping[str, tuple[Any, ...]], *, cold: bool
+) -> Iterator[list[Worker]]:
     """Keep one process for each contestant alive, `build(*contestants[name])` in it."""
     with ExitStack() as stack:
-        yield [stack.enter_context(Worker(name, build, *args)) for name, args in contestants.items()]
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        started = (Worker(name, build, *args, cold=cold) for name, args in contestants.items())
+        yield [stack.enter_context(worker) for worker in started]
 
 
 def race(contestants: Sequence[Worker], *, steps: int, rounds: int, seed: int = 0) -> dict[str, list[float]]:
@@ -156,12 +156,6 @@ def fastest(values: Sequence[float]) -> float:
     """Return the mean of the smallest tenth: what is left when other work on the machine pauses."""
     count = max(1, len(values) // 10)
     return statistics.fmean(sorted(values)[:count])
-
-
-def distance(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the Euclidean distance; infinite where either holds a NaN."""
-    d = math.dist(a, b)
-    return math.inf if math.isnan(d) else d
 
 
 def facts() -> dict[str, Any]:

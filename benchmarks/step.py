@@ -1,8 +1,10 @@
 """One training step: purestep against the same mathematics by hand, compiled and not.
 
 Each contestant is a process of its own; they take turns of --steps steps in an order shuffled each
-round, so ratios are of neighbours in time. Every step ends with mx.eval(state, metrics), inside the
-timing. The first call is timed with an empty kernel cache: it traces, builds (g++ on a CPU) and runs.
+round, so ratios are of neighbours in time; purestep runs in a second process again, and how far that
+ratio is from 1 is what the other ratios are good for. Every step ends with mx.eval(state, metrics), inside the
+timing. The first call is timed with an empty kernel cache: it traces, builds kernels (g++ on a CPU,
+NVRTC on CUDA, minutes for a transformer there) and runs; --warm keeps the cache instead.
 Before a time is reported, 20 steps of every contestant are compared, with dropout switched off there
 (a model's draws follow from the way its key is handled, which is each contestant's own).
 """
@@ -11,7 +13,6 @@ import argparse
 import gc
 import io
 import json
-import math
 import re
 import statistics
 import time
@@ -20,14 +21,15 @@ from typing import Any
 import mlx.core as mx
 
 from benchmarks import harness
-from benchmarks.contestants import CONTESTANTS, Contestant, named
+from benchmarks.contestants import CONTESTANTS, Contestant, disagreement, named
 from benchmarks.harness import ContestantError, Spread, Worker
 from benchmarks.workloads import STEP
 from purestep.types import Metrics
 
 AGREEMENT_STEPS = 20
 TOLERANCE = 1e-4  # of each metric, relative; of the parameters, as a share of the way they have come
-PURESTEP, HAND, UNCOMPILED = "purestep", ("by hand, pure", "by hand, mutable"), "purestep, uncompiled"
+PURESTEP, UNCOMPILED, AGAIN = "purestep", "purestep, uncompiled", "purestep, again"
+BASELINES = ("by hand, pure", "by hand, mutable", AGAIN)
 
 
 class Session:
@@ -107,32 +109,15 @@ class Session:
         return {"metrics": metrics, "before": before, "after": after}
 
 
-def disagreement(got: dict[str, Any], want: dict[str, Any]) -> dict[str, float]:
-    """Return the largest relative difference of any metric, and the parameters' as a share of their way."""
-    worst = 0.0
-    for ours, theirs in zip(got["metrics"], want["metrics"], strict=True):
-        if ours.keys() != theirs.keys():
-            return {"metrics": math.inf, "params": math.inf}
-        apart = [abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-12) for name in theirs]
-        worst = max([worst, *(math.inf if math.isnan(x) else x for x in apart)])
-    if got["after"].keys() != want["after"].keys():
-        return {"metrics": worst, "params": math.inf}
-
-    def flat(params: dict[str, list[float]]) -> list[float]:
-        return [number for name in want["after"] for number in params[name]]
-
-    way = harness.distance(flat(want["before"]), flat(want["after"]))
-    return {"metrics": worst, "params": harness.distance(flat(got["after"]), flat(want["after"])) / way}
-
-
-def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
+def measure(name: str, steps: int, rounds: int, *, cold: bool) -> dict[str, Any]:
     """Run one workload; return everything that was measured.
 
     Raises:
         ContestantError: if two contestants do not compute the same.
     """
     harness.note(f"{name}: first calls, memory and agreement")
-    with harness.workers(Session, {contestant: (name, contestant) for contestant in CONTESTANTS}) as workers:
+    contestants = {AGAIN: (name, PURESTEP)} | {contestant: (name, contestant) for contestant in CONTESTANTS}
+    with harness.workers(Session, contestants, cold=cold) as workers:
         results: dict[str, dict[str, Any]] = {}
         for worker in workers:
             harness.note(f"{name}: {worker.name}", passing=True)
@@ -156,7 +141,7 @@ def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
             "fastest": harness.fastest(ours["seconds"]) / harness.fastest(results[other]["seconds"]),
             "peak": ours["memory"]["peak"] / results[other]["memory"]["peak"],
         }
-        for other in HAND
+        for other in BASELINES
     }
     speedup = Spread.of_ratios(results[UNCOMPILED]["seconds"], ours["seconds"])._asdict()
     return {
@@ -224,8 +209,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", nargs="+", choices=STEP, default=list(STEP), metavar="NAME")
     parser.add_argument("--steps", type=harness.positive, help="steps a turn (some 50 ms of them)")
     parser.add_argument(
-        "--rounds", type=harness.positive, default=40, help="turns each contestant takes (40)"
+        "--rounds", type=harness.positive, default=60, help="turns each contestant takes (60)"
     )
+    parser.add_argument("--warm", action="store_true", help="keep MLX's kernel cache: no fair first calls")
     parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
 
 
@@ -236,10 +222,11 @@ def run(options: argparse.Namespace) -> int:
     if not options.json:
         print(harness.facts_lines(facts))
     for name in options.workload:
-        results[name] = measure(name, options.steps or STEP[name].steps, options.rounds)
+        steps = options.steps or STEP[name].steps
+        results[name] = measure(name, steps, options.rounds, cold=not options.warm)
         if not options.json:
             print("\n" + show(name, results[name]), flush=True)
     if options.json:
-        record = {"benchmark": "step", "rounds": options.rounds, "facts": facts}
+        record = {"benchmark": "step", "rounds": options.rounds, "cold": not options.warm, "facts": facts}
         print(json.dumps(record | {"tolerance": TOLERANCE, "workloads": results}, indent=1))
     return 0
