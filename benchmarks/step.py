@@ -1,12 +1,12 @@
 """One training step: purestep against the same mathematics by hand, compiled and not.
 
 Each contestant is a process of its own; they take turns of --steps steps in an order shuffled each
-round, so ratios are of neighbours in time; purestep runs in a second process again, and how far that
-ratio is from 1 is what the other ratios are good for. Every step ends with mx.eval(state, metrics), inside the
-timing. The first call is timed with an empty kernel cache: it traces, builds kernels (g++ on a CPU,
-NVRTC on CUDA, minutes for a transformer there) and runs; --warm keeps the cache instead.
-Before a time is reported, 20 steps of every contestant are compared, with dropout switched off there
-(a model's draws follow from the way its key is handled, which is each contestant's own).
+round, so ratios are of neighbours in time. purestep runs in a second process too: how far that ratio is
+from 1 is how far to trust the others. Every step ends with mx.eval(state, metrics), inside the timing.
+The first call is timed with an empty kernel cache: it traces, builds kernels (g++ on a CPU, NVRTC on
+CUDA, a minute for a transformer there) and runs; --warm keeps the cache instead. Before a time is
+reported, 20 steps of every contestant are compared, with dropout switched off there: what a model draws
+follows from how its key is handled, which is each contestant's own.
 """
 
 import argparse

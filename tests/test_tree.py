@@ -138,3 +138,11 @@ def test_where_and_zeros_like_and_size_and_fields():
     assert same_bits(tree.where(mx.array(False), value, zeros), zeros)
     assert tree.size(value) == 6
     assert [path for path, _ in tree.fields(value, "first")] == ["p.first", "p.second.0.first"]
+
+
+def test_the_norm_of_many_and_of_large_leaves_keeps_its_digits():
+    from purestep.testing.samples import array
+
+    leaves = [mx.abs(array(n, shape)) for n, shape in enumerate([(400, 300), (50, 60), (7,)] + [(90,)] * 300)]
+    wide = sum(float(np.sum(np.square(np.array(leaf).astype(np.float64)))) for leaf in leaves)
+    assert tree.norm(leaves).item() == pytest.approx(np.sqrt(wide), rel=1e-6)

@@ -1,8 +1,10 @@
 """From an `mlx.nn.Module` to a pure function and its arrays."""
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -95,12 +97,45 @@ def functional(module: nn.Module) -> tuple[Apply, Params, Tree]:
 
 
 def _hollow(module: nn.Module, slots: dict[str, list["_Slot"]]) -> nn.Module:
-    """Copy a module without its parameters, so that `apply` keeps no second set of weights alive."""
-    placeholders: dict[int, Any] = {id(places[0].read()): mx.array(0.0) for places in slots.values()}
+    """Copy a module without its parameters, so that `apply` keeps no second set of weights alive.
+
+    Only a module whose copy is sure to do the same is copied. One that holds a lock, a file, or a function
+    with variables of its own (which may lead back to the module's weights) is borrowed instead.
+    """
+    shared: dict[int, Any] = {id(places[0].read()): mx.array(0.0) for places in slots.values()}
+    for leaf in _other_leaves(module):
+        if isinstance(leaf, MethodType):
+            continue  # copied with the module that it belongs to
+        if not (isinstance(leaf, _PLAIN) or _is_global(leaf)):
+            return module
+        shared.setdefault(id(leaf), leaf)
     try:
-        return copy.deepcopy(module, placeholders)
-    except (TypeError, ValueError):  # it holds something that cannot be copied, a lock or a file: borrow it
+        return copy.deepcopy(module, shared)
+    except TypeError:  # a method of something that cannot be copied
         return module
+
+
+_PLAIN = (mx.array, mx.Dtype, str, bytes, int, float, complex, type(None))
+
+
+def _is_global(value: Any) -> bool:
+    """Tell whether a function or class is the one that its module has under its name."""
+    home = sys.modules.get(getattr(value, "__module__", None) or "")
+    return value is not None and getattr(home, getattr(value, "__name__", ""), None) is value
+
+
+def _other_leaves(node: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Walk everything that a module's containers and attributes hold."""
+    seen = set() if seen is None else seen
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, (dict, list, tuple, set)):
+        held = list(node.values()) if isinstance(node, dict) else list(node)
+        for child in held + (list(vars(node).values()) if isinstance(node, nn.Module) else []):
+            yield from _other_leaves(child, seen)
+    else:
+        yield node
 
 
 class _Slot(NamedTuple):

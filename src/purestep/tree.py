@@ -18,8 +18,8 @@ import mlx.core as mx
 
 from purestep.types import Tree
 
-# Leaves of up to this many elements are summed together: each one alone costs two kernels to start.
-_SMALL = 1 << 14
+# Leaves are summed together up to this many elements: each one alone costs two kernels to start.
+_SMALL = 1 << 12
 _PLAIN_KEY = re.compile(r'(?!\d+$)[^.\[\]"]+')
 
 
@@ -276,12 +276,19 @@ def where(condition: mx.array, on_true: Tree, on_false: Tree) -> Tree:
 
 def norm(tree: Tree) -> mx.array:
     """Return the Euclidean norm of all leaves together, 0-d, summed in float32 whatever their dtypes."""
-    found = [x.astype(mx.float32) for x in leaves(tree)]
-    large = [x for x in found if x.size > _SMALL]
-    small = [x.reshape(-1) for x in found if x.size <= _SMALL]
-    if len(small) > 1:
-        small = [mx.concatenate(small)]
-    squares = [mx.square(x).sum() for x in large + small]
+    groups: list[list[mx.array]] = [[]]
+    squares: list[mx.array] = []
+    for x in (leaf.astype(mx.float32) for leaf in leaves(tree)):
+        if x.size > _SMALL:
+            # In two stages: a CPU adds up one long row in order, and loses digits.
+            squares.append(mx.square(x).sum(axis=-1).sum())
+            continue
+        if sum(y.size for y in groups[-1]) + x.size > _SMALL:
+            groups.append([])
+        groups[-1].append(x.reshape(-1))
+    for group in groups:
+        if group:
+            squares.append(mx.square(mx.concatenate(group) if len(group) > 1 else group[0]).sum())
     return mx.sqrt(functools.reduce(mx.add, squares)) if squares else mx.array(0.0)
 
 
