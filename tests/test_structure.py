@@ -23,7 +23,7 @@ LAYOUT = (
     "wrappers adapters state steps parallel checkpoint data metrics loop testing demos cli __main__"
 ).split()
 FOREIGN = {"mlx", "msgpack", "safetensors"}
-EXTRAS = {"demos": {"rich", "matplotlib"}, "cli": {"rich", "matplotlib"}}
+EXTRAS = {"testing": {"hypothesis"}, "demos": {"rich", "matplotlib"}, "cli": {"rich", "matplotlib"}}
 
 MODULES = sorted(
     name

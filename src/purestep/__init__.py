@@ -13,10 +13,15 @@ from purestep.mean import Mean as Mean
 from purestep.state import TrainState as TrainState
 from purestep.steps.compile import compiled as compiled
 from purestep.steps.evaluate import eval_step as eval_step
+from purestep.steps.loss_scaled import loss_scaled_step as loss_scaled_step
+from purestep.steps.sam import sam_step as sam_step
 from purestep.steps.train import train_step as train_step
 from purestep.transforms.base import GradientTransform as GradientTransform
 from purestep.transforms.base import apply_updates as apply_updates
 from purestep.transforms.base import identity as identity
 from purestep.transforms.combining import chain as chain
+from purestep.transforms.evaluation import eval_params as eval_params
+from purestep.transforms.hyperparameters import hyperparameters as hyperparameters
+from purestep.transforms.hyperparameters import set_hyperparameters as set_hyperparameters
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ import pytest
 
 import purestep as ps
 from purestep import schedules, transforms, tree
-from purestep.transforms import accumulate, scale
+from purestep.transforms import accumulate, flush, scale
 
 
 def run(transform, gradients, weights=None, dtype=mx.float32):
@@ -163,3 +163,49 @@ def test_gathering_works_inside_a_chain():
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(transform, every, error, message):
     with pytest.raises(error, match=re.escape(message)):
         accumulate(transform, every=every)
+
+
+def test_a_partial_window_is_flushed_to_the_exact_mean_of_what_it_holds():
+    transform = accumulate(ps.optimizers.adam(0.1), every=5)
+    updates, states = run(transform, [1.0, 5.0], weights=[1.0, 3.0])
+    assert numbers(updates) == [0, 0]
+    params = {"w": mx.array(0.0)}
+    got, state = flush(transform, states[-1], params)
+    want, plain = run(ps.optimizers.adam(0.1), [4.0])
+    assert got["w"].item() == want[0].item()
+    assert equal(state.inner, plain[0])
+    assert (state.mini_step.item(), state.count.item(), state.weight.item()) == (0, 1, 0.0)
+    again, same = flush(transform, state, params)
+    assert again["w"].item() == 0
+    assert equal(same, state)
+
+
+def test_a_window_begins_whole_after_a_flush():
+    transform = accumulate(scale(-1.0), every=2)
+    params = {"w": mx.array(0.0)}
+    state = flush(transform, run(transform, [7.0])[1][-1], params)[1]
+    out = []
+    for gradient in (1.0, 3.0):
+        updates, state = transform.update({"w": mx.array(gradient)}, state, params)
+        out.append(updates["w"].item())
+    assert out == [0, -2]
+
+
+def test_a_flush_reaches_through_a_chain():
+    transform = ps.chain(scale(2.0), accumulate(scale(-1.0), every=4))
+    _, states = run(transform, [1.0, 2.0])
+    updates, state = flush(transform, states[-1], {"w": mx.array(0.0)})
+    assert updates["w"].item() == -3
+    assert state[1].mini_step.item() == 0
+
+
+def test_every_may_follow_a_schedule_of_the_updates_made():
+    transform = accumulate(scale(-1.0), every=lambda count: mx.where(count < 2, 1, 3))
+    updates, states = run(transform, [1.0, 2.0, 3.0, 4.0, 8.0, 5.0])
+    assert numbers(updates) == [-1, -2, 0, 0, -5, 0]
+    assert [state.count.item() for state in states] == [1, 2, 2, 2, 3, 3]
+
+
+def test_flush_refuses_what_is_no_transform():
+    with pytest.raises(TypeError, match="flush: transform must be a GradientTransform"):
+        flush(ps.optimizers.adam, (), {})

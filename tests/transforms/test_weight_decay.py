@@ -77,11 +77,11 @@ def test_the_parameters_are_needed():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ({"w": True}, "the tree is a dict of (w, b) in the first tree, a dict of (w) in another"),
-        ({"w": True, "b": None}, "b is a leaf in the first tree, None in another"),
-        ({"w": [True], "b": True}, "w is a leaf in the first tree, a list of (0) in another"),
-        ([True, True], "the tree is a dict of (w, b) in the first tree, a list of (0, 1) in another"),
-        (lambda params: {"b": True}, "the tree is a dict of (w, b) in the first tree, a dict of (b)"),
+        ({"w": True}, "got a dict of (w) for a dict of (w, b) at the tree"),
+        ({"w": True, "b": None}, "mask must be built like the parameters, got None for a leaf at b"),
+        ({"w": [True], "b": True}, "got a list of (0) for a leaf at w"),
+        ([True, True], "got a list of (0, 1) for a dict of (w, b) at the tree"),
+        (lambda params: {"b": True}, "got a dict of (b) for a dict of (w, b) at the tree"),
         ({"w": True, "b": 1}, "add_decayed_weights: mask must hold True or False, got 1 at b"),
         ({"w": mx.array(True), "b": True}, "mask must hold True or False, got array(True"),
     ],

@@ -69,7 +69,8 @@ def scale_by_adam(
 
     def root(square: mx.array) -> mx.array:
         # MLX fuses chains of at most 11 operations: clip, Adam, decay and rate fit, with none to spare.
-        return mx.sqrt(square + eps_root) if eps_root else mx.sqrt(square)
+        rooted = isinstance(eps_root, mx.array) or eps_root  # an array is not asked for its value
+        return mx.sqrt(square + eps_root) if rooted else mx.sqrt(square)
 
     def init(params: Params) -> ScaleByAdamState:
         return ScaleByAdamState(
@@ -99,10 +100,13 @@ def scale_by_adam(
     return GradientTransform(init, update)
 
 
-def bias_correction(decay: float, count: mx.array) -> mx.array:
+def bias_correction(decay: float | mx.array, count: mx.array) -> mx.array:
     """Return `1 - decay ** count`, the weight that a running mean started at zero has gathered, 0-d float32.
 
     Through `expm1`: taken literally in float32, `1 - 0.999` is wrong in the fifth digit.
     """
-    rate = math.log(decay) if decay else -math.inf
+    if isinstance(decay, mx.array):
+        rate = mx.log1p(decay - 1)
+    else:
+        rate = math.log(decay) if decay else -math.inf
     return -mx.expm1(rate * count.astype(mx.float32))

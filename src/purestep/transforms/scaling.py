@@ -31,6 +31,15 @@ class ScaleByLearningRateState(NamedTuple):
     learning_rate: mx.array
 
 
+class ScheduledLearningRateState(ScaleByLearningRateState):
+    """State of `scale_by_learning_rate` under a schedule: the same fields, but the rate only shows.
+
+    `set_hyperparameters` refuses to change it, since the schedule would overwrite it.
+    """
+
+    scheduled = True
+
+
 def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool = True) -> GradientTransform:
     """Multiply by minus the learning rate: what turns a direction of ascent into the step to add.
 
@@ -51,6 +60,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
     if not scheduled:
         checks.number("scale_by_learning_rate", "learning_rate", learning_rate, least=0)
     sign = -1 if flip_sign else 1
+    state_type = ScheduledLearningRateState if scheduled else ScaleByLearningRateState
 
     def rate_at(count: mx.array) -> mx.array:
         rate = learning_rate(count) if callable(learning_rate) else learning_rate
@@ -61,7 +71,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
 
     def init(params: Params) -> ScaleByLearningRateState:
         count = mx.array(0, mx.int32)
-        return ScaleByLearningRateState(count, rate_at(count))
+        return state_type(count, rate_at(count))
 
     def update(
         updates: Updates, state: ScaleByLearningRateState, params: Params | None = None
@@ -69,6 +79,6 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
         rate = rate_at(state.count) if scheduled else state.learning_rate
         factor = sign * rate
         updates = tree.map(lambda u: (factor * u).astype(u.dtype), updates)
-        return updates, ScaleByLearningRateState(state.count + 1, rate)
+        return updates, state_type(state.count + 1, rate)
 
     return GradientTransform(init, update)

@@ -1,25 +1,22 @@
 """Weight decay, added to the updates: decoupled from the gradient's own scaling."""
 
-from collections.abc import Callable
-
 import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.masking import Mask, resolve_mask
 from purestep.types import Params, Tree, Updates
 
 
-def add_decayed_weights(
-    weight_decay: float | mx.array = 0.0, mask: Tree | Callable[[Params], Tree] | None = None
-) -> GradientTransform:
+def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None = None) -> GradientTransform:
     """Add `weight_decay * param` to the updates of the selected parameters.
 
     Placed after `scale_by_adam` and before `scale_by_learning_rate` it is AdamW's decoupled decay.
 
     Args:
         weight_decay: at least 0.
-        mask: which parameters decay: a tree of Python booleans built like the parameters, or a function
-            from the parameters to one. `None` selects all. See `matrices`.
+        mask: which parameters decay, as in `masked`: a tree of Python booleans built like the parameters,
+            a function from the parameters to one such as `matrices`, or of `(path, leaf)`. `None`: all.
 
     Raises:
         ValueError: at update, if params is not given or the mask is built differently, with the path.
@@ -38,15 +35,9 @@ def add_decayed_weights(
             raise checks.refuse(
                 "add_decayed_weights", "params is needed: call update(updates, state, params)"
             )
-        selected = (
-            tree.map(lambda _: True, params) if mask is None else mask(params) if callable(mask) else mask
-        )
+        selected = resolve_mask("add_decayed_weights", True if mask is None else mask, params)
 
         def add(path: str, update: mx.array, param: mx.array, chosen: bool) -> mx.array:
-            if not isinstance(chosen, bool):
-                raise checks.refuse(
-                    "add_decayed_weights", f"mask must hold True or False, got {chosen!r} at {path}"
-                )
             if update.shape != param.shape:
                 raise checks.refuse(
                     "add_decayed_weights",

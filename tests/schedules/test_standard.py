@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from purestep import schedules
 
-RECORD = load_file(Path(__file__).parent / "references" / "optimizers.safetensors")
+RECORD = load_file(Path(__file__).parents[1] / "references" / "optimizers.safetensors")
 RTOL, ATOL = 2e-6, 2e-7  # values of at most 1 in float32
 
 SCHEDULES = {

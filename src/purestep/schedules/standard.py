@@ -42,7 +42,7 @@ def linear(init_value: float, end_value: float, transition_steps: int, transitio
     checks.integer(where, "transition_begin", transition_begin, least=0)
 
     def schedule(count: mx.array) -> mx.array:
-        done = _progress(count, transition_begin, transition_steps)
+        done = progress(count, transition_begin, transition_steps)
         return init_value + (end_value - init_value) * done
 
     return schedule
@@ -155,7 +155,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
 def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, exponent: float) -> Schedule:
     def schedule(count: mx.array) -> mx.array:
-        cosine = mx.cos(math.pi * _progress(count, begin, steps))
+        cosine = mx.cos(math.pi * progress(count, begin, steps))
         if exponent == 1:  # fewer operations: the whole schedule is one kernel
             return (init_value + end_value) / 2 + (init_value - end_value) / 2 * cosine
         return end_value + (init_value - end_value) * mx.power(0.5 * (1 + cosine), exponent)
@@ -163,7 +163,7 @@ def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, ex
     return schedule
 
 
-def _progress(count: mx.array, begin: int, steps: int) -> mx.array:
+def progress(count: mx.array, begin: int, steps: int) -> mx.array:
     """Go from 0 at count `begin` to 1, `steps` later, and stay: 0-d float32."""
     elapsed = scalars.float32(count) - begin
     return mx.clip(elapsed / steps, 0.0, 1.0) if steps else (elapsed >= 0).astype(mx.float32)

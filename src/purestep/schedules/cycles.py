@@ -1,0 +1,107 @@
+"""Rises and falls in cycles."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from purestep import checks
+from purestep.schedules.decay import plain, through
+from purestep.schedules.standard import join_schedules, warmup_cosine_decay
+from purestep.types import Schedule
+
+
+def linear_onecycle(
+    transition_steps: int,
+    peak_value: float,
+    pct_start: float = 0.3,
+    pct_final: float = 0.85,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """Rise to the peak, fall back, then fall further: three straight lines.
+
+    Args:
+        transition_steps: updates in all; with 0 the last value holds from the start (optax refuses 0).
+        peak_value: the value at count `int(pct_start * transition_steps)`.
+        pct_start: where the peak is, a fraction of the whole, in [0, 1].
+        pct_final: where the first value is reached again, in [pct_start, 1].
+        div_factor: the first value is `peak_value / div_factor`; greater than 0.
+        final_div_factor: the last value is the first divided by this; greater than 0.
+
+    Reference: Smith and Topin, Super-convergence, arXiv:1708.07120.
+
+    >>> rate = linear_onecycle(100, 1.0)
+    >>> [round(rate(n).item(), 6) for n in (0, 30, 85, 100)]
+    [0.04, 1.0, 0.04, 4e-06]
+    """
+    where = "schedules.linear_onecycle"
+    first, last = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    plain(where, "pct_final", pct_final, least=pct_start, most=1)
+    turns = [int(fraction * transition_steps) for fraction in (pct_start, pct_final)]
+    return through([(0, first), (turns[0], peak_value), (turns[1], first), (transition_steps, last)])
+
+
+def cosine_onecycle(
+    transition_steps: int,
+    peak_value: float,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """Rise to the peak and fall to almost nothing, each along half a cosine.
+
+    Args:
+        transition_steps: as in `linear_onecycle`, like the arguments that follow.
+        peak_value: the value at count `int(pct_start * transition_steps)`.
+        pct_start: where the peak is, in [0, 1].
+        div_factor: the first value is `peak_value / div_factor`.
+        final_div_factor: the last value is the first divided by this.
+
+    Reference: Smith and Topin, Super-convergence, arXiv:1708.07120.
+
+    >>> rate = cosine_onecycle(100, 1.0)
+    >>> [round(rate(n).item(), 6) for n in (0, 30, 100)]
+    [0.04, 1.0, 4e-06]
+    """
+    where = "schedules.cosine_onecycle"
+    first, last = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    turn = int(pct_start * transition_steps)
+    return through([(0, first), (turn, peak_value), (transition_steps, last)], cosine=True)
+
+
+def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
+    """Restart: cycles of `warmup_cosine_decay`, one after another.
+
+    Args:
+        cosine_kwargs: the arguments of each cycle, at least one; a cycle lasts its `decay_steps`, and
+            one of 0 updates that is not the last is passed over.
+
+    Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983.
+
+    >>> cycle = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 10}
+    >>> rate = sgdr([cycle, cycle | {"peak_value": 0.5}])
+    >>> [round(rate(n).item(), 6) for n in (2, 6, 10, 12)]
+    [1.0, 0.5, 0.0, 0.5]
+    """
+    cycles = [(warmup_cosine_decay(**kwargs), kwargs["decay_steps"]) for kwargs in cosine_kwargs]
+    if not cycles:
+        raise checks.refuse("schedules.sgdr", "cosine_kwargs must hold at least one cycle")
+    cycles = [cycle for cycle in cycles[:-1] if cycle[1]] + cycles[-1:]
+    ends = [sum(steps for _, steps in cycles[:index]) for index in range(1, len(cycles))]
+    return join_schedules([schedule for schedule, _ in cycles], ends)
+
+
+def _cycle(
+    where: str,
+    transition_steps: int,
+    peak_value: float,
+    pct_start: float,
+    div_factor: float,
+    final_div_factor: float,
+) -> tuple[float, float]:
+    """Check what the one-cycle schedules share; return the first value and the last."""
+    checks.integer(where, "transition_steps", transition_steps, least=0)
+    checks.number(where, "peak_value", peak_value)
+    plain(where, "pct_start", pct_start, least=0, most=1)
+    checks.number(where, "div_factor", div_factor, above=0)
+    checks.number(where, "final_div_factor", final_div_factor, above=0)
+    return peak_value / div_factor, peak_value / div_factor / final_div_factor

@@ -1,0 +1,68 @@
+"""The training step of a float16 model: its loss is scaled, its gradients are not too small."""
+
+from typing import Any
+
+import mlx.core as mx
+
+from purestep import checks
+from purestep.mean import Mean
+from purestep.state import TrainState
+from purestep.steps.outcome import outcome_of
+from purestep.steps.train import train_step
+from purestep.transforms.base import GradientTransform
+from purestep.transforms.loss_scaling import loss_scale
+from purestep.types import Batch, LossFn, Metrics, Params, Step, Tree
+
+
+def loss_scaled_step(
+    loss_fn: LossFn, transform: GradientTransform, *, microbatches: int = 1, stateful: bool = False
+) -> Step:
+    """Build a `train_step` that multiplies the gradient of its loss by the scale in the optimizer state.
+
+    `transform` is, or holds, `transforms.dynamic_loss_scale(...)`, which divides by the scale again,
+    skips gradients that overflowed and adapts the scale. Only the backward pass is scaled: the loss, as a
+    metric and as the transform's `value`, is the loss.
+
+    The metrics are those of `train_step`, with `grad_norm` divided by the scale, and `loss_scale`.
+
+    Args:
+        loss_fn: as in `train_step`. It computes in float16 as it likes; keep the loss itself in float32.
+        transform: as in `train_step`, with one `dynamic_loss_scale` in it.
+        microbatches: as in `train_step`.
+        stateful: as in `train_step`. The forward pass of a skipped step still moves the model_state.
+
+    Raises:
+        ValueError: on the first call, if the optimizer state has no scale, and as `train_step`.
+
+    >>> import purestep as ps
+    >>> from purestep.transforms.loss_scaling import dynamic_loss_scale
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = dynamic_loss_scale(ps.optimizers.sgd(0.5), init_scale=1024.0)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> state, metrics = loss_scaled_step(loss_fn, transform)(state, {"x": mx.array([1.0, 3.0])})
+    >>> state.params["w"], metrics["loss"], metrics["loss_scale"]
+    (array(2, dtype=float32), array(5, dtype=float32), array(1024, dtype=float32))
+    """
+    where = "loss_scaled_step"
+    checks.function(where, "loss_fn", loss_fn)
+
+    def scaled(params: Params, carried: tuple[mx.array, Tree], batch: Batch, rng: mx.array) -> Any:
+        scale, model_state = carried
+        outcome = outcome_of(where, loss_fn, params, model_state, batch, rng, stateful=stateful)
+        total, weight = outcome.loss
+        # The value of the total, and `scale` times its gradient.
+        total = total + (scale - 1) * (total - mx.stop_gradient(total))
+        return Mean(total, weight), outcome.metrics, (scale, outcome.model_state)
+
+    # The scale reaches the loss function, over all microbatches, as part of its model_state.
+    inner = train_step(scaled, transform, microbatches=microbatches, stateful=True)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        scale = loss_scale(state.opt_state)
+        new, metrics = inner(state.replace(model_state=(scale, state.model_state)), batch)
+        if "loss_scale" in metrics:
+            raise checks.refuse(where, "loss_fn's metrics may not be named loss_scale")
+        metrics |= {"grad_norm": metrics["grad_norm"] / scale, "loss_scale": scale}
+        return new.replace(model_state=new.model_state[1]), metrics
+
+    return step

@@ -1,0 +1,63 @@
+"""AdaDelta: gradients rescaled to the size of recent updates."""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.transforms import moments
+from purestep.transforms.base import GradientTransform
+from purestep.types import Params, Tree, Updates
+
+
+class ScaleByAdaDeltaState(NamedTuple):
+    """State of `scale_by_adadelta`.
+
+    Attributes:
+        e_g: like params, float32, the running mean of squared gradients.
+        e_x: like params, float32, the running mean of squared updates.
+    """
+
+    e_g: Tree
+    e_x: Tree
+
+
+def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
+    """Rescale gradients by the root mean square of past updates over that of gradients.
+
+    Differences from optax:
+
+    1. The means, and so the updates, are float32 whatever the gradients' dtype.
+
+    With `g` the gradient:
+
+        e_g = rho * e_g + (1 - rho) * g ** 2
+        update = g * sqrt(e_x + eps) / sqrt(e_g + eps)
+        e_x = rho * e_x + (1 - rho) * update ** 2
+
+    Args:
+        rho: decay of both means, in [0, 1).
+        eps: at least 0; from an `eps` of 0 nothing ever moves, since `e_x` begins at 0.
+
+    Reference: Zeiler, ADADELTA: an adaptive learning rate method, arXiv:1212.5701.
+
+    >>> transform = scale_by_adadelta(rho=0.75, eps=1.0)
+    >>> updates, state = transform.update({"w": mx.array(4.0)}, transform.init({"w": mx.array(0.0)}))
+    >>> round(updates["w"].item(), 6), state.e_g["w"].item()  # 4 / sqrt(4 + 1)
+    (1.788854, 4.0)
+    """
+    checks.number("scale_by_adadelta", "rho", rho, least=0, below=1)
+    checks.number("scale_by_adadelta", "eps", eps, least=0)
+
+    def init(params: Params) -> ScaleByAdaDeltaState:
+        return ScaleByAdaDeltaState(*(tree.zeros_like(params, mx.float32) for _ in range(2)))
+
+    def update(
+        updates: Updates, state: ScaleByAdaDeltaState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByAdaDeltaState]:
+        gradients = moments.float32(updates)
+        e_g = moments.mean_square(gradients, state.e_g, rho)
+        updates = tree.map(lambda g, v, x: mx.sqrt(x + eps) / mx.sqrt(v + eps) * g, gradients, e_g, state.e_x)
+        return updates, ScaleByAdaDeltaState(e_g, moments.mean_square(updates, state.e_x, rho))
+
+    return GradientTransform(init, update)

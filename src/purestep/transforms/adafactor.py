@@ -1,0 +1,139 @@
+"""Adafactor's second moments: two vectors in place of a matrix."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.transforms.base import GradientTransform
+from purestep.types import Params, Tree, Updates
+
+
+class FactoredState(NamedTuple):
+    """State of `scale_by_factored_rms`.
+
+    Attributes:
+        count: 0-d int32, updates made.
+        v_row: float32, the running mean of squares without the largest axis; of shape [0] for arrays
+            that are not factored.
+        v_col: float32, the same without the second largest axis; of shape [0] for those.
+        v: like params, float32, the running mean of squares; of shape [0] for arrays that are factored.
+    """
+
+    count: mx.array
+    v_row: Tree
+    v_col: Tree
+    v: Tree
+
+
+def decay_rate_pow(step: mx.array, exponent: float) -> mx.array:
+    """Return `1 - (step + 1) ** -exponent`: 0 at first, so that running means need no correction."""
+    return -mx.expm1(-exponent * mx.log(step.astype(mx.float32) + 1))
+
+
+def scale_by_factored_rms(
+    factored: bool = True,
+    decay_rate: float = 0.8,
+    step_offset: int | mx.array = 0,
+    min_dim_size_to_factor: int = 128,
+    epsilon: float = 1e-30,
+    decay_rate_fn: Callable[[mx.array, float], mx.array] = decay_rate_pow,
+) -> GradientTransform:
+    """Divide gradients by the root of their running mean square, kept as two vectors for each matrix.
+
+    With `s = g ** 2 + epsilon` and `b = decay_rate_fn(count - step_offset, decay_rate)`:
+
+        v_row = b * v_row + (1 - b) * mean(s over the largest axis)
+        v_col = b * v_col + (1 - b) * mean(s over the second largest)
+        update = g / sqrt(v_row * v_col / mean(v_row))
+
+    An array whose second largest axis is shorter than `min_dim_size_to_factor` keeps its mean square
+    whole: `v = b * v + (1 - b) * s`, `update = g / sqrt(v)`.
+
+    Differences from optax:
+
+    1. Running means and updates are float32 whatever the parameters' dtype; what is not kept has shape
+       [0], not [1].
+    2. The step within the decay is not taken to be less than 0, where optax's rate is not a number.
+    3. The parameters are not needed at update.
+
+    Args:
+        factored: false keeps every mean square whole.
+        decay_rate: the exponent of `decay_rate_fn`, greater than 0.
+        step_offset: updates by which the decay starts later.
+        min_dim_size_to_factor: at least 1.
+        epsilon: added to squares, greater than 0.
+        decay_rate_fn: `(count, decay_rate) -> rate` in [0, 1), of a 0-d array; 0 at count 0.
+
+    Reference: Shazeer and Stern, Adafactor, arXiv:1804.04235.
+
+    >>> transform = scale_by_factored_rms(min_dim_size_to_factor=2)
+    >>> state = transform.init({"w": mx.zeros((2, 3))})
+    >>> state.v_row["w"].shape, state.v_col["w"].shape, state.v["w"].shape
+    ((2,), (3,), (0,))
+    >>> transform.update({"w": mx.full((2, 3), -5.0)}, state)[0]["w"][0]
+    array([-1, -1, -1], dtype=float32)
+    """
+    where = "scale_by_factored_rms"
+    checks.number(where, "decay_rate", decay_rate, above=0)
+    checks.number(where, "step_offset", step_offset)
+    checks.integer(where, "min_dim_size_to_factor", min_dim_size_to_factor, least=1)
+    checks.number(where, "epsilon", epsilon, above=0)
+    checks.function(where, "decay_rate_fn", decay_rate_fn)
+
+    def axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Return the second largest axis and the largest of an array to factor."""
+        if not factored or len(shape) < 2:
+            return None
+        second, largest = sorted(range(len(shape)), key=lambda axis: shape[axis])[-2:]
+        return (second, largest) if shape[second] >= min_dim_size_to_factor else None
+
+    def kept(param: mx.array, which: str) -> mx.array:
+        factors = axes(param.shape)
+        if factors is None:
+            return mx.zeros(param.shape if which == "v" else (0,))
+        gone = {"v_row": factors[1], "v_col": factors[0]}.get(which)
+        shape = [size for axis, size in enumerate(param.shape) if axis != gone]
+        return mx.zeros((0,) if which == "v" else shape)
+
+    def init(params: Params) -> FactoredState:
+        v_row, v_col, v = (
+            tree.map(lambda p, which=which: kept(p, which), params) for which in FactoredState._fields[1:]
+        )
+        return FactoredState(mx.array(0, mx.int32), v_row, v_col, v)
+
+    def update(
+        updates: Updates, state: FactoredState, params: Params | None = None
+    ) -> tuple[Updates, FactoredState]:
+        decay = decay_rate_fn(mx.maximum(state.count - step_offset, 0), decay_rate)
+        gradients = tree.map(lambda u: u.astype(mx.float32), updates)
+        squares = tree.map(lambda g: mx.square(g) + epsilon, gradients)
+
+        def toward(old: mx.array, square: mx.array, which: str) -> mx.array:
+            factors = axes(square.shape)
+            if (factors is None) != (which == "v"):
+                return old
+            if factors is not None:
+                square = square.mean(axis=factors[1] if which == "v_row" else factors[0])
+            return decay * old + (1 - decay) * square
+
+        v_row, v_col, v = (
+            tree.map(lambda old, s, which=which: toward(old, s, which), getattr(state, which), squares)
+            for which in FactoredState._fields[1:]
+        )
+
+        def scaled(g: mx.array, row: mx.array, col: mx.array, full: mx.array) -> mx.array:
+            factors = axes(g.shape)
+            if factors is None:
+                return g * mx.rsqrt(full)
+            second, largest = factors
+            mean = row.mean(axis=second - (second > largest), keepdims=True)
+            # Two roots, not the root of a product: that of two small squares would vanish.
+            down = mx.expand_dims(mx.rsqrt(row / mean), largest)
+            return g * down * mx.expand_dims(mx.rsqrt(col), second)
+
+        updates = tree.map(scaled, gradients, v_row, v_col, v)
+        return updates, FactoredState(state.count + 1, v_row, v_col, v)
+
+    return GradientTransform(init, update)

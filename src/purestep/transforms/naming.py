@@ -1,0 +1,54 @@
+"""Chains whose members have names."""
+
+from typing import Any
+
+from purestep import checks
+from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.types import Params, Tree, Updates
+
+
+def named_chain(*args: tuple[str, GradientTransform]) -> GradientTransform:
+    """Apply transforms one after another, as `chain` does, and keep their states in a dict by name.
+
+    A member's state is then found by what it is called, and inserting another member does not move it.
+
+    Args:
+        args: pairs of a name, different each, and a transform.
+
+    Raises:
+        ValueError: if a name is used twice; at update, if the state is not that of these names.
+
+    >>> import mlx.core as mx
+    >>> from purestep.transforms.momentum import trace
+    >>> from purestep.transforms.scaling import scale_by_learning_rate
+    >>> transform = named_chain(("momentum", trace(0.9)), ("rate", scale_by_learning_rate(0.1)))
+    >>> transform.init({"w": mx.array(0.0)})["rate"].learning_rate
+    array(0.1, dtype=float32)
+    """
+    where = "named_chain"
+    members: dict[str, GradientTransform] = {}
+    for index, pair in enumerate(args):
+        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise TypeError(f"{where}: args[{index}] must be a pair (name, transform), got {pair!r}")
+        name, transform = pair
+        check_transform(where, name, transform)
+        if name in members:
+            raise checks.refuse(where, f"names must differ, got {name!r} twice")
+        members[name] = transform
+    inner_updates = {name: taking_extra(transform) for name, transform in members.items()}
+
+    def init(params: Params) -> dict[str, Tree]:
+        return {name: transform.init(params) for name, transform in members.items()}
+
+    def update(
+        updates: Updates, state: dict[str, Tree], params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, dict[str, Tree]]:
+        if type(state) is not dict or state.keys() != members.keys():
+            got = ", ".join(map(str, state)) if type(state) is dict else f"a {type(state).__name__}"
+            raise checks.refuse(where, f"state must be a dict of ({', '.join(members)}), got {got or 'none'}")
+        states = {}
+        for name, inner_update in inner_updates.items():
+            updates, states[name] = inner_update(updates, state[name], params, **extra)
+        return updates, states
+
+    return GradientTransform(init, update)

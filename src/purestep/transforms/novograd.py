@@ -1,0 +1,102 @@
+"""NovoGrad: momentum of gradients that are normalized array by array."""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.transforms import moments
+from purestep.transforms.base import GradientTransform
+from purestep.transforms.weight_decay import add_decayed_weights
+from purestep.types import Params, Tree, Updates
+
+
+class ScaleByNovogradState(NamedTuple):
+    """State of `scale_by_novograd`.
+
+    Attributes:
+        count: 0-d int32, updates made.
+        mu: like params, the decayed sum of normalized gradients; float32 unless `mu_dtype` says otherwise.
+        nu: for each array of params one 0-d float32, the running mean of its gradient's squared norm.
+    """
+
+    count: mx.array
+    mu: Tree
+    nu: Tree
+
+
+def scale_by_novograd(
+    b1: float = 0.9,
+    b2: float = 0.25,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float | mx.array = 0.0,
+    mu_dtype: mx.Dtype | None = None,
+) -> GradientTransform:
+    """Divide each array's gradient by its running norm, add the weight decay, and gather momentum.
+
+    Differences from optax:
+
+    1. The state, unless `mu_dtype` says otherwise, and the updates are float32 whatever the gradients' dtype;
+       updates are not rounded to `mu_dtype`.
+    2. `params` may be left out when there is no weight decay.
+
+    With `g` the gradient of one array:
+
+        nu = b2 * nu + (1 - b2) * sum(g ** 2)           the first time, nu = sum(g ** 2)
+        mu = b1 * mu + g / (sqrt(nu + eps_root) + eps) + weight_decay * param
+        update = mu
+
+    Args:
+        b1: decay of the momentum, in [0, 1).
+        b2: decay of the mean of squared norms, in [0, 1).
+        eps: added outside the root, at least 0.
+        eps_root: added inside the root, at least 0.
+        weight_decay: at least 0.
+        mu_dtype: the dtype in which `mu` is stored.
+
+    Raises:
+        ValueError: at update, if there is a weight decay and params is not given.
+
+    Reference: Ginsburg et al., Stochastic gradient methods with layer-wise adaptive moments,
+    arXiv:1905.11286.
+
+    >>> transform = scale_by_novograd()
+    >>> params = {"w": mx.array([0.0, 0.0])}
+    >>> updates, state = transform.update({"w": mx.array([3.0, 4.0])}, transform.init(params))
+    >>> [round(x, 6) for x in updates["w"].tolist()], state.nu["w"]
+    ([0.6, 0.8], array(25, dtype=float32))
+    """
+    where = "scale_by_novograd"
+    checks.number(where, "b1", b1, least=0, below=1)
+    checks.number(where, "b2", b2, least=0, below=1)
+    checks.number(where, "eps", eps, least=0)
+    checks.number(where, "eps_root", eps_root, least=0)
+    checks.number(where, "weight_decay", weight_decay, least=0)
+    decays = isinstance(weight_decay, mx.array) or weight_decay != 0
+    decay = add_decayed_weights(weight_decay)
+
+    def init(params: Params) -> ScaleByNovogradState:
+        return ScaleByNovogradState(
+            count=mx.array(0, mx.int32),
+            mu=tree.zeros_like(params, mu_dtype or mx.float32),
+            nu=tree.map(lambda p: mx.array(0.0), params),
+        )
+
+    def update(
+        updates: Updates, state: ScaleByNovogradState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByNovogradState]:
+        if decays and params is None:
+            raise checks.refuse(
+                where, "params is needed for its weight_decay: call update(updates, state, params)"
+            )
+        gradients = moments.float32(updates)
+        part = mx.where(state.count == 0, 1.0, 1 - b2)  # nu begins at 0, so only the new part must differ
+        nu = tree.map(lambda g, v: b2 * v + part * mx.square(g).sum(), gradients, state.nu)
+        updates = tree.map(lambda g, v: g / (moments.root(v, eps_root) + eps), gradients, nu)
+        if decays:
+            updates, _ = decay.update(updates, (), params)
+        mu = tree.map(lambda u, m: b1 * m.astype(mx.float32) + u, updates, state.mu)
+        return mu, ScaleByNovogradState(state.count + 1, moments.stored(mu, mu_dtype), nu)
+
+    return GradientTransform(init, update)

@@ -1,0 +1,50 @@
+"""Rates that depend on width: what muP asks of an optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.masking import resolve_mask
+from purestep.types import Params, Tree, Updates
+
+
+def hidden_matrices(path: str, leaf: mx.array) -> bool:
+    """Select matrices, by (path, leaf), but not embeddings: what grows with width on its input side.
+
+    An embedding is told by its path: a name in it is `wte` or `wpe`, or holds `embed`.
+
+    >>> hidden_matrices("layers.0.weight", mx.zeros((2, 3))), hidden_matrices("norm.weight", mx.zeros(3))
+    (True, False)
+    >>> hidden_matrices("embedding.weight", mx.zeros((2, 3)))
+    False
+    """
+    names = path.lower().split(".")
+    return leaf.ndim >= 2 and not any("embed" in name or name in ("wte", "wpe") for name in names)
+
+
+def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_matrices) -> GradientTransform:
+    """Divide the updates of the selected parameters by how much wider they are than the tuned model's.
+
+    Placed before `add_decayed_weights` it leaves the decay as it is; `mup` puts it after everything.
+
+    Args:
+        width_mult: inputs of a unit over inputs of a unit in the model whose rates were tuned, above 0.
+        mask: which parameters, as in `masked`: a function of (path, leaf), of the params, or a tree of
+            booleans.
+
+    Reference: Yang et al., Tensor programs V, arXiv:2203.03466, tables 3 and 8.
+
+    >>> scale_by_width(4.0).update({"fc": mx.ones((1, 2)), "bias": mx.ones(1)}, ())[0]
+    {'fc': array([[0.25, 0.25]], dtype=float32), 'bias': array([1], dtype=float32)}
+    """
+    where = "scale_by_width"
+    checks.number(where, "width_mult", width_mult, above=0)
+
+    def narrow(updates: Updates, params: Params | None) -> Updates:
+        chosen = resolve_mask(where, mask, updates if params is None else params)
+        return tree.map(lambda u, wide: (u / width_mult).astype(u.dtype) if wide else u, updates, chosen)
+
+    return stateless(narrow)
