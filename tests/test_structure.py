@@ -139,6 +139,12 @@ def readme_blocks():
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
+def test_the_table_of_state_memory_in_the_readme_is_what_the_code_says():
+    from benchmarks import state
+
+    assert state.markdown(state.table()) in (ROOT / "README.md").read_text()
+
+
 def test_the_readme_begins_with_the_signature():
     assert "step(state, batch) -> (state, metrics)" in (ROOT / "README.md").read_text().splitlines()[0]
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.rng import check_key
-from purestep.transforms.base import GradientTransform, check_transform
+from purestep.transforms.base import GradientTransform, check_floating, check_transform
 from purestep.types import Params, Tree
 
 
@@ -60,9 +60,7 @@ class TrainState(NamedTuple):
         check_arrays(where, "params", params)
         if not tree.leaves(params):
             raise checks.refuse(where, "params must hold at least one array, got none")
-        for path, leaf in tree.items(params):
-            if not mx.issubdtype(leaf.dtype, mx.floating):
-                raise checks.refuse(where, f"params must be floating, got {leaf.dtype} at {path}")
+        check_floating(where, params)
         check_arrays(where, "model_state", model_state)
         if rng is None:
             checks.integer(where, "seed", seed)

@@ -85,3 +85,17 @@ def test_a_member_that_is_no_transform_is_refused_with_its_place(value):
     message = f"chain: transforms[1] must be a GradientTransform, got {value!r}"
     with pytest.raises(TypeError, match=re.escape(message)):
         ps.chain(transforms.scale(1.0), value)
+
+
+def test_integer_parameters_and_gradients_of_other_shapes_are_refused_by_path():
+    transform = ps.optimizers.adam(0.1)
+    with pytest.raises(ValueError, match=r"chain: params must be floating, got mlx.core.int32 at layers.0"):
+        transform.init({"layers": [mx.array([1, 2])]})
+    params = {"layers": [mx.zeros(2)]}
+    state = transform.init(params)
+    with pytest.raises(
+        ValueError, match=r"chain: layers.0 has shape \(1,\) in the gradients, \(2,\) in params"
+    ):
+        transform.update({"layers": [mx.zeros(1)]}, state, params)
+    with pytest.raises(ValueError, match=r"layers is a list of \(0\) in the first tree"):
+        transform.update({"layers": [mx.zeros(2)]}, state, {"layers": (mx.zeros(2),)})

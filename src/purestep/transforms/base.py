@@ -94,3 +94,22 @@ def check_transform(where: str, name: str, value: Any) -> None:
     """Refuse what is not a transform: most often a factory that was not called."""
     if not (hasattr(value, "init") and hasattr(value, "update")):
         raise TypeError(f"{where}: {name} must be a GradientTransform, got {value!r}")
+
+
+def check_floating(where: str, params: Params) -> None:
+    """Refuse parameters that no gradient can move."""
+    for path, leaf in tree.items(params):
+        if not mx.issubdtype(leaf.dtype, mx.floating):
+            raise checks.refuse(where, f"params must be floating, got {leaf.dtype} at {path}")
+
+
+def check_gradients(where: str, gradients: Updates, params: Params | None) -> None:
+    """Refuse gradients of another structure or other shapes than the parameters, which would broadcast."""
+    if params is None:
+        return
+    wrong: list[bool] = []
+    tree.map(lambda g, p: wrong.append(g.shape != p.shape), gradients, params)
+    if any(wrong):
+        named = zip(tree.items(gradients), tree.leaves(params), wrong, strict=True)
+        path, got, want = next((path, g.shape, p.shape) for (path, g), p, bad in named if bad)
+        raise checks.refuse(where, f"{path} has shape {got} in the gradients, {want} in params")

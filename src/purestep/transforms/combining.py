@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import (
+    GradientTransform,
+    check_floating,
+    check_gradients,
+    check_transform,
+    taking_extra,
+)
 from purestep.types import Params, Tree, Updates
 
 
@@ -14,7 +20,8 @@ def chain(*transforms: GradientTransform) -> GradientTransform:
 
     Raises:
         TypeError: if a member is not a transform.
-        ValueError: at update, if the state is not that of as many members.
+        ValueError: for integer parameters, gradients that are not built and shaped like the parameters, or
+            a state that is not that of as many members; with the path.
 
     >>> import mlx.core as mx
     >>> from purestep.transforms.scaling import scale
@@ -27,6 +34,7 @@ def chain(*transforms: GradientTransform) -> GradientTransform:
     members = [taking_extra(transform) for transform in transforms]
 
     def init(params: Params) -> tuple[Tree, ...]:
+        check_floating("chain", params)
         return tuple(transform.init(params) for transform in transforms)
 
     def update(
@@ -34,6 +42,7 @@ def chain(*transforms: GradientTransform) -> GradientTransform:
     ) -> tuple[Updates, tuple[Tree, ...]]:
         if len(state) != len(members):
             raise ValueError(f"chain: state must hold {len(members)} members' states, got {len(state)}")
+        check_gradients("chain", updates, params)
         states = []
         for member, member_state in zip(members, state, strict=True):
             updates, new = member(updates, member_state, params, **extra)
