@@ -25,6 +25,7 @@ from purestep.transforms.averaging import AveragedState as AveragedState
 from purestep.transforms.averaging import EmaState as EmaState
 from purestep.transforms.averaging import averaged as averaged
 from purestep.transforms.averaging import ema as ema
+from purestep.transforms.base import stateless as stateless
 from purestep.transforms.belief import ScaleByBeliefState as ScaleByBeliefState
 from purestep.transforms.belief import scale_by_belief as scale_by_belief
 from purestep.transforms.block import scale_by_param_block_norm as scale_by_param_block_norm

@@ -44,7 +44,13 @@ def identity() -> GradientTransform:
 
 
 def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
-    """Make a transform of a function `(updates, params) -> updates`; its state is `()`."""
+    """Make a transform of a function `(updates, params) -> updates`; its state is `()`.
+
+    >>> import purestep as ps
+    >>> double = stateless(lambda updates, params: ps.tree.map(lambda u: 2 * u, updates))
+    >>> double.update({"w": mx.array(3.0)}, ())
+    ({'w': array(6, dtype=float32)}, ())
+    """
     return GradientTransform(
         init=lambda params: (),
         update=lambda updates, state, params=None: (fn(updates, params), state),
