@@ -85,3 +85,9 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(options, error, message):
     with pytest.raises(error, match=re.escape(f"scale_by_radam: {message}")):
         scale_by_radam(**options)
+
+
+@pytest.mark.parametrize("name", ["b2", "threshold"])
+def test_what_chooses_the_formula_must_be_a_python_number(name):
+    with pytest.raises(TypeError, match=f"^scale_by_radam: {name} must be a Python number, got an array"):
+        scale_by_radam(**{name: mx.array(0.99 if name == "b2" else 5.0)})

@@ -65,6 +65,12 @@ def scale_by_radam(
     checks.number(where, "eps", eps, least=0)
     checks.number(where, "eps_root", eps_root, least=0)
     checks.number(where, "threshold", threshold, least=4)
+    for name, value in (("b2", b2), ("threshold", threshold)):
+        if isinstance(value, mx.array):  # Python chooses the formula by them, and waits for no device
+            raise TypeError(
+                f"{where}: {name} must be a Python number, got an array: "
+                "under inject_hyperparams name it in static_args"
+            )
     limit = 2 / (1 - b2) - 1
     adapts = limit > threshold
 
