@@ -20,6 +20,7 @@ from purestep.types import Tree
 
 # Leaves are summed together up to this many elements: each one alone costs two kernels to start.
 _SMALL = 1 << 12
+_FLOATING = {"float16", "bfloat16", "float32", "float64"}
 _PLAIN_KEY = re.compile(r'(?!\d+$)[^.\[\]"]+')
 
 
@@ -217,8 +218,13 @@ def alike(first: Tree, second: Tree) -> bool:
     return all(same)
 
 
-def differences(got: list[Any], want: list[Any], got_name: str = "got", want_name: str = "want") -> list[str]:
-    """Say, a line a path, in what two specs differ; an empty list when they describe the same tree."""
+def differences(
+    got: list[Any], want: list[Any], got_name: str = "got", want_name: str = "want", *, cast: bool = False
+) -> list[str]:
+    """Say, a line a path, in what two specs differ; an empty list when they describe the same tree.
+
+    With `cast`, floating-point arrays of different dtypes count as the same.
+    """
     lines: list[str] = []
 
     def visit(path: str, a: list[Any], b: list[Any]) -> None:
@@ -228,10 +234,10 @@ def differences(got: list[Any], want: list[Any], got_name: str = "got", want_nam
         elif a[0] == "array":
             if a[2] != b[2]:
                 lines.append(f"{shown} has shape {tuple(a[2])} in {got_name}, {tuple(b[2])} in {want_name}")
-            if a[1] != b[1]:
+            if a[1] != b[1] and not (cast and {a[1], b[1]} <= _FLOATING):
                 lines.append(f"{shown} has dtype {a[1]} in {got_name}, {b[1]} in {want_name}")
         else:
-            below_a, below_b = dict(_spec_children(a)), dict(_spec_children(b))
+            below_a, below_b = dict(spec_children(a)), dict(spec_children(b))
             for segment, child in below_a.items():
                 if segment in below_b:
                     visit(join(path, segment), child, below_b[segment])
@@ -245,14 +251,18 @@ def differences(got: list[Any], want: list[Any], got_name: str = "got", want_nam
     return lines
 
 
-def spec_paths(spec: list[Any]) -> list[str]:
-    """Return the paths of the arrays that a spec describes, in its own order."""
-    found: list[str] = []
+def spec_items(spec: list[Any]) -> list[tuple[str, tuple[str, tuple[int, ...]]]]:
+    """Return the path, and the dtype's name and shape, of every array that a spec describes, in its order.
+
+    >>> spec_items(spec({"w": mx.zeros((2, 3))}))
+    [('w', ('float32', (2, 3)))]
+    """
+    found: list[tuple[str, tuple[str, tuple[int, ...]]]] = []
 
     def visit(path: str, node: list[Any]) -> None:
         if node[0] == "array":
-            found.append(path)
-        for segment, child in _spec_children(node):
+            found.append((path, (node[1], tuple(node[2]))))
+        for segment, child in spec_children(node):
             visit(join(path, segment), child)
 
     visit("", spec)
@@ -322,7 +332,8 @@ def _differs(path: str, first: Any, other: Any) -> ValueError:
     )
 
 
-def _spec_children(node: list[Any]) -> list[tuple[str, list[Any]]]:
+def spec_children(node: list[Any]) -> list[tuple[str, list[Any]]]:
+    """Return a spec's (path segment, child) pairs; none for an array or `None`."""
     kind = node[0]
     if kind == "dict":
         return [(key_segment(key), child) for key, child in node[1]]

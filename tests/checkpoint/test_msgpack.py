@@ -1,12 +1,18 @@
 """States as bytes."""
 
+import json
+import struct
+import tracemalloc
+
 import mlx.core as mx
 import msgpack
 import pytest
 from hypothesis import given
 
 import purestep as ps
-from purestep.checkpoint import from_bytes, to_bytes
+from purestep.checkpoint import CorruptError, checksum, from_bytes, to_bytes
+from purestep.checkpoint import msgpack as own
+from purestep.checkpoint.header import seal
 from tests.steps.test_train import start
 from tests.trees import FLOATS, arrays, containers, same_bits
 
@@ -29,45 +35,82 @@ def test_dict_order_does_not_matter():
 
 
 def test_leaves_over_a_chunk_are_split_and_joined(monkeypatch):
-    from purestep.checkpoint import msgpack as own
-
     monkeypatch.setattr(own, "_CHUNK", 16)
     value = {"w": mx.arange(23), "h": mx.arange(9).astype(mx.bfloat16)}
     data = to_bytes(value)
-    assert [len(chunk) for chunk in msgpack.unpackb(data)["leaves"][0]] == [16] * 5 + [12]
+    assert [len(chunk) for chunk in msgpack.unpackb(data)[2:]] == [16] * 5 + [12] + [16, 2]
     assert same_bits(from_bytes(data, like=value), value)
+
+
+def test_the_bytes_are_what_the_docstring_says():
+    magic, header, chunk = msgpack.unpackb(to_bytes({"w": mx.array([1.0, -2.0])}))
+    assert magic == "purestep"
+    assert json.loads(header)["content"]["tree"] == ["dict", [["w", ["array", "float32", [2]]]]]
+    assert struct.unpack("<2f", chunk) == (1.0, -2.0)
 
 
 def test_data_cut_at_any_length_is_refused():
     data = to_bytes(start())
     for length in range(0, len(data), 13):
-        with pytest.raises(
-            ValueError, match=r"^checkpoint.from_bytes: data is (truncated or not msgpack|damaged)"
-        ):
+        with pytest.raises(CorruptError, match=r"^checkpoint.from_bytes: data is (cut or was not|damaged)"):
             from_bytes(data[:length], like=start())
+
+
+HEADER = seal({"tree": ["array", "float32", [2]], "checksums": {"": checksum.of(b"12345678")}})
+
+
+def sealed(spec, *chunks, sums=None):
+    return msgpack.packb(["purestep", seal({"tree": spec, "checksums": sums or {"": "crc32:0"}}), *chunks])
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"hello", "truncated or not msgpack"),
-        (msgpack.packb([1, 2]), "was not written by purestep"),
-        (msgpack.packb({"format": 2, "tree": ["none"]}), "has format 2, this purestep reads 1"),
-        (msgpack.packb({"format": 1, "tree": []}), "does not describe a tree"),
-        (msgpack.packb({"format": 1, "tree": ["array", "float32", [2]]}), "must hold 1 leaves"),
-        (
-            msgpack.packb({"format": 1, "tree": ["array", "float32", [2]], "leaves": [3]}),
-            "does not hold bytes",
-        ),
-        (
-            msgpack.packb({"format": 1, "tree": ["array", "float32", [2]], "leaves": [[b"abc"]]}),
-            "8 bytes, got 3",
-        ),
+        (b"hello", "cut or was not written by purestep"),
+        (b"\x07", "not written by purestep"),
+        (msgpack.packb([1, 2]), "not written by purestep"),
+        (msgpack.packb(["purestep"]), "not written by purestep"),
+        (msgpack.packb({"format": 1}), "not written by purestep"),
+        (msgpack.packb(["purestep", "{}"]), "not written by purestep"),
+        (msgpack.packb(["purestep", HEADER.replace("2", "9", 1)]), "format 9, .* upgrade"),
+        (msgpack.packb(["purestep", HEADER.replace("2", "1", 1)]), "format 1, .* use the purestep"),
+        (msgpack.packb(["purestep", HEADER.replace("[2]", "[3]")]), "does not have the digest"),
+        (sealed([]), "does not describe a tree"),
+        (msgpack.packb(["purestep", seal({"tree": ["none"]})]), "does not describe arrays"),
+        (sealed(["array", "pickle", [2]], b""), "does not describe arrays"),
+        (sealed(["array", "float32", [1 << 60]], b""), "does not hold the arrays"),
+        (msgpack.packb(["purestep", HEADER]), "does not hold the arrays"),
+        (msgpack.packb(["purestep", HEADER, b"1234567"]), "is not as it was written"),
+        (msgpack.packb(["purestep", HEADER, b"12345679"]), "is not as it was written"),
+        (msgpack.packb(["purestep", HEADER, 3]), "not written by purestep"),
+        (msgpack.packb(["purestep", HEADER, [b"12345678"]]), "not written by purestep"),
     ],
 )
 def test_foreign_and_damaged_data_is_refused(data, message):
     with pytest.raises(ValueError, match=message):
         from_bytes(data, like=mx.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xdd\xff\xff\xff\xff" + b"\x90" * 4_000_000,  # a list of four thousand million empty lists
+        b"\xdd\x00\x3d\x09\x00" + b"\x90" * 4_000_000,
+        b"\xdd\x00\x3d\x09\x00" + b"\xc0" * 4_000_000,
+        b"\x91" * 4_000_000,  # lists four million deep
+        b"\x81\xa1a" * 1_000_000,
+        b"\xc6\xff\xff\xff\xff" + b"0" * 4_000_000,
+        b"\xdf\xff\xff\xff\xff" + b"\xc0" * 4_000_000,
+    ],
+    ids=["many empty", "as many as said", "nils", "deep", "deep maps", "long bin", "long map"],
+)
+def test_hostile_data_costs_no_more_memory_than_twice_its_size(data):
+    tracemalloc.start()
+    with pytest.raises(CorruptError):
+        from_bytes(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * len(data)
 
 
 def test_mismatches_are_listed_by_path():

@@ -1,14 +1,18 @@
 """States in a file: to the bit, or refused."""
 
 import errno
+import json
 import os
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from hypothesis import given
+from safetensors import safe_open
 
 import purestep as ps
-from purestep.checkpoint import atomic, load, save
+from purestep.checkpoint import CorruptError, atomic, checksum, load, save, tensors
+from purestep.checkpoint.header import seal
 from tests.steps.test_train import TRANSFORM, classifier, ragged, start
 from tests.trees import FLOATS, Pair, arrays, containers, same_bits
 
@@ -93,15 +97,13 @@ def test_files_cut_at_any_length_are_refused(tmp_path):
     data = (tmp_path / "s").read_bytes()
     for length in [*range(0, 40), *range(40, len(data), 97), len(data) - 1]:
         (tmp_path / "cut").write_bytes(data[:length])
-        with pytest.raises(
-            ValueError, match=r"^checkpoint.load: .*cut is truncated or not a safetensors file"
-        ):
+        with pytest.raises(CorruptError, match=r"^checkpoint.load: .*cut is cut or not a safetensors file"):
             load(tmp_path / "cut", like=start())
 
 
 def test_foreign_and_missing_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("not a checkpoint, but long enough to hold a header's length")
-    with pytest.raises(ValueError, match="truncated or not a safetensors file"):
+    with pytest.raises(ValueError, match="cut or not a safetensors file"):
         load(tmp_path / "text", like=start())
     mx.save_safetensors(str(tmp_path / "other.safetensors"), {"w": mx.ones(3)})
     with pytest.raises(ValueError, match=r"other\.safetensors was not written by purestep\.checkpoint"):
@@ -112,44 +114,118 @@ def test_foreign_and_missing_files_are_refused(tmp_path):
         load(tmp_path, like=start())
 
 
+TREE = ["dict", [["w", ["array", "float32", [3]]]]]
+SUMS = {"w": checksum.of(checksum.raw(mx.ones(3)))}
+
+
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("header", "message"),
     [
-        ({"purestep": "{"}, "its header is not JSON"),
-        ({"purestep": '{"format": 99, "tree": ["none"]}'}, "has format 99, this purestep reads 1"),
-        ({"purestep": '{"format": 1, "tree": 3}'}, "it does not describe a tree"),
-        ({"purestep": '{"format": 1, "tree": ["dict", [["w"]]]}'}, "it does not describe a tree"),
+        ("{", "was not written by purestep"),
+        ('{"format":2,', "its header is cut or changed"),
         (
-            {"purestep": '{"format": 1, "tree": ["dict", [["v", ["array", "float32", [3]]]]]}'},
-            "v is in the file, not",
+            seal({"tree": TREE}).replace('"format":2', '"format":99'),
+            "has format 99, .* a newer purestep wrote it",
         ),
+        (seal({"tree": 3}), "it does not describe a tree"),
+        (seal({"tree": ["dict", [["w"]]]}), "it does not describe a tree"),
+        (seal({"tree": TREE}), "does not name the same arrays twice"),
+        (seal({"tree": TREE, "checksums": {"v": "crc32:0"}}), "does not name the same arrays twice"),
+        (seal({"tree": TREE, "checksums": SUMS}).replace('"w"', '"v"'), "does not have the digest it names"),
+        (seal({"tree": TREE, "checksums": {"w": "crc32:00000000"}}), "w in .* is damaged: its bytes"),
+        (seal({"tree": TREE, "checksums": {"w": "md9:0"}}), "cannot be verified: there is no checksum 'md9'"),
     ],
 )
-def test_headers_that_lie_are_refused(tmp_path, metadata, message):
+def test_headers_that_lie_are_refused(tmp_path, header, message):
+    metadata = {"purestep": header, "format": "mlx"}
     mx.save_safetensors(str(tmp_path / "s.safetensors"), {"w": mx.ones(3)}, metadata)
     with pytest.raises(ValueError, match=message):
         load(tmp_path / "s.safetensors", like={"w": mx.ones(3)})
 
 
+def test_a_checksum_whose_library_is_missing_says_what_to_install(tmp_path, monkeypatch):
+    save(tmp_path / "s", {"w": mx.ones(3)})
+    monkeypatch.setattr(checksum, "_KNOWN", {"crc32": checksum._KNOWN["crc32"]})
+    with pytest.raises(ValueError, match=r"xxhash is not installed: pip install 'purestep\[fast\]'"):
+        load(tmp_path / "s", like={"w": mx.ones(3)})
+
+
+def test_without_xxhash_crc32_serves(tmp_path, monkeypatch):
+    monkeypatch.setattr(checksum, "xxhash", None)
+    save(tmp_path / "s", {"w": mx.ones(3)})
+    monkeypatch.undo()
+    assert load(tmp_path / "s", like={"w": mx.zeros(3)})["w"].tolist() == [1.0, 1.0, 1.0]
+    assert b"crc32:" in (tmp_path / "s").read_bytes()
+
+
 def test_arrays_that_are_not_those_of_the_header_are_refused(tmp_path):
-    header = '{"format": 1, "tree": ["dict", [["w", ["array", "float32", [3]]]]]}'
-    for arrays_ in (
-        {"v": mx.ones(3)},
-        {"w": mx.ones(4)},
-        {"w": mx.ones(3, mx.int32)},
-        {"w": mx.ones(3), "x": mx.ones(1)},
+    metadata = {"purestep": seal({"tree": TREE, "checksums": SUMS}), "format": "mlx"}
+    for arrays_, message in (
+        ({"v": mx.ones(3)}, "its arrays are not those its header names"),
+        ({"w": mx.ones(3), "x": mx.ones(1)}, "its arrays are not those its header names"),
+        ({"w": mx.ones(4)}, "w has another dtype or shape"),
+        ({"w": mx.ones(3, mx.int32)}, "w has another dtype or shape"),
+        ({"w": mx.zeros(3)}, "its bytes do not have the checksum"),
     ):
-        mx.save_safetensors(str(tmp_path / "s.safetensors"), arrays_, {"purestep": header})
-        with pytest.raises(ValueError, match="its arrays are not those its header names"):
+        mx.save_safetensors(str(tmp_path / "s.safetensors"), arrays_, metadata)
+        with pytest.raises(CorruptError, match=message):
             load(tmp_path / "s.safetensors", like={"w": mx.ones(3)})
+
+
+def test_a_large_state_is_divided_with_an_index_that_the_ecosystem_reads(tmp_path):
+    value = {"a": mx.arange(10), "b": {"c": mx.ones((2, 3)), "d": None}, "e": mx.zeros(100)}
+    save(tmp_path / "m.safetensors", value, shard_bytes=64)
+    names = [f"m-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [*names, "m.safetensors.index.json"]
+    index = json.loads((tmp_path / "m.safetensors.index.json").read_text())
+    assert index["weight_map"] == {"a": names[0], "b.c": names[0], "e": names[1]}
+    assert index["metadata"]["total_size"] == 4 * (10 + 6 + 100)
+    for key, name in index["weight_map"].items():
+        with safe_open(tmp_path / name, framework="numpy") as file:
+            assert key in file.keys()  # noqa: SIM118, it is no dict
+    assert same_bits(load(tmp_path / "m.safetensors.index.json", like=value), value)
+    with pytest.raises(FileExistsError, match=r"already holds m\.safetensors\.index\.json"):
+        save(tmp_path / "m.safetensors", value, shard_bytes=64)
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(CorruptError, match="00002-of-00002.safetensors is missing"):
+        load(tmp_path / "m.safetensors.index.json", like=value)
+
+
+def test_an_index_that_points_elsewhere_is_refused(tmp_path):
+    save(tmp_path / "m.safetensors", {"a": mx.arange(10), "b": mx.arange(10)}, shard_bytes=40)
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(index.read_text().replace('"m-00001', '"../m-00001'))
+    with pytest.raises(ValueError, match="names a file outside its own directory"):
+        load(index)
+    for text in ("[]", "{", "[" * 100_000, '{"metadata":{},"weight_map":{}}'):
+        index.write_text(text)
+        with pytest.raises(CorruptError, match="not an index|was not written by purestep"):
+            load(index)
+
+
+def test_a_model_exported_alone_has_its_own_names(tmp_path):
+    with ps.rng.scope(mx.random.key(0)):
+        model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    _, params, _ = ps.functional(model)
+    save(tmp_path / "model.safetensors", ps.tree.map(mx.ones_like, params))
+    model.load_weights(str(tmp_path / "model.safetensors"))
+    assert model.layers[1].weight.tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_an_array_written_in_place_after_the_save_began_is_saved_as_it_was(tmp_path):
+    value = {"w": mx.ones(3)}
+    arrays_ = tensors.snapshot(value)
+    value["w"][0] = 5.0
+    assert arrays_["w"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_leaves_that_are_not_arrays_are_refused_by_path(tmp_path):
     with pytest.raises(TypeError, match=r"^checkpoint.save: state\.a\.0 is the Python number 1"):
         save(tmp_path / "s", {"a": [1]})
+    assert not list(tmp_path.iterdir())
+    save(tmp_path / "s", {"a": [mx.array(1)]})
     with pytest.raises(TypeError, match=r"^checkpoint.load: like\.a\.0 is the Python number 1"):
         load(tmp_path / "s", like={"a": [1]})
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

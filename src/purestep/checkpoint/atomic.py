@@ -28,6 +28,15 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     flush(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, complete or absent."""
+
+    def fill(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write(path, fill)
+
+
 def flush(path: Path) -> None:
     """Wait until a file's data, or a directory's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,34 +1,63 @@
-"""What every stored state says of itself: the format's version and how its tree is built."""
+"""What every stored state says of itself, sealed: the format's version, a digest, and plain content.
 
+    {"format":2,"digest":"xxh3_128:...",
+    "content":{...}}
+
+The format and the digest stand first and are checked before anything else is parsed.
+"""
+
+import json
+import re
 from typing import Any
 
-from purestep import tree
-from purestep.types import Tree
+from purestep.checkpoint import checksum
 
-FORMAT = 1
+FORMAT = 2
 
-
-def header(state: Tree) -> dict[str, Any]:
-    """Describe a tree of arrays in plain values."""
-    return {"format": FORMAT, "tree": tree.spec(state)}
+_SEAL = re.compile(r'\{"format":(\d{1,9}),"digest":"([0-9a-z_:]{1,80})",\n"content":(\{.*\})\}', re.DOTALL)
 
 
-def check(where: str, source: str, stored: Any, like: Tree) -> None:
-    """Refuse what was not stored by purestep, comes from another format, or does not fit the template.
+class CorruptError(ValueError):
+    """A stored state is not what was written: cut, flipped, swapped, or from elsewhere."""
+
+
+def seal(content: dict[str, Any]) -> str:
+    """Turn plain content into JSON text that says its format and carries its own digest.
+
+    >>> unseal("load", "file", seal({"step": 3}))
+    {'step': 3}
+    """
+    body = json.dumps(content, separators=(",", ":"))
+    return f'{{"format":{FORMAT},"digest":"{checksum.of(body.encode())}",\n"content":{body}}}'
+
+
+def unseal(where: str, source: str, text: str | None) -> dict[str, Any]:
+    """Return the content of a sealed text.
 
     Raises:
-        ValueError: with every difference on a line of its own, by path.
+        CorruptError: if it was not written by purestep, or is not as it was written.
+        ValueError: if another version of purestep wrote it, or its checksum cannot be computed here.
     """
-    if not isinstance(stored, dict) or "format" not in stored or "tree" not in stored:
-        raise ValueError(f"{where}: {source} was not written by purestep.checkpoint")
-    if stored["format"] != FORMAT:
-        raise ValueError(
-            f"{where}: {source} has format {stored['format']!r}, this purestep reads {FORMAT}: "
-            "use the version of purestep that wrote it"
-        )
+    if text is None or not text.startswith('{"format":'):
+        raise CorruptError(f"{where}: {source} was not written by purestep.checkpoint")
+    found = _SEAL.fullmatch(text)
+    if not found:
+        raise CorruptError(f"{where}: {source} is damaged: its header is cut or changed")
+    version = int(found[1])
+    if version != FORMAT:
+        age = "a newer purestep wrote it: upgrade" if version > FORMAT else "use the purestep that wrote it"
+        raise ValueError(f"{where}: {source} has format {version}, this purestep reads {FORMAT}: {age}")
+    if not verified(where, source, found[2], found[3].encode()):
+        raise CorruptError(f"{where}: {source} is damaged: its header does not have the digest it names")
     try:
-        lines = tree.differences(stored["tree"], tree.spec(like), "the file", "like")
-    except (LookupError, TypeError, ValueError, RecursionError):
-        raise ValueError(f"{where}: {source} is damaged: it does not describe a tree") from None
-    if lines:
-        raise ValueError(f"{where}: {source} does not fit like:\n  " + "\n  ".join(lines))
+        return json.loads(found[3])
+    except (ValueError, RecursionError):
+        raise CorruptError(f"{where}: {source} is damaged: its header is not JSON") from None
+
+
+def verified(where: str, source: str, expected: str, data: Any) -> bool:
+    """Tell whether data has a checksum; refuse, as no corruption, an algorithm that is not installed."""
+    try:
+        return checksum.matches(expected, data)
+    except LookupError as error:
+        raise ValueError(f"{where}: {source} cannot be verified: {error.args[0]}") from None

@@ -1,100 +1,141 @@
-"""States in one safetensors file: arrays by path, the tree in the metadata."""
+"""States in a safetensors file, or in several with an index: arrays by path, the tree in the metadata."""
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-from safetensors import SafetensorError, safe_open
-
-from purestep import tree
-from purestep.checkpoint import atomic
-from purestep.checkpoint.header import check, header
+from purestep import checks, tree
+from purestep.checkpoint import atomic, checksum, tensors
+from purestep.checkpoint.header import CorruptError, seal, unseal
+from purestep.checkpoint.restore import Rename, Stored, leaf_specs, restore
 from purestep.state import check_arrays
 from purestep.types import Tree
 
 _KEY = "purestep"
+_INDEX = ".index.json"
 
 
-def save(path: str | os.PathLike[str], state: Tree) -> None:
+def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None = None) -> None:
     """Write a state, or any tree of arrays, to one safetensors file.
 
     The arrays keep their dtypes, bfloat16 and empty ones included, under their paths
-    (`params.layers.0.weight`), so that any safetensors reader opens them; containers, NamedTuple types
-    and `None` are in the metadata. The file appears complete or not at all; one that was there before
-    stays until then. Missing parent directories are made.
+    (`params.layers.0.weight`; saving `state.params` alone gives the model's own names), so that any
+    safetensors reader opens them; containers, NamedTuple types, `None` and a checksum of each array
+    are in the metadata. The file appears complete or not at all; one that was there before stays
+    until then. Missing parent directories are made.
 
     Args:
         path: the file to write.
         state: a tree of arrays; evaluated here, on the caller's thread.
+        shard_bytes: divide a larger state among files of at most so many bytes (or one array each),
+            `name-00001-of-00003.safetensors`, with `name.safetensors.index.json` written last, as on
+            Hugging Face. A set that is there already is not replaced.
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
+        FileExistsError: if files of a divided state are there already.
         OSError: if the file cannot be written; what was there before is untouched.
 
-    >>> import tempfile
+    >>> import mlx.core as mx, tempfile
     >>> file = tempfile.mkdtemp() + "/state.safetensors"
     >>> save(file, {"w": mx.array([1.0, 2.0])})
     >>> load(file, like={"w": mx.zeros(2)})
     {'w': array([1, 2], dtype=float32)}
     """
-    check_arrays("checkpoint.save", "state", state)
-    arrays = dict(tree.items(state))
-    mx.eval(arrays)
-    metadata = {_KEY: json.dumps(header(state), separators=(",", ":"))}
+    where = "checkpoint.save"
+    check_arrays(where, "state", state)
+    tensors.check_limit(where, shard_bytes)
+    path = Path(path)
+    arrays = tensors.snapshot(state)
+    sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
+    header = seal({"tree": tree.spec(state), "checksums": sums})
+    files = tensors.shards(path.name.removesuffix(tensors.SUFFIX), arrays, shard_bytes)
+    if len(files) == 1:
+        atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {_KEY: header}))
+        return
+    index = path.with_name(path.name.removesuffix(tensors.SUFFIX) + tensors.SUFFIX + _INDEX)
+    taken = [name for name in [index.name, *files] if (path.parent / name).exists()]
+    if taken:
+        raise FileExistsError(
+            f"{where}: {path.parent} already holds {', '.join(taken[:3])}: save under another name"
+        )
+    for name, shard in files.items():
+        atomic.write(path.parent / name, lambda temporary, shard=shard: tensors.write(temporary, shard, {}))
+    atomic.write_text(index, tensors.index(files, {_KEY: header}))
 
-    def fill(temporary: Path) -> None:
-        # MLX appends the suffix to a name that lacks it.
-        named = temporary.with_name(temporary.name.removesuffix(".safetensors") + ".safetensors")
-        mx.save_safetensors(str(named), arrays, metadata)
-        named.replace(temporary)
 
-    atomic.write(Path(path), fill)
+def load(
+    path: str | os.PathLike[str],
+    *,
+    like: Tree = None,
+    cast: bool = False,
+    partial: Collection[str] = (),
+    rename: Rename | None = None,
+) -> Tree:
+    """Read a state that `save` wrote, every byte verified.
 
-
-def load(path: str | os.PathLike[str], *, like: Tree) -> Tree:
-    """Read a state that `save` wrote, into the containers of a template.
+    With `like` the result is built as the template is, and whatever does not fit is refused, all of it
+    at once. `cast`, `partial` and `rename` each let one thing pass; what they changed is reported in
+    one `RestoreWarning`.
 
     Args:
-        path: the file to read.
+        path: the file to read, or the `.index.json` of a divided state.
         like: a tree with the structure, shapes and dtypes that the file must have: the state before the
-            first step serves. Its values are not used.
+            first step serves. Without it, plain dicts, lists and tuples are returned; a NamedTuple
+            becomes a dict.
+        cast: accept floating-point arrays of other dtypes and convert them to the template's.
+        partial: patterns of paths (`*` any characters, `?` one, as in `transforms.by_path`) that may be
+            missing, extra or of another shape: there the template's own arrays are returned.
+        rename: from names in the file to names in the template, for whole paths or their leading parts
+            (`{"params.encoder": "params.body.encoder"}`); or a function from path to path.
 
     Returns:
-        A tree built like the template, its arrays in memory and independent of the file.
+        A tree of arrays in memory, independent of the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated or foreign, or differs from the template: every path that is
-            missing, extra, of another shape, dtype or container is listed.
+        CorruptError: (a ValueError) if it is cut, changed or foreign.
+        ValueError: if it differs from the template: every path that is missing, extra, of another
+            shape, dtype or container is listed.
     """
-    where = "checkpoint.load"
-    check_arrays(where, "like", like)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{where}: no file at {os.fspath(path)}")
-    stored = _read_header(where, path)
-    check(where, os.fspath(path), stored, like)
-    arrays = mx.load(os.fspath(path), format="safetensors")
-    assert isinstance(arrays, dict)
-    names = tree.paths(like)
-    restored = tree.unflatten(like, [arrays.pop(name, None) for name in names])
-    if arrays or not tree.alike(restored, like):
-        raise ValueError(f"{where}: {os.fspath(path)} is damaged: its arrays are not those its header names")
-    mx.eval(tree.leaves(restored))  # now: a lazy array would read whatever the file holds later
-    return restored
+    where, path = "checkpoint.load", Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{where}: no file at {path}")
+    content, held = _index(where, path) if path.name.endswith(_INDEX) else (_header(where, path), None)
+    stored = stored_tree(where, path, content, held)
+    return restore(where, stored, like, cast=cast, partial=partial, rename=rename)
 
 
-def _read_header(where: str, path: str | os.PathLike[str]) -> Any:
-    # The safetensors library checks offsets and lengths against the file before anything is read.
+def stored_tree(where: str, path: Path, content: dict[str, Any], held: dict[str, str] | None) -> Stored:
+    """Return what a file's header offers; `held` names the file of each array of a divided state."""
+    leaves = leaf_specs(where, str(path), content.get("tree"))
+    sums = content.get("checksums")
+    held = dict.fromkeys(leaves, path.name) if held is None else held
+    if not isinstance(sums, dict) or not leaves.keys() == sums.keys() == held.keys():
+        raise CorruptError(f"{where}: {path} is damaged: its header does not name the same arrays twice")
+    places = {name: tensors.Place(held[name], name, str(sums[name])) for name in leaves}
+    return Stored(
+        str(path), content["tree"], lambda paths: tensors.read(where, path.parent, places, leaves, paths)
+    )
+
+
+def _header(where: str, path: Path) -> dict[str, Any]:
+    found = tensors.metadata(where, path)
+    content = unseal(where, str(path), found.pop(_KEY, None))
+    if found != tensors.ECOSYSTEM:
+        raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
+    return content
+
+
+def _index(where: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        with safe_open(os.fspath(path), framework="mlx") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{where}: {os.fspath(path)} is truncated or not a safetensors file ({error})"
-        ) from None
-    try:
-        return json.loads(metadata.get(_KEY, "null"))
-    except (ValueError, RecursionError):
-        raise ValueError(f"{where}: {os.fspath(path)} is damaged: its header is not JSON") from None
+        index = json.loads(path.read_text(encoding="utf-8"))
+        header, held = index["metadata"].get(_KEY), dict(index["weight_map"])
+        plain = all(Path(name).name == name for name in held.values())
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise CorruptError(f"{where}: {path} is damaged: it is not an index of safetensors files") from None
+    if not plain:
+        raise checks.refuse(where, f"{path} names a file outside its own directory")
+    return unseal(where, str(path), header), held

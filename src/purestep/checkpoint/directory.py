@@ -1,0 +1,218 @@
+"""One checkpoint on disk: a directory of safetensors files and the manifest that vouches for them.
+
+    step_00000100/
+        manifest.json        step, metrics, metadata, versions, the tree, a checksum of every array
+        model.safetensors    `params` under the model's own names, for any reader
+        state.safetensors    everything else, by path
+
+Files over the shard limit are divided, with an index each, as on Hugging Face.
+"""
+
+import platform
+import re
+from collections.abc import Mapping
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks
+from purestep.checkpoint import atomic, checksum, tensors
+from purestep.checkpoint.header import CorruptError, seal, unseal, verified
+from purestep.checkpoint.record import Record
+from purestep.checkpoint.restore import Stored, leaf_specs
+
+MANIFEST = "manifest.json"
+
+_PARAMS = "params."
+_NAME = re.compile(r"step_(\d{8,18})")
+
+
+class Manifest(NamedTuple):
+    """What a manifest says, checked for sense but not against the files.
+
+    Attributes:
+        record: the facts that policies use.
+        tree: the state's `tree.spec`.
+        leaves: dtype and shape of each array by path.
+        places: file, key and checksum of each array by path.
+        files: size in bytes, and the digest of the file, or of its header if it holds arrays.
+    """
+
+    record: Record
+    tree: Any
+    leaves: dict[str, tuple[str, tuple[int, ...]]]
+    places: dict[str, tensors.Place]
+    files: dict[str, tuple[int, str]]
+
+    def stored(self, where: str) -> Stored:
+        """Return what the directory offers to a restore, each file's header checked as it is read."""
+        directory = self.record.path
+
+        def read(paths: list[str]) -> dict[str, mx.array]:
+            for name in {self.places[path].file for path in paths}:
+                self.check_file(where, name)
+            return tensors.read(where, directory, self.places, self.leaves, paths)
+
+        return Stored(str(directory), self.tree, read)
+
+    def check_file(self, where: str, name: str) -> None:
+        """Refuse a file that is not as it was written; the arrays in it are checked when they are read."""
+        path, (size, digest) = self.record.path / name, self.files[name]
+        _check_plain(where, path)
+        if path.stat().st_size != size:
+            raise CorruptError(
+                f"{where}: {path} is damaged: {path.stat().st_size} bytes, {size} were written"
+            )
+        if not verified(where, str(path), digest, _unsummed(path)):
+            raise CorruptError(f"{where}: {path} is damaged: it is not as it was written")
+
+    def verify(self, where: str) -> list[str]:
+        """Return what is wrong with the files, a line each; reads every byte, an array at a time."""
+        problems = []
+        for name in self.files:
+            try:
+                self.check_file(where, name)
+                for path, place in self.places.items():
+                    if place.file == name:
+                        tensors.read(where, self.record.path, self.places, self.leaves, [path])
+            except CorruptError as error:
+                problems.append(str(error).removeprefix(f"{where}: "))
+        return problems
+
+
+def located(root: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is."""
+    return root / f"step_{step:08}"
+
+
+def step_of(entry: Path) -> int | None:
+    """Return the step that a directory's name says, or `None` for anything else."""
+    found = _NAME.fullmatch(entry.name)
+    return int(found[1]) if found and entry == located(entry.parent, int(found[1])) else None
+
+
+def write(
+    directory: Path,
+    arrays: Mapping[str, mx.array],
+    spec: Any,
+    facts: Mapping[str, Any],
+    shard_bytes: int | None,
+) -> None:
+    """Fill a new directory with one checkpoint and wait until it is on the disk.
+
+    Args:
+        directory: empty; no reader knows it yet.
+        arrays: evaluated and contiguous, by path.
+        spec: `tree.spec` of the state.
+        facts: `step`, `time`, `metrics` and `metadata`, plain values.
+        shard_bytes: the most a file holds.
+    """
+    sums = {path: checksum.of(checksum.raw(array)) for path, array in arrays.items()}
+    leaves: dict[str, list[str]] = {}
+    names: list[str] = []
+    for stem, group in _groups(arrays).items():
+        keys = {path.removeprefix(_PARAMS) if stem == "model" else path: path for path in group}
+        files = tensors.shards(stem, {key: arrays[path] for key, path in keys.items()}, shard_bytes)
+        for file, shard in files.items():
+            tensors.write(directory / file, shard, {})
+            leaves |= {keys[key]: [file, key, sums[keys[key]]] for key in shard}
+        names += files
+        if len(files) > 1:
+            index = f"{stem}{tensors.SUFFIX}.index.json"
+            _write_text(directory / index, tensors.index(files, {}))
+            names.append(index)
+    manifest = {
+        **facts,
+        "versions": _versions(),
+        "files": {
+            file: [(directory / file).stat().st_size, checksum.of(_unsummed(directory / file))]
+            for file in names
+        },
+        "tree": spec,
+        "leaves": leaves,
+    }
+    _write_text(directory / MANIFEST, seal(manifest))
+    atomic.flush(directory)
+
+
+def read(where: str, directory: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        CorruptError: if it is missing, changed, or makes no sense.
+        ValueError: if another version of purestep wrote it, or it points outside its directory.
+    """
+    path = directory / MANIFEST
+    _check_plain(where, directory, directory=True)
+    _check_plain(where, path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CorruptError(f"{where}: {path} is damaged: it is not text") from None
+    content = unseal(where, str(path), text)
+    leaves = leaf_specs(where, str(path), content.get("tree"))
+    try:
+        places = {leaf: tensors.Place(*map(str, place)) for leaf, place in content["leaves"].items()}
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
+        record = Record(
+            step=int(content["step"]),
+            time=float(content["time"]),
+            metrics={str(name): float(value) for name, value in content["metrics"].items()},
+            metadata=dict(content["metadata"]),
+            versions=dict(content["versions"]),
+            bytes=len(text) + sum(size for size, _ in files.values()),
+            path=directory,
+        )
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise CorruptError(f"{where}: {path} is damaged: it does not describe a checkpoint") from None
+    for name in files:
+        if Path(name).name != name:
+            raise checks.refuse(where, f"{path} names {name!r}, which is not in its directory")
+    if places.keys() != leaves.keys() or not {place.file for place in places.values()} <= files.keys():
+        raise CorruptError(f"{where}: {path} is damaged: its arrays have no place in its files")
+    if record.step != step_of(directory):
+        raise CorruptError(f"{where}: {directory} holds step {record.step}: it was renamed or swapped")
+    return Manifest(record, content["tree"], leaves, places, files)
+
+
+def _groups(arrays: Mapping[str, mx.array]) -> dict[str, list[str]]:
+    """Return the paths that go to each file: parameters under their own names, the rest under its paths."""
+    model = [path for path in arrays if path.startswith(_PARAMS)]
+    rest = [path for path in arrays if not path.startswith(_PARAMS)]
+    return {stem: paths for stem, paths in (("model", model), ("state", rest)) if paths}
+
+
+def _unsummed(path: Path) -> bytes:
+    """Return what the checksums of arrays leave out: the whole file, or its header if it holds arrays."""
+    with path.open("rb") as file:
+        if path.suffix != tensors.SUFFIX:
+            return file.read()
+        start = file.read(8)
+        # A damaged length asks for no more than there is.
+        return start + file.read(min(int.from_bytes(start, "little"), path.stat().st_size))
+
+
+def _check_plain(where: str, path: Path, directory: bool = False) -> None:
+    if path.is_symlink():
+        raise CorruptError(
+            f"{where}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
+        )
+    if not (path.is_dir() if directory else path.is_file()):
+        raise CorruptError(f"{where}: {path} is missing")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    atomic.flush(path)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("purestep", "mlx"):
+        try:
+            found[name] = packages.version(name)
+        except packages.PackageNotFoundError:  # on the path, not installed
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,330 @@
+"""A run's checkpoints: written in the background, complete or absent, restored from the newest intact one."""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.checkpoint import directory, lock, store, tensors
+from purestep.checkpoint.header import CorruptError
+from purestep.checkpoint.keeping import KeepPolicy, superfluous
+from purestep.checkpoint.record import Moment, Record, best_of, check_metric, numbers_of, plain, step_of
+from purestep.checkpoint.restore import Rename, restore
+from purestep.checkpoint.saving import SavePolicy
+from purestep.checkpoint.store import CorruptWarning
+from purestep.checkpoint.writer import Writer
+from purestep.state import check_arrays
+from purestep.types import Tree
+
+Problems = dict[int, list[str]]
+
+
+class Restored(NamedTuple):
+    """What `Checkpointer.restore` returns: the state, and the record it was saved with."""
+
+    state: Tree
+    record: Record
+
+
+class Checkpointer:
+    """The checkpoints of one run, a directory each: `step_00000100`.
+
+    A state is immutable, so a save takes hold of its arrays and returns; one thread writes them, with no
+    copy, while training goes on. A checkpoint appears whole, by one rename, after everything in it is
+    on the disk. Reading never changes or deletes anything and needs no right to write.
+
+    Use it as a context manager, or call `close`: both wait for what is being written.
+
+    Args:
+        path: the directory of all checkpoints; made by the first save.
+        keep: what to keep when a save has succeeded, one of `keep_last, keep_best, keep_every, keep_any`
+            or your own function from records to the steps that stay; `None` keeps everything. The newest
+            stays whatever it says, and the best by `metric`.
+        save_when: when `save_if_due` saves, one of `save_every_steps, save_every_seconds, save_on_best,
+            save_on_signal, save_any` or your own function `(moment, records) -> bool`.
+        metric: the metric that `best` looks at.
+        mode: `min` if a smaller metric is better, or `max`.
+        asynchronous: write in the background; otherwise `save` returns when the checkpoint is there.
+        max_pending: saves under way or waiting, each of which keeps its arrays in memory; `save` waits
+            for room.
+        shard_bytes: the most that one file holds.
+
+    >>> import purestep as ps, tempfile
+    >>> state = ps.TrainState.create({"w": mx.ones(2)}, ps.optimizers.sgd(0.1))
+    >>> with Checkpointer(tempfile.mkdtemp(), keep=lambda records: set(), metric="loss") as checkpointer:
+    ...     for step, loss in enumerate([0.3, 0.1, 0.2]):
+    ...         checkpointer.save(state, step=step, metrics={"loss": loss}, metadata={"epoch": 0})
+    ...     restored, record = checkpointer.restore(like=state)
+    ...     [record.step for record in checkpointer.list()], checkpointer.best().step, record.step
+    ([1, 2], 1, 2)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keep: KeepPolicy | None = None,
+        save_when: SavePolicy | None = None,
+        metric: str | None = None,
+        mode: str = "min",
+        asynchronous: bool = True,
+        max_pending: int = 1,
+        shard_bytes: int | None = 5_000_000_000,
+    ):
+        where = "Checkpointer"
+        for label, policy in (("keep", keep), ("save_when", save_when)):
+            if policy is not None:
+                checks.function(where, label, policy)
+        check_metric(where, "" if metric is None else metric, mode)
+        checks.integer(where, "max_pending", max_pending, least=1)
+        tensors.check_limit(where, shard_bytes)
+        self.path = Path(path).absolute()
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{where}: path must be a directory, {self.path} is a file")
+        self._keep = keep
+        self._save_when = save_when
+        self._metric, self._mode = metric, mode
+        self._asynchronous = asynchronous
+        self._shard_bytes = shard_bytes
+        self._writer = Writer(max_pending)
+        self._lock: lock.Lock | None = None
+        self._started = time.time()
+        self._known: dict[int, Record] | None = None
+        self._closed = False
+
+    def save(
+        self,
+        state: Tree,
+        *,
+        step: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save a state, replacing a checkpoint of the same step once the new one is on the disk.
+
+        Evaluates the state on this thread. Everything else happens in the background, and a failure
+        there is raised by the next call of this object, at the latest by `close`.
+
+        Args:
+            state: a tree of arrays: a `TrainState`, or a dict of one and more.
+            step: names the checkpoint; `state.step` if the state has one.
+            metrics: numbers or 0-d arrays, for policies and `best`.
+            metadata: plain JSON values that the run needs to go on: epoch, position in the data, samples
+                seen, best value, counters of early stopping, history. `restore` gives them back.
+
+        Raises:
+            TypeError: for a leaf that is not an array, or metadata that is not plain, with its path.
+            ValueError: for a metric that is NaN and should decide which checkpoint is best.
+            LockedError: if another writer has the directory, with its pid and host.
+            OSError: if the directory cannot be written, or an earlier save could not.
+        """
+        where = "Checkpointer.save"
+        self._check_open(where)
+        check_arrays(where, "state", state)
+        step = step_of(where, state, step)
+        numbers = numbers_of(where, metrics)
+        if self._metric is not None and math.isnan(numbers.get(self._metric, 0.0)):
+            raise checks.refuse(
+                where, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
+            )
+        values = plain(where, "metadata", dict(metadata or {}))
+        self._writer.check()
+        self._begin(where)
+        arrays, spec = tensors.snapshot(state), tree.spec(state)
+        shown = {key: repr(value) if not math.isfinite(value) else value for key, value in numbers.items()}
+        facts = {"step": step, "time": time.time(), "metrics": shown, "metadata": values}
+        self._writer.submit(lambda: self._write(arrays, spec, facts))
+        if self._known is not None:
+            place = directory.located(self.path, step)
+            self._known[step] = Record(step, facts["time"], numbers, values, {}, 0, place)
+        if not self._asynchronous:
+            self._writer.wait()
+
+    def save_if_due(
+        self,
+        state: Tree,
+        *,
+        step: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        signalled: bool = False,
+    ) -> bool:
+        """Save if the policy `save_when` says so; tell whether it did.
+
+        Give `step` as a Python integer: otherwise each call waits for the device to read `state.step`.
+        """
+        where = "Checkpointer.save_if_due"
+        self._check_open(where)
+        if self._save_when is None:
+            raise checks.refuse(where, "there is no policy: give Checkpointer save_when")
+        step = step_of(where, state, step)
+        if self._known is None:
+            self._known = {record.step: record for record in store.records(where, self.path)}
+        numbers = numbers_of(where, metrics)
+        moment = Moment(step, time.time(), numbers, signalled, self._started)
+        if not self._save_when(moment, list(self._known.values())):
+            return False
+        self.save(state, step=step, metrics=numbers, metadata=metadata)
+        return True
+
+    def restore(
+        self,
+        step: int | None = None,
+        *,
+        like: Tree = None,
+        cast: bool = False,
+        partial: Collection[str] = (),
+        rename: Rename | None = None,
+    ) -> Restored:
+        """Return a state, every byte of it verified, and the record it was saved with.
+
+        Args:
+            step: which checkpoint. Without it, the newest intact one: a damaged one is passed over with
+                a `CorruptWarning`, and stays where it is.
+            like: a tree with the structure, shapes and dtypes that the checkpoint must have; without it,
+                plain dicts, lists and tuples are returned.
+            cast: accept other floating-point dtypes, as in `checkpoint.load`.
+            partial: patterns of paths that may be missing, extra or of another shape, as in `load`.
+            rename: from names in the checkpoint to names in the template, as in `load`.
+
+        Raises:
+            FileNotFoundError: if there is no such checkpoint, or none at all.
+            CorruptError: if it, or every one, is damaged.
+            ValueError: if it differs from the template, with every differing path.
+        """
+        where = "Checkpointer.restore"
+        self._writer.wait()
+        options: dict[str, Any] = {"cast": cast, "partial": partial, "rename": rename}
+        if step is not None:
+            checks.integer(where, "step", step, least=0)
+            manifest = directory.read(where, store.existing(where, self.path, step))
+            return Restored(restore(where, manifest.stored(where), like, **options), manifest.record)
+        damaged: list[str] = []
+        for step in sorted(store.steps(self.path), reverse=True):
+            try:
+                manifest = directory.read(where, directory.located(self.path, step))
+                state = restore(where, manifest.stored(where), like, **options)
+            except (CorruptError, FileNotFoundError) as error:
+                damaged.append(str(error).removeprefix(f"{where}: "))
+                continue
+            if damaged:
+                listed = "\n  ".join(damaged)
+                warnings.warn(
+                    f"{where}: used step {step}, passed over\n  {listed}", CorruptWarning, stacklevel=2
+                )
+            return Restored(state, manifest.record)
+        if damaged:
+            raise CorruptError(f"{where}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
+        raise FileNotFoundError(f"{where}: there is no checkpoint in {self.path}")
+
+    def list(self) -> list[Record]:
+        """Return the record of every complete checkpoint, by step; a damaged manifest is warned of."""
+        self._writer.wait()
+        return store.records("Checkpointer.list", self.path)
+
+    def latest(self) -> Record | None:
+        """Return the record of the newest complete checkpoint, or `None`."""
+        return max(self.list(), default=None, key=lambda record: record.step)
+
+    def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
+        """Return the record with the best metric, or `None`; of equals the earliest."""
+        where = "Checkpointer.best"
+        metric = self._metric if metric is None else metric
+        if metric is None:
+            raise checks.refuse(where, "metric must be named, here or to Checkpointer")
+        mode = self._mode if mode is None else mode
+        check_metric(where, metric, mode)
+        return next(iter(best_of(self.list(), metric, mode)), None)
+
+    def verify(self, step: int | None = None) -> Problems:
+        """Read every byte of one checkpoint, or of all; return the problems of each by step."""
+        where = "Checkpointer.verify"
+        self._writer.wait()
+        if step is not None:
+            store.existing(where, self.path, step)
+        problems = {}
+        for number in sorted(store.steps(self.path)) if step is None else [step]:
+            try:
+                problems[number] = directory.read(where, directory.located(self.path, number)).verify(where)
+            except ValueError as error:
+                problems[number] = [str(error).removeprefix(f"{where}: ")]
+        return problems
+
+    def delete(self, step: int) -> None:
+        """Delete one checkpoint, damaged or not.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            LockedError: if another writer has the directory.
+        """
+        where = "Checkpointer.delete"
+        self._check_open(where)
+        self._writer.wait()
+        checks.integer(where, "step", step, least=0)
+        store.existing(where, self.path, step)
+        self._begin(where)
+        store.remove(self.path, step)
+        (self._known or {}).pop(step, None)
+
+    def wait(self) -> None:
+        """Wait until everything that was saved is on the disk, and raise what failed."""
+        self._writer.wait()
+
+    def close(self) -> None:
+        """Wait, raise what failed, and let another writer in."""
+        self._closed = True
+        try:
+            self._writer.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception as failure:
+            if error is None:
+                raise
+            error.add_note(f"and a checkpoint failed: {failure}")  # the body's error is the one to see
+
+    def _check_open(self, where: str) -> None:
+        if self._closed:
+            raise checks.refuse(where, "the Checkpointer is closed: make another")
+
+    def _begin(self, where: str) -> None:
+        """Become the directory's only writer."""
+        if self._lock is None:
+            self._lock = store.claim(where, self.path)
+
+    def _write(self, arrays: Mapping[str, mx.array], spec: Any, facts: Mapping[str, Any]) -> None:
+        """Write one checkpoint and delete the superfluous: the work of the background thread."""
+        step = facts["step"]
+        try:
+            store.put(
+                self.path,
+                step,
+                lambda place: directory.write(place, arrays, spec, facts, self._shard_bytes),
+            )
+        except OSError as error:
+            raise OSError(
+                f"Checkpointer: step {step} was not saved: {error}; earlier checkpoints are intact"
+            ) from error
+        if self._keep is not None:
+            records = store.records("Checkpointer.save", self.path)
+            for old in superfluous(records, self._keep, self._metric, self._mode):
+                store.remove(self.path, old)
+                if self._known is not None:
+                    self._known.pop(old, None)

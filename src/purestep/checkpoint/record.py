@@ -1,0 +1,109 @@
+"""What is known of one checkpoint without reading its arrays: what policies decide by."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks
+from purestep.types import Tree
+
+MODES = ("min", "max")
+
+
+class Record(NamedTuple):
+    """One complete checkpoint.
+
+    Attributes:
+        step: steps made.
+        time: when it was saved, seconds since 1970.
+        metrics: the numbers it was saved with.
+        metadata: the user's own plain values: epoch, position in the data, best value, history.
+        versions: of purestep, MLX and Python, when it was saved.
+        bytes: of all its files.
+        path: its directory.
+    """
+
+    step: int
+    time: float
+    metrics: dict[str, float]
+    metadata: dict[str, Any]
+    versions: dict[str, str]
+    bytes: int
+    path: Path
+
+
+class Moment(NamedTuple):
+    """A point of a run at which a policy says whether to save.
+
+    Attributes:
+        step: steps made.
+        time: now, seconds since 1970.
+        metrics: of this step.
+        signalled: whether somebody asked the process to stop.
+        started: when the run was started, seconds since 1970.
+    """
+
+    step: int
+    time: float
+    metrics: dict[str, float]
+    signalled: bool
+    started: float
+
+
+def best_of(records: Sequence[Record], metric: str, mode: str) -> list[Record]:
+    """Return the records that have this metric, best first; of equals the earliest step first.
+
+    NaN is never a best value.
+    """
+    rated = [r for r in records if metric in r.metrics and not math.isnan(r.metrics[metric])]
+    sign = 1 if mode == "min" else -1
+    return sorted(rated, key=lambda r: (sign * r.metrics[metric], r.step))
+
+
+def check_metric(where: str, metric: str, mode: str) -> None:
+    """Refuse what cannot name a metric and a direction."""
+    if not isinstance(metric, str):
+        raise TypeError(f"{where}: metric must be the name of a metric, got {metric!r}")
+    if mode not in MODES:
+        raise checks.refuse(where, f"mode must be min or max, got {mode!r}")
+
+
+def step_of(where: str, state: Tree, step: int | None) -> int:
+    """Return the step given, or the state's own, which waits for the device."""
+    if step is None:
+        found = getattr(state, "step", None)
+        if not isinstance(found, mx.array) or found.ndim != 0:
+            raise checks.refuse(where, "step must be given: the state has none of its own")
+        step = int(found.item())  # type: ignore[arg-type]
+    checks.integer(where, "step", step, least=0)
+    return step
+
+
+def numbers_of(where: str, metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return metrics, numbers or 0-d arrays, as Python numbers."""
+    numbers = {}
+    for name, given in (metrics or {}).items():
+        value: Any = given.item() if isinstance(given, mx.array) and given.ndim == 0 else given
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
+        numbers[name] = float(value)
+    return numbers
+
+
+def plain(where: str, path: str, value: Any) -> Any:
+    """Return a copy of JSON's own values; refuse what JSON would not give back as it was."""
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                raise TypeError(f"{where}: {path} has the key {key!r}; keys must be strings")
+        return {key: plain(where, f"{path}[{key!r}]", child) for key, child in value.items()}
+    if type(value) is list:
+        return [plain(where, f"{path}[{number}]", child) for number, child in enumerate(value)]
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise TypeError(
+        f"{where}: {path} must be plain (dict, list, str, int, float, bool, None), got {type(value).__name__}"
+    )
