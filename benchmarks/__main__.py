@@ -10,6 +10,7 @@ from benchmarks.harness import ContestantError
 NAMES = {  # each is a module of this package, with add_arguments(parser) and run(options) -> exit code
     "step": "one training step: purestep against the same mathematics by hand",
     "memory": "peak memory of a step in microbatches, and their gradients",
+    "checkpoint": "saving and restoring a state, and saving in the background",
     "state": "bytes of optimizer state for each parameter, as a Markdown table",
 }
 

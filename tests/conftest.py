@@ -11,6 +11,18 @@ settings.register_profile(
 settings.load_profile("purestep")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--full", action="store_true", help="run the fault tests of storage at full scale (minutes)"
+    )
+
+
+@pytest.fixture
+def full(request):
+    """Tell whether the tests of faults run at full scale."""
+    return request.config.getoption("--full")
+
+
 @pytest.fixture(autouse=True)
 def global_stream_untouched():
     """Fail a test whose code under test draws from MLX's global random stream."""

@@ -15,7 +15,7 @@ from purestep import checks, tree
 from purestep.checkpoint import directory, lock, store, tensors
 from purestep.checkpoint.header import CorruptError
 from purestep.checkpoint.keeping import KeepPolicy, superfluous
-from purestep.checkpoint.record import Moment, Record, best_of, check_metric, numbers_of, plain, step_of
+from purestep.checkpoint.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
 from purestep.checkpoint.restore import Rename, restore
 from purestep.checkpoint.saving import SavePolicy
 from purestep.checkpoint.store import CorruptWarning
@@ -129,7 +129,7 @@ class Checkpointer:
         self._check_open(where)
         check_arrays(where, "state", state)
         step = step_of(where, state, step)
-        numbers = numbers_of(where, metrics)
+        numbers = dict(Numbers(where, metrics))
         if self._metric is not None and math.isnan(numbers.get(self._metric, 0.0)):
             raise checks.refuse(
                 where, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
@@ -159,6 +159,7 @@ class Checkpointer:
         """Save if the policy `save_when` says so; tell whether it did.
 
         Give `step` as a Python integer: otherwise each call waits for the device to read `state.step`.
+        Metrics that are arrays are read only when the policy looks at them, or saves.
         """
         where = "Checkpointer.save_if_due"
         self._check_open(where)
@@ -167,7 +168,7 @@ class Checkpointer:
         step = step_of(where, state, step)
         if self._known is None:
             self._known = {record.step: record for record in store.records(where, self.path)}
-        numbers = numbers_of(where, metrics)
+        numbers = Numbers(where, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
         if not self._save_when(moment, list(self._known.values())):
             return False

@@ -65,6 +65,9 @@ def from_bytes(
     Raises:
         CorruptError: (a ValueError) if the data is cut, changed or foreign.
         ValueError: if it differs from the template, with every differing path.
+
+    >>> from_bytes(to_bytes([mx.array(1), None]))
+    [array(1, dtype=int32), None]
     """
     where = "checkpoint.from_bytes"
     header, chunks = _unpack(where, data)

@@ -1,7 +1,7 @@
 """What is known of one checkpoint without reading its arrays: what policies decide by."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +41,14 @@ class Moment(NamedTuple):
     Attributes:
         step: steps made.
         time: now, seconds since 1970.
-        metrics: of this step.
+        metrics: of this step; a policy that looks at one waits for the device.
         signalled: whether somebody asked the process to stop.
         started: when the run was started, seconds since 1970.
     """
 
     step: int
     time: float
-    metrics: dict[str, float]
+    metrics: Mapping[str, float]
     signalled: bool
     started: float
 
@@ -82,15 +82,25 @@ def step_of(where: str, state: Tree, step: int | None) -> int:
     return step
 
 
-def numbers_of(where: str, metrics: Mapping[str, Any] | None) -> dict[str, float]:
-    """Return metrics, numbers or 0-d arrays, as Python numbers."""
-    numbers = {}
-    for name, given in (metrics or {}).items():
-        value: Any = given.item() if isinstance(given, mx.array) and given.ndim == 0 else given
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
-        numbers[name] = float(value)
-    return numbers
+class Numbers(Mapping[str, float]):
+    """Metrics as Python numbers; one that is a 0-d array is read, and waited for, when it is asked for."""
+
+    def __init__(self, where: str, metrics: Mapping[str, Any] | None):
+        self._metrics = dict(metrics or {})
+        for name, value in self._metrics.items():
+            scalar = (isinstance(value, mx.array) and value.ndim == 0) or isinstance(value, (int, float))
+            if not scalar or isinstance(value, bool):
+                raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
+
+    def __getitem__(self, name: str) -> float:
+        value: Any = self._metrics[name]
+        return float(value.item() if isinstance(value, mx.array) else value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
 
 
 def plain(where: str, path: str, value: Any) -> Any:

@@ -99,6 +99,12 @@ def load(
         CorruptError: (a ValueError) if it is cut, changed or foreign.
         ValueError: if it differs from the template: every path that is missing, extra, of another
             shape, dtype or container is listed.
+
+    >>> import mlx.core as mx, tempfile
+    >>> file = tempfile.mkdtemp() + "/state.safetensors"
+    >>> save(file, {"w": mx.array([1.0, 2.0]), "b": (mx.array(3), None)})
+    >>> load(file)
+    {'w': array([1, 2], dtype=float32), 'b': (array(3, dtype=int32), None)}
     """
     where, path = "checkpoint.load", Path(path)
     if not path.is_file():

@@ -1,0 +1,335 @@
+"""Saving and restoring a state: throughput against other libraries, and what a save in the background costs.
+
+Each contestant has a process of its own; they take turns, and make the state anew each turn, so that
+only one is in memory. Every save ends with fsync of its files and their directory, and what was restored is
+compared with what was saved before its time counts. Files are read back from the page cache.
+
+The targets: `Checkpointer`, with checksums, at 0.9 or more of the throughput of `mx.save_safetensors` and
+`mx.load`; faster than torch, flax and orbax; a save in the background holds its caller under 5 ms, or
+1 % of the save, and takes less than 64 MB. Peers that are not installed are left out, and said to be.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+import purestep as ps
+from benchmarks import harness
+from benchmarks.harness import Spread
+from purestep.checkpoint import atomic
+
+SHARE, HELD, MEMORY = 0.9, 5e-3, 64e6
+BASE = "mx.save_safetensors"
+LEAF = 1 << 22  # elements of a large leaf, 16 MiB
+
+
+def state(size: int) -> dict[str, Any]:
+    """Return a state of so many bytes: parameters, two moments, a bfloat16 tenth, small leaves."""
+    count = max(1, size // (3 * 4 * LEAF))
+
+    def part(seed: int) -> dict[str, Any]:
+        keys = mx.random.split(mx.random.key(seed), count)
+        large = {f"w{i}": mx.random.normal((LEAF // 1024, 1024), key=key) for i, key in enumerate(keys)}
+        return {**large, "norm": mx.ones(1024), "half": mx.ones((256, 1024), mx.bfloat16)}
+
+    made = {"params": part(0), "opt_state": {"mu": part(1), "nu": part(2)}, "step": mx.array(7)}
+    mx.eval(made)
+    return made
+
+
+def synced(path: Path) -> None:
+    """Wait until a file, or all files of a directory, are on the disk."""
+    for place in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        atomic.flush(place)
+    atomic.flush(path.parent)
+
+
+class Purestep:
+    """`Checkpointer`, one checkpoint, every byte verified."""
+
+    def convert(self, made: Any) -> Any:
+        return made
+
+    def save(self, path: Path, made: Any) -> None:
+        with ps.checkpoint.Checkpointer(path, asynchronous=False) as checkpointer:
+            checkpointer.save(made, step=1)
+
+    def load(self, path: Path, made: Any) -> Any:
+        return ps.checkpoint.Checkpointer(path).restore(like=made).state
+
+
+class File(Purestep):
+    """`checkpoint.save` and `load`: one file."""
+
+    def save(self, path: Path, made: Any) -> None:
+        ps.checkpoint.save(path, made)
+
+    def load(self, path: Path, made: Any) -> Any:
+        return ps.checkpoint.load(path, like=made)
+
+
+class Mlx(Purestep):
+    """What MLX itself does, with the same fsync and no checksums."""
+
+    def save(self, path: Path, made: Any) -> None:
+        named = path.with_suffix(".safetensors")
+        mx.save_safetensors(str(named), dict(ps.tree.items(made)))
+        named.replace(path)
+        synced(path)
+
+    def load(self, path: Path, made: Any) -> Any:
+        arrays: Any = mx.load(str(path), format="safetensors")
+        mx.eval(arrays)
+        return ps.tree.unflatten(made, [arrays[name] for name in ps.tree.paths(made)])
+
+
+class Torch:
+    """`torch.save` and `torch.load`."""
+
+    def __init__(self) -> None:
+        self._torch: Any = importlib.import_module("torch")
+
+    def convert(self, made: Any) -> Any:
+        numpy = _numpy(made)
+        return ps.tree.map(self._torch.from_numpy, numpy)
+
+    def save(self, path: Path, made: Any) -> None:
+        self._torch.save(made, path)
+        synced(path)
+
+    def load(self, path: Path, made: Any) -> Any:
+        return self._torch.load(path, weights_only=True)
+
+
+class Flax:
+    """`flax.serialization`, its msgpack written to a file."""
+
+    def __init__(self) -> None:
+        self._flax: Any = importlib.import_module("flax.serialization")
+        self._jax: Any = importlib.import_module("jax")
+
+    def convert(self, made: Any) -> Any:
+        return self._jax.tree.map(self._jax.numpy.asarray, _numpy(made))
+
+    def save(self, path: Path, made: Any) -> None:
+        path.write_bytes(self._flax.to_bytes(made))
+        synced(path)
+
+    def load(self, path: Path, made: Any) -> Any:
+        return self._jax.tree.map(self._jax.numpy.asarray, self._flax.from_bytes(made, path.read_bytes()))
+
+
+class Orbax(Flax):
+    """`orbax.checkpoint.StandardCheckpointer`, waited for."""
+
+    def __init__(self) -> None:
+        self._jax = importlib.import_module("jax")
+        self._checkpointer = importlib.import_module("orbax.checkpoint").StandardCheckpointer()
+
+    def save(self, path: Path, made: Any) -> None:
+        self._checkpointer.save(path, made)
+        self._checkpointer.wait_until_finished()
+        synced(path)
+
+    def load(self, path: Path, made: Any) -> Any:
+        return self._checkpointer.restore(path, made)
+
+
+CONTESTANTS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    "purestep Checkpointer": (Purestep, ()),
+    "purestep save, load": (File, ()),
+    BASE: (Mlx, ()),
+    "torch.save": (Torch, ("torch", "numpy")),
+    "flax msgpack": (Flax, ("flax", "jax", "numpy")),
+    "orbax": (Orbax, ("orbax", "jax", "numpy")),
+}
+
+
+def _numpy(made: Any) -> Any:
+    # numpy has no bfloat16: float16 has as many bytes.
+    numpy: Any = importlib.import_module("numpy")
+    return ps.tree.map(lambda x: numpy.array(x.astype(mx.float16) if x.dtype == mx.bfloat16 else x), made)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Compare two restored trees of any library, leaf by leaf."""
+    pairs = zip(ps.tree.leaves(first), ps.tree.leaves(second), strict=True)
+    return all(bool((a == b).all()) for a, b in pairs)
+
+
+class Session:
+    """One contestant in a worker's process."""
+
+    def __init__(self, name: str, size: int):
+        self._library = CONTESTANTS[name][0]()
+        self._size = size
+
+    def turn(self, directory: str) -> tuple[float, float]:
+        """Save and restore once; return the seconds of each."""
+        made = self._library.convert(state(self._size))
+        mx.clear_cache()
+        path = Path(directory) / "saved"
+        os.sync()
+        begin = time.perf_counter()
+        self._library.save(path, made)
+        saved = time.perf_counter()
+        restored = self._library.load(path, made)
+        loaded = time.perf_counter()
+        if not same(made, restored):
+            raise AssertionError("what was restored is not what was saved")
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return saved - begin, loaded - saved
+
+
+class Background:
+    """Saves in the background, in a worker's process."""
+
+    def __init__(self, size: int):
+        self._made = state(size)
+        mx.clear_cache()
+
+    def turn(self, directory: str) -> tuple[float, float, float]:
+        """Save once; return the seconds the caller was held, those of the whole save, and bytes of growth."""
+        path = Path(directory) / "saved"
+        with ps.checkpoint.Checkpointer(path) as checkpointer:
+            checkpointer.save({"w": mx.ones(1)}, step=0)  # the directory, the lock and the thread are there
+            checkpointer.wait()
+            os.sync()
+            before = _reset_peak()
+            begin = time.perf_counter()
+            checkpointer.save(self._made, step=1)
+            held = time.perf_counter() - begin
+            checkpointer.wait()
+            whole = time.perf_counter() - begin
+            grown = _peak() - before
+        shutil.rmtree(path)
+        return held, whole, grown
+
+
+def _reset_peak() -> float:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status("VmRSS")
+
+
+def _peak() -> float:
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024.0 * int(next(line for line in text.splitlines() if line.startswith(name)).split()[1])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--gigabytes", type=float, default=2.0, help="of the state (2)")
+    parser.add_argument("--rounds", type=harness.positive, default=5, help="turns of each contestant (5)")
+    parser.add_argument("--directory", help="where to write; a temporary one by default")
+    parser.add_argument("--json", action="store_true", help="print the measurements as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print, and return 1 if a target was missed."""
+    size = int(options.gigabytes * 1e9)
+    known = {
+        name: (name, size)
+        for name, (_, needs) in CONTESTANTS.items()
+        if all(importlib.util.find_spec(module) for module in needs)
+    }
+    missing = sorted(CONTESTANTS.keys() - known.keys())
+    if missing:
+        harness.note(f"not installed, left out: {', '.join(missing)}")
+    with tempfile.TemporaryDirectory(dir=options.directory, prefix="purestep-checkpoint-") as directory:
+        with harness.workers(Session, known, cold=False) as workers:
+            times = _rounds(workers, directory, options.rounds)
+        with harness.Worker("background", Background, size) as worker:
+            background = [worker.call("turn", directory) for _ in range(options.rounds + 1)][1:]
+    result = _summary(times, background, size)
+    if options.json:
+        print(json.dumps({**result, "facts": harness.facts()}, indent=1))
+    else:
+        _print(result, missing)
+    return 0 if all(result["reached"].values()) else 1
+
+
+Times = dict[str, list[tuple[float, float]]]
+
+
+def _rounds(workers: list[harness.Worker], directory: str, rounds: int) -> Times:
+    times: Times = {worker.name: [] for worker in workers}
+    draw, order = random.Random(0), list(workers)
+    for index in range(rounds + 1):
+        draw.shuffle(order)
+        for worker in order:
+            harness.note(f"round {index} of {rounds}: {worker.name}", passing=True)
+            measured = worker.call("turn", directory)
+            if index:  # the first warms up
+                times[worker.name].append(measured)
+    return times
+
+
+def _summary(times: Times, background: list[tuple[float, float, float]], size: int) -> dict[str, Any]:
+    ours, base = times["purestep Checkpointer"], times[BASE]
+    contestants = {
+        name: {
+            kind: {
+                "gigabytes_per_second": Spread.of([size / 1e9 / turn[index] for turn in turns]),
+                "of_mlx": Spread.of_ratios([b[index] for b in base], [turn[index] for turn in turns]),
+            }
+            for index, kind in enumerate(("save", "restore"))
+        }
+        for name, turns in times.items()
+    }
+    held, whole, grown = (statistics.median(values) for values in zip(*background, strict=True))
+    peers = [name for name in times if not name.startswith("purestep") and name != BASE]
+    fastest_peer = [
+        min((statistics.median(turn[i] for turn in times[name]) for name in peers), default=float("inf"))
+        for i in range(2)
+    ]
+    mine = [statistics.median(turn[i] for turn in ours) for i in range(2)]
+    reached = {
+        "save at 0.9 of mlx": contestants["purestep Checkpointer"]["save"]["of_mlx"].median >= SHARE,
+        "restore at 0.9 of mlx": contestants["purestep Checkpointer"]["restore"]["of_mlx"].median >= SHARE,
+        "save faster than peers": mine[0] < fastest_peer[0],
+        "restore faster than peers": mine[1] < fastest_peer[1],
+        "held under 5 ms or 1 %": held < max(HELD, whole / 100),
+        "memory under 64 MB": grown < MEMORY,
+    }
+    return {
+        "contestants": contestants,
+        "background": {"held_s": held, "save_s": whole, "grown_bytes": grown},
+        "reached": reached,
+    }
+
+
+def _print(result: dict[str, Any], missing: list[str]) -> None:
+    rows = [
+        [
+            name,
+            *(measured[kind][unit].show() for kind in ("save", "restore") for unit in measured[kind]),
+        ]
+        for name, measured in result["contestants"].items()
+    ]
+    print(harness.table(["", "save GB/s", "/ mlx", "restore GB/s", "/ mlx"], rows))
+    background = result["background"]
+    print(
+        f"\nin the background: caller held {1e3 * background['held_s']:.2f} ms of a save of "
+        f"{background['save_s']:.2f} s; memory grew by {background['grown_bytes'] / 1e6:.1f} MB\n"
+    )
+    for target, reached in result["reached"].items():
+        print(f"{'reached' if reached else 'MISSED '}  {target}")
+    if missing:
+        print(f"\nnot installed: {', '.join(missing)}")
+    print(f"\n{harness.facts_lines(harness.facts())}")
