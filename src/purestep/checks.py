@@ -1,7 +1,7 @@
 """The wording of argument errors: who refuses, which argument, the rule, the value."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import mlx.core as mx
@@ -56,3 +56,9 @@ def function(where: str, name: str, value: Any) -> None:
     """Refuse what cannot be called."""
     if not isinstance(value, Callable):
         raise TypeError(f"{where}: {name} must be callable, got {value!r}")
+
+
+def one_of(where: str, name: str, value: Any, allowed: Collection[str]) -> None:
+    """Refuse a value that is not one of the names allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        raise refuse(where, f"{name} must be one of {', '.join(allowed)}, got {value!r}")

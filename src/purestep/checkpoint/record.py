@@ -77,7 +77,8 @@ def step_of(where: str, state: Tree, step: int | None) -> int:
         found = getattr(state, "step", None)
         if not isinstance(found, mx.array) or found.ndim != 0:
             raise checks.refuse(where, "step must be given: the state has none of its own")
-        step = int(found.item())  # type: ignore[arg-type]
+        number: Any = found.item()
+        step = int(number)
     checks.integer(where, "step", step, least=0)
     return step
 
@@ -93,8 +94,9 @@ class Numbers(Mapping[str, float]):
                 raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
 
     def __getitem__(self, name: str) -> float:
-        value: Any = self._metrics[name]
-        return float(value.item() if isinstance(value, mx.array) else value)
+        given = self._metrics[name]
+        value: Any = given.item() if isinstance(given, mx.array) else given
+        return float(value)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._metrics)

@@ -1,0 +1,79 @@
+"""Losses and labels that soften what a one-hot label says: smoothing, and PolyLoss."""
+
+import mlx.core as mx
+
+from purestep import checks
+from purestep.losses import reduce
+from purestep.mean import Mean
+
+
+def smooth_labels(labels: mx.array, alpha: float) -> mx.array:
+    """Return distributions moved towards the uniform one: `(1 - alpha) label + alpha / classes`.
+
+    `cross_entropy(..., label_smoothing=alpha)` does the same without an array of this size.
+
+    Args:
+        labels: floating [..., classes], each row a distribution.
+        alpha: in [0, 1], the probability that is spread evenly.
+
+    Returns:
+        [..., classes], in the dtype of the labels.
+
+    Raises:
+        ValueError: if there is no class, or alpha is out of its range.
+        TypeError: if the labels are not floating.
+
+    Reference: Szegedy et al., arXiv:1512.00567.
+
+    >>> smooth_labels(mx.array([1.0, 0.0, 0.0, 0.0]), 0.4)
+    array([0.7, 0.1, 0.1, 0.1], dtype=float32)
+    """
+    where = "smooth_labels"
+    reduce.floating(where, "labels", labels)
+    if labels.ndim == 0 or labels.shape[-1] == 0:
+        raise checks.refuse(where, f"labels must have at least one class, got {labels.shape}")
+    checks.number(where, "alpha", alpha, least=0, most=1)
+    wide = labels.astype(mx.float32)
+    return ((1 - alpha) * wide + alpha / labels.shape[-1]).astype(labels.dtype)
+
+
+def poly_loss_cross_entropy(
+    logits: mx.array, labels: mx.array, *, epsilon: float = 2.0, weights: mx.array | None = None
+) -> Mean:
+    """Return cross entropy with the first coefficient of its expansion in `1 - p` raised by epsilon.
+
+    With `q = softmax(logits)`:
+
+        sum_c label_c (-log(q_c) + epsilon (1 - q_c))
+
+    computed in float32. A class of label 0 costs nothing, also where its logit is -inf.
+
+    Args:
+        logits: floating [..., classes], unnormalized.
+        labels: floating [..., classes], each row a distribution.
+        epsilon: at least -1; 0 is cross entropy.
+        weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
+
+    Raises:
+        ValueError: if the shapes do not fit, or epsilon is out of its range.
+        TypeError: if logits or labels are not floating.
+
+    Reference: Leng et al., arXiv:2204.12511.
+
+    >>> poly_loss_cross_entropy(mx.zeros((1, 2)), mx.array([[1.0, 0.0]])).value
+    array(1.69315, dtype=float32)
+    """
+    where = "poly_loss_cross_entropy"
+    checks.number(where, "epsilon", epsilon, least=-1)
+    reduce.floating(where, "logits", logits)
+    reduce.floating(where, "labels", labels)
+    reduce.same_shape(where, "labels", labels, "logits", logits)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise checks.refuse(where, f"logits must have at least one class, got {logits.shape}")
+    weights = reduce.counts(where, weights, logits.shape[:-1])
+    logits, labels = (reduce.keep(weights, values.astype(mx.float32)) for values in (logits, labels))
+    # Less their largest: near it, at 1e4, float32 has three digits after the point.
+    logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
+    log_q = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    costs = -mx.where(labels != 0, log_q, 0.0) - epsilon * mx.expm1(log_q)
+    return reduce.weighted(where, (labels * costs).sum(axis=-1), weights)
