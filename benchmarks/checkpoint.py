@@ -117,6 +117,7 @@ class Flax:
     """`flax.serialization`, its msgpack written to a file."""
 
     def __init__(self) -> None:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # or it claims most of a GPU's memory
         self._flax: Any = importlib.import_module("flax.serialization")
         self._jax: Any = importlib.import_module("jax")
 
@@ -135,6 +136,7 @@ class Orbax(Flax):
     """`orbax.checkpoint.StandardCheckpointer`, waited for."""
 
     def __init__(self) -> None:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
         self._jax = importlib.import_module("jax")
         self._checkpointer = importlib.import_module("orbax.checkpoint").StandardCheckpointer()
 

@@ -4,6 +4,7 @@ from purestep import checkpoint as checkpoint
 from purestep import data as data
 from purestep import losses as losses
 from purestep import optimizers as optimizers
+from purestep import replay as replay
 from purestep import rng as rng
 from purestep import schedules as schedules
 from purestep import transforms as transforms

@@ -4,10 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from purestep import __version__
-from purestep.cli import demo
+from purestep.cli import demo, inspect, replay
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (demo.main, "train a small model and show what comes of it"),
+    "inspect": (inspect.main, "show and verify checkpoints, or the difference of two"),
+    "replay": (replay.main, "make a step that went wrong again, and say where it did"),
 }
 
 _USAGE = "\n".join(

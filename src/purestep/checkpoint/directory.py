@@ -125,7 +125,7 @@ def write(
             names.append(index)
     manifest = {
         **facts,
-        "versions": _versions(),
+        "versions": versions(),
         "files": {
             file: [(directory / file).stat().st_size, checksum.of(_unsummed(directory / file))]
             for file in names
@@ -208,7 +208,8 @@ def _write_text(path: Path, text: str) -> None:
     atomic.flush(path)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what wrote a checkpoint."""
     found = {"python": platform.python_version()}
     for name in ("purestep", "mlx"):
         try:

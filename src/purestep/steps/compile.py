@@ -13,13 +13,14 @@ class Compiled:
     """A compiled step; call it as the step itself. Made by `compiled`.
 
     Attributes:
+        step: the step as it was, uncompiled.
         traces: how often the step has been traced so far.
     """
 
     def __init__(self, step: Callable[..., Any], max_traces: int):
         self._max_traces = max_traces
         self._signatures: list[dict[str, str]] = []
-        self._step = step
+        self.step = step
         self._call = mx.compile(self._trace)
 
     @property
@@ -50,7 +51,7 @@ class Compiled:
                 "Give every batch the same shapes (pad, or drop the last), or raise max_traces: "
                 "each trace is compiled, and kept as long as the process lives",
             )
-        result = self._step(state, batch)
+        result = self.step(state, batch)
         self._signatures.append(signature)
         return result
 

@@ -8,10 +8,11 @@ from purestep import checks
 from purestep.mean import Mean
 from purestep.state import TrainState
 from purestep.steps.outcome import outcome_of
+from purestep.steps.parts import Parts, parts_of, step_of
 from purestep.steps.train import train_step
 from purestep.transforms.base import GradientTransform
 from purestep.transforms.loss_scaling import loss_scale
-from purestep.types import Batch, LossFn, Metrics, Params, Step, Tree
+from purestep.types import Batch, LossFn, Params, Step, Tree
 
 
 def loss_scaled_step(
@@ -55,14 +56,15 @@ def loss_scaled_step(
         return Mean(total, weight), outcome.metrics, (scale, outcome.model_state)
 
     # The scale reaches the loss function, over all microbatches, as part of its model_state.
-    inner = train_step(scaled, transform, microbatches=microbatches, stateful=True)
+    inner = parts_of(train_step(scaled, transform, microbatches=microbatches, stateful=True))
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def parts(state: TrainState, batch: Batch) -> Parts:
         scale = loss_scale(state.opt_state)
-        new, metrics = inner(state.replace(model_state=(scale, state.model_state)), batch)
+        made = inner(state.replace(model_state=(scale, state.model_state)), batch)
+        new, metrics = made.state, made.metrics
         if "loss_scale" in metrics:
             raise checks.refuse(where, "loss_fn's metrics may not be named loss_scale")
         metrics |= {"grad_norm": metrics["grad_norm"] / scale, "loss_scale": scale}
-        return new.replace(model_state=new.model_state[1]), metrics
+        return made._replace(state=new.replace(model_state=new.model_state[1]))
 
-    return step
+    return step_of(parts)

@@ -7,9 +7,10 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.state import TrainState
 from purestep.steps.outcome import outcome_of
+from purestep.steps.parts import Parts, parts_of, step_of
 from purestep.steps.train import train_step
 from purestep.transforms.base import GradientTransform
-from purestep.types import Batch, LossFn, Metrics, Params, Step, Tree, Updates
+from purestep.types import Batch, LossFn, Params, Step, Tree, Updates
 
 
 def sam_step(
@@ -74,20 +75,20 @@ def sam_step(
     # handed it as model_state, which reaches the loss function over all microbatches.
     look = GradientTransform(lambda params: tree.zeros_like(params, mx.float32), probe)
     first = train_step(loss_fn, look, microbatches=microbatches, stateful=stateful)
-    second = train_step(perturbed, transform, microbatches=microbatches, stateful=True)
+    second = parts_of(train_step(perturbed, transform, microbatches=microbatches, stateful=True))
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def parts(state: TrainState, batch: Batch) -> Parts:
         seen, metrics = first(state.replace(opt_state=look.init(state.params)), batch)
         carried = (seen.opt_state, state.model_state)
-        new, there = second(state.replace(model_state=carried), batch)
+        made = second(state.replace(model_state=carried), batch)
         if "perturbed_loss" in metrics or "learning_rate" in metrics:
             raise checks.refuse(where, "loss_fn's metrics may not be named perturbed_loss or learning_rate")
-        metrics["perturbed_loss"] = there["loss"]
-        if "learning_rate" in there:
-            metrics["learning_rate"] = there["learning_rate"]
-        return new.replace(model_state=seen.model_state), metrics
+        metrics["perturbed_loss"] = made.metrics["loss"]
+        if "learning_rate" in made.metrics:
+            metrics["learning_rate"] = made.metrics["learning_rate"]
+        return made._replace(state=made.state.replace(model_state=seen.model_state), metrics=metrics)
 
-    return step
+    return step_of(parts)
 
 
 def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool) -> Tree:

@@ -9,8 +9,9 @@ from purestep.mean import Mean
 from purestep.state import TrainState, check_arrays
 from purestep.steps.batches import check_batch, microbatch
 from purestep.steps.outcome import Outcome, outcome_of
+from purestep.steps.parts import Parts, step_of
 from purestep.transforms.base import GradientTransform, apply_updates, check_transform, taking_extra
-from purestep.types import Batch, LossFn, Metrics, Step, Tree, Updates
+from purestep.types import Batch, LossFn, Step, Tree, Updates
 
 
 def train_step(
@@ -20,7 +21,8 @@ def train_step(
 
     `step(state, batch) -> (state, metrics)` splits `state.rng`, takes the gradient of the loss, passes
     it through the transform and adds what comes out to the parameters. It mutates nothing, waits for
-    the device nowhere, and can be compiled, vmapped, differentiated and replayed.
+    the device nowhere, and can be compiled, vmapped, differentiated and replayed. `step.parts(state, batch)`
+    is the same function with the gradients and updates in sight: `(state, metrics, gradients, updates)`.
 
     The metrics, 0-d float32 arrays: `loss`; `grad_norm`, of the gradient before the transforms;
     `learning_rate`, when the transform's state has one; and those the loss function returned.
@@ -63,7 +65,7 @@ def train_step(
     update = taking_extra(transform)
     depends_known = False
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def parts(state: TrainState, batch: Batch) -> Parts:
         nonlocal depends_known
         check_arrays(where, "state", state)
         check_batch(where, batch, microbatches)
@@ -96,9 +98,9 @@ def train_step(
             model_state=outcome.model_state if stateful else state.model_state,
         )
         _check_unchanged(state, new)
-        return new, metrics
+        return Parts(new, metrics, gradients, updates)
 
-    return step
+    return step_of(parts)
 
 
 def _gradients(

@@ -1,0 +1,153 @@
+"""What `inspect` finds, as plain values: one stored state array by array, or the difference of two."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.checkpoint import directory, store
+from purestep.cli.listing import Listing, list_run
+from purestep.cli.stored import Source, open_source, read_all
+from purestep.metrics.difference import difference
+from purestep.transforms.masking import compile_pattern
+
+WHERE = "inspect"
+
+
+class Entry(NamedTuple):
+    """One stored array; its norm is in float32, and `None` for integers and arrays that are damaged."""
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    norm: float | None
+    status: str
+
+
+class Opened(NamedTuple):
+    """What a path led to; a run leads to one of its checkpoints, or to none that can be read."""
+
+    listing: Listing | None
+    source: Source | None
+    problems: list[str]
+
+
+def opened(path: Path, step: int | None) -> Opened:
+    """Look at a path; damage becomes problems, a mistake in the arguments an error."""
+    path = path.absolute()
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise checks.refuse(WHERE, f"{path} is no file")  # reading a device may never end
+    if not path.is_dir() or (path / directory.MANIFEST).exists() or directory.step_of(path) is not None:
+        if step is not None:
+            raise checks.refuse(WHERE, f"--step needs the directory of a run, {path} is not one")
+        return Opened(None, *_source(path))
+    listing = list_run(WHERE, path)
+    steps = [checkpoint.step for checkpoint in listing.checkpoints]
+    if not steps:
+        raise checks.refuse(WHERE, f"there is no checkpoint in {path}: name one, or a file")
+    if step is not None:
+        return Opened(listing, *_source(store.existing(WHERE, path, step)))
+    for number in reversed(steps):
+        source, _ = _source(directory.located(path, number))
+        if source is not None:
+            return Opened(listing, source, [])
+    return Opened(listing, None, [])
+
+
+def _source(path: Path) -> tuple[Source | None, list[str]]:
+    try:
+        source = open_source(WHERE, path)
+    except ValueError as error:
+        return None, [str(error).removeprefix(f"{WHERE}: ")]
+    return source, list(source.problems)
+
+
+def inspected(found: Opened, pattern: str | None) -> dict[str, Any]:
+    """Return everything that `inspect` says of one path, as plain values; verifies every array shown."""
+    entries, problems = [], list(found.problems)
+    for path, array, problem in _arrays(found.source, pattern):
+        assert found.source is not None
+        dtype, shape = found.source.leaves[path]
+        if array is None:
+            problems.append(problem)
+            entries.append(Entry(path, dtype, shape, 0, None, "damaged"))
+            continue
+        status = "verified" if found.source.summed else "no checksum"
+        entries.append(Entry(path, dtype, shape, array.nbytes, _norm(array), status))
+    for checkpoint in [] if found.listing is None else found.listing.checkpoints:
+        problems += [problem for problem in checkpoint.problems if problem not in problems]
+    record = None if found.source is None else found.source.record
+    return {
+        "source": None if found.source is None else str(found.source.path),
+        "kind": None if found.source is None else found.source.kind,
+        "run": None if found.listing is None else found.listing._asdict(),
+        "record": None if record is None else {**record._asdict(), "path": str(record.path)},
+        "arrays": [entry._asdict() for entry in entries],
+        "problems": problems,
+    }
+
+
+def compared(first: Opened, second: Opened, pattern: str | None) -> dict[str, Any]:
+    """Return in what two sources differ, as plain values."""
+    problems = [*first.problems, *second.problems]
+    a, b = first.source, second.source
+    if a is None or b is None:
+        return {"first": None, "second": None, "problems": problems or ["no checkpoint can be read"]}
+    ours, theirs = _matching(a, pattern, required=False), _matching(b, pattern, required=False)
+    if pattern is not None and not ours and not theirs:
+        raise checks.refuse(WHERE, f"--leaves {pattern!r} matches no array of either")
+    both = [path for path in ours if path in b.leaves]
+    alike = [path for path in both if a.leaves[path] == b.leaves[path]]
+    differ, same = [], 0
+    for one, other in zip(read_all(WHERE, a, alike), read_all(WHERE, b, alike), strict=True):
+        path, left, problem = one
+        _, right, other_problem = other
+        problems += [said for said in (problem, other_problem) if said]
+        if left is None or right is None:
+            continue
+        found = difference(left, right)
+        same += found.same_bits
+        if not found.same_bits:
+            differ.append({"path": path, **found._asdict()})
+    return {
+        "first": str(a.path),
+        "second": str(b.path),
+        "only_in_first": [path for path in ours if path not in b.leaves],
+        "only_in_second": [path for path in theirs if path not in a.leaves],
+        "reshaped": [
+            {"path": path, "first": a.leaves[path][1], "second": b.leaves[path][1]}
+            for path in both
+            if a.leaves[path][1] != b.leaves[path][1]
+        ],
+        "retyped": [
+            {"path": path, "first": a.leaves[path][0], "second": b.leaves[path][0]}
+            for path in both
+            if a.leaves[path][0] != b.leaves[path][0]
+        ],
+        "differ": differ,
+        "same_bits": same,
+        "problems": problems,
+    }
+
+
+def _arrays(source: Source | None, pattern: str | None) -> Any:
+    return [] if source is None else read_all(WHERE, source, _matching(source, pattern, required=True))
+
+
+def _matching(source: Source, pattern: str | None, *, required: bool) -> list[str]:
+    if pattern is None:
+        return list(source.leaves)
+    compiled = compile_pattern(WHERE, pattern)
+    found = [path for path in source.leaves if compiled.fullmatch(path)]
+    if required and not found:
+        raise checks.refuse(WHERE, f"--leaves {pattern!r} matches no array of {source.path}")
+    return found
+
+
+def _norm(array: mx.array) -> float | None:
+    if not mx.issubdtype(array.dtype, mx.inexact):
+        return None
+    norm: Any = tree.norm(mx.abs(array)).item()
+    return norm

@@ -1,0 +1,104 @@
+"""What is in the directory of a run: its checkpoints, its writer, what a dead writer left."""
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+from purestep.checkpoint import directory, store
+from purestep.checkpoint.header import CorruptError
+
+_LOCK = ".lock"
+_HIDDEN = re.compile(r"\.step_\d+\.(.+)\.(\d+)\.\w+")
+
+
+class Checkpoint(NamedTuple):
+    """One checkpoint, its manifest and the headers of its files checked; `None` for what cannot be known."""
+
+    step: int
+    time: float | None
+    metrics: dict[str, float]
+    bytes: int | None
+    problems: list[str]
+
+
+class Temporary(NamedTuple):
+    """A directory that a writer has not finished, or did not live to remove."""
+
+    name: str
+    owner: str
+    bytes: int
+
+
+class Listing(NamedTuple):
+    """The directory of a run.
+
+    Attributes:
+        path: where it is.
+        checkpoints: by step.
+        writer: who has it, or `None`.
+        temporaries: what is not, or no longer, a checkpoint.
+    """
+
+    path: str
+    checkpoints: list[Checkpoint]
+    writer: str | None
+    temporaries: list[Temporary]
+
+
+def list_run(where: str, root: Path) -> Listing:
+    """Look at a directory of checkpoints, and read none of their arrays."""
+    return Listing(
+        str(root),
+        [_checkpoint(where, directory.located(root, step)) for step in store.steps(root)],
+        _writer(root),
+        [found for entry in sorted(root.iterdir()) if (found := _temporary(entry)) is not None],
+    )
+
+
+def _checkpoint(where: str, path: Path) -> Checkpoint:
+    step = directory.step_of(path)
+    assert step is not None
+    try:
+        manifest = directory.read(where, path)
+    except (ValueError, OSError) as error:
+        return Checkpoint(step, None, {}, None, [str(error).removeprefix(f"{where}: ")])
+    problems = []
+    for name in manifest.files:
+        try:
+            manifest.check_file(where, name)
+        except CorruptError as error:
+            problems.append(str(error).removeprefix(f"{where}: "))
+    record = manifest.record
+    return Checkpoint(step, record.time, record.metrics, record.bytes, problems)
+
+
+def _writer(root: Path) -> str | None:
+    # A writer empties the file as it leaves. Trying the lock itself could make a writer's own try fail.
+    try:
+        owner = json.loads((root / _LOCK).read_bytes()[:1000])
+        pid, host = int(owner["pid"]), str(owner["host"])[:100]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    dead = ", which is no longer alive" if host == socket.gethostname() and not _alive(pid) else ""
+    return f"pid {pid} on {host}{dead}"
+
+
+def _temporary(entry: Path) -> Temporary | None:
+    found = _HIDDEN.fullmatch(entry.name)
+    if found is None or entry.is_symlink() or not entry.is_dir():
+        return None
+    size = sum(file.lstat().st_size for file in entry.iterdir() if file.is_file())
+    return Temporary(entry.name, f"pid {found[2]} on {found[1]}", size)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError, ValueError):
+        return True
+    return True

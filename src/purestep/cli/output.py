@@ -1,0 +1,70 @@
+"""How commands answer: tables for people, plain JSON for programs, one sentence for a mistake."""
+
+import importlib
+import json
+import math
+import sys
+from typing import Any
+
+
+def need_tables(command: str) -> Any:
+    """Return the module that draws tables, or `None` once stderr says what to install."""
+    try:
+        return importlib.import_module("purestep.cli.tables")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("purestep"):
+            raise
+        fail(command, f"{error.name} is not installed; pip install 'purestep[cli]', or use --json")
+        return None
+
+
+def fail(command: str, message: str) -> None:
+    """Say on stderr, in the command's name, what is wrong."""
+    print(message if message.startswith(command) else f"{command}: {message}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value; a NaN or an infinity, which JSON has not, as the string that Python calls it."""
+    print(json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def number(value: float) -> str:
+    """Return a number in at most ten characters."""
+    return f"{value:.4g}"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people say it.
+
+    >>> size(999), size(2_500_000)
+    ('999 B', '2.5 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def counted(count: int, word: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "array"), counted(2, "array")
+    ('1 array', '2 arrays')
+    """
+    return f"{count} {word}" + ("" if count == 1 else "s")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {
+            name: _plain(child)
+            for name, child in zip(value._fields, value, strict=True)  # type: ignore[attr-defined]
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    return value

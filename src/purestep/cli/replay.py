@@ -1,0 +1,201 @@
+"""`python -m purestep replay BUNDLE --step module:function`."""
+
+import argparse
+import contextlib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from purestep import checks
+from purestep.checkpoint.header import CorruptError
+from purestep.cli import output
+from purestep.cli.demo import with_openblas
+from purestep.replay.bundle import Bundle, load
+from purestep.replay.explaining import Report, explain
+from purestep.steps.compile import Compiled
+
+_DESCRIPTION = """Make a recorded step again, to the bit, and name the first array on its way that is not
+finite: the state and batch going in, the loss, the gradients, the updates, the new state."""
+
+_EPILOG = """module:function names a step, or a function without arguments that returns one. The module is
+imported, from the current directory too; its NamedTuples are those that the bundle may hold.
+Exit codes: 0 the step was made again to the bit; 1 it came out otherwise, or the bundle is damaged;
+2 the arguments are wrong, or the step is another model's."""
+
+_DRIFT_ROWS = 12
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Replay one bundle."""
+    parser = argparse.ArgumentParser(
+        prog="python -m purestep replay",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", help="the directory that replay.record wrote")
+    parser.add_argument("--step", required=True, metavar="module:function", help="the step that was recorded")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    options = parser.parse_args(arguments)
+    tables = None if options.json else output.need_tables("replay")
+    if tables is None and not options.json:
+        return 2
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what the user's module prints is no part of the answer
+            module, step = find_step(options.step)
+            bundle = load(options.bundle, types=namedtuples(module))
+            if "openblas" in bundle.device:
+                with_openblas()  # the bits of a matrix product are its own
+            report = explain(step, bundle)
+    except CorruptError as error:
+        output.fail("replay", str(error))
+        return 1
+    except (ValueError, TypeError, OSError) as error:
+        output.fail("replay", str(error))
+        return 2
+    if options.json:
+        output.print_json(_as_json(bundle, report))
+    else:
+        _show(tables, bundle, report)
+    return 0 if report.reproduced else 1
+
+
+def find_step(text: str) -> tuple[ModuleType, Any]:
+    """Return the module and the step that `module:function` names.
+
+    Raises:
+        ValueError: if there is none, with what is in its place.
+    """
+    where = "replay"
+    name, _, attribute = text.partition(":")
+    if not name or not attribute:
+        raise checks.refuse(where, f"--step must be module:function, got {text!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # the user's module may do anything as it is imported
+        raise checks.refuse(
+            where, f"--step: importing {name} failed ({type(error).__name__}: {error})"
+        ) from error
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise checks.refuse(where, f"--step: {name} has no {attribute}")
+        found = getattr(found, part)
+    if _takes(found) == 0:
+        try:
+            made = found()
+        except (Exception, SystemExit) as error:
+            raise checks.refuse(
+                where, f"--step: {attribute}() failed ({type(error).__name__}: {error})"
+            ) from error
+        if _takes(made) != 2:
+            raise checks.refuse(
+                where, f"--step: {attribute}() must return a step(state, batch), got {type(made).__name__}"
+            )
+        return module, made
+    if _takes(found) != 2:
+        raise checks.refuse(
+            where,
+            f"--step: {attribute} must be a step(state, batch), or a function without arguments that returns "
+            f"one, got {found!r:.200}",
+        )
+    return module, found
+
+
+def namedtuples(module: ModuleType) -> list[type]:
+    """Return the NamedTuple types that a module has names for."""
+    return [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+    ]
+
+
+def _takes(value: Any) -> int | None:
+    """Return how many arguments a callable must be given; 2 for a step, `None` for what cannot be called."""
+    if isinstance(value, Compiled):
+        return 2
+    if not callable(value) or isinstance(value, type):
+        return None
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (ValueError, TypeError):  # built in: only a call would show
+        return None
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters if p.default is p.empty and p.kind in by_position]
+    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+        return None
+    return len(needed)
+
+
+def _as_json(bundle: Bundle, report: Report) -> dict[str, Any]:
+    facts = ("step", "reason", "compiled", "device", "versions")
+    return {
+        "bundle": str(bundle.path),
+        **{name: getattr(bundle, name) for name in facts},
+        **report._asdict(),
+    }
+
+
+def _show(tables: Any, bundle: Bundle, report: Report) -> None:
+    how = "compiled" if bundle.compiled else "eager"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(bundle.versions.items()))
+    made = output.counted(bundle.step, "step")
+    tables.say(
+        f"{bundle.path.name}: after {made}, {how}, on {bundle.device}; {versions}",
+        f"not finite when recorded: {', '.join(bundle.reason) or 'nothing'}",
+    )
+    tables.table(
+        "the way of the step",
+        [("stage", "left"), ("arrays", "right"), ("not finite", "right"), ("the first of them", "left")],
+        [
+            (
+                stage.name,
+                "unseen" if stage.arrays is None else str(stage.arrays),
+                str(len(stage.nonfinite)),
+                _described(stage.nonfinite[0]) if stage.nonfinite else "",
+            )
+            for stage in report.stages
+        ],
+    )
+    first = "everything is finite" if report.first is None else f"first: {_described(report.first)}"
+    tables.say(first)
+    if report.drift:
+        worst = sorted(report.drift.items(), key=lambda item: -(item[1].ulps or 0))
+        tables.table(
+            f"compiled against eager: {output.counted(len(worst), 'array')} of other bits",
+            [("array", "left"), ("ulps", "right"), ("max abs", "right"), ("relative", "right")],
+            [
+                (
+                    path,
+                    "" if found.ulps is None else str(found.ulps),
+                    output.number(found.max_abs),
+                    output.number(found.relative),
+                )
+                for path, found in worst[:_DRIFT_ROWS]
+            ],
+        )
+        if len(worst) > _DRIFT_ROWS:
+            tables.say(f"and {len(worst) - _DRIFT_ROWS} more, all in --json")
+    elif report.drift is not None:
+        tables.say("compiled and eager have the same bits")
+    if report.reproduced:
+        tables.say("made again to the bit: metrics and new state")
+    else:
+        shown = ", ".join(report.mismatches[:6])
+        more = f" and {len(report.mismatches) - 6} more" if len(report.mismatches) > 6 else ""
+        tables.say(f"not made again to the bit: {shown}{more}")
+    tables.say(*(f"other than when recorded: {line}" for line in report.conditions), *report.notes)
+
+
+def _described(found: Any) -> str:
+    kinds = [f"{count} {name}" for count, name in ((found.nan, "NaN"), (found.infinite, "infinite")) if count]
+    place = f", first at {list(found.first)}" if found.first else ""
+    return f"{found.path}: {' and '.join(kinds)} of {found.size}{place}"

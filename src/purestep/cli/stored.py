@@ -1,0 +1,239 @@
+"""Whatever holds arrays on disk, seen one way: a checkpoint, safetensors of anyone's, msgpack."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.checkpoint import directory, tensors
+from purestep.checkpoint.header import CorruptError, unseal
+from purestep.checkpoint.msgpack import from_bytes
+from purestep.checkpoint.record import Record
+from purestep.checkpoint.safetensors import stored_tree
+
+# Arrays are read together up to this many bytes: one by one, each would parse its file's header again.
+_TOGETHER = 64 << 20
+_KEY = "purestep"
+_INDEX = ".index.json"
+_SEALED = r"{\"format\":"  # how a header begins, as a string within JSON
+_DTYPES = {tree.dtype_name(kind): kind for kind in vars(mx).values() if isinstance(kind, mx.Dtype)}
+
+Leaves = dict[str, tuple[str, tuple[int, ...]]]
+
+
+class Source(NamedTuple):
+    """Arrays on disk.
+
+    Attributes:
+        path: where they are.
+        kind: in words.
+        leaves: dtype and shape by path.
+        read: from paths to arrays, in memory; raises `CorruptError`.
+        summed: whether reading verifies a checksum of every array.
+        record: of a checkpoint.
+        problems: what is wrong besides the arrays.
+    """
+
+    path: Path
+    kind: str
+    leaves: Leaves
+    read: Callable[[list[str]], dict[str, mx.array]]
+    summed: bool
+    record: Record | None = None
+    problems: tuple[str, ...] = ()
+
+
+def open_source(where: str, path: Path) -> Source:
+    """Look at what a path holds, and read none of its arrays yet.
+
+    Raises:
+        CorruptError: if it is damaged, or nothing that can be read.
+        ValueError: if another version of purestep wrote it.
+        FileNotFoundError: if there is nothing.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{where}: there is nothing at {path}")
+    if path.is_dir():
+        source = _checkpoint(where, path)
+    elif path.name.endswith(_INDEX):
+        source = _divided(where, path)
+    elif b"\xa8purestep" in _start(path):
+        source = _packed(where, path)
+    else:
+        source = _safetensors(where, path)
+    _check_leaves(where, path, source.leaves)
+    return source
+
+
+def read_all(where: str, source: Source, paths: list[str]) -> Iterator[tuple[str, mx.array | None, str]]:
+    """Yield each path with its array, or with `None` and what is wrong; few are in memory at a time."""
+    for group in _groups(source.leaves, paths):
+        try:
+            found: dict[str, Any] = source.read(group)
+            problems = {}
+        except (CorruptError, OSError):
+            found, problems = _one_by_one(where, source, group)
+        for path in group:
+            yield path, found.get(path), problems.get(path, "")
+
+
+def _one_by_one(where: str, source: Source, paths: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    found: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for path in paths:
+        try:
+            found |= source.read([path])
+        except (CorruptError, OSError) as error:
+            problems[path] = str(error).removeprefix(f"{where}: ")
+    return found, problems
+
+
+def _groups(leaves: Leaves, paths: list[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    filled = 0
+    for path in paths:
+        size = _size(*leaves[path])
+        if group and filled + size > _TOGETHER:
+            yield group
+            group, filled = [], 0
+        group.append(path)
+        filled += size
+    if group:
+        yield group
+
+
+def _checkpoint(where: str, path: Path) -> Source:
+    manifest = directory.read(where, path)
+    problems = []
+    for name in manifest.files:
+        try:
+            manifest.check_file(where, name)
+        except CorruptError as error:
+            problems.append(str(error).removeprefix(f"{where}: "))
+
+    def read(paths: list[str]) -> dict[str, mx.array]:
+        # Past the checks of whole files, made above: an array may be sound in a file that is not.
+        return tensors.read(where, path, manifest.places, manifest.leaves, paths)
+
+    kind = "replay bundle" if "replay" in manifest.record.metadata else "checkpoint"
+    return Source(path, kind, manifest.leaves, read, True, manifest.record, tuple(problems))
+
+
+def _safetensors(where: str, path: Path) -> Source:
+    metadata = tensors.metadata(where, path)
+    header = metadata.pop(_KEY, None)
+    if header is None:
+        _check_foreign(where, path, json.dumps(metadata))
+        names = {path.name: None}
+        return _foreign(where, path, "safetensors, not purestep's", names)
+    if metadata != tensors.ECOSYSTEM:
+        raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
+    stored = stored_tree(where, path, unseal(where, str(path), header), None)
+    return Source(path, "safetensors", dict(tree.spec_items(stored.tree)), stored.read, True)
+
+
+def _divided(where: str, path: Path) -> Source:
+    try:
+        text = path.read_text(encoding="utf-8")
+        index = json.loads(text)
+        held = {str(key): str(name) for key, name in index["weight_map"].items()}
+        metadata = dict(index.get("metadata") or {})
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise CorruptError(f"{where}: {path} is damaged: it is not an index of safetensors files") from None
+    if any(Path(name).name != name for name in held.values()):
+        raise checks.refuse(where, f"{path} names a file outside its own directory")
+    count = len(set(held.values()))
+    shards = f"{count} file" + ("" if count == 1 else "s")
+    header = metadata.get(_KEY)
+    if header is None:
+        _check_foreign(where, path, text)
+        return _foreign(where, path, f"safetensors in {shards}, not purestep's", held)
+    stored = stored_tree(where, path, unseal(where, str(path), header), held)
+    leaves = dict(tree.spec_items(stored.tree))
+    _check_leaves(where, path, leaves)
+    if metadata.get("total_size") != sum(_size(*leaf) for leaf in leaves.values()):
+        raise CorruptError(f"{where}: {path} is damaged: total_size is not that of its arrays")
+    return Source(path, f"safetensors in {shards}", leaves, stored.read, True)
+
+
+def _check_foreign(where: str, path: Path, text: str) -> None:
+    """Refuse a file of purestep's in which the name of the header is what was damaged."""
+    if _SEALED in text:
+        raise CorruptError(f"{where}: {path} is damaged: its header has another name")
+
+
+def _foreign(where: str, path: Path, kind: str, held: dict[str, Any]) -> Source:
+    """Return what files without purestep's header hold: one file, or an index's file by key."""
+    divided = None not in held.values()
+    leaves: Leaves = {}
+    files: dict[str, str] = {}
+    problems = []
+    for name in dict.fromkeys(held.values() if divided else held):
+        try:
+            for key, array in _lazy(where, path.parent / name).items():
+                if divided and held.get(key) != name:
+                    continue
+                leaves[key] = (tree.dtype_name(array.dtype), array.shape)
+                files[key] = name
+        except CorruptError as error:
+            if not divided:
+                raise
+            problems.append(str(error).removeprefix(f"{where}: "))
+    if divided:
+        lost = [key for key, name in held.items() if key not in files]
+        problems += [f"{key} is not in {held[key]}, where the index says" for key in lost]
+
+    def read(paths: list[str]) -> dict[str, mx.array]:
+        found: dict[str, mx.array] = {}
+        for name in {files[key] for key in paths}:
+            arrays = _lazy(where, path.parent / name)
+            found |= {key: arrays[key] for key in paths if files[key] == name and key in arrays}
+        try:
+            mx.eval(found)
+        except RuntimeError as error:
+            raise CorruptError(f"{where}: {path} cannot be read ({error})") from None
+        return found
+
+    return Source(path, kind, leaves, read, False, None, tuple(problems))
+
+
+def _lazy(where: str, path: Path) -> dict[str, mx.array]:
+    if not path.is_file():
+        raise CorruptError(f"{where}: {path} is missing")
+    tensors.metadata(where, path)  # checks the header against the file's length
+    try:
+        arrays: Any = mx.load(os.fspath(path), format="safetensors")
+    except (RuntimeError, ValueError) as error:
+        raise CorruptError(f"{where}: {path} holds what MLX cannot read ({error})") from None
+    return arrays
+
+
+def _packed(where: str, path: Path) -> Source:
+    """Return what `to_bytes` packed; msgpack can only be read whole."""
+    try:
+        arrays = dict(tree.items(from_bytes(path.read_bytes())))
+    except ValueError as error:
+        said = str(error).removeprefix("checkpoint.from_bytes: ")
+        raise CorruptError(f"{where}: {path}: {said}") from None
+    leaves = {name: (tree.dtype_name(array.dtype), array.shape) for name, array in arrays.items()}
+    return Source(path, "msgpack", leaves, lambda paths: {name: arrays[name] for name in paths}, True)
+
+
+def _check_leaves(where: str, path: Path, leaves: Leaves) -> None:
+    for name, (dtype, shape) in leaves.items():
+        if dtype not in _DTYPES or not all(type(n) is int and n >= 0 for n in shape):
+            raise CorruptError(f"{where}: {path} is damaged: {name} has no dtype and shape that there is")
+
+
+def _size(dtype: str, shape: tuple[int, ...]) -> int:
+    return _DTYPES[dtype].size * math.prod(shape)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
