@@ -14,6 +14,7 @@ from purestep.mean import Mean as Mean
 from purestep.state import TrainState as TrainState
 from purestep.steps.compile import compiled as compiled
 from purestep.steps.evaluate import eval_step as eval_step
+from purestep.steps.evaluate import evaluate as evaluate
 from purestep.steps.loss_scaled import loss_scaled_step as loss_scaled_step
 from purestep.steps.sam import sam_step as sam_step
 from purestep.steps.train import train_step as train_step

@@ -27,7 +27,7 @@ class Asked:
         self.left = after
 
     @property
-    def requested(self):
+    def received(self):
         self.left -= 1
         return self.left <= 0
 

@@ -1,3 +1,3 @@
 """What `python -m purestep demo NAME` runs: the library's own examples, one a file."""
 
-NAMES = ("text",)
+NAMES = ("text", "grpo", "dpo", "distill", "mtp")

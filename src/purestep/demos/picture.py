@@ -25,7 +25,7 @@ def loss_curve(
     steps = [row["step"] for row in history]
     losses = [row["loss"] for row in history]
     axes.plot(steps, losses, color="#b8cce4", linewidth=1, label="training, each batch")
-    axes.plot(steps, _smoothed(losses), color="#1f5fa8", linewidth=1.8, label="training, smoothed")
+    axes.plot(steps, smoothed(losses), color="#1f5fa8", linewidth=1.8, label="training, smoothed")
     measured = [row for row in history if "validation_loss" in row]
     axes.plot(
         [row["step"] for row in measured],
@@ -47,7 +47,7 @@ def loss_curve(
     figure.savefig(path)
 
 
-def _smoothed(values: Sequence[float], decay: float = 0.95) -> list[float]:
+def smoothed(values: Sequence[float], decay: float = 0.95) -> list[float]:
     """Return the bias-corrected running mean."""
     mean, out = 0.0, []
     for count, value in enumerate(values, start=1):

@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from purestep import checkpoint, hardware, losses, optimizers, schedules, transforms, tree
+from purestep.checkpoint.signals import Signals, signals
 from purestep.data.text import Characters, RandomWindows, consecutive_windows
-from purestep.demos import interruption, picture
+from purestep.demos import picture
 from purestep.demos.ngram import ngram_loss
 from purestep.demos.progress import TrainingProgress
 from purestep.demos.run_directory import RunDirectory, latest, next_free
@@ -205,14 +206,14 @@ class Run:
             f"to beat: a character trigram model, {baseline:.3f} nats a character on validation"
         )
         state = self.directory.restore(self.initial)
-        with interruption.noticed() as asked:
+        with signals() as asked:
             try:
                 state, validation_loss, speed = self.train(state, asked)
             except FloatingPointError as error:
                 self.console.print(f"stopped: {error}", style="red", soft_wrap=True)
                 print(f"demo: {error}", file=sys.stderr) if as_json else None
                 return 1
-        if asked.requested and made(state) < self.settings.steps:
+        if asked.received and made(state) < self.settings.steps:
             self.console.print(
                 f"interrupted after step {made(state)}; the state is saved. To go on:\n"
                 f"  python -m purestep demo text --resume --out {self.directory.path}",
@@ -239,7 +240,7 @@ class Run:
         )
         return 0
 
-    def train(self, state: TrainState, asked: interruption.Interruption) -> tuple[TrainState, float, float]:
+    def train(self, state: TrainState, asked: Signals) -> tuple[TrainState, float, float]:
         """Make the remaining steps; return the state, its validation loss, and tokens a second."""
         start, validation_loss = made(state), None
         with TrainingProgress(self.console, self.settings.steps, start, BATCH_SIZE * CONTEXT) as progress:
@@ -257,7 +258,7 @@ class Run:
                     progress.pause()
                 self.directory.record(row)
                 progress.show(number + 1, {**row, "validation_loss": validation_loss}, milestone=milestone)
-                if asked.requested:
+                if asked.received:
                     self.save(state)
                     break
             speed = progress.tokens_per_second()

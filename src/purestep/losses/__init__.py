@@ -28,6 +28,8 @@ from purestep.losses.margin import margin_ranking_loss as margin_ranking_loss
 from purestep.losses.margin import multiclass_hinge_loss as multiclass_hinge_loss
 from purestep.losses.margin import multiclass_perceptron_loss as multiclass_perceptron_loss
 from purestep.losses.margin import perceptron_loss as perceptron_loss
+from purestep.losses.multi_token import MultiTokenPrediction as MultiTokenPrediction
+from purestep.losses.multi_token import multi_token_loss as multi_token_loss
 from purestep.losses.orpo import orpo_loss as orpo_loss
 from purestep.losses.packing import packed_attention_mask as packed_attention_mask
 from purestep.losses.packing import packed_loss_mask as packed_loss_mask

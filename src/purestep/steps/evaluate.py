@@ -1,6 +1,11 @@
-"""The evaluation step: `eval_step(state, batch) -> metrics`."""
+"""The evaluation step, `eval_step(state, batch) -> metrics`, and what it gives over a whole data set."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import mlx.core as mx
 
 from purestep import checks
 from purestep.mean import Mean
@@ -35,6 +40,110 @@ def eval_step(loss_fn: LossFn, *, stateful: bool = False) -> Callable[[TrainStat
         outcome = outcome_of(where, loss_fn, state.params, state.model_state, batch, None, stateful=stateful)
         if "loss" in outcome.metrics:
             raise checks.refuse(where, "loss_fn's metrics may not be named loss")
-        return {"loss": outcome.loss, **outcome.metrics}
+        # The weights are stop_gradients. Of two equal ones among its outputs, as of a loss and a metric over
+        # the same tokens, mx.compile loses one ("_Map_base::at"); of two equal sums it does not.
+        means = {"loss": outcome.loss, **outcome.metrics}
+        return {name: Mean(mean.total, mean.weight + 0.0) for name, mean in means.items()}
 
     return step
+
+
+def evaluate(
+    eval_step: Callable[[Any, Batch], dict[str, Mean]], state: Any, source: Any, *, steps: int | None = None
+) -> dict[str, float]:
+    """Measure a state on every batch of a source and return the exact means over all of them.
+
+    Totals and weights are added up, in float64, and divided once: batches with more real tokens count
+    more, as if there had been one batch. Each batch is computed before the one after next is asked for, so
+    memory is that of two batches, however many there are.
+
+    Args:
+        eval_step: `eval_step(state, batch) -> {"loss": Mean, ...}`, as `eval_step` builds it, or compiled.
+        state: what to measure; it is not changed.
+        source: an iterable of batches, or an object with `at(step) -> batch`, which needs `steps`.
+        steps: how many batches to take, from `at(0)` on; of an iterable, at most that many.
+
+    Returns:
+        Python floats: `loss`, every other metric, each over its own weight (0.0 where that is 0), `weight`,
+        the sum of what the loss is a mean over, and `perplexity`, `exp(loss)` for a loss in nats, which is
+        `inf` where that is too large for a float (a loss above 709.78) and NaN for a loss that is NaN.
+
+    Raises:
+        ValueError: if the source has no batch, as an iterator that was used up before, if nothing in it
+            counts (a mean over nothing is no zero), or if its length is unknown and `steps` is not given.
+        TypeError: if the source or what the step returns is not as above.
+
+    >>> import purestep as ps
+    >>> loss_fn = lambda params, batch, rng: ps.Mean.of(batch["losses"], batch["real"])
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, ps.optimizers.sgd(0.5))
+    >>> batches = [{"losses": mx.array([1.0, 2.0]), "real": mx.array([1, 1])},
+    ...            {"losses": mx.array([6.0, 0.0]), "real": mx.array([1, 0])}]
+    >>> evaluate(ps.eval_step(loss_fn), state, batches)
+    {'loss': 3.0, 'weight': 3.0, 'perplexity': 20.085536923187668}
+    """
+    where = "evaluate"
+    checks.function(where, "eval_step", eval_step)
+    sums: dict[str, tuple[float, float]] = {}
+    for means in _one_behind(eval_step(state, batch) for batch in _batches(where, source, steps)):
+        _check_means(where, means, sums)
+        for name, mean in means.items():
+            total, weight = sums.get(name, (0.0, 0.0))
+            sums[name] = (total + _as_float(mean.total), weight + _as_float(mean.weight))
+    if not sums:
+        raise checks.refuse(where, "source must hold at least one batch, got none")
+    weight = sums["loss"][1]
+    if weight == 0:
+        raise checks.refuse(where, "source must hold something that counts, got a loss of weight 0")
+    means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
+    return {**means, "weight": weight, "perplexity": _exp(means["loss"])}
+
+
+def _batches(where: str, source: Any, steps: int | None) -> Iterator[Batch]:
+    if steps is not None:
+        checks.integer(where, "steps", steps, least=1)
+    if steps is not None and hasattr(source, "at"):
+        return (source.at(step) for step in range(steps))
+    if isinstance(source, dict):  # one batch, which would be iterated over its names
+        raise TypeError(f"{where}: source must be an iterable of batches, got one batch; write [batch]")
+    if isinstance(source, Iterable):
+        return islice(source, steps)
+    if hasattr(source, "at"):
+        raise checks.refuse(where, "a source with at(step) has no end: pass steps=, got None")
+    raise TypeError(f"{where}: source must be iterable or have at(step), got {type(source).__name__}")
+
+
+def _one_behind(results: Iterator[dict[str, Mean]]) -> Iterator[dict[str, Mean]]:
+    """Start computing each result, and hand it out once the next is started: the device never waits."""
+    before = None
+    for result in results:
+        mx.async_eval(result)
+        if before is not None:
+            yield before
+        before = result
+    if before is not None:
+        yield before
+
+
+def _check_means(where: str, means: Any, sums: dict[str, Any]) -> None:
+    if not isinstance(means, dict) or not all(isinstance(mean, Mean) for mean in means.values()):
+        raise TypeError(f"{where}: eval_step must return a dict of Means, got {means!r}")
+    if "loss" not in means:
+        raise checks.refuse(where, f"eval_step must return a loss, got {', '.join(means) or 'nothing'}")
+    taken = sorted(means.keys() & {"weight", "perplexity"})
+    if taken:
+        raise checks.refuse(where, f"metrics may not be named {', '.join(taken)}")
+    if sums and means.keys() != sums.keys():
+        raise checks.refuse(
+            where, f"every batch must give the same metrics, got {sorted(sums)} and {sorted(means)}"
+        )
+
+
+def _as_float(value: mx.array) -> float:
+    return float(value.item())  # type: ignore[arg-type]
+
+
+def _exp(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

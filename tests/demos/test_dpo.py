@@ -1,0 +1,46 @@
+"""The DPO demo: margins separate, and the pairs differ in their completions alone."""
+
+import argparse
+import json
+
+import pytest
+
+from purestep.demos import digits
+from purestep.demos import dpo as demo
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """A model and batches small enough to run uncompiled in no time."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"TRAIN": 64, "TEST": 16, "REFERENCE_BATCH": 16, "PAIRS": 16}.items():
+        monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "REFERENCE_STEPS", 10)
+    monkeypatch.setattr(demo, "RATE", 2e-3)
+    monkeypatch.setattr(demo, "Decoder", lambda: digits.Decoder(width=16, layers=1, heads=2))
+
+
+def test_margins_separate_and_the_files_and_figures_are_there(tmp_path, capsys):
+    options = argparse.Namespace(out="run", resume=False, json=True, compile=False, steps=20)
+    assert demo.run(options) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["reward_accuracy"] > 0.9
+    assert result["reward_margin"] > 0.1
+    before = result["logp_chosen_before"] - result["logp_rejected_before"]
+    after = result["logp_chosen_after"] - result["logp_rejected_after"]
+    assert after - before == pytest.approx(result["reward_margin"] / demo.BETA, rel=1e-3)
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    states = {"reference.safetensors", "dpo.safetensors"}
+    assert names == {"run.json", "metrics.jsonl", "curves.png"} | states
+    assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    first = next(row for row in rows if row["phase"] == "dpo")
+    # The policy begins as its reference.
+    assert first["test_rewards_margins"] == pytest.approx(0, abs=1e-4)
+
+
+def test_pairs_are_one_prompt_sorted_both_ways():
+    chosen, rejected = demo.pairs([[7, 3, 3, 1, digits.EQUALS], [0, 9, 5, 2, digits.EQUALS]])
+    assert chosen[:, :5].tolist() == rejected[:, :5].tolist()
+    assert chosen[:, 5:].tolist() == [[1, 3, 3, 7, digits.STOP], [0, 2, 5, 9, digits.STOP]]
+    assert rejected[:, 5:].tolist() == [[7, 3, 3, 1, digits.STOP], [9, 5, 2, 0, digits.STOP]]

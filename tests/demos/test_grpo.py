@@ -1,0 +1,87 @@
+"""The GRPO demo: reward rises, test prompts are never trained on, and a run resumes to the bit."""
+
+import argparse
+import json
+import re
+
+import pytest
+
+from purestep.demos import digits
+from purestep.demos import grpo as demo
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """A model and batches small enough to run uncompiled in no time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "TRAIN", 64)
+    monkeypatch.setattr(demo, "TEST", 8)
+    monkeypatch.setattr(demo, "GROUP_SIZE", 8)
+    monkeypatch.setattr(demo, "BATCH_SIZE", 64)
+    monkeypatch.setattr(demo, "Decoder", lambda: digits.Decoder(width=16, layers=1, heads=2))
+
+
+def run(**given):
+    defaults = {"out": "run", "resume": False, "json": True, "compile": False}
+    return demo.run(argparse.Namespace(**{**defaults, **given}))
+
+
+def test_reward_rises_and_the_files_and_figures_are_there(tmp_path, monkeypatch, capsys):
+    for module, name, value in (
+        (digits, "DIGITS", 1), (demo, "DIGITS", 1), (demo, "MAX_TOKENS", 2), (demo, "PEAK_RATE", 2e-2),
+        (demo, "TRAIN", 8), (demo, "TEST", 2),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    assert run(steps=40) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["chance_reward"] < 0.15
+    assert result["reward"] > result["chance_reward"] + 0.3
+    assert {"test_reward", "test_sorted", "seconds"} <= result.keys()
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    assert names == {"run.json", "metrics.jsonl", "grpo.safetensors", "curves.png"}
+    assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(abs(row["ratio"] - 1) < 1e-4 for row in rows[1:])
+
+
+def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(tmp_path, capsys, monkeypatch):
+    assert run(steps=4, out="whole") == 0
+    assert run(steps=4, out="part") == 0
+    whole = json.loads(capsys.readouterr().out.splitlines()[0])
+
+    # Cut the second run back to its second step, as a crash there would have left it.
+    step = demo.Session.step
+
+    def dying(self, *arguments):
+        inner = step(self, *arguments)
+
+        def made(state, batch):
+            if state.step.item() == 2:
+                raise KeyboardInterrupt
+            return inner(state, batch)
+
+        return made
+
+    (tmp_path / "part/grpo.safetensors").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(demo.Session, "step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(resume=True, out="part")
+    assert run(resume=True, out="part") == 0
+    resumed = json.loads(capsys.readouterr().out)
+    ends = [(tmp_path / name / "grpo.safetensors").read_bytes() for name in ("whole", "part")]
+    assert ends[0] == ends[1]
+    same = ("chance_reward", "reward", "test_reward", "test_sorted")
+    assert [resumed[name] for name in same] == [whole[name] for name in same]
+
+
+def test_its_options_are_those_of_a_short_demo(capsys):
+    parser = argparse.ArgumentParser()
+    demo.add_arguments(parser)
+    given = vars(parser.parse_args(["--steps", "3", "--seed", "2", "--no-compile", "--json"]))
+    expected = {"steps": 3, "seed": 2, "compile": False, "json": True, "out": None, "resume": False}
+    assert given == expected
+    assert run(steps=1, json=False) == 0
+    said = capsys.readouterr().out
+    assert "grpo 1/1  reward" in said
+    assert len(re.findall(r"^\d \d \d \d = ", said, flags=re.MULTILINE)) == 5
