@@ -57,6 +57,7 @@ with Checkpointer(sys.argv[1], keep=keep_last(2)) as checkpointer:
     print("running", flush=True)
     for state in faults.train(state, int(sys.argv[2])):
         checkpointer.save(state)
+        checkpointer.save(state)  # again: it must not be lost while it is replaced
 """
 
 

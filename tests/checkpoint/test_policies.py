@@ -24,7 +24,7 @@ from purestep.checkpoint import (
 
 
 def record(step, time=0.0, **metrics):
-    return Record(step, time, metrics, {}, {}, 0, Path())
+    return Record(step, step, time, metrics, {}, {}, 0, Path())
 
 
 def moment(step=1, time=0.0, signalled=False, **metrics):
@@ -42,6 +42,7 @@ def test_every_t_seconds_counts_from_the_last_checkpoint_or_from_the_start():
     policy = save_every_seconds(10.0)
     assert [policy(moment(time=t), []) for t in (9.9, 10.0)] == [False, True]
     assert [policy(moment(time=t), [record(1, 4.0), record(2, 7.0)]) for t in (16.9, 17.0)] == [False, True]
+    assert policy(moment(time=20.0), [record(1, 1e9)])  # saved before the clock was set back
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,9 @@ def test_what_to_keep():
     assert keep_best(9, "loss")(LOSSES) == {1, 2, 5}
     assert keep_every(2)(LOSSES) == {2, 4}
     assert keep_any(keep_last(1), keep_every(4))(LOSSES) == {4, 5}
-    assert keep_any()(LOSSES) == set()
+    rolled_back = [Record(step, n, 0.0, {}, {}, {}, 0, Path()) for n, step in enumerate([100, 400, 500, 410])]
+    assert keep_last(2)(rolled_back) == {500, 410}
+    assert keeping.superfluous(rolled_back, lambda _: set()) == {100, 400, 500}
 
 
 @given(
@@ -110,6 +113,8 @@ def test_the_newest_and_the_best_stay_whatever_the_policy_says(losses, kept, mod
         (lambda: keep_last(0), "keep_last: n must be at least 1, got 0"),
         (lambda: keep_every(True), "keep_every: n must be an integer, got True"),
         (lambda: keep_best(1, "loss", "low"), "keep_best: mode must be min or max, got 'low'"),
+        (lambda: keep_any(), "keep_any: policies must hold at least one, got none"),
+        (lambda: save_any(), "save_any: policies must hold at least one, got none"),
         (lambda: keep_any(3), r"keep_any: policies\[0\] must be callable, got 3"),
         (lambda: save_every_steps(0), "save_every_steps: n must be at least 1, got 0"),
         (lambda: save_every_seconds(math.inf), "save_every_seconds: seconds must be finite, got inf"),

@@ -26,7 +26,7 @@ from purestep.checkpoint.restore import Stored, leaf_specs
 MANIFEST = "manifest.json"
 
 _PARAMS = "params."
-_NAME = re.compile(r"step_(\d{8,18})")
+_NAME = re.compile(r"step_(\d{8,18})(?:\.([1-9]\d{0,8}))?")
 
 
 class Manifest(NamedTuple):
@@ -82,15 +82,18 @@ class Manifest(NamedTuple):
         return problems
 
 
-def located(root: Path, step: int) -> Path:
-    """Return where the checkpoint of a step is."""
-    return root / f"step_{step:08}"
+def located(root: Path, step: int, attempt: int = 1) -> Path:
+    """Return where the checkpoint of a step is; saved again, it gets a name of its own: `step_00000100.2`."""
+    return root / (f"step_{step:08}" if attempt == 1 else f"step_{step:08}.{attempt}")
 
 
-def step_of(entry: Path) -> int | None:
-    """Return the step that a directory's name says, or `None` for anything else."""
+def step_of(entry: Path) -> tuple[int, int] | None:
+    """Return the step and attempt that a directory's name says, or `None` for anything else."""
     found = _NAME.fullmatch(entry.name)
-    return int(found[1]) if found and entry == located(entry.parent, int(found[1])) else None
+    if not found:
+        return None
+    step, attempt = int(found[1]), int(found[2] or 1)
+    return (step, attempt) if entry == located(entry.parent, step, attempt) else None
 
 
 def write(
@@ -158,6 +161,7 @@ def read(where: str, directory: Path) -> Manifest:
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
         record = Record(
             step=int(content["step"]),
+            serial=int(content.get("serial", 0)),
             time=float(content["time"]),
             metrics={str(name): float(value) for name, value in content["metrics"].items()},
             metadata=dict(content["metadata"]),
@@ -172,7 +176,7 @@ def read(where: str, directory: Path) -> Manifest:
             raise checks.refuse(where, f"{path} names {name!r}, which is not in its directory")
     if places.keys() != leaves.keys() or not {place.file for place in places.values()} <= files.keys():
         raise CorruptError(f"{where}: {path} is damaged: its arrays have no place in its files")
-    if record.step != step_of(directory):
+    if (record.step,) != (step_of(directory) or ())[:1]:
         raise CorruptError(f"{where}: {directory} holds step {record.step}: it was renamed or swapped")
     return Manifest(record, content["tree"], leaves, places, files)
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import weakref
 from pathlib import Path
 
 _NAME = ".lock"
@@ -19,8 +20,9 @@ class Lock:
 
     def __init__(self, where: str, directory: Path):
         self._descriptor = -1
+        self._path = directory / _NAME
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(directory / _NAME, flags, 0o644)
+        descriptor = os.open(self._path, flags, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             me = {"pid": os.getpid(), "host": socket.gethostname()}
@@ -37,31 +39,57 @@ class Lock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+        _HELD.add(self)
+
+    def check(self, where: str) -> None:
+        """Refuse to go on when the lock's file was removed or replaced: another writer may have another."""
+        mine = os.fstat(self._descriptor)
+        try:
+            there = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            there = None
+        if there is None or (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+            raise LockedError(
+                f"{where}: {self._path} was removed or replaced while it was held: close this writer, "
+                "and make another if no other process writes there"
+            )
 
     def release(self) -> None:
-        """Let the next writer in."""
+        """Let the next writer in, also when a forked child still has the file open."""
         if self._descriptor >= 0:
             os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        self._close()
+
+
+_HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+def _forget() -> None:
+    # A forked child would hold the lock of a parent that dies for as long as it lives itself.
+    for held in list(_HELD):
+        held._close()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def host() -> str:
+    """Return this host's name as it stands in the names of temporaries."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
 
 
 def owner_name() -> str:
     """Return `host.pid` of this process, as it stands in the names of temporaries."""
-    return f"{_host()}.{os.getpid()}"
-
-
-def is_of_this_host(name: str) -> bool:
-    """Tell whether a temporary's name says that a process of this host made it."""
-    return re.fullmatch(rf"\..*\.{re.escape(_host())}\.\d+\.\w+", name) is not None
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
+    return f"{host()}.{os.getpid()}"
 
 
 def _owner(descriptor: int) -> str:

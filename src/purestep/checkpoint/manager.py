@@ -40,13 +40,15 @@ class Checkpointer:
     copy, while training goes on. A checkpoint appears whole, by one rename, after everything in it is
     on the disk. Reading never changes or deletes anything and needs no right to write.
 
-    Use it as a context manager, or call `close`: both wait for what is being written.
+    Checkpoints are ordered by when they were saved: after going back to step 400 of 500, the newest is the
+    410 saved next. Use it as a context manager, or call `close`: both wait for what is being written. It
+    belongs to one thread of one process.
 
     Args:
         path: the directory of all checkpoints; made by the first save.
         keep: what to keep when a save has succeeded, one of `keep_last, keep_best, keep_every, keep_any`
             or your own function from records to the steps that stay; `None` keeps everything. The newest
-            stays whatever it says, and the best by `metric`.
+            stays whatever it says, and the best by `metric`. Damaged ones are never deleted.
         save_when: when `save_if_due` saves, one of `save_every_steps, save_every_seconds, save_on_best,
             save_on_signal, save_any` or your own function `(moment, records) -> bool`.
         metric: the metric that `best` looks at.
@@ -95,9 +97,12 @@ class Checkpointer:
         self._shard_bytes = shard_bytes
         self._writer = Writer(max_pending)
         self._lock: lock.Lock | None = None
+        self._closed, self._process = False, os.getpid()
         self._started = time.time()
-        self._known: dict[int, Record] | None = None
-        self._closed = False
+        # Filled when the lock is taken: then nobody else changes what is there.
+        self._complete: dict[int, Record] = {}
+        self._pending: dict[int, Record] = {}
+        self._serial = 0
 
     def save(
         self,
@@ -107,10 +112,10 @@ class Checkpointer:
         metrics: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Save a state, replacing a checkpoint of the same step once the new one is on the disk.
+        """Save a state; a checkpoint of the same step is deleted once the new one is on the disk.
 
-        Evaluates the state on this thread. Everything else happens in the background, and a failure
-        there is raised by the next call of this object, at the latest by `close`.
+        Evaluates the state on this thread. Everything else happens in the background. A failure there is
+        raised by the next call of this object, at the latest by `close`; the next save is begun all the same.
 
         Args:
             state: a tree of arrays: a `TrainState`, or a dict of one and more.
@@ -135,15 +140,12 @@ class Checkpointer:
                 where, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
             )
         values = plain(where, "metadata", dict(metadata or {}))
-        self._writer.check()
         self._begin(where)
         arrays, spec = tensors.snapshot(state), tree.spec(state)
-        shown = {key: repr(value) if not math.isfinite(value) else value for key, value in numbers.items()}
-        facts = {"step": step, "time": time.time(), "metrics": shown, "metadata": values}
-        self._writer.submit(lambda: self._write(arrays, spec, facts))
-        if self._known is not None:
-            place = directory.located(self.path, step)
-            self._known[step] = Record(step, facts["time"], numbers, values, {}, 0, place)
+        self._serial += 1
+        record = Record(step, self._serial, time.time(), numbers, values, {}, 0, self.path)
+        self._pending[step] = record
+        self._writer.submit(lambda: self._write(arrays, spec, record))
         if not self._asynchronous:
             self._writer.wait()
 
@@ -159,20 +161,25 @@ class Checkpointer:
         """Save if the policy `save_when` says so; tell whether it did.
 
         Give `step` as a Python integer: otherwise each call waits for the device to read `state.step`.
-        Metrics that are arrays are read only when the policy looks at them, or saves.
+        Metrics that are arrays are read only when the policy looks at them, or saves; the one that decides
+        which is best is left out, with a warning, when it is NaN. The first call takes the directory's lock.
         """
         where = "Checkpointer.save_if_due"
         self._check_open(where)
         if self._save_when is None:
             raise checks.refuse(where, "there is no policy: give Checkpointer save_when")
         step = step_of(where, state, step)
-        if self._known is None:
-            self._known = {record.step: record for record in store.records(where, self.path)}
+        self._begin(where)
         numbers = Numbers(where, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
-        if not self._save_when(moment, list(self._known.values())):
+        if not self._save_when(moment, [*{**self._complete, **self._pending}.values()]):
             return False
-        self.save(state, step=step, metrics=numbers, metadata=metadata)
+        kept = dict(numbers)
+        if self._metric is not None and math.isnan(kept.get(self._metric, 0.0)):
+            # Refused, a loss of NaN would cost the last checkpoint of a run that is asked to stop.
+            del kept[self._metric]
+            warnings.warn(f"{where}: step {step} is saved without {self._metric}, which is NaN", stacklevel=2)
+        self.save(state, step=step, metrics=kept, metadata=metadata)
         return True
 
     def restore(
@@ -201,61 +208,70 @@ class Checkpointer:
             ValueError: if it differs from the template, with every differing path.
         """
         where = "Checkpointer.restore"
-        self._writer.wait()
+        self._settle(where)
         options: dict[str, Any] = {"cast": cast, "partial": partial, "rename": rename}
         if step is not None:
             checks.integer(where, "step", step, least=0)
             manifest = directory.read(where, store.existing(where, self.path, step))
             return Restored(restore(where, manifest.stored(where), like, **options), manifest.record)
-        damaged: list[str] = []
-        for step in sorted(store.steps(self.path), reverse=True):
-            try:
-                manifest = directory.read(where, directory.located(self.path, step))
-                state = restore(where, manifest.stored(where), like, **options)
-            except (CorruptError, FileNotFoundError) as error:
-                damaged.append(str(error).removeprefix(f"{where}: "))
-                continue
-            if damaged:
-                listed = "\n  ".join(damaged)
-                warnings.warn(
-                    f"{where}: used step {step}, passed over\n  {listed}", CorruptWarning, stacklevel=2
-                )
-            return Restored(state, manifest.record)
-        if damaged:
-            raise CorruptError(f"{where}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
-        raise FileNotFoundError(f"{where}: there is no checkpoint in {self.path}")
+        for _ in range(_ATTEMPTS):
+            sound, damaged = store.manifests(where, self.path)
+            if not sound and not damaged:
+                raise FileNotFoundError(f"{where}: there is no checkpoint in {self.path}")
+            for manifest in reversed(sound):
+                try:
+                    state = restore(where, manifest.stored(where), like, **options)
+                except (CorruptError, OSError) as error:
+                    if not manifest.record.path.exists():
+                        break  # its writer has deleted it, so there are newer ones
+                    damaged.append(str(error).removeprefix(f"{where}: "))
+                    continue
+                if damaged:
+                    used, listed = manifest.record.step, "\n  ".join(damaged)
+                    message = f"{where}: used step {used}, passed over\n  {listed}"
+                    warnings.warn(message, CorruptWarning, stacklevel=2)
+                return Restored(state, manifest.record)
+            else:
+                raise CorruptError(f"{where}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
+        raise OSError(f"{where}: {self.path} is cleaned up faster than it can be read")
 
     def list(self) -> list[Record]:
-        """Return the record of every complete checkpoint, by step; a damaged manifest is warned of."""
-        self._writer.wait()
+        """Return the record of every complete checkpoint, in the order of saving; warn of damaged ones."""
+        self._settle("Checkpointer.list")
         return store.records("Checkpointer.list", self.path)
 
     def latest(self) -> Record | None:
-        """Return the record of the newest complete checkpoint, or `None`."""
-        return max(self.list(), default=None, key=lambda record: record.step)
+        """Return the record of the checkpoint saved last, or `None`."""
+        self._settle("Checkpointer.latest")
+        return next(reversed(store.records("Checkpointer.latest", self.path)), None)
 
     def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
-        """Return the record with the best metric, or `None`; of equals the earliest."""
+        """Return the record with the best metric, or `None`; of equals the one saved first."""
         where = "Checkpointer.best"
         metric = self._metric if metric is None else metric
         if metric is None:
             raise checks.refuse(where, "metric must be named, here or to Checkpointer")
         mode = self._mode if mode is None else mode
         check_metric(where, metric, mode)
-        return next(iter(best_of(self.list(), metric, mode)), None)
+        self._settle(where)
+        return next(iter(best_of(store.records(where, self.path), metric, mode)), None)
 
     def verify(self, step: int | None = None) -> Problems:
         """Read every byte of one checkpoint, or of all; return the problems of each by step."""
         where = "Checkpointer.verify"
-        self._writer.wait()
+        self._settle(where)
         if step is not None:
+            checks.integer(where, "step", step, least=0)
             store.existing(where, self.path, step)
-        problems = {}
-        for number in sorted(store.steps(self.path)) if step is None else [step]:
-            try:
-                problems[number] = directory.read(where, directory.located(self.path, number)).verify(where)
-            except ValueError as error:
-                problems[number] = [str(error).removeprefix(f"{where}: ")]
+        problems: Problems = {}
+        for number in store.steps(self.path) if step is None else [step]:
+            for entry in store.of_step(self.path, number)[-1:]:
+                try:
+                    found = directory.read(where, entry).verify(where)
+                except (ValueError, OSError) as error:
+                    found = [str(error).removeprefix(f"{where}: ")]
+                if os.path.lexists(entry):  # otherwise its writer has deleted it meanwhile
+                    problems[number] = found
         return problems
 
     def delete(self, step: int) -> None:
@@ -267,26 +283,25 @@ class Checkpointer:
         """
         where = "Checkpointer.delete"
         self._check_open(where)
-        self._writer.wait()
+        self._settle(where)
         checks.integer(where, "step", step, least=0)
         store.existing(where, self.path, step)
         self._begin(where)
-        store.remove(self.path, step)
-        (self._known or {}).pop(step, None)
+        for entry in store.of_step(self.path, step):
+            store.remove(entry)
+        self._complete.pop(step, None)
 
     def wait(self) -> None:
         """Wait until everything that was saved is on the disk, and raise what failed."""
-        self._writer.wait()
+        self._settle("Checkpointer.wait")
 
     def close(self) -> None:
         """Wait, raise what failed, and let another writer in."""
+        if self._process != os.getpid() or self._closed:
+            return  # a forked child has neither the thread nor the lock
         self._closed = True
-        try:
-            self._writer.close()
-        finally:
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
+        # By the writer's thread, after its last job: an interrupted close must not let another writer in.
+        self._writer.close(self._release)
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -301,31 +316,70 @@ class Checkpointer:
                 raise
             error.add_note(f"and a checkpoint failed: {failure}")  # the body's error is the one to see
 
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
     def _check_open(self, where: str) -> None:
         if self._closed:
             raise checks.refuse(where, "the Checkpointer is closed: make another")
+        if self._process != os.getpid():
+            raise checks.refuse(where, "the Checkpointer belongs to the process that made it: make another")
+
+    def _settle(self, where: str) -> None:
+        """Wait for what is being written; a forked child has no part in that."""
+        if self._process == os.getpid():
+            self._writer.wait()
 
     def _begin(self, where: str) -> None:
-        """Become the directory's only writer."""
+        """Become the directory's only writer, and learn what is there."""
         if self._lock is None:
             self._lock = store.claim(where, self.path)
+            self._complete = {r.step: r for r in store.records(where, self.path, stacklevel=4)}
+            self._serial = max((r.serial for r in self._complete.values()), default=0)
 
-    def _write(self, arrays: Mapping[str, mx.array], spec: Any, facts: Mapping[str, Any]) -> None:
+    def _write(self, arrays: Mapping[str, mx.array], spec: Any, record: Record) -> None:
         """Write one checkpoint and delete the superfluous: the work of the background thread."""
-        step = facts["step"]
+        where, step = "Checkpointer.save", record.step
+        shown = {k: v if math.isfinite(v) else repr(v) for k, v in record.metrics.items()}
+        facts = {**record._asdict(), "metrics": shown}
+        facts = {name: facts[name] for name in ("step", "serial", "time", "metrics", "metadata")}
         try:
-            store.put(
-                self.path,
-                step,
-                lambda place: directory.write(place, arrays, spec, facts, self._shard_bytes),
+            if self._lock is not None:
+                self._lock.check(where)
+            path = store.put(
+                self.path, step, lambda place: directory.write(place, arrays, spec, facts, self._shard_bytes)
             )
-        except OSError as error:
-            raise OSError(
+            self._complete[step] = directory.read(where, path).record
+        except lock.LockedError:
+            raise
+        except Exception as error:
+            kind = OSError if isinstance(error, OSError) else RuntimeError
+            raise kind(
                 f"Checkpointer: step {step} was not saved: {error}; earlier checkpoints are intact"
             ) from error
-        if self._keep is not None:
-            records = store.records("Checkpointer.save", self.path)
-            for old in superfluous(records, self._keep, self._metric, self._mode):
-                store.remove(self.path, old)
-                if self._known is not None:
-                    self._known.pop(old, None)
+        finally:
+            self._pending.pop(step, None)
+        try:
+            self._clean(step, path)
+        except Exception as error:
+            raise RuntimeError(
+                f"Checkpointer: step {step} is saved, but cleaning up after it failed: {error!r}"
+            ) from error
+
+    def _clean(self, step: int, path: Path) -> None:
+        """Delete older checkpoints of the same step, and those that are not kept."""
+        superseded = [entry for entry in store.of_step(self.path, step) if entry != path]
+        for entry in superseded:
+            store.remove(entry)
+        if self._keep is None:
+            return
+        records = sorted(self._complete.values(), key=lambda record: record.serial)
+        for old in superfluous(records, self._keep, self._metric, self._mode):
+            for entry in store.of_step(self.path, old):
+                store.remove(entry)
+            del self._complete[old]
+
+
+_ATTEMPTS = 20  # to read while a writer cleans up

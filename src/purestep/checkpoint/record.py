@@ -11,6 +11,7 @@ from purestep import checks
 from purestep.types import Tree
 
 MODES = ("min", "max")
+LARGEST_STEP = 10**18 - 1
 
 
 class Record(NamedTuple):
@@ -18,6 +19,7 @@ class Record(NamedTuple):
 
     Attributes:
         step: steps made.
+        serial: its place in the order of saving, which after a rollback is not that of the steps.
         time: when it was saved, seconds since 1970.
         metrics: the numbers it was saved with.
         metadata: the user's own plain values: epoch, position in the data, best value, history.
@@ -27,6 +29,7 @@ class Record(NamedTuple):
     """
 
     step: int
+    serial: int
     time: float
     metrics: dict[str, float]
     metadata: dict[str, Any]
@@ -54,13 +57,13 @@ class Moment(NamedTuple):
 
 
 def best_of(records: Sequence[Record], metric: str, mode: str) -> list[Record]:
-    """Return the records that have this metric, best first; of equals the earliest step first.
+    """Return the records that have this metric, best first; of equals the one saved first.
 
     NaN is never a best value.
     """
     rated = [r for r in records if metric in r.metrics and not math.isnan(r.metrics[metric])]
     sign = 1 if mode == "min" else -1
-    return sorted(rated, key=lambda r: (sign * r.metrics[metric], r.step))
+    return sorted(rated, key=lambda r: (sign * r.metrics[metric], r.serial))
 
 
 def check_metric(where: str, metric: str, mode: str) -> None:
@@ -80,6 +83,8 @@ def step_of(where: str, state: Tree, step: int | None) -> int:
         number: Any = found.item()
         step = int(number)
     checks.integer(where, "step", step, least=0)
+    if step > LARGEST_STEP:
+        raise checks.refuse(where, f"step must be at most {LARGEST_STEP}, got {step}")
     return step
 
 
@@ -89,9 +94,13 @@ class Numbers(Mapping[str, float]):
     def __init__(self, where: str, metrics: Mapping[str, Any] | None):
         self._metrics = dict(metrics or {})
         for name, value in self._metrics.items():
-            scalar = (isinstance(value, mx.array) and value.ndim == 0) or isinstance(value, (int, float))
-            if not scalar or isinstance(value, bool):
+            if not isinstance(name, str):
+                raise TypeError(f"{where}: metrics must have names, got the key {name!r}")
+            array = isinstance(value, mx.array) and value.ndim == 0 and value.dtype != mx.complex64
+            if not (array or isinstance(value, (int, float))) or isinstance(value, bool):
                 raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
+            if isinstance(value, int) and abs(value) > 2**63:
+                raise checks.refuse(where, f"metrics[{name!r}] must be less than 2**63, got a larger integer")
 
     def __getitem__(self, name: str) -> float:
         given = self._metrics[name]
@@ -114,6 +123,10 @@ def plain(where: str, path: str, value: Any) -> Any:
         return {key: plain(where, f"{path}[{key!r}]", child) for key, child in value.items()}
     if type(value) is list:
         return [plain(where, f"{path}[{number}]", child) for number, child in enumerate(value)]
+    if type(value) is int and abs(value) > 2**63:
+        raise checks.refuse(
+            where, f"{path} must be less than 2**63, got an integer of {value.bit_length()} bits"
+        )
     if value is None or type(value) in (str, int, float, bool):
         return value
     raise TypeError(

@@ -22,14 +22,19 @@ def save_every_steps(n: int) -> SavePolicy:
 def save_every_seconds(seconds: float) -> SavePolicy:
     """Save when so many seconds have passed since the last checkpoint, or since the run was started.
 
+    A checkpoint of the future, from before a clock was set back, is not waited for.
+
     >>> policy = save_every_seconds(60)
     >>> [policy(Moment(1, now, {}, False, 1000.0), []) for now in (1010.0, 1060.0)]
     [False, True]
     """
     checks.number("save_every_seconds", "seconds", seconds, above=0)
-    return lambda moment, records: (
-        moment.time - max([moment.started, *(record.time for record in records)]) >= seconds
-    )
+
+    def policy(moment: Moment, records: Sequence[Record]) -> bool:
+        times = [moment.started, *(record.time for record in records)]
+        return moment.time - max((time for time in times if time <= moment.time), default=0.0) >= seconds
+
+    return policy
 
 
 def save_on_best(metric: str, mode: str = "min") -> SavePolicy:
@@ -70,6 +75,8 @@ def save_any(*policies: SavePolicy) -> SavePolicy:
     >>> policy(Moment(7, 0.0, {}, True, 0.0), [])
     True
     """
+    if not policies:
+        raise checks.refuse("save_any", "policies must hold at least one, got none")
     for number, policy in enumerate(policies):
         checks.function("save_any", f"policies[{number}]", policy)
     return lambda moment, records: any(policy(moment, records) for policy in policies)

@@ -1,6 +1,7 @@
 """The directory of all checkpoints: what is there, putting one in its place, removing one, tidying up."""
 
 import os
+import re
 import secrets
 import shutil
 import warnings
@@ -11,40 +12,58 @@ from purestep.checkpoint import atomic, directory, lock
 from purestep.checkpoint.record import Record
 
 # Ends of a temporary's name, after its checkpoint, its writer and eight random digits.
-_TEMPORARY = "tmp"
-_REPLACED = "old"
+_TEMPORARY = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.\d+\.[0-9a-f]{8}tmp")
 
 
 class CorruptWarning(UserWarning):
     """A checkpoint is damaged and was passed over."""
 
 
+def entries(root: Path) -> list[Path]:
+    """Return the directories of all checkpoints, intact or not, by step; saved again, the newer is later."""
+    found = [entry for entry in root.iterdir() if directory.step_of(entry)] if root.is_dir() else []
+    return sorted(found, key=lambda entry: directory.step_of(entry) or ())
+
+
 def steps(root: Path) -> list[int]:
     """Return the steps of all checkpoints, intact or not, in order."""
-    found = [directory.step_of(entry) for entry in root.iterdir()] if root.is_dir() else []
-    return sorted(step for step in found if step is not None)
+    found = [directory.step_of(entry) for entry in entries(root)]
+    return sorted({step_and_attempt[0] for step_and_attempt in found if step_and_attempt})
+
+
+def of_step(root: Path, step: int) -> list[Path]:
+    """Return the directories of one step, the newest last."""
+    return [entry for entry in entries(root) if (directory.step_of(entry) or (None,))[0] == step]
 
 
 def existing(where: str, root: Path, step: int) -> Path:
     """Return the directory of a checkpoint; refuse a step that is not there, with those that are."""
-    path = directory.located(root, step)
-    if not os.path.lexists(path):
+    found = of_step(root, step)
+    if not found:
         there = ", ".join(map(str, steps(root))) or "none"
         raise FileNotFoundError(f"{where}: {root} has no step {step}; it has: {there}")
-    return path
+    return found[-1]
 
 
-def records(where: str, root: Path) -> list[Record]:
-    """Return the record of every checkpoint with a sound manifest, by step; warn of the others."""
-    found = []
-    for step in steps(root):
-        path = directory.located(root, step)
+def manifests(where: str, root: Path) -> tuple[list[directory.Manifest], list[str]]:
+    """Return every sound manifest, in the order of saving, and what is wrong with the others."""
+    sound, damaged = {}, []
+    for entry in entries(root):
         try:
-            found.append(directory.read(where, path).record)
-        except (ValueError, FileNotFoundError) as error:
-            if os.path.lexists(path):  # otherwise its writer has just deleted it
-                warnings.warn(str(error), CorruptWarning, stacklevel=3)
-    return found
+            manifest = directory.read(where, entry)
+            sound[manifest.record.step] = manifest  # of a step saved again, the newer
+        except (ValueError, OSError) as error:
+            if os.path.lexists(entry):  # otherwise its writer has just deleted it
+                damaged.append(str(error).removeprefix(f"{where}: "))
+    return sorted(sound.values(), key=lambda manifest: manifest.record.serial), damaged
+
+
+def records(where: str, root: Path, stacklevel: int = 3) -> list[Record]:
+    """Return the record of every checkpoint with a sound manifest, in the order of saving; warn of others."""
+    sound, damaged = manifests(where, root)
+    if damaged:
+        warnings.warn(f"{where}: damaged:\n  " + "\n  ".join(damaged), CorruptWarning, stacklevel=stacklevel)
+    return [manifest.record for manifest in sound]
 
 
 def claim(where: str, root: Path) -> lock.Lock:
@@ -55,61 +74,58 @@ def claim(where: str, root: Path) -> lock.Lock:
         OSError: if it cannot be written.
     """
     try:
-        if not root.is_dir():
-            root.mkdir(parents=True)
-            atomic.flush(root.parent)
+        _make(root)
         claimed = lock.Lock(where, root)
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"{where}: {root} cannot be written ({error.strerror}): "
+            f"{where}: {error.filename or root} cannot be written ({error.strerror}): "
             "choose another directory or change its permissions",
         ) from None
     for entry in root.iterdir():
         # Having the lock shows that no writer of this host is alive; of other hosts it shows nothing.
-        if not entry.is_symlink() and entry.is_dir() and lock.is_of_this_host(entry.name):
-            final = root / entry.name[1:].partition(".")[0]
-            if entry.name.endswith(_REPLACED) and not final.exists():
-                entry.rename(final)  # its writer died between two renames
-            else:
-                shutil.rmtree(entry, ignore_errors=True)
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found and found[1] == lock.host() and entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
     return claimed
 
 
-def put(root: Path, step: int, fill: Callable[[Path], None]) -> None:
-    """Let `fill` fill a hidden directory, then give it its name in one step, in place of any of that name."""
-    final = directory.located(root, step)
-    temporary = _hidden(final, _TEMPORARY)
+def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
+    """Let `fill` fill a hidden directory, then give it a free name of this step, by one rename.
+
+    A checkpoint of the same step that is there already stays as it is: the new one has a higher number.
+    """
+    taken = [(directory.step_of(entry) or (0, 0))[1] for entry in of_step(root, step)]
+    final = directory.located(root, step, max(taken, default=0) + 1)
+    temporary = _hidden(final)
     try:
         temporary.mkdir()
         fill(temporary)
-        if os.path.lexists(final):
-            replaced = _hidden(final, _REPLACED)
-            final.rename(replaced)
-            temporary.rename(final)
-            _discard(replaced)
-        else:
-            temporary.rename(final)
+        temporary.rename(final)
         atomic.flush(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    return final
 
 
-def remove(root: Path, step: int) -> None:
+def remove(path: Path) -> None:
     """Delete a checkpoint, first its name, so that no reader ever meets half of one."""
-    final = directory.located(root, step)
-    hidden = _hidden(final, _TEMPORARY)
-    final.rename(hidden)
-    _discard(hidden)
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+    hidden = _hidden(path)
+    path.rename(hidden)
+    if hidden.is_dir() and not hidden.is_symlink():
+        shutil.rmtree(hidden)
     else:
-        path.unlink()
+        hidden.unlink()
 
 
-def _hidden(final: Path, suffix: str) -> Path:
-    return final.parent / f".{final.name}.{lock.owner_name()}.{secrets.token_hex(4)}{suffix}"
+def _hidden(final: Path) -> Path:
+    return final.parent / f".{final.name}.{lock.host()}.{os.getpid()}.{secrets.token_hex(4)}tmp"
+
+
+def _make(root: Path) -> None:
+    """Make a directory and its parents, each of them on the disk."""
+    missing = [path for path in [root, *root.parents] if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        atomic.flush(path.parent)

@@ -1,6 +1,7 @@
 """One thread that writes in the background: bounded, in order, its failures never lost."""
 
 import sys
+import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -22,32 +23,53 @@ class Writer:
         weakref.finalize(self, _report, self._pending)
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Raise what failed before, wait for room, and start the job."""
-        self.check()
-        while len(self._pending) >= self._limit:
-            self._finish_oldest()
-        self._pending.append(self._pool.submit(job))
-
-    def check(self) -> None:
-        """Raise the failure of a job that has ended since the last call."""
-        while self._pending and self._pending[0].done():
-            self._finish_oldest()
+        """Wait for room and start the job; then raise what failed before, which is not this job's fault."""
+        failures = []
+        while self._pending and (self._pending[0].done() or len(self._pending) >= self._limit):
+            failures += self._finish_oldest()
+        self._pending.append(self._pool.submit(_run, job))
+        _raise(failures)
 
     def wait(self) -> None:
-        """Wait for every job, and raise the first failure."""
+        """Wait for every job, and raise what failed."""
+        failures = []
         while self._pending:
-            self._finish_oldest()
+            failures += self._finish_oldest()
+        _raise(failures)
 
-    def close(self) -> None:
-        """Wait for every job, end the thread, and raise the first failure."""
-        try:
-            self.wait()
-        finally:
-            self._pool.shutdown()
+    def close(self, last: Callable[[], None]) -> None:
+        """Wait for every job, run a last one after them, end the thread, and raise what failed.
 
-    def _finish_oldest(self) -> None:
-        self._pending[0].exception()  # wait first: an interrupted wait must leave the job where it is
-        self._pending.popleft().result()
+        However the waiting is interrupted, the last job runs only when all the others have ended.
+        """
+        self._pool.submit(last)
+        self._pool.shutdown(wait=False)
+        self.wait()
+        self._pool.shutdown()
+
+    def _finish_oldest(self) -> list[BaseException]:
+        error = self._pending[0].exception()  # an interrupted wait leaves the job where it is
+        self._pending.popleft()
+        return [] if error is None else [error]
+
+
+def _run(job: Callable[[], None]) -> None:
+    try:
+        job()
+    except BaseException as error:
+        # Until somebody hears of it the error would keep the arrays of its frames in memory.
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+def _raise(failures: list[BaseException]) -> None:
+    if failures:
+        for other in failures[1:]:
+            failures[0].add_note(f"and then: {other}")
+        raise failures[0]
 
 
 def _report(pending: "deque[Future[None]]") -> None:

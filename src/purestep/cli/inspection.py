@@ -50,7 +50,7 @@ def opened(path: Path, step: int | None) -> Opened:
     if step is not None:
         return Opened(listing, *_source(store.existing(WHERE, path, step)))
     for number in reversed(steps):
-        source, _ = _source(directory.located(path, number))
+        source, _ = _source(store.existing(WHERE, path, number))
         if source is not None:
             return Opened(listing, source, [])
     return Opened(listing, None, [])

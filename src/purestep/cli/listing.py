@@ -11,7 +11,7 @@ from purestep.checkpoint import directory, store
 from purestep.checkpoint.header import CorruptError
 
 _LOCK = ".lock"
-_HIDDEN = re.compile(r"\.step_\d+\.(.+)\.(\d+)\.\w+")
+_HIDDEN = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.(\d+)\.\w+")
 
 
 class Checkpoint(NamedTuple):
@@ -52,15 +52,14 @@ def list_run(where: str, root: Path) -> Listing:
     """Look at a directory of checkpoints, and read none of their arrays."""
     return Listing(
         str(root),
-        [_checkpoint(where, directory.located(root, step)) for step in store.steps(root)],
+        [_checkpoint(where, entry) for entry in store.entries(root)],
         _writer(root),
         [found for entry in sorted(root.iterdir()) if (found := _temporary(entry)) is not None],
     )
 
 
 def _checkpoint(where: str, path: Path) -> Checkpoint:
-    step = directory.step_of(path)
-    assert step is not None
+    step, _ = directory.step_of(path) or (0, 1)
     try:
         manifest = directory.read(where, path)
     except (ValueError, OSError) as error:

@@ -78,7 +78,9 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
         raise FileNotFoundError(f"{where}: no bundle at {path}")
     inside = store.steps(path)
     if inside:
-        raise checks.refuse(where, f"{path} holds bundles: name one, {directory.located(path, inside[-1])}")
+        raise checks.refuse(
+            where, f"{path} holds bundles: name one, {store.existing(where, path, inside[-1])}"
+        )
     manifest = directory.read(where, path)
     facts = manifest.record.metadata.get(_KEY)
     if facts is None:
@@ -136,8 +138,7 @@ def write(
     }
     manifest = {"step": step, "time": time.time(), "metrics": {}, "metadata": {_KEY: facts}}
     root = Path(root).absolute()
-    store.put(root, step, lambda place: directory.write(place, arrays, spec, manifest, None))
-    return directory.located(root, step)
+    return store.put(root, step, lambda place: directory.write(place, arrays, spec, manifest, None))
 
 
 def is_bundle(manifest: directory.Manifest) -> bool:

@@ -223,9 +223,9 @@ def record(
 
 def _check_own(where: str, root: Path) -> None:
     """Refuse a directory of checkpoints: among them a bundle would be taken for one."""
-    for number in store.steps(root):
+    for entry in store.entries(root):
         try:
-            manifest = layout.read(where, layout.located(root, number))
+            manifest = layout.read(where, entry)
         except (ValueError, OSError):
             continue
         if not bundle.is_bundle(manifest):
