@@ -11,6 +11,7 @@ NAMES = {  # each is a module of this package, with add_arguments(parser) and ru
     "step": "one training step: purestep against the same mathematics by hand",
     "memory": "peak memory of a step in microbatches, and their gradients",
     "checkpoint": "saving and restoring a state, and saving in the background",
+    "linear_cross_entropy": "the loss of an output projection in chunks: peak memory and time against plain",
     "state": "bytes of optimizer state for each parameter, as a Markdown table",
 }
 
@@ -20,7 +21,7 @@ def main() -> int:
     name, *rest = sys.argv[1:] or ["--help"]
     if name not in NAMES:
         print("usage: python -m benchmarks NAME [options]\n")
-        print("\n".join(f"  {known:<10}{text}" for known, text in NAMES.items()))
+        print("\n".join(f"  {known:<22}{text}" for known, text in NAMES.items()))
         return 0 if name in ("-h", "--help") else 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and their folders go too
     benchmark = importlib.import_module(f"benchmarks.{name}")
