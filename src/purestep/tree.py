@@ -257,15 +257,27 @@ def spec_items(spec: list[Any]) -> list[tuple[str, tuple[str, tuple[int, ...]]]]
     >>> spec_items(spec({"w": mx.zeros((2, 3))}))
     [('w', ('float32', (2, 3)))]
     """
-    found: list[tuple[str, tuple[str, tuple[int, ...]]]] = []
+    return [
+        (".".join(segments), (node[1], tuple(node[2])))
+        for segments, node in spec_nodes(spec)
+        if node[0] == "array"
+    ]
 
-    def visit(path: str, node: list[Any]) -> None:
-        if node[0] == "array":
-            found.append((path, (node[1], tuple(node[2]))))
+
+def spec_nodes(spec: list[Any]) -> list[tuple[tuple[str, ...], list[Any]]]:
+    """Return every node of a spec, containers before what they hold, with the segments of its path.
+
+    >>> [segments for segments, _ in spec_nodes(spec({"w": (None,)}))]
+    [(), ('w',), ('w', '0')]
+    """
+    found: list[tuple[tuple[str, ...], list[Any]]] = []
+
+    def visit(segments: tuple[str, ...], node: list[Any]) -> None:
+        found.append((segments, node))
         for segment, child in spec_children(node):
-            visit(join(path, segment), child)
+            visit((*segments, segment), child)
 
-    visit("", spec)
+    visit((), spec)
     return found
 
 

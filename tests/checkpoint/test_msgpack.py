@@ -76,9 +76,10 @@ def sealed(spec, *chunks, sums=None):
         (msgpack.packb(["purestep", HEADER.replace("2", "1", 1)]), "format 1, .* use the purestep"),
         (msgpack.packb(["purestep", HEADER.replace("[2]", "[3]")]), "does not have the digest"),
         (sealed([]), "does not describe a tree"),
-        (msgpack.packb(["purestep", seal({"tree": ["none"]})]), "does not describe arrays"),
-        (sealed(["array", "pickle", [2]], b""), "does not describe arrays"),
+        (msgpack.packb(["purestep", seal({"tree": ["none"]})]), "does not name the same arrays twice"),
+        (sealed(["array", "pickle", [2]], b""), "its array has no dtype and shape that there is"),
         (sealed(["array", "float32", [1 << 60]], b""), "does not hold the arrays"),
+        (sealed(["array", "float32", [1 << 30, 4]], b""), "does not hold the arrays"),
         (msgpack.packb(["purestep", HEADER]), "does not hold the arrays"),
         (msgpack.packb(["purestep", HEADER, b"1234567"]), "is not as it was written"),
         (msgpack.packb(["purestep", HEADER, b"12345679"]), "is not as it was written"),
@@ -118,3 +119,86 @@ def test_mismatches_are_listed_by_path():
         from_bytes(to_bytes({"w": mx.zeros(2)}), like={"w": mx.zeros(3)})
     with pytest.raises(TypeError, match=r"^checkpoint.to_bytes: state\.w is the Python number"):
         to_bytes({"w": 1})
+
+
+HOSTILE_SPECS = [
+    ["array", [1], [2]],
+    ["array", {}, [2]],
+    ["array", "float8", [2]],
+    ["array", "float32", [0, 2**40]],
+    ["array", "float32", [0, 10**30]],
+    ["array", "float32", [2**40, 2**40]],
+    ["array", "float32", [True]],
+    ["array", "float32", [-2, -3]],
+    ["array", "float32", [1.0]],
+    ["array", "float32", 2],
+    ["array", "float32"],
+    ["weird"],
+    ["weird", [["none"]]],
+    ["list", [["weird"]]],
+    ["other", "Foo"],
+    ["none", 1],
+    ["dict", [[True, ["none"]]]],
+    ["dict", [[None, ["none"]]]],
+    ["dict", [["a", ["none"]], ["a", ["dict", []]]]],
+    ["dict", {"a": ["none"]}],
+    ["namedtuple", 3, [["a", ["none"]]]],
+    ["namedtuple", "T", [[4, ["none"]]]],
+    ["namedtuple", "T", [["a.b", ["none"]]]],
+    ["namedtuple", "T", [["a", ["none"]], ["a", ["none"]]]],
+    [],
+    [[]],
+    "array",
+    None,
+    {"array": 1},
+]
+
+
+@pytest.mark.parametrize("spec", HOSTILE_SPECS, ids=lambda spec: str(spec)[:40])
+def test_hostile_specs_are_damage_never_another_error_and_never_a_tree(spec):
+    for sums in ({}, {"": checksum.of(b"")}, {"a": checksum.of(b"")}):
+        with pytest.raises(CorruptError, match="does not describe a tree|no dtype and shape that there is"):
+            from_bytes(sealed(spec, sums=sums))
+
+
+def test_what_is_not_bytes_is_refused_and_every_kind_of_bytes_taken():
+    for data in (None, "abc", 3, [b"abc"]):
+        with pytest.raises(TypeError, match=r"^checkpoint.from_bytes: data must be bytes, .* got \w+$"):
+            from_bytes(data)
+    data = to_bytes({"w": mx.ones(3)})
+    for kind in (bytearray, memoryview):
+        assert from_bytes(kind(data))["w"].tolist() == [1.0, 1.0, 1.0]
+    with pytest.raises(CorruptError, match="was not written by purestep"):
+        from_bytes(b"")
+
+
+def test_bytes_hold_what_safetensors_cannot():
+    value = {"__metadata__": mx.ones(1), "\ud800": mx.array(1j), "d": mx.array([0.1, 2], dtype=mx.float64)}
+    assert same_bits(from_bytes(to_bytes(value)), value)
+    assert same_bits(from_bytes(to_bytes(value), like=value), value)
+
+
+def test_to_bytes_takes_an_eighth_more_than_its_result():
+    for value in ({"w": mx.ones(1_000_000)}, {str(n): mx.ones(50_000) for n in range(20)}):
+        mx.eval(value)
+        tracemalloc.start()
+        data = to_bytes(value)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1.125 * len(data) + 50_000
+
+
+def test_from_bytes_frees_each_chunk_as_it_becomes_an_array():
+    data = to_bytes({str(n): mx.ones(50_000) for n in range(20)})
+    held, sampled = [], own._array
+    tracemalloc.start()
+
+    def array(chunk, *kind):
+        held.append(tracemalloc.get_traced_memory()[0])
+        return sampled(chunk, *kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own, "_array", array)
+        from_bytes(data)
+    tracemalloc.stop()
+    assert held[-1] < held[0] / 10

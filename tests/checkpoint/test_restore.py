@@ -1,12 +1,15 @@
 """Restoring into another template: what is refused, what may pass, what is said of it."""
 
+import inspect
+import warnings
 from typing import NamedTuple
 
 import mlx.core as mx
 import pytest
 
-from purestep.checkpoint import RestoreWarning, from_bytes, load, restore, save, to_bytes
-from tests.trees import same_bits
+import purestep as ps
+from purestep.checkpoint import Checkpointer, RestoreWarning, from_bytes, load, restore, save, to_bytes
+from tests.trees import Pair, same_bits
 
 
 class Moments(NamedTuple):
@@ -121,3 +124,155 @@ def test_named_tuples_come_back_as_the_types_given(tmp_path):
     )
     assert restore.restore("load", stored, None, types=[Moments]) == Moments(None, {})
     assert restore.restore("load", stored, None) == {"count": None, "mu": {}}
+
+
+def renamed_everywhere(path):
+    return path.replace("enc", "encoder")
+
+
+@pytest.mark.parametrize("rename", [{"params.enc": "params.encoder"}, renamed_everywhere])
+def test_renaming_does_not_hide_a_container_of_another_type(rename):
+    stored = {
+        "params": {"enc": mx.ones(2)},
+        "opt": Moments(mx.array(3), {"w": mx.ones(1)}),
+        "none": None,
+        "empty": {},
+        "l": [mx.ones(1)],
+    }
+    like = {
+        "params": {"encoder": mx.zeros(2)},
+        "opt": {"count": mx.array(0), "mu": {"w": mx.ones(1)}},
+        "none": {},
+        "empty": [],
+        "l": (mx.ones(1),),
+    }
+    with pytest.raises(ValueError, match="does not fit like") as caught:
+        from_bytes(to_bytes(stored), like=like, rename=rename)
+    assert sorted(str(caught.value).split("\n  ")[1:]) == [
+        "empty is a dict in the file, a list in like",
+        "l is a list in the file, a tuple in like",
+        "none is None in the file, a dict in like",
+        "opt is a Moments in the file, a dict in like",
+    ]
+
+
+def test_moments_of_adam_are_none_of_adabelief_by_any_name():
+    adam = ps.TrainState.create({"enc": mx.ones(2)}, ps.optimizers.adam(0.1))
+    like = ps.TrainState.create({"encoder": mx.ones(2)}, ps.optimizers.adabelief(0.1))
+    with pytest.raises(
+        ValueError, match=r"opt_state\.0 is a ScaleByAdamState in the file, a ScaleByBeliefState in like"
+    ):
+        from_bytes(to_bytes(adam), like=like, rename=renamed_everywhere)
+    same = ps.TrainState.create({"encoder": mx.zeros(2)}, ps.optimizers.adam(0.1))
+    with pytest.warns(RestoreWarning):
+        restored = from_bytes(to_bytes(adam), like=same, rename=renamed_everywhere)
+    assert restored.params["encoder"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("stored", "like", "rename", "line"),
+    [
+        # what is renamed takes its containers along, also to another depth
+        (
+            {"a": [mx.ones(1)]},
+            {"b": {"c": (mx.ones(1),)}},
+            {"a": "b.c"},
+            r"b\.c is a list .*, a tuple in like",
+        ),
+        ({"a": {"b": [mx.ones(1)]}}, {"b": (mx.ones(1),)}, {"a": ""}, "b is a list .*, a tuple in like"),
+        ({"a": [mx.ones(1)]}, (mx.ones(1),), {"a": ""}, "the tree is a list .*, a tuple in like"),
+        ({"a": (None, mx.ones(1))}, {"b": ({}, mx.ones(1))}, {"a": "b"}, r"b\.0 is None .*, a dict in like"),
+        ({"a": ({}, mx.ones(1))}, {"b": (mx.ones(1),) * 2}, {"a": "b"}, r"b\.0 is a dict .*, an array"),
+        ({"a": None, "c": mx.ones(1)}, {"c": mx.ones(1)}, {"c": "c"}, "a is in the file, not in like"),
+        ({"c": mx.ones(1)}, {"c": mx.ones(1), "a": {}}, {"c": "c"}, "a is in like, not in the file"),
+        # two containers become one
+        (
+            {"a": {"x": mx.ones(1)}, "b": Pair(mx.ones(1), None)},
+            {"c": {"x": mx.ones(1), "first": mx.ones(1), "second": None}},
+            lambda path: "c" + path[1:],
+            "c is a Pair in the file, a dict in like",
+        ),
+    ],
+)
+def test_containers_are_compared_along_renamed_paths(stored, like, rename, line):
+    with pytest.raises(ValueError, match=line):
+        from_bytes(to_bytes(stored), like=like, rename=rename)
+
+
+@pytest.mark.parametrize(
+    ("stored", "like", "rename", "partial"),
+    [
+        ({"a": [mx.ones(1)]}, {"b": {"c": [mx.ones(1)]}}, {"a": "b.c"}, ()),
+        ({"enc": {"w": mx.ones(1), "n": None}}, {"w": mx.ones(1), "n": None}, {"enc": ""}, ()),
+        (
+            {"w": [mx.ones(1)]},
+            Pair({"w": [mx.ones(1)]}, mx.ones(3)),
+            lambda path: "first." + path,
+            ["second"],
+        ),
+        (Pair({"w": mx.ones(1)}, mx.ones(2)), {"w": mx.ones(1)}, {"first": ""}, ["second"]),
+        ({"a.b": {"c": mx.ones(1)}}, {"x": {"c": mx.ones(1)}}, {'"a.b"': "x"}, ()),
+    ],
+)
+def test_a_part_may_move_to_another_depth(stored, like, rename, partial):
+    with pytest.warns(RestoreWarning):
+        restored = from_bytes(to_bytes(stored), like=like, rename=rename, partial=partial)
+    assert same_bits(restored, like)
+
+
+def test_partial_lets_a_container_pass_only_where_it_matches():
+    stored = {"opt": Moments(mx.array(3), {"w": mx.ones(2)}), "w": mx.ones(1)}
+    like = {"opt": {"count": mx.array(0), "mu": {"w": mx.zeros(2)}}, "w": mx.ones(1)}
+    with pytest.raises(ValueError, match="opt is a Moments in the file, a dict in like"):
+        from_bytes(to_bytes(stored), like=like, partial=["w"])
+    with pytest.warns(RestoreWarning, match="opt is a Moments in the file, a dict in like: let pass"):
+        restored = from_bytes(to_bytes(stored), like=like, partial=["opt"])
+    assert restored["opt"]["count"].item() == 3
+
+
+def test_shape_and_dtype_of_a_path_are_both_told(reading):
+    like = {**STORED, "head": mx.zeros((4, 3), mx.int32)}
+    for options in ({}, {"partial": ["encoder.w"]}):
+        with pytest.raises(
+            ValueError, match=r"head has shape .*\n  head has dtype float32 in the file, int32"
+        ):
+            reading(like=like, **options)
+    with pytest.warns(RestoreWarning, match=r"head has shape .* and head has dtype .*: kept from like"):
+        reading(like=like, partial=(text for text in ["head"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rename": ["encoder"]}, r"rename must map paths to paths, or be a function, got \['encoder'\]"),
+        ({"rename": {"encoder": 3}}, "rename must map paths to paths, got 'encoder': 3"),
+        ({"rename": {1: "encoder"}}, "rename must map paths to paths, got 1: 'encoder'"),
+        ({"rename": lambda path: None}, "rename must return a path, got None for 'encoder.w'"),
+        ({"partial": 3}, "partial must be a list of patterns, got 3"),
+        ({"partial": ["head", 3]}, "partial must be a list of patterns, got 3 among them"),
+    ],
+)
+def test_options_of_another_type_are_refused(reading, options, message):
+    with pytest.raises(TypeError, match=message):
+        reading(like=STORED, **options)
+
+
+def test_the_warning_points_at_the_line_that_called(tmp_path):
+    stored, like = {"a": mx.ones(1)}, {"a": mx.ones(1, mx.float16)}
+    save(tmp_path / "s", stored)
+    data = to_bytes(stored)
+    with Checkpointer(tmp_path / "run") as checkpointer:
+        checkpointer.save(stored, step=1)
+        calls = [
+            lambda: load(tmp_path / "s", like=like, cast=True),
+            lambda: from_bytes(data, like=like, cast=True),
+            lambda: checkpointer.restore(like=like, cast=True),
+            lambda: checkpointer.restore(1, like=like, cast=True),
+        ]
+        for call in calls:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                call()
+            assert [(each.filename, each.lineno) for each in caught] == [
+                (__file__, inspect.getsourcelines(call)[1])
+            ]

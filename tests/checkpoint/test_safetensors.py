@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import struct
+import subprocess
+import sys
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +14,7 @@ from hypothesis import given
 from safetensors import safe_open
 
 import purestep as ps
-from purestep.checkpoint import CorruptError, atomic, checksum, load, save, tensors
+from purestep.checkpoint import CorruptError, atomic, checksum, load, lock, save, tensors
 from purestep.checkpoint.header import seal
 from tests.steps.test_train import TRANSFORM, classifier, ragged, start
 from tests.trees import FLOATS, Pair, arrays, containers, same_bits
@@ -195,7 +198,9 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path):
     save(tmp_path / "m.safetensors", {"a": mx.arange(10), "b": mx.arange(10)}, shard_bytes=40)
     index = tmp_path / "m.safetensors.index.json"
     index.write_text(index.read_text().replace('"m-00001', '"../m-00001'))
-    with pytest.raises(ValueError, match="names a file outside its own directory"):
+    with pytest.raises(
+        ValueError, match="names '../m-00001-of-00002.safetensors', which is not in its directory"
+    ):
         load(index)
     for text in ("[]", "{", "[" * 100_000, '{"metadata":{},"weight_map":{}}'):
         index.write_text(text)
@@ -262,3 +267,149 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(OSError, match="folder"):
         save(tmp_path / "folder", {"w": mx.ones(3)})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"__metadata__": mx.ones(1)}, r"state\.__metadata__ has a name that safetensors keeps for itself"),
+        ({"params": {"__metadata__": mx.ones(1)}}, r"state\.params\.__metadata__ has a name that"),
+        ({"a": [mx.ones(1, mx.float64, stream=mx.cpu)]}, r"state\.a\.0 is float64, .* cast it to float32"),
+        (mx.ones(1, mx.float64, stream=mx.cpu), "state is float64"),
+        ({"a": {"\ud800": mx.ones(1)}}, r"'state\.a\.\\ud800' has a lone surrogate in a key"),
+    ],
+)
+def test_arrays_that_no_file_could_give_back_are_refused_before_anything_is_written(tmp_path, value, message):
+    with pytest.raises(ValueError, match="^checkpoint.save: " + message):
+        save(tmp_path / "s", value)
+    with pytest.raises(ValueError, match="^Checkpointer.save: " + message):
+        tensors.snapshot(value, "Checkpointer.save")
+    assert not list(tmp_path.iterdir())
+
+
+ONE, TWO = {"a": mx.zeros(10), "b": mx.zeros(10)}, {"a": mx.ones(10), "b": mx.ones(10)}
+
+
+def test_one_name_never_stands_for_two_states(tmp_path):
+    file, index = tmp_path / "m.safetensors", tmp_path / "m.safetensors.index.json"
+    save(file, ONE)
+    for name in (file, tmp_path / "m"):
+        with pytest.raises(FileExistsError, match=r"already holds m\.safetensors: delete that state first"):
+            save(name, TWO, shard_bytes=40)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.safetensors"]
+    file.unlink()
+    save(file, TWO, shard_bytes=40)
+    with pytest.raises(FileExistsError, match=r"already holds m\.safetensors\.index\.json"):
+        save(file, ONE)
+    assert same_bits(load(file), TWO)
+    save(tmp_path / "n.safetensors", ONE)
+    (tmp_path / "n.safetensors").rename(file)
+    with pytest.raises(ValueError, match="are two states of one name: remove the older"):
+        load(file)
+    assert same_bits(load(index), TWO)
+
+
+def test_files_of_a_divided_save_that_was_killed_do_not_block_the_next(tmp_path):
+    save(tmp_path / "m.safetensors", ONE, shard_bytes=40)
+    (tmp_path / "m.safetensors.index.json").unlink()
+    save(tmp_path / "m.safetensors", TWO, shard_bytes=40)
+    assert same_bits(load(tmp_path / "m.safetensors", like=ONE), TWO)
+
+
+def test_one_of_several_files_names_the_index(tmp_path):
+    save(tmp_path / "m.safetensors", ONE, shard_bytes=40)
+    with pytest.raises(
+        ValueError, match=r"one of several files of a state: load m\.safetensors\.index\.json"
+    ):
+        load(tmp_path / "m-00001-of-00002.safetensors")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/etc/passwd", "a/b", "a\0"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
+    save(tmp_path / "m.safetensors", ONE, shard_bytes=40)
+    index = tmp_path / "m.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["a"] = name
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="which is not in its directory"):
+        load(index)
+
+
+@pytest.mark.parametrize("header", [3, [1], {"format": 2}, None, ["[" * 50]])
+def test_an_index_whose_header_is_no_text_is_refused(tmp_path, header):
+    index = tmp_path / "m.safetensors.index.json"
+    for content in (
+        {"metadata": {"purestep": header}, "weight_map": {}},
+        {"metadata": {}, "weight_map": {"a": 3}},
+    ):
+        index.write_text(json.dumps(content))
+        with pytest.raises(CorruptError, match="was not written by purestep|not an index"):
+            load(index)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F64", 8), ("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8)])
+def test_dtypes_of_other_libraries_are_damage(tmp_path, dtype, size):
+    content = {
+        "__metadata__": {"format": "mlx", "purestep": seal({"tree": TREE, "checksums": SUMS})},
+        "w": {"dtype": dtype, "shape": [3], "data_offsets": [0, 3 * size]},
+    }
+    text = json.dumps(content).encode()
+    (tmp_path / "s.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(3 * size))
+    with pytest.raises(
+        CorruptError, match=r"^checkpoint\.load: .*s\.safetensors (is damaged|cannot be read)"
+    ):
+        load(tmp_path / "s.safetensors")
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypatch):
+    save(tmp_path / "s", {"w": mx.ones(3)})
+
+    def vanished(path, **_):
+        raise RuntimeError("[load_safetensors] Failed to open")
+
+    def broken(path, **_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(mx, "load", vanished)
+    with pytest.raises(
+        CorruptError, match=r"^checkpoint.load: .*/s cannot be read by MLX \(.*Failed to open"
+    ):
+        load(tmp_path / "s")
+    monkeypatch.setattr("purestep.checkpoint.reader.safe_open", broken)
+    with pytest.raises(CorruptError, match=r"^checkpoint.load: .*/s cannot be read \(Input/output error\)$"):
+        load(tmp_path / "s")
+
+
+KILLED = """
+import os, sys
+import mlx.core as mx
+from purestep.checkpoint import atomic, save
+atomic.flush = lambda path: os.kill(os.getpid(), 9)
+save(sys.argv[1] + "/s.safetensors", {"w": mx.ones(3)})
+"""
+
+
+def test_temporaries_of_dead_writers_are_removed_and_no_others(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    host = lock.owner_name().rpartition(".")[0]
+    others = [
+        f".s.safetensors.{host}.{os.getppid()}.0a1b2c3d.tmp.safetensors",  # alive
+        f".s.safetensors.{host}x.999999999.0a1b2c3d.tmp.safetensors",  # of another host
+        f".t.safetensors.{host}.999999999.0a1b2c3d.tmp.safetensors",  # of another file
+        ".s.safetensors.notes.tmp",
+    ]
+    for name in others:
+        (tmp_path / name).touch()
+    (tmp_path / f".s.safetensors.{host}.999999999.0a1b2c3d.tmp").touch()
+    save(tmp_path / "s.safetensors", {"w": mx.ones(3)})
+    assert {entry.name for entry in tmp_path.iterdir()} == {"s.safetensors", *others}
+
+
+def test_files_get_the_modes_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save(tmp_path / "s", {"w": mx.ones(3)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o640

@@ -221,6 +221,12 @@ def test_a_module_of_mlx_and_a_model_state_can_be_sampled():
     np.testing.assert_allclose(plain, first, rtol=1e-6)
 
 
+@pytest.mark.parametrize("number", [np.float32, np.int64, mx.array])
+def test_rewards_may_be_the_scalars_of_an_array_library(number):
+    batch = a_source(reward_fn=lambda p, c: [number(i) for i in range(20)]).at(a_state())
+    assert batch["rewards"].tolist() == list(range(20))
+
+
 @pytest.mark.parametrize(
     ("reward_fn", "error", "message"),
     [
@@ -273,5 +279,7 @@ def test_a_model_that_gives_nan_and_advantages_of_another_shape_are_refused():
     broken = broken.replace(params=ps.tree.map(lambda x: x * mx.nan, broken.params))
     with pytest.raises(ValueError, match="rollout: the log-probabilities of the model are not finite"):
         a_source().at(broken)
+    with pytest.raises(TypeError, match="rollout: advantage_fn must return an array, got list"):
+        a_source(advantage_fn=lambda rewards, size: rewards.tolist()).at(a_state())
     with pytest.raises(ValueError, match=r"advantage_fn must return shape \(20,\), got \(5,\)"):
         a_source(advantage_fn=lambda rewards, size: rewards[::size]).at(a_state())

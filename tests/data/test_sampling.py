@@ -133,6 +133,15 @@ def test_logps_are_those_of_a_full_forward_pass_at_the_temperature(temperature, 
     assert (np.asarray(exact.logps) >= np.asarray(drawn.logps) - 1e-6).all()
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_logps_are_those_of_the_loss_to_the_bit(temperature):
+    params = table(30.0)
+    drawn = sample(params, prompts=[(1,)] * 64, temperature=temperature)
+    logits = table_model(params, drawn.tokens[:, :-1])
+    full = token_logps(logits, drawn.tokens[:, 1:], temperature=temperature)
+    assert mx.array_equal(drawn.logps, full * drawn.completion_mask)
+
+
 def test_greedy_completions_are_the_most_probable_tokens_and_have_no_logps():
     drawn = sample(temperature=0.0)
     assert drawn.logps is None

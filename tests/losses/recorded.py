@@ -81,6 +81,9 @@ def check_contract(loss, *arrays, **options):
     assert (low.dtype, slope.dtype) == (mx.float32, mx.bfloat16)
     np.testing.assert_allclose(low.item(), high.item(), 1e-5, 1e-7)
 
+    empty = loss(*(array[:0] for array in arrays), **options)
+    assert (empty.total.item(), empty.weight.item(), empty.value.item()) == (0, 0, 0)
+
     cuts = (slice(0, rows // 2), slice(rows // 2, rows))
     parts = [loss(*(array[cut] for array in arrays), **options) for cut in cuts]
     merged = type(whole).merge(*parts)

@@ -53,6 +53,20 @@ def test_a_class_without_weight_may_be_ruled_out_when_smoothing():
     assert mx.isfinite(gradient).all().item()
 
 
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.1}])
+def test_a_target_of_a_class_without_weight_may_be_impossible(options):
+    logits, targets = mx.array([[0.0, -mx.inf], [0.5, 1.0]]), mx.array([1, 0])
+    weights = mx.array([1.0, 0.0])
+    loss = lambda x, y: cross_entropy(x, y, class_weights=weights, **options)  # noqa: E731
+    for slope, want in zip(
+        mx.grad(lambda x: loss(x, targets).total)(logits).tolist(),
+        [[0, 0], mx.grad(lambda x: loss(x, targets[1:]).total)(logits[1:])[0].tolist()],
+        strict=True,
+    ):
+        assert slope == pytest.approx(want, rel=1e-6)
+    assert loss(logits, targets).value.item() == pytest.approx(loss(logits[1:], targets[1:]).value.item())
+
+
 def test_z_loss_of_a_target_out_of_range_is_nan_too():
     value = cross_entropy(mx.zeros((2, 3)), mx.array([0, 3]), z_loss=0.1, class_weights=mx.ones(3)).value
     assert mx.isnan(value).item()

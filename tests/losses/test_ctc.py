@@ -106,6 +106,7 @@ def test_vmap_parts_and_half_precision_agree():
             ValueError,
             r"label_paddings must have labels' shape \(2, 2\), got",
         ),
+        ({"logit_paddings": [[0, 0, 0]] * 2}, TypeError, "logit_paddings must be an array, got list"),
         (
             {"logit_paddings": mx.zeros((2, 4))},
             ValueError,

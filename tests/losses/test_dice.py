@@ -74,6 +74,8 @@ def test_bad_arguments_are_refused():
         dice_loss(mx.zeros(3), mx.zeros(3))
     with pytest.raises(ValueError, match=r"^dice_loss: class_weights must have shape \(3,\), got \(2,\)"):
         dice_loss(LOGITS, ONE_HOT, class_weights=mx.ones(2))
+    with pytest.raises(TypeError, match="^dice_loss: class_weights must be an array, got list"):
+        dice_loss(LOGITS, ONE_HOT, class_weights=[1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="^dice_loss: smooth must be at least 0, got -1"):
         dice_loss(LOGITS, ONE_HOT, smooth=-1)
     with pytest.raises(ValueError, match="^dice_loss: alpha must be at least 0, got -1"):

@@ -254,6 +254,17 @@ def test_a_group_of_equal_rewards_has_advantages_of_exactly_zero(reward):
         assert (advantages[3].item() < 0, advantages[5].item() > 0) == (True, True)
 
 
+@pytest.mark.parametrize("size", [1e15, 1e20, 1.6e38])
+def test_huge_rewards_have_the_advantages_of_float64(size):
+    rewards = np.array([1, 1, 1, 1, 1, 1, 1, -1, 0.5, 0, 0, 0, 0, 0, 0, 0.25]) * size
+    groups = np.float32(rewards).astype(np.float64).reshape(2, 8)
+    centered = groups - groups.mean(axis=1, keepdims=True)
+    scaled = centered / (groups.std(axis=1, ddof=1, keepdims=True) + 1e-4)
+    np.testing.assert_allclose(group_advantages(mx.array(rewards), 8), scaled.reshape(-1), RTOL)
+    left_out = leave_one_out_advantages(mx.array(rewards), 8)
+    np.testing.assert_allclose(left_out, (centered * (8 / 7)).reshape(-1), RTOL)
+
+
 def test_integer_rewards_are_taken():
     assert group_advantages(mx.array([0, 2]), 2, scale_rewards=False).tolist() == [-1, 1]
 
@@ -285,6 +296,7 @@ def call(logps=LOGPS, behavior_logps=LOGPS, advantages=ADV, mask=MASK, **options
         (call(advantages=mx.zeros((2, 3))), ValueError, "advantages must have shape (2,), one for each row"),
         (call(advantages=mx.zeros(3)), ValueError, "advantages must have shape (2,), one for each row"),
         (call(truncated=mx.zeros(3)), ValueError, "truncated must have shape (2,), got (3,)"),
+        (call(truncated=[0, 1]), TypeError, "grpo_loss: truncated must be an array, got list"),
         (call(ref_logps=mx.zeros((2, 1))), ValueError, "ref_logps must have logps' shape (2, 3), got (2, 1)"),
         (call(beta=0.1), ValueError, "ref_logps must be given if beta is not 0, got None with beta 0.1"),
         (call(beta=mx.array(0.0)), ValueError, "ref_logps must be given if beta is not 0"),

@@ -69,6 +69,22 @@ def test_truncated_rows_and_empty_masks_weigh_nothing():
     assert all(mean.value.item() == 0 for mean in metrics.values())
 
 
+def test_a_value_within_its_bounds_keeps_its_gradient_to_the_last_bit():
+    noise = np.random.default_rng(0).standard_normal((3, 4096)).astype(np.float32)
+    values, returns = noise[:1], noise[1:2]
+    before = values + np.float32(0.05) * np.tanh(noise[2:])
+    zeros, ones = mx.zeros((1, 4096)), mx.ones((1, 4096))
+
+    def loss(values):
+        valued = {"values": values, "behavior_values": mx.array(before), "returns": mx.array(returns)}
+        return ppo_loss(zeros, zeros, zeros, ones, **valued, vf_coef=1.0)
+
+    gradient = mx.grad(lambda values: loss(values)[0].total)(mx.array(values))
+    # Nothing is clipped: the gradient of (value - return)^2 / 2.
+    np.testing.assert_allclose(gradient, values.astype(np.float64) - returns, RTOL, ATOL)
+    assert loss(mx.array(values))[1]["value_clip_fraction"].total.item() == 0
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_advantages_are_those_of_the_recursion(compiled):
     function = lambda r, v: generalized_advantages(r, v, MASK, gamma=0.97, lam=0.9)  # noqa: E731

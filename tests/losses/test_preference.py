@@ -220,6 +220,7 @@ X = mx.zeros(2)
         (lambda: simpo_loss(X, X, gamma=-1), ValueError, "simpo_loss: gamma must be at least 0, got -1"),
         (lambda: orpo_loss(X, X, beta=0.0), ValueError, "orpo_loss: beta must be greater than 0, got 0.0"),
         (lambda: kto_loss(X, X, mx.zeros(3)), ValueError, "kto_loss: desirable must have logps' shape (2,)"),
+        (lambda: kto_loss(X, X, X, kl=mx.zeros(0)), ValueError, "kto_loss: kl must hold at least one number"),
         (lambda: kto_loss(X, X, X, desirable_weight=-1), ValueError, "desirable_weight must be at least 0"),
         (lambda: kto_loss(X, X, X, beta=float("nan")), ValueError, "kto_loss: beta must be finite, got nan"),
     ],

@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from purestep import losses
 from purestep.losses import reduce
 
 
@@ -54,3 +55,38 @@ def test_what_is_no_array_is_refused_by_name():
         reduce.pair("loss", mx.zeros(2), 0.5, None)
     with pytest.raises(TypeError, match="^loss: predictions must be an array, got list"):
         reduce.pair("loss", [0.5], mx.zeros(1), None)
+
+
+def test_an_index_is_ignored_beside_the_weights():
+    labels = mx.array([0, -100, 2])
+    assert reduce.ignoring(None, labels, None) is None
+    assert reduce.ignoring(-100, labels, None).tolist() == [1, 0, 1]
+    assert reduce.ignoring(-100, labels, mx.array([0.5, 2.0, 3.0])).tolist() == [0.5, 0, 3]
+
+
+ROWS, NONE = mx.zeros((0, 4)), mx.zeros(0, mx.int32)
+
+
+def top_k(student, logits, indices, rest):
+    return losses.soft_target_loss(student, logits, teacher_indices=indices, teacher_rest=rest)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x: losses.ctc_loss(x[:, None], ROWS[:, :1], NONE[:, None], ROWS[:, :1]),
+        lambda x: losses.distillation_loss(x, ROWS, NONE)[0],
+        lambda x: losses.info_nce(x, ROWS, symmetric=True),
+        lambda x: losses.multiclass_generalized_dice_loss(x, ROWS, where=mx.zeros(0), weights=mx.zeros(0)),
+        lambda x: losses.ntxent(x, NONE),
+        lambda x: losses.ranking_softmax_loss(x, ROWS),
+        lambda x: losses.reinforce_loss(
+            losses.token_logps(x[:, None], NONE[:, None]), ROWS[:, 0], ROWS[:, :1]
+        ),
+        lambda x: top_k(x, *losses.top_k_logits(ROWS, 2)),
+    ],
+)
+def test_a_batch_of_nothing_is_a_defined_zero(loss):
+    mean = loss(ROWS)
+    assert (mean.total.item(), mean.weight.item(), mean.value.item()) == (0, 0, 0)
+    assert mx.grad(lambda x: loss(x).value)(ROWS).shape == (0, 4)

@@ -1,9 +1,12 @@
 """Files that are complete or absent."""
 
 import os
-import tempfile
+import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
+
+from purestep.checkpoint import lock
 
 
 def write(path: Path, fill: Callable[[Path], None]) -> None:
@@ -11,16 +14,16 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
 
     A reader sees the old file or the new one, whole, also after a crash: the data and the directory
     are flushed to the disk before and after the rename. When `fill` fails, `path` is untouched and the
-    temporary file is gone.
+    temporary file is gone. What processes of this host that were killed left of the same file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp" + path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    _remove_abandoned(path)
+    temporary = path.parent / f".{path.name}.{lock.owner_name()}.{secrets.token_hex(4)}.tmp{path.suffix}"
+    # Not tempfile's: its files are for their owner alone, and a process has only one umask to ask about.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         fill(temporary)
         flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -46,7 +49,20 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _remove_abandoned(path: Path) -> None:
+    host = lock.owner_name().rpartition(".")[0]
+    name = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(host)}\.([1-9]\d{{0,8}})\.\w+\.tmp.*")
+    for entry in path.parent.iterdir():
+        found = name.fullmatch(entry.name)
+        if found and not _lives(int(found[1])) and not entry.is_dir():
+            entry.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True

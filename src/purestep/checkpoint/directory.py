@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks
-from purestep.checkpoint import atomic, checksum, tensors
-from purestep.checkpoint.header import CorruptError, seal, unseal, verified
+from purestep.checkpoint import atomic, checksum, reader, tensors
+from purestep.checkpoint.header import CorruptError, reading, seal, unseal, verified
 from purestep.checkpoint.record import Record
-from purestep.checkpoint.restore import Stored, leaf_specs
+from purestep.checkpoint.restore import Stored
+from purestep.checkpoint.specs import Leaves, leaf_specs
 
 MANIFEST = "manifest.json"
 
@@ -42,18 +42,19 @@ class Manifest(NamedTuple):
 
     record: Record
     tree: Any
-    leaves: dict[str, tuple[str, tuple[int, ...]]]
-    places: dict[str, tensors.Place]
+    leaves: Leaves
+    places: dict[str, reader.Place]
     files: dict[str, tuple[int, str]]
 
     def stored(self, where: str) -> Stored:
         """Return what the directory offers to a restore, each file's header checked as it is read."""
         directory = self.record.path
 
+        def check(file: Path) -> None:
+            self.check_file(where, file.name)  # to the bit, so that nobody need look at the header again
+
         def read(paths: list[str]) -> dict[str, mx.array]:
-            for name in {self.places[path].file for path in paths}:
-                self.check_file(where, name)
-            return tensors.read(where, directory, self.places, self.leaves, paths)
+            return reader.read(where, directory, self.places, self.leaves, paths, check)
 
         return Stored(str(directory), self.tree, read)
 
@@ -61,25 +62,27 @@ class Manifest(NamedTuple):
         """Refuse a file that is not as it was written; the arrays in it are checked when they are read."""
         path, (size, digest) = self.record.path / name, self.files[name]
         _check_plain(where, path)
-        if path.stat().st_size != size:
-            raise CorruptError(
-                f"{where}: {path} is damaged: {path.stat().st_size} bytes, {size} were written"
-            )
-        if not verified(where, str(path), digest, _unsummed(path)):
+        with reading(where, path):
+            found, unsummed = path.stat().st_size, _unsummed(path)
+        if found != size:
+            raise CorruptError(f"{where}: {path} is damaged: {found} bytes, {size} were written")
+        if not verified(where, str(path), digest, unsummed):
             raise CorruptError(f"{where}: {path} is damaged: it is not as it was written")
 
     def verify(self, where: str) -> list[str]:
         """Return what is wrong with the files, a line each; reads every byte, an array at a time."""
-        problems = []
+        problems: list[CorruptError] = []
+        held: dict[str, dict[str, reader.Place]] = {}
+        for path, place in self.places.items():
+            held.setdefault(place.file, {})[path] = place
         for name in self.files:
             try:
                 self.check_file(where, name)
-                for path, place in self.places.items():
-                    if place.file == name:
-                        tensors.read(where, self.record.path, self.places, self.leaves, [path])
+                if name in held:
+                    problems += reader.examine(where, self.record.path, name, held[name], self.leaves)
             except CorruptError as error:
-                problems.append(str(error).removeprefix(f"{where}: "))
-        return problems
+                problems.append(error)
+        return [str(error).removeprefix(f"{where}: ") for error in problems]
 
 
 def located(root: Path, step: int, attempt: int = 1) -> Path:
@@ -151,13 +154,14 @@ def read(where: str, directory: Path) -> Manifest:
     _check_plain(where, directory, directory=True)
     _check_plain(where, path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with reading(where, path):
+            text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise CorruptError(f"{where}: {path} is damaged: it is not text") from None
     content = unseal(where, str(path), text)
     leaves = leaf_specs(where, str(path), content.get("tree"))
     try:
-        places = {leaf: tensors.Place(*map(str, place)) for leaf, place in content["leaves"].items()}
+        places = {leaf: reader.Place(*map(str, place)) for leaf, place in content["leaves"].items()}
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
         record = Record(
             step=int(content["step"]),
@@ -169,11 +173,9 @@ def read(where: str, directory: Path) -> Manifest:
             bytes=len(text) + sum(size for size, _ in files.values()),
             path=directory,
         )
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         raise CorruptError(f"{where}: {path} is damaged: it does not describe a checkpoint") from None
-    for name in files:
-        if Path(name).name != name:
-            raise checks.refuse(where, f"{path} names {name!r}, which is not in its directory")
+    reader.check_names(where, path, files)
     if places.keys() != leaves.keys() or not {place.file for place in places.values()} <= files.keys():
         raise CorruptError(f"{where}: {path} is damaged: its arrays have no place in its files")
     if (record.step,) != (step_of(directory) or ())[:1]:
@@ -204,7 +206,9 @@ def _check_plain(where: str, path: Path, directory: bool = False) -> None:
             f"{where}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
         )
     if not (path.is_dir() if directory else path.is_file()):
-        raise CorruptError(f"{where}: {path} is missing")
+        kind = "a file, not a directory" if directory else "not a file"
+        there = f": what is there is {kind}" if path.exists() else ""
+        raise CorruptError(f"{where}: {path} is missing{there}")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -8,6 +8,9 @@ The format and the digest stand first and are checked before anything else is pa
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from purestep.checkpoint import checksum
@@ -21,6 +24,21 @@ class CorruptError(ValueError):
     """A stored state is not what was written: cut, flipped, swapped, or from elsewhere."""
 
 
+@contextmanager
+def reading(where: str, path: Path) -> Iterator[None]:
+    """Turn what the system says when a file cannot be read into a `CorruptError` that names it.
+
+    >>> with reading("load", Path("file")):
+    ...     raise OSError(5, "Input/output error")
+    Traceback (most recent call last):
+    purestep.checkpoint.header.CorruptError: load: file cannot be read (Input/output error)
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CorruptError(f"{where}: {path} cannot be read ({error.strerror or error})") from None
+
+
 def seal(content: dict[str, Any]) -> str:
     """Turn plain content into JSON text that says its format and carries its own digest.
 
@@ -31,14 +49,14 @@ def seal(content: dict[str, Any]) -> str:
     return f'{{"format":{FORMAT},"digest":"{checksum.of(body.encode())}",\n"content":{body}}}'
 
 
-def unseal(where: str, source: str, text: str | None) -> dict[str, Any]:
+def unseal(where: str, source: str, text: Any) -> dict[str, Any]:
     """Return the content of a sealed text.
 
     Raises:
         CorruptError: if it was not written by purestep, or is not as it was written.
         ValueError: if another version of purestep wrote it, or its checksum cannot be computed here.
     """
-    if text is None or not text.startswith('{"format":'):
+    if not isinstance(text, str) or not text.startswith('{"format":'):
         raise CorruptError(f"{where}: {source} was not written by purestep.checkpoint")
     found = _SEAL.fullmatch(text)
     if not found:

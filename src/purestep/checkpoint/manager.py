@@ -4,7 +4,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -141,7 +141,7 @@ class Checkpointer:
             )
         values = plain(where, "metadata", dict(metadata or {}))
         self._begin(where)
-        arrays, spec = tensors.snapshot(state), tree.spec(state)
+        arrays, spec = tensors.snapshot(state, where), tree.spec(state)
         self._serial += 1
         record = Record(step, self._serial, time.time(), numbers, values, {}, 0, self.path)
         self._pending[step] = record
@@ -188,7 +188,7 @@ class Checkpointer:
         *,
         like: Tree = None,
         cast: bool = False,
-        partial: Collection[str] = (),
+        partial: Iterable[str] = (),
         rename: Rename | None = None,
     ) -> Restored:
         """Return a state, every byte of it verified, and the record it was saved with.
@@ -209,6 +209,7 @@ class Checkpointer:
         """
         where = "Checkpointer.restore"
         self._settle(where)
+        partial = partial if isinstance(partial, str) else list(partial)  # which serves several tries
         options: dict[str, Any] = {"cast": cast, "partial": partial, "rename": rename}
         if step is not None:
             checks.integer(where, "step", step, least=0)

@@ -1,6 +1,8 @@
 """States as bytes, in msgpack: for sockets, databases and files of your own."""
 
-from collections.abc import Collection
+import io
+import struct
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -9,21 +11,24 @@ import msgpack
 from purestep import tree
 from purestep.checkpoint import checksum
 from purestep.checkpoint.header import CorruptError, seal, unseal, verified
-from purestep.checkpoint.restore import Rename, Stored, leaf_specs, restore
-from purestep.checkpoint.tensors import snapshot
+from purestep.checkpoint.restore import Rename, Stored, restore
+from purestep.checkpoint.specs import DTYPES, leaf_specs, nbytes
+from purestep.checkpoint.tensors import evaluated
 from purestep.state import check_arrays
 from purestep.types import Tree
 
 _MAGIC = "purestep"
-_DTYPES = {tree.dtype_name(kind): kind for kind in vars(mx).values() if isinstance(kind, mx.Dtype)}
 _CHUNK = 1 << 30  # bytes; msgpack holds less than 4 GiB in one value
+_BIN32 = struct.Struct(">BI")
+_UNSIGNED: dict[int, Any] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # what buffers call integers of so many bytes
 
 
 def to_bytes(state: Tree) -> bytes:
     """Turn a state, or any tree of arrays, into bytes.
 
     One msgpack array: the word `purestep`, a sealed JSON header with the tree and a checksum of each leaf,
-    and the leaves' bytes, little-endian, in pieces of at most 1 GiB.
+    and the leaves' bytes, little-endian, in pieces of at most 1 GiB. Takes no more memory than the result and
+    an eighth of it.
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
@@ -33,26 +38,34 @@ def to_bytes(state: Tree) -> bytes:
     {'w': array([1, 2], dtype=float32)}
     """
     check_arrays("checkpoint.to_bytes", "state", state)
-    arrays = snapshot(state)
+    arrays = evaluated(state)
     sums = {path: checksum.of(checksum.raw(array)) for path, array in arrays.items()}
     header = seal({"tree": tree.spec(state), "checksums": sums})
-    chunks = [chunk for array in arrays.values() for chunk in _chunks(array)]
-    packed = msgpack.packb([_MAGIC, header, *chunks])
-    assert packed is not None
-    return packed
+    count = sum(_pieces(array.nbytes) for array in arrays.values())
+    packer, packed = msgpack.Packer(), io.BytesIO()
+    packed.write(packer.pack_array_header(2 + count))
+    packed.write(packer.pack(_MAGIC))
+    packed.write(packer.pack(header))
+    for array in arrays.values():
+        for chunk in _chunks(array):
+            # Packing would hold the chunk three times, and msgpack has no call for its header alone.
+            packed.write(_BIN32.pack(0xC6, len(chunk)))
+            packed.write(chunk)
+    return packed.getvalue()
 
 
 def from_bytes(
-    data: bytes,
+    data: bytes | bytearray | memoryview,
     *,
     like: Tree = None,
     cast: bool = False,
-    partial: Collection[str] = (),
+    partial: Iterable[str] = (),
     rename: Rename | None = None,
 ) -> Tree:
     """Turn the bytes of `to_bytes` into a tree, every byte verified.
 
-    Never takes more memory than the data and the arrays in it, whatever the data says of itself.
+    Takes as much memory as the data again, most of which the arrays returned keep, and once more the largest
+    array; data that is not sound never takes more than twice its size, whatever it says of itself.
 
     Args:
         data: what `to_bytes` returned.
@@ -63,6 +76,7 @@ def from_bytes(
         rename: from names in the data to names in the template, as in `load`.
 
     Raises:
+        TypeError: for data that is not bytes.
         CorruptError: (a ValueError) if the data is cut, changed or foreign.
         ValueError: if it differs from the template, with every differing path.
 
@@ -70,35 +84,35 @@ def from_bytes(
     [array(1, dtype=int32), None]
     """
     where = "checkpoint.from_bytes"
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"{where}: data must be bytes, as to_bytes returns, got {type(data).__name__}")
     header, chunks = _unpack(where, data)
     chunks.reverse()
     content = unseal(where, "data", header)
     leaves = leaf_specs(where, "data", content.get("tree"))
     sums = content.get("checksums")
-    sizes = {path: _size(dtype, shape) for path, (dtype, shape) in leaves.items()}
-    if not isinstance(sums, dict) or sums.keys() != leaves.keys() or None in sizes.values():
-        raise CorruptError(f"{where}: data is damaged: its header does not describe arrays")
-    counts = {path: -(-(size or 0) // _CHUNK) for path, size in sizes.items()}
-    if sum(counts.values()) != len(chunks):
+    if not isinstance(sums, dict) or sums.keys() != leaves.keys():
+        raise CorruptError(f"{where}: data is damaged: its header does not name the same arrays twice")
+    if sum(_pieces(nbytes(*leaf)) for leaf in leaves.values()) != len(chunks):
         raise CorruptError(f"{where}: data is damaged: it does not hold the arrays its header names")
 
     def read(paths: list[str]) -> dict[str, mx.array]:
+        wanted = set(paths)
         found = {}
         for path, (dtype, shape) in leaves.items():  # the order of the chunks
-            pieces = [chunks.pop() for _ in range(counts[path])]
-            whole = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            if len(whole) != sizes[path] or not verified(where, path, str(sums[path]), whole):
+            whole = _joined(chunks, _pieces(nbytes(dtype, shape)))
+            if len(whole) != nbytes(dtype, shape) or not verified(where, path, str(sums[path]), whole):
                 raise CorruptError(f"{where}: data is damaged: {path} is not as it was written")
-            if path in paths:
-                found[path] = _array(whole, _DTYPES[dtype], shape)
-        mx.eval(found)
+            if path in wanted:
+                found[path] = _array(whole, DTYPES[dtype], shape)
+                mx.eval(found[path])
         return found
 
     stored = Stored("data", content["tree"], read)
     return restore(where, stored, like, cast=cast, partial=partial, rename=rename)
 
 
-def _unpack(where: str, data: bytes) -> tuple[str, list[bytes]]:
+def _unpack(where: str, data: bytes | bytearray | memoryview) -> tuple[str, list[bytes]]:
     def only(values: list[Any]) -> list[Any]:
         # Called as each list ends, so a list within the list is met first, and never kept.
         whole = values[:1] == [_MAGIC] and len(values) >= 2 and isinstance(values[1], str)
@@ -114,7 +128,7 @@ def _unpack(where: str, data: bytes) -> tuple[str, list[bytes]]:
             max_bin_len=_CHUNK,
             max_map_len=0,
             max_ext_len=0,
-            max_array_len=len(data) // 8,
+            max_array_len=memoryview(data).nbytes // 8,
         )
     except CorruptError:
         raise
@@ -125,23 +139,26 @@ def _unpack(where: str, data: bytes) -> tuple[str, list[bytes]]:
     return unpacked[1], unpacked[2:]
 
 
-def _chunks(array: mx.array) -> list[bytes]:
-    data = memoryview(bytes(checksum.raw(array)))
-    return [bytes(data[start : start + _CHUNK]) for start in range(0, len(data), _CHUNK)]
+def _pieces(size: int) -> int:
+    return -(-size // _CHUNK)
 
 
-def _size(dtype: str, shape: tuple[int, ...]) -> int | None:
-    """Return the bytes of an array, or `None` for a dtype or shape that there is not."""
-    if dtype not in _DTYPES or not all(type(n) is int and n >= 0 for n in shape):
-        return None
-    size = _DTYPES[dtype].size
-    for n in shape:
-        size *= n
-    return size
+def _chunks(array: mx.array) -> Iterator[memoryview]:
+    raw = checksum.raw(array)
+    # Neither complex numbers nor empty axes can be seen as bytes without a copy.
+    seen = array.size > 0 and array.dtype != mx.complex64
+    data = raw.cast("B") if seen else memoryview(bytes(raw))
+    return (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
+
+
+def _joined(chunks: list[bytes], count: int) -> bytes:
+    pieces = [chunks.pop() for _ in range(count)]
+    return pieces[0] if count == 1 else b"".join(pieces)
 
 
 def _array(data: bytes, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
     if not data:
         return mx.zeros(shape, dtype)
-    raw: Any = memoryview(data)
+    # In its shape from the start: no axis of more than 2^31 elements can be, not even for a moment.
+    raw: Any = memoryview(data).cast("B").cast(_UNSIGNED[dtype.size], shape or (1,))
     return mx.array(raw).view(dtype).reshape(shape)

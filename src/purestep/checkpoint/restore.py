@@ -1,18 +1,20 @@
 """From what is stored to a tree: against a template, every difference at once, or into plain containers."""
 
+import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.checkpoint.header import CorruptError
+from purestep.checkpoint.matching import Rename as Rename
+from purestep.checkpoint.matching import match
+from purestep.checkpoint.specs import leaf_specs
 from purestep.state import check_arrays
-from purestep.transforms.masking import compile_pattern
 from purestep.types import Tree
 
-Rename = Mapping[str, str] | Callable[[str], str]
+_PACKAGE = __name__.partition(".")[0]
 
 
 class RestoreWarning(UserWarning):
@@ -33,46 +35,28 @@ class Stored(NamedTuple):
     read: Callable[[list[str]], dict[str, mx.array]]
 
 
-def leaf_specs(where: str, source: str, spec: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the dtype's name and the shape of every array that a spec describes, by path.
-
-    Raises:
-        CorruptError: if it is no spec.
-    """
-    try:
-        found = tree.spec_items(spec)
-    except (LookupError, TypeError, ValueError, RecursionError):
-        found = None
-    if found is None or len(dict(found)) != len(found):
-        raise CorruptError(f"{where}: {source} is damaged: it does not describe a tree")
-    return dict(found)
-
-
 def restore(
     where: str,
     stored: Stored,
     like: Tree,
     *,
     cast: bool = False,
-    partial: Collection[str] = (),
+    partial: Iterable[str] = (),
     rename: Rename | None = None,
     types: Collection[type] = (),
 ) -> Tree:
     """Read a stored state into the containers of a template; `None` gives dicts, lists and tuples."""
-    if isinstance(partial, str):
-        raise TypeError(f"{where}: partial must be a list of patterns, got the string {partial!r}")
+    patterns = _patterns(where, partial)
+    _check_rename(where, rename)
+    leaves = leaf_specs(where, stored.source, stored.tree)
     if like is None:
-        if cast or partial or rename:
+        if cast or patterns or rename:
             raise checks.refuse(where, "cast, partial and rename need a template: give like")
-        names = list(leaf_specs(where, stored.source, stored.tree))
-        return _build(stored.tree, stored.read(names), {kind.__name__: kind for kind in types})
+        return _build(stored.tree, stored.read(list(leaves)), {kind.__name__: kind for kind in types})
     check_arrays(where, "like", like)
-    offered = leaf_specs(where, stored.source, stored.tree)
-    if partial or rename:
-        sources, lines, notes = _match(where, offered, like, partial, rename, cast)
-    else:
-        lines = tree.differences(stored.tree, tree.spec(like), "the file", "like", cast=cast)
-        sources, notes = {path: path for path in offered}, []
+    sources, lines, notes = match(
+        where, stored.tree, tree.spec(like), cast=cast, partial=patterns, rename=rename
+    )
     if lines:
         raise checks.refuse(where, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
     arrays = stored.read(list(sources.values()))
@@ -89,80 +73,38 @@ def restore(
     restored = tree.map_with_path(leaf, like)
     mx.eval(tree.leaves(restored))
     if notes:
-        warnings.warn(f"{where}: {stored.source}:\n  " + "\n  ".join(notes), RestoreWarning, stacklevel=4)
+        warnings.warn(f"{where}: {stored.source}:\n  " + "\n  ".join(notes), RestoreWarning, _users_level())
     return restored
 
 
-def _match(
-    where: str,
-    offered: dict[str, tuple[str, tuple[int, ...]]],
-    like: Tree,
-    partial: Collection[str],
-    rename: Rename | None,
-    cast: bool,
-) -> tuple[dict[str, str], list[str], list[str]]:
-    """Return the stored path for each path of the template, what does not fit, and what was let pass."""
-    sources, lines, notes = _renamed(where, list(offered), rename)
-    patterns = [compile_pattern(where, pattern) for pattern in partial]
-    wanted = dict(tree.items(like))
-    for text, pattern in zip(partial, patterns, strict=True):
-        if not any(pattern.fullmatch(path) for path in [*wanted, *sources]):
-            raise checks.refuse(where, f"partial pattern {text!r} matches no path of the file or of like")
-
-    def differs(path: str, line: str, note: str) -> None:
-        if any(pattern.fullmatch(path) for pattern in patterns):
-            notes.append(note)
-        else:
-            lines.append(line)
-
-    taken: dict[str, str] = {}
-    for path, template in wanted.items():
-        if path not in sources:
-            differs(path, f"{path} is in like, not in the file", f"{path} was kept from like")
-            continue
-        dtype, shape = offered[sources[path]]
-        spec = ["array", dtype, list(shape)]
-        found = tree.differences(spec, tree.spec(template), "the file", "like", cast=cast)
-        if found:
-            line = found[0].replace("the tree", path, 1)
-            differs(path, line, f"{line}: kept from like")
-        else:
-            taken[path] = sources[path]
-    for path in sources.keys() - wanted.keys():
-        differs(path, f"{path} is in the file, not in like", f"{path} was left in the file")
-    return taken, lines, sorted(notes)
+def _patterns(where: str, partial: Any) -> list[str]:
+    if isinstance(partial, str) or not isinstance(partial, Iterable):
+        shown = f"the string {partial!r}" if isinstance(partial, str) else repr(partial)
+        raise TypeError(f"{where}: partial must be a list of patterns, got {shown}")
+    patterns = list(partial)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{where}: partial must be a list of patterns, got {pattern!r} among them")
+    return patterns
 
 
-def _renamed(
-    where: str, stored: list[str], rename: Rename | None
-) -> tuple[dict[str, str], list[str], list[str]]:
-    """Return the stored path by the name it takes."""
-    if rename is None:
-        return {path: path for path in stored}, [], []
-    used: set[str] = set()
+def _check_rename(where: str, rename: Any) -> None:
+    if rename is None or (callable(rename) and not isinstance(rename, Mapping)):
+        return
+    if not isinstance(rename, Mapping):
+        raise TypeError(f"{where}: rename must map paths to paths, or be a function, got {rename!r}")
+    for pair in rename.items():
+        if not all(isinstance(path, str) for path in pair):
+            raise TypeError(f"{where}: rename must map paths to paths, got {pair[0]!r}: {pair[1]!r}")
 
-    def name(path: str) -> str:
-        if not isinstance(rename, Mapping):
-            return rename(path)
-        # The longest of the given leading parts decides.
-        for end in sorted(rename, key=len, reverse=True):
-            if path == end or path.startswith(end + "."):
-                used.add(end)
-                return rename[end] + path[len(end) :]
-        return path
 
-    sources: dict[str, str] = {}
-    lines, notes = [], []
-    for path in stored:
-        new = name(path)
-        if new in sources:
-            lines.append(f"{sources[new]} and {path} would both be named {new}")
-        if new != path:
-            notes.append(f"{path} was read as {new}")
-        sources[new] = path
-    if isinstance(rename, Mapping):
-        lines += [f"rename: {old} is not in the file" for old in rename.keys() - used]
-    return sources, lines, notes
+def _users_level() -> int:
+    """Return the `stacklevel`, for the caller, of the first call from outside the package."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _build(spec: list[Any], arrays: dict[str, mx.array], types: Mapping[str, type], path: str = "") -> Any:
@@ -182,4 +124,4 @@ def _build(spec: list[Any], arrays: dict[str, mx.array], types: Mapping[str, typ
         if kind is not None and getattr(kind, "_fields", None) == fields:
             return kind(*built)
         return dict(zip(fields, built, strict=True))
-    return tuple(built) if spec[0] == "tuple" else built
+    return {"list": list, "tuple": tuple}[spec[0]](built)

@@ -2,19 +2,24 @@
 
 import json
 import os
-from collections.abc import Collection
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from purestep import checks, tree
-from purestep.checkpoint import atomic, checksum, tensors
-from purestep.checkpoint.header import CorruptError, seal, unseal
-from purestep.checkpoint.restore import Rename, Stored, leaf_specs, restore
+from purestep.checkpoint import atomic, checksum, reader, tensors
+from purestep.checkpoint.header import CorruptError, reading, seal, unseal
+from purestep.checkpoint.restore import Rename, Stored, restore
+from purestep.checkpoint.specs import leaf_specs
 from purestep.state import check_arrays
 from purestep.types import Tree
 
 _KEY = "purestep"
 _INDEX = ".index.json"
+_SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}" + re.escape(tensors.SUFFIX))
 
 
 def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None = None) -> None:
@@ -31,11 +36,14 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
         state: a tree of arrays; evaluated here, on the caller's thread.
         shard_bytes: divide a larger state among files of at most so many bytes (or one array each),
             `name-00001-of-00003.safetensors`, with `name.safetensors.index.json` written last, as on
-            Hugging Face. A set that is there already is not replaced.
+            Hugging Face. A divided state that is there is not replaced; files of one that lacks its
+            index, which a save that was killed leaves, are.
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
-        FileExistsError: if files of a divided state are there already.
+        ValueError: for an array that no such file can hold, as float64, with its path.
+        FileExistsError: if a divided state of that name is there, or one file where this is to be divided:
+            one name never stands for two states.
         OSError: if the file cannot be written; what was there before is untouched.
 
     >>> import mlx.core as mx, tempfile
@@ -48,19 +56,21 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     check_arrays(where, "state", state)
     tensors.check_limit(where, shard_bytes)
     path = Path(path)
-    arrays = tensors.snapshot(state)
+    arrays = tensors.snapshot(state, where)
+    files = tensors.shards(path.name.removesuffix(tensors.SUFFIX), arrays, shard_bytes)
+    index = _index_of(path)
+    older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(_INDEX)]
+    for taken in older:
+        if taken.exists():
+            raise FileExistsError(
+                f"{where}: {path.parent} already holds {taken.name}: "
+                "delete that state first, or save under another name"
+            )
     sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
     header = seal({"tree": tree.spec(state), "checksums": sums})
-    files = tensors.shards(path.name.removesuffix(tensors.SUFFIX), arrays, shard_bytes)
     if len(files) == 1:
         atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {_KEY: header}))
         return
-    index = path.with_name(path.name.removesuffix(tensors.SUFFIX) + tensors.SUFFIX + _INDEX)
-    taken = [name for name in [index.name, *files] if (path.parent / name).exists()]
-    if taken:
-        raise FileExistsError(
-            f"{where}: {path.parent} already holds {', '.join(taken[:3])}: save under another name"
-        )
     for name, shard in files.items():
         atomic.write(path.parent / name, lambda temporary, shard=shard: tensors.write(temporary, shard, {}))
     atomic.write_text(index, tensors.index(files, {_KEY: header}))
@@ -71,7 +81,7 @@ def load(
     *,
     like: Tree = None,
     cast: bool = False,
-    partial: Collection[str] = (),
+    partial: Iterable[str] = (),
     rename: Rename | None = None,
 ) -> Tree:
     """Read a state that `save` wrote, every byte verified.
@@ -81,24 +91,26 @@ def load(
     one `RestoreWarning`.
 
     Args:
-        path: the file to read, or the `.index.json` of a divided state.
+        path: the file to read, or of a divided state the name it was saved under, or its `.index.json`.
         like: a tree with the structure, shapes and dtypes that the file must have: the state before the
             first step serves. Without it, plain dicts, lists and tuples are returned; a NamedTuple
             becomes a dict.
         cast: accept floating-point arrays of other dtypes and convert them to the template's.
         partial: patterns of paths (`*` any characters, `?` one, as in `transforms.by_path`) that may be
-            missing, extra or of another shape: there the template's own arrays are returned.
+            missing, extra or of another shape: there the template's own arrays are returned. Where a
+            pattern matches a container, that may be of another type: what it holds is compared alone.
         rename: from names in the file to names in the template, for whole paths or their leading parts
-            (`{"params.encoder": "params.body.encoder"}`); or a function from path to path.
+            (`{"params.encoder": "params.body.encoder"}`, or `{"model": ""}` to drop one); or a function
+            from path to path, which is asked for the paths of `None` and empty containers too.
 
     Returns:
         A tree of arrays in memory, independent of the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CorruptError: (a ValueError) if it is cut, changed or foreign.
+        CorruptError: (a ValueError) if it is cut, changed, foreign or cannot be read.
         ValueError: if it differs from the template: every path that is missing, extra, of another
-            shape, dtype or container is listed.
+            shape, dtype or container is listed; or if there is both one file and a divided state.
 
     >>> import mlx.core as mx, tempfile
     >>> file = tempfile.mkdtemp() + "/state.safetensors"
@@ -107,6 +119,13 @@ def load(
     {'w': array([1, 2], dtype=float32), 'b': (array(3, dtype=int32), None)}
     """
     where, path = "checkpoint.load", Path(path)
+    index = _index_of(path)
+    if index.is_file():
+        if path.exists():
+            raise checks.refuse(
+                where, f"{path} and {index.name} are two states of one name: remove the older"
+            )
+        path = index
     if not path.is_file():
         raise FileNotFoundError(f"{where}: no file at {path}")
     content, held = _index(where, path) if path.name.endswith(_INDEX) else (_header(where, path), None)
@@ -121,14 +140,28 @@ def stored_tree(where: str, path: Path, content: dict[str, Any], held: dict[str,
     held = dict.fromkeys(leaves, path.name) if held is None else held
     if not isinstance(sums, dict) or not leaves.keys() == sums.keys() == held.keys():
         raise CorruptError(f"{where}: {path} is damaged: its header does not name the same arrays twice")
-    places = {name: tensors.Place(held[name], name, str(sums[name])) for name in leaves}
-    return Stored(
-        str(path), content["tree"], lambda paths: tensors.read(where, path.parent, places, leaves, paths)
-    )
+    places = {name: reader.Place(held[name], name, str(sums[name])) for name in leaves}
+
+    def check(file: Path) -> None:
+        if file != path:  # its header has just been read
+            reader.metadata(where, file)
+
+    def read(paths: list[str]) -> dict[str, mx.array]:
+        return reader.read(where, path.parent, places, leaves, paths, check)
+
+    return Stored(str(path), content["tree"], read)
+
+
+def _index_of(path: Path) -> Path:
+    return path.parent / (path.name.removesuffix(tensors.SUFFIX) + tensors.SUFFIX + _INDEX)
 
 
 def _header(where: str, path: Path) -> dict[str, Any]:
-    found = tensors.metadata(where, path)
+    found = reader.metadata(where, path)
+    shard = _SHARD.fullmatch(path.name)
+    if shard and _KEY not in found:
+        index = shard[1] + tensors.SUFFIX + _INDEX
+        raise checks.refuse(where, f"{path} is one of several files of a state: load {index}")
     content = unseal(where, str(path), found.pop(_KEY, None))
     if found != tensors.ECOSYSTEM:
         raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
@@ -136,12 +169,14 @@ def _header(where: str, path: Path) -> dict[str, Any]:
 
 
 def _index(where: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    with reading(where, path):
+        text = path.read_bytes()
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(text)
         header, held = index["metadata"].get(_KEY), dict(index["weight_map"])
-        plain = all(Path(name).name == name for name in held.values())
+        if not all(isinstance(name, str) for name in held.values()):
+            raise TypeError
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise CorruptError(f"{where}: {path} is damaged: it is not an index of safetensors files") from None
-    if not plain:
-        raise checks.refuse(where, f"{path} names a file outside its own directory")
+    reader.check_names(where, path, held.values())
     return unseal(where, str(path), header), held

@@ -1,18 +1,15 @@
-"""Named arrays in safetensors files: snapshots, shards with their index, verified reading."""
+"""Named arrays to safetensors files: snapshots, shards with their index, writing."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
-from safetensors import SafetensorError, safe_open
 
 from purestep import checks, tree
-from purestep.checkpoint import atomic, checksum
-from purestep.checkpoint.header import CorruptError, verified
+from purestep.checkpoint import atomic
 from purestep.types import Tree
 
 SUFFIX = ".safetensors"
@@ -20,22 +17,49 @@ SUFFIX = ".safetensors"
 ECOSYSTEM = {"format": "mlx"}
 
 
-class Place(NamedTuple):
-    """Where an array is stored: the file's name, the name within it, the checksum of its bytes."""
+def snapshot(state: Tree, where: str = "checkpoint.save") -> dict[str, mx.array]:
+    """Return what `evaluated` does, of a state that safetensors files can hold.
 
-    file: str
-    key: str
-    checksum: str
+    Raises:
+        ValueError: for an array of a dtype or a name that no file could give back, with its path.
+    """
+    for path, leaf in tree.items(state):
+        shown = tree.join("state", path) if path else "state"
+        if leaf.dtype == mx.float64:
+            raise checks.refuse(
+                where, f"{shown} is float64, which safetensors cannot hold: cast it to float32"
+            )
+        # A file's metadata has this name, and the parameters of a checkpoint lose theirs.
+        if path.removeprefix("params.") == "__metadata__":
+            raise checks.refuse(
+                where, f"{shown} has a name that safetensors keeps for itself: rename the key"
+            )
+        if any("\ud800" <= character <= "\udfff" for character in path):
+            raise checks.refuse(
+                where, f"{shown!a} has a lone surrogate in a key, which no file can name: rename the key"
+            )
+    return evaluated(state)
 
 
-def snapshot(state: Tree) -> dict[str, mx.array]:
+def evaluated(state: Tree) -> dict[str, mx.array]:
     """Return every array by path: evaluated, contiguous, and out of reach of the caller's `x[...] = y`.
 
-    Contiguous arrays, and all that a step returns are, share their memory with the state.
+    Contiguous arrays, and all that a step returns are, share their memory with the state; on CUDA they are
+    copies, made on the device.
     """
-    arrays = {path: mx.contiguous(leaf) for path, leaf in tree.items(state)}
+    # Read by the host, an array in a CUDA device's memory is moved to memory that both can reach, and the old
+    # place is given back. Moved by the writer's thread, it would be taken from under the kernels of the next
+    # step: with the state's own arrays, runs went wrong silently. A copy is nobody's input.
+    cuda = mx.default_device() == mx.Device(mx.gpu) and not mx.metal.is_available()
+    own = _copied if cuda else mx.contiguous
+    arrays = {path: own(leaf) for path, leaf in tree.items(state)}
     mx.eval(arrays)
     return arrays
+
+
+def _copied(array: mx.array) -> mx.array:
+    # A selection is the one operation that copies every bit of every dtype and shares nothing.
+    return mx.contiguous(mx.where(mx.array(True), array, array))
 
 
 def shards(stem: str, arrays: Mapping[str, mx.array], limit: int | None) -> dict[str, dict[str, mx.array]]:
@@ -84,60 +108,6 @@ def write(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str
     if named != path:
         named.replace(path)
     atomic.flush(path)
-
-
-def metadata(where: str, path: Path) -> dict[str, str]:
-    """Return a safetensors file's metadata, once the library has checked the header against the file.
-
-    Raises:
-        CorruptError: if it is cut, or no safetensors file.
-    """
-    try:
-        with safe_open(os.fspath(path), framework="mlx") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise CorruptError(f"{where}: {path} is cut or not a safetensors file ({error})") from None
-
-
-def read(
-    where: str,
-    directory: Path,
-    places: Mapping[str, Place],
-    leaves: Mapping[str, tuple[str, tuple[int, ...]]],
-    paths: list[str],
-) -> dict[str, mx.array]:
-    """Return arrays by path, in memory, each with the dtype, shape and checksum that it was stored with.
-
-    Raises:
-        CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.
-    """
-    opened: dict[str, dict[str, mx.array]] = {}
-    for name in {places[path].file for path in paths}:
-        file = directory / name
-        if not file.is_file():
-            raise CorruptError(f"{where}: {file} is missing")
-        held = {place.key for place in places.values() if place.file == name}
-        metadata(where, file)
-        arrays: Any = mx.load(os.fspath(file), format="safetensors")
-        if arrays.keys() != held:
-            raise CorruptError(f"{where}: {file} is damaged: its arrays are not those its header names")
-        opened[name] = arrays
-    found: dict[str, mx.array] = {}
-    for path in paths:
-        array = opened[places[path].file][places[path].key]
-        if (tree.dtype_name(array.dtype), array.shape) != leaves[path]:
-            file = directory / places[path].file
-            raise CorruptError(f"{where}: {file} is damaged: {path} has another dtype or shape")
-        found[path] = array
-    try:
-        mx.eval(found)  # now: a lazy array would read whatever the file holds later
-    except RuntimeError as error:
-        raise CorruptError(f"{where}: {directory} cannot be read ({error})") from None
-    for path, array in found.items():
-        source = f"{path} in {directory / places[path].file}"
-        if not verified(where, source, places[path].checksum, checksum.raw(array)):
-            raise CorruptError(f"{where}: {source} is damaged: its bytes do not have the checksum written")
-    return found
 
 
 def check_limit(where: str, limit: int | None) -> None:

@@ -1,7 +1,6 @@
 """Whatever holds arrays on disk, seen one way: a checkpoint, safetensors of anyone's, msgpack."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,21 +8,19 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
-from purestep.checkpoint import directory, tensors
-from purestep.checkpoint.header import CorruptError, unseal
+from purestep import tree
+from purestep.checkpoint import directory, reader, tensors
+from purestep.checkpoint.header import CorruptError, reading, unseal
 from purestep.checkpoint.msgpack import from_bytes
 from purestep.checkpoint.record import Record
 from purestep.checkpoint.safetensors import stored_tree
+from purestep.checkpoint.specs import Leaves, nbytes
 
 # Arrays are read together up to this many bytes: one by one, each would parse its file's header again.
 _TOGETHER = 64 << 20
 _KEY = "purestep"
 _INDEX = ".index.json"
 _SEALED = r"{\"format\":"  # how a header begins, as a string within JSON
-_DTYPES = {tree.dtype_name(kind): kind for kind in vars(mx).values() if isinstance(kind, mx.Dtype)}
-
-Leaves = dict[str, tuple[str, tuple[int, ...]]]
 
 
 class Source(NamedTuple):
@@ -66,7 +63,6 @@ def open_source(where: str, path: Path) -> Source:
         source = _packed(where, path)
     else:
         source = _safetensors(where, path)
-    _check_leaves(where, path, source.leaves)
     return source
 
 
@@ -97,7 +93,7 @@ def _groups(leaves: Leaves, paths: list[str]) -> Iterator[list[str]]:
     group: list[str] = []
     filled = 0
     for path in paths:
-        size = _size(*leaves[path])
+        size = nbytes(*leaves[path])
         if group and filled + size > _TOGETHER:
             yield group
             group, filled = [], 0
@@ -118,14 +114,14 @@ def _checkpoint(where: str, path: Path) -> Source:
 
     def read(paths: list[str]) -> dict[str, mx.array]:
         # Past the checks of whole files, made above: an array may be sound in a file that is not.
-        return tensors.read(where, path, manifest.places, manifest.leaves, paths)
+        return reader.read(where, path, manifest.places, manifest.leaves, paths)
 
     kind = "replay bundle" if "replay" in manifest.record.metadata else "checkpoint"
     return Source(path, kind, manifest.leaves, read, True, manifest.record, tuple(problems))
 
 
 def _safetensors(where: str, path: Path) -> Source:
-    metadata = tensors.metadata(where, path)
+    metadata = reader.metadata(where, path)
     header = metadata.pop(_KEY, None)
     if header is None:
         _check_foreign(where, path, json.dumps(metadata))
@@ -138,15 +134,16 @@ def _safetensors(where: str, path: Path) -> Source:
 
 
 def _divided(where: str, path: Path) -> Source:
+    with reading(where, path):
+        data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = data.decode()
         index = json.loads(text)
         held = {str(key): str(name) for key, name in index["weight_map"].items()}
         metadata = dict(index.get("metadata") or {})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise CorruptError(f"{where}: {path} is damaged: it is not an index of safetensors files") from None
-    if any(Path(name).name != name for name in held.values()):
-        raise checks.refuse(where, f"{path} names a file outside its own directory")
+    reader.check_names(where, path, held.values())
     count = len(set(held.values()))
     shards = f"{count} file" + ("" if count == 1 else "s")
     header = metadata.get(_KEY)
@@ -155,8 +152,7 @@ def _divided(where: str, path: Path) -> Source:
         return _foreign(where, path, f"safetensors in {shards}, not purestep's", held)
     stored = stored_tree(where, path, unseal(where, str(path), header), held)
     leaves = dict(tree.spec_items(stored.tree))
-    _check_leaves(where, path, leaves)
-    if metadata.get("total_size") != sum(_size(*leaf) for leaf in leaves.values()):
+    if metadata.get("total_size") != sum(nbytes(*leaf) for leaf in leaves.values()):
         raise CorruptError(f"{where}: {path} is damaged: total_size is not that of its arrays")
     return Source(path, f"safetensors in {shards}", leaves, stored.read, True)
 
@@ -203,14 +199,8 @@ def _foreign(where: str, path: Path, kind: str, held: dict[str, Any]) -> Source:
 
 
 def _lazy(where: str, path: Path) -> dict[str, mx.array]:
-    if not path.is_file():
-        raise CorruptError(f"{where}: {path} is missing")
-    tensors.metadata(where, path)  # checks the header against the file's length
-    try:
-        arrays: Any = mx.load(os.fspath(path), format="safetensors")
-    except (RuntimeError, ValueError) as error:
-        raise CorruptError(f"{where}: {path} holds what MLX cannot read ({error})") from None
-    return arrays
+    reader.metadata(where, path)  # checks the header against the file's length
+    return reader.lazy(where, path)
 
 
 def _packed(where: str, path: Path) -> Source:
@@ -222,16 +212,6 @@ def _packed(where: str, path: Path) -> Source:
         raise CorruptError(f"{where}: {path}: {said}") from None
     leaves = {name: (tree.dtype_name(array.dtype), array.shape) for name, array in arrays.items()}
     return Source(path, "msgpack", leaves, lambda paths: {name: arrays[name] for name in paths}, True)
-
-
-def _check_leaves(where: str, path: Path, leaves: Leaves) -> None:
-    for name, (dtype, shape) in leaves.items():
-        if dtype not in _DTYPES or not all(type(n) is int and n >= 0 for n in shape):
-            raise CorruptError(f"{where}: {path} is damaged: {name} has no dtype and shape that there is")
-
-
-def _size(dtype: str, shape: tuple[int, ...]) -> int:
-    return _DTYPES[dtype].size * math.prod(shape)
 
 
 def _start(path: Path) -> bytes:

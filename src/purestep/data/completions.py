@@ -19,6 +19,10 @@ class Completions(NamedTuple):
             temperature 0, where no distribution was drawn from.
         truncated: float32 [n], 1 where `max_tokens` came before any of the stop tokens; all 0 where there
             are no stop tokens, for then nothing was cut short.
+
+    >>> mask = mx.array([[0.0, 1.0, 1.0, 0.0]])
+    >>> Completions(mx.array([[1, 2, 5, 9, 0]]), mask, None, mx.zeros(1)).lists()
+    [[5, 9]]
     """
 
     tokens: mx.array

@@ -76,6 +76,8 @@ class Rollout:
         columns = {name: [column[number] for number in rows] for name, column in self._columns.items()}
         rewards = _rewards(where, self._reward_fn(prompts, drawn.lists(), **columns), len(rows))
         advantages = self._advantage_fn(rewards, self._group_size)
+        if not isinstance(advantages, mx.array):
+            raise TypeError(f"{where}: advantage_fn must return an array, got {type(advantages).__name__}")
         if advantages.shape != rewards.shape:
             raise checks.refuse(
                 where, f"advantage_fn must return shape {rewards.shape}, got {advantages.shape}"
@@ -233,6 +235,7 @@ def _rewards(where: str, rewards: Any, count: int) -> mx.array:
         raise checks.refuse(
             where, f"reward_fn must return {count} rewards, one a completion, got {len(rewards)}"
         )
+    rewards = [reward.tolist() if hasattr(reward, "tolist") else reward for reward in rewards]
     for number, reward in enumerate(rewards):
         if not isinstance(reward, (int, float)):
             raise TypeError(f"{where}: reward_fn must return numbers, got {reward!r} for completion {number}")

@@ -128,10 +128,12 @@ class Sampler:
         logits, cache = self._logits(params, tokens, position, cache, chunk)
         logits = logits.astype(mx.float32)
         if self.temperature:
-            logits = logits / self.temperature
-            kept = truncated_logits(logits, top_k=self._top_k, top_p=self._top_p)
+            kept = truncated_logits(logits / self.temperature, top_k=self._top_k, top_p=self._top_p)
             token = mx.random.categorical(kept, axis=-1, key=fold_in(key, position)).astype(mx.int32)
-            logp = token_logps(kept if self._renormalize else logits, token)
+            if self._renormalize:
+                logp = token_logps(kept, token)
+            else:  # the operations of the loss, in their order: the same logits give the same bits
+                logp = token_logps(logits, token, temperature=self.temperature)
         else:
             token = mx.argmax(logits, axis=-1).astype(mx.int32)
             logp = mx.zeros(token.shape)
@@ -184,10 +186,10 @@ def sampler(
     causal model needs no mask for them.
 
     Log-probabilities are those of `softmax(logits / temperature)` over the whole vocabulary: what a loss
-    computes again from the same tokens, so that its importance ratios begin at exactly 1. Truncation
-    enters neither side of the ratio. With `renormalize=True` they are those of the distribution that was
-    drawn from, truncation and all; ratios against the whole softmax then begin at the mass that was kept,
-    below 1, and with a small `top_k` below the range that a clipped loss learns from.
+    computes again from the same tokens, by the same operations on the logits, so that its importance ratios
+    begin at 1. Truncation enters neither side of the ratio. With `renormalize=True` they are those of the
+    distribution that was drawn from, truncation and all; ratios against the whole softmax then begin at the
+    mass that was kept, below 1, and with a small `top_k` below the range that a clipped loss learns from.
 
     Args:
         apply_fn: `apply_fn(params, tokens [n, length]) -> logits [n, length, vocab]`, causal, as

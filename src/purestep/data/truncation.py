@@ -3,6 +3,7 @@
 import mlx.core as mx
 
 from purestep import checks
+from purestep.losses import reduce
 
 
 def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float | None = None) -> mx.array:
@@ -31,8 +32,9 @@ def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float
     """
     where = "truncated_logits"
     check_truncation(where, top_k, top_p)
-    if not mx.issubdtype(logits.dtype, mx.floating):
-        raise TypeError(f"{where}: logits must be floating, got {logits.dtype}")
+    reduce.floating(where, "logits", logits)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise checks.refuse(where, f"logits must be [..., vocab] with vocab >= 1, got {logits.shape}")
     logits = logits.astype(mx.float32)
     if top_k is not None and top_k < logits.shape[-1]:
         logits = _at_least(logits, mx.topk(logits, top_k, axis=-1).min(axis=-1, keepdims=True))

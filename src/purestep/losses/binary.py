@@ -173,7 +173,7 @@ def _labelled(
     weights = reduce.counts(where, weights, logits.shape)
     if ignore_index is not None:
         checks.integer(where, "ignore_index", ignore_index)
-        kept = labels.astype(mx.float32) != ignore_index
-        weights = kept.astype(mx.float32) if weights is None else mx.where(kept, weights, 0.0)
-    logits, labels = (reduce.keep(weights, values.astype(mx.float32)) for values in (logits, labels))
+    labels = labels.astype(mx.float32)
+    weights = reduce.ignoring(ignore_index, labels, weights)
+    logits, labels = (reduce.keep(weights, values) for values in (logits.astype(mx.float32), labels))
     return logits, labels, weights

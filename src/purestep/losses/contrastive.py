@@ -66,7 +66,7 @@ def ntxent(
     if weights is not None:
         counted = counted * weights[:, None] * (weights != 0)
         same = mx.logical_or(same, weights == 0)
-    negatives = mx.logsumexp(mx.where(same, _NEVER, similarities), axis=-1, keepdims=True)
+    negatives = reduce.logsumexp(mx.where(same, _NEVER, similarities), keepdims=True)
     return reduce.weighted(where, mx.logaddexp(negatives - similarities, 0.0), counted)
 
 
@@ -107,6 +107,8 @@ def info_nce(
         raise checks.refuse(where, f"queries must be [n, features], got {queries.shape}")
     checks.number(where, "temperature", temperature, above=0)
     weights = reduce.counts(where, weights, queries.shape[:1], "the rows'")
+    if queries.size == 0:
+        return reduce.weighted(where, queries.sum(axis=-1), weights)
     queries, keys = (unit(reduce.keep(weights, values), _EPSILON) for values in (queries, keys))
     logits = queries @ keys.T / temperature
     own = mx.diagonal(logits)

@@ -69,9 +69,7 @@ def cross_entropy(
         losses, shares = _soft(logits, targets, class_weights, label_smoothing, z_loss)
         return Mean(Mean.of(losses, counts).total, Mean.of(shares, counts).total)
     targets = reduce.signed(targets)
-    if ignore_index is not None:
-        kept = targets != ignore_index
-        counts = kept.astype(mx.float32) if counts is None else mx.where(kept, counts, 0.0)
+    counts = reduce.ignoring(ignore_index, targets, counts)
     classes = logits.shape[-1]
     valid = mx.logical_and(targets >= 0, targets < classes)
     if counts is not None:
@@ -82,8 +80,7 @@ def cross_entropy(
         losses = _integer(logits.astype(mx.float32), targets, class_weights, label_smoothing, z_loss)
     else:
         losses = _fused(logits, targets)
-        if class_weights is not None:
-            losses = losses * mx.take(class_weights, targets)
+        losses = _times(losses, targets, class_weights)
     # Multiplied, not selected: so the gradient of a bad target is NaN as well; a selection gives zero.
     mean = Mean.of(losses * mx.where(valid, 1.0, mx.nan), counts)
     if class_weights is None:
@@ -116,11 +113,18 @@ def _integer(
     losses = (1 - smoothing) * (total - reduce.chosen(logits, targets))
     if z_loss:
         losses = losses + z_loss * mx.square(total + largest)
-    if class_weights is not None:
-        losses = losses * mx.take(class_weights, targets)
+    losses = _times(losses, targets, class_weights)
     if smoothing:
         losses = losses + smoothing * _even(logits, total, class_weights)
     return losses
+
+
+def _times(losses: mx.array, targets: mx.array, class_weights: mx.array | None) -> mx.array:
+    """Return losses times the weights of their classes; what a class of weight 0 costs may be infinite."""
+    if class_weights is None:
+        return losses
+    factors = mx.take(class_weights, targets)
+    return mx.where(factors != 0, losses * factors, 0.0)
 
 
 def _even(logits: mx.array, total: mx.array, class_weights: mx.array | None) -> mx.array:

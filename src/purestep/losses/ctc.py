@@ -66,9 +66,7 @@ def ctc_loss(
     blanks = mx.full((batch, length), blank_id, labels.dtype)
     written = mx.stack([blanks, labels], axis=-1).reshape(batch, 2 * length)
     written = mx.concatenate([written, mx.full((batch, 1), blank_id, labels.dtype)], axis=-1)
-    logits = mx.where(real_frames[..., None], logits.astype(mx.float32), 0.0)
-    logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
-    log_probs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    log_probs = reduce.log_softmax(mx.where(real_frames[..., None], logits.astype(mx.float32), 0.0))
     indices = mx.broadcast_to(written[:, None, :], (batch, frames, places))
     emitted = mx.maximum(mx.take_along_axis(log_probs, indices, axis=-1), _NEVER)
     # A blank may be left out between two labels, unless they are equal: then it keeps them apart.
@@ -108,6 +106,7 @@ def _check(
             f"got {logits.shape} and {labels.shape}",
         )
     reduce.same_shape(where, "label_paddings", label_paddings, "labels", labels)
+    reduce.array(where, "logit_paddings", logit_paddings)
     if logit_paddings.shape != logits.shape[:2]:
         raise checks.refuse(
             where, f"logit_paddings must be [batch, frames] {logits.shape[:2]}, got {logit_paddings.shape}"

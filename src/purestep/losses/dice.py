@@ -1,5 +1,7 @@
 """Dice losses of segmentation: one less the overlap of what is predicted and what is there."""
 
+import math
+
 import mlx.core as mx
 
 from purestep import checks
@@ -56,6 +58,7 @@ def dice_loss(
     name = "dice_loss"
     losses, counts = _losses(name, predictions, targets, smooth, alpha, beta, apply_softmax, where, weights)
     if class_weights is not None:
+        reduce.array(name, "class_weights", class_weights)
         if class_weights.shape != losses.shape[-1:]:
             raise checks.refuse(
                 name, f"class_weights must have shape {losses.shape[-1:]}, got {class_weights.shape}"
@@ -105,7 +108,7 @@ def multiclass_generalized_dice_loss(
         kept = reduce.keep(reduce.counts(name, where, targets.shape[:-1], "the positions'", "where"), kept)
     if weights is not None:
         kept = reduce.keep(reduce.counts(name, weights, targets.shape[:1], "the examples'"), kept)
-    frequencies = kept.reshape(-1, kept.shape[-1]).sum(axis=0)
+    frequencies = kept.sum(axis=tuple(range(kept.ndim - 1)))
     class_weights = 1 / (mx.square(frequencies) + 1e-7)
     losses = losses * (class_weights / class_weights.mean())
     return reduce.weighted(name, _foreground(losses, ignore_background).mean(axis=-1), counts)
@@ -173,7 +176,7 @@ def _losses(
         single = probabilities.shape[-1] == 1
         probabilities = mx.sigmoid(probabilities) if single else mx.softmax(probabilities, axis=-1)
         probabilities = reduce.keep(kept, probabilities)
-    flat = (probabilities.shape[0], -1, probabilities.shape[-1])
+    flat = (probabilities.shape[0], math.prod(probabilities.shape[1:-1]), probabilities.shape[-1])
     probabilities, targets = probabilities.reshape(flat), targets.reshape(flat)
     both = (probabilities * targets).sum(axis=1)
     false_positive = (probabilities * (1 - targets)).sum(axis=1)
@@ -192,7 +195,7 @@ def _kept(there: mx.array | None, weights: mx.array | None, predictions: mx.arra
     """Return which positions count, by their own mask and their example's weight."""
     if weights is None:
         return there
-    examples = (weights != 0).reshape(-1, *(1,) * (predictions.ndim - 2))
+    examples = (weights != 0).reshape(*weights.shape, *(1,) * (predictions.ndim - 2))
     return mx.broadcast_to(examples, predictions.shape[:-1]) if there is None else examples * there
 
 

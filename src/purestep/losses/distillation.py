@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks
 from purestep.losses import reduce
-from purestep.losses.divergence import DIVERGENCES, IMPOSSIBLE, divergence_of, log_softmax
+from purestep.losses.divergence import DIVERGENCES, IMPOSSIBLE, divergence_of
 from purestep.mean import Mean
 
 
@@ -102,7 +102,7 @@ def top_k_logits(
         raise checks.refuse(where, f"k must be at most the vocabulary of {teacher_logits.shape}, got {k}")
     indices = mx.argsort(-teacher_logits, axis=-1)[..., :k]
     wide = teacher_logits.astype(mx.float32) / temperature
-    rest = mx.logsumexp(mx.put_along_axis(wide, indices, mx.array(-math.inf), axis=-1), axis=-1)
+    rest = reduce.logsumexp(mx.put_along_axis(wide, indices, mx.array(-math.inf), axis=-1))
     return mx.take_along_axis(teacher_logits, indices, axis=-1), indices, rest
 
 
@@ -156,13 +156,12 @@ def distillation_loss(
     top = teacher_indices, teacher_rest
     counts = _check(where, student_logits, teacher_logits, *top, weights, temperature, divergence, beta)
     reduce.labelled(where, student_logits, targets, ("student_logits", "targets"))
-    if ignore_index is not None:
-        counted = mx.ones(targets.shape) if counts is None else counts
-        counts = mx.where(reduce.signed(targets) == ignore_index, 0.0, counted)
+    reduce.integers(where, "targets", targets)
+    counts = reduce.ignoring(ignore_index, reduce.signed(targets), counts)
     names = ("student_logits", "targets")
     student, labels, valid, counts = reduce.classes(where, student_logits, targets, counts, names)
     soft = _soft(student, teacher_logits, temperature, divergence, beta, *top, counts)
-    hard = -reduce.chosen(log_softmax(student), labels) * valid
+    hard = -reduce.chosen(reduce.log_softmax(student), labels) * valid
     metrics = {
         "soft": Mean.of(mx.stop_gradient(soft), counts),
         "hard": Mean.of(mx.stop_gradient(hard), counts),
@@ -182,7 +181,7 @@ def _soft(
 ) -> mx.array:
     """Return each position's divergence, times temperature², of a student already in float32."""
     teacher = mx.stop_gradient(reduce.keep(counts, teacher.astype(mx.float32))) / temperature
-    log_q = log_softmax(student / temperature)
+    log_q = reduce.log_softmax(student / temperature)
     valid = None
     if indices is not None:
         vocab, indices = student.shape[-1], reduce.signed(indices)
@@ -199,8 +198,8 @@ def _soft(
                 mass = mx.stop_gradient(reduce.keep(counts, rest.astype(mx.float32)))[..., None]
             teacher = mx.concatenate([teacher, mass], axis=-1)
             # From their own logits: 1 - sum q would have no digits left where it is small.
-            log_q = mx.concatenate([log_q, mx.logsumexp(others, axis=-1, keepdims=True)], axis=-1)
-    losses = divergence_of(log_softmax(teacher), log_q, divergence, beta) * (temperature * temperature)
+            log_q = mx.concatenate([log_q, reduce.logsumexp(others, keepdims=True)], axis=-1)
+    losses = divergence_of(reduce.log_softmax(teacher), log_q, divergence, beta) * (temperature * temperature)
     return losses if valid is None else losses * mx.where(valid, 1.0, mx.nan)
 
 

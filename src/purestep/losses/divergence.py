@@ -18,9 +18,3 @@ def divergence_of(log_p: mx.array, log_q: mx.array, divergence: str, beta: float
         return (q * (log_q - log_p)).sum(axis=-1)
     log_m = mx.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
     return (beta * p * (log_p - log_m) + (1 - beta) * q * (log_q - log_m)).sum(axis=-1)
-
-
-def log_softmax(logits: mx.array) -> mx.array:
-    """Normalize logits, relative to the largest, so that what is likely keeps its digits near zero."""
-    logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

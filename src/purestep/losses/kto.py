@@ -62,6 +62,8 @@ def kto_loss(
     point = mx.array(0.0)
     if kl is not None:
         reduce.floating(where, "kl", kl)
+        if kl.size == 0:
+            raise checks.refuse(where, f"kl must hold at least one number, got shape {kl.shape}")
         point = mx.stop_gradient(mx.maximum(kl.astype(mx.float32).mean(), 0.0))
     good = desirable.astype(mx.bool_)
     moved = logps - mx.stop_gradient(ref_logps)

@@ -40,9 +40,8 @@ def nll_loss(
         checks.integer(where, "ignore_index", ignore_index)
         reduce.labelled(where, inputs, targets, names)
         reduce.integers(where, "targets", targets)
-        kept = (reduce.signed(targets) != ignore_index).astype(mx.float32)
         weights = reduce.counts(where, weights, targets.shape, "targets'")
-        weights = kept if weights is None else mx.where(kept != 0, weights, 0.0)
+        weights = reduce.ignoring(ignore_index, reduce.signed(targets), weights)
     inputs, labels, valid, weights = reduce.classes(where, inputs, targets, weights, names)
     return reduce.weighted(where, -reduce.chosen(inputs, labels) * valid, weights)
 

@@ -45,10 +45,12 @@ def group_advantages(
     """
     where = "group_advantages"
     checks.number(where, "eps", eps, above=0)
-    groups = _groups(where, rewards, group_size)
-    centered = _centered(groups)
+    centered = _centered(_groups(where, rewards, group_size))
     if scale_rewards:
-        deviation = mx.sqrt(mx.square(centered).sum(axis=-1, keepdims=True) / (group_size - 1))
+        # In units of the largest: the square of 1e20 is more than float32 holds.
+        largest = mx.abs(centered).max(axis=-1, keepdims=True)
+        units = centered / mx.where(largest == 0, 1.0, largest)
+        deviation = largest * mx.sqrt(mx.square(units).sum(axis=-1, keepdims=True) / (group_size - 1))
         centered = centered / (deviation + eps)
     return mx.stop_gradient(centered.reshape(rewards.shape))
 
@@ -237,4 +239,7 @@ def _groups(where: str, rewards: mx.array, group_size: int) -> mx.array:
 def _centered(groups: mx.array) -> mx.array:
     """Subtract the mean; equal rewards give exact zeros, which rounding of the mean would spoil."""
     equal = groups.max(axis=-1, keepdims=True) == groups.min(axis=-1, keepdims=True)
-    return mx.where(equal, 0.0, groups - groups.mean(axis=-1, keepdims=True))
+    # The sum of what float32 holds may be more than it holds; a power of two changes nothing else.
+    size = groups.shape[-1]
+    shrink = 2.0 ** -size.bit_length()
+    return mx.where(equal, 0.0, groups - (groups * shrink).sum(axis=-1, keepdims=True) / size / shrink)

@@ -83,8 +83,8 @@ def ppo_loss(
 ) -> tuple[Mean, dict[str, Mean]]:
     """Return the clipped policy objective, plus the clipped value loss if there are values.
 
-    For one token, with `ratio = exp(logp - behavior_logp)` and `near = behavior_value + clip(value -
-    behavior_value, -cliprange_value, cliprange_value)`:
+    For one token, with `ratio = exp(logp - behavior_logp)` and `near = clip(value, behavior_value -
+    cliprange_value, behavior_value + cliprange_value)`:
 
         -min(ratio * A, clip(ratio, 1 - cliprange, 1 + cliprange) * A)
         + vf_coef * max((value - return)**2, (near - return)**2) / 2
@@ -140,7 +140,9 @@ def ppo_loss(
         values, before, returns = constants_beside(
             where, mask, values, behavior_values=behavior_values, returns=returns
         )
-        near = before + mx.clip(mx.stop_gradient(values) - before, -cliprange_value, cliprange_value)
+        # Between bounds, not `before` plus a clipped difference: rounding would move a value that is within
+        # them, and where it moves it away from the return, the maximum would take the gradient away.
+        near = mx.clip(mx.stop_gradient(values), before - cliprange_value, before + cliprange_value)
         free, bounded = mx.square(values - returns), mx.square(near - returns)
         held = bounded > mx.stop_gradient(free)
         value_losses = mx.where(held, bounded, free) / 2

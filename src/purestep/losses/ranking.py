@@ -51,8 +51,6 @@ def ranking_softmax_loss(
         labels = labels * reduce.keep(there, weights)
     if there is not None:
         logits = mx.where(there != 0, logits, _NEVER)
-    logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
-    total = mx.logsumexp(logits, axis=-1, keepdims=True)
-    losses = (labels * (total - mx.where(labels != 0, logits, 0.0))).sum(axis=-1)
+    losses = -(labels * mx.where(labels != 0, reduce.log_softmax(logits), 0.0)).sum(axis=-1)
     lists = None if there is None else (there != 0).any(axis=-1)
     return reduce.weighted(name, losses, lists)

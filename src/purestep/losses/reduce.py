@@ -131,9 +131,30 @@ def classes(
     return logits, mx.clip(labels, 0, count - 1), mx.where(valid, 1.0, mx.nan), weights
 
 
+def ignoring(index: int | None, labels: mx.array, counts: mx.array | None) -> mx.array | None:
+    """Return what each label counts, if labels that are `index` count nothing; unsigned ones hold no -1."""
+    if index is None:
+        return counts
+    kept = labels != index
+    return kept.astype(mx.float32) if counts is None else mx.where(kept, counts, 0.0)
+
+
 def chosen(logits: mx.array, labels: mx.array) -> mx.array:
     """Return the entry of the last axis that each label names: [..., classes] and [...] to [...]."""
     return mx.take_along_axis(logits, labels[..., None], axis=-1).squeeze(-1)
+
+
+def log_softmax(logits: mx.array) -> mx.array:
+    """Normalize logits, relative to the largest, so that what is likely keeps its digits near zero."""
+    logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
+    return logits - logsumexp(logits, keepdims=True)
+
+
+def logsumexp(values: mx.array, *, keepdims: bool = False) -> mx.array:
+    """Return that of the last axis; of a batch of nothing, which `mx.logsumexp` refuses, nothing."""
+    if values.size == 0:
+        return values.sum(axis=-1, keepdims=keepdims)
+    return mx.logsumexp(values, axis=-1, keepdims=keepdims)
 
 
 def signed(labels: mx.array) -> mx.array:
@@ -149,7 +170,7 @@ def labelled(
     """Refuse labels without the shape of the logits' leading axes, and logits without a class."""
     first, second = names
     for name, values in ((first, logits), (second, labels)):
-        _array(where, name, values)
+        array(where, name, values)
     if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
         raise checks.refuse(
             where,
@@ -161,25 +182,26 @@ def labelled(
 
 def floating(where: str, name: str, values: mx.array) -> None:
     """Refuse what is not an array of floating numbers."""
-    _array(where, name, values)
+    array(where, name, values)
     if not mx.issubdtype(values.dtype, mx.floating):
         raise TypeError(f"{where}: {name} must be floating, got {values.dtype}")
 
 
 def integers(where: str, name: str, values: mx.array) -> None:
     """Refuse what is not an array of integers."""
-    _array(where, name, values)
+    array(where, name, values)
     if not mx.issubdtype(values.dtype, mx.integer):
         raise TypeError(f"{where}: {name} must be integers, got {values.dtype}")
 
 
 def same_shape(where: str, name: str, values: mx.array, like_name: str, like: mx.array) -> None:
     """Refuse an array that has not the shape of another."""
-    _array(where, name, values)
+    array(where, name, values)
     if values.shape != like.shape:
         raise checks.refuse(where, f"{name} must have {like_name}' shape {like.shape}, got {values.shape}")
 
 
-def _array(where: str, name: str, values: mx.array) -> None:
+def array(where: str, name: str, values: mx.array) -> None:
+    """Refuse what is not an array."""
     if not isinstance(values, mx.array):
         raise TypeError(f"{where}: {name} must be an array, got {type(values).__name__}")

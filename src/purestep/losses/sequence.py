@@ -26,6 +26,7 @@ def shift(tokens: mx.array) -> tuple[mx.array, mx.array]:
     >>> shift(mx.array([[5, 6, 7]]))
     (array([[5, 6]], dtype=int32), array([[6, 7]], dtype=int32))
     """
+    reduce.array("shift", "tokens", tokens)
     if tokens.ndim == 0 or tokens.shape[-1] < 2:
         raise checks.refuse("shift", f"tokens must be [..., length] with length >= 2, got {tokens.shape}")
     return tokens[..., :-1], tokens[..., 1:]
@@ -166,6 +167,8 @@ def token_logps(
     reduce.floating(where, "logits", logits)
     reduce.integers(where, "targets", targets)
     kept = reduce.counts(where, mask, targets.shape, "targets'")
+    if targets.size == 0:
+        return logits.astype(mx.float32).sum(axis=-1)
     targets = reduce.signed(targets)
     valid = mx.logical_and(targets >= 0, targets < logits.shape[-1])
     logits = reduce.keep(kept, logits.astype(mx.float32))

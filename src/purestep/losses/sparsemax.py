@@ -110,6 +110,8 @@ def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., M
         if scores.ndim == 0 or scores.shape[-1] == 0:
             raise checks.refuse(where, f"scores must have at least one class, got {scores.shape}")
         weights = reduce.counts(where, weights, scores.shape[:-1])
+        if scores.size == 0:  # which max_fun need not bear
+            return reduce.weighted(where, scores.sum(axis=-1), weights)
         scores, targets = (reduce.keep(weights, values.astype(mx.float32)) for values in (scores, targets))
         # Less their largest, by which both terms change alike where a target sums to 1.
         largest = mx.stop_gradient(scores.max(axis=-1, keepdims=True))

@@ -59,6 +59,7 @@ def token_mask(
     mask = completion_mask.astype(mx.float32)
     if truncated is None:
         return mask
+    reduce.array(where, "truncated", truncated)
     if truncated.shape != logps.shape[:1]:
         raise checks.refuse(where, f"truncated must have shape {logps.shape[:1]}, got {truncated.shape}")
     return mx.where(truncated.astype(mx.bool_)[:, None], 0.0, mask)

@@ -1,0 +1,153 @@
+"""Named arrays from safetensors files: nothing is given out that is not as it was written."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+from safetensors import SafetensorError, safe_open
+
+from purestep import checks, tree
+from purestep.checkpoint import checksum
+from purestep.checkpoint.header import CorruptError, reading, verified
+from purestep.checkpoint.specs import Leaves
+
+
+class Place(NamedTuple):
+    """Where an array is stored: the file's name, the name within it, the checksum of its bytes."""
+
+    file: str
+    key: str
+    checksum: str
+
+
+def metadata(where: str, path: Path) -> dict[str, str]:
+    """Return a safetensors file's metadata, once the library has checked the header against the file.
+
+    Raises:
+        CorruptError: if it is missing, cut, or no safetensors file.
+    """
+    if not path.is_file():
+        raise CorruptError(f"{where}: {path} is missing")
+    try:
+        with reading(where, path), safe_open(os.fspath(path), framework="mlx") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise CorruptError(f"{where}: {path} is cut or not a safetensors file ({error})") from None
+
+
+def lazy(where: str, path: Path) -> dict[str, mx.array]:
+    """Return the arrays of a file whose header has been checked; each is read when it is evaluated.
+
+    Raises:
+        CorruptError: if it cannot be read, or holds a dtype that MLX does not have.
+    """
+    try:
+        arrays: Any = mx.load(os.fspath(path), format="safetensors")
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:
+        raise CorruptError(f"{where}: {path} cannot be read by MLX ({error})") from None
+    return arrays
+
+
+def read(
+    where: str,
+    directory: Path,
+    places: Mapping[str, Place],
+    leaves: Leaves,
+    paths: list[str],
+    check: Callable[[Path], object] | None = None,
+) -> dict[str, mx.array]:
+    """Return arrays by path, in memory, each with the dtype, shape and checksum that it was stored with.
+
+    Args:
+        where: the public name that the user called.
+        directory: of the files.
+        places: of every array that the files hold, those not wanted too.
+        leaves: dtype and shape of each array.
+        paths: of the arrays wanted.
+        check: refuses a file whose header is not as it was written; `metadata` by default.
+
+    Raises:
+        CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.
+    """
+    files = {places[path].file for path in paths}
+    opened = _opened(where, directory, places, files, check)
+    found: dict[str, mx.array] = {}
+    for path in paths:
+        array = opened[places[path].file][places[path].key]
+        _check_kind(where, directory, path, places[path], leaves[path], array)
+        found[path] = array
+    try:
+        mx.eval(found)  # now: a lazy array would read whatever the file holds later
+    except RuntimeError as error:
+        raise CorruptError(f"{where}: {directory} cannot be read ({error})") from None
+    for path, array in found.items():
+        _check_bytes(where, directory, path, places[path], array)
+    return found
+
+
+def examine(
+    where: str, directory: Path, file: str, held: Mapping[str, Place], leaves: Leaves
+) -> Iterator[CorruptError]:
+    """Yield what is wrong with the arrays that one file holds, read one after another and kept no longer.
+
+    Raises:
+        CorruptError: if none of them can be read.
+    """
+    arrays = _opened(where, directory, held, {file}, None)[file]
+    for path, place in held.items():
+        array = arrays.pop(place.key)
+        try:
+            _check_kind(where, directory, path, place, leaves[path], array)
+            mx.eval(array)
+            _check_bytes(where, directory, path, place, array)
+        except RuntimeError as error:
+            yield CorruptError(f"{where}: {path} in {directory / file} cannot be read ({error})")
+        except CorruptError as error:
+            yield error
+
+
+def check_names(where: str, source: Path, names: Iterable[str]) -> None:
+    """Refuse names of files that lead out of the directory of the file that lists them."""
+    for name in names:
+        if name in ("", "..") or Path(name).name != name or "\0" in name:
+            raise checks.refuse(
+                where, f"{source} names {name!r}, which is not in its directory: do not trust it"
+            )
+
+
+def _opened(
+    where: str,
+    directory: Path,
+    places: Mapping[str, Place],
+    files: set[str],
+    check: Callable[[Path], object] | None,
+) -> dict[str, dict[str, mx.array]]:
+    """Return the lazy arrays of files that hold just what `places` says."""
+    keys: dict[str, set[str]] = {name: set() for name in files}
+    for place in places.values():
+        if place.file in keys:
+            keys[place.file].add(place.key)
+    opened: dict[str, dict[str, mx.array]] = {}
+    for name in files:
+        file = directory / name
+        metadata(where, file) if check is None else check(file)
+        opened[name] = lazy(where, file)
+        if opened[name].keys() != keys[name]:
+            raise CorruptError(f"{where}: {file} is damaged: its arrays are not those its header names")
+    return opened
+
+
+def _check_kind(
+    where: str, directory: Path, path: str, place: Place, leaf: tuple[str, tuple[int, ...]], array: mx.array
+) -> None:
+    if (tree.dtype_name(array.dtype), array.shape) != leaf:
+        file = directory / place.file
+        raise CorruptError(f"{where}: {file} is damaged: {path} has another dtype or shape")
+
+
+def _check_bytes(where: str, directory: Path, path: str, place: Place, array: mx.array) -> None:
+    source = f"{path} in {directory / place.file}"
+    if not verified(where, source, place.checksum, checksum.raw(array)):
+        raise CorruptError(f"{where}: {source} is damaged: its bytes do not have the checksum written")
