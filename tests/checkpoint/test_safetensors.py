@@ -14,7 +14,7 @@ from hypothesis import given
 from safetensors import safe_open
 
 import purestep as ps
-from purestep.checkpoint import CorruptError, atomic, checksum, load, lock, save, tensors
+from purestep.checkpoint import CorruptError, atomic, checksum, load, lock, save, tensors, to_bytes
 from purestep.checkpoint.header import seal
 from tests.steps.test_train import TRANSFORM, classifier, ragged, start
 from tests.trees import FLOATS, Pair, arrays, containers, same_bits
@@ -413,3 +413,12 @@ def test_files_get_the_modes_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("write", [lambda tree: save("never", tree), to_bytes], ids=["file", "bytes"])
+def test_a_tree_too_deep_to_be_read_back_is_refused(write):
+    value = mx.ones(1)
+    for _ in range(300):
+        value = {"a": value}
+    with pytest.raises(ValueError, match="state must be nested at most 100 containers deep"):
+        write(value)

@@ -13,7 +13,7 @@ from purestep.checkpoint import checksum
 from purestep.checkpoint.header import CorruptError, seal, unseal, verified
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import DTYPES, leaf_specs, nbytes
-from purestep.checkpoint.tensors import evaluated
+from purestep.checkpoint.tensors import check_depth, evaluated
 from purestep.state import check_arrays
 from purestep.types import Tree
 
@@ -38,6 +38,7 @@ def to_bytes(state: Tree) -> bytes:
     {'w': array([1, 2], dtype=float32)}
     """
     check_arrays("checkpoint.to_bytes", "state", state)
+    check_depth("checkpoint.to_bytes", state)
     arrays = evaluated(state)
     sums = {path: checksum.of(checksum.raw(array)) for path, array in arrays.items()}
     header = seal({"tree": tree.spec(state), "checksums": sums})

@@ -13,6 +13,7 @@ from purestep.checkpoint import atomic
 from purestep.types import Tree
 
 SUFFIX = ".safetensors"
+_DEEPEST = 100
 # Readers of the ecosystem ask for this before they open a file.
 ECOSYSTEM = {"format": "mlx"}
 
@@ -39,6 +40,16 @@ def snapshot(state: Tree, where: str = "checkpoint.save") -> dict[str, mx.array]
                 where, f"{shown!a} has a lone surrogate in a key, which no file can name: rename the key"
             )
     return evaluated(state)
+
+
+def check_depth(where: str, state: Tree) -> None:
+    """Refuse a tree so deep that Python's JSON, which writes it, would not read it back."""
+    level, depth = [state], 0
+    while level:
+        if depth > _DEEPEST:
+            raise checks.refuse(where, f"state must be nested at most {_DEEPEST} containers deep")
+        level = [child for node in level for _, child in tree.children(node) or []]
+        depth += 1
 
 
 def evaluated(state: Tree) -> dict[str, mx.array]:
