@@ -1,7 +1,8 @@
-"""The multi-token demo: its sums are right, both runs start alike, and a run leaves its files."""
+"""The multi-token demo: its hints are as said, pairs start alike, its summary adds up, runs leave their files."""
 
 import argparse
 import json
+import math
 
 import mlx.core as mx
 import pytest
@@ -12,11 +13,14 @@ from purestep.demos import mtp as demo
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A model small enough to run uncompiled in no time."""
+    monkeypatch.setattr(demo, "PAIRS", 2)
     monkeypatch.setattr(demo, "BATCH_SIZE", 8)
-    monkeypatch.setattr(demo, "HELD_OUT", 16)
+    monkeypatch.setattr(demo, "MEASURED", 16)
     monkeypatch.setattr(demo, "WIDTH", 12)
     monkeypatch.setattr(demo, "HEADS", 2)
-    monkeypatch.setattr(demo, "LAYERS", 1)
+
+
+PHASES = ["alone-1", "ahead-1", "alone-2", "ahead-2"]
 
 
 def options(**given):
@@ -27,52 +31,83 @@ def rows(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_source_adds():
-    digits = 3
-    batch = demo.Sums(digits, 50, seed=0).at(7)
+def test_the_sums_are_right_and_the_hints_mostly_mislead():
+    count, right = 4000, 0
+    batch = demo.Hints(count, seed=0).at(7)
     for inputs, targets in zip(batch["inputs"].tolist(), batch["targets"].tolist(), strict=True):
-        tokens = [*inputs, targets[-1]]
-        written = "".join("0123456789+="[token] for token in tokens)
-        left, right = written.split("=")
-        a, b = left.split("+")
-        assert (len(a), len(b), len(right)) == (digits, digits, digits + 1)
-        assert int(a) + int(b) == int(right)
-        assert targets == [-100] * (2 * digits + 1) + tokens[2 * digits + 2 :]
+        a, b, equals, hint = inputs
+        total = (a + b) % 7
+        assert 0 <= min(a, b) <= max(a, b) < 7
+        assert equals == 7
+        assert 8 <= hint < 15
+        assert targets == [-100, -100, hint, 15 + total]
+        right += hint - 8 == total
+    share = demo.TRUTH + (1 - demo.TRUTH) / 7
+    assert abs(right / count - share) < 4 * math.sqrt(share * (1 - share) / count)
+
+
+def test_the_least_loss_is_the_entropy_of_a_hint():
+    chances = [0.15 + 0.85 / 7] + 6 * [0.85 / 7]
+    assert sum(chances) == pytest.approx(1)
+    assert demo.least_hint_loss() == pytest.approx(-sum(p * math.log(p) for p in chances))
 
 
 def test_a_source_is_a_function_of_step_and_seed():
     tokens = [
-        demo.Sums(3, 4, seed).at(step)["inputs"].tolist() for seed, step in ((0, 1), (0, 1), (0, 2), (1, 1))
+        demo.Hints(4, seed).at(step)["inputs"].tolist() for seed, step in ((0, 1), (0, 1), (0, 2), (1, 1))
     ]
     assert tokens[0] == tokens[1]
     assert tokens[0] not in tokens[2:]
     assert mx.array(tokens).dtype == mx.int32
 
 
-def test_a_run_leaves_its_files_and_both_phases_start_alike(tmp_path, capsys):
+def test_the_summary_counts_lower_losses_alone_as_won():
+    def ends(*losses):
+        return [dict.fromkeys(demo.FIGURES, 0.0) | {"validation_loss": loss} for loss in losses]
+
+    found = demo.summary({"alone": ends(1.0, 2.0, 3.0), "ahead": ends(0.5, 2.0, 3.5)})
+    assert (found["pairs"], found["pairs_won_ahead"]) == (3, 1)
+    assert (found["alone_validation_loss"], found["ahead_validation_loss"]) == (2.0, 2.0)
+    assert found["ahead_validation_loss_by_pair"] == [0.5, 2.0, 3.5]
+
+
+def test_a_run_leaves_its_files_and_the_two_of_a_pair_start_alike(tmp_path, capsys):
     assert demo.run(options(steps=3, out=str(tmp_path / "run"))) == 0
     result = json.loads(capsys.readouterr().out)
-    for phase in ("alone", "ahead"):
-        assert result[f"{phase}_validation_loss"] > 0
-        assert 0 <= result[f"{phase}_sums_right"] <= result[f"{phase}_digits_right"] <= 1
+    for kind in demo.KINDS:
+        # As many hints as sums are measured.
+        halves = result[f"{kind}_hint_loss"], result[f"{kind}_sum_loss"]
+        assert result[f"{kind}_validation_loss"] == pytest.approx(sum(halves) / 2, rel=1e-5)
+        assert 0 <= result[f"{kind}_sums_known"] <= 1
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     first = [row for row in rows(tmp_path / "run") if row["step"] == 0]
-    assert [row.pop("phase") for row in first] == list(demo.PHASES)
+    assert [row.pop("phase") for row in first] == PHASES
     assert first[0] == first[1]
+    assert first[2] == first[3]
+    assert first[0] != first[2]
     last = [row for row in rows(tmp_path / "run") if row["step"] == 3]
     assert last[0]["validation_loss"] != last[1]["validation_loss"]
 
 
+def test_looking_ahead_trains_the_heads_and_the_next_token_alone_does_not(tmp_path, capsys):
+    assert demo.run(options(steps=2, out=str(tmp_path / "run"))) == 0
+    for kind, moved in (("alone", False), ("ahead", True)):
+        saved = mx.load(str(tmp_path / "run" / f"{kind}-1.safetensors"))
+        moments = [value for name, value in saved.items() if "mtp" in name and ".mu" in name]
+        assert moments
+        assert any(mx.any(value != 0).item() for value in moments) is moved
+
+
 def test_a_resumed_run_ends_the_same(tmp_path, capsys, monkeypatch):
     def ends(path):
-        return {phase: (path / f"{phase}.safetensors").read_bytes() for phase in demo.PHASES}
+        return {phase: (path / f"{phase}.safetensors").read_bytes() for phase in PHASES}
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert demo.run(options(steps=4, out=str(whole))) == 0
     train = demo.Session.train
 
     def dying(self, phase, *arguments, **named):
-        if phase == "ahead":
+        if phase == "ahead-1":
             raise KeyboardInterrupt
         return train(self, phase, *arguments, **named)
 

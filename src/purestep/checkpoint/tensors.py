@@ -24,6 +24,7 @@ def snapshot(state: Tree, where: str = "checkpoint.save") -> dict[str, mx.array]
     Raises:
         ValueError: for an array of a dtype or a name that no file could give back, with its path.
     """
+    check_depth(where, state)
     for path, leaf in tree.items(state):
         shown = tree.join("state", path) if path else "state"
         if leaf.dtype == mx.float64:

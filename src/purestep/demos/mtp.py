@@ -1,6 +1,8 @@
-"""Teach a small transformer to add, with and without predicting the tokens after the next one."""
+"""Teach a small transformer from hints that mostly mislead, with and without predicting what follows them."""
 
 import argparse
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -11,7 +13,7 @@ from purestep.demos import curves, session
 from purestep.demos.curves import Curve, Panel
 from purestep.demos.session import Session, made
 from purestep.demos.transformer import Block
-from purestep.functional import functional
+from purestep.functional import Apply, functional
 from purestep.losses.multi_token import MultiTokenPrediction, multi_token_loss
 from purestep.mean import Mean
 from purestep.rng import fold_in, scope
@@ -20,17 +22,20 @@ from purestep.steps.evaluate import eval_step, evaluate
 from purestep.transforms.combining import chain
 from purestep.types import Batch, LossFn, Params
 
-STEPS = 600
-DIGITS = 3
+STEPS = 480
+PAIRS = 5  # of runs, each pair from weights and batches of its own
 BATCH_SIZE = 64
-HELD_OUT = 512  # sums in the measurements, drawn from a key that no training batch uses
-WIDTH, HEADS, LAYERS, N_PREDICT = 48, 3, 2, 2
-MTP_WEIGHT = 0.3
-RATE = 3e-3
-PHASES = {"alone": 0.0, "ahead": MTP_WEIGHT}  # the next token alone, and the two after it as well
-LABELS = {"alone": "next token alone", "ahead": f"and the {N_PREDICT} after it"}
-PLUS, EQUALS, VOCABULARY = 10, 11, 12
+MEASURED = 2048  # sequences in the measurements, drawn from a key that no training batch uses
+WIDTH, HEADS, LAYERS = 48, 3, 1
+MTP_HEADS, MTP_WEIGHT = 1, 1.0
+RATE = 1e-3  # of the three tried, 1e-3, 3e-3 and 1e-2, the one that is best for the model without heads
+MODULUS, TRUTH = 7, 0.15  # the share of hints that are the sum on purpose; the others are drawn evenly
+EQUALS, HINT, SUM = MODULUS, MODULUS + 1, 2 * MODULUS + 1  # what a hint and a sum of 0 are written as
+VOCABULARY = 3 * MODULUS + 1
 IGNORED = -100
+KINDS = {"alone": 0.0, "ahead": MTP_WEIGHT}
+LABELS = {"alone": "next token alone", "ahead": "and the one after it"}
+FIGURES = ("validation_loss", "hint_loss", "sum_loss", "sums_known")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,35 +48,44 @@ def run(options: argparse.Namespace) -> int:
     return session.conduct(options, "mtp", STEPS, compare)
 
 
-class Sums(NamedTuple):
-    """A source of additions `123+989=1112`, of which the digits of the sum are to be predicted.
+class Hints(NamedTuple):
+    """A source of sequences `a b = hint sum`, of which the hint and the sum are to be predicted.
 
-    They are written from the most significant digit on: to know the first, one has to look ahead through
-    the carries at digits that are due later.
+    The sum is that of `a` and `b` modulo `MODULUS`. The hint is the sum now and then, and noise otherwise:
+    as a label it teaches the sum slowly. The token after it states the sum, but a model of the next token
+    predicts that from where the hint stands; only a head that looks a token further teaches the sum, free
+    of noise, to the very state that has to predict the hint.
     """
 
-    digits: int
     batch_size: int
     seed: int
 
     def at(self, step: int) -> Batch:
-        """Return the batch of one step: inputs and targets, int32 [batch, 3 * digits + 2]."""
+        """Return the batch of one step: inputs and targets, int32 [batch, 4]."""
         key = fold_in(mx.random.key(self.seed), step)
-        a, b = mx.random.randint(0, 10, (2, self.batch_size, self.digits), key=key)
-        carry, written = mx.zeros(self.batch_size, mx.int32), []
-        for place in reversed(range(self.digits)):
-            column = a[:, place] + b[:, place] + carry
-            written.append(column % 10)
-            carry = column // 10
-        total = mx.stack([carry, *reversed(written)], axis=1)
-        signs = mx.broadcast_to(mx.array([PLUS, EQUALS]), (self.batch_size, 2))
-        tokens = mx.concatenate([a, signs[:, :1], b, signs[:, 1:], total], axis=1)
-        given = mx.arange(tokens.shape[1]) < 2 * self.digits + 2
-        return {"inputs": tokens[:, :-1], "targets": mx.where(given, IGNORED, tokens)[:, 1:]}
+        terms_key, truth_key, noise_key = mx.random.split(key, 3)
+        terms = mx.random.randint(0, MODULUS, (self.batch_size, 2), key=terms_key)
+        total = terms.sum(axis=1, keepdims=True) % MODULUS
+        noise = mx.random.randint(0, MODULUS, total.shape, key=noise_key)
+        hint = mx.where(mx.random.uniform(shape=total.shape, key=truth_key) < TRUTH, total, noise)
+        equals = mx.full(total.shape, EQUALS)
+        tokens = mx.concatenate([terms, equals, hint + HINT, total + SUM], axis=1).astype(mx.int32)
+        return {"inputs": tokens[:, :-1], "targets": mx.where(tokens < HINT, IGNORED, tokens)[:, 1:]}
 
 
-class Adder(nn.Module):
-    """A decoder with tied embeddings, and heads for the tokens after the next."""
+def least_hint_loss() -> float:
+    """Return the nats that hints cost whoever knows the sum.
+
+    >>> round(math.log(MODULUS) - least_hint_loss(), 3)  # what is there to be learned
+    0.057
+    """
+    each = (1 - TRUTH) / MODULUS
+    right = TRUTH + each
+    return -right * math.log(right) - (MODULUS - 1) * each * math.log(each)
+
+
+class Reader(nn.Module):
+    """A decoder with tied embeddings, and a head for the token after the next."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +93,7 @@ class Adder(nn.Module):
         self.embedding.weight = 0.05 * mx.random.normal((VOCABULARY, WIDTH))
         self.blocks = [Block(WIDTH, HEADS) for _ in range(LAYERS)]
         self.norm = nn.RMSNorm(WIDTH)
-        self.mtp = MultiTokenPrediction(WIDTH, HEADS, N_PREDICT, feed_width=2 * WIDTH)
+        self.mtp = MultiTokenPrediction(WIDTH, MTP_HEADS, 1, feed_width=WIDTH)
 
     def __call__(self, tokens: mx.array, *, ahead: bool) -> list[mx.array]:
         """Return the hidden states of each depth, or those for the next token alone."""
@@ -90,27 +104,29 @@ class Adder(nn.Module):
         return self.mtp(x, embedded) if ahead else [x]
 
 
-def compare(session: Session) -> dict[str, Any]:
-    """Train the same model twice, from the same weights on the same batches; return the figures."""
-    settings = session.settings
-    with scope(mx.random.key(settings.seed)):
-        model = Adder()
+def begin(seed: int) -> tuple[Apply, Params]:
+    """Return the model as a function, and the weights that a seed gives it."""
+    with scope(mx.random.key(seed)):
+        model = Reader()
         mx.eval(model.parameters())
     apply, params, _ = functional(model)
+    return apply, params
+
+
+def compare(session: Session) -> dict[str, Any]:
+    """Train pairs of equal models, from the same weights on the same batches; return the figures."""
+    settings = session.settings
+    apply, _ = begin(settings.seed)
+    warmup = settings.steps // 12
     transform = chain(
         transforms.clip_by_global_norm(1.0),
         optimizers.adamw(
-            schedules.warmup_cosine_decay(
-                0.0, RATE, settings.steps // 12, settings.steps, end_value=RATE / 10
-            ),
+            schedules.warmup_cosine_decay(0.0, RATE, warmup, settings.steps, end_value=RATE / 10),
             b2=0.99,
             weight_decay=0.01,
             mask=transforms.matrices,
         ),
     )
-    source = Sums(DIGITS, BATCH_SIZE, settings.seed)
-    # Its step number is past any that training asks for.
-    held_out = Sums(DIGITS, HELD_OUT, settings.seed).at(2**31)
 
     def loss_of(mtp_weight: float) -> LossFn:
         def loss_fn(params: Params, batch: Batch, rng: mx.array | None) -> tuple[Mean, dict[str, Mean]]:
@@ -125,46 +141,83 @@ def compare(session: Session) -> dict[str, Any]:
 
     def figures(params: Params, batch: Batch, rng: mx.array | None) -> tuple[Mean, dict[str, Mean]]:
         """Return what is compared: the next token alone, whatever the model was trained on."""
-        loss, _ = loss_of(0.0)(params, batch, rng)
-        logits = apply(params, batch["inputs"], ahead=False)[0] @ params["embedding"]["weight"].T
-        asked = batch["targets"] != IGNORED
-        right = mx.logical_or(logits.argmax(axis=-1) == batch["targets"], mx.logical_not(asked))
-        return loss, {"digits_right": Mean.of(right, asked), "sums_right": Mean.of(right.all(axis=-1))}
+        states = apply(params, batch["inputs"], rng=rng, ahead=False)
+        matrix, targets = params["embedding"]["weight"], batch["targets"]
 
+        def loss_over(first: int) -> Mean:
+            within = (targets >= first) & (targets < first + MODULUS)
+            only = mx.where(within, targets, IGNORED)
+            return multi_token_loss(states, matrix, only, ignore_index=IGNORED)[0]
+
+        # The likeliest hint is the sum, to who knows it.
+        guess = (states[0][:, -2] @ matrix.T).argmax(axis=-1) - HINT
+        found = {"hint_loss": loss_over(HINT), "sum_loss": loss_over(SUM)}
+        found["sums_known"] = Mean.of(guess == targets[:, -1] - SUM)
+        return multi_token_loss(states, matrix, targets, ignore_index=IGNORED)[0], found
+
+    steps = {kind: session.step(loss_of(weight), transform) for kind, weight in KINDS.items()}
     # Not compiled: on a CPU a few measurements are done sooner than their kernels are built.
     look = eval_step(figures)
+    ends: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for pair in range(PAIRS):
+        seed = settings.seed * PAIRS + pair  # no two values of --seed share a pair
+        (_, params), source = begin(seed), Hints(BATCH_SIZE, seed)
+        # Its step number is past any that training asks for.
+        unseen = Hints(MEASURED, seed).at(2**31)
 
-    def measure(state: TrainState) -> dict[str, float]:
-        found = evaluate(look, state, [held_out])
-        return {
-            "validation_loss": found["loss"],
-            "digits_right": found["digits_right"],
-            "sums_right": found["sums_right"],
-        }
+        def measure(state: TrainState, unseen: Batch = unseen) -> dict[str, float]:
+            found = evaluate(look, state, [unseen])
+            found["validation_loss"] = found["loss"]
+            return {figure: found[figure] for figure in FIGURES}
 
+        for kind, step in steps.items():
+            state = session.train(
+                f"{kind}-{pair + 1}",
+                TrainState.create(params, transform, seed=seed),
+                step,
+                lambda state, source=source: source.at(made(state)),
+                steps=settings.steps,
+                tokens=BATCH_SIZE * 4,
+                measure=measure,
+                shown=("next_token_loss", "validation_loss", "hint_loss", "sums_known"),
+            )
+            ends[kind].append(measure(state))
+    result = summary(ends)
+    shares = ", ".join(f"{result[f'{kind}_sums_known']:.0%} {kind}" for kind in KINDS)
+    title = f"Hints that mislead, {PAIRS} pairs of {settings.steps} steps: sums known {shares}"
+    draw(session, title)
+    return {"steps": settings.steps, **result}
+
+
+def summary(ends: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return the means over the pairs, the figures of every pair, and how many pairs looking ahead won."""
     result: dict[str, Any] = {}
-    for phase, mtp_weight in PHASES.items():
-        state = session.train(
-            phase,
-            TrainState.create(params, transform, seed=settings.seed),
-            session.step(loss_of(mtp_weight), transform),
-            lambda state: source.at(made(state)),
-            steps=settings.steps,
-            tokens=BATCH_SIZE * (3 * DIGITS + 2),
-            measure=measure,
-            shown=("next_token_loss", "validation_loss", "digits_right", "grad_norm"),
-        )
-        result |= {f"{phase}_{figure}": value for figure, value in measure(state).items()}
-    shares = ", ".join(f"{result[f'{phase}_digits_right']:.1%} {phase}" for phase in PHASES)
-    title = f"Adding {DIGITS}-digit numbers, {settings.steps} steps: digits right {shares}"
-    colors = dict(zip(PHASES, (curves.BLUE, curves.ORANGE), strict=True))
+    for kind, runs in ends.items():
+        for figure in FIGURES:
+            result[f"{kind}_{figure}"] = sum(run[figure] for run in runs) / len(runs)
+    for kind, runs in ends.items():
+        for figure in ("validation_loss", "sums_known"):
+            result[f"{kind}_{figure}_by_pair"] = [round(run[figure], 4) for run in runs]
+    both = list(zip(ends["alone"], ends["ahead"], strict=True))
+    won = sum(ahead["validation_loss"] < alone["validation_loss"] for alone, ahead in both)
+    return {**result, "pairs": len(both), "pairs_won_ahead": won}
 
-    def lines(figure: str) -> list[Curve]:
-        return [Curve(LABELS[phase], session.history(phase), figure, colors[phase]) for phase in PHASES]
 
+def draw(session: Session, title: str) -> None:
+    """Draw every run, each kind in a color of its own."""
+    colors = dict(zip(KINDS, (curves.BLUE, curves.ORANGE), strict=True))
+
+    def lines(figure: str) -> Sequence[Curve]:
+        # The legend names a kind once: it leaves out what begins with an underscore.
+        return [
+            Curve("_" * (pair > 1) + LABELS[kind], session.history(f"{kind}-{pair}"), figure, colors[kind])
+            for kind in KINDS
+            for pair in range(1, PAIRS + 1)
+        ]
+
+    levels = {"nothing known": math.log(MODULUS), "sums known": least_hint_loss()}
     panels = [
-        Panel("held-out next-token loss (nats)", lines("validation_loss")),
-        Panel("held-out digits right", lines("digits_right"), limits=(0.0, 1.03)),
+        Panel("loss of the hint on unseen batches (nats)", lines("hint_loss"), levels, (1.88, 2.05)),
+        Panel("share of sums known before the hint", lines("sums_known"), {"chance": 1 / MODULUS}, (0, 1.03)),
     ]
     curves.draw(session.directory.path / "curves.png", panels, title)
-    return {"steps": settings.steps, **result}
