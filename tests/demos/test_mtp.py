@@ -1,4 +1,4 @@
-"""The multi-token demo: its hints are as said, pairs start alike, its summary adds up, runs leave their files."""
+"""The multi-token demo: its hints are as said, pairs start alike, its summary adds up, runs leave files."""
 
 import argparse
 import json
