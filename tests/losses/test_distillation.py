@@ -16,7 +16,7 @@ from purestep.mean import Mean
 RECORD = load_file(Path(__file__).parents[1] / "references" / "distillation.safetensors")
 SETS = ("random", "extreme")
 RTOL, ATOL = 1e-5, 1e-6
-TOP = {"forward_kl_top", "reverse_kl_top", "jsd_top"}
+TOP = ("forward_kl_top", "reverse_kl_top", "jsd_top")
 CASES = {
     **{name: {"divergence": name} for name in DIVERGENCES},
     **{name: {"divergence": name.removesuffix("_top"), "temperature": 2.0} for name in TOP},

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from purestep import checks, tree
 from purestep.checkpoint import checksum
 from purestep.checkpoint.header import CorruptError, reading, verified
 from purestep.checkpoint.specs import Leaves
+
+_SUMMING = 2  # threads
 
 
 class Place(NamedTuple):
@@ -78,12 +81,20 @@ def read(
         array = opened[places[path].file][places[path].key]
         _check_kind(where, directory, path, places[path], leaves[path], array)
         found[path] = array
-    try:
-        mx.eval(found)  # now: a lazy array would read whatever the file holds later
-    except RuntimeError as error:
-        raise CorruptError(f"{where}: {directory} cannot be read ({error})") from None
-    for path, array in found.items():
-        _check_bytes(where, directory, path, places[path], array)
+    # Read now: a lazy array would give whatever the file holds later. While MLX reads the next arrays, those
+    # that are there are summed by other threads, which need no more of MLX than the memory.
+    with ThreadPoolExecutor(_SUMMING) as pool:
+        sums = []
+        try:
+            mx.async_eval(found)
+            for path, array in found.items():
+                mx.eval(array)
+                raw = checksum.raw(array)
+                sums.append(pool.submit(_check_bytes, where, directory, path, places[path], raw))
+        except RuntimeError as error:
+            raise CorruptError(f"{where}: {directory} cannot be read ({error})") from None
+        for done in sums:
+            done.result()
     return found
 
 
@@ -101,7 +112,7 @@ def examine(
         try:
             _check_kind(where, directory, path, place, leaves[path], array)
             mx.eval(array)
-            _check_bytes(where, directory, path, place, array)
+            _check_bytes(where, directory, path, place, checksum.raw(array))
         except RuntimeError as error:
             yield CorruptError(f"{where}: {path} in {directory / file} cannot be read ({error})")
         except CorruptError as error:
@@ -147,7 +158,7 @@ def _check_kind(
         raise CorruptError(f"{where}: {file} is damaged: {path} has another dtype or shape")
 
 
-def _check_bytes(where: str, directory: Path, path: str, place: Place, array: mx.array) -> None:
+def _check_bytes(where: str, directory: Path, path: str, place: Place, raw: Any) -> None:
     source = f"{path} in {directory / place.file}"
-    if not verified(where, source, place.checksum, checksum.raw(array)):
+    if not verified(where, source, place.checksum, raw):
         raise CorruptError(f"{where}: {source} is damaged: its bytes do not have the checksum written")
