@@ -264,8 +264,7 @@ def test_a_failed_save_does_not_count_for_the_policy(tmp_path, monkeypatch):
 def test_a_failure_does_not_cost_the_next_save_too(checkpointer, monkeypatch):
     failing(monkeypatch, OSError("gone"))
     checkpointer.save(VALUE, step=1)
-    while not checkpointer._writer._pending[0].done():
-        pass
+    checkpointer._writer._pending[0].exception()  # ended, and not raised yet
     monkeypatch.undo()
     with pytest.raises(OSError, match="step 1 was not saved"):
         checkpointer.save(VALUE, step=2)
@@ -273,10 +272,17 @@ def test_a_failure_does_not_cost_the_next_save_too(checkpointer, monkeypatch):
 
 
 def test_several_failures_are_all_told(tmp_path, monkeypatch):
-    failing(monkeypatch, OSError("gone"))
+    go = threading.Event()
+
+    def fail(*arguments):
+        go.wait(30)
+        raise OSError("gone")
+
+    monkeypatch.setattr(tensors, "write", fail)
     checkpointer = Checkpointer(tmp_path, max_pending=3)
     for step in (1, 2, 3):
         checkpointer.save(VALUE, step=step)
+    go.set()
     with pytest.raises(OSError, match="step 1 was not saved") as caught:
         checkpointer.close()
     assert [note[:18] for note in caught.value.__notes__] == ["and then: Checkpoi"] * 2
@@ -289,8 +295,9 @@ def test_a_policy_that_raises_loses_nothing(tmp_path):
 
     checkpointer = Checkpointer(tmp_path, keep=keep)
     checkpointer.save(VALUE, step=1)
+    checkpointer._writer._pending[0].exception()  # ended, and not raised yet
     with pytest.raises(RuntimeError, match="step 1 is saved, but cleaning up after it failed: KeyError"):
-        checkpointer.save(VALUE, step=2) or checkpointer.wait()
+        checkpointer.save(VALUE, step=2)
     with pytest.raises(RuntimeError, match="step 2 is saved"):
         checkpointer.close()
     assert [record.step for record in Checkpointer(tmp_path).list()] == [1, 2]

@@ -115,15 +115,17 @@ def write(
         facts: `step`, `time`, `metrics` and `metadata`, plain values.
         shard_bytes: the most a file holds.
     """
-    sums = {path: checksum.of(checksum.raw(array)) for path, array in arrays.items()}
     leaves: dict[str, list[str]] = {}
     names: list[str] = []
     for stem, group in _groups(arrays).items():
         keys = {path.removeprefix(_PARAMS) if stem == "model" else path: path for path in group}
         files = tensors.shards(stem, {key: arrays[path] for key, path in keys.items()}, shard_bytes)
         for file, shard in files.items():
+            # Written first: what CUDA has to move to the host's memory MLX then moves without holding up
+            # the caller's thread, as reading it from Python would.
             tensors.write(directory / file, shard, {})
-            leaves |= {keys[key]: [file, key, sums[keys[key]]] for key in shard}
+            for key, array in shard.items():
+                leaves[keys[key]] = [file, key, checksum.of(checksum.raw(array))]
         names += files
         if len(files) > 1:
             index = f"{stem}{tensors.SUFFIX}.index.json"

@@ -215,7 +215,7 @@ class Checkpointer:
             checks.integer(where, "step", step, least=0)
             manifest = directory.read(where, store.existing(where, self.path, step))
             return Restored(restore(where, manifest.stored(where), like, **options), manifest.record)
-        for _ in range(_ATTEMPTS):
+        for _ in range(store.ATTEMPTS):
             sound, damaged = store.manifests(where, self.path)
             if not sound and not damaged:
                 raise FileNotFoundError(f"{where}: there is no checkpoint in {self.path}")
@@ -381,6 +381,3 @@ class Checkpointer:
             for entry in store.of_step(self.path, old):
                 store.remove(entry)
             del self._complete[old]
-
-
-_ATTEMPTS = 20  # to read while a writer cleans up

@@ -11,6 +11,7 @@ from pathlib import Path
 from purestep.checkpoint import atomic, directory, lock
 from purestep.checkpoint.record import Record
 
+ATTEMPTS = 50  # to read while a writer cleans up
 # Ends of a temporary's name, after its checkpoint, its writer and eight random digits.
 _TEMPORARY = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.\d+\.[0-9a-f]{8}tmp")
 
@@ -47,15 +48,20 @@ def existing(where: str, root: Path, step: int) -> Path:
 
 def manifests(where: str, root: Path) -> tuple[list[directory.Manifest], list[str]]:
     """Return every sound manifest, in the order of saving, and what is wrong with the others."""
-    sound, damaged = {}, []
-    for entry in entries(root):
-        try:
-            manifest = directory.read(where, entry)
-            sound[manifest.record.step] = manifest  # of a step saved again, the newer
-        except (ValueError, OSError) as error:
-            if os.path.lexists(entry):  # otherwise its writer has just deleted it
-                damaged.append(str(error).removeprefix(f"{where}: "))
-    return sorted(sound.values(), key=lambda manifest: manifest.record.serial), damaged
+    for _ in range(ATTEMPTS):
+        sound, damaged, vanished = {}, [], False
+        for entry in entries(root):
+            try:
+                manifest = directory.read(where, entry)
+                sound[manifest.record.step] = manifest  # of a step saved again, the newer
+            except (ValueError, OSError) as error:
+                if os.path.lexists(entry):
+                    damaged.append(str(error).removeprefix(f"{where}: "))
+                else:
+                    vanished = True  # its writer has deleted it: there may be a newer one than were listed
+        if not vanished:
+            return sorted(sound.values(), key=lambda manifest: manifest.record.serial), damaged
+    raise OSError(f"{where}: {root} is cleaned up faster than it can be read")
 
 
 def records(where: str, root: Path, stacklevel: int = 3) -> list[Record]:
