@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -92,7 +93,7 @@ def test_a_run_leaves_its_files_and_the_two_of_a_pair_start_alike(tmp_path, caps
 def test_looking_ahead_trains_the_heads_and_the_next_token_alone_does_not(tmp_path, capsys):
     assert demo.run(options(steps=2, out=str(tmp_path / "run"))) == 0
     for kind, moved in (("alone", False), ("ahead", True)):
-        saved = mx.load(str(tmp_path / "run" / f"{kind}-1.safetensors"))
+        saved: Any = mx.load(str(tmp_path / "run" / f"{kind}-1.safetensors"))
         moments = [value for name, value in saved.items() if "mtp" in name and ".mu" in name]
         assert moments
         assert any(mx.any(value != 0).item() for value in moments) is moved
