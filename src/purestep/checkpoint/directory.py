@@ -121,8 +121,6 @@ def write(
         keys = {path.removeprefix(_PARAMS) if stem == "model" else path: path for path in group}
         files = tensors.shards(stem, {key: arrays[path] for key, path in keys.items()}, shard_bytes)
         for file, shard in files.items():
-            # Written first: what CUDA has to move to the host's memory MLX then moves without holding up
-            # the caller's thread, as reading it from Python would.
             tensors.write(directory / file, shard, {})
             for key, array in shard.items():
                 leaves[keys[key]] = [file, key, checksum.of(checksum.raw(array))]

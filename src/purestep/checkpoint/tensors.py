@@ -61,7 +61,7 @@ def evaluated(state: Tree) -> dict[str, mx.array]:
     """
     # Read by the host, an array in a CUDA device's memory is moved to memory that both can reach, and the old
     # place is given back. Moved by the writer's thread, it would be taken from under the kernels of the next
-    # step: with the state's own arrays, runs went wrong silently. A copy is nobody's input.
+    # step. A copy is nobody's input.
     cuda = mx.default_device() == mx.Device(mx.gpu) and not mx.metal.is_available()
     own = _copied if cuda else mx.contiguous
     arrays = {path: own(leaf) for path, leaf in tree.items(state)}
