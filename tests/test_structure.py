@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import CodeType
 
 import mlx.core as mx
 import pytest
@@ -61,6 +62,25 @@ def imports(path):
                 yield from ((f"purestep.{alias.name}", id(node) in inside) for alias in node.names)
             else:
                 yield node.module, id(node) in inside
+
+
+def functions(code):
+    """Yield the code of every function that is defined within this code."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from functions(constant)
+
+
+def test_no_function_within_a_function_calls_itself():
+    """It would be a cycle: what it has seen, whole states, stays in memory until Python collects cycles."""
+    cyclic = [
+        f"{path.name}:{code.co_firstlineno} {code.co_name}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for code in functions(compile(path.read_text(), str(path), "exec"))
+        if code.co_name in code.co_freevars
+    ]
+    assert not cyclic
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Trees: paths, maps, specs."""
 
+import gc
 from collections import OrderedDict
 
 import mlx.core as mx
@@ -138,6 +139,29 @@ def test_where_and_zeros_like_and_size_and_fields():
     assert same_bits(tree.where(mx.array(False), value, zeros), zeros)
     assert tree.size(value) == 6
     assert [path for path, _ in tree.fields(value, "first")] == ["p.first", "p.second.0.first"]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        tree.items,
+        tree.leaves,
+        lambda value: tree.fields(value, "first"),
+        lambda value: tree.map_with_path(lambda path, x: x + len(path), value),
+        lambda value: tree.map(lambda x, y: x + y, value, value),
+    ],
+)
+def test_nothing_is_kept_of_a_tree_that_was_seen(use):
+    before = mx.get_active_memory()
+    gc.disable()
+    try:
+        value = {"a": mx.ones(100_000), "p": Pair(mx.ones(100_000), [None])}
+        mx.eval(value)
+        mx.eval(use(value))
+        del value
+        assert mx.get_active_memory() < before + 100_000
+    finally:
+        gc.enable()
 
 
 def test_the_norm_of_many_and_of_large_leaves_keeps_its_digits():

@@ -150,18 +150,19 @@ def _slots(module: nn.Module) -> dict[str, list[_Slot]]:
     """Map each array of the module, by its first path, to every place that holds it."""
     slots: dict[str, list[_Slot]] = {}
     owners: dict[int, str] = {}
-
-    def visit(path: str, node: Any) -> None:
-        for segment, key, child in _entries(node):
-            below = tree.join(path, segment)
-            if isinstance(child, mx.array):
-                owner = owners.setdefault(id(child), below)
-                slots.setdefault(owner, []).append(_Slot(node, key))
-            else:
-                visit(below, child)
-
-    visit("", module)
+    for path, slot in _all_slots("", module):
+        owner = owners.setdefault(id(slot.read()), path)
+        slots.setdefault(owner, []).append(slot)
     return slots
+
+
+def _all_slots(path: str, node: Any) -> Iterator[tuple[str, _Slot]]:
+    for segment, key, child in _entries(node):
+        below = tree.join(path, segment)
+        if isinstance(child, mx.array):
+            yield below, _Slot(node, key)
+        else:
+            yield from _all_slots(below, child)
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -220,19 +221,17 @@ def _borrowed(module: nn.Module) -> Iterator[None]:
     """Put every container of the module back as it was, whatever the forward pass did to it."""
     saved: list[tuple[Any, Any, dict[str, Any] | None]] = []
     seen: set[int] = set()
-
-    def save(node: Any) -> None:
+    waiting: list[Any] = [module]
+    while waiting:
+        node = waiting.pop()
         if not isinstance(node, (dict, list, tuple)) or id(node) in seen:
-            return
+            continue
         seen.add(id(node))
         if isinstance(node, dict):
             saved.append((node, dict(node), dict(vars(node)) if isinstance(node, nn.Module) else None))
         elif isinstance(node, list):
             saved.append((node, list(node), None))
-        for child in node.values() if isinstance(node, dict) else node:
-            save(child)
-
-    save(module)
+        waiting.extend(node.values() if isinstance(node, dict) else node)
     try:
         yield
     finally:

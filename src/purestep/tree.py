@@ -11,7 +11,7 @@ something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in bracket
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -62,18 +62,16 @@ def items(tree: Tree) -> list[tuple[str, Any]]:
     >>> items({"layers": [{"weight": 1}, {}], "0": 2, "bias": None})
     [('layers.0.weight', 1), ('"0"', 2)]
     """
-    found: list[tuple[str, Any]] = []
+    return [(path, node) for path, node in nodes(tree) if children(node) is None]
 
-    def visit(path: str, node: Any) -> None:
-        below = children(node)
-        if below is None:
-            found.append((path, node))
-            return
-        for segment, child in below:
-            visit(join(path, segment), child)
 
-    visit("", tree)
-    return found
+# Recursion is by functions of the module throughout: one that is defined within another and calls itself is
+# a cycle, which keeps what it has seen, whole states, until Python's collector comes by.
+def nodes(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every container and leaf with its path, containers before what they hold."""
+    yield path, tree
+    for segment, child in children(tree) or []:
+        yield from nodes(child, join(path, segment))
 
 
 def leaves(tree: Tree) -> list[Any]:
@@ -134,42 +132,41 @@ def _map(fn: Callable[..., Any], node: Any, rest: tuple[Any, ...]) -> Any:
 
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply `fn(path, leaf, *other_leaves)` to every leaf and keep the containers; errors as in `map`."""
+    return _map_with_path(fn, "", tree, rest)
 
-    def visit(path: str, node: Any, others: tuple[Any, ...]) -> Any:
-        if children(node) is None:
-            for other in others:
-                if children(other) is not None:
-                    raise _differs(path, node, other)
-            return fn(path, node, *others)
+
+def _map_with_path(fn: Callable[..., Any], path: str, node: Any, others: tuple[Any, ...]) -> Any:
+    if children(node) is None:
         for other in others:
-            if not _same_container(node, other):
+            if children(other) is not None:
                 raise _differs(path, node, other)
-        if node is None:
-            return None
-        if type(node) is dict:
-            return {
-                key: visit(join(path, key_segment(key)), child, tuple(other[key] for other in others))
-                for key, child in node.items()
-            }
-        rows = zip(children(node) or [], *others, strict=True)
-        built = [visit(join(path, segment), child, tuple(row)) for (segment, child), *row in rows]
-        return _rebuild(node, built)
-
-    return visit("", tree, rest)
+        return fn(path, node, *others)
+    for other in others:
+        if not _same_container(node, other):
+            raise _differs(path, node, other)
+    if node is None:
+        return None
+    if type(node) is dict:
+        return {
+            key: _map_with_path(
+                fn, join(path, key_segment(key)), child, tuple(other[key] for other in others)
+            )
+            for key, child in node.items()
+        }
+    rows = zip(children(node) or [], *others, strict=True)
+    built = [_map_with_path(fn, join(path, segment), child, tuple(row)) for (segment, child), *row in rows]
+    return _rebuild(node, built)
 
 
 def fields(tree: Tree, name: str) -> list[tuple[str, Any]]:
     """Return, with its path, what every NamedTuple in the tree holds in the field of this name."""
-    found: list[tuple[str, Any]] = []
-
-    def visit(path: str, node: Any) -> None:
-        for segment, child in children(node) or []:
-            if segment == name and is_namedtuple(node):
-                found.append((join(path, segment), child))
-            visit(join(path, segment), child)
-
-    visit("", tree)
-    return found
+    return [
+        (join(path, segment), child)
+        for path, node in nodes(tree)
+        if is_namedtuple(node)
+        for segment, child in children(node) or []
+        if segment == name
+    ]
 
 
 def unflatten(like: Tree, leaves: list[Any]) -> Tree:
@@ -225,30 +222,28 @@ def differences(
 
     With `cast`, floating-point arrays of different dtypes count as the same.
     """
-    lines: list[str] = []
+    return list(_differing("", got, want, got_name, want_name, cast))
 
-    def visit(path: str, a: list[Any], b: list[Any]) -> None:
-        shown = path or "the tree"
-        if a[0] != b[0] or (a[0] == "namedtuple" and a[1] != b[1]):
-            lines.append(f"{shown} is {_describe(a)} in {got_name}, {_describe(b)} in {want_name}")
-        elif a[0] == "array":
-            if a[2] != b[2]:
-                lines.append(f"{shown} has shape {tuple(a[2])} in {got_name}, {tuple(b[2])} in {want_name}")
-            if a[1] != b[1] and not (cast and {a[1], b[1]} <= _FLOATING):
-                lines.append(f"{shown} has dtype {a[1]} in {got_name}, {b[1]} in {want_name}")
-        else:
-            below_a, below_b = dict(spec_children(a)), dict(spec_children(b))
-            for segment, child in below_a.items():
-                if segment in below_b:
-                    visit(join(path, segment), child, below_b[segment])
-                else:
-                    lines.append(f"{join(path, segment)} is in {got_name}, not in {want_name}")
-            for segment in below_b:
-                if segment not in below_a:
-                    lines.append(f"{join(path, segment)} is in {want_name}, not in {got_name}")
 
-    visit("", got, want)
-    return lines
+def _differing(path: str, a: list[Any], b: list[Any], name_a: str, name_b: str, cast: bool) -> Iterator[str]:
+    shown = path or "the tree"
+    if a[0] != b[0] or (a[0] == "namedtuple" and a[1] != b[1]):
+        yield f"{shown} is {_describe(a)} in {name_a}, {_describe(b)} in {name_b}"
+    elif a[0] == "array":
+        if a[2] != b[2]:
+            yield f"{shown} has shape {tuple(a[2])} in {name_a}, {tuple(b[2])} in {name_b}"
+        if a[1] != b[1] and not (cast and {a[1], b[1]} <= _FLOATING):
+            yield f"{shown} has dtype {a[1]} in {name_a}, {b[1]} in {name_b}"
+    else:
+        below_a, below_b = dict(spec_children(a)), dict(spec_children(b))
+        for segment, child in below_a.items():
+            if segment in below_b:
+                yield from _differing(join(path, segment), child, below_b[segment], name_a, name_b, cast)
+            else:
+                yield f"{join(path, segment)} is in {name_a}, not in {name_b}"
+        for segment in below_b:
+            if segment not in below_a:
+                yield f"{join(path, segment)} is in {name_b}, not in {name_a}"
 
 
 def spec_items(spec: list[Any]) -> list[tuple[str, tuple[str, tuple[int, ...]]]]:
@@ -264,21 +259,17 @@ def spec_items(spec: list[Any]) -> list[tuple[str, tuple[str, tuple[int, ...]]]]
     ]
 
 
-def spec_nodes(spec: list[Any]) -> list[tuple[tuple[str, ...], list[Any]]]:
-    """Return every node of a spec, containers before what they hold, with the segments of its path.
+def spec_nodes(
+    spec: list[Any], segments: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    """Yield every node of a spec, containers before what they hold, with the segments of its path.
 
     >>> [segments for segments, _ in spec_nodes(spec({"w": (None,)}))]
     [(), ('w',), ('w', '0')]
     """
-    found: list[tuple[tuple[str, ...], list[Any]]] = []
-
-    def visit(segments: tuple[str, ...], node: list[Any]) -> None:
-        found.append((segments, node))
-        for segment, child in spec_children(node):
-            visit((*segments, segment), child)
-
-    visit((), spec)
-    return found
+    yield segments, spec
+    for segment, child in spec_children(spec):
+        yield from spec_nodes(child, (*segments, segment))
 
 
 def cast(tree: Tree, dtype: mx.Dtype) -> Tree:

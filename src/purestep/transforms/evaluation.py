@@ -4,7 +4,7 @@ A state that knows better parameters for evaluation than those that are trained 
 `eval_params(params) -> params`, and `eval_params(opt_state, params)` finds it, however deep.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -37,18 +37,8 @@ def eval_params(opt_state: Tree, params: Params | None = None) -> Params:
         if not (tree.is_namedtuple(opt_state) and {"opt_state", "params"} <= set(opt_state._fields)):
             raise checks.refuse(where, "params is needed beside an optimizer state")
         opt_state, params = opt_state.opt_state, opt_state.params
-    states: list[Any] = []
-
-    def visit(node: Any) -> None:
-        if hasattr(node, "eval_params"):
-            states.append(node)
-            return
-        for _, child in tree.children(node) or []:
-            visit(child)
-
-    visit(opt_state)
     result, taken = params, set()
-    for state in states:
+    for state in _averaging(opt_state):
         own = state.eval_params(params)
         changed = _changed(params, own)
         if taken & changed:
@@ -58,6 +48,15 @@ def eval_params(opt_state: Tree, params: Params | None = None) -> Params:
             lambda path, old, new, changed=changed: new if path in changed else old, result, own
         )
     return result
+
+
+def _averaging(node: Any) -> Iterator[Any]:
+    """Yield the outermost states that keep parameters of their own."""
+    if hasattr(node, "eval_params"):
+        yield node
+        return
+    for _, child in tree.children(node) or []:
+        yield from _averaging(child)
 
 
 def where_held(fn: Callable[[mx.array, mx.array], mx.array], held: Tree, params: Params) -> Params:

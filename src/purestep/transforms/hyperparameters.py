@@ -1,7 +1,7 @@
 """Hyperparameters in the state: read them, change them, between steps and with no retrace."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -201,28 +201,24 @@ def _checked(where: str, key: str, value: Any, old: mx.array) -> mx.array:
 
 def _find(state: Tree) -> dict[str, tuple[str, mx.array, bool]]:
     """Return key -> (path, value, whether it follows a schedule)."""
-    found: list[tuple[str, tuple[str, mx.array, bool]]] = []
-
-    def visit(path: str, node: Any) -> None:
-        if isinstance(node, InjectHyperparamsState):
-            # What is in its inner state follows these at every update, and is not a value of its own.
-            below = tree.join(path, "hyperparams")
-            for name, value in node.hyperparams.items():
-                at = tree.join(below, tree.key_segment(name))
-                found.append((name, (at, value, name in node.hyperparams_states)))
-            return
-        for segment, child in tree.children(node) or []:
-            at = tree.join(path, segment)
-            if segment == "learning_rate" and tree.is_namedtuple(node) and isinstance(child, mx.array):
-                found.append((segment, (at, child, getattr(node, "scheduled", False))))
-            visit(at, child)
-
-    if tree.is_namedtuple(state) and "opt_state" in state._fields:
-        visit("opt_state", state.opt_state)
-    else:
-        visit("", state)
+    whole = tree.is_namedtuple(state) and "opt_state" in state._fields
+    found = list(_held("opt_state", state.opt_state) if whole else _held("", state))
     names = [name for name, _ in found]
     return {name if names.count(name) == 1 else what[0]: what for name, what in found}
+
+
+def _held(path: str, node: Any) -> Iterator[tuple[str, tuple[str, mx.array, bool]]]:
+    if isinstance(node, InjectHyperparamsState):
+        # What is in its inner state follows these at every update, and is not a value of its own.
+        below = tree.join(path, "hyperparams")
+        for name, value in node.hyperparams.items():
+            yield name, (tree.join(below, tree.key_segment(name)), value, name in node.hyperparams_states)
+        return
+    for segment, child in tree.children(node) or []:
+        at = tree.join(path, segment)
+        if segment == "learning_rate" and tree.is_namedtuple(node) and isinstance(child, mx.array):
+            yield segment, (at, child, getattr(node, "scheduled", False))
+        yield from _held(at, child)
 
 
 def _replace(state: Tree, values: Mapping[str, Any]) -> Tree:

@@ -7,7 +7,7 @@ updates of the chosen parameters to *zero*, so that they stay where they are.
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
@@ -156,28 +156,29 @@ def resolve_mask(where: str, mask: Any, params: Params) -> Tree:
 
 def spread(where: str, name: str, values: Tree, params: Params, check: Callable[[str, Any], None]) -> Tree:
     """Return a tree built like `params` of the leaves of `values`, each for all the parameters below it."""
-    found: list[Any] = []
+    return tree.unflatten(params, list(_spread(where, name, values, params, check, "")))
 
-    def visit(path: str, value: Any, node: Any) -> None:
-        below, inside = tree.children(node), tree.children(value)
-        if node is None and not inside:
-            return
-        if inside is None:
-            check(path or "the tree", value)
-            found.extend([value] * len(tree.leaves(node)))
-            return
-        keys, given = [segment for segment, _ in below or []], dict(inside)
-        if below is None or type(value) is not type(node) or set(keys) != set(given):
-            raise checks.refuse(
-                where,
-                f"{name} must be built like the parameters, got {_shown(value)} for {_shown(node)} "
-                f"at {path or 'the tree'}",
-            )
-        for segment, child in below:
-            visit(tree.join(path, segment), given[segment], child)
 
-    visit("", values, params)
-    return tree.unflatten(params, found)
+def _spread(
+    where: str, name: str, value: Any, node: Any, check: Callable[[str, Any], None], path: str
+) -> Iterator[Any]:
+    """Yield the value for each leaf of the parameters."""
+    below, inside = tree.children(node), tree.children(value)
+    if node is None and not inside:
+        return
+    if inside is None:
+        check(path or "the tree", value)
+        yield from [value] * len(tree.leaves(node))
+        return
+    keys, given = [segment for segment, _ in below or []], dict(inside)
+    if below is None or type(value) is not type(node) or set(keys) != set(given):
+        raise checks.refuse(
+            where,
+            f"{name} must be built like the parameters, got {_shown(value)} for {_shown(node)} "
+            f"at {path or 'the tree'}",
+        )
+    for segment, child in below:
+        yield from _spread(where, name, given[segment], child, check, tree.join(path, segment))
 
 
 def select(chosen: Tree, values: Tree) -> Tree:

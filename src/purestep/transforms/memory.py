@@ -1,5 +1,6 @@
 """What a transform's state takes, before anything is allocated."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -34,17 +35,21 @@ def state_memory(transform: GradientTransform, params: Params) -> dict[str, floa
     elements = tree.size(params)
     if elements == 0:
         raise checks.refuse("state_memory", "params must hold at least one element")
-    found: dict[str, float] = {}
+    state = transform.init(params)
+    return {
+        path or "state": sum(leaf.nbytes for leaf in leaves) / elements
+        for path, leaves in _states("", state, params)
+        if leaves
+    }
 
-    def visit(path: str, node: Any) -> None:
-        if _holds_states(node, params):
-            for segment, child in tree.children(node) or []:
-                visit(tree.join(path, segment), child)
-        elif tree.leaves(node):
-            found[path or "state"] = sum(leaf.nbytes for leaf in tree.leaves(node)) / elements
 
-    visit("", transform.init(params))
-    return found
+def _states(path: str, node: Any, params: Params) -> Iterator[tuple[str, list[mx.array]]]:
+    """Yield the leaves of every field that is not made of states."""
+    if not _holds_states(node, params):
+        yield path, tree.leaves(node)
+        return
+    for segment, child in tree.children(node) or []:
+        yield from _states(tree.join(path, segment), child, params)
 
 
 def _holds_states(node: Any, params: Params) -> bool:
