@@ -1,5 +1,10 @@
 """Settings that every test shares."""
 
+import os
+
+# CUDA's default is TF32: products with 10 bits of mantissa, and no comparison could be sharp.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+
 import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, settings

@@ -7,9 +7,14 @@ from pathlib import Path
 import mlx.core as mx
 
 
+def on_gpu() -> bool:
+    """Tell whether this thread computes on a GPU, unless a stream says otherwise."""
+    return mx.default_device() == mx.Device(mx.gpu)
+
+
 def device_name() -> str:
     """Return the name of the default device: a GPU's own, or `cpu`."""
-    if mx.default_device() == mx.Device(mx.cpu):
+    if not on_gpu():
         return "cpu"
     return str(mx.device_info().get("device_name", "gpu"))
 

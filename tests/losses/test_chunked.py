@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import purestep as ps
-from purestep import graph, tree
+from purestep import graph, hardware, tree
 from purestep.losses import projection
 from purestep.losses.chunked import linear_cross_entropy
 from purestep.losses.cross_entropy import cross_entropy
@@ -102,7 +102,7 @@ def test_a_wrong_guess_about_the_gradients_wanted_changes_no_number(case, guess,
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_what_is_done_on_a_gpu_gives_the_same(compiled, monkeypatch):
-    monkeypatch.setattr(projection, "_on_gpu", lambda: True)
+    monkeypatch.setattr(hardware, "on_gpu", lambda: True)
     parts = load("bias")
     loss, inputs = differentiable("bias", parts, chunk_size=4)
     gradients = mx.value_and_grad(loss)
@@ -128,7 +128,10 @@ def test_weights_have_a_gradient():
     np.testing.assert_allclose(chunks(weights + 0.5), plain(weights + 0.5), 1e-5, 1e-6)
 
 
-def test_the_gradient_of_the_gradient_is_that_of_the_plain_loss():
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_gradient_of_the_gradient_is_that_of_the_plain_loss(gpu, monkeypatch):
+    if gpu:
+        monkeypatch.setattr(hardware, "on_gpu", lambda: True)
     parts = load("bias")
     targets = mx.array(parts["targets"])
     inputs = [mx.array(parts[name]) for name in ("hidden", "weight", "bias")]
@@ -196,7 +199,7 @@ def test_memory_does_not_grow_with_the_tokens():
 
     plain = peak(lambda h, w: mx.fast.cross_entropy(h @ w.T, targets).mean())
     chunks = peak(lambda h, w: linear_cross_entropy(h, w, targets, chunk_size=32).value)
-    assert plain > tokens * classes * 4
+    assert plain > 0.9 * tokens * classes * 4
     assert chunks <= 0.35 * plain
 
 

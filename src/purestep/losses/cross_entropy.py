@@ -2,8 +2,8 @@
 
 import mlx.core as mx
 
-from purestep import checks
-from purestep.losses import reduce
+from purestep import checks, hardware
+from purestep.losses import fused, reduce
 from purestep.mean import Mean
 
 _WHERE = "cross_entropy"
@@ -79,6 +79,9 @@ def cross_entropy(
     if label_smoothing or z_loss:
         losses = _integer(logits.astype(mx.float32), targets, class_weights, label_smoothing, z_loss)
     else:
+        if class_weights is not None:
+            # What counts nothing may be impossible, and CUDA's gradient of an infinite loss is NaN.
+            logits = reduce.keep(mx.take(class_weights, targets), logits)
         losses = _fused(logits, targets)
         losses = _times(losses, targets, class_weights)
     # Multiplied, not selected: so the gradient of a bad target is NaN as well; a selection gives zero.
@@ -89,8 +92,8 @@ def cross_entropy(
 
 
 def _fused(logits: mx.array, targets: mx.array) -> mx.array:
-    if mx.default_device() == mx.Device(mx.gpu):
-        return mx.fast.cross_entropy(logits, targets)
+    if hardware.on_gpu():
+        return fused.cross_entropy(logits, targets)
     # The CPU reduces in the dtype of the logits: give it float32, and see `_shifted`.
     return mx.fast.cross_entropy(_shifted(logits.astype(mx.float32))[0], targets)
 

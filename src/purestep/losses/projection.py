@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import graph
-from purestep.losses import reduce
+from purestep import graph, hardware
+from purestep.losses import fused, reduce
 
 Primals = tuple[mx.array, ...]  # hidden, weight, factors, targets and, if there is one, bias
 
@@ -18,12 +18,16 @@ class Form(NamedTuple):
     z_loss: float = 0.0
     soft_cap: float | None = None
 
-    def losses(self, targets: mx.array) -> Callable[[mx.array], mx.array]:
-        """Return the function from logits [tokens, classes] to losses, float32 [tokens]."""
+    def losses(self, targets: mx.array, *, once: bool = False) -> Callable[[mx.array], mx.array]:
+        """Return the function from logits [tokens, classes] to losses, float32 [tokens].
+
+        Differentiable `once`, it is faster uncompiled.
+        """
 
         def losses(logits: mx.array) -> mx.array:
-            if self == Form() and _on_gpu():
-                return mx.fast.cross_entropy(logits, targets)  # in float32 within
+            if self == Form() and hardware.on_gpu():
+                fast = mx.fast.cross_entropy if once else fused.cross_entropy
+                return fast(logits, targets)  # in float32 within
             logits = logits.astype(mx.float32)
             if self.soft_cap is not None:
                 logits = self.soft_cap * mx.tanh(logits / self.soft_cap)
@@ -100,7 +104,7 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
         some, factor = hidden[part], factors[part]
         if end is not None:
             some = _after(some, [_waited(end)])
-        logits, of_logits = _logits(some, weight, *bias), form.losses(targets[part])
+        logits, of_logits = _logits(some, weight, *bias), form.losses(targets[part], once=True)
         made = []
         if for_hidden or for_weight:
             (loss,), (slope,) = mx.vjp(of_logits, [logits], [factor])
@@ -143,7 +147,7 @@ def _waited(end: mx.array) -> mx.array:
     CUDA gives a buffer back when the work that reads it is done, and a host that does not wait has sent all
     chunks before the GPU is with the first: each would have memory of its own.
     """
-    return mx.add(end, 0.0, stream=mx.cpu) if _on_gpu() else end
+    return mx.add(end, 0.0, stream=mx.cpu) if hardware.on_gpu() else end
 
 
 def _after(array: mx.array, others: list[mx.array]) -> mx.array:
@@ -191,7 +195,3 @@ def _whole(form: Form, *primals: mx.array) -> mx.array:
 
 def _logits(hidden: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
     return hidden @ weight.T if bias is None else mx.addmm(bias, hidden, weight.T)
-
-
-def _on_gpu() -> bool:
-    return mx.default_device() == mx.Device(mx.gpu)

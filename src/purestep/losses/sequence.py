@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from purestep import checks
-from purestep.losses import reduce
+from purestep.losses import fused, reduce
 
 
 def shift(tokens: mx.array) -> tuple[mx.array, mx.array]:
@@ -174,7 +174,7 @@ def token_logps(
     logits = reduce.keep(kept, logits.astype(mx.float32))
     # Relative to the largest, which takes nothing away from the differences: logsumexp would round at 1e4.
     logits = (logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))) / temperature
-    logps = -mx.fast.cross_entropy(logits, mx.where(valid, targets, 0))
+    logps = -fused.cross_entropy(logits, mx.where(valid, targets, 0))
     # Selected, not multiplied: the gradient of what a mask leaves out later on must be zero, not 0 * NaN.
     return reduce.keep(kept, mx.where(valid, logps, mx.nan))
 

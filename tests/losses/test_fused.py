@@ -1,0 +1,98 @@
+"""The fused cross entropy of a GPU, on any device: its first and second gradients."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from purestep import hardware
+from purestep.losses import cross_entropy, fused, token_logps
+
+LOGITS = 3 * mx.random.normal((5, 7), key=mx.random.key(0))
+TARGETS = mx.array([0, 6, 3, 3, 1])
+COTANGENT = mx.random.normal((5,), key=mx.random.key(1))
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch):
+    monkeypatch.setattr(hardware, "on_gpu", lambda: True)
+
+
+def probabilities():
+    shifted = np.exp(np.asarray(LOGITS, np.float64))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def by_hand():
+    """Return losses, their gradient, and that of half its square: `J^T g`, with J = diag(p) - p p^T."""
+    p, cotangent = probabilities(), np.asarray(COTANGENT, np.float64)
+    rows = np.arange(5), np.asarray(TARGETS)
+    slope = p.copy()
+    slope[rows] -= 1
+    slope *= cotangent[:, None]
+    of_slope = cotangent[:, None] * (p * slope - p * (p * slope).sum(-1, keepdims=True))
+    return -np.log(p[rows]), slope, of_slope
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_value_and_both_gradients_are_those_by_hand(compiled):
+    def loss(logits):
+        return (fused.cross_entropy(logits, TARGETS) * COTANGENT).sum()
+
+    def both(logits):
+        first = mx.grad(loss)
+        return (
+            fused.cross_entropy(logits, TARGETS),
+            first(logits),
+            mx.grad(lambda x: 0.5 * mx.square(first(x)).sum())(logits),
+        )
+
+    found = (mx.compile(both) if compiled else both)(LOGITS)
+    for one, want in zip(found, by_hand(), strict=True):
+        np.testing.assert_allclose(one, want, 1e-5, 1e-6)
+
+
+def test_the_gradient_has_one_for_what_the_losses_count():
+    slope = mx.grad(lambda x, c: (fused.cross_entropy(x, TARGETS) * c).sum())
+    found = mx.grad(lambda c: (slope(LOGITS, c) * LOGITS).sum())(COTANGENT)
+    p = probabilities()
+    logits = np.asarray(LOGITS, np.float64)
+    want = (p * logits).sum(-1) - logits[np.arange(5), np.asarray(TARGETS)]
+    np.testing.assert_allclose(found, want, 1e-5, 1e-6)
+
+
+def test_rows_can_be_mapped_and_pushed_forward():
+    one = mx.grad(lambda x, y: fused.cross_entropy(x[None], y[None]).sum())
+    whole = mx.grad(lambda x: fused.cross_entropy(x, TARGETS).sum())(LOGITS)
+    np.testing.assert_allclose(mx.vmap(one)(LOGITS, TARGETS), whole, 1e-6, 1e-7)
+    tangent = mx.random.normal((5, 7), key=mx.random.key(2))
+    [pushed] = mx.jvp(lambda x: fused.cross_entropy(x, TARGETS), [LOGITS], [tangent])[1]
+    np.testing.assert_allclose(pushed, (whole * tangent).sum(-1), 1e-5, 1e-6)
+
+
+def test_a_gradient_can_be_pushed_forward():
+    """A Hessian times a vector, forward over backward, in the logits alone and where both parts move."""
+    tangent = mx.random.normal((5, 7), key=mx.random.key(2))
+    slope = mx.grad(lambda x, c: (fused.cross_entropy(x, TARGETS) * c).sum())
+    p, direction = probabilities(), np.asarray(tangent, np.float64)
+    curved = p * direction - p * (p * direction).sum(-1, keepdims=True)
+    [found] = mx.jvp(lambda x: slope(x, COTANGENT), [LOGITS], [tangent])[1]
+    np.testing.assert_allclose(found, np.asarray(COTANGENT)[:, None] * curved, 1e-5, 1e-6)
+    residual = p.copy()
+    residual[np.arange(5), np.asarray(TARGETS)] -= 1
+    [found] = mx.jvp(slope, [LOGITS, COTANGENT], [tangent, mx.ones(5)])[1]
+    np.testing.assert_allclose(found, np.asarray(COTANGENT)[:, None] * curved + residual, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, lambda x, y: -token_logps(x, y).mean()])
+def test_the_losses_built_on_it_have_curvature(loss):
+    def value(logits):
+        found = loss(logits, TARGETS)
+        return found.value if hasattr(found, "value") else found
+
+    found = mx.grad(lambda x: 0.5 * mx.square(mx.grad(value)(x)).sum())(LOGITS)
+    p = probabilities()
+    slope = p.copy()
+    slope[np.arange(5), np.asarray(TARGETS)] -= 1
+    slope /= 5
+    want = (p * slope - p * (p * slope).sum(-1, keepdims=True)) / 5
+    np.testing.assert_allclose(found, want, 1e-5, 1e-7)
