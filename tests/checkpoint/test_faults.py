@@ -54,8 +54,9 @@ from purestep.checkpoint import Checkpointer, keep_last
 from tests.checkpoint import test_faults as faults
 with Checkpointer(sys.argv[1], keep=keep_last(2)) as checkpointer:
     state = checkpointer.restore(like=faults.start()).state if checkpointer.list() else faults.start()
-    print("running", flush=True)
-    for state in faults.train(state, int(sys.argv[2])):
+    for number, state in enumerate(faults.train(state, int(sys.argv[2]))):
+        if number == 0:
+            print("running", flush=True)  # kernels are built, which may take seconds
         checkpointer.save(state)
         checkpointer.save(state)  # again: it must not be lost while it is replaced
 """

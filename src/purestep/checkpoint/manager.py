@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.checkpoint import directory, lock, store, tensors
+from purestep.checkpoint import device, directory, lock, store, tensors
 from purestep.checkpoint.header import CorruptError
 from purestep.checkpoint.keeping import KeepPolicy, superfluous
 from purestep.checkpoint.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
@@ -340,7 +340,7 @@ class Checkpointer:
             self._complete = {r.step: r for r in store.records(where, self.path, stacklevel=4)}
             self._serial = max((r.serial for r in self._complete.values()), default=0)
 
-    def _write(self, arrays: Mapping[str, mx.array], spec: Any, record: Record) -> None:
+    def _write(self, arrays: dict[str, mx.array], spec: Any, record: Record) -> None:
         """Write one checkpoint and delete the superfluous: the work of the background thread."""
         where, step = "Checkpointer.save", record.step
         shown = {k: v if math.isfinite(v) else repr(v) for k, v in record.metrics.items()}
@@ -362,6 +362,8 @@ class Checkpointer:
             ) from error
         finally:
             self._pending.pop(step, None)
+            arrays.clear()
+            device.trim()
         try:
             self._clean(step, path)
         except Exception as error:

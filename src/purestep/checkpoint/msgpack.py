@@ -9,7 +9,7 @@ import mlx.core as mx
 import msgpack
 
 from purestep import tree
-from purestep.checkpoint import checksum
+from purestep.checkpoint import checksum, device
 from purestep.checkpoint.header import CorruptError, seal, unseal, verified
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import DTYPES, leaf_specs, nbytes
@@ -40,19 +40,10 @@ def to_bytes(state: Tree) -> bytes:
     check_arrays("checkpoint.to_bytes", "state", state)
     check_depth("checkpoint.to_bytes", state)
     arrays = evaluated(state)
-    sums = {path: checksum.of(checksum.raw(array)) for path, array in arrays.items()}
-    header = seal({"tree": tree.spec(state), "checksums": sums})
-    count = sum(_pieces(array.nbytes) for array in arrays.values())
-    packer, packed = msgpack.Packer(), io.BytesIO()
-    packed.write(packer.pack_array_header(2 + count))
-    packed.write(packer.pack(_MAGIC))
-    packed.write(packer.pack(header))
-    for array in arrays.values():
-        for chunk in _chunks(array):
-            # Packing would hold the chunk three times, and msgpack has no call for its header alone.
-            packed.write(_BIN32.pack(0xC6, len(chunk)))
-            packed.write(chunk)
-    return packed.getvalue()
+    data = _packed(arrays, tree.spec(state))
+    arrays.clear()
+    device.trim()
+    return data
 
 
 def from_bytes(
@@ -105,12 +96,29 @@ def from_bytes(
             if len(whole) != nbytes(dtype, shape) or not verified(where, path, str(sums[path]), whole):
                 raise CorruptError(f"{where}: data is damaged: {path} is not as it was written")
             if path in wanted:
-                found[path] = _array(whole, DTYPES[dtype], shape)
-                mx.eval(found[path])
+                found[path] = device.placed(_array(whole, DTYPES[dtype], shape))
+        device.evaluate(found.values())
+        device.trim()
         return found
 
     stored = Stored("data", content["tree"], read)
     return restore(where, stored, like, cast=cast, partial=partial, rename=rename)
+
+
+def _packed(arrays: dict[str, mx.array], spec: Any) -> bytes:
+    sums = {path: checksum.of(checksum.raw(array)) for path, array in arrays.items()}
+    header = seal({"tree": spec, "checksums": sums})
+    count = sum(_pieces(array.nbytes) for array in arrays.values())
+    packer, packed = msgpack.Packer(), io.BytesIO()
+    packed.write(packer.pack_array_header(2 + count))
+    packed.write(packer.pack(_MAGIC))
+    packed.write(packer.pack(header))
+    for array in arrays.values():
+        for chunk in _chunks(array):
+            # Packing would hold the chunk three times, and msgpack has no call for its header alone.
+            packed.write(_BIN32.pack(0xC6, len(chunk)))
+            packed.write(chunk)
+    return packed.getvalue()
 
 
 def _unpack(where: str, data: bytes | bytearray | memoryview) -> tuple[str, list[bytes]]:
@@ -158,8 +166,11 @@ def _joined(chunks: list[bytes], count: int) -> bytes:
 
 
 def _array(data: bytes, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
-    if not data:
-        return mx.zeros(shape, dtype)
-    # In its shape from the start: no axis of more than 2^31 elements can be, not even for a moment.
-    raw: Any = memoryview(data).cast("B").cast(_UNSIGNED[dtype.size], shape or (1,))
-    return mx.array(raw).view(dtype).reshape(shape)
+    with mx.stream(mx.cpu):  # no GPU has doubles
+        if not data:
+            return mx.zeros(shape, dtype)
+        # In its shape from the start: no axis of more than 2^31 elements can be, not even for a moment.
+        raw: Any = memoryview(data).cast("B").cast(_UNSIGNED[dtype.size], shape or (1,))
+        array = mx.array(raw).view(dtype).reshape(shape)
+        mx.eval(array)
+        return array

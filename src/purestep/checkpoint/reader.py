@@ -1,8 +1,9 @@
 """Named arrays from safetensors files: nothing is given out that is not as it was written."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
 from purestep import checks, tree
-from purestep.checkpoint import checksum
+from purestep.checkpoint import checksum, device
 from purestep.checkpoint.header import CorruptError, reading, verified
 from purestep.checkpoint.specs import Leaves
 
-_SUMMING = 2  # threads
+_SUMMING = min(4, os.cpu_count() or 1)  # threads
+_AHEAD = 2 * _SUMMING  # arrays read and not yet known to be sound
 
 
 class Place(NamedTuple):
@@ -47,7 +49,8 @@ def lazy(where: str, path: Path) -> dict[str, mx.array]:
         CorruptError: if it cannot be read, or holds a dtype that MLX does not have.
     """
     try:
-        arrays: Any = mx.load(os.fspath(path), format="safetensors")
+        # Where there is a device's memory too, the host would have to fetch from it what it is to check.
+        arrays: Any = mx.load(os.fspath(path), format="safetensors", stream=mx.cpu)
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
         raise CorruptError(f"{where}: {path} cannot be read by MLX ({error})") from None
     return arrays
@@ -75,26 +78,32 @@ def read(
         CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.
     """
     files = {places[path].file for path in paths}
-    opened = _opened(where, directory, places, files, check)
-    found: dict[str, mx.array] = {}
-    for path in paths:
-        array = opened[places[path].file][places[path].key]
-        _check_kind(where, directory, path, places[path], leaves[path], array)
-        found[path] = array
+    found = _chosen(where, directory, places, leaves, paths, _opened(where, directory, places, files, check))
+    sums: deque[tuple[str, Future[None]]] = deque()
+
+    def finish() -> None:
+        path, done = sums.popleft()
+        done.result()
+        found[path] = device.placed(found[path])
+
     # Read now: a lazy array would give whatever the file holds later. While MLX reads the next arrays, those
     # that are there are summed by other threads, which need no more of MLX than the memory.
     with ThreadPoolExecutor(_SUMMING) as pool:
-        sums = []
         try:
             mx.async_eval(found)
-            for path, array in found.items():
-                mx.eval(array)
-                raw = checksum.raw(array)
-                sums.append(pool.submit(_check_bytes, where, directory, path, places[path], raw))
+            for path in found:
+                mx.eval(found[path])
+                raw = checksum.raw(found[path])
+                sums.append((path, pool.submit(_check_bytes, where, directory, path, places[path], raw)))
+                del raw  # which would keep the array
+                if len(sums) > _AHEAD:
+                    finish()
+            while sums:
+                finish()
+            mx.eval(found)
         except RuntimeError as error:
             raise CorruptError(f"{where}: {directory} cannot be read ({error})") from None
-        for done in sums:
-            done.result()
+    device.trim()
     return found
 
 
@@ -148,6 +157,22 @@ def _opened(
         if opened[name].keys() != keys[name]:
             raise CorruptError(f"{where}: {file} is damaged: its arrays are not those its header names")
     return opened
+
+
+def _chosen(
+    where: str,
+    directory: Path,
+    places: Mapping[str, Place],
+    leaves: Leaves,
+    paths: list[str],
+    opened: Mapping[str, Mapping[str, mx.array]],
+) -> dict[str, mx.array]:
+    """Return the lazy arrays that are wanted, by path."""
+    found: dict[str, mx.array] = {}
+    for path in paths:
+        found[path] = opened[places[path].file][places[path].key]
+        _check_kind(where, directory, path, places[path], leaves[path], found[path])
+    return found
 
 
 def _check_kind(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
+from purestep.checkpoint import device
 from purestep.checkpoint.matching import Rename as Rename
 from purestep.checkpoint.matching import match
 from purestep.checkpoint.specs import leaf_specs
@@ -71,7 +72,7 @@ def restore(
         return array.astype(template.dtype)
 
     restored = tree.map_with_path(leaf, like)
-    mx.eval(tree.leaves(restored))
+    device.evaluate(tree.leaves(restored))
     if notes:
         warnings.warn(f"{where}: {stored.source}:\n  " + "\n  ".join(notes), RestoreWarning, _users_level())
     return restored

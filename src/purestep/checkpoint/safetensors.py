@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.checkpoint import atomic, checksum, reader, tensors
+from purestep.checkpoint import atomic, checksum, device, reader, tensors
 from purestep.checkpoint.header import CorruptError, reading, seal, unseal
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import leaf_specs
@@ -57,23 +57,11 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     tensors.check_limit(where, shard_bytes)
     path = Path(path)
     arrays = tensors.snapshot(state, where)
-    files = tensors.shards(path.name.removesuffix(tensors.SUFFIX), arrays, shard_bytes)
-    index = _index_of(path)
-    older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(_INDEX)]
-    for taken in older:
-        if taken.exists():
-            raise FileExistsError(
-                f"{where}: {path.parent} already holds {taken.name}: "
-                "delete that state first, or save under another name"
-            )
-    sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
-    header = seal({"tree": tree.spec(state), "checksums": sums})
-    if len(files) == 1:
-        atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {_KEY: header}))
-        return
-    for name, shard in files.items():
-        atomic.write(path.parent / name, lambda temporary, shard=shard: tensors.write(temporary, shard, {}))
-    atomic.write_text(index, tensors.index(files, {_KEY: header}))
+    try:
+        _write(where, path, arrays, tree.spec(state), shard_bytes)
+    finally:
+        arrays.clear()
+        device.trim()
 
 
 def load(
@@ -150,6 +138,26 @@ def stored_tree(where: str, path: Path, content: dict[str, Any], held: dict[str,
         return reader.read(where, path.parent, places, leaves, paths, check)
 
     return Stored(str(path), content["tree"], read)
+
+
+def _write(where: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard_bytes: int | None) -> None:
+    files = tensors.shards(path.name.removesuffix(tensors.SUFFIX), arrays, shard_bytes)
+    index = _index_of(path)
+    older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(_INDEX)]
+    for taken in older:
+        if taken.exists():
+            raise FileExistsError(
+                f"{where}: {path.parent} already holds {taken.name}: "
+                "delete that state first, or save under another name"
+            )
+    sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
+    header = seal({"tree": spec, "checksums": sums})
+    if len(files) == 1:
+        atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {_KEY: header}))
+        return
+    for name, shard in files.items():
+        atomic.write(path.parent / name, lambda temporary, shard=shard: tensors.write(temporary, shard, {}))
+    atomic.write_text(index, tensors.index(files, {_KEY: header}))
 
 
 def _index_of(path: Path) -> Path:

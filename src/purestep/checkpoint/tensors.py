@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.checkpoint import atomic
+from purestep.checkpoint import atomic, device
 from purestep.types import Tree
 
 SUFFIX = ".safetensors"
@@ -57,21 +57,12 @@ def evaluated(state: Tree) -> dict[str, mx.array]:
     """Return every array by path: evaluated, contiguous, and out of reach of the caller's `x[...] = y`.
 
     Contiguous arrays, and all that a step returns are, share their memory with the state; on CUDA they are
-    copies, made on the device.
+    copies, made on the device: `device.trim` when they are dropped.
     """
-    # Read by the host, an array in a CUDA device's memory is moved to memory that both can reach, and the old
-    # place is given back. Moved by the writer's thread, it would be taken from under the kernels of the next
-    # step. A copy is nobody's input.
-    cuda = mx.default_device() == mx.Device(mx.gpu) and not mx.metal.is_available()
-    own = _copied if cuda else mx.contiguous
+    own = device.copied if device.on_cuda() else mx.contiguous
     arrays = {path: own(leaf) for path, leaf in tree.items(state)}
-    mx.eval(arrays)
+    device.evaluate(arrays.values())
     return arrays
-
-
-def _copied(array: mx.array) -> mx.array:
-    # A selection is the one operation that copies every bit of every dtype and shares nothing.
-    return mx.contiguous(mx.where(mx.array(True), array, array))
 
 
 def shards(stem: str, arrays: Mapping[str, mx.array], limit: int | None) -> dict[str, dict[str, mx.array]]:
