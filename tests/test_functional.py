@@ -5,9 +5,11 @@ import threading
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 
 import purestep as ps
+from purestep import hardware, tree
 from tests.trees import same_bits, snapshot
 
 
@@ -71,7 +73,12 @@ def test_compiled_apply_equals_eager_and_leaves_no_tracers(net):
         return apply(params, x, rng=key, model_state=state)
 
     eager = run(params, X, mx.random.key(1), state)
-    assert same_bits(mx.compile(run)(params, X, mx.random.key(1), state), eager)
+    compiled = mx.compile(run)(params, X, mx.random.key(1), state)
+    if hardware.on_gpu():  # whose fused kernels round once where others round twice
+        for one, other in zip(tree.leaves(compiled), tree.leaves(eager), strict=True):
+            np.testing.assert_allclose(one, other, 1e-6, 1e-6)
+    else:
+        assert same_bits(compiled, eager)
     assert snapshot(net.parameters()) == before
     mx.grad(lambda p: run(p, X, mx.random.key(1), state)[0].sum())(params)
     assert snapshot(net.parameters()) == before

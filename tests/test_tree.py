@@ -1,6 +1,7 @@
 """Trees: paths, maps, specs."""
 
 import gc
+import time
 from collections import OrderedDict
 
 import mlx.core as mx
@@ -159,7 +160,11 @@ def test_nothing_is_kept_of_a_tree_that_was_seen(use):
         mx.eval(value)
         mx.eval(use(value))
         del value
-        assert mx.get_active_memory() < before + 100_000
+        for _ in range(100):  # CUDA gives buffers back a little later
+            if mx.get_active_memory() < before + 100_000:
+                return
+            time.sleep(0.01)
+        pytest.fail(f"{mx.get_active_memory() - before} bytes are still held")
     finally:
         gc.enable()
 

@@ -107,8 +107,8 @@ def test_a_run_resumed_ends_with_the_same_bits(tmp_path):
 
 def test_a_save_holds_what_the_state_was(checkpointer, monkeypatch):
     go = threading.Event()
-    write = tensors.write
-    monkeypatch.setattr(tensors, "write", lambda *arguments: go.wait(30) and write(*arguments))
+    write = tensors.write_summed
+    monkeypatch.setattr(tensors, "write_summed", lambda *arguments: go.wait(30) and write(*arguments))
     value = {"w": mx.ones(3)}
     checkpointer.save(value, step=1)  # returns, though nothing is written yet
     assert not (checkpointer.path / "step_00000001").exists()
@@ -119,8 +119,8 @@ def test_a_save_holds_what_the_state_was(checkpointer, monkeypatch):
 
 def test_a_save_waits_for_room(checkpointer, monkeypatch):
     go, order = threading.Event(), []
-    write = tensors.write
-    monkeypatch.setattr(tensors, "write", lambda *arguments: go.wait(30) and write(*arguments))
+    write = tensors.write_summed
+    monkeypatch.setattr(tensors, "write_summed", lambda *arguments: go.wait(30) and write(*arguments))
     checkpointer.save({"w": mx.ones(1)}, step=1)
     second = threading.Thread(
         target=lambda: checkpointer.save({"w": mx.ones(1)}, step=2) or order.append("saved")
@@ -138,7 +138,7 @@ def failing(monkeypatch, error):
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(tensors, "write", fail)
+    monkeypatch.setattr(tensors, "write_summed", fail)
 
 
 def test_a_failure_in_the_background_is_raised_by_the_next_call(checkpointer, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_writer_that_nobody_closes_finishes_and_says_what_failed(tmp_path):
         "c = Checkpointer(sys.argv[1]); c.save({'w': mx.ones(1000)}, step=1); c.wait()\n"
         "c.save({'w': mx.ones(1000)}, step=2); c.wait()\n"
         "def fail(*a): raise OSError('gone')\n"
-        "tensors.write = fail; c.save({'w': mx.ones(1000)}, step=3)"
+        "tensors.write_summed = fail; c.save({'w': mx.ones(1000)}, step=3)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert (
@@ -278,7 +278,7 @@ def test_several_failures_are_all_told(tmp_path, monkeypatch):
         go.wait(30)
         raise OSError("gone")
 
-    monkeypatch.setattr(tensors, "write", fail)
+    monkeypatch.setattr(tensors, "write_summed", fail)
     checkpointer = Checkpointer(tmp_path, max_pending=3)
     for step in (1, 2, 3):
         checkpointer.save(VALUE, step=step)
@@ -396,8 +396,8 @@ def test_a_lock_file_that_was_removed_is_noticed(checkpointer):
 
 
 def test_an_interrupted_close_lets_nobody_in_before_the_writer_is_done(tmp_path, monkeypatch):
-    go, write = threading.Event(), tensors.write
-    monkeypatch.setattr(tensors, "write", lambda *arguments: go.wait(30) and write(*arguments))
+    go, write = threading.Event(), tensors.write_summed
+    monkeypatch.setattr(tensors, "write_summed", lambda *arguments: go.wait(30) and write(*arguments))
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(VALUE, step=1)
     monkeypatch.setattr(checkpointer._writer, "wait", lambda: signal.raise_signal(signal.SIGINT))

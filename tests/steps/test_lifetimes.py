@@ -55,7 +55,7 @@ def test_memory_is_the_same_after_every_step(case):
     gc.disable()
     try:
         seen = []
-        for _ in range(5):
+        for _ in range(12):
             state, metrics = step(state, BATCH)
             mx.eval(state, metrics)
             if case == "averaged":
@@ -63,6 +63,7 @@ def test_memory_is_the_same_after_every_step(case):
                 state = ps.set_hyperparameters(state, learning_rate=1e-4)
                 mx.eval(state)
             seen.append(mx.get_active_memory())
-        assert max(seen[1:]) - min(seen[1:]) < 60_000
+        # CUDA gives buffers back some time after they are dropped; on a CPU all of `seen` is the same.
+        assert min(seen[-4:]) - min(seen[1:5]) < 60_000
     finally:
         gc.enable()

@@ -121,9 +121,8 @@ def write(
         keys = {path.removeprefix(_PARAMS) if stem == "model" else path: path for path in group}
         files = tensors.shards(stem, {key: arrays[path] for key, path in keys.items()}, shard_bytes)
         for file, shard in files.items():
-            tensors.write(directory / file, shard, {})
-            for key, array in shard.items():
-                leaves[keys[key]] = [file, key, checksum.of(checksum.raw(array))]
+            for key, found in tensors.write_summed(directory / file, shard).items():
+                leaves[keys[key]] = [file, key, found]
         names += files
         if len(files) > 1:
             index = f"{stem}{tensors.SUFFIX}.index.json"

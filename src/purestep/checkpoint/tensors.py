@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.checkpoint import atomic, device
+from purestep.checkpoint import atomic, checksum, device
 from purestep.types import Tree
 
 SUFFIX = ".safetensors"
@@ -99,6 +100,26 @@ def write(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str
     Raises:
         OSError: if it cannot be written whole.
     """
+    _put(path, arrays, metadata)
+    atomic.flush(path)
+
+
+def write_summed(path: Path, arrays: Mapping[str, mx.array]) -> dict[str, str]:
+    """Write as `write` does, and return the checksum of each array, which another thread finds meanwhile."""
+
+    def sums() -> dict[str, str]:
+        return {key: checksum.of(checksum.raw(array)) for key, array in arrays.items()}
+
+    with ThreadPoolExecutor(1) as pool:
+        # On CUDA the first to read an array moves it: two at once must not.
+        first = None if mx.cuda.is_available() else pool.submit(sums)
+        _put(path, arrays, {})
+        found = first or pool.submit(sums)
+        atomic.flush(path)
+        return found.result()
+
+
+def _put(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
     # MLX appends the suffix to a name that lacks it.
     named = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
     try:
@@ -110,7 +131,6 @@ def write(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str
         raise OSError(f"cannot write {size} bytes to {path} ({free} bytes are free there): {error}") from None
     if named != path:
         named.replace(path)
-    atomic.flush(path)
 
 
 def check_limit(where: str, limit: int | None) -> None:
