@@ -104,6 +104,7 @@ def test_prompts_and_draws_change_with_the_key_alone():
     assert len(picks) > 2
 
 
+@pytest.mark.skipif(mx.cuda.is_available(), reason="adds up the gradient of a lookup in an order that varies")
 def test_a_resumed_run_sees_what_an_uninterrupted_one_does(tmp_path):
     step = ps.train_step(loss_fn, TRANSFORM)
 

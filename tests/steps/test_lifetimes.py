@@ -64,6 +64,6 @@ def test_memory_is_the_same_after_every_step(case):
                 mx.eval(state)
             seen.append(mx.get_active_memory())
         # CUDA gives buffers back some time after they are dropped; on a CPU all of `seen` is the same.
-        assert min(seen[-4:]) - min(seen[1:5]) < 60_000
+        assert min(seen[-4:]) - max(seen[1:5]) < 60_000
     finally:
         gc.enable()
