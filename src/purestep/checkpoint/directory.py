@@ -115,19 +115,22 @@ def write(
         facts: `step`, `time`, `metrics` and `metadata`, plain values.
         shard_bytes: the most a file holds.
     """
-    leaves: dict[str, list[str]] = {}
+    files: dict[str, dict[str, mx.array]] = {}
+    paths: dict[tuple[str, str], str] = {}
     names: list[str] = []
-    for stem, group in _groups(arrays).items():
-        keys = {path.removeprefix(_PARAMS) if stem == "model" else path: path for path in group}
-        files = tensors.shards(stem, {key: arrays[path] for key, path in keys.items()}, shard_bytes)
-        for file, shard in files.items():
-            for key, found in tensors.write_summed(directory / file, shard).items():
-                leaves[keys[key]] = [file, key, found]
-        names += files
-        if len(files) > 1:
+    for stem, keys in _groups(arrays).items():
+        shards = tensors.shards(stem, {key: arrays[path] for key, path in keys.items()}, shard_bytes)
+        files |= shards
+        names += shards
+        paths |= {(file, key): keys[key] for file, shard in shards.items() for key in shard}
+        if len(shards) > 1:
             index = f"{stem}{tensors.SUFFIX}.index.json"
-            _write_text(directory / index, tensors.index(files, {}))
+            _write_text(directory / index, tensors.index(shards, {}))
             names.append(index)
+    summed = tensors.write_summed(directory, files)
+    leaves = {
+        paths[file, key]: [file, key, found] for file, sums in summed.items() for key, found in sums.items()
+    }
     manifest = {
         **facts,
         "versions": versions(),
@@ -182,11 +185,11 @@ def read(where: str, directory: Path) -> Manifest:
     return Manifest(record, content["tree"], leaves, places, files)
 
 
-def _groups(arrays: Mapping[str, mx.array]) -> dict[str, list[str]]:
-    """Return the paths that go to each file: parameters under their own names, the rest under its paths."""
-    model = [path for path in arrays if path.startswith(_PARAMS)]
-    rest = [path for path in arrays if not path.startswith(_PARAMS)]
-    return {stem: paths for stem, paths in (("model", model), ("state", rest)) if paths}
+def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:
+    """Return the paths that go to each file, by name: parameters have the model's own, the rest its path."""
+    model = {path.removeprefix(_PARAMS): path for path in arrays if path.startswith(_PARAMS)}
+    rest = {path: path for path in arrays if not path.startswith(_PARAMS)}
+    return {stem: keys for stem, keys in (("model", model), ("state", rest)) if keys}
 
 
 def _unsummed(path: Path) -> bytes:

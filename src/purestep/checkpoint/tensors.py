@@ -104,19 +104,29 @@ def write(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str
     atomic.flush(path)
 
 
-def write_summed(path: Path, arrays: Mapping[str, mx.array]) -> dict[str, str]:
-    """Write as `write` does, and return the checksum of each array, which another thread finds meanwhile."""
+def write_summed(directory: Path, files: Mapping[str, Mapping[str, mx.array]]) -> dict[str, dict[str, str]]:
+    """Write files as `write` does, and return the checksum of each array, by file.
 
-    def sums() -> dict[str, str]:
-        return {key: checksum.of(checksum.raw(array)) for key, array in arrays.items()}
+    Other threads find the checksums and wait for the disk while the next file is handed to the system.
+    """
+    summing, flushing = [], []
+    with ThreadPoolExecutor(3) as pool:
+        for name, arrays in files.items():
+            # On CUDA the first to read an array moves it: two at once must not.
+            if mx.cuda.is_available():
+                _put(directory / name, arrays, {})
+                summing.append(pool.submit(_sums, arrays))
+            else:
+                summing.append(pool.submit(_sums, arrays))
+                _put(directory / name, arrays, {})
+            flushing.append(pool.submit(atomic.flush, directory / name))
+        for flushed in flushing:
+            flushed.result()
+        return {name: found.result() for name, found in zip(files, summing, strict=True)}
 
-    with ThreadPoolExecutor(1) as pool:
-        # On CUDA the first to read an array moves it: two at once must not.
-        first = None if mx.cuda.is_available() else pool.submit(sums)
-        _put(path, arrays, {})
-        found = first or pool.submit(sums)
-        atomic.flush(path)
-        return found.result()
+
+def _sums(arrays: Mapping[str, mx.array]) -> dict[str, str]:
+    return {key: checksum.of(checksum.raw(array)) for key, array in arrays.items()}
 
 
 def _put(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
