@@ -137,6 +137,7 @@ CONTESTANTS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "flax msgpack": (Flax, ("flax", "jax", "numpy")),
     "orbax": (Orbax, ("orbax", "jax", "numpy")),
 }
+PEERS = {name for name in CONTESTANTS if not name.startswith("purestep") and name != BASE}
 
 
 def _numpy(made: Any) -> Any:
