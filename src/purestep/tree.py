@@ -62,16 +62,20 @@ def items(tree: Tree) -> list[tuple[str, Any]]:
     >>> items({"layers": [{"weight": 1}, {}], "0": 2, "bias": None})
     [('layers.0.weight', 1), ('"0"', 2)]
     """
-    return [(path, node) for path, node in nodes(tree) if children(node) is None]
+    found: list[tuple[str, Any]] = []
+    _collect("", tree, found)
+    return found
 
 
 # Recursion is by functions of the module throughout: one that is defined within another and calls itself is
 # a cycle, which keeps what it has seen, whole states, until Python's collector comes by.
-def nodes(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every container and leaf with its path, containers before what they hold."""
-    yield path, tree
-    for segment, child in children(tree) or []:
-        yield from nodes(child, join(path, segment))
+def _collect(path: str, node: Any, found: list[tuple[str, Any]]) -> None:
+    below = children(node)
+    if below is None:
+        found.append((path, node))
+        return
+    for segment, child in below:
+        _collect(join(path, segment), child, found)
 
 
 def leaves(tree: Tree) -> list[Any]:
@@ -160,13 +164,17 @@ def _map_with_path(fn: Callable[..., Any], path: str, node: Any, others: tuple[A
 
 def fields(tree: Tree, name: str) -> list[tuple[str, Any]]:
     """Return, with its path, what every NamedTuple in the tree holds in the field of this name."""
-    return [
-        (join(path, segment), child)
-        for path, node in nodes(tree)
-        if is_namedtuple(node)
-        for segment, child in children(node) or []
-        if segment == name
-    ]
+    found: list[tuple[str, Any]] = []
+    _collect_fields("", tree, name, found)
+    return found
+
+
+def _collect_fields(path: str, node: Any, name: str, found: list[tuple[str, Any]]) -> None:
+    for segment, child in children(node) or []:
+        at = join(path, segment)
+        if segment == name and is_namedtuple(node):
+            found.append((at, child))
+        _collect_fields(at, child, name, found)
 
 
 def unflatten(like: Tree, leaves: list[Any]) -> Tree:

@@ -1,4 +1,4 @@
-"""What is done on CUDA alone, on any device: told to, the code takes the same way."""
+"""Copies and places, which only CUDA needs, on any device: told to, the code makes them."""
 
 import gc
 

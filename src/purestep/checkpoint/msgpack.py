@@ -40,10 +40,11 @@ def to_bytes(state: Tree) -> bytes:
     check_arrays("checkpoint.to_bytes", "state", state)
     check_depth("checkpoint.to_bytes", state)
     arrays = evaluated(state)
-    data = _packed(arrays, tree.spec(state))
-    arrays.clear()
-    device.trim()
-    return data
+    try:
+        return _packed(arrays, tree.spec(state))
+    finally:
+        arrays.clear()
+        device.trim()
 
 
 def from_bytes(

@@ -16,7 +16,7 @@ from purestep.checkpoint.header import CorruptError, reading, verified
 from purestep.checkpoint.specs import Leaves
 
 _SUMMING = min(4, os.cpu_count() or 1)  # threads
-_AHEAD = 2 * _SUMMING  # arrays read and not yet known to be sound
+_UNSUMMED = 2 * _SUMMING  # arrays that wait to be summed while MLX reads on
 
 
 class Place(NamedTuple):
@@ -83,28 +83,45 @@ def read(
 
     def finish() -> None:
         path, done = sums.popleft()
-        done.result()
+        error = done.exception()
+        del done  # which the error's traceback would hold, and it the error
+        if error is not None:
+            raise error
         found[path] = device.placed(found[path])
 
     # Read now: a lazy array would give whatever the file holds later. While MLX reads the next arrays, those
     # that are there are summed by other threads, which need no more of MLX than the memory.
-    with ThreadPoolExecutor(_SUMMING) as pool:
-        try:
-            mx.async_eval(found)
+    try:
+        with ThreadPoolExecutor(_SUMMING) as pool:
+            _evaluate(where, f"{directory}", lambda: mx.async_eval(found))
             for path in found:
-                mx.eval(found[path])
+                source = f"{path} in {directory / places[path].file}"
+                _evaluate(where, source, lambda path=path: mx.eval(found[path]))
                 raw = checksum.raw(found[path])
                 sums.append((path, pool.submit(_check_bytes, where, directory, path, places[path], raw)))
                 del raw  # which would keep the array
-                if len(sums) > _AHEAD:
+                if len(sums) > _UNSUMMED:
                     finish()
             while sums:
                 finish()
             mx.eval(found)
-        except RuntimeError as error:
-            raise CorruptError(f"{where}: {directory} cannot be read ({error})") from None
-    device.trim()
+    except BaseException:
+        found.clear()
+        sums.clear()
+        raise
+    finally:
+        device.trim()
     return found
+
+
+def _evaluate(where: str, source: str, evaluation: Callable[[], object]) -> None:
+    """Read arrays; where there is no memory for them nothing is damaged."""
+    try:
+        evaluation()
+    except RuntimeError as error:
+        if "alloc" in str(error):
+            raise MemoryError(f"{where}: there is no room for {source}: {error}") from None
+        raise CorruptError(f"{where}: {source} cannot be read ({error})") from None
 
 
 def examine(

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.checkpoint import atomic, checksum, device
+from purestep.checkpoint.line import Line
 from purestep.types import Tree
 
 SUFFIX = ".safetensors"
@@ -109,20 +109,18 @@ def write_summed(directory: Path, files: Mapping[str, Mapping[str, mx.array]]) -
 
     Other threads find the checksums and wait for the disk while the next file is handed to the system.
     """
-    summing, flushing = [], []
-    with ThreadPoolExecutor(3) as pool:
+    with Line(_sums) as summing, Line(atomic.flush) as flushing:
         for name, arrays in files.items():
             # On CUDA the first to read an array moves it: two at once must not.
             if mx.cuda.is_available():
                 _put(directory / name, arrays, {})
-                summing.append(pool.submit(_sums, arrays))
+                summing.give(arrays)
             else:
-                summing.append(pool.submit(_sums, arrays))
+                summing.give(arrays)
                 _put(directory / name, arrays, {})
-            flushing.append(pool.submit(atomic.flush, directory / name))
-        for flushed in flushing:
-            flushed.result()
-        return {name: found.result() for name, found in zip(files, summing, strict=True)}
+            flushing.give(directory / name)
+    flushing.results()
+    return dict(zip(files, summing.results(), strict=True))
 
 
 def _sums(arrays: Mapping[str, mx.array]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Draw completions of prompts from a model, in arrays of one shape."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -14,6 +15,67 @@ from purestep.types import Params, Tree
 Decode = Callable[[Params, mx.array, mx.array, Tree], tuple[mx.array, Tree]]
 
 _LOOK_EVERY = 8  # tokens: to ask whether every completion has ended is to wait for the device
+
+
+class _Drawing(NamedTuple):
+    """How one token is drawn: apart from the sampler, which holds the compiled function of this.
+
+    Compiled, a method of the sampler's own would be a cycle, which keeps what the model has captured.
+    """
+
+    apply: Callable[..., mx.array]
+    decode: Decode | None
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    renormalize: bool
+    stop: tuple[int, ...]
+
+    def draw(
+        self,
+        params: Params,
+        tokens: mx.array,
+        lengths: mx.array,
+        ended: mx.array,
+        cache: Tree,
+        key: mx.array,
+        position: mx.array,
+        chunk: int,
+    ) -> tuple[mx.array, mx.array, Tree, mx.array, mx.array]:
+        """Fill in the token after `position` in the rows whose completion it belongs to."""
+        logits, cache = self.logits(params, tokens, position, cache, chunk)
+        logits = logits.astype(mx.float32)
+        if self.temperature:
+            kept = truncated_logits(logits / self.temperature, top_k=self.top_k, top_p=self.top_p)
+            token = mx.random.categorical(kept, axis=-1, key=fold_in(key, position)).astype(mx.int32)
+            if self.renormalize:
+                logp = token_logps(kept, token)
+            else:  # the operations of the loss, in their order: the same logits give the same bits
+                logp = token_logps(logits, token, temperature=self.temperature)
+        else:
+            token = mx.argmax(logits, axis=-1).astype(mx.int32)
+            logp = mx.zeros(token.shape)
+        after = position + 1
+        mine = mx.logical_and(after >= lengths, mx.logical_not(ended))
+        places = mx.arange(tokens.shape[1]) == after
+        tokens = mx.where(mx.logical_and(mine[:, None], places), token[:, None], tokens)
+        over = mx.logical_or(_among(token, self.stop), after - lengths + 1 >= self.max_tokens)
+        ended = mx.logical_or(ended, mx.logical_and(mine, over))
+        return tokens, ended, cache, mine.astype(mx.float32), mx.where(mine, logp, 0.0)
+
+    def logits(
+        self, params: Params, tokens: mx.array, position: mx.array, cache: Tree, chunk: int
+    ) -> tuple[mx.array, Tree]:
+        """Return the logits [n, vocab] of the token after `position`."""
+        if self.decode is None:
+            logits = self.apply(params, tokens)
+            _check_logits("apply_fn", logits, tokens.shape)
+            return logits[:, position], cache
+        new = tokens[:, :chunk] if chunk > 1 else tokens[:, position][:, None]
+        logits, cache = self.decode(params, new, position - (chunk - 1), cache)
+        _check_logits("decode", logits, new.shape)
+        return logits[:, -1], cache
 
 
 class Sampler:
@@ -40,10 +102,10 @@ class Sampler:
         compile: bool,
     ):
         self.max_tokens, self.temperature = max_tokens, temperature
-        self._apply, self._decode, self._init_cache = apply_fn, decode, init_cache
-        self._top_k, self._top_p, self._renormalize = top_k, top_p, renormalize
+        self._decode, self._init_cache = decode, init_cache
         self._stop, self._pad = tuple(stop_tokens), pad_token
-        self._advance = mx.compile(self._draw) if compile else self._draw
+        drawing = _Drawing(apply_fn, decode, max_tokens, temperature, top_k, top_p, renormalize, self._stop)
+        self._advance = mx.compile(drawing.draw) if compile else drawing.draw
 
     def __call__(
         self,
@@ -112,51 +174,6 @@ class Sampler:
             if self._stop
             else mx.zeros(len(prompts)),
         )
-
-    def _draw(
-        self,
-        params: Params,
-        tokens: mx.array,
-        lengths: mx.array,
-        ended: mx.array,
-        cache: Tree,
-        key: mx.array,
-        position: mx.array,
-        chunk: int,
-    ) -> tuple[mx.array, mx.array, Tree, mx.array, mx.array]:
-        """Fill in the token after `position` in the rows whose completion it belongs to."""
-        logits, cache = self._logits(params, tokens, position, cache, chunk)
-        logits = logits.astype(mx.float32)
-        if self.temperature:
-            kept = truncated_logits(logits / self.temperature, top_k=self._top_k, top_p=self._top_p)
-            token = mx.random.categorical(kept, axis=-1, key=fold_in(key, position)).astype(mx.int32)
-            if self._renormalize:
-                logp = token_logps(kept, token)
-            else:  # the operations of the loss, in their order: the same logits give the same bits
-                logp = token_logps(logits, token, temperature=self.temperature)
-        else:
-            token = mx.argmax(logits, axis=-1).astype(mx.int32)
-            logp = mx.zeros(token.shape)
-        after = position + 1
-        mine = mx.logical_and(after >= lengths, mx.logical_not(ended))
-        places = mx.arange(tokens.shape[1]) == after
-        tokens = mx.where(mx.logical_and(mine[:, None], places), token[:, None], tokens)
-        over = mx.logical_or(_among(token, self._stop), after - lengths + 1 >= self.max_tokens)
-        ended = mx.logical_or(ended, mx.logical_and(mine, over))
-        return tokens, ended, cache, mine.astype(mx.float32), mx.where(mine, logp, 0.0)
-
-    def _logits(
-        self, params: Params, tokens: mx.array, position: mx.array, cache: Tree, chunk: int
-    ) -> tuple[mx.array, Tree]:
-        """Return the logits [n, vocab] of the token after `position`."""
-        if self._decode is None:
-            logits = self._apply(params, tokens)
-            _check_logits("apply_fn", logits, tokens.shape)
-            return logits[:, position], cache
-        new = tokens[:, :chunk] if chunk > 1 else tokens[:, position][:, None]
-        logits, cache = self._decode(params, new, position - (chunk - 1), cache)
-        _check_logits("decode", logits, new.shape)
-        return logits[:, -1], cache
 
     @staticmethod
     def _spread(columns: list[mx.array], start: int, length: int) -> mx.array:

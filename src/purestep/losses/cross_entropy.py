@@ -76,12 +76,12 @@ def cross_entropy(
         valid = mx.logical_or(valid, counts == 0)
     targets = mx.clip(targets, 0, classes - 1)
     logits = reduce.keep(counts, logits)
+    if class_weights is not None and not label_smoothing:
+        # What counts nothing may be impossible, and CUDA's gradient of an infinite loss is NaN.
+        logits = reduce.keep(mx.take(class_weights, targets), logits)
     if label_smoothing or z_loss:
         losses = _integer(logits.astype(mx.float32), targets, class_weights, label_smoothing, z_loss)
     else:
-        if class_weights is not None:
-            # What counts nothing may be impossible, and CUDA's gradient of an infinite loss is NaN.
-            logits = reduce.keep(mx.take(class_weights, targets), logits)
         losses = _fused(logits, targets)
         losses = _times(losses, targets, class_weights)
     # Multiplied, not selected: so the gradient of a bad target is NaN as well; a selection gives zero.

@@ -1,6 +1,7 @@
 """Compile a step, and notice when it is compiled over and over."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -18,10 +19,10 @@ class Compiled:
     """
 
     def __init__(self, step: Callable[..., Any], max_traces: int):
-        self._max_traces = max_traces
         self._signatures: list[dict[str, str]] = []
         self.step = step
-        self._call = mx.compile(self._trace)
+        # Not a method of this object: it would be a cycle, which keeps what the step has captured.
+        self._call = mx.compile(partial(_trace, step, max_traces, self._signatures))
 
     @property
     def traces(self) -> int:
@@ -37,24 +38,6 @@ class Compiled:
             check_arrays("compiled", "batch", batch)
             raise
 
-    def _trace(self, state: Any, batch: Any) -> Any:
-        # Runs while MLX traces, never in a step that is already compiled: nothing here costs a step time.
-        check_arrays("compiled", "state", state)
-        check_arrays("compiled", "batch", batch)
-        signature = _signature("state", state) | _signature("batch", batch)
-        if self.traces >= self._max_traces:
-            varying = "; ".join(_varying([*self._signatures, signature]))
-            raise checks.refuse(
-                "compiled",
-                f"the step would be traced {self.traces + 1} times, max_traces is {self._max_traces}: "
-                f"{varying}. "
-                "Give every batch the same shapes (pad, or drop the last), or raise max_traces: "
-                "each trace is compiled, and kept as long as the process lives",
-            )
-        result = self.step(state, batch)
-        self._signatures.append(signature)
-        return result
-
 
 def compiled(step: Callable[..., Any], *, max_traces: int = 8) -> Compiled:
     """Compile a step: the same function, its graph built once for each set of shapes and dtypes.
@@ -62,7 +45,7 @@ def compiled(step: Callable[..., Any], *, max_traces: int = 8) -> Compiled:
     Args:
         step: `step(state, batch)`, as `train_step` or `eval_step` build it, or your own pure function.
         max_traces: how many sets of shapes and dtypes to accept. Each is traced and compiled anew, and
-            MLX never forgets one, so an unbounded number is a leak of time and memory.
+            kept until the compiled step is dropped, so an unbounded number is a leak of time and memory.
 
     Returns:
         A callable like `step`, with `.traces`, the number of traces so far.
@@ -84,6 +67,26 @@ def compiled(step: Callable[..., Any], *, max_traces: int = 8) -> Compiled:
     checks.function("compiled", "step", step)
     checks.integer("compiled", "max_traces", max_traces, least=1)
     return Compiled(step, max_traces)
+
+
+def _trace(
+    step: Callable[..., Any], max_traces: int, signatures: list[dict[str, str]], state: Any, batch: Any
+) -> Any:
+    # Runs while MLX traces, never in a step that is already compiled: nothing here costs a step time.
+    check_arrays("compiled", "state", state)
+    check_arrays("compiled", "batch", batch)
+    signature = _signature("state", state) | _signature("batch", batch)
+    if len(signatures) >= max_traces:
+        varying = "; ".join(_varying([*signatures, signature]))
+        raise checks.refuse(
+            "compiled",
+            f"the step would be traced {len(signatures) + 1} times, max_traces is {max_traces}: {varying}. "
+            "Give every batch the same shapes (pad, or drop the last), or raise max_traces: "
+            "each trace is compiled, and kept until the compiled step is dropped",
+        )
+    result = step(state, batch)
+    signatures.append(signature)
+    return result
 
 
 def _signature(name: str, value: Any) -> dict[str, str]:
