@@ -67,6 +67,15 @@ def test_a_target_of_a_class_without_weight_may_be_impossible(options):
     assert loss(logits, targets).value.item() == pytest.approx(loss(logits[1:], targets[1:]).value.item())
 
 
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.1}])
+def test_logits_of_a_target_of_a_class_without_weight_may_be_nan(options):
+    logits = mx.array([[0.0, mx.nan], [0.5, 1.0]])
+    loss = lambda x: cross_entropy(x, mx.array([1, 0]), class_weights=mx.array([1.0, 0.0]), **options).total  # noqa: E731
+    value, gradient = mx.value_and_grad(loss)(logits)
+    assert mx.isfinite(value).item()
+    np.testing.assert_array_equal(gradient[0], np.zeros(2))
+
+
 def test_z_loss_of_a_target_out_of_range_is_nan_too():
     value = cross_entropy(mx.zeros((2, 3)), mx.array([0, 3]), z_loss=0.1, class_weights=mx.ones(3)).value
     assert mx.isnan(value).item()

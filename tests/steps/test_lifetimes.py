@@ -67,3 +67,39 @@ def test_memory_is_the_same_after_every_step(case):
         assert min(seen[-4:]) - max(seen[1:5]) < 60_000
     finally:
         gc.enable()
+
+
+def test_what_a_compiled_step_captured_goes_with_it():
+    def once():
+        teacher = mx.random.normal((512, 512), key=mx.random.key(0))
+        mx.eval(teacher)
+        step = ps.compiled(
+            ps.train_step(lambda p, b, rng: p["w"].sum() + teacher.sum(), ps.optimizers.sgd(0.1))
+        )
+        mx.eval(step(ps.TrainState.create({"w": mx.ones(8)}, ps.optimizers.sgd(0.1)), {"x": mx.ones(8)}))
+
+    assert grown(once) < 1_000_000
+
+
+def test_what_a_sampler_captured_goes_with_it():
+    def once(compile):
+        table = mx.random.normal((512, 512), key=mx.random.key(0))
+        sample = ps.data.sampler(lambda params, tokens: table[tokens], max_tokens=2, compile=compile)
+        mx.eval(sample({}, [[1]], mx.random.key(0)).tokens)
+
+    assert grown(lambda: once(False)) < 1_000_000
+    assert grown(lambda: once(True)) < 1_000_000
+
+
+def grown(once):
+    """Return the bytes that doing something once more leaves behind."""
+    once()
+    gc.collect()
+    gc.disable()
+    try:
+        before = mx.get_active_memory()
+        once()
+        mx.synchronize()
+        return mx.get_active_memory() - before
+    finally:
+        gc.enable()

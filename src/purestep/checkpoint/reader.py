@@ -83,10 +83,10 @@ def read(
 
     def finish() -> None:
         path, done = sums.popleft()
-        error = done.exception()
-        del done  # which the error's traceback would hold, and it the error
-        if error is not None:
-            raise error
+        try:
+            done.result()
+        finally:
+            del done  # the error's traceback would hold it, and it the error: a cycle
         found[path] = device.placed(found[path])
 
     # Read now: a lazy array would give whatever the file holds later. While MLX reads the next arrays, those
