@@ -19,7 +19,7 @@ class Line:
         self._results: list[Any] = []
         self._errors: list[BaseException] = []
         self._items: queue.SimpleQueue[tuple[Any] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = threading.Thread(target=self._run)
+        self._thread: threading.Thread | None = None
 
     def give(self, item: Any) -> None:
         """Hand over an item; it is done here and now where no thread could be had."""
@@ -35,11 +35,10 @@ class Line:
         return self._results
 
     def __enter__(self) -> "Line":
-        assert self._thread is not None
-        with suppress(RuntimeError):  # no more threads
-            self._thread.start()
-            return self
-        self._thread = None
+        thread = threading.Thread(target=self._run)
+        with suppress(RuntimeError):  # there are no more threads: work is done as it is given
+            thread.start()
+            self._thread = thread
         return self
 
     def __exit__(
