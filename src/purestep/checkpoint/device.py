@@ -36,7 +36,7 @@ def copied(array: mx.array) -> mx.array:
 
 
 def placed(array: mx.array) -> mx.array:
-    """Return what the host has made or read on its way to the device's memory: not evaluated yet."""
+    """Return what the host has made or read as it will be in the device's memory, on its way there."""
     if not on_cuda():
         return array
     moved = copied(array)

@@ -206,6 +206,7 @@ class Checkpointer:
             FileNotFoundError: if there is no such checkpoint, or none at all.
             CorruptError: if it, or every one, is damaged.
             ValueError: if it differs from the template, with every differing path.
+            MemoryError: if there is no room for the arrays, which says nothing against the checkpoint.
         """
         where = "Checkpointer.restore"
         self._settle(where)

@@ -99,6 +99,7 @@ def load(
         CorruptError: (a ValueError) if it is cut, changed, foreign or cannot be read.
         ValueError: if it differs from the template: every path that is missing, extra, of another
             shape, dtype or container is listed; or if there is both one file and a divided state.
+        MemoryError: if there is no room for the arrays.
 
     >>> import mlx.core as mx, tempfile
     >>> file = tempfile.mkdtemp() + "/state.safetensors"
