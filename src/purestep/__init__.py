@@ -12,6 +12,7 @@ from purestep import tree as tree
 from purestep.functional import functional as functional
 from purestep.mean import Mean as Mean
 from purestep.state import TrainState as TrainState
+from purestep.steps.compile import NotCompiledWarning as NotCompiledWarning
 from purestep.steps.compile import compiled as compiled
 from purestep.steps.evaluate import eval_step as eval_step
 from purestep.steps.evaluate import evaluate as evaluate

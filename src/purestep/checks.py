@@ -1,10 +1,13 @@
 """The wording of argument errors: who refuses, which argument, the rule, the value."""
 
 import math
+import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
 import mlx.core as mx
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def refuse(where: str, message: str) -> ValueError:
@@ -62,3 +65,12 @@ def one_of(where: str, name: str, value: Any, allowed: Collection[str]) -> None:
     """Refuse a value that is not one of the names allowed."""
     if not isinstance(value, str) or value not in allowed:
         raise refuse(where, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def users_level() -> int:
+    """Return the `stacklevel` that makes a warning point at the first line outside the package."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        frame, level = frame.f_back, level + 1
+    return level

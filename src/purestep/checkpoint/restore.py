@@ -1,6 +1,5 @@
 """From what is stored to a tree: against a template, every difference at once, or into plain containers."""
 
-import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,8 +13,6 @@ from purestep.checkpoint.matching import match
 from purestep.checkpoint.specs import leaf_specs
 from purestep.state import check_arrays
 from purestep.types import Tree
-
-_PACKAGE = __name__.partition(".")[0]
 
 
 class RestoreWarning(UserWarning):
@@ -74,7 +71,9 @@ def restore(
     restored = tree.map_with_path(leaf, like)
     device.evaluate(tree.leaves(restored))
     if notes:
-        warnings.warn(f"{where}: {stored.source}:\n  " + "\n  ".join(notes), RestoreWarning, _users_level())
+        warnings.warn(
+            f"{where}: {stored.source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level()
+        )
     return restored
 
 
@@ -97,15 +96,6 @@ def _check_rename(where: str, rename: Any) -> None:
     for pair in rename.items():
         if not all(isinstance(path, str) for path in pair):
             raise TypeError(f"{where}: rename must map paths to paths, got {pair[0]!r}: {pair[1]!r}")
-
-
-def _users_level() -> int:
-    """Return the `stacklevel`, for the caller, of the first call from outside the package."""
-    level = 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _build(spec: list[Any], arrays: dict[str, mx.array], types: Mapping[str, type], path: str = "") -> Any:
