@@ -175,3 +175,13 @@ def test_the_norm_of_many_and_of_large_leaves_keeps_its_digits():
     leaves = [mx.abs(array(n, shape)) for n, shape in enumerate([(400, 300), (50, 60), (7,)] + [(90,)] * 300)]
     wide = sum(float(np.sum(np.square(np.array(leaf).astype(np.float64)))) for leaf in leaves)
     assert tree.norm(leaves).item() == pytest.approx(np.sqrt(wide), rel=1e-6)
+
+
+def test_what_holds_no_leaves_is_put_back():
+    like = {"body": [{}, {"w": 0}, {}], "none": None, "pair": Pair(0, {})}
+    read = {"pair": {"first": 2}, "body": [{}, {"w": 1}]}
+    fitted = tree.fitted(read, like)
+    assert fitted == {"body": [{}, {"w": 1}, {}], "none": None, "pair": Pair(2, {})}
+    assert list(fitted) == list(like)
+    for other in ({"body": [{}, {"w": 1}]}, {**read, "more": 1}):
+        assert tree.fitted(other, like) is other

@@ -185,6 +185,21 @@ def unflatten(like: Tree, leaves: list[Any]) -> Tree:
     return map(lambda _: remaining.pop(), like)
 
 
+def fitted(tree: Tree, like: Tree) -> Tree:
+    """Return the leaves of a tree in the containers of another that has leaves at the same paths.
+
+    Readers of files leave out what holds no leaves: `{}` of a layer without weights, `None`, the end of a
+    list. This puts it back. A tree that has other paths is returned as it is, for its user to refuse.
+
+    >>> fitted({"body": {"w": 1}}, {"body": {"w": 0, "b": None}, "dropout": {}})
+    {'body': {'w': 1, 'b': None}, 'dropout': {}}
+    """
+    named = dict(items(tree))
+    if named.keys() != set(paths(like)):
+        return tree
+    return map_with_path(lambda path, _: named[path], like)
+
+
 def spec(tree: Tree) -> list[Any]:
     """Describe a tree of arrays in plain lists: containers, keys, field names, dtypes and shapes.
 

@@ -88,10 +88,10 @@ def reworded(error: Exception) -> Exception | None:
         return None
     return checks.refuse(
         "compiled",
-        f"{_place(error)} reads the value of an array, which does not exist while a step is compiled. A "
-        "Python if or while on an array, float(), int(), .item(), .tolist(), print, mx.eval and NumPy do this. "
-        "Write mx.where(condition, a, b) for the if, in schedules too, keep numbers as arrays, and return what "
-        "you want to print as a metric; or use the step without compiled",
+        f"{_place(error)} reads the value of an array, which does not exist while a step is compiled. "
+        "A Python if or while on an array, float(), int(), .item(), .tolist(), print, mx.eval and NumPy "
+        "do this. Write mx.where(condition, a, b) for the if, in schedules too, keep numbers as arrays, and "
+        "return what you want to print as a metric; or use the step without compiled",
     )
 
 
