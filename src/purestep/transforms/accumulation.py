@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.types import Params, Tree, Updates
 
 
@@ -104,7 +104,7 @@ def accumulate(
         )
         return tree.map(lambda u: mx.where(full, u, mx.zeros_like(u)), out), kept
 
-    return GradientTransform(init, update)
+    return checked("accumulate", init, update)
 
 
 def flush(transform: GradientTransform, opt_state: Tree, params: Params) -> tuple[Updates, Tree]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -136,4 +136,4 @@ def scale_by_factored_rms(
         updates = tree.map(scaled, gradients, v_row, v_col, v)
         return updates, FactoredState(state.count + 1, v_row, v_col, v)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -86,4 +86,4 @@ def scale_by_adan(
         )
         return updates, ScaleByAdanState(m, v, n, g, t)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
 
 
@@ -113,7 +113,7 @@ def scale_by_ademamix(
             m1, m2 = (tree.map(lambda m: m.astype(mu_dtype), m) for m in (m1, m2))
         return updates, ScaleByAdEMAMixState(count, m1, m2, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def scale_by_simplified_ademamix(
@@ -171,4 +171,4 @@ def scale_by_simplified_ademamix(
         updates = tree.map(lambda a, x, c: (a + share * x) / (mx.sqrt(n_scale * c + eps_root) + eps), m, g, n)
         return updates, ScaleBySimplifiedAdEMAMixState(t, m, n)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

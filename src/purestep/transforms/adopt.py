@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms.adam import ScaleByAdamState
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -83,4 +83,4 @@ def scale_by_adopt(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleByAdamState(state.count + 1, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

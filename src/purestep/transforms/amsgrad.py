@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -96,4 +96,4 @@ def scale_by_amsgrad(
         updates = tree.map(lambda d, v: d / (moments.root(v, eps_root) + eps), direction, nu_max)
         return updates, ScaleByAmsgradState(count, moments.stored(mu, mu_dtype), nu, nu_max)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

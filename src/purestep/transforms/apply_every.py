@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -55,4 +55,4 @@ def apply_every(k: int = 1) -> GradientTransform:
         )
         return tree.map(lambda s: mx.where(full, s, 0.0), summed), kept
 
-    return GradientTransform(init, update)
+    return checked("apply_every", init, update)

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.evaluation import needed, where_held
 from purestep.types import Params, Schedule, Tree, Updates
 
@@ -59,7 +59,7 @@ def ema(decay: float, debias: bool = True, accumulator_dtype: mx.Dtype | None = 
             mean = tree.map(lambda m: m.astype(accumulator_dtype), mean)
         return out, EmaState(count, mean)
 
-    return GradientTransform(init, update)
+    return checked("ema", init, update)
 
 
 class AveragedState(NamedTuple):
@@ -143,4 +143,4 @@ def averaged(
         average = tree.map(join, state.average, params, updates)
         return updates, AveragedState(state.count + 1, average, inner_state)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -89,4 +89,4 @@ def scale_by_belief(
         updates = tree.map(lambda d, v: d / (mx.sqrt(v) + eps), direction, square)
         return updates, ScaleByBeliefState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

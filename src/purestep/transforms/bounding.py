@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, without_state
 from purestep.transforms.leafwise import block_rms, leafwise
 
 
@@ -17,8 +17,11 @@ def clip(max_delta: float | mx.array) -> GradientTransform:
     {'w': array([-1, 0.5], dtype=float32)}
     """
     checks.number("clip", "max_delta", max_delta, above=0)
-    return stateless(
-        lambda updates, params: tree.map(lambda u: mx.clip(u, -max_delta, max_delta).astype(u.dtype), updates)
+    return without_state(
+        "clip",
+        lambda updates, params: tree.map(
+            lambda u: mx.clip(u, -max_delta, max_delta).astype(u.dtype), updates
+        ),
     )
 
 
@@ -41,7 +44,7 @@ def clip_by_block_rms(threshold: float | mx.array) -> GradientTransform:
     def bounded(update: mx.array) -> mx.array:
         return (update * _at_most(threshold, block_rms(update))).astype(update.dtype)
 
-    return stateless(lambda updates, params: tree.map(bounded, updates))
+    return without_state("clip_by_block_rms", lambda updates, params: tree.map(bounded, updates))
 
 
 def adaptive_grad_clip(

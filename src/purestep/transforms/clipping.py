@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -41,4 +41,4 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
         factor = mx.minimum(max_norm / norm, 1.0) + 0 * norm
         return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state
 
-    return GradientTransform(lambda params: (), update)
+    return checked("clip_by_global_norm", lambda params: (), update)

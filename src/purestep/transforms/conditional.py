@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.types import Params, Tree, Updates
 
 
@@ -56,8 +56,8 @@ def conditionally_mask(
         kept = ConditionallyMaskState(state.step + 1, tree.where(apply, new, state.inner_state))
         return zero_unless(apply, out), kept
 
-    return GradientTransform(
-        lambda params: ConditionallyMaskState(mx.array(0, mx.int32), inner.init(params)), update
+    return checked(
+        where, lambda params: ConditionallyMaskState(mx.array(0, mx.int32), inner.init(params)), update
     )
 
 
@@ -106,8 +106,8 @@ def conditionally_transform(
         kept = ConditionallyTransformState(tree.where(apply, new, state.inner_state), state.step + 1)
         return tree.where(apply, out, updates), kept
 
-    return GradientTransform(
-        lambda params: ConditionallyTransformState(inner.init(params), mx.array(0, mx.int32)), update
+    return checked(
+        where, lambda params: ConditionallyTransformState(inner.init(params), mx.array(0, mx.int32)), update
     )
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 _INIT_STEPS = ("distance", "learning_rate", "heuristic")
@@ -114,7 +114,7 @@ def scale_by_distance_over_gradients(
         updates = tree.map(lambda r, g: (r * g).astype(g.dtype), rates, updates)
         return updates, ScaleByDistanceOverGradientsState(farthest, met, state.init_params)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTransform:
@@ -176,7 +176,7 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoGState(mx.array(False), state.init_params, farthest, met)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) -> GradientTransform:
@@ -223,7 +223,7 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoWGState(state.init_params, met, farthest)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def _difference(where: str, params: Params | None, start: Params) -> Tree:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.types import Params, Tree, Updates
 
 
@@ -127,7 +127,7 @@ def inject_hyperparams(
             new = InjectHyperparamsState(state.count + 1, hyperparams, state.hyperparams_states, inner_state)
             return out, new
 
-        return GradientTransform(init, update)
+        return checked(where, init, update)
 
     return make
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.transforms.sign import sign
 from purestep.types import Params, Tree, Updates
 
@@ -88,4 +88,4 @@ def scale_by_lion(
         mu = moments.stored(moments.mean(gradients, state.mu, b2), mu_dtype)
         return updates, ScaleByLionState(state.count + 1, mu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

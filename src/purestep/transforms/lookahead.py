@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.evaluation import needed, where_held
 from purestep.types import Params, Tree, Updates
 
@@ -95,4 +95,4 @@ def lookahead(
         steps = mx.where(sync, 0, state.steps_since_sync + 1)
         return updates, LookaheadState(fast_state, steps, slow)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

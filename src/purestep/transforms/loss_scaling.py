@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.conditional import zero_unless
 from purestep.transforms.nonfinite import all_finite
 from purestep.types import Params, Tree, Updates
@@ -111,7 +111,7 @@ def dynamic_loss_scale(
         )
         return zero_unless(finite, out), kept
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def loss_scale(opt_state: Tree) -> mx.array:

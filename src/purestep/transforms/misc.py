@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, checked, without_state
 from purestep.types import Params, Schedule, Tree, Updates
 
 _TINY = 2.0**-52  # squared norms up to this are no direction to step in
@@ -45,7 +45,7 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransform:
             state.count + 1
         )
 
-    return GradientTransform(lambda params: ScaleByScheduleState(mx.array(0, mx.int32)), update)
+    return checked("scale_by_schedule", lambda params: ScaleByScheduleState(mx.array(0, mx.int32)), update)
 
 
 def centralize() -> GradientTransform:
@@ -67,7 +67,7 @@ def centralize() -> GradientTransform:
         wide = update.astype(mx.float32)
         return (wide - wide.mean(axis=tuple(range(1, update.ndim)), keepdims=True)).astype(update.dtype)
 
-    return stateless(lambda updates, params: tree.map(centered, updates))
+    return without_state("centralize", lambda updates, params: tree.map(centered, updates))
 
 
 def normalize_by_update_norm(
@@ -91,7 +91,7 @@ def normalize_by_update_norm(
         factor = scale_factor / (tree.norm(updates) + eps)
         return tree.map(lambda u: (factor * u).astype(u.dtype), updates)
 
-    return stateless(normalize)
+    return without_state(where, normalize)
 
 
 def scale_by_polyak(
@@ -144,7 +144,7 @@ def scale_by_polyak(
         step = mx.where(flat, 0.0, mx.minimum(gap / mx.where(flat, 1.0, below), max_learning_rate))
         return tree.map(lambda u: (step * u).astype(u.dtype), updates), state
 
-    return GradientTransform(lambda params: (), update)
+    return checked(where, lambda params: (), update)
 
 
 class ScaleByOptimisticGradientState(NamedTuple):
@@ -196,4 +196,4 @@ def scale_by_optimistic_gradient(
         updates = tree.map(ahead, gradients, state.previous_gradient)
         return updates, ScaleByOptimisticGradientState(mx.array(False), gradients)
 
-    return GradientTransform(init, update)
+    return checked("scale_by_optimistic_gradient", init, update)

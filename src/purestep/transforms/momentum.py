@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -58,4 +58,4 @@ def trace(
             summed = tree.map(lambda t: t.astype(accumulator_dtype), summed)
         return updates, TraceState(summed)
 
-    return GradientTransform(init, update)
+    return checked("trace", init, update)

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.orthogonal import (
     STANDARD,
     Coefficients,
@@ -134,7 +134,7 @@ def scale_by_muon(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleByMuonState(count, mu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = None) -> GradientTransform:
@@ -167,7 +167,7 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
         sides = all_sides(where, matrices, updates)
         return tree.map_with_path(lambda p, u: (factor(sides[p], u) * u).astype(u.dtype), updates), state
 
-    return GradientTransform(lambda params: (), update)
+    return checked(where, lambda params: (), update)
 
 
 def matrices_and_rest(
@@ -209,8 +209,6 @@ def matrices_and_rest(
         updates: Updates, state: MatricesAndRestState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, MatricesAndRestState]:
         sides = matrix_sides(where, matrices, updates)
-        if params is not None:
-            tree.map(lambda u, p: None, updates, params)  # refuses params built differently
         weights = (None, None) if params is None else split(params, sides)
         first, second = split(updates, sides)
         first, matrices_state = update_matrices(first, state.matrices, weights[0], **extra)
@@ -219,7 +217,7 @@ def matrices_and_rest(
         updates = tree.map_with_path(lambda path, u: next(made if sides[path] else other), updates)
         return updates, MatricesAndRestState(matrices_state, rest_state)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def restricted(mask: Tree | Callable[[Params], Tree] | None) -> Tree | Callable[[Params], Tree] | None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, rng, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -61,7 +61,7 @@ def add_noise(
 
         return tree.map_with_path(noisy, updates), AddNoiseState(count, following)
 
-    return GradientTransform(lambda params: AddNoiseState(mx.array(0, mx.int32), first), update)
+    return checked(where, lambda params: AddNoiseState(mx.array(0, mx.int32), first), update)
 
 
 def as_key(where: str, key: Any) -> mx.array:

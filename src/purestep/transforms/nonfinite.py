@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.conditional import zero_unless
 from purestep.types import Params, Tree, Updates
 
@@ -69,7 +69,7 @@ def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None)
         kept = SkipNonfiniteState(consecutive, total, tree.where(apply, new, state.inner))
         return zero_unless(apply, out), kept
 
-    return GradientTransform(init, update)
+    return checked("skip_nonfinite", init, update)
 
 
 class ApplyIfFiniteState(NamedTuple):
@@ -112,6 +112,7 @@ def apply_if_finite(inner: GradientTransform, max_consecutive_errors: int) -> Gr
     checks.integer("apply_if_finite", "max_consecutive_errors", max_consecutive_errors, least=0)
     check_transform("apply_if_finite", "inner", inner)
     skip = skip_nonfinite(inner, max_consecutive_errors)
+    skipping = taking_extra(skip)
 
     def init(params: Params) -> ApplyIfFiniteState:
         consecutive, total, inner_state = skip.init(params)
@@ -121,11 +122,11 @@ def apply_if_finite(inner: GradientTransform, max_consecutive_errors: int) -> Gr
         updates: Updates, state: ApplyIfFiniteState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ApplyIfFiniteState]:
         before = SkipNonfiniteState(state.notfinite_count, state.total_notfinite, state.inner_state)
-        out, after = skip.update(updates, before, params, **extra)
+        out, after = skipping(updates, before, params, **extra)
         last_finite = after.total == before.total
         return out, ApplyIfFiniteState(after.consecutive, last_finite, after.total, after.inner)
 
-    return GradientTransform(init, update)
+    return checked("apply_if_finite", init, update)
 
 
 class ZeroNansState(NamedTuple):
@@ -152,8 +153,8 @@ def zero_nans() -> GradientTransform:
         found = tree.map(lambda u: mx.isnan(u).any(), updates)
         return tree.map(lambda u: mx.where(mx.isnan(u), mx.zeros_like(u), u), updates), ZeroNansState(found)
 
-    return GradientTransform(
-        lambda params: ZeroNansState(tree.map(lambda _: mx.array(False), params)), update
+    return checked(
+        "zero_nans", lambda params: ZeroNansState(tree.map(lambda _: mx.array(False), params)), update
     )
 
 

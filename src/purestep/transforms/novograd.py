@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.transforms.weight_decay import add_decayed_weights
 from purestep.types import Params, Tree, Updates
 
@@ -99,4 +99,4 @@ def scale_by_novograd(
         mu = tree.map(lambda u, m: b1 * m.astype(mx.float32) + u, updates, state.mu)
         return mu, ScaleByNovogradState(state.count + 1, moments.stored(mu, mu_dtype), nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

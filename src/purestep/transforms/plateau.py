@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -111,4 +111,4 @@ def reduce_on_plateau(
         new = tree.where(count == accumulation_size, judged(state, mean), gathered)
         return tree.map(lambda u: (new.scale * u).astype(u.dtype), updates), new
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

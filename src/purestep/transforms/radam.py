@@ -7,7 +7,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import ScaleByAdamState
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -100,7 +100,7 @@ def scale_by_radam(
             updates = tree.map(rectified, updates, moments.corrected(nu, b2, count))
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def length(decay: float, count: mx.array) -> mx.array:

@@ -7,7 +7,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import bias_correction as gathered_weight
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -97,7 +97,7 @@ def scale_by_rms(
         updates = tree.map(lambda g, v: _divide(g, _times(scale, v), eps, eps_in_sqrt), gradients, nu)
         return updates, ScaleByRmsState(count, nu)
 
-    return GradientTransform(init, update)
+    return checked("scale_by_rms", init, update)
 
 
 def scale_by_stddev(
@@ -160,7 +160,7 @@ def scale_by_stddev(
 
         return tree.map(divided, gradients, mu, nu), ScaleByRStdDevState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked("scale_by_stddev", init, update)
 
 
 def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> GradientTransform:
@@ -208,7 +208,7 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
 
         return tree.map(divided, gradients, sums), ScaleByRssState(sums)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def _check(where: str, decay: float, eps: float, initial_scale: float) -> None:

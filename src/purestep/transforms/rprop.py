@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.transforms.sign import sign
 from purestep.types import Params, Tree, Updates
 
@@ -94,4 +94,4 @@ def scale_by_rprop(
         updates = tree.map(lambda s, d, size: mx.where(s < 0, 0.0, size * d), agreement, signs, sizes)
         return updates, ScaleByRpropState(sizes, updates)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, checked, without_state
 from purestep.types import Params, ScalarOrSchedule, Updates
 
 
@@ -16,7 +16,9 @@ def scale(step_size: float | mx.array) -> GradientTransform:
     ({'w': array(1.5, dtype=float32)}, ())
     """
     checks.number("scale", "step_size", step_size)
-    return stateless(lambda updates, params: tree.map(lambda u: (step_size * u).astype(u.dtype), updates))
+    return without_state(
+        "scale", lambda updates, params: tree.map(lambda u: (step_size * u).astype(u.dtype), updates)
+    )
 
 
 class ScaleByLearningRateState(NamedTuple):
@@ -81,4 +83,4 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
         updates = tree.map(lambda u: (factor * u).astype(u.dtype), updates)
         return updates, state_type(state.count + 1, rate)
 
-    return GradientTransform(init, update)
+    return checked("scale_by_learning_rate", init, update)

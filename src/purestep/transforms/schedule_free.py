@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
 
 
@@ -134,7 +134,7 @@ def schedule_free(
         z = tree.map(lambda a: a.astype(dtype), z)
         return updates, ScheduleFreeState(state.b1, weight_sum, state.step_count + 1, highest, base_state, z)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:

@@ -8,7 +8,7 @@ import mlx.core as mx
 from purestep import checks, rng, tree
 from purestep.mean import Mean
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -131,7 +131,7 @@ def scale_by_sophia(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleBySophiaState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: mx.array) -> Tree:

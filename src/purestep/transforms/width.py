@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, without_state
 from purestep.transforms.masking import resolve_mask
 from purestep.types import Params, Tree, Updates
 
@@ -47,4 +47,4 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
         chosen = resolve_mask(where, mask, updates if params is None else params)
         return tree.map(lambda u, wide: (u / width_mult).astype(u.dtype) if wide else u, updates, chosen)
 
-    return stateless(narrow)
+    return without_state(where, narrow)

@@ -5,7 +5,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import ScaleByAdamState
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -72,4 +72,4 @@ def scale_by_yogi(
         updates = tree.map(lambda d, v: d / (moments.root(v, eps_root) + eps), direction, square)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
