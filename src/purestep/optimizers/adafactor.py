@@ -82,7 +82,7 @@ class RunningMeanState(NamedTuple):
 
 
 def _running_mean(decay: float, dtype: mx.Dtype) -> GradientTransform:
-    checks.number("adafactor", "momentum", decay, least=0, below=1)
+    decay = checks.number("adafactor", "momentum", decay, least=0, below=1)
 
     def update(
         updates: Updates, state: RunningMeanState, params: Params | None = None

@@ -46,8 +46,8 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
     >>> round(updates["w"].item(), 6), state.e_g["w"].item()  # 4 / sqrt(4 + 1)
     (1.788854, 4.0)
     """
-    checks.number("scale_by_adadelta", "rho", rho, least=0, below=1)
-    checks.number("scale_by_adadelta", "eps", eps, least=0)
+    rho = checks.number("scale_by_adadelta", "rho", rho, least=0, below=1)
+    eps = checks.number("scale_by_adadelta", "eps", eps, least=0)
 
     def init(params: Params) -> ScaleByAdaDeltaState:
         return ScaleByAdaDeltaState(*(tree.zeros_like(params, mx.float32) for _ in range(2)))

@@ -27,7 +27,7 @@ def scale_by_param_block_norm(min_scale: float | mx.array = 1e-3) -> GradientTra
     {'w': array([5, 0], dtype=float32)}
     """
     where = "scale_by_param_block_norm"
-    checks.number(where, "min_scale", min_scale, least=0)
+    min_scale = checks.number(where, "min_scale", min_scale, least=0)
     return leafwise(where, lambda u, p: u.astype(mx.float32) * mx.maximum(block_norm(p), min_scale))
 
 
@@ -49,7 +49,7 @@ def scale_by_param_block_rms(min_scale: float | mx.array = 1e-3) -> GradientTran
     {'w': array([2, 0], dtype=float32)}
     """
     where = "scale_by_param_block_rms"
-    checks.number(where, "min_scale", min_scale, least=0)
+    min_scale = checks.number(where, "min_scale", min_scale, least=0)
     return leafwise(where, lambda u, p: u.astype(mx.float32) * mx.maximum(block_rms(p), min_scale))
 
 

@@ -16,7 +16,7 @@ def clip(max_delta: float | mx.array) -> GradientTransform:
     >>> clip(1.0).update({"w": mx.array([-3.0, 0.5])}, ())[0]
     {'w': array([-1, 0.5], dtype=float32)}
     """
-    checks.number("clip", "max_delta", max_delta, above=0)
+    max_delta = checks.number("clip", "max_delta", max_delta, above=0)
     return without_state(
         "clip",
         lambda updates, params: tree.map(
@@ -39,7 +39,7 @@ def clip_by_block_rms(threshold: float | mx.array) -> GradientTransform:
     >>> clip_by_block_rms(1.0).update({"w": mx.array([3.0, -3.0])}, ())[0]
     {'w': array([1, -1], dtype=float32)}
     """
-    checks.number("clip_by_block_rms", "threshold", threshold, above=0)
+    threshold = checks.number("clip_by_block_rms", "threshold", threshold, above=0)
 
     def bounded(update: mx.array) -> mx.array:
         return (update * _at_most(threshold, block_rms(update))).astype(update.dtype)
@@ -82,11 +82,10 @@ def adaptive_grad_clip(
            [0, 0.05]], dtype=float32)
     """
     where = "adaptive_grad_clip"
-    checks.number(where, "clipping", clipping, above=0)
-    checks.number(where, "eps", eps, above=0)
-    chosen = (axis,) if isinstance(axis, int) else axis
-    for each in chosen or ():
-        checks.integer(where, "axis", each)
+    clipping = checks.number(where, "clipping", clipping, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
+    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    chosen = None if axis is None else tuple(checks.integer(where, "axis", each) for each in given)
 
     def norms(array: mx.array) -> mx.array:
         axes = _unit_axes(array) if chosen is None else chosen

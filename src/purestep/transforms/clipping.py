@@ -23,7 +23,7 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
     >>> updates
     {'a': array(0.6, dtype=float32), 'b': array(0.8, dtype=float32)}
     """
-    checks.number("clip_by_global_norm", "max_norm", max_norm, above=0)
+    max_norm = checks.number("clip_by_global_norm", "max_norm", max_norm, above=0)
 
     def update(
         updates: Updates,

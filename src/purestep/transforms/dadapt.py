@@ -86,9 +86,9 @@ def scale_by_dadapt(
     q = math.sqrt(b2)
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
-    checks.number(where, "eps", eps, above=0)
-    checks.number(where, "estim_lr0", estim_lr0, above=0)
-    checks.number(where, "weight_decay", weight_decay, least=0)
+    eps = checks.number(where, "eps", eps, above=0)
+    estim_lr0 = checks.number(where, "estim_lr0", estim_lr0, above=0)
+    weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByDAdaptState:
         mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))

@@ -91,9 +91,9 @@ def scale_by_distance_over_gradients(
     0.05
     """
     where = "scale_by_distance_over_gradients"
-    checks.number(where, "reps_rel", reps_rel, above=0)
-    checks.number(where, "eps", eps, above=0)
-    checks.number(where, "global_scale", global_scale)
+    reps_rel = checks.number(where, "reps_rel", reps_rel, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
+    global_scale = checks.number(where, "global_scale", global_scale)
 
     def init(params: Params) -> ScaleByDistanceOverGradientsState:
         return ScaleByDistanceOverGradientsState(
@@ -153,8 +153,8 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
             where, f"init_step must be a pair of one of {_INIT_STEPS} and a number, got {init_step!r}"
         )
     kind, value = init_step
-    checks.number(where, "init_step's number", value, above=0)
-    checks.number(where, "eps", eps, above=0)
+    value = checks.number(where, "init_step's number", value, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByDoGState:
         start = value * (1 + tree.norm(params)) if kind == "heuristic" else scalars.float32(value)
@@ -206,9 +206,9 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
     0.2
     """
     where = "scale_by_dowg"
-    checks.number(where, "eps", eps, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
     start = eps if init_estim_sq_dist is None else init_estim_sq_dist
-    checks.number(where, "init_estim_sq_dist", start, above=0)
+    start = checks.number(where, "init_estim_sq_dist", start, above=0)
 
     def init(params: Params) -> ScaleByDoWGState:
         return ScaleByDoWGState(params, mx.array(0.0), scalars.float32(start))

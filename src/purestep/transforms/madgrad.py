@@ -65,8 +65,8 @@ def scale_by_madgrad(
     where = "scale_by_madgrad"
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
-    checks.number(where, "momentum", momentum, least=0, below=1)
-    checks.number(where, "eps", eps, above=0)
+    momentum = checks.number(where, "momentum", momentum, least=0, below=1)
+    eps = checks.number(where, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByMadgradState:
         count, first = rate.init(params)

@@ -41,7 +41,7 @@ def trace(
     >>> updates
     {'w': array(1.9, dtype=float32)}
     """
-    checks.number("trace", "decay", decay, least=0, below=1)
+    decay = checks.number("trace", "decay", decay, least=0, below=1)
 
     def init(params: Params) -> TraceState:
         return TraceState(tree.zeros_like(params, accumulator_dtype or mx.float32))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
 from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.orthogonal import (
@@ -104,8 +104,8 @@ def scale_by_muon(
     [[False, True], [True, False]]
     """
     where = "scale_by_muon"
-    rows = check_iteration(where, ns_coeffs, ns_steps, preconditioning, eps)
-    checks.number(where, "beta", beta, least=0, below=1)
+    rows, eps = check_iteration(where, ns_coeffs, ns_steps, preconditioning, eps)
+    beta = checks.number(where, "beta", beta, least=0, below=1)
 
     def init(params: Params) -> ScaleByMuonState:
         all_sides(where, matrices, params)
@@ -116,11 +116,11 @@ def scale_by_muon(
     ) -> tuple[Updates, ScaleByMuonState]:
         sides = all_sides(where, matrices, updates)
         gradients = tree.map(lambda g: g.astype(mx.float32), updates)
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = tree.map(lambda g, m: beta * m.astype(mx.float32) + (1 - beta) * g, gradients, state.mu)
         now = 1 / bias_correction(beta, count)
         if nesterov:
-            ahead = beta / bias_correction(beta, count + 1)
+            ahead = beta / bias_correction(beta, scalars.increment(count))
             mean = tree.map(lambda m, g: ahead * m + (1 - beta) * now * g, mu, gradients)
         else:
             mean = tree.map(lambda m: now * m, mu)
@@ -155,7 +155,7 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
     """
     where = "scale_by_shape"
     if consistent_rms is not None:
-        checks.number(where, "consistent_rms", consistent_rms, least=0)
+        consistent_rms = checks.number(where, "consistent_rms", consistent_rms, least=0)
 
     def factor(axes: Sides, u: mx.array) -> float | mx.array:
         made, summed = axes.sizes(u)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.conditional import zero_unless
 from purestep.types import Params, Tree, Updates
@@ -49,7 +49,7 @@ def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None)
     """
     check_transform("skip_nonfinite", "inner", inner)
     if max_consecutive is not None:
-        checks.integer("skip_nonfinite", "max_consecutive", max_consecutive, least=0)
+        max_consecutive = checks.integer("skip_nonfinite", "max_consecutive", max_consecutive, least=0)
     inner_update = taking_extra(inner)
 
     def init(params: Params) -> SkipNonfiniteState:
@@ -59,8 +59,8 @@ def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None)
         updates: Updates, state: SkipNonfiniteState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, SkipNonfiniteState]:
         finite = all_finite(updates)
-        consecutive = mx.where(finite, 0, state.consecutive + 1)
-        total = state.total + (~finite).astype(mx.int32)
+        consecutive = mx.where(finite, 0, scalars.increment(state.consecutive))
+        total = scalars.increment(state.total, (~finite).astype(mx.int32))
         apply = finite
         if max_consecutive is not None:
             enough = consecutive > max_consecutive
@@ -109,7 +109,9 @@ def apply_if_finite(inner: GradientTransform, max_consecutive_errors: int) -> Gr
     -inf 0
     0.0 1
     """
-    checks.integer("apply_if_finite", "max_consecutive_errors", max_consecutive_errors, least=0)
+    max_consecutive_errors = checks.integer(
+        "apply_if_finite", "max_consecutive_errors", max_consecutive_errors, least=0
+    )
     check_transform("apply_if_finite", "inner", inner)
     skip = skip_nonfinite(inner, max_consecutive_errors)
     skipping = taking_extra(skip)

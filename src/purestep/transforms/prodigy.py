@@ -97,11 +97,11 @@ def scale_by_prodigy(
     b3 = math.sqrt(b2) if beta3 is None else beta3
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
-    checks.number(where, "beta3", b3, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "estim_lr0", estim_lr0, above=0)
-    checks.number(where, "estim_lr_coef", estim_lr_coef, above=0)
-    checks.number(where, "weight_decay", weight_decay, least=0)
+    b3 = checks.number(where, "beta3", b3, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    estim_lr0 = checks.number(where, "estim_lr0", estim_lr0, above=0)
+    estim_lr_coef = checks.number(where, "estim_lr_coef", estim_lr_coef, above=0)
+    weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByProdigyState:
         mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
@@ -138,9 +138,8 @@ def check_betas(where: str, betas: tuple[float, float]) -> tuple[float, float]:
     """Refuse what is not two decays."""
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise checks.refuse(where, f"betas must be two numbers, got {betas!r}")
-    for beta in betas:
-        checks.number(where, "betas", beta, least=0, below=1)
-    return betas[0], betas[1]
+    b1, b2 = (checks.number(where, "betas", beta, least=0, below=1) for beta in betas)
+    return b1, b2
 
 
 def correction(b1: float, b2: float, count: mx.array) -> mx.array:

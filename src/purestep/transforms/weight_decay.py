@@ -28,7 +28,7 @@ def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None 
     >>> decay.update({"w": mx.array(1.0), "b": mx.array(1.0)}, (), params)[0]
     {'w': array(1.2, dtype=float32), 'b': array(1, dtype=float32)}
     """
-    checks.number("add_decayed_weights", "weight_decay", weight_decay, least=0)
+    weight_decay = checks.number("add_decayed_weights", "weight_decay", weight_decay, least=0)
 
     def decay(updates: Updates, params: Params | None) -> Updates:
         if params is None:

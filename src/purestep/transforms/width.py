@@ -41,7 +41,7 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
     {'fc': array([[0.25, 0.25]], dtype=float32), 'bias': array([1], dtype=float32)}
     """
     where = "scale_by_width"
-    checks.number(where, "width_mult", width_mult, above=0)
+    width_mult = checks.number(where, "width_mult", width_mult, above=0)
 
     def narrow(updates: Updates, params: Params | None) -> Updates:
         chosen = resolve_mask(where, mask, updates if params is None else params)
