@@ -1,6 +1,7 @@
 """The wording of argument errors: who refuses, which argument, the rule, the value."""
 
 import math
+import numbers
 import sys
 from collections.abc import Callable, Collection
 from typing import Any
@@ -24,15 +25,20 @@ def number(
     least: float | None = None,
     below: float | None = None,
     most: float | None = None,
-) -> None:
-    """Refuse a value that is not a finite number within the bounds.
+) -> Any:
+    """Refuse a value that is not a finite number within the bounds; return it as a Python number.
 
-    A 0-d array passes unread: its value is known only to the device, and no check waits for that.
+    Compute with what is returned: a number of numpy's times an array of MLX's is an array of numpy's.
+    A 0-d `mx.array` is returned unread: its value is known only to the device, and no check waits for that.
+
+    >>> number("sgd", "learning_rate", 0.1, least=0)
+    0.1
     """
     if isinstance(value, mx.array):
         if value.ndim != 0:
             raise refuse(where, f"{name} must be a number or a 0-d array, got shape {value.shape}")
-        return
+        return value
+    value = _python_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{where}: {name} must be a number, got {value!r}")
     rules = (
@@ -45,14 +51,37 @@ def number(
     for broken, rule in rules:
         if broken:
             raise refuse(where, f"{name} {rule}, got {value}")
+    return value
 
 
-def integer(where: str, name: str, value: Any, *, least: int | None = None) -> None:
-    """Refuse what is not a Python integer of at least `least`."""
+def integer(where: str, name: str, value: Any, *, least: int | None = None) -> int:
+    """Refuse what is not an integer of at least `least`; return it as a Python integer.
+
+    >>> integer("train_step", "microbatches", 4, least=1)
+    4
+    """
+    value = _python_number(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{where}: {name} must be an integer, got {value!r}")
     if least is not None and value < least:
         raise refuse(where, f"{name} must be at least {least}, got {value}")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number that `number` takes for one, not an `mx.array`."""
+    return type(_python_number(value)) in (int, float)
+
+
+def _python_number(value: Any) -> Any:
+    """Return another library's integer or real number, or its 0-d array of them, as Python's."""
+    if type(value) in (bool, int, float):
+        return value
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()  # a scalar or a 0-d array; a boolean stays one, and is refused
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def function(where: str, name: str, value: Any) -> None:

@@ -1,6 +1,8 @@
-"""Numbers that may be arrays already."""
+"""Numbers that may be arrays already, and counts."""
 
 import mlx.core as mx
+
+_MOST = 2**31 - 1  # the largest int32
 
 
 def float32(value: float | mx.array) -> mx.array:
@@ -9,3 +11,30 @@ def float32(value: float | mx.array) -> mx.array:
     Not through `mx.array(value)`: given an array, that puts a conversion, and in a step a kernel, in its way.
     """
     return value.astype(mx.float32) if isinstance(value, mx.array) else mx.array(value, mx.float32)
+
+
+def increment(count: mx.array, by: int | mx.array = 1) -> mx.array:
+    """Return `count + by`, or the largest int32 where that would be more: a count stays, it does not wrap.
+
+    >>> increment(mx.array(2**31 - 2)), increment(mx.array(2**31 - 1))
+    (array(2147483647, dtype=int32), array(2147483647, dtype=int32))
+    """
+    return mx.minimum(count, _MOST - by) + by
+
+
+def elapsed(count: int | mx.array, begin: int = 0, longest: int = 0) -> mx.array:
+    """Return `count - begin`, subtracted as integers: float32 holds no odd number beyond 2**24.
+
+    Args:
+        count: an integer, or an array of them; of floats the difference is float32.
+        begin: at least 0.
+        longest: a number that the difference will be compared with or divided by.
+
+    >>> elapsed(mx.array(2**24 + 1), 2**24)
+    array(1, dtype=int32)
+    """
+    count = count if isinstance(count, mx.array) else mx.array(count)
+    if not mx.issubdtype(count.dtype, mx.integer):
+        return count.astype(mx.float32) - begin
+    wide = count.dtype in (mx.int64, mx.uint64, mx.uint32) or max(begin, longest) > _MOST
+    return count.astype(mx.int64 if wide else mx.int32) - begin

@@ -230,12 +230,21 @@ def dtype_name(dtype: mx.Dtype) -> str:
 
 def alike(first: Tree, second: Tree) -> bool:
     """Tell whether two trees have the same containers, shapes and dtypes."""
-    same: list[bool] = []
+    return matches(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, first, second)
+
+
+def matches(same: Callable[[Any, Any], bool], first: Tree, second: Tree) -> bool:
+    """Tell whether two trees have the same containers, and `same` says of every pair of leaves that it holds.
+
+    >>> matches(lambda a, b: a < b, {"w": 1}, {"w": 2}), matches(lambda a, b: True, {"w": 1}, {"b": 2})
+    (True, False)
+    """
+    found: list[bool] = []
     try:
-        _map(lambda a, b: same.append(a.shape == b.shape and a.dtype == b.dtype), first, (second,))
+        _map(lambda a, b: found.append(same(a, b)), first, (second,))
     except _DiffersError:
         return False
-    return all(same)
+    return all(found)
 
 
 def differences(

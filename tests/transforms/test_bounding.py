@@ -13,7 +13,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 def only(transform, updates, params=None):
-    return transform.update({"w": updates}, transform.init({"w": params}), {"w": params})[0]["w"]
+    tree = None if params is None else {"w": params}
+    return transform.update({"w": updates}, transform.init(tree), tree)[0]["w"]
 
 
 def test_clip_bounds_each_element_and_lets_a_nan_show():

@@ -49,7 +49,14 @@ def test_bad_arguments_are_refused(args, error, message):
         named_chain(*args)
 
 
-@pytest.mark.parametrize(("state", "shown"), [({}, "none"), ({"b": ()}, "b"), (((),), "a tuple")])
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ({}, "state.a is in transform.init(params), not in the state"),
+        ({"b": ()}, "state.b is in the state, not in transform.init(params)"),
+        (((),), "state is a tuple in the state, a dict in transform.init(params)"),
+    ],
+)
 def test_another_state_is_refused(state, shown):
-    with pytest.raises(ValueError, match=re.escape(f"state must be a dict of (a), got {shown}")):
+    with pytest.raises(ValueError, match=re.escape(f"named_chain: {shown}")):
         named_chain(("a", ps.identity())).update(PARAMS, state)

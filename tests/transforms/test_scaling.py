@@ -107,7 +107,7 @@ def test_the_state_holds_an_int32_count_and_a_float32_rate_from_the_start(rate):
         (
             lambda: scale_by_learning_rate(lambda count: mx.ones(1)).init(PARAMS),
             ValueError,
-            "scale_by_learning_rate: a rate must be 0-d, got shape (1,)",
+            "the value of the schedule learning_rate must be a number or a 0-d array, got shape (1,)",
         ),
     ],
 )

@@ -52,13 +52,10 @@ def test_updates_of_another_tree_are_refused():
     transform = scale_by_sm3()
     state = transform.init({"a": mx.zeros(2), "b": mx.zeros(2)})
     for updates, message in (
-        ({"a": mx.zeros(2)}, "scale_by_sm3: b.0 is in the state, and nothing for it in updates"),
-        ({"a": mx.zeros(2), "c": mx.zeros(2)}, "scale_by_sm3: c in updates is not built like the params"),
-        (
-            {"a": mx.zeros((2, 1)), "b": mx.zeros(2)},
-            "scale_by_sm3: a in updates is not built like the params",
-        ),
-        ({"a": mx.zeros(3), "b": mx.zeros(2)}, "scale_by_sm3: a in updates is not built like the params"),
+        ({"a": mx.zeros(2)}, "scale_by_sm3: state.mu.b is in the state, not in"),
+        ({"a": mx.zeros(2), "c": mx.zeros(2)}, "scale_by_sm3: state.mu.b is in the state, not in"),
+        ({"a": mx.zeros((2, 1)), "b": mx.zeros(2)}, "scale_by_sm3: state.mu.a.1 is in transform.init"),
+        ({"a": mx.zeros(3), "b": mx.zeros(2)}, r"scale_by_sm3: state.mu.a.0 has shape \(2,\) in the state"),
     ):
         with pytest.raises(ValueError, match=message):
             transform.update(updates, state)

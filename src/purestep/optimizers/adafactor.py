@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms.adafactor import scale_by_factored_rms
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.transforms.block import scale_by_param_block_rms
 from purestep.transforms.bounding import clip_by_block_rms
 from purestep.transforms.combining import chain
@@ -82,7 +82,7 @@ class RunningMeanState(NamedTuple):
 
 
 def _running_mean(decay: float, dtype: mx.Dtype) -> GradientTransform:
-    checks.number("adafactor", "momentum", decay, least=0, below=1)
+    decay = checks.number("adafactor", "momentum", decay, least=0, below=1)
 
     def update(
         updates: Updates, state: RunningMeanState, params: Params | None = None
@@ -92,4 +92,4 @@ def _running_mean(decay: float, dtype: mx.Dtype) -> GradientTransform:
         )
         return ema, RunningMeanState(tree.map(lambda m: m.astype(dtype), ema))
 
-    return GradientTransform(lambda params: RunningMeanState(tree.zeros_like(params, dtype)), update)
+    return checked("adafactor", lambda params: RunningMeanState(tree.zeros_like(params, dtype)), update)

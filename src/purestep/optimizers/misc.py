@@ -117,11 +117,11 @@ def optimistic_adam(
     """
     beta = 1.0
     if optimism is not None:
-        checks.number("optimistic_adam", "optimism", optimism)
-        if not isinstance(learning_rate, (int, float)):
+        change: float = checks.number("optimistic_adam", "optimism", optimism)
+        if callable(learning_rate) or isinstance(learning_rate, mx.array):
             raise checks.refuse("optimistic_adam", "learning_rate must be a number when optimism is given")
-        checks.number("optimistic_adam", "learning_rate", learning_rate, above=0)
-        beta = optimism / learning_rate
+        rate: float = checks.number("optimistic_adam", "learning_rate", learning_rate, above=0)
+        learning_rate, beta = rate, change / rate
     return optimistic_adam_v2(
         learning_rate,
         beta=beta,

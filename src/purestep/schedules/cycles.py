@@ -1,7 +1,7 @@
 """Rises and falls in cycles."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from purestep import checks
 from purestep.schedules.decay import plain, through
@@ -34,10 +34,12 @@ def linear_onecycle(
     [0.04, 1.0, 0.04, 4e-06]
     """
     where = "schedules.linear_onecycle"
-    first, last = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
-    plain(where, "pct_final", pct_final, least=pct_start, most=1)
-    turns = [int(fraction * transition_steps) for fraction in (pct_start, pct_final)]
-    return through([(0, first), (turns[0], peak_value), (turns[1], first), (transition_steps, last)])
+    cycle = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    pct_final = plain(where, "pct_final", pct_final, least=pct_start, most=1)
+    again = int(pct_final * cycle.steps)
+    return through(
+        [(0, cycle.first), (cycle.turn, cycle.peak), (again, cycle.first), (cycle.steps, cycle.last)]
+    )
 
 
 def cosine_onecycle(
@@ -63,9 +65,9 @@ def cosine_onecycle(
     [0.04, 1.0, 4e-06]
     """
     where = "schedules.cosine_onecycle"
-    first, last = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
-    turn = int(pct_start * transition_steps)
-    return through([(0, first), (turn, peak_value), (transition_steps, last)], cosine=True)
+    cycle = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    points = [(0, cycle.first), (cycle.turn, cycle.peak), (cycle.steps, cycle.last)]
+    return through(points, cosine=True)
 
 
 def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
@@ -82,12 +84,28 @@ def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
     >>> [round(rate(n).item(), 6) for n in (2, 6, 10, 12)]
     [1.0, 0.5, 0.0, 0.5]
     """
-    cycles = [(warmup_cosine_decay(**kwargs), kwargs["decay_steps"]) for kwargs in cosine_kwargs]
+    cycles = [
+        (
+            warmup_cosine_decay(**kwargs),
+            checks.integer("schedules.sgdr", "decay_steps", kwargs["decay_steps"]),
+        )
+        for kwargs in cosine_kwargs
+    ]
     if not cycles:
         raise checks.refuse("schedules.sgdr", "cosine_kwargs must hold at least one cycle")
     cycles = [cycle for cycle in cycles[:-1] if cycle[1]] + cycles[-1:]
     ends = [sum(steps for _, steps in cycles[:index]) for index in range(1, len(cycles))]
     return join_schedules([schedule for schedule, _ in cycles], ends)
+
+
+class _Cycle(NamedTuple):
+    """The counts and values of a rise and a fall."""
+
+    steps: int
+    turn: int
+    first: float
+    peak: float
+    last: float
 
 
 def _cycle(
@@ -97,11 +115,13 @@ def _cycle(
     pct_start: float,
     div_factor: float,
     final_div_factor: float,
-) -> tuple[float, float]:
-    """Check what the one-cycle schedules share; return the first value and the last."""
-    checks.integer(where, "transition_steps", transition_steps, least=0)
-    checks.number(where, "peak_value", peak_value)
-    plain(where, "pct_start", pct_start, least=0, most=1)
-    checks.number(where, "div_factor", div_factor, above=0)
-    checks.number(where, "final_div_factor", final_div_factor, above=0)
-    return peak_value / div_factor, peak_value / div_factor / final_div_factor
+) -> _Cycle:
+    """Check what the one-cycle schedules share, as Python numbers."""
+    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    pct_start = plain(where, "pct_start", pct_start, least=0, most=1)
+    div_factor = checks.number(where, "div_factor", div_factor, above=0)
+    final_div_factor = checks.number(where, "final_div_factor", final_div_factor, above=0)
+    first = peak_value / div_factor
+    turn = int(pct_start * transition_steps)
+    return _Cycle(transition_steps, turn, first, peak_value, first / final_div_factor)

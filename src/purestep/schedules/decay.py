@@ -31,11 +31,11 @@ def polynomial(
     array(0.25, dtype=float32)
     """
     where = "schedules.polynomial"
-    checks.number(where, "init_value", init_value)
-    checks.number(where, "end_value", end_value)
-    checks.number(where, "power", power, above=0)
-    checks.integer(where, "transition_steps", transition_steps, least=0)
-    checks.integer(where, "transition_begin", transition_begin, least=0)
+    init_value = checks.number(where, "init_value", init_value)
+    end_value = checks.number(where, "end_value", end_value)
+    power = checks.number(where, "power", power, above=0)
+    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
+    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
 
     def schedule(count: mx.array) -> mx.array:
         left = 1 - progress(count, transition_begin, transition_steps)
@@ -68,19 +68,21 @@ def exponential_decay(
     array(0.25, dtype=float32)
     """
     where = "schedules.exponential_decay"
-    checks.number(where, "init_value", init_value)
-    checks.integer(where, "transition_steps", transition_steps, least=0)
-    plain(where, "decay_rate", decay_rate, above=0)
-    checks.integer(where, "transition_begin", transition_begin, least=0)
+    init_value = checks.number(where, "init_value", init_value)
+    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
+    decay_rate = plain(where, "decay_rate", decay_rate, above=0)
+    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
     if end_value is not None:
-        checks.number(where, "end_value", end_value)
+        end_value = checks.number(where, "end_value", end_value)
     if transition_steps == 0:
         return constant(init_value)
     rate, bound = math.log(decay_rate), mx.maximum if decay_rate < 1 else mx.minimum
 
     def schedule(count: mx.array) -> mx.array:
-        factors = mx.maximum(scalars.float32(count) - transition_begin, 0) / transition_steps
-        value = init_value * mx.exp(rate * (mx.floor(factors) if staircase else factors))
+        since = mx.maximum(scalars.elapsed(count, transition_begin, transition_steps), 0)
+        whole = (since // transition_steps).astype(mx.float32)
+        factors = whole if staircase else since.astype(mx.float32) / transition_steps
+        value = init_value * mx.exp(rate * factors)
         return value if end_value is None else bound(value, end_value)
 
     return schedule
@@ -103,10 +105,9 @@ def piecewise_constant(
     points = _points("schedules.piecewise_constant", init_value, boundaries_and_scales)
 
     def schedule(count: mx.array) -> mx.array:
-        count = scalars.float32(count)
         value = scalars.float32(points[0][1])
         for boundary, reached in points[1:]:
-            value = mx.where(count < boundary, value, reached)
+            value = mx.where(scalars.elapsed(count, boundary) < 0, value, reached)
         return value
 
     return schedule
@@ -134,22 +135,22 @@ def piecewise_interpolate(
     return through(_points(where, init_value, boundaries_and_scales), interpolate_type == "cosine")
 
 
-def plain(where: str, name: str, value: Any, **bounds: float) -> None:
-    """Refuse also an array: the number is computed with in Python."""
+def plain(where: str, name: str, value: Any, **bounds: float) -> float:
+    """Refuse also an array, since Python computes with the number that is returned."""
     if isinstance(value, mx.array):
         raise TypeError(f"{where}: {name} must be a Python number, got an array")
-    checks.number(where, name, value, **bounds)
+    return checks.number(where, name, value, **bounds)
 
 
 def _points(
     where: str, init_value: float, boundaries_and_scales: Mapping[int, float] | None
 ) -> list[tuple[int, float]]:
     """Return (count, value) with the scales multiplied up, from (0, `init_value`) on."""
-    checks.number(where, "init_value", init_value)
-    scales = dict(boundaries_and_scales or {})
-    for boundary, scale in scales.items():
-        checks.integer(where, "boundaries_and_scales", boundary, least=0)
-        checks.number(where, "boundaries_and_scales", scale, least=0)
+    init_value = checks.number(where, "init_value", init_value)
+    scales: dict[int, float] = {}
+    for boundary, scale in (boundaries_and_scales or {}).items():
+        boundary = checks.integer(where, "boundaries_and_scales", boundary, least=0)
+        scales[boundary] = checks.number(where, "boundaries_and_scales", scale, least=0)
     points = [(0, init_value)]
     for boundary in sorted(scales):
         points.append((boundary, points[-1][1] * scales[boundary]))
@@ -160,14 +161,13 @@ def through(points: Sequence[tuple[int, float]], cosine: bool = False) -> Schedu
     """Interpolate between (count, value) points in order of count; of two at one count the last holds."""
 
     def schedule(count: mx.array) -> mx.array:
-        count = scalars.float32(count)
         value = scalars.float32(points[0][1])
         for (begin, start), (end, stop) in pairwise(points):
             done = progress(count, begin, end - begin)
             if cosine:
                 done = 0.5 - 0.5 * mx.cos(math.pi * done)
             # Both ends are met to the bit: `start + (stop - start)` would lose a small `stop`.
-            value = mx.where(count < begin, value, start * (1 - done) + stop * done)
+            value = mx.where(scalars.elapsed(count, begin) < 0, value, start * (1 - done) + stop * done)
         return value
 
     return schedule

@@ -19,7 +19,7 @@ def constant(value: float) -> Schedule:
     >>> constant(0.1)(mx.array(5))
     array(0.1, dtype=float32)
     """
-    checks.number("schedules.constant", "value", value)
+    value = checks.number("schedules.constant", "value", value)
     return lambda count: mx.array(value, mx.float32)
 
 
@@ -36,10 +36,10 @@ def linear(init_value: float, end_value: float, transition_steps: int, transitio
     array(0.6, dtype=float32)
     """
     where = "schedules.linear"
-    checks.number(where, "init_value", init_value)
-    checks.number(where, "end_value", end_value)
-    checks.integer(where, "transition_steps", transition_steps, least=0)
-    checks.integer(where, "transition_begin", transition_begin, least=0)
+    init_value = checks.number(where, "init_value", init_value)
+    end_value = checks.number(where, "end_value", end_value)
+    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
+    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
 
     def schedule(count: mx.array) -> mx.array:
         done = progress(count, transition_begin, transition_steps)
@@ -65,10 +65,10 @@ def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0, expone
     array(0.5, dtype=float32)
     """
     where = "schedules.cosine_decay"
-    checks.number(where, "init_value", init_value)
-    checks.integer(where, "decay_steps", decay_steps, least=1)
-    checks.number(where, "alpha", alpha)
-    checks.number(where, "exponent", exponent, above=0)
+    init_value = checks.number(where, "init_value", init_value)
+    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=1)
+    alpha = checks.number(where, "alpha", alpha)
+    exponent = checks.number(where, "exponent", exponent, above=0)
     return _half_cosine(init_value, alpha * init_value, 0, decay_steps, exponent)
 
 
@@ -98,24 +98,23 @@ def warmup_cosine_decay(
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     where = "schedules.warmup_cosine_decay"
-    checks.number(where, "peak_value", peak_value)
-    checks.number(where, "end_value", end_value)
-    checks.integer(where, "warmup_steps", warmup_steps, least=0)
-    checks.integer(where, "decay_steps", decay_steps, least=0)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    end_value = checks.number(where, "end_value", end_value)
+    warmup_steps = checks.integer(where, "warmup_steps", warmup_steps, least=0)
+    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
     if decay_steps < warmup_steps:
         raise checks.refuse(
             where, f"decay_steps includes the warmup and must be at least {warmup_steps}, got {decay_steps}"
         )
-    checks.number(where, "init_value", init_value)
-    checks.number(where, "exponent", exponent, above=0)
+    init_value = checks.number(where, "init_value", init_value)
+    exponent = checks.number(where, "exponent", exponent, above=0)
     fall = _half_cosine(peak_value, end_value, warmup_steps, decay_steps - warmup_steps, exponent)
     if warmup_steps == 0:
         return fall
-    slope = (peak_value - init_value) / warmup_steps
+    rise = linear(init_value, peak_value, warmup_steps)
 
     def schedule(count: mx.array) -> mx.array:
-        count = scalars.float32(count)
-        return mx.where(count < warmup_steps, init_value + slope * count, fall(count))
+        return mx.where(scalars.elapsed(count, warmup_steps) < 0, rise(count), fall(count))
 
     return schedule
 
@@ -132,22 +131,21 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     [1.0, 2.0]
     """
     where = "schedules.join_schedules"
-    schedules, boundaries = tuple(schedules), tuple(boundaries)
+    schedules = tuple(schedules)
+    boundaries = [checks.integer(where, "boundaries", boundary, least=0) for boundary in boundaries]
     if not schedules or len(boundaries) != len(schedules) - 1:
         raise checks.refuse(
             where,
             f"boundaries must be one fewer than schedules, got {len(boundaries)} and {len(schedules)}",
         )
-    for boundary in boundaries:
-        checks.integer(where, "boundaries", boundary, least=0)
-    if list(boundaries) != sorted(set(boundaries)):
-        raise checks.refuse(where, f"boundaries must increase, got {boundaries}")
+    if boundaries != sorted(set(boundaries)):
+        raise checks.refuse(where, f"boundaries must increase, got {tuple(boundaries)}")
 
     def schedule(count: mx.array) -> mx.array:
-        count = scalars.float32(count)
         value = schedules[0](count)
         for boundary, follower in zip(boundaries, schedules[1:], strict=True):
-            value = mx.where(count < boundary, value, follower(count - boundary))
+            since = scalars.elapsed(count, boundary)
+            value = mx.where(since < 0, value, follower(since))
         return value
 
     return schedule
@@ -165,5 +163,7 @@ def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, ex
 
 def progress(count: mx.array, begin: int, steps: int) -> mx.array:
     """Go from 0 at count `begin` to 1, `steps` later, and stay: 0-d float32."""
-    elapsed = scalars.float32(count) - begin
-    return mx.clip(elapsed / steps, 0.0, 1.0) if steps else (elapsed >= 0).astype(mx.float32)
+    since = scalars.elapsed(count, begin)
+    if not steps:
+        return (since >= 0).astype(mx.float32)
+    return mx.clip(since.astype(mx.float32) / steps, 0.0, 1.0)

@@ -79,8 +79,8 @@ def warmup_cosine(
     >>> warmup_cosine(0.0, 1.0, 10, 110, min_ratio=0.1)(mx.array(110))
     array(0.1, dtype=float32)
     """
-    checks.number("schedules.warmup_cosine", "peak_value", peak_value)
-    checks.number("schedules.warmup_cosine", "min_ratio", min_ratio, least=0, most=1)
+    peak_value = checks.number("schedules.warmup_cosine", "peak_value", peak_value)
+    min_ratio = checks.number("schedules.warmup_cosine", "min_ratio", min_ratio, least=0, most=1)
     end_value = min_ratio * peak_value
     return warmup_cosine_decay(init_value, peak_value, warmup_steps, decay_steps, end_value, exponent)
 
@@ -103,13 +103,13 @@ def warmup_linear_decay(
     [0.5, 1.0, 0.55, 0.1]
     """
     where = "schedules.warmup_linear_decay"
-    checks.integer(where, "decay_steps", decay_steps, least=0)
+    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
     rise = _warmup(where, init_value, peak_value, warmup_steps)
     if decay_steps < warmup_steps:
         raise checks.refuse(
             where, f"decay_steps includes the warmup and must be at least {warmup_steps}, got {decay_steps}"
         )
-    checks.number(where, "min_ratio", min_ratio, least=0, most=1)
+    min_ratio = checks.number(where, "min_ratio", min_ratio, least=0, most=1)
     fall = linear(peak_value, min_ratio * peak_value, decay_steps - warmup_steps)
     return join_schedules([rise, fall], [warmup_steps])
 
@@ -147,9 +147,10 @@ def warmup_stable_decay(
     """
     where = "schedules.warmup_stable_decay"
     rise = _warmup(where, init_value, peak_value, warmup_steps)
-    checks.integer(where, "stable_steps", stable_steps, least=0)
-    checks.integer(where, "decay_steps", decay_steps, least=0)
-    checks.number(where, "min_ratio", min_ratio, least=0, most=1)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    stable_steps = checks.integer(where, "stable_steps", stable_steps, least=0)
+    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
+    min_ratio = checks.number(where, "min_ratio", min_ratio, least=0, most=1)
     shapes = {
         "linear": lambda x: 1 - x,
         "cosine": lambda x: 0.5 * (1 + mx.cos(math.pi * x)),
@@ -190,8 +191,10 @@ def inverse_sqrt(
     """
     where = "schedules.inverse_sqrt"
     rise = _warmup(where, init_value, peak_value, warmup_steps)
-    scale = max(warmup_steps, 1) if timescale is None else timescale
-    checks.integer(where, "timescale", scale, least=1)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    scale = checks.integer(
+        where, "timescale", max(warmup_steps, 1) if timescale is None else timescale, least=1
+    )
 
     def fall(count: mx.array) -> mx.array:
         # Before the peak `join_schedules` hands over negative counts and drops what comes of them.
@@ -201,7 +204,7 @@ def inverse_sqrt(
 
 
 def _warmup(where: str, init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
-    checks.number(where, "init_value", init_value)
-    checks.number(where, "peak_value", peak_value)
-    checks.integer(where, "warmup_steps", warmup_steps, least=0)
+    init_value = checks.number(where, "init_value", init_value)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    warmup_steps = checks.integer(where, "warmup_steps", warmup_steps, least=0)
     return linear(init_value, peak_value, warmup_steps)

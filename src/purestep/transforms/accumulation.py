@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
+from purestep.transforms.scheduled import called
 from purestep.types import Params, Tree, Updates
 
 
@@ -57,7 +58,7 @@ def accumulate(
     """
     check_transform("accumulate", "transform", transform)
     if not callable(every):
-        checks.integer("accumulate", "every", every, least=1)
+        every = checks.integer("accumulate", "every", every, least=1)
     inner_update = taking_extra(transform)
 
     def init(params: Params) -> AccumulateState:
@@ -81,30 +82,30 @@ def accumulate(
         weight = scalars.float32(weight)
         summed = tree.map(lambda a, g: a + weight * g.astype(mx.float32), state.gradients, updates)
         total = state.weight + weight
-        window = every(state.count) if callable(every) else every
-        full = state.mini_step + 1 >= window
+        window = called("accumulate", "every", every, state.count) if callable(every) else every
+        full = scalars.increment(state.mini_step) >= window
         if flush is not None:
             full = mx.where(flush, total > 0, full)
             extra["flush"] = flush
         # A flush without weight is no step: it adds nothing, and only ends the window that there is.
         taken = (
-            state.mini_step + 1
+            scalars.increment(state.mini_step)
             if flush is None
-            else mx.where(flush & (weight == 0), state.mini_step, state.mini_step + 1)
+            else mx.where(flush & (weight == 0), state.mini_step, scalars.increment(state.mini_step))
         )
         scale = mx.where(total > 0, 1 / mx.where(total > 0, total, 1.0), 0.0)
         mean = tree.map(lambda s: scale * s, summed)
         out, inner = inner_update(mean, state.inner, params, weight=total, **extra)
         kept = AccumulateState(
             mini_step=mx.where(full, 0, taken),
-            count=state.count + full.astype(mx.int32),
+            count=scalars.increment(state.count, full.astype(mx.int32)),
             gradients=tree.map(lambda s: mx.where(full, 0.0, s), summed),
             weight=mx.where(full, 0.0, total),
             inner=tree.where(full, inner, state.inner),
         )
         return tree.map(lambda u: mx.where(full, u, mx.zeros_like(u)), out), kept
 
-    return GradientTransform(init, update)
+    return checked("accumulate", init, update)
 
 
 def flush(transform: GradientTransform, opt_state: Tree, params: Params) -> tuple[Updates, Tree]:

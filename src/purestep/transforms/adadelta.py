@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -46,8 +46,8 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
     >>> round(updates["w"].item(), 6), state.e_g["w"].item()  # 4 / sqrt(4 + 1)
     (1.788854, 4.0)
     """
-    checks.number("scale_by_adadelta", "rho", rho, least=0, below=1)
-    checks.number("scale_by_adadelta", "eps", eps, least=0)
+    rho = checks.number("scale_by_adadelta", "rho", rho, least=0, below=1)
+    eps = checks.number("scale_by_adadelta", "eps", eps, least=0)
 
     def init(params: Params) -> ScaleByAdaDeltaState:
         return ScaleByAdaDeltaState(*(tree.zeros_like(params, mx.float32) for _ in range(2)))
@@ -60,4 +60,4 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
         updates = tree.map(lambda g, v, x: mx.sqrt(x + eps) / mx.sqrt(v + eps) * g, gradients, e_g, state.e_x)
         return updates, ScaleByAdaDeltaState(e_g, moments.mean_square(updates, state.e_x, rho))
 
-    return GradientTransform(init, update)
+    return checked("scale_by_adadelta", init, update)

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep import checks, scalars, tree
+from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.scheduled import called
 from purestep.types import Params, Tree, Updates
 
 
@@ -76,10 +77,10 @@ def scale_by_factored_rms(
     array([-1, -1, -1], dtype=float32)
     """
     where = "scale_by_factored_rms"
-    checks.number(where, "decay_rate", decay_rate, above=0)
-    checks.number(where, "step_offset", step_offset)
-    checks.integer(where, "min_dim_size_to_factor", min_dim_size_to_factor, least=1)
-    checks.number(where, "epsilon", epsilon, above=0)
+    decay_rate = checks.number(where, "decay_rate", decay_rate, above=0)
+    step_offset = checks.number(where, "step_offset", step_offset)
+    min_dim_size_to_factor = checks.integer(where, "min_dim_size_to_factor", min_dim_size_to_factor, least=1)
+    epsilon = checks.number(where, "epsilon", epsilon, above=0)
     checks.function(where, "decay_rate_fn", decay_rate_fn)
 
     def axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -106,7 +107,8 @@ def scale_by_factored_rms(
     def update(
         updates: Updates, state: FactoredState, params: Params | None = None
     ) -> tuple[Updates, FactoredState]:
-        decay = decay_rate_fn(mx.maximum(state.count - step_offset, 0), decay_rate)
+        begun = mx.maximum(state.count - step_offset, 0)
+        decay = called(where, "decay_rate_fn", lambda n: decay_rate_fn(n, decay_rate), begun)
         gradients = tree.map(lambda u: u.astype(mx.float32), updates)
         squares = tree.map(lambda g: mx.square(g) + epsilon, gradients)
 
@@ -134,6 +136,6 @@ def scale_by_factored_rms(
             return g * down * mx.expand_dims(mx.rsqrt(col), second)
 
         updates = tree.map(scaled, gradients, v_row, v_col, v)
-        return updates, FactoredState(state.count + 1, v_row, v_col, v)
+        return updates, FactoredState(scalars.increment(state.count), v_row, v_col, v)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep import checks, scalars, tree
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -62,10 +62,10 @@ def scale_by_adam(
     1.0
     """
     where = "scale_by_adam"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
 
     def root(square: mx.array) -> mx.array:
         # MLX fuses chains of at most 11 operations: clip, Adam, decay and rate fit, with none to spare.
@@ -83,12 +83,12 @@ def scale_by_adam(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
         gradients = tree.map(lambda g: g.astype(mx.float32), updates)
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = tree.map(lambda g, m: b1 * m.astype(mx.float32) + (1 - b1) * g, gradients, state.mu)
         nu = tree.map(lambda g, v: b2 * v + (1 - b2) * mx.square(g), gradients, state.nu)
         mu_scale, nu_scale = 1 / bias_correction(b1, count), 1 / bias_correction(b2, count)
         if nesterov:
-            next_scale = 1 / bias_correction(b1, count + 1)
+            next_scale = 1 / bias_correction(b1, scalars.increment(count))
             direction = tree.map(lambda m, g: b1 * next_scale * m + (1 - b1) * mu_scale * g, mu, gradients)
         else:
             direction = tree.map(lambda m: mu_scale * m, mu)
@@ -97,7 +97,7 @@ def scale_by_adam(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def bias_correction(decay: float | mx.array, count: mx.array) -> mx.array:

@@ -2,10 +2,10 @@
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import ScaleByAdamState
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -37,9 +37,9 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
     (1.0, 5.0)
     """
     where = "scale_by_adamax"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
 
     def init(params: Params) -> ScaleByAdamState:
         zeros = [tree.zeros_like(params, mx.float32) for _ in range(2)]
@@ -49,10 +49,10 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
         gradients = moments.float32(updates)
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = moments.mean(gradients, state.mu, b1)
         nu = tree.map(lambda g, v: mx.maximum(b2 * v, mx.abs(g) + eps), gradients, state.nu)
         updates = tree.map(lambda m, v: m / v, moments.corrected(mu, b1, count), nu)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -60,11 +60,11 @@ def scale_by_adan(
     1.0
     """
     where = "scale_by_adan"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "b3", b3, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    b3 = checks.number(where, "b3", b3, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleByAdanState:
         m, v, n, g = (tree.zeros_like(params, mx.float32) for _ in range(4))
@@ -78,7 +78,7 @@ def scale_by_adan(
         m = tree.map(lambda a, x: b1 * a + (1 - b1) * x, state.m, g)
         v = tree.map(lambda a, d: b2 * a + (1 - b2) * d, state.v, gained)
         n = tree.map(lambda a, x, d: b3 * a + (1 - b3) * mx.square(x + (1 - b2) * d), state.n, g, gained)
-        t = state.t + 1
+        t = scalars.increment(state.t)
         m_scale, n_scale = 1 / bias_correction(b1, t), 1 / bias_correction(b3, t)
         v_scale = (1 - b2) / bias_correction(b2, t)
         updates = tree.map(
@@ -86,4 +86,4 @@ def scale_by_adan(
         )
         return updates, ScaleByAdanState(m, v, n, g, t)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.scheduled import value_at
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
 
 
@@ -82,14 +83,14 @@ def scale_by_ademamix(
     1.5
     """
     where = "scale_by_ademamix"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
     if not callable(b3):
-        checks.number(where, "b3", b3, least=0, below=1)
+        b3 = checks.number(where, "b3", b3, least=0, below=1)
     if not callable(alpha):
-        checks.number(where, "alpha", alpha, least=0)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
+        alpha = checks.number(where, "alpha", alpha, least=0)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleByAdEMAMixState:
         m1, m2 = (tree.zeros_like(params, mu_dtype or mx.float32) for _ in range(2))
@@ -98,9 +99,9 @@ def scale_by_ademamix(
     def update(
         updates: Updates, state: ScaleByAdEMAMixState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdEMAMixState]:
-        slow = b3(state.count) if callable(b3) else b3
-        share = alpha(state.count) if callable(alpha) else alpha
-        count = state.count + 1
+        slow = value_at(where, "b3", b3, state.count) if callable(b3) else b3
+        share = value_at(where, "alpha", alpha, state.count) if callable(alpha) else alpha
+        count = scalars.increment(state.count)
         g = tree.map(lambda x: x.astype(mx.float32), updates)
         m1 = tree.map(lambda m, x: b1 * m.astype(mx.float32) + (1 - b1) * x, state.m1, g)
         m2 = tree.map(lambda m, x: slow * m.astype(mx.float32) + (1 - slow) * x, state.m2, g)
@@ -113,7 +114,7 @@ def scale_by_ademamix(
             m1, m2 = (tree.map(lambda m: m.astype(mu_dtype), m) for m in (m1, m2))
         return updates, ScaleByAdEMAMixState(count, m1, m2, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def scale_by_simplified_ademamix(
@@ -148,12 +149,12 @@ def scale_by_simplified_ademamix(
     3.0
     """
     where = "scale_by_simplified_ademamix"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
     if not callable(alpha):
-        checks.number(where, "alpha", alpha, least=0)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
+        alpha = checks.number(where, "alpha", alpha, least=0)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleBySimplifiedAdEMAMixState:
         m, n = (tree.zeros_like(params, mx.float32) for _ in range(2))
@@ -162,8 +163,8 @@ def scale_by_simplified_ademamix(
     def update(
         updates: Updates, state: ScaleBySimplifiedAdEMAMixState, params: Params | None = None
     ) -> tuple[Updates, ScaleBySimplifiedAdEMAMixState]:
-        share = alpha(state.t) if callable(alpha) else alpha
-        t = state.t + 1
+        share = value_at(where, "alpha", alpha, state.t) if callable(alpha) else alpha
+        t = scalars.increment(state.t)
         g = tree.map(lambda x: x.astype(mx.float32), updates)
         m = tree.map(lambda a, x: b1 * a + x, state.m, g)
         n = tree.map(lambda a, x: b2 * a + (1 - b2) * mx.square(x), state.n, g)
@@ -171,4 +172,4 @@ def scale_by_simplified_ademamix(
         updates = tree.map(lambda a, x, c: (a + share * x) / (mx.sqrt(n_scale * c + eps_root) + eps), m, g, n)
         return updates, ScaleBySimplifiedAdEMAMixState(t, m, n)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms.adam import ScaleByAdamState
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.scheduled import called
 from purestep.types import Params, Updates
 
 
@@ -53,9 +54,9 @@ def scale_by_adopt(
     0.1
     """
     where = "scale_by_adopt"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, above=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, above=0)
     checks.function(where, "clip_value_fn", clip_value_fn)
 
     def init(params: Params) -> ScaleByAdamState:
@@ -74,13 +75,13 @@ def scale_by_adopt(
         g = tree.map(lambda x: x.astype(mx.float32), updates)
         scaled = tree.map(lambda x, v: x / mx.maximum(mx.sqrt(v), eps), g, state.nu)
         if use_clipping:
-            bound = clip_value_fn(state.count.astype(mx.float32))
+            bound = called(where, "clip_value_fn", clip_value_fn, state.count.astype(mx.float32))
             scaled = tree.map(lambda r: mx.clip(r, -bound, bound), scaled)
         mu = tree.map(lambda m, r: kept * m.astype(mx.float32) + taken * r, state.mu, scaled)
         nu = tree.map(lambda v, x: b2_now * v + b2_rest * mx.square(x), state.nu, g)
         updates = tree.map(lambda m, r: kept * m + taken * r, mu, scaled) if nesterov else mu
         if mu_dtype is not None:
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
-        return updates, ScaleByAdamState(state.count + 1, mu, nu)
+        return updates, ScaleByAdamState(scalars.increment(state.count), mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -70,10 +70,10 @@ def scale_by_amsgrad(
     {'w': array(0.25, dtype=float32)}
     """
     where = "scale_by_amsgrad"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleByAmsgradState:
         return ScaleByAmsgradState(
@@ -87,7 +87,7 @@ def scale_by_amsgrad(
         updates: Updates, state: ScaleByAmsgradState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAmsgradState]:
         gradients = moments.float32(updates)
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = moments.mean(gradients, state.mu, b1)
         nu = moments.mean_square(gradients, state.nu, b2)
         direction = moments.corrected(mu, b1, count) if bias_correction_mu else mu
@@ -96,4 +96,4 @@ def scale_by_amsgrad(
         updates = tree.map(lambda d, v: d / (moments.root(v, eps_root) + eps), direction, nu_max)
         return updates, ScaleByAmsgradState(count, moments.stored(mu, mu_dtype), nu, nu_max)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep import checks, scalars, tree
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -39,7 +39,7 @@ def apply_every(k: int = 1) -> GradientTransform:
     0.0
     6.0
     """
-    checks.integer("apply_every", "k", k, least=1)
+    k = checks.integer("apply_every", "k", k, least=1)
 
     def init(params: Params) -> ApplyEveryState:
         return ApplyEveryState(mx.array(0, mx.int32), tree.zeros_like(params, mx.float32))
@@ -50,9 +50,9 @@ def apply_every(k: int = 1) -> GradientTransform:
         full = state.count == k - 1
         summed = tree.map(lambda a, u: a + u.astype(mx.float32), state.grad_acc, updates)
         kept = ApplyEveryState(
-            count=mx.where(full, 0, state.count + 1),
+            count=mx.where(full, 0, scalars.increment(state.count)),
             grad_acc=tree.map(lambda s: mx.where(full, 0.0, s), summed),
         )
         return tree.map(lambda s: mx.where(full, s, 0.0), summed), kept
 
-    return GradientTransform(init, update)
+    return checked("apply_every", init, update)

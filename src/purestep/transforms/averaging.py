@@ -6,8 +6,9 @@ import mlx.core as mx
 
 from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.evaluation import needed, where_held
+from purestep.transforms.scheduled import value_at
 from purestep.types import Params, Schedule, Tree, Updates
 
 
@@ -40,7 +41,7 @@ def ema(decay: float, debias: bool = True, accumulator_dtype: mx.Dtype | None = 
     >>> transform.update({"w": mx.array(3.0)}, transform.init({"w": mx.array(0.0)}))[0]
     {'w': array(3, dtype=float32)}
     """
-    checks.number("ema", "decay", decay, least=0, below=1)
+    decay = checks.number("ema", "decay", decay, least=0, below=1)
 
     def init(params: Params) -> EmaState:
         return EmaState(mx.array(0, mx.int32), tree.zeros_like(params, accumulator_dtype or mx.float32))
@@ -49,7 +50,7 @@ def ema(decay: float, debias: bool = True, accumulator_dtype: mx.Dtype | None = 
         def decayed(u: mx.array, m: mx.array) -> mx.array:
             return decay * m.astype(mx.float32) + (1 - decay) * u.astype(mx.float32)
 
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mean = tree.map(decayed, updates, state.ema)
         out = mean
         if debias:
@@ -59,7 +60,7 @@ def ema(decay: float, debias: bool = True, accumulator_dtype: mx.Dtype | None = 
             mean = tree.map(lambda m: m.astype(accumulator_dtype), mean)
         return out, EmaState(count, mean)
 
-    return GradientTransform(init, update)
+    return checked("ema", init, update)
 
 
 class AveragedState(NamedTuple):
@@ -115,15 +116,15 @@ def averaged(
     where = "averaged"
     check_transform(where, "inner", inner)
     if not callable(decay) and decay is not None:
-        checks.number(where, "decay", decay, least=0, most=1)
-    checks.integer(where, "start", start, least=0)
+        decay = checks.number(where, "decay", decay, least=0, most=1)
+    start = checks.integer(where, "start", start, least=0)
     inner_update = taking_extra(inner)
 
     def rate_at(count: mx.array) -> mx.array:
         since = (count - start).astype(mx.float32)
         if decay is None:
             return 1 / mx.maximum(since + 1, 1)
-        rate = 1 - scalars.float32(decay(count) if callable(decay) else decay)
+        rate = 1 - (value_at(where, "decay", decay, count) if callable(decay) else scalars.float32(decay))
         return mx.where(since < 0, 1.0, rate) if start else rate
 
     def init(params: Params) -> AveragedState:
@@ -141,6 +142,6 @@ def averaged(
             return average + rate * (new.astype(mx.float32) - average)
 
         average = tree.map(join, state.average, params, updates)
-        return updates, AveragedState(state.count + 1, average, inner_state)
+        return updates, AveragedState(scalars.increment(state.count), average, inner_state)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

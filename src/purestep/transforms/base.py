@@ -1,5 +1,6 @@
 """The contract of a gradient transform, and what every transform is used through."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
+from purestep.transforms.fitting import StateCheck
 from purestep.types import Params, Tree, Updates
 
 
@@ -40,7 +42,7 @@ def identity() -> GradientTransform:
     >>> identity().update({"w": mx.array(2.0)}, ())
     ({'w': array(2, dtype=float32)}, ())
     """
-    return stateless(lambda updates, params: updates)
+    return without_state("identity", lambda updates, params: updates)
 
 
 def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
@@ -51,10 +53,72 @@ def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransf
     >>> double.update({"w": mx.array(3.0)}, ())
     ({'w': array(6, dtype=float32)}, ())
     """
-    return GradientTransform(
-        init=lambda params: (),
-        update=lambda updates, state, params=None: (fn(updates, params), state),
-    )
+    return without_state("stateless", fn)
+
+
+def without_state(where: str, fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
+    """Do what `stateless` does, under the public name that errors give."""
+
+    def update(updates: Updates, state: tuple[()], params: Params | None = None) -> tuple[Updates, tuple[()]]:
+        return fn(updates, params), ()
+
+    return checked(where, lambda params: (), update)
+
+
+def checked(
+    where: str, init: Callable[[Params], Tree], update: Callable[..., tuple[Updates, Tree]]
+) -> GradientTransform:
+    """Make a transform whose update refuses gradients and states that are not of its parameters.
+
+    Both are compared before anything is computed, once however deep transforms wrap one another: what is
+    called through `taking_extra` has been compared as a part of the whole. An update without params takes
+    the updates in their place, and floating-point dtypes are not compared.
+
+    Args:
+        where: the public name that errors give.
+        init: as in `GradientTransform`.
+        update: as in `GradientTransform`.
+
+    Raises:
+        ValueError: at update, with the path.
+
+    >>> transform = checked("halve", lambda params: (), lambda updates, state, params=None: (updates, ()))
+    >>> transform.update({"w": mx.ones(2)}, (), {"w": mx.ones(3)})
+    Traceback (most recent call last):
+        ...
+    ValueError: halve: w has shape (2,) in updates, (3,) in params
+    """
+    check = StateCheck(where, init, strict=False)
+
+    @functools.wraps(update)
+    def guarded(
+        updates: Updates, state: Tree, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, Tree]:
+        check_gradients(where, updates, params)
+        check(state, updates if params is None else params)
+        return update(updates, state, params, **extra)
+
+    guarded.unchecked = update  # type: ignore[attr-defined]
+    return GradientTransform(init, guarded)
+
+
+def check_state(
+    where: str, transform: GradientTransform, state: Tree, params: Params, *, name: str = "state"
+) -> None:
+    """Refuse a state that is not one of this transform for these parameters.
+
+    For many checks of one transform keep a `StateCheck(where, transform.init, name)`: it calls `init` once.
+
+    Raises:
+        ValueError: with the path of what differs, before anything is computed.
+
+    >>> from purestep.transforms.momentum import trace
+    >>> check_state("resume", trace(0.9), (), {"w": mx.ones(2)}, name="opt_state")
+    Traceback (most recent call last):
+        ...
+    ValueError: resume: opt_state is a tuple in the state, a TraceState in transform.init(params)
+    """
+    StateCheck(where, transform.init, name)(state, params)
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
@@ -82,16 +146,20 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 
 
 def taking_extra(transform: GradientTransform) -> Callable[..., tuple[Updates, Tree]]:
-    """Return the transform's update as a function that takes any keyword argument and drops unknown ones."""
-    parameters = inspect.signature(transform.update).parameters.values()
+    """Return the transform's update as a function that takes any keyword argument and drops unknown ones.
+
+    For wrappers, whose own update has been `checked`: states and gradients are not compared again.
+    """
+    own = getattr(transform.update, "unchecked", transform.update)
+    parameters = inspect.signature(own).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return transform.update
+        return own
     known = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
     def update(
         updates: Updates, state: Tree, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, Tree]:
-        return transform.update(updates, state, params, **{k: v for k, v in extra.items() if k in known})
+        return own(updates, state, params, **{k: v for k, v in extra.items() if k in known})
 
     return update
 
@@ -109,13 +177,17 @@ def check_floating(where: str, params: Params) -> None:
             raise checks.refuse(where, f"params must be floating, got {leaf.dtype} at {path}")
 
 
-def check_gradients(where: str, gradients: Updates, params: Params | None) -> None:
+def check_gradients(where: str, updates: Updates, params: Params | None) -> None:
     """Refuse gradients of another structure or other shapes than the parameters, which would broadcast."""
-    if params is None:
+    if params is None or tree.matches(_same_shape, updates, params):
         return
-    wrong: list[bool] = []
-    tree.map(lambda g, p: wrong.append(g.shape != p.shape), gradients, params)
-    if any(wrong):
-        named = zip(tree.items(gradients), tree.leaves(params), wrong, strict=True)
-        path, got, want = next((path, g.shape, p.shape) for (path, g), p, bad in named if bad)
-        raise checks.refuse(where, f"{path} has shape {got} in the gradients, {want} in params")
+    got, want = (tree.spec(tree.map(_in_float32, each)) for each in (updates, params))
+    raise checks.refuse(where, "; ".join(tree.differences(got, want, "updates", "params")[:3]))
+
+
+def _same_shape(first: Any, second: Any) -> bool:
+    return isinstance(first, mx.array) and isinstance(second, mx.array) and first.shape == second.shape
+
+
+def _in_float32(leaf: Any) -> Any:
+    return leaf.astype(mx.float32) if isinstance(leaf, mx.array) else leaf

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -64,10 +64,10 @@ def scale_by_belief(
     1.1111
     """
     where = "scale_by_belief"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleByBeliefState:
         zeros = [tree.zeros_like(params, mx.float32) for _ in range(2)]
@@ -77,7 +77,7 @@ def scale_by_belief(
         updates: Updates, state: ScaleByBeliefState, params: Params | None = None
     ) -> tuple[Updates, ScaleByBeliefState]:
         gradients = moments.float32(updates)
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = moments.mean(gradients, state.mu, b1)
         distance = tree.map(lambda g, m: g - m, gradients, mu)
         nu = tree.map(lambda v: v + eps_root, moments.mean_square(distance, state.nu, b2))
@@ -89,4 +89,4 @@ def scale_by_belief(
         updates = tree.map(lambda d, v: d / (mx.sqrt(v) + eps), direction, square)
         return updates, ScaleByBeliefState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked, taking_extra
 from purestep.transforms.leafwise import block_norm, block_rms, leafwise, required
 from purestep.transforms.scaling import ScaleByLearningRateState, scale_by_learning_rate
 from purestep.types import Params, ScalarOrSchedule, Updates
@@ -27,7 +27,7 @@ def scale_by_param_block_norm(min_scale: float | mx.array = 1e-3) -> GradientTra
     {'w': array([5, 0], dtype=float32)}
     """
     where = "scale_by_param_block_norm"
-    checks.number(where, "min_scale", min_scale, least=0)
+    min_scale = checks.number(where, "min_scale", min_scale, least=0)
     return leafwise(where, lambda u, p: u.astype(mx.float32) * mx.maximum(block_norm(p), min_scale))
 
 
@@ -49,7 +49,7 @@ def scale_by_param_block_rms(min_scale: float | mx.array = 1e-3) -> GradientTran
     {'w': array([2, 0], dtype=float32)}
     """
     where = "scale_by_param_block_rms"
-    checks.number(where, "min_scale", min_scale, least=0)
+    min_scale = checks.number(where, "min_scale", min_scale, least=0)
     return leafwise(where, lambda u, p: u.astype(mx.float32) * mx.maximum(block_rms(p), min_scale))
 
 
@@ -73,12 +73,13 @@ def step_on_sphere(learning_rate: ScalarOrSchedule) -> GradientTransform:
     {'w': array([-0.8, -2.4], dtype=float32)}
     """
     step = scale_by_learning_rate(learning_rate)
+    follow = taking_extra(step)
 
     def update(
         updates: Updates, state: ScaleByLearningRateState, params: Params | None = None
     ) -> tuple[Updates, ScaleByLearningRateState]:
         params = required("step_on_sphere", params)
-        updates, state = step.update(updates, state)
+        updates, state = follow(updates, state)
         root = mx.sqrt(1 + mx.square(state.learning_rate))
         # `1 / root - 1` would lose most digits of a small rate's square.
         shrink, growth = 1 / root, -mx.square(state.learning_rate) / (root * (1 + root))
@@ -86,4 +87,4 @@ def step_on_sphere(learning_rate: ScalarOrSchedule) -> GradientTransform:
             lambda u, p: shrink * u.astype(mx.float32) + growth * p.astype(mx.float32), updates, params
         ), state
 
-    return GradientTransform(step.init, update)
+    return checked("step_on_sphere", step.init, update)

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, without_state
 from purestep.transforms.leafwise import block_rms, leafwise
 
 
@@ -16,9 +16,12 @@ def clip(max_delta: float | mx.array) -> GradientTransform:
     >>> clip(1.0).update({"w": mx.array([-3.0, 0.5])}, ())[0]
     {'w': array([-1, 0.5], dtype=float32)}
     """
-    checks.number("clip", "max_delta", max_delta, above=0)
-    return stateless(
-        lambda updates, params: tree.map(lambda u: mx.clip(u, -max_delta, max_delta).astype(u.dtype), updates)
+    max_delta = checks.number("clip", "max_delta", max_delta, above=0)
+    return without_state(
+        "clip",
+        lambda updates, params: tree.map(
+            lambda u: mx.clip(u, -max_delta, max_delta).astype(u.dtype), updates
+        ),
     )
 
 
@@ -36,12 +39,12 @@ def clip_by_block_rms(threshold: float | mx.array) -> GradientTransform:
     >>> clip_by_block_rms(1.0).update({"w": mx.array([3.0, -3.0])}, ())[0]
     {'w': array([1, -1], dtype=float32)}
     """
-    checks.number("clip_by_block_rms", "threshold", threshold, above=0)
+    threshold = checks.number("clip_by_block_rms", "threshold", threshold, above=0)
 
     def bounded(update: mx.array) -> mx.array:
         return (update * _at_most(threshold, block_rms(update))).astype(update.dtype)
 
-    return stateless(lambda updates, params: tree.map(bounded, updates))
+    return without_state("clip_by_block_rms", lambda updates, params: tree.map(bounded, updates))
 
 
 def adaptive_grad_clip(
@@ -79,11 +82,10 @@ def adaptive_grad_clip(
            [0, 0.05]], dtype=float32)
     """
     where = "adaptive_grad_clip"
-    checks.number(where, "clipping", clipping, above=0)
-    checks.number(where, "eps", eps, above=0)
-    chosen = (axis,) if isinstance(axis, int) else axis
-    for each in chosen or ():
-        checks.integer(where, "axis", each)
+    clipping = checks.number(where, "clipping", clipping, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
+    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    chosen = None if axis is None else tuple(checks.integer(where, "axis", each) for each in given)
 
     def norms(array: mx.array) -> mx.array:
         axes = _unit_axes(array) if chosen is None else chosen

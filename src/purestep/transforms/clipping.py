@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -23,7 +23,7 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
     >>> updates
     {'a': array(0.6, dtype=float32), 'b': array(0.8, dtype=float32)}
     """
-    checks.number("clip_by_global_norm", "max_norm", max_norm, above=0)
+    max_norm = checks.number("clip_by_global_norm", "max_norm", max_norm, above=0)
 
     def update(
         updates: Updates,
@@ -41,4 +41,4 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
         factor = mx.minimum(max_norm / norm, 1.0) + 0 * norm
         return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state
 
-    return GradientTransform(lambda params: (), update)
+    return checked("clip_by_global_norm", lambda params: (), update)

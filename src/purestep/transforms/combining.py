@@ -5,8 +5,8 @@ from typing import Any
 from purestep.transforms.base import (
     GradientTransform,
     check_floating,
-    check_gradients,
     check_transform,
+    checked,
     taking_extra,
 )
 from purestep.types import Params, Tree, Updates
@@ -40,13 +40,10 @@ def chain(*transforms: GradientTransform) -> GradientTransform:
     def update(
         updates: Updates, state: tuple[Tree, ...], params: Params | None = None, **extra: Any
     ) -> tuple[Updates, tuple[Tree, ...]]:
-        if len(state) != len(members):
-            raise ValueError(f"chain: state must hold {len(members)} members' states, got {len(state)}")
-        check_gradients("chain", updates, params)
         states = []
         for member, member_state in zip(members, state, strict=True):
             updates, new = member(updates, member_state, params, **extra)
             states.append(new)
         return updates, tuple(states)
 
-    return GradientTransform(init, update)
+    return checked("chain", init, update)

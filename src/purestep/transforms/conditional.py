@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep import checks, scalars, tree
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
+from purestep.transforms.scheduled import called
 from purestep.types import Params, Tree, Updates
 
 
@@ -53,11 +54,13 @@ def conditionally_mask(
     ) -> tuple[Updates, ConditionallyMaskState]:
         apply = condition(state.step, extra)
         out, new = inner_update(updates, state.inner_state, params, **extra)
-        kept = ConditionallyMaskState(state.step + 1, tree.where(apply, new, state.inner_state))
+        kept = ConditionallyMaskState(
+            scalars.increment(state.step), tree.where(apply, new, state.inner_state)
+        )
         return zero_unless(apply, out), kept
 
-    return GradientTransform(
-        lambda params: ConditionallyMaskState(mx.array(0, mx.int32), inner.init(params)), update
+    return checked(
+        where, lambda params: ConditionallyMaskState(mx.array(0, mx.int32), inner.init(params)), update
     )
 
 
@@ -103,11 +106,13 @@ def conditionally_transform(
     ) -> tuple[Updates, ConditionallyTransformState]:
         apply = condition(state.step, extra)
         out, new = inner_update(updates, state.inner_state, params, **extra)
-        kept = ConditionallyTransformState(tree.where(apply, new, state.inner_state), state.step + 1)
+        kept = ConditionallyTransformState(
+            tree.where(apply, new, state.inner_state), scalars.increment(state.step)
+        )
         return tree.where(apply, out, updates), kept
 
-    return GradientTransform(
-        lambda params: ConditionallyTransformState(inner.init(params), mx.array(0, mx.int32)), update
+    return checked(
+        where, lambda params: ConditionallyTransformState(inner.init(params), mx.array(0, mx.int32)), update
     )
 
 
@@ -123,7 +128,7 @@ def _condition(
     checks.function(where, "should_transform_fn", fn)
 
     def condition(step: mx.array, extra: dict[str, Any]) -> mx.array:
-        value = fn(step, **extra) if forward else fn(step)
+        value = called(where, "should_transform_fn", fn, step, **(extra if forward else {}))
         if isinstance(value, bool):
             value = mx.array(value)
         if not isinstance(value, mx.array) or value.ndim != 0 or value.dtype != mx.bool_:

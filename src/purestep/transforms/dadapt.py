@@ -6,7 +6,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked, taking_extra
 from purestep.transforms.prodigy import check_betas, correction, estimate, total
 from purestep.transforms.scaling import ScaleByLearningRateState, scale_by_learning_rate
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
@@ -85,9 +85,10 @@ def scale_by_dadapt(
     b1, b2 = check_betas(where, betas)
     q = math.sqrt(b2)
     rate = scale_by_learning_rate(learning_rate)
-    checks.number(where, "eps", eps, above=0)
-    checks.number(where, "estim_lr0", estim_lr0, above=0)
-    checks.number(where, "weight_decay", weight_decay, least=0)
+    next_rate = taking_extra(rate)
+    eps = checks.number(where, "eps", eps, above=0)
+    estim_lr0 = checks.number(where, "estim_lr0", estim_lr0, above=0)
+    weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByDAdaptState:
         mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
@@ -99,7 +100,7 @@ def scale_by_dadapt(
     ) -> tuple[Updates, ScaleByDAdaptState]:
         if params is None:
             raise checks.refuse(where, "params is needed: call update(updates, state, params)")
-        _, (count, now) = rate.update((), ScaleByLearningRateState(state.count, state.learning_rate))
+        _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         step = state.estim_lr * now * correction(b1, b2, count)
         g = tree.map(lambda x: x.astype(mx.float32), updates)
         scaled = tree.map(lambda s, v: s / (mx.sqrt(v) + eps), state.grad_sum, state.exp_avg_sq)
@@ -115,4 +116,4 @@ def scale_by_dadapt(
         updates = tree.map(direction, mean, square, params)
         return updates, ScaleByDAdaptState(mean, square, sums, new, numerator, count, now)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

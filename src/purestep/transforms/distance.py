@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 _INIT_STEPS = ("distance", "learning_rate", "heuristic")
@@ -91,9 +91,9 @@ def scale_by_distance_over_gradients(
     0.05
     """
     where = "scale_by_distance_over_gradients"
-    checks.number(where, "reps_rel", reps_rel, above=0)
-    checks.number(where, "eps", eps, above=0)
-    checks.number(where, "global_scale", global_scale)
+    reps_rel = checks.number(where, "reps_rel", reps_rel, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
+    global_scale = checks.number(where, "global_scale", global_scale)
 
     def init(params: Params) -> ScaleByDistanceOverGradientsState:
         return ScaleByDistanceOverGradientsState(
@@ -114,7 +114,7 @@ def scale_by_distance_over_gradients(
         updates = tree.map(lambda r, g: (r * g).astype(g.dtype), rates, updates)
         return updates, ScaleByDistanceOverGradientsState(farthest, met, state.init_params)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTransform:
@@ -153,8 +153,8 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
             where, f"init_step must be a pair of one of {_INIT_STEPS} and a number, got {init_step!r}"
         )
     kind, value = init_step
-    checks.number(where, "init_step's number", value, above=0)
-    checks.number(where, "eps", eps, above=0)
+    value = checks.number(where, "init_step's number", value, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByDoGState:
         start = value * (1 + tree.norm(params)) if kind == "heuristic" else scalars.float32(value)
@@ -176,7 +176,7 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoGState(mx.array(False), state.init_params, farthest, met)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) -> GradientTransform:
@@ -206,9 +206,9 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
     0.2
     """
     where = "scale_by_dowg"
-    checks.number(where, "eps", eps, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
     start = eps if init_estim_sq_dist is None else init_estim_sq_dist
-    checks.number(where, "init_estim_sq_dist", start, above=0)
+    start = checks.number(where, "init_estim_sq_dist", start, above=0)
 
     def init(params: Params) -> ScaleByDoWGState:
         return ScaleByDoWGState(params, mx.array(0.0), scalars.float32(start))
@@ -223,7 +223,7 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoWGState(state.init_params, met, farthest)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def _difference(where: str, params: Params | None, start: Params) -> Tree:

@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.masking import same_structure
 from purestep.types import Params, Tree, Updates
 
@@ -50,7 +50,7 @@ def flatten(inner: GradientTransform) -> GradientTransform:
         out, state = inner_update(packed, state, None if params is None else _pack(params), **extra)
         return _unpack(out, updates), state
 
-    return GradientTransform(lambda params: inner.init(_pack(params)), update)
+    return checked("flatten", lambda params: inner.init(_pack(params)), update)
 
 
 def _pack(values: Tree) -> mx.array:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
+from purestep.transforms.scheduled import called
 from purestep.types import Params, Tree, Updates
 
 
@@ -80,12 +81,11 @@ def inject_hyperparams(
                 continue
             if callable(value):
                 schedules[name] = value
-            elif isinstance(value, (int, float)) or (isinstance(value, mx.array) and value.ndim == 0):
-                checks.number(where, name, value)
-                numbers[name] = value
+            elif checks.is_number(value) or (isinstance(value, mx.array) and value.ndim == 0):
+                numbers[name] = checks.number(where, name, value)
 
         def array(name: str, value: Any) -> mx.array:
-            if isinstance(value, bool) or not isinstance(value, (int, float, mx.array)):
+            if not (isinstance(value, mx.array) or checks.is_number(value)):
                 raise TypeError(
                     f"{where}: {name} as a schedule must return a number or a 0-d array, got {value!r}; "
                     "if it is no schedule, name it in static_args"
@@ -101,7 +101,7 @@ def inject_hyperparams(
             return inner_factory(*made.args, **made.kwargs)
 
         def values_at(count: mx.array, numbers: dict[str, Any]) -> dict[str, mx.array]:
-            found = {**numbers, **{name: schedule(count) for name, schedule in schedules.items()}}
+            found = {**numbers, **{name: called(where, name, fn, count) for name, fn in schedules.items()}}
             return {name: array(name, value) for name, value in found.items()}
 
         # Called once with the plain numbers, which unlike arrays the factory can check.
@@ -124,10 +124,12 @@ def inject_hyperparams(
             rates = dict(tree.fields(fresh, "learning_rate"))
             inner_state = _replace(state.inner_state, rates)
             out, inner_state = taking_extra(inner)(updates, inner_state, params, **extra)
-            new = InjectHyperparamsState(state.count + 1, hyperparams, state.hyperparams_states, inner_state)
+            new = InjectHyperparamsState(
+                scalars.increment(state.count), hyperparams, state.hyperparams_states, inner_state
+            )
             return out, new
 
-        return GradientTransform(init, update)
+        return checked(where, init, update)
 
     return make
 
@@ -195,7 +197,7 @@ def _checked(where: str, key: str, value: Any, old: mx.array) -> mx.array:
         if value.shape not in ((), old.shape):
             raise checks.refuse(where, f"{key} must have shape {old.shape}, got {value.shape}")
         return mx.broadcast_to(value.astype(old.dtype), old.shape)
-    checks.number(where, key, value, least=0 if key.endswith("learning_rate") else None)
+    value = checks.number(where, key, value, least=0 if key.endswith("learning_rate") else None)
     return mx.full(old.shape, value, old.dtype)
 
 

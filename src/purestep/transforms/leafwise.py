@@ -5,7 +5,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, without_state
 from purestep.types import Params, Updates
 
 
@@ -19,13 +19,7 @@ def leafwise(where: str, fn: Callable[[mx.array, mx.array], mx.array]) -> Gradie
     >>> both.update({"w": mx.array(1.0)}, (), {"w": mx.array(2.0)})[0]
     {'w': array(3, dtype=float32)}
     """
-
-    def apply(path: str, update: mx.array, param: mx.array) -> mx.array:
-        if update.shape != param.shape:
-            raise checks.refuse(where, f"{path} has shape {update.shape} in updates, {param.shape} in params")
-        return fn(update, param)
-
-    return stateless(lambda updates, params: tree.map_with_path(apply, updates, required(where, params)))
+    return without_state(where, lambda updates, params: tree.map(fn, updates, required(where, params)))
 
 
 def required(where: str, params: Params | None) -> Updates:

@@ -4,9 +4,9 @@ from typing import Literal, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.transforms.sign import sign
 from purestep.types import Params, Tree, Updates
 
@@ -65,9 +65,9 @@ def scale_by_lion(
     {'w': array(1, dtype=float32)}
     """
     where = "scale_by_lion"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "smooth_beta", smooth_beta, above=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    smooth_beta = checks.number(where, "smooth_beta", smooth_beta, above=0)
     directions = {
         "hard": sign,
         "smooth": lambda x: mx.tanh(smooth_beta * x),
@@ -86,6 +86,6 @@ def scale_by_lion(
         gradients = moments.float32(updates)
         updates = tree.map(direction, moments.mean(gradients, state.mu, b1))
         mu = moments.stored(moments.mean(gradients, state.mu, b2), mu_dtype)
-        return updates, ScaleByLionState(state.count + 1, mu)
+        return updates, ScaleByLionState(scalars.increment(state.count), mu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

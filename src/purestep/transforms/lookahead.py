@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep import checks, scalars, tree
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.evaluation import needed, where_held
 from purestep.types import Params, Tree, Updates
 
@@ -61,8 +61,8 @@ def lookahead(
     """
     where = "lookahead"
     check_transform(where, "fast_optimizer", fast_optimizer)
-    checks.integer(where, "sync_period", sync_period, least=1)
-    checks.number(where, "slow_step_size", slow_step_size, least=0, most=1)
+    sync_period = checks.integer(where, "sync_period", sync_period, least=1)
+    slow_step_size = checks.number(where, "slow_step_size", slow_step_size, least=0, most=1)
     fast_update = taking_extra(fast_optimizer)
 
     def init(params: Params) -> LookaheadState:
@@ -92,7 +92,7 @@ def lookahead(
         )
         if reset_state:
             fast_state = tree.where(sync, fast_optimizer.init(params), fast_state)
-        steps = mx.where(sync, 0, state.steps_since_sync + 1)
+        steps = mx.where(sync, 0, scalars.increment(state.steps_since_sync))
         return updates, LookaheadState(fast_state, steps, slow)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

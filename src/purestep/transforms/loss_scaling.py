@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep import checks, scalars, tree
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.conditional import zero_unless
 from purestep.transforms.nonfinite import all_finite
 from purestep.types import Params, Tree, Updates
@@ -69,12 +69,12 @@ def dynamic_loss_scale(
     """
     where = "dynamic_loss_scale"
     check_transform(where, "inner", inner)
-    checks.integer(where, "growth_interval", growth_interval, least=1)
-    checks.number(where, "growth_factor", growth_factor, least=1)
-    checks.number(where, "backoff_factor", backoff_factor, above=0, below=1)
-    checks.number(where, "min_scale", min_scale, above=0)
-    checks.number(where, "max_scale", max_scale, least=min_scale)
-    checks.number(where, "init_scale", init_scale, least=min_scale, most=max_scale)
+    growth_interval = checks.integer(where, "growth_interval", growth_interval, least=1)
+    growth_factor = checks.number(where, "growth_factor", growth_factor, least=1)
+    backoff_factor = checks.number(where, "backoff_factor", backoff_factor, above=0, below=1)
+    min_scale = checks.number(where, "min_scale", min_scale, above=0)
+    max_scale = checks.number(where, "max_scale", max_scale, least=min_scale)
+    init_scale = checks.number(where, "init_scale", init_scale, least=min_scale, most=max_scale)
     inner_update = taking_extra(inner)
 
     def init(params: Params) -> DynamicLossScaleState:
@@ -105,13 +105,13 @@ def dynamic_loss_scale(
         grown = mx.where(grow, mx.minimum(growth_factor * scale, max_scale), scale)
         kept = DynamicLossScaleState(
             loss_scale=mx.where(finite, grown, mx.maximum(backoff_factor * scale, min_scale)),
-            good_steps=mx.where(finite & ~grow, state.good_steps + 1, 0),
-            skipped=state.skipped + (~finite).astype(mx.int32),
+            good_steps=mx.where(finite & ~grow, scalars.increment(state.good_steps), 0),
+            skipped=scalars.increment(state.skipped, (~finite).astype(mx.int32)),
             inner=tree.where(finite, new, state.inner),
         )
         return zero_unless(finite, out), kept
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def loss_scale(opt_state: Tree) -> mx.array:

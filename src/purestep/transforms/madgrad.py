@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked, taking_extra
 from purestep.transforms.scaling import ScaleByLearningRateState, scale_by_learning_rate
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
 
@@ -64,8 +64,9 @@ def scale_by_madgrad(
     """
     where = "scale_by_madgrad"
     rate = scale_by_learning_rate(learning_rate)
-    checks.number(where, "momentum", momentum, least=0, below=1)
-    checks.number(where, "eps", eps, above=0)
+    next_rate = taking_extra(rate)
+    momentum = checks.number(where, "momentum", momentum, least=0, below=1)
+    eps = checks.number(where, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByMadgradState:
         count, first = rate.init(params)
@@ -77,7 +78,7 @@ def scale_by_madgrad(
     ) -> tuple[Updates, ScaleByMadgradState]:
         if params is None:
             raise checks.refuse(where, "params is needed: call update(updates, state, params)")
-        _, (count, now) = rate.update((), ScaleByLearningRateState(state.count, state.learning_rate))
+        _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         weight = (now + eps) * mx.sqrt(count.astype(mx.float32))
         g = tree.map(lambda x: x.astype(mx.float32), updates)
         squares = tree.map(lambda a, x: a + weight * mx.square(x), state.grad_sum_sq, g)
@@ -90,4 +91,4 @@ def scale_by_madgrad(
         updates = tree.map(step, gone, params, state.x0)
         return updates, ScaleByMadgradState(count, now, squares, sums, state.x0)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

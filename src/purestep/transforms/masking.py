@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, stateless, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra, without_state
 from purestep.types import Params, Tree, Updates
 
 Mask: TypeAlias = Tree | Callable[[Params], Tree] | Callable[[str, mx.array], bool]
@@ -74,7 +74,7 @@ def masked(inner: GradientTransform, mask: Mask) -> GradientTransform:
         )
         return merge("masked", chosen, some, updates), MaskedState(inner_state)
 
-    return GradientTransform(init, update)
+    return checked("masked", init, update)
 
 
 def set_to_zero() -> GradientTransform:
@@ -83,7 +83,7 @@ def set_to_zero() -> GradientTransform:
     >>> set_to_zero().update({"w": mx.array(3.0)}, ())
     ({'w': array(0, dtype=float32)}, ())
     """
-    return stateless(lambda updates, params: tree.zeros_like(updates))
+    return without_state("set_to_zero", lambda updates, params: tree.zeros_like(updates))
 
 
 def freeze(mask: Mask) -> GradientTransform:
@@ -105,13 +105,13 @@ def freeze(mask: Mask) -> GradientTransform:
         chosen = resolve_mask("freeze", mask, updates if params is None else params)
         return tree.map(lambda u, still: mx.zeros_like(u) if still else u, updates, chosen)
 
-    transform = stateless(update)
+    transform = without_state("freeze", update)
 
     def init(params: Params) -> tuple[()]:
         resolve_mask("freeze", mask, params)  # a mask of another structure is refused here already
         return ()
 
-    return GradientTransform(init, transform.update)
+    return checked("freeze", init, taking_extra(transform))
 
 
 def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:

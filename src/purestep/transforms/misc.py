@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, checked, without_state
+from purestep.transforms.scheduled import value_at
 from purestep.types import Params, Schedule, Tree, Updates
 
 _TINY = 2.0**-52  # squared norms up to this are no direction to step in
@@ -40,12 +41,12 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransform:
     def update(
         updates: Updates, state: ScaleByScheduleState, params: Params | None = None
     ) -> tuple[Updates, ScaleByScheduleState]:
-        factor = scalars.float32(step_size_fn(state.count))
+        factor = value_at("scale_by_schedule", "step_size_fn", step_size_fn, state.count)
         return tree.map(lambda u: (factor * u).astype(u.dtype), updates), ScaleByScheduleState(
-            state.count + 1
+            scalars.increment(state.count)
         )
 
-    return GradientTransform(lambda params: ScaleByScheduleState(mx.array(0, mx.int32)), update)
+    return checked("scale_by_schedule", lambda params: ScaleByScheduleState(mx.array(0, mx.int32)), update)
 
 
 def centralize() -> GradientTransform:
@@ -67,7 +68,7 @@ def centralize() -> GradientTransform:
         wide = update.astype(mx.float32)
         return (wide - wide.mean(axis=tuple(range(1, update.ndim)), keepdims=True)).astype(update.dtype)
 
-    return stateless(lambda updates, params: tree.map(centered, updates))
+    return without_state("centralize", lambda updates, params: tree.map(centered, updates))
 
 
 def normalize_by_update_norm(
@@ -84,14 +85,14 @@ def normalize_by_update_norm(
     {'a': array(0.6, dtype=float32), 'b': array(0.8, dtype=float32)}
     """
     where = "normalize_by_update_norm"
-    checks.number(where, "scale_factor", scale_factor, least=0)
-    checks.number(where, "eps", eps, least=0)
+    scale_factor = checks.number(where, "scale_factor", scale_factor, least=0)
+    eps = checks.number(where, "eps", eps, least=0)
 
     def normalize(updates: Updates, params: Params | None) -> Updates:
         factor = scale_factor / (tree.norm(updates) + eps)
         return tree.map(lambda u: (factor * u).astype(u.dtype), updates)
 
-    return stateless(normalize)
+    return without_state(where, normalize)
 
 
 def scale_by_polyak(
@@ -121,9 +122,9 @@ def scale_by_polyak(
     {'w': array(0.5, dtype=float32)}
     """
     where = "scale_by_polyak"
-    checks.number(where, "f_min", f_min)
-    checks.number(where, "max_learning_rate", max_learning_rate, above=0)
-    checks.number(where, "eps", eps, least=0)
+    f_min = checks.number(where, "f_min", f_min)
+    max_learning_rate = checks.number(where, "max_learning_rate", max_learning_rate, above=0)
+    eps = checks.number(where, "eps", eps, least=0)
     if variant not in ("sps", "sps+"):
         raise checks.refuse(where, f"variant must be 'sps' or 'sps+', got {variant!r}")
 
@@ -144,7 +145,7 @@ def scale_by_polyak(
         step = mx.where(flat, 0.0, mx.minimum(gap / mx.where(flat, 1.0, below), max_learning_rate))
         return tree.map(lambda u: (step * u).astype(u.dtype), updates), state
 
-    return GradientTransform(lambda params: (), update)
+    return checked(where, lambda params: (), update)
 
 
 class ScaleByOptimisticGradientState(NamedTuple):
@@ -179,8 +180,8 @@ def scale_by_optimistic_gradient(
     >>> updates
     {'w': array(5, dtype=float32)}
     """
-    checks.number("scale_by_optimistic_gradient", "alpha", alpha)
-    checks.number("scale_by_optimistic_gradient", "beta", beta)
+    alpha = checks.number("scale_by_optimistic_gradient", "alpha", alpha)
+    beta = checks.number("scale_by_optimistic_gradient", "beta", beta)
 
     def init(params: Params) -> ScaleByOptimisticGradientState:
         return ScaleByOptimisticGradientState(mx.array(True), tree.zeros_like(params, mx.float32))
@@ -196,4 +197,4 @@ def scale_by_optimistic_gradient(
         updates = tree.map(ahead, gradients, state.previous_gradient)
         return updates, ScaleByOptimisticGradientState(mx.array(False), gradients)
 
-    return GradientTransform(init, update)
+    return checked("scale_by_optimistic_gradient", init, update)

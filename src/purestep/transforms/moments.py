@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import tree
+from purestep import scalars, tree
 from purestep.transforms.adam import bias_correction
 from purestep.types import Params, Tree, Updates
 
@@ -44,7 +44,7 @@ def corrected(mean: Tree, decay: float, count: mx.array) -> Tree:
 def looking_ahead(mu: Tree, gradients: Tree, b1: float, count: mx.array) -> Tree:
     """Return the corrected mean of gradients one step of momentum later, as NAdam takes it."""
     scale = (1 - b1) / bias_correction(b1, count)
-    next_scale = b1 / bias_correction(b1, count + 1)
+    next_scale = b1 / bias_correction(b1, scalars.increment(count))
     return tree.map(lambda m, g: next_scale * m + scale * g, mu, gradients)
 
 

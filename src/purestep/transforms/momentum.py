@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -41,7 +41,7 @@ def trace(
     >>> updates
     {'w': array(1.9, dtype=float32)}
     """
-    checks.number("trace", "decay", decay, least=0, below=1)
+    decay = checks.number("trace", "decay", decay, least=0, below=1)
 
     def init(params: Params) -> TraceState:
         return TraceState(tree.zeros_like(params, accumulator_dtype or mx.float32))
@@ -58,4 +58,4 @@ def trace(
             summed = tree.map(lambda t: t.astype(accumulator_dtype), summed)
         return updates, TraceState(summed)
 
-    return GradientTransform(init, update)
+    return checked("trace", init, update)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, taking_extra
+from purestep.transforms.base import GradientTransform, checked, taking_extra
 from purestep.types import Params, Tree, Updates
 
 
@@ -40,8 +40,8 @@ def snapshot(measure_name: str, measure: Callable[[Updates], Tree]) -> GradientT
     ) -> tuple[Updates, SnapshotState]:
         return updates, SnapshotState({measure_name: measure(updates)})
 
-    return GradientTransform(
-        lambda params: SnapshotState({measure_name: measure(tree.zeros_like(params))}), update
+    return checked(
+        "snapshot", lambda params: SnapshotState({measure_name: measure(tree.zeros_like(params))}), update
     )
 
 
@@ -104,7 +104,7 @@ def monitor(measures: Mapping[str, GradientTransform | Callable[[Updates], Tree]
     ) -> tuple[Updates, MonitorState]:
         return updates, measured(updates, state.measure_states, params, extra)
 
-    return GradientTransform(init, update)
+    return checked("monitor", init, update)
 
 
 def _of_function(measure: Any) -> GradientTransform:

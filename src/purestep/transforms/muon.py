@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.orthogonal import (
     STANDARD,
     Coefficients,
@@ -104,8 +104,8 @@ def scale_by_muon(
     [[False, True], [True, False]]
     """
     where = "scale_by_muon"
-    rows = check_iteration(where, ns_coeffs, ns_steps, preconditioning, eps)
-    checks.number(where, "beta", beta, least=0, below=1)
+    rows, eps = check_iteration(where, ns_coeffs, ns_steps, preconditioning, eps)
+    beta = checks.number(where, "beta", beta, least=0, below=1)
 
     def init(params: Params) -> ScaleByMuonState:
         all_sides(where, matrices, params)
@@ -116,11 +116,11 @@ def scale_by_muon(
     ) -> tuple[Updates, ScaleByMuonState]:
         sides = all_sides(where, matrices, updates)
         gradients = tree.map(lambda g: g.astype(mx.float32), updates)
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = tree.map(lambda g, m: beta * m.astype(mx.float32) + (1 - beta) * g, gradients, state.mu)
         now = 1 / bias_correction(beta, count)
         if nesterov:
-            ahead = beta / bias_correction(beta, count + 1)
+            ahead = beta / bias_correction(beta, scalars.increment(count))
             mean = tree.map(lambda m, g: ahead * m + (1 - beta) * now * g, mu, gradients)
         else:
             mean = tree.map(lambda m: now * m, mu)
@@ -134,7 +134,7 @@ def scale_by_muon(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleByMuonState(count, mu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = None) -> GradientTransform:
@@ -155,7 +155,7 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
     """
     where = "scale_by_shape"
     if consistent_rms is not None:
-        checks.number(where, "consistent_rms", consistent_rms, least=0)
+        consistent_rms = checks.number(where, "consistent_rms", consistent_rms, least=0)
 
     def factor(axes: Sides, u: mx.array) -> float | mx.array:
         made, summed = axes.sizes(u)
@@ -167,7 +167,7 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
         sides = all_sides(where, matrices, updates)
         return tree.map_with_path(lambda p, u: (factor(sides[p], u) * u).astype(u.dtype), updates), state
 
-    return GradientTransform(lambda params: (), update)
+    return checked(where, lambda params: (), update)
 
 
 def matrices_and_rest(
@@ -209,8 +209,6 @@ def matrices_and_rest(
         updates: Updates, state: MatricesAndRestState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, MatricesAndRestState]:
         sides = matrix_sides(where, matrices, updates)
-        if params is not None:
-            tree.map(lambda u, p: None, updates, params)  # refuses params built differently
         weights = (None, None) if params is None else split(params, sides)
         first, second = split(updates, sides)
         first, matrices_state = update_matrices(first, state.matrices, weights[0], **extra)
@@ -219,7 +217,7 @@ def matrices_and_rest(
         updates = tree.map_with_path(lambda path, u: next(made if sides[path] else other), updates)
         return updates, MatricesAndRestState(matrices_state, rest_state)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def restricted(mask: Tree | Callable[[Params], Tree] | None) -> Tree | Callable[[Params], Tree] | None:

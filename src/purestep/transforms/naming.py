@@ -3,7 +3,7 @@
 from typing import Any
 
 from purestep import checks
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.types import Params, Tree, Updates
 
 
@@ -43,12 +43,9 @@ def named_chain(*args: tuple[str, GradientTransform]) -> GradientTransform:
     def update(
         updates: Updates, state: dict[str, Tree], params: Params | None = None, **extra: Any
     ) -> tuple[Updates, dict[str, Tree]]:
-        if type(state) is not dict or state.keys() != members.keys():
-            got = ", ".join(map(str, state)) if type(state) is dict else f"a {type(state).__name__}"
-            raise checks.refuse(where, f"state must be a dict of ({', '.join(members)}), got {got or 'none'}")
         states = {}
         for name, inner_update in inner_updates.items():
             updates, states[name] = inner_update(updates, state[name], params, **extra)
         return updates, states
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, rng, tree
-from purestep.transforms.base import GradientTransform
+from purestep import checks, rng, scalars, tree
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -43,14 +43,14 @@ def add_noise(
     array(1, dtype=int32)
     """
     where = "add_noise"
-    checks.number(where, "eta", eta, least=0)
-    checks.number(where, "gamma", gamma, least=0)
+    eta = checks.number(where, "eta", eta, least=0)
+    gamma = checks.number(where, "gamma", gamma, least=0)
     first = as_key(where, key)
 
     def update(
         updates: Updates, state: AddNoiseState, params: Params | None = None
     ) -> tuple[Updates, AddNoiseState]:
-        count = state.count + 1
+        count = scalars.increment(state.count)
         deviation = mx.sqrt(eta * mx.power(count.astype(mx.float32), -gamma))
         following, now = mx.random.split(state.rng_key)
         keys = leaf_keys(now, updates)
@@ -61,14 +61,13 @@ def add_noise(
 
         return tree.map_with_path(noisy, updates), AddNoiseState(count, following)
 
-    return GradientTransform(lambda params: AddNoiseState(mx.array(0, mx.int32), first), update)
+    return checked(where, lambda params: AddNoiseState(mx.array(0, mx.int32), first), update)
 
 
 def as_key(where: str, key: Any) -> mx.array:
     """Return a PRNG key given as one or as an integer; refuse anything else, `None` too."""
     if not isinstance(key, mx.array):
-        checks.integer(where, "key", key, least=0)
-        return mx.random.key(key)
+        return mx.random.key(checks.integer(where, "key", key, least=0))
     rng.check_key(where, key)
     return key
 

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep import checks, scalars, tree
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.conditional import zero_unless
 from purestep.types import Params, Tree, Updates
 
@@ -49,7 +49,7 @@ def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None)
     """
     check_transform("skip_nonfinite", "inner", inner)
     if max_consecutive is not None:
-        checks.integer("skip_nonfinite", "max_consecutive", max_consecutive, least=0)
+        max_consecutive = checks.integer("skip_nonfinite", "max_consecutive", max_consecutive, least=0)
     inner_update = taking_extra(inner)
 
     def init(params: Params) -> SkipNonfiniteState:
@@ -59,8 +59,8 @@ def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None)
         updates: Updates, state: SkipNonfiniteState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, SkipNonfiniteState]:
         finite = all_finite(updates)
-        consecutive = mx.where(finite, 0, state.consecutive + 1)
-        total = state.total + (~finite).astype(mx.int32)
+        consecutive = mx.where(finite, 0, scalars.increment(state.consecutive))
+        total = scalars.increment(state.total, (~finite).astype(mx.int32))
         apply = finite
         if max_consecutive is not None:
             enough = consecutive > max_consecutive
@@ -69,7 +69,7 @@ def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None)
         kept = SkipNonfiniteState(consecutive, total, tree.where(apply, new, state.inner))
         return zero_unless(apply, out), kept
 
-    return GradientTransform(init, update)
+    return checked("skip_nonfinite", init, update)
 
 
 class ApplyIfFiniteState(NamedTuple):
@@ -109,9 +109,12 @@ def apply_if_finite(inner: GradientTransform, max_consecutive_errors: int) -> Gr
     -inf 0
     0.0 1
     """
-    checks.integer("apply_if_finite", "max_consecutive_errors", max_consecutive_errors, least=0)
+    max_consecutive_errors = checks.integer(
+        "apply_if_finite", "max_consecutive_errors", max_consecutive_errors, least=0
+    )
     check_transform("apply_if_finite", "inner", inner)
     skip = skip_nonfinite(inner, max_consecutive_errors)
+    skipping = taking_extra(skip)
 
     def init(params: Params) -> ApplyIfFiniteState:
         consecutive, total, inner_state = skip.init(params)
@@ -121,11 +124,11 @@ def apply_if_finite(inner: GradientTransform, max_consecutive_errors: int) -> Gr
         updates: Updates, state: ApplyIfFiniteState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ApplyIfFiniteState]:
         before = SkipNonfiniteState(state.notfinite_count, state.total_notfinite, state.inner_state)
-        out, after = skip.update(updates, before, params, **extra)
+        out, after = skipping(updates, before, params, **extra)
         last_finite = after.total == before.total
         return out, ApplyIfFiniteState(after.consecutive, last_finite, after.total, after.inner)
 
-    return GradientTransform(init, update)
+    return checked("apply_if_finite", init, update)
 
 
 class ZeroNansState(NamedTuple):
@@ -152,8 +155,8 @@ def zero_nans() -> GradientTransform:
         found = tree.map(lambda u: mx.isnan(u).any(), updates)
         return tree.map(lambda u: mx.where(mx.isnan(u), mx.zeros_like(u), u), updates), ZeroNansState(found)
 
-    return GradientTransform(
-        lambda params: ZeroNansState(tree.map(lambda _: mx.array(False), params)), update
+    return checked(
+        "zero_nans", lambda params: ZeroNansState(tree.map(lambda _: mx.array(False), params)), update
     )
 
 

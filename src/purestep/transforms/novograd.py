@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms import moments
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.transforms.weight_decay import add_decayed_weights
 from purestep.types import Params, Tree, Updates
 
@@ -68,11 +68,11 @@ def scale_by_novograd(
     ([0.6, 0.8], array(25, dtype=float32))
     """
     where = "scale_by_novograd"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
-    checks.number(where, "weight_decay", weight_decay, least=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+    weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
     decays = isinstance(weight_decay, mx.array) or weight_decay != 0
     decay = add_decayed_weights(weight_decay)
 
@@ -97,6 +97,6 @@ def scale_by_novograd(
         if decays:
             updates, _ = decay.update(updates, (), params)
         mu = tree.map(lambda u, m: b1 * m.astype(mx.float32) + u, updates, state.mu)
-        return mu, ScaleByNovogradState(state.count + 1, moments.stored(mu, mu_dtype), nu)
+        return mu, ScaleByNovogradState(scalars.increment(state.count), moments.stored(mu, mu_dtype), nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -99,7 +99,7 @@ def orthogonalize(
     [True, True, True]
     """
     where = "orthogonalize"
-    rows = check_iteration(where, ns_coeffs, ns_steps, preconditioning, eps)
+    rows, eps = check_iteration(where, ns_coeffs, ns_steps, preconditioning, eps)
     axes = sides(where, "x", x, True if dimension_numbers is None else dimension_numbers)
     assert axes is not None  # only a leaf that is refused the name has none
     return iterate(x, axes, rows, preconditioning, eps, ns_dtype)
@@ -146,10 +146,10 @@ def _preconditioned(x: mx.array, preconditioning: str, eps: float) -> mx.array:
 
 def check_iteration(
     where: str, ns_coeffs: Coefficients, ns_steps: int, preconditioning: str, eps: float
-) -> Sequence[Sequence[float]]:
-    """Refuse bad arguments of `orthogonalize`; return the coefficients of every step."""
-    checks.integer(where, "ns_steps", ns_steps, least=1)
-    checks.number(where, "eps", eps, least=0)
+) -> tuple[Sequence[Sequence[float]], float]:
+    """Refuse bad arguments of `orthogonalize`; return the coefficients of every step, and `eps`."""
+    ns_steps = checks.integer(where, "ns_steps", ns_steps, least=1)
+    eps = checks.number(where, "eps", eps, least=0)
     if preconditioning not in _PRECONDITIONINGS:
         raise checks.refuse(
             where, f"preconditioning must be one of {', '.join(_PRECONDITIONINGS)}, got {preconditioning!r}"
@@ -158,12 +158,10 @@ def check_iteration(
         raise checks.refuse(where, f"ns_coeffs must be one of {', '.join(_PRESETS)}, got {ns_coeffs!r}")
     given: Any = _PRESETS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
     rows = [tuple(row) for row in given] if given and isinstance(given[0], Sequence) else [tuple(given)]
-    for row in rows:
-        if len(row) != 3:
-            raise checks.refuse(where, f"ns_coeffs must be three numbers, or rows of three, got {ns_coeffs}")
-        for value in row:
-            checks.number(where, "ns_coeffs", value)
-    return rows * ns_steps if len(rows) == 1 else rows
+    if any(len(row) != 3 for row in rows):
+        raise checks.refuse(where, f"ns_coeffs must be three numbers, or rows of three, got {ns_coeffs}")
+    rows = [tuple(checks.number(where, "ns_coeffs", value) for value in row) for row in rows]
+    return rows * ns_steps if len(rows) == 1 else rows, eps
 
 
 def matrix_sides(where: str, matrices: Matrices, params: Tree) -> dict[str, Sides | None]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.masking import (
     compile_pattern,
     merge,
@@ -94,7 +94,7 @@ def partition(transforms: Mapping[Label, GradientTransform], param_labels: Label
             out = merge(where, chosen, some, out)
         return out, PartitionState(states)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def resolve_labels(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -66,15 +66,15 @@ def reduce_on_plateau(
     0.5
     """
     where = "reduce_on_plateau"
-    checks.number(where, "factor", factor, above=0, below=1)
-    checks.integer(where, "patience", patience, least=1)
-    checks.number(where, "rtol", rtol, least=0, most=1)
-    checks.number(where, "atol", atol, least=0)
+    factor = checks.number(where, "factor", factor, above=0, below=1)
+    patience = checks.integer(where, "patience", patience, least=1)
+    rtol = checks.number(where, "rtol", rtol, least=0, most=1)
+    atol = checks.number(where, "atol", atol, least=0)
     if rtol == 0 and atol == 0:
         raise checks.refuse(where, "rtol or atol must be greater than 0, got 0 for both")
-    checks.integer(where, "cooldown", cooldown, least=0)
-    checks.integer(where, "accumulation_size", accumulation_size, least=1)
-    checks.number(where, "min_scale", min_scale, least=0)
+    cooldown = checks.integer(where, "cooldown", cooldown, least=0)
+    accumulation_size = checks.integer(where, "accumulation_size", accumulation_size, least=1)
+    min_scale = checks.number(where, "min_scale", min_scale, least=0)
 
     def init(params: Params) -> ReduceLROnPlateauState:
         zero = mx.array(0, mx.int32)
@@ -84,7 +84,7 @@ def reduce_on_plateau(
         """Return the state after a full mean."""
         better = mean < (1 - rtol) * state.best_value - atol
         waiting = state.cooldown_count > 0
-        worse = mx.where(better, 0, state.plateau_count + 1)
+        worse = mx.where(better, 0, scalars.increment(state.plateau_count))
         fall = ~waiting & (worse == patience)
         lower = mx.maximum(mx.where(fall, factor * state.scale, state.scale), min_scale)
         return ReduceLROnPlateauState(
@@ -105,10 +105,10 @@ def reduce_on_plateau(
     ) -> tuple[Updates, ReduceLROnPlateauState]:
         if value is None:
             raise checks.refuse(where, "value is needed: call update(updates, state, params, value=loss)")
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mean = (state.count * state.avg_value + scalars.float32(value)) / count
         gathered = state._replace(count=count, avg_value=mean)
         new = tree.where(count == accumulation_size, judged(state, mean), gathered)
         return tree.map(lambda u: (new.scale * u).astype(u.dtype), updates), new
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked, taking_extra
 from purestep.transforms.scaling import ScaleByLearningRateState, scale_by_learning_rate
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
 
@@ -96,11 +96,12 @@ def scale_by_prodigy(
     b1, b2 = check_betas(where, betas)
     b3 = math.sqrt(b2) if beta3 is None else beta3
     rate = scale_by_learning_rate(learning_rate)
-    checks.number(where, "beta3", b3, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "estim_lr0", estim_lr0, above=0)
-    checks.number(where, "estim_lr_coef", estim_lr_coef, above=0)
-    checks.number(where, "weight_decay", weight_decay, least=0)
+    next_rate = taking_extra(rate)
+    b3 = checks.number(where, "beta3", b3, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    estim_lr0 = checks.number(where, "estim_lr0", estim_lr0, above=0)
+    estim_lr_coef = checks.number(where, "estim_lr_coef", estim_lr_coef, above=0)
+    weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByProdigyState:
         mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
@@ -112,7 +113,7 @@ def scale_by_prodigy(
     ) -> tuple[Updates, ScaleByProdigyState]:
         if params is None:
             raise checks.refuse(where, "params is needed: call update(updates, state, params)")
-        _, (count, now) = rate.update((), ScaleByLearningRateState(state.count, state.learning_rate))
+        _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         old = state.estim_lr
         step = old * now * correction(b1, b2, count)
         g = tree.map(lambda x: x.astype(mx.float32), updates)
@@ -130,16 +131,15 @@ def scale_by_prodigy(
         updates = tree.map(direction, mean, square, params)
         return updates, ScaleByProdigyState(mean, square, sums, state.params0, new, numerator, count, now)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def check_betas(where: str, betas: tuple[float, float]) -> tuple[float, float]:
     """Refuse what is not two decays."""
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise checks.refuse(where, f"betas must be two numbers, got {betas!r}")
-    for beta in betas:
-        checks.number(where, "betas", beta, least=0, below=1)
-    return betas[0], betas[1]
+    b1, b2 = (checks.number(where, "betas", beta, least=0, below=1) for beta in betas)
+    return b1, b2
 
 
 def correction(b1: float, b2: float, count: mx.array) -> mx.array:

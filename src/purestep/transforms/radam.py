@@ -4,10 +4,10 @@ import math
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import ScaleByAdamState
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -60,11 +60,11 @@ def scale_by_radam(
     5.0
     """
     where = "scale_by_radam"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
-    checks.number(where, "threshold", threshold, least=4)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+    threshold = checks.number(where, "threshold", threshold, least=4)
     for name, value in (("b2", b2), ("threshold", threshold)):
         if isinstance(value, mx.array):  # Python chooses the formula by them, and waits for no device
             raise TypeError(
@@ -82,7 +82,7 @@ def scale_by_radam(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
         gradients = moments.float32(updates)
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = moments.mean(gradients, state.mu, b1)
         nu = moments.mean_square(gradients, state.nu, b2)
         if nesterov:
@@ -100,7 +100,7 @@ def scale_by_radam(
             updates = tree.map(rectified, updates, moments.corrected(nu, b2, count))
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def length(decay: float, count: mx.array) -> mx.array:

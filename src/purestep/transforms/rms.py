@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import bias_correction as gathered_weight
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -83,7 +83,7 @@ def scale_by_rms(
     >>> updates["w"], state.nu["w"]
     (array(2, dtype=float32), array(4, dtype=float32))
     """
-    _check("scale_by_rms", decay, eps, initial_scale)
+    decay, eps, initial_scale = _numbers("scale_by_rms", decay, eps, initial_scale)
 
     def init(params: Params) -> ScaleByRmsState:
         return ScaleByRmsState(_first_count(bias_correction), moments.full_like(params, initial_scale))
@@ -97,7 +97,7 @@ def scale_by_rms(
         updates = tree.map(lambda g, v: _divide(g, _times(scale, v), eps, eps_in_sqrt), gradients, nu)
         return updates, ScaleByRmsState(count, nu)
 
-    return GradientTransform(init, update)
+    return checked("scale_by_rms", init, update)
 
 
 def scale_by_stddev(
@@ -140,7 +140,7 @@ def scale_by_stddev(
     >>> updates["w"], state.mu["w"], state.nu["w"]  # a variance of 8 - 2 ** 2
     (array(2, dtype=float32), array(2, dtype=float32), array(8, dtype=float32))
     """
-    _check("scale_by_stddev", decay, eps, initial_scale)
+    decay, eps, initial_scale = _numbers("scale_by_stddev", decay, eps, initial_scale)
 
     def init(params: Params) -> ScaleByRStdDevState:
         mu, nu = tree.zeros_like(params, mx.float32), moments.full_like(params, initial_scale)
@@ -160,7 +160,7 @@ def scale_by_stddev(
 
         return tree.map(divided, gradients, mu, nu), ScaleByRStdDevState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked("scale_by_stddev", init, update)
 
 
 def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> GradientTransform:
@@ -190,8 +190,10 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
     (0.8, 25.0)
     """
     where = "scale_by_rss"
-    checks.number(where, "initial_accumulator_value", initial_accumulator_value, least=0)
-    checks.number(where, "eps", eps, least=0)
+    initial_accumulator_value = checks.number(
+        where, "initial_accumulator_value", initial_accumulator_value, least=0
+    )
+    eps = checks.number(where, "eps", eps, least=0)
 
     def init(params: Params) -> ScaleByRssState:
         return ScaleByRssState(moments.full_like(params, initial_accumulator_value))
@@ -208,13 +210,13 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
 
         return tree.map(divided, gradients, sums), ScaleByRssState(sums)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
-def _check(where: str, decay: float, eps: float, initial_scale: float) -> None:
-    checks.number(where, "decay", decay, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "initial_scale", initial_scale, least=0)
+def _numbers(where: str, decay: float, eps: float, initial_scale: float) -> tuple[float, float, float]:
+    decay = checks.number(where, "decay", decay, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    return decay, eps, checks.number(where, "initial_scale", initial_scale, least=0)
 
 
 def _first_count(counted: bool) -> mx.array | None:
@@ -225,7 +227,8 @@ def _next(count: mx.array | None, decay: float) -> tuple[mx.array | None, mx.arr
     """Return the next count, and by what a mean started at 0 is multiplied then."""
     if count is None:
         return None, None
-    return count + 1, 1 / gathered_weight(decay, count + 1)
+    following = scalars.increment(count)
+    return following, 1 / gathered_weight(decay, following)
 
 
 def _times(scale: mx.array | None, mean: mx.array) -> mx.array:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.leafwise import required
 from purestep.transforms.noise import as_key, leaf_keys
 from purestep.types import Params, Tree, Updates
@@ -69,7 +69,7 @@ def round_stochastically(key: mx.array | int) -> GradientTransform:
 
         return tree.map_with_path(rounded, updates, params), RoundStochasticallyState(following)
 
-    return GradientTransform(lambda params: RoundStochasticallyState(first), update)
+    return checked("round_stochastically", lambda params: RoundStochasticallyState(first), update)
 
 
 class MasterWeightsState(NamedTuple):
@@ -137,7 +137,7 @@ def master_weights(inner: GradientTransform) -> GradientTransform:
         kept = tree.map(moved, state.params, params, deltas)
         return tree.map(leading, params, kept, deltas), MasterWeightsState(kept, inner_state)
 
-    return GradientTransform(init, update)
+    return checked("master_weights", init, update)
 
 
 # Of the 24 significant bits of float32, those that are not in the dtype.

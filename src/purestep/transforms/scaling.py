@@ -5,7 +5,8 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, checked, without_state
+from purestep.transforms.scheduled import value_at
 from purestep.types import Params, ScalarOrSchedule, Updates
 
 
@@ -15,8 +16,10 @@ def scale(step_size: float | mx.array) -> GradientTransform:
     >>> scale(0.5).update({"w": mx.array(3.0)}, ())
     ({'w': array(1.5, dtype=float32)}, ())
     """
-    checks.number("scale", "step_size", step_size)
-    return stateless(lambda updates, params: tree.map(lambda u: (step_size * u).astype(u.dtype), updates))
+    step_size = checks.number("scale", "step_size", step_size)
+    return without_state(
+        "scale", lambda updates, params: tree.map(lambda u: (step_size * u).astype(u.dtype), updates)
+    )
 
 
 class ScaleByLearningRateState(NamedTuple):
@@ -58,16 +61,14 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
     """
     scheduled = callable(learning_rate)
     if not scheduled:
-        checks.number("scale_by_learning_rate", "learning_rate", learning_rate, least=0)
+        learning_rate = checks.number("scale_by_learning_rate", "learning_rate", learning_rate, least=0)
     sign = -1 if flip_sign else 1
     state_type = ScheduledLearningRateState if scheduled else ScaleByLearningRateState
 
     def rate_at(count: mx.array) -> mx.array:
-        rate = learning_rate(count) if callable(learning_rate) else learning_rate
-        rate = scalars.float32(rate)
-        if rate.ndim != 0:
-            raise checks.refuse("scale_by_learning_rate", f"a rate must be 0-d, got shape {rate.shape}")
-        return rate
+        if callable(learning_rate):
+            return value_at("scale_by_learning_rate", "learning_rate", learning_rate, count)
+        return scalars.float32(learning_rate)
 
     def init(params: Params) -> ScaleByLearningRateState:
         count = mx.array(0, mx.int32)
@@ -79,6 +80,6 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
         rate = rate_at(state.count) if scheduled else state.learning_rate
         factor = sign * rate
         updates = tree.map(lambda u: (factor * u).astype(u.dtype), updates)
-        return updates, state_type(state.count + 1, rate)
+        return updates, state_type(scalars.increment(state.count), rate)
 
-    return GradientTransform(init, update)
+    return checked("scale_by_learning_rate", init, update)

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, scalars, tree
-from purestep.transforms.base import GradientTransform, check_transform, taking_extra
+from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
+from purestep.transforms.scheduled import value_at
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
 
 
@@ -94,10 +95,10 @@ def schedule_free(
     """
     where = "schedule_free"
     check_transform(where, "base_optimizer", base_optimizer)
-    checks.number(where, "b1", b1, above=0, most=1)
-    checks.number(where, "weight_lr_power", weight_lr_power, least=0)
+    b1 = checks.number(where, "b1", b1, above=0, most=1)
+    weight_lr_power = checks.number(where, "weight_lr_power", weight_lr_power, least=0)
     if not callable(learning_rate):
-        checks.number(where, "learning_rate", learning_rate, least=0)
+        learning_rate = checks.number(where, "learning_rate", learning_rate, least=0)
     base_update = taking_extra(base_optimizer)
     dtype = state_dtype or mx.float32
 
@@ -116,8 +117,11 @@ def schedule_free(
     ) -> tuple[Updates, ScheduleFreeState]:
         if params is None:
             raise checks.refuse(where, "params is needed: call update(updates, state, params)")
-        rate = learning_rate(state.step_count) if callable(learning_rate) else learning_rate
-        highest = mx.maximum(state.max_lr, scalars.float32(rate))
+        if callable(learning_rate):
+            rate = value_at(where, "learning_rate", learning_rate, state.step_count)
+        else:
+            rate = scalars.float32(learning_rate)
+        highest = mx.maximum(state.max_lr, rate)
         weight = mx.power(highest, weight_lr_power)
         weight_sum = state.weight_sum + weight
         share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 as long as the rate has been 0
@@ -132,9 +136,11 @@ def schedule_free(
 
         updates = tree.map(step, params, state.z, z, taken)
         z = tree.map(lambda a: a.astype(dtype), z)
-        return updates, ScheduleFreeState(state.b1, weight_sum, state.step_count + 1, highest, base_state, z)
+        return updates, ScheduleFreeState(
+            state.b1, weight_sum, scalars.increment(state.step_count), highest, base_state, z
+        )
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:

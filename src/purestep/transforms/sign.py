@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep import tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, without_state
 
 
 def scale_by_sign() -> GradientTransform:
@@ -14,7 +14,7 @@ def scale_by_sign() -> GradientTransform:
     >>> scale_by_sign().update({"w": mx.array([3.0, 0.0, -0.1])}, ())
     ({'w': array([1, 0, -1], dtype=float32)}, ())
     """
-    return stateless(lambda updates, params: tree.map(sign, updates))
+    return without_state("scale_by_sign", lambda updates, params: tree.map(sign, updates))
 
 
 def sign(x: mx.array) -> mx.array:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -56,9 +56,9 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
     {'w': array([[1, 1]], dtype=float32)}
     """
     where = "scale_by_sm3"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, most=1)
-    checks.number(where, "eps", eps, least=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, most=1)
+    eps = checks.number(where, "eps", eps, least=0)
     fresh = 1 - b2 if b2 != 1 else 1.0
 
     def vectors(param: mx.array) -> tuple[mx.array, ...]:
@@ -98,4 +98,4 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
         nu = tree.map(lambda u, m: b1 * m + (1 - b1) * u, scaled, state.nu)
         return nu, ScaleBySM3State(tree.map(highest, bounds), nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)

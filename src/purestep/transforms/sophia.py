@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, rng, tree
+from purestep import checks, rng, scalars, tree
 from purestep.mean import Mean
 from purestep.transforms.adam import bias_correction
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
 
@@ -88,13 +88,13 @@ def scale_by_sophia(
     0.75
     """
     where = "scale_by_sophia"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, above=0)
-    checks.number(where, "gamma", gamma, above=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, above=0)
+    gamma = checks.number(where, "gamma", gamma, above=0)
     if clip_threshold is not None:
-        checks.number(where, "clip_threshold", clip_threshold, above=0)
-    checks.integer(where, "update_interval", update_interval, least=1)
+        clip_threshold = checks.number(where, "clip_threshold", clip_threshold, above=0)
+    update_interval = checks.integer(where, "update_interval", update_interval, least=1)
 
     def init(params: Params) -> ScaleBySophiaState:
         return ScaleBySophiaState(
@@ -114,7 +114,7 @@ def scale_by_sophia(
         *,
         hessian: Tree = None,
     ) -> tuple[Updates, ScaleBySophiaState]:
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = tree.map(
             lambda g, m: b1 * m.astype(mx.float32) + (1 - b1) * g.astype(mx.float32), updates, state.mu
         )
@@ -131,7 +131,7 @@ def scale_by_sophia(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleBySophiaState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
 
 
 def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: mx.array) -> Tree:

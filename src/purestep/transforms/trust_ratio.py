@@ -33,9 +33,9 @@ def scale_by_trust_ratio(
     {'w': array([0, 5], dtype=float32)}
     """
     where = "scale_by_trust_ratio"
-    checks.number(where, "min_norm", min_norm, least=0)
-    checks.number(where, "trust_coefficient", trust_coefficient, least=0)
-    checks.number(where, "eps", eps, least=0)
+    min_norm = checks.number(where, "min_norm", min_norm, least=0)
+    trust_coefficient = checks.number(where, "trust_coefficient", trust_coefficient, least=0)
+    eps = checks.number(where, "eps", eps, least=0)
 
     def scaled(update: mx.array, param: mx.array) -> mx.array:
         of_param = mx.maximum(block_norm(param), min_norm)

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, without_state
 from purestep.transforms.masking import Mask, resolve_mask
 from purestep.types import Params, Tree, Updates
 
@@ -28,7 +28,7 @@ def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None 
     >>> decay.update({"w": mx.array(1.0), "b": mx.array(1.0)}, (), params)[0]
     {'w': array(1.2, dtype=float32), 'b': array(1, dtype=float32)}
     """
-    checks.number("add_decayed_weights", "weight_decay", weight_decay, least=0)
+    weight_decay = checks.number("add_decayed_weights", "weight_decay", weight_decay, least=0)
 
     def decay(updates: Updates, params: Params | None) -> Updates:
         if params is None:
@@ -37,18 +37,13 @@ def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None 
             )
         selected = resolve_mask("add_decayed_weights", True if mask is None else mask, params)
 
-        def add(path: str, update: mx.array, param: mx.array, chosen: bool) -> mx.array:
-            if update.shape != param.shape:
-                raise checks.refuse(
-                    "add_decayed_weights",
-                    f"{path} has shape {update.shape} in updates, {param.shape} in params",
-                )
+        def add(update: mx.array, param: mx.array, chosen: bool) -> mx.array:
             decayed = update + weight_decay * param.astype(update.dtype)
             return decayed.astype(update.dtype) if chosen else update
 
-        return tree.map_with_path(add, updates, params, selected)
+        return tree.map(add, updates, params, selected)
 
-    return stateless(decay)
+    return without_state("add_decayed_weights", decay)
 
 
 def matrices(params: Params) -> Tree:

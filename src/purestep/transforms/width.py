@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.transforms.base import GradientTransform, stateless
+from purestep.transforms.base import GradientTransform, without_state
 from purestep.transforms.masking import resolve_mask
 from purestep.types import Params, Tree, Updates
 
@@ -41,10 +41,10 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
     {'fc': array([[0.25, 0.25]], dtype=float32), 'bias': array([1], dtype=float32)}
     """
     where = "scale_by_width"
-    checks.number(where, "width_mult", width_mult, above=0)
+    width_mult = checks.number(where, "width_mult", width_mult, above=0)
 
     def narrow(updates: Updates, params: Params | None) -> Updates:
         chosen = resolve_mask(where, mask, updates if params is None else params)
         return tree.map(lambda u, wide: (u / width_mult).astype(u.dtype) if wide else u, updates, chosen)
 
-    return stateless(narrow)
+    return without_state(where, narrow)

@@ -2,10 +2,10 @@
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import ScaleByAdamState
-from purestep.transforms.base import GradientTransform
+from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Updates
 
 
@@ -47,11 +47,13 @@ def scale_by_yogi(
     array(5, dtype=float32)
     """
     where = "scale_by_yogi"
-    checks.number(where, "b1", b1, least=0, below=1)
-    checks.number(where, "b2", b2, least=0, below=1)
-    checks.number(where, "eps", eps, least=0)
-    checks.number(where, "eps_root", eps_root, least=0)
-    checks.number(where, "initial_accumulator_value", initial_accumulator_value, least=0)
+    b1 = checks.number(where, "b1", b1, least=0, below=1)
+    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    eps = checks.number(where, "eps", eps, least=0)
+    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+    initial_accumulator_value = checks.number(
+        where, "initial_accumulator_value", initial_accumulator_value, least=0
+    )
 
     def init(params: Params) -> ScaleByAdamState:
         starts = [moments.full_like(params, initial_accumulator_value) for _ in range(2)]
@@ -65,11 +67,11 @@ def scale_by_yogi(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
         gradients = moments.float32(updates)
-        count = state.count + 1
+        count = scalars.increment(state.count)
         mu = moments.mean(gradients, state.mu, b1)
         nu = tree.map(moved, gradients, state.nu)
         direction, square = moments.corrected(mu, b1, count), moments.corrected(nu, b2, count)
         updates = tree.map(lambda d, v: d / (moments.root(v, eps_root) + eps), direction, square)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return GradientTransform(init, update)
+    return checked(where, init, update)
