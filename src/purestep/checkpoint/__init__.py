@@ -11,6 +11,7 @@ from purestep.checkpoint.manager import Checkpointer as Checkpointer
 from purestep.checkpoint.manager import Restored as Restored
 from purestep.checkpoint.msgpack import from_bytes as from_bytes
 from purestep.checkpoint.msgpack import to_bytes as to_bytes
+from purestep.checkpoint.rates import HyperparameterWarning as HyperparameterWarning
 from purestep.checkpoint.record import Moment as Moment
 from purestep.checkpoint.record import Record as Record
 from purestep.checkpoint.restore import RestoreWarning as RestoreWarning

@@ -207,6 +207,9 @@ class Checkpointer:
             CorruptError: if it, or every one, is damaged.
             ValueError: if it differs from the template, with every differing path.
             MemoryError: if there is no room for the arrays, which says nothing against the checkpoint.
+
+        Warns:
+            HyperparameterWarning: for a constant rate or the like that differs from `like`, as in `load`.
         """
         where = "Checkpointer.restore"
         self._settle(where)

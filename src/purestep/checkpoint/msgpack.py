@@ -73,6 +73,9 @@ def from_bytes(
         CorruptError: (a ValueError) if the data is cut, changed or foreign.
         ValueError: if it differs from the template, with every differing path.
 
+    Warns:
+        HyperparameterWarning: for a constant hyperparameter that differs from that of `like`, as in `load`.
+
     >>> from_bytes(to_bytes([mx.array(1), None]))
     [array(1, dtype=int32), None]
     """

@@ -10,6 +10,7 @@ from purestep import checks, tree
 from purestep.checkpoint import device
 from purestep.checkpoint.matching import Rename as Rename
 from purestep.checkpoint.matching import match
+from purestep.checkpoint.rates import warn_of_others
 from purestep.checkpoint.specs import leaf_specs
 from purestep.state import check_arrays
 from purestep.types import Tree
@@ -74,6 +75,7 @@ def restore(
         warnings.warn(
             f"{where}: {stored.source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level()
         )
+    warn_of_others(where, stored.source, restored, like, sources)
     return restored
 
 

@@ -101,6 +101,11 @@ def load(
             shape, dtype or container is listed; or if there is both one file and a divided state.
         MemoryError: if there is no room for the arrays.
 
+    Warns:
+        HyperparameterWarning: for a constant hyperparameter, such as a learning rate, that differs from that
+            of `like`. The stored one is returned; `ps.set_hyperparameters(state, learning_rate=...)` takes
+            the other. What follows a schedule is not compared: the schedule of the code takes effect.
+
     >>> import mlx.core as mx, tempfile
     >>> file = tempfile.mkdtemp() + "/state.safetensors"
     >>> save(file, {"w": mx.array([1.0, 2.0]), "b": (mx.array(3), None)})

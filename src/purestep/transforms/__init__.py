@@ -41,6 +41,7 @@ from purestep.transforms.conditional import ConditionallyTransformState as Condi
 from purestep.transforms.conditional import conditionally_mask as conditionally_mask
 from purestep.transforms.conditional import conditionally_transform as conditionally_transform
 from purestep.transforms.dadapt import ScaleByDAdaptState as ScaleByDAdaptState
+from purestep.transforms.dadapt import ScheduledDAdaptState as ScheduledDAdaptState
 from purestep.transforms.dadapt import scale_by_dadapt as scale_by_dadapt
 from purestep.transforms.distance import (
     ScaleByDistanceOverGradientsState as ScaleByDistanceOverGradientsState,
@@ -61,6 +62,7 @@ from purestep.transforms.loss_scaling import DynamicLossScaleState as DynamicLos
 from purestep.transforms.loss_scaling import dynamic_loss_scale as dynamic_loss_scale
 from purestep.transforms.loss_scaling import loss_scale as loss_scale
 from purestep.transforms.madgrad import ScaleByMadgradState as ScaleByMadgradState
+from purestep.transforms.madgrad import ScheduledMadgradState as ScheduledMadgradState
 from purestep.transforms.madgrad import scale_by_madgrad as scale_by_madgrad
 from purestep.transforms.masking import MaskedState as MaskedState
 from purestep.transforms.masking import by_path as by_path
@@ -105,6 +107,7 @@ from purestep.transforms.partitioning import partition as partition
 from purestep.transforms.plateau import ReduceLROnPlateauState as ReduceLROnPlateauState
 from purestep.transforms.plateau import reduce_on_plateau as reduce_on_plateau
 from purestep.transforms.prodigy import ScaleByProdigyState as ScaleByProdigyState
+from purestep.transforms.prodigy import ScheduledProdigyState as ScheduledProdigyState
 from purestep.transforms.prodigy import scale_by_prodigy as scale_by_prodigy
 from purestep.transforms.radam import scale_by_radam as scale_by_radam
 from purestep.transforms.rms import ScaleByRmsState as ScaleByRmsState

@@ -34,6 +34,12 @@ class ScaleByDAdaptState(NamedTuple):
     learning_rate: mx.array
 
 
+class ScheduledDAdaptState(ScaleByDAdaptState):
+    """State of `scale_by_dadapt` under a schedule: the same fields, but the rate only shows."""
+
+    scheduled = True
+
+
 def scale_by_dadapt(
     learning_rate: ScalarOrSchedule = 1.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -86,6 +92,7 @@ def scale_by_dadapt(
     q = math.sqrt(b2)
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
+    state_type = ScheduledDAdaptState if callable(learning_rate) else ScaleByDAdaptState
     eps = checks.number(where, "eps", eps, above=0)
     estim_lr0 = checks.number(where, "estim_lr0", estim_lr0, above=0)
     weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
@@ -93,7 +100,7 @@ def scale_by_dadapt(
     def init(params: Params) -> ScaleByDAdaptState:
         mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
         first = scalars.float32(estim_lr0)
-        return ScaleByDAdaptState(mean, square, sums, first, mx.array(0.0), *rate.init(params))
+        return state_type(mean, square, sums, first, mx.array(0.0), *rate.init(params))
 
     def update(
         updates: Updates, state: ScaleByDAdaptState, params: Params | None = None
@@ -114,6 +121,6 @@ def scale_by_dadapt(
             return -m / (mx.sqrt(v) + eps) - weight_decay * step * p.astype(mx.float32)
 
         updates = tree.map(direction, mean, square, params)
-        return updates, ScaleByDAdaptState(mean, square, sums, new, numerator, count, now)
+        return updates, state_type(mean, square, sums, new, numerator, count, now)
 
     return checked(where, init, update)

@@ -192,6 +192,16 @@ def set_hyperparameters(
     return _replace(state, new)
 
 
+def constants(state: Tree) -> dict[str, tuple[str, mx.array]]:
+    """Return, by the keys of `hyperparameters`, the path and value of those that follow no schedule.
+
+    >>> from purestep.transforms.scaling import scale_by_learning_rate
+    >>> constants((scale_by_learning_rate(0.1).init({}), scale_by_learning_rate(lambda count: 0.2).init({})))
+    {'0.learning_rate': ('0.learning_rate', array(0.1, dtype=float32))}
+    """
+    return {key: (path, value) for key, (path, value, scheduled) in _find(state).items() if not scheduled}
+
+
 def _checked(where: str, key: str, value: Any, old: mx.array) -> mx.array:
     if isinstance(value, mx.array):
         if value.shape not in ((), old.shape):

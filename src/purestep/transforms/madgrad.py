@@ -28,6 +28,12 @@ class ScaleByMadgradState(NamedTuple):
     x0: Tree
 
 
+class ScheduledMadgradState(ScaleByMadgradState):
+    """State of `scale_by_madgrad` under a schedule: the same fields, but the rate only shows."""
+
+    scheduled = True
+
+
 def scale_by_madgrad(
     learning_rate: ScalarOrSchedule, momentum: float = 0.9, eps: float = 1e-6
 ) -> GradientTransform:
@@ -65,13 +71,14 @@ def scale_by_madgrad(
     where = "scale_by_madgrad"
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
+    state_type = ScheduledMadgradState if callable(learning_rate) else ScaleByMadgradState
     momentum = checks.number(where, "momentum", momentum, least=0, below=1)
     eps = checks.number(where, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByMadgradState:
         count, first = rate.init(params)
         sums = (tree.zeros_like(params, mx.float32) for _ in range(2))
-        return ScaleByMadgradState(count, first, *sums, x0=params)
+        return state_type(count, first, *sums, x0=params)
 
     def update(
         updates: Updates, state: ScaleByMadgradState, params: Params | None = None
@@ -89,6 +96,6 @@ def scale_by_madgrad(
             return (1 - momentum) * (x0.astype(mx.float32) - d - x.astype(mx.float32))
 
         updates = tree.map(step, gone, params, state.x0)
-        return updates, ScaleByMadgradState(count, now, squares, sums, state.x0)
+        return updates, state_type(count, now, squares, sums, state.x0)
 
     return checked(where, init, update)

@@ -38,6 +38,12 @@ class ScaleByProdigyState(NamedTuple):
     learning_rate: mx.array
 
 
+class ScheduledProdigyState(ScaleByProdigyState):
+    """State of `scale_by_prodigy` under a schedule: the same fields, but the rate only shows."""
+
+    scheduled = True
+
+
 def scale_by_prodigy(
     learning_rate: ScalarOrSchedule = 1.0,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -97,6 +103,7 @@ def scale_by_prodigy(
     b3 = math.sqrt(b2) if beta3 is None else beta3
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
+    state_type = ScheduledProdigyState if callable(learning_rate) else ScaleByProdigyState
     b3 = checks.number(where, "beta3", b3, least=0, below=1)
     eps = checks.number(where, "eps", eps, least=0)
     estim_lr0 = checks.number(where, "estim_lr0", estim_lr0, above=0)
@@ -106,7 +113,7 @@ def scale_by_prodigy(
     def init(params: Params) -> ScaleByProdigyState:
         mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
         first = scalars.float32(estim_lr0)
-        return ScaleByProdigyState(mean, square, sums, params, first, mx.array(0.0), *rate.init(params))
+        return state_type(mean, square, sums, params, first, mx.array(0.0), *rate.init(params))
 
     def update(
         updates: Updates, state: ScaleByProdigyState, params: Params | None = None
@@ -129,7 +136,7 @@ def scale_by_prodigy(
             return -step * (m / (mx.sqrt(v) + new * eps) + weight_decay * p.astype(mx.float32))
 
         updates = tree.map(direction, mean, square, params)
-        return updates, ScaleByProdigyState(mean, square, sums, state.params0, new, numerator, count, now)
+        return updates, state_type(mean, square, sums, state.params0, new, numerator, count, now)
 
     return checked(where, init, update)
 
