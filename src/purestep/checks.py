@@ -38,7 +38,7 @@ def number(
         if value.ndim != 0:
             raise refuse(where, f"{name} must be a number or a 0-d array, got shape {value.shape}")
         return value
-    value = _python_number(value)
+    value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{where}: {name} must be a number, got {value!r}")
     rules = (
@@ -60,7 +60,7 @@ def integer(where: str, name: str, value: Any, *, least: int | None = None) -> i
     >>> integer("train_step", "microbatches", 4, least=1)
     4
     """
-    value = _python_number(value)
+    value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{where}: {name} must be an integer, got {value!r}")
     if least is not None and value < least:
@@ -70,10 +70,10 @@ def integer(where: str, name: str, value: Any, *, least: int | None = None) -> i
 
 def is_number(value: Any) -> bool:
     """Tell whether a value is a number that `number` takes for one, not an `mx.array`."""
-    return type(_python_number(value)) in (int, float)
+    return type(python_number(value)) in (int, float)
 
 
-def _python_number(value: Any) -> Any:
+def python_number(value: Any) -> Any:
     """Return another library's integer or real number, or its 0-d array of them, as Python's."""
     if type(value) in (bool, int, float):
         return value

@@ -10,6 +10,7 @@ import threading
 import warnings
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import purestep as ps
@@ -613,3 +614,34 @@ def test_keeping_every_nth_and_best_is_what_any_of_keeps(tmp_path):
             checkpointer.save({"w": mx.ones(1)}, step=step)
             assert (tmp_path / f"step_{step:08}").is_dir()  # there when save returns
         assert [record.step for record in checkpointer.list()] == [0, 2, 4]
+
+
+def test_numbers_of_numpy_are_numbers_and_come_back_as_pythons(tmp_path):
+    policy = keep_last(np.int64(1))
+    with Checkpointer(
+        tmp_path, keep=policy, max_pending=np.int64(1), shard_bytes=np.int32(1000)
+    ) as checkpointer:
+        metrics = {
+            "loss": np.float32(0.5),
+            "count": np.int64(3),
+            "array": np.array(2.0),
+            "wide": np.float64(1.5),
+        }
+        metadata = {"epoch": np.int64(4), "best": [np.float32(0.25)], "done": np.bool_(True)}
+        for step in (2, 3):
+            checkpointer.save({"w": mx.ones(2)}, step=np.int64(step), metrics=metrics, metadata=metadata)
+        record = checkpointer.restore(step=np.int64(3)).record
+        assert [record.step for record in checkpointer.list()] == [3]
+    assert record.metrics == {"loss": 0.5, "count": 3.0, "array": 2.0, "wide": 1.5}
+    assert record.metadata == {"epoch": 4, "best": [0.25], "done": True}
+    assert all(type(value) is float for value in record.metrics.values())
+    assert type(record.step) is int
+
+
+@pytest.mark.parametrize("value", [np.bool_(True), np.ones(2), np.complex64(1), True, "1"])
+def test_what_is_no_number_is_refused_as_a_metric(value, tmp_path):
+    with (
+        Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(TypeError, match=r"metrics\['x'\] must be a num"),
+    ):
+        checkpointer.save({"w": mx.ones(2)}, step=1, metrics={"x": value})

@@ -16,7 +16,7 @@ def keep_last(n: int) -> KeepPolicy:
     >>> sorted(keep_last(2)(records))
     [20, 30]
     """
-    checks.integer("keep_last", "n", n, least=1)
+    n = checks.integer("keep_last", "n", n, least=1)
     return lambda records: {r.step for r in sorted(records, key=lambda r: r.serial)[-n:]}
 
 
@@ -28,7 +28,7 @@ def keep_best(k: int, metric: str, mode: str = "min") -> KeepPolicy:
     >>> keep_best(1, "loss")(records), keep_best(1, "loss", "max")(records)
     ({30}, {10})
     """
-    checks.integer("keep_best", "k", k, least=1)
+    k = checks.integer("keep_best", "k", k, least=1)
     check_metric("keep_best", metric, mode)
     return lambda records: {record.step for record in best_of(records, metric, mode)[:k]}
 
@@ -40,7 +40,7 @@ def keep_every(n: int) -> KeepPolicy:
     >>> keep_every(20)([Record(step, step, 0.0, {}, {}, {}, 0, Path()) for step in (10, 20, 30)])
     {20}
     """
-    checks.integer("keep_every", "n", n, least=1)
+    n = checks.integer("keep_every", "n", n, least=1)
     return lambda records: {record.step for record in records if record.step % n == 0}
 
 

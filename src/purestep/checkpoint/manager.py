@@ -85,8 +85,8 @@ class Checkpointer:
             if policy is not None:
                 checks.function(where, label, policy)
         check_metric(where, "" if metric is None else metric, mode)
-        checks.integer(where, "max_pending", max_pending, least=1)
-        tensors.check_limit(where, shard_bytes)
+        max_pending = checks.integer(where, "max_pending", max_pending, least=1)
+        shard_bytes = tensors.check_limit(where, shard_bytes)
         self.path = Path(path).absolute()
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{where}: path must be a directory, {self.path} is a file")
@@ -209,14 +209,14 @@ class Checkpointer:
             MemoryError: if there is no room for the arrays, which says nothing against the checkpoint.
 
         Warns:
-            HyperparameterWarning: for a constant rate or the like that differs from `like`, as in `load`.
+            HyperparameterWarning: for another constant hyperparameter than that of `like`, as in `load`.
         """
         where = "Checkpointer.restore"
         self._settle(where)
         partial = partial if isinstance(partial, str) else list(partial)  # which serves several tries
         options: dict[str, Any] = {"cast": cast, "partial": partial, "rename": rename}
         if step is not None:
-            checks.integer(where, "step", step, least=0)
+            step = checks.integer(where, "step", step, least=0)
             manifest = directory.read(where, store.existing(where, self.path, step))
             return Restored(restore(where, manifest.stored(where), like, **options), manifest.record)
         for _ in range(store.ATTEMPTS):
@@ -266,7 +266,7 @@ class Checkpointer:
         where = "Checkpointer.verify"
         self._settle(where)
         if step is not None:
-            checks.integer(where, "step", step, least=0)
+            step = checks.integer(where, "step", step, least=0)
             store.existing(where, self.path, step)
         problems: Problems = {}
         for number in store.steps(self.path) if step is None else [step]:
@@ -289,7 +289,7 @@ class Checkpointer:
         where = "Checkpointer.delete"
         self._check_open(where)
         self._settle(where)
-        checks.integer(where, "step", step, least=0)
+        step = checks.integer(where, "step", step, least=0)
         store.existing(where, self.path, step)
         self._begin(where)
         for entry in store.of_step(self.path, step):

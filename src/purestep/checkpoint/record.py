@@ -82,7 +82,7 @@ def step_of(where: str, state: Tree, step: int | None) -> int:
             raise checks.refuse(where, "step must be given: the state has none of its own")
         number: Any = found.item()
         step = int(number)
-    checks.integer(where, "step", step, least=0)
+    step = checks.integer(where, "step", step, least=0)
     if step > LARGEST_STEP:
         raise checks.refuse(where, f"step must be at most {LARGEST_STEP}, got {step}")
     return step
@@ -97,7 +97,7 @@ class Numbers(Mapping[str, float]):
             if not isinstance(name, str):
                 raise TypeError(f"{where}: metrics must have names, got the key {name!r}")
             array = isinstance(value, mx.array) and value.ndim == 0 and value.dtype != mx.complex64
-            if not (array or isinstance(value, (int, float))) or isinstance(value, bool):
+            if not (array or checks.is_number(value)):
                 raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
             if isinstance(value, int) and abs(value) > 2**63:
                 raise checks.refuse(where, f"metrics[{name!r}] must be less than 2**63, got a larger integer")
@@ -115,7 +115,11 @@ class Numbers(Mapping[str, float]):
 
 
 def plain(where: str, path: str, value: Any) -> Any:
-    """Return a copy of JSON's own values; refuse what JSON would not give back as it was."""
+    """Return a copy of JSON's own values; refuse what JSON would not give back as it was.
+
+    Numbers of other libraries, such as numpy's, become Python's.
+    """
+    value = checks.python_number(value)
     if type(value) is dict:
         for key in value:
             if type(key) is not str:

@@ -54,7 +54,7 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     """
     where = "checkpoint.save"
     check_arrays(where, "state", state)
-    tensors.check_limit(where, shard_bytes)
+    shard_bytes = tensors.check_limit(where, shard_bytes)
     path = Path(path)
     arrays = tensors.snapshot(state, where)
     try:

@@ -15,7 +15,7 @@ def save_every_steps(n: int) -> SavePolicy:
     >>> [policy(Moment(step, 0.0, {}, False, 0.0), []) for step in (0, 100, 150, 200)]
     [False, True, False, True]
     """
-    checks.integer("save_every_steps", "n", n, least=1)
+    n = checks.integer("save_every_steps", "n", n, least=1)
     return lambda moment, records: moment.step > 0 and moment.step % n == 0
 
 
@@ -28,7 +28,7 @@ def save_every_seconds(seconds: float) -> SavePolicy:
     >>> [policy(Moment(1, now, {}, False, 1000.0), []) for now in (1010.0, 1060.0)]
     [False, True]
     """
-    checks.number("save_every_seconds", "seconds", seconds, above=0)
+    seconds = checks.number("save_every_seconds", "seconds", seconds, above=0)
 
     def policy(moment: Moment, records: Sequence[Record]) -> bool:
         times = [moment.started, *(record.time for record in records)]

@@ -141,7 +141,6 @@ def _put(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]
         named.replace(path)
 
 
-def check_limit(where: str, limit: int | None) -> None:
-    """Refuse a `shard_bytes` that is not a positive integer or `None`."""
-    if limit is not None:
-        checks.integer(where, "shard_bytes", limit, least=1)
+def check_limit(where: str, limit: int | None) -> int | None:
+    """Refuse a `shard_bytes` that is not a positive integer or `None`; return it."""
+    return None if limit is None else checks.integer(where, "shard_bytes", limit, least=1)

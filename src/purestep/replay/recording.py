@@ -213,8 +213,8 @@ def record(
     checks.function(where, "step", step)
     if isinstance(step, Recorder):
         raise checks.refuse(where, "step must be a step, got a recorder")
-    checks.integer(where, "every", every, least=1)
-    checks.integer(where, "max_bundles", max_bundles, least=1)
+    every = checks.integer(where, "every", every, least=1)
+    max_bundles = checks.integer(where, "max_bundles", max_bundles, least=1)
     if isinstance(ignore, str):
         raise TypeError(f"{where}: ignore must be a list of names, got the string {ignore!r}")
     _check_own(where, Path(directory).absolute())
