@@ -4,7 +4,6 @@ import ast
 import doctest
 import importlib
 import pkgutil
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 import purestep
 from purestep.checkpoint import Moment, Record, Restored
+from tests import readme_blocks
 
 PACKAGE = Path(purestep.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -164,11 +164,6 @@ def test_the_top_level_holds_what_it_should():
     assert {top for top in tops if not top.startswith(".")} <= allowed
 
 
-def readme_blocks():
-    text = (ROOT / "README.md").read_text()
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-
-
 def test_the_table_of_state_memory_in_the_readme_is_what_the_code_says():
     from benchmarks import state
 
@@ -179,12 +174,10 @@ def test_the_readme_begins_with_the_signature():
     assert "step(state, batch) -> (state, metrics)" in (ROOT / "README.md").read_text().splitlines()[0]
 
 
-@pytest.mark.parametrize("number", range(len(readme_blocks())))
+@pytest.mark.parametrize("number", range(len(readme_blocks.blocks())))
 def test_the_readme_examples_run_and_learn(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace = {}
-    with purestep.rng.scope(mx.random.key(0)):
-        exec(compile(readme_blocks()[number], f"README.md, block {number + 1}", "exec"), namespace)
+    namespace = readme_blocks.run(number)
     if number == 0:
         assert namespace["metrics"]["loss"].item() < 0.1
 

@@ -151,6 +151,6 @@ def test_verify_holds_one_array_at_a_time(tmp_path):
 def test_a_restore_parses_each_header_once(tmp_path, monkeypatch):
     path = written(tmp_path)
     parsed = []
-    monkeypatch.setattr(reader, "metadata", lambda where, file: parsed.append(file))
+    monkeypatch.setattr(reader, "contents", lambda where, file: parsed.append(file))
     assert same_bits(read_back(path), STATE)
     assert not parsed  # the digest of the header says that it is as it was written

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -109,8 +110,8 @@ def test_foreign_and_missing_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="cut or not a safetensors file"):
         load(tmp_path / "text", like=start())
     mx.save_safetensors(str(tmp_path / "other.safetensors"), {"w": mx.ones(3)})
-    with pytest.raises(ValueError, match=r"other\.safetensors was not written by purestep\.checkpoint"):
-        load(tmp_path / "other.safetensors", like={"w": mx.ones(3)})
+    with pytest.raises(ValueError, match=r"other\.safetensors is a sound safetensors file that .* mx\.load"):
+        load(tmp_path / "other.safetensors")
     with pytest.raises(FileNotFoundError, match="^checkpoint.load: no file at .*absent"):
         load(tmp_path / "absent", like=start())
     with pytest.raises(FileNotFoundError, match="no file at"):
@@ -367,7 +368,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypat
     def vanished(path, **_):
         raise RuntimeError("[load_safetensors] Failed to open")
 
-    def broken(path, **_):
+    def broken(path, *_):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(mx, "load", vanished)
@@ -375,7 +376,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypat
         CorruptError, match=r"^checkpoint.load: .*/s cannot be read by MLX \(.*Failed to open"
     ):
         load(tmp_path / "s")
-    monkeypatch.setattr("purestep.checkpoint.reader.safe_open", broken)
+    monkeypatch.setattr(Path, "open", broken)
     with pytest.raises(CorruptError, match=r"^checkpoint.load: .*/s cannot be read \(Input/output error\)$"):
         load(tmp_path / "s")
 

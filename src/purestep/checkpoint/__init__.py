@@ -25,3 +25,4 @@ from purestep.checkpoint.saving import save_on_best as save_on_best
 from purestep.checkpoint.saving import save_on_signal as save_on_signal
 from purestep.checkpoint.signals import signals as signals
 from purestep.checkpoint.store import CorruptWarning as CorruptWarning
+from purestep.checkpoint.weights import load_weights as load_weights

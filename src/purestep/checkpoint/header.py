@@ -73,6 +73,15 @@ def unseal(where: str, source: str, text: Any) -> dict[str, Any]:
         raise CorruptError(f"{where}: {source} is damaged: its header is not JSON") from None
 
 
+def sealed(text: str) -> bool:
+    """Tell whether JSON text holds a sealed text, under whatever name.
+
+    >>> sealed(json.dumps({"pure5tep": seal({"step": 3})})), sealed('{"format": "pt"}')
+    (True, False)
+    """
+    return r"{\"format\":" in text
+
+
 def verified(where: str, source: str, expected: str, data: Any) -> bool:
     """Tell whether data has a checksum; refuse, as no corruption, an algorithm that is not installed."""
     try:

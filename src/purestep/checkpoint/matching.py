@@ -96,7 +96,7 @@ def _offered(ends: list[_End], wanted: Mapping[str, Any]) -> dict[str, list[list
     taken = {above for end in ends if end.name in wanted for above in _above(end.name)}
     offered: dict[str, list[list[Any]]] = {}
     for end in ends:
-        segments = _split(end.name)
+        segments = split(end.name)
         kinds = {new: end.above[old] for old, new in _aligned(end.segments, segments)}
         for depth, path in enumerate(_above(end.name)):
             nodes = offered.setdefault(path, [])
@@ -126,26 +126,27 @@ def _agreeing(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+def renamed(where: str, path: str, rename: Rename, used: set[str]) -> str:
+    """Return the new name of a path, and note in `used` which leading part decided."""
+    if not isinstance(rename, Mapping):
+        new: Any = rename(path)
+        if not isinstance(new, str):
+            raise TypeError(f"{where}: rename must return a path, got {new!r} for {path!r}")
+        return new
+    # The longest of the given leading parts decides.
+    for start in sorted(rename, key=len, reverse=True):
+        if path == start or path.startswith(start + "."):
+            used.add(start)
+            return (rename[start] + path[len(start) :]).removeprefix("" if rename[start] else ".")
+    return path
+
+
 def _renamed(where: str, ends: list[_End], rename: Rename | None) -> tuple[list[_End], list[str], list[str]]:
     """Return the ends under their new names, what is wrong with these, and which arrays they concern."""
     if rename is None:
         return ends, [], []
     used: set[str] = set()
-
-    def name(path: str) -> str:
-        if not isinstance(rename, Mapping):
-            new: Any = rename(path)
-            if not isinstance(new, str):
-                raise TypeError(f"{where}: rename must return a path, got {new!r} for {path!r}")
-            return new
-        # The longest of the given leading parts decides.
-        for start in sorted(rename, key=len, reverse=True):
-            if path == start or path.startswith(start + "."):
-                used.add(start)
-                return (rename[start] + path[len(start) :]).removeprefix("" if rename[start] else ".")
-        return path
-
-    named = [end._replace(name=name(end.name)) for end in ends]
+    named = [end._replace(name=renamed(where, end.name, rename, used)) for end in ends]
     sources: dict[str, str] = {}
     lines, notes = [], []
     for end, new in zip(ends, named, strict=True):
@@ -180,7 +181,8 @@ def _differences(path: str, node: list[Any], want: list[Any], cast: bool) -> lis
     return [line.replace("the tree", path, 1) if path else line for line in lines]
 
 
-def _split(path: str) -> tuple[str, ...]:
+def split(path: str) -> tuple[str, ...]:
+    """Return the segments of a path."""
     return tuple(_SEGMENT.findall(path))
 
 
@@ -190,5 +192,5 @@ def _above(path: str) -> list[str]:
     >>> _above('opt."a.b".w')
     ['', 'opt', 'opt."a.b"']
     """
-    segments = _split(path)
+    segments = split(path)
     return [".".join(segments[:depth]) for depth in range(len(segments))]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-from safetensors import SafetensorError, safe_open
 
 from purestep import checks, tree
 from purestep.checkpoint import checksum, device
-from purestep.checkpoint.header import CorruptError, reading, verified
+from purestep.checkpoint.contents import contents
+from purestep.checkpoint.header import CorruptError, verified
 from purestep.checkpoint.specs import Leaves
 
 _SUMMING = min(4, os.cpu_count() or 1)  # threads
@@ -25,21 +25,6 @@ class Place(NamedTuple):
     file: str
     key: str
     checksum: str
-
-
-def metadata(where: str, path: Path) -> dict[str, str]:
-    """Return a safetensors file's metadata, once the library has checked the header against the file.
-
-    Raises:
-        CorruptError: if it is missing, cut, or no safetensors file.
-    """
-    if not path.is_file():
-        raise CorruptError(f"{where}: {path} is missing")
-    try:
-        with reading(where, path), safe_open(os.fspath(path), framework="mlx") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise CorruptError(f"{where}: {path} is cut or not a safetensors file ({error})") from None
 
 
 def lazy(where: str, path: Path) -> dict[str, mx.array]:
@@ -72,7 +57,7 @@ def read(
         places: of every array that the files hold, those not wanted too.
         leaves: dtype and shape of each array.
         paths: of the arrays wanted.
-        check: refuses a file whose header is not as it was written; `metadata` by default.
+        check: refuses a file whose header is not as it was written; `contents` by default.
 
     Raises:
         CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.
@@ -111,6 +96,30 @@ def read(
         raise
     finally:
         device.trim()
+    return found
+
+
+def unsummed(
+    where: str, directory: Path, files: Mapping[str, str], leaves: Leaves, keys: Iterable[str]
+) -> dict[str, mx.array]:
+    """Return arrays by name, in memory, of files without checksums whose headers have been checked.
+
+    Raises:
+        CorruptError: for a file that cannot be read, or an array of another dtype or shape.
+    """
+    wanted = list(keys)
+    opened = {name: lazy(where, directory / name) for name in dict.fromkeys(files[key] for key in wanted)}
+    found: dict[str, mx.array] = {}
+    for key in wanted:
+        name = files[key]
+        found[key] = opened[name].pop(key)
+        _check_kind(where, directory, key, Place(name, key, ""), leaves[key], found[key])
+    opened.clear()
+    for key in wanted:
+        _evaluate(where, f"{key} in {directory / files[key]}", lambda key=key: mx.eval(found[key]))
+        found[key] = device.placed(found[key])
+    mx.eval(found)
+    device.trim()
     return found
 
 
@@ -169,7 +178,7 @@ def _opened(
     opened: dict[str, dict[str, mx.array]] = {}
     for name in files:
         file = directory / name
-        metadata(where, file) if check is None else check(file)
+        contents(where, file) if check is None else check(file)
         opened[name] = lazy(where, file)
         if opened[name].keys() != keys[name]:
             raise CorruptError(f"{where}: {file} is damaged: its arrays are not those its header names")

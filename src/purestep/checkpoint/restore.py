@@ -45,8 +45,8 @@ def restore(
     types: Collection[type] = (),
 ) -> Tree:
     """Read a stored state into the containers of a template; `None` gives dicts, lists and tuples."""
-    patterns = _patterns(where, partial)
-    _check_rename(where, rename)
+    patterns = patterns_of(where, partial)
+    check_rename(where, rename)
     leaves = leaf_specs(where, stored.source, stored.tree)
     if like is None:
         if cast or patterns or rename:
@@ -58,7 +58,27 @@ def restore(
     )
     if lines:
         raise checks.refuse(where, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
-    arrays = stored.read(list(sources.values()))
+    return finished(where, stored.source, like, sources, stored.read(list(sources.values())), notes)
+
+
+def finished(
+    where: str,
+    source: str,
+    like: Tree,
+    sources: Mapping[str, str],
+    arrays: Mapping[str, mx.array],
+    notes: list[str],
+) -> Tree:
+    """Put arrays into the containers of a template, in its dtypes, and warn of what was let pass.
+
+    Args:
+        where: the public name that the user called.
+        source: what was read.
+        like: the template.
+        sources: the name in `arrays` for each path of the template that does not keep its own array.
+        arrays: in memory, of the template's shapes.
+        notes: what was let pass so far.
+    """
 
     def leaf(path: str, template: mx.array) -> mx.array:
         if path not in sources:
@@ -72,14 +92,13 @@ def restore(
     restored = tree.map_with_path(leaf, like)
     device.evaluate(tree.leaves(restored))
     if notes:
-        warnings.warn(
-            f"{where}: {stored.source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level()
-        )
-    warn_of_others(where, stored.source, restored, like, sources)
+        warnings.warn(f"{where}: {source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level())
+    warn_of_others(where, source, restored, like, sources)
     return restored
 
 
-def _patterns(where: str, partial: Any) -> list[str]:
+def patterns_of(where: str, partial: Any) -> list[str]:
+    """Return `partial` as a list; refuse what is not one of strings."""
     if isinstance(partial, str) or not isinstance(partial, Iterable):
         shown = f"the string {partial!r}" if isinstance(partial, str) else repr(partial)
         raise TypeError(f"{where}: partial must be a list of patterns, got {shown}")
@@ -90,7 +109,8 @@ def _patterns(where: str, partial: Any) -> list[str]:
     return patterns
 
 
-def _check_rename(where: str, rename: Any) -> None:
+def check_rename(where: str, rename: Any) -> None:
+    """Refuse a `rename` that neither maps strings to strings nor is a function."""
     if rename is None or (callable(rename) and not isinstance(rename, Mapping)):
         return
     if not isinstance(rename, Mapping):

@@ -11,9 +11,11 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.checkpoint import atomic, checksum, device, reader, tensors
-from purestep.checkpoint.header import CorruptError, reading, seal, unseal
+from purestep.checkpoint.contents import contents
+from purestep.checkpoint.header import CorruptError, reading, seal, sealed, unseal
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import leaf_specs
+from purestep.checkpoint.weights import read_weights, weights_at
 from purestep.state import check_arrays
 from purestep.types import Tree
 
@@ -78,6 +80,9 @@ def load(
     at once. `cast`, `partial` and `rename` each let one thing pass; what they changed is reported in
     one `RestoreWarning`.
 
+    A safetensors file that another program wrote is read into `like` as `load_weights` does, and the
+    `RestoreWarning` says that its bytes could not be verified.
+
     Args:
         path: the file to read, or of a divided state the name it was saved under, or its `.index.json`.
         like: a tree with the structure, shapes and dtypes that the file must have: the state before the
@@ -96,9 +101,10 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CorruptError: (a ValueError) if it is cut, changed, foreign or cannot be read.
+        CorruptError: (a ValueError) if it is cut, changed, no safetensors file, or cannot be read.
         ValueError: if it differs from the template: every path that is missing, extra, of another
-            shape, dtype or container is listed; or if there is both one file and a divided state.
+            shape, dtype or container is listed; if there is both one file and a divided state; or if
+            another program wrote it and `like` is not given.
         MemoryError: if there is no room for the arrays.
 
     Warns:
@@ -123,6 +129,8 @@ def load(
     if not path.is_file():
         raise FileNotFoundError(f"{where}: no file at {path}")
     content, held = _index(where, path) if path.name.endswith(_INDEX) else (_header(where, path), None)
+    if content is None:
+        return _foreign(where, path, like, cast=cast, partial=partial, rename=rename)
     stored = stored_tree(where, path, content, held)
     return restore(where, stored, like, cast=cast, partial=partial, rename=rename)
 
@@ -138,7 +146,7 @@ def stored_tree(where: str, path: Path, content: dict[str, Any], held: dict[str,
 
     def check(file: Path) -> None:
         if file != path:  # its header has just been read
-            reader.metadata(where, file)
+            contents(where, file)
 
     def read(paths: list[str]) -> dict[str, mx.array]:
         return reader.read(where, path.parent, places, leaves, paths, check)
@@ -170,27 +178,49 @@ def _index_of(path: Path) -> Path:
     return path.parent / (path.name.removesuffix(tensors.SUFFIX) + tensors.SUFFIX + _INDEX)
 
 
-def _header(where: str, path: Path) -> dict[str, Any]:
-    found = reader.metadata(where, path)
+def _foreign(where: str, path: Path, like: Tree, **options: Any) -> Tree:
+    """Read what another program wrote, where there is a template to read it into."""
+    weights = weights_at(where, path)
+    said = f"{path} is a sound safetensors file that purestep did not write"
+    if like is None:
+        raise checks.refuse(
+            where, f"{said}: read it with checkpoint.load_weights(path, like=params), or with mx.load"
+        )
+    note = f"{said}: it has no checksums, so its bytes were not verified"
+    try:
+        return read_weights(where, weights, like, note=note, **options)
+    except CorruptError:
+        raise
+    except ValueError as error:
+        hint = "checkpoint.load_weights(path, like=state.params) reads weights into a state's parameters"
+        raise ValueError(f"{error}\n{said}; {hint}") from None
+
+
+def _header(where: str, path: Path) -> dict[str, Any] | None:
+    found = contents(where, path).metadata
     shard = _SHARD.fullmatch(path.name)
     if shard and _KEY not in found:
         index = shard[1] + tensors.SUFFIX + _INDEX
         raise checks.refuse(where, f"{path} is one of several files of a state: load {index}")
+    if _KEY not in found and not sealed(json.dumps(found)):
+        return None
     content = unseal(where, str(path), found.pop(_KEY, None))
     if found != tensors.ECOSYSTEM:
         raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
     return content
 
 
-def _index(where: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _index(where: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
     with reading(where, path):
         text = path.read_bytes()
     try:
         index = json.loads(text)
-        header, held = index["metadata"].get(_KEY), dict(index["weight_map"])
+        metadata, held = index.get("metadata") or {}, dict(index["weight_map"])
+        foreign = held and _KEY not in metadata and not sealed(text.decode(errors="replace"))
+        header = metadata.get(_KEY)
         if not all(isinstance(name, str) for name in held.values()):
             raise TypeError
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise CorruptError(f"{where}: {path} is damaged: it is not an index of safetensors files") from None
     reader.check_names(where, path, held.values())
-    return unseal(where, str(path), header), held
+    return None if foreign else unseal(where, str(path), header), held

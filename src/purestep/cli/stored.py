@@ -10,7 +10,8 @@ import mlx.core as mx
 
 from purestep import tree
 from purestep.checkpoint import directory, reader, tensors
-from purestep.checkpoint.header import CorruptError, reading, unseal
+from purestep.checkpoint.contents import contents
+from purestep.checkpoint.header import CorruptError, reading, sealed, unseal
 from purestep.checkpoint.msgpack import from_bytes
 from purestep.checkpoint.record import Record
 from purestep.checkpoint.safetensors import stored_tree
@@ -20,7 +21,6 @@ from purestep.checkpoint.specs import Leaves, nbytes
 _TOGETHER = 64 << 20
 _KEY = "purestep"
 _INDEX = ".index.json"
-_SEALED = r"{\"format\":"  # how a header begins, as a string within JSON
 
 
 class Source(NamedTuple):
@@ -121,7 +121,7 @@ def _checkpoint(where: str, path: Path) -> Source:
 
 
 def _safetensors(where: str, path: Path) -> Source:
-    metadata = reader.metadata(where, path)
+    metadata = contents(where, path).metadata
     header = metadata.pop(_KEY, None)
     if header is None:
         _check_foreign(where, path, json.dumps(metadata))
@@ -159,7 +159,7 @@ def _divided(where: str, path: Path) -> Source:
 
 def _check_foreign(where: str, path: Path, text: str) -> None:
     """Refuse a file of purestep's in which the name of the header is what was damaged."""
-    if _SEALED in text:
+    if sealed(text):
         raise CorruptError(f"{where}: {path} is damaged: its header has another name")
 
 
@@ -199,7 +199,7 @@ def _foreign(where: str, path: Path, kind: str, held: dict[str, Any]) -> Source:
 
 
 def _lazy(where: str, path: Path) -> dict[str, mx.array]:
-    reader.metadata(where, path)  # checks the header against the file's length
+    contents(where, path)  # checks the header against the file's length
     return reader.lazy(where, path)
 
 
