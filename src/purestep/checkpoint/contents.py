@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from purestep.checkpoint.header import CorruptError, reading
+from purestep.checkpoint.header import CorruptError, kind_of, reading
 from purestep.checkpoint.specs import Leaves, nbytes
 
 _LONGEST = 100_000_000  # bytes of a header, the format's own limit
@@ -52,7 +52,7 @@ def contents(where: str, path: Path) -> Contents:
     Raises:
         CorruptError: if it is missing, cut, or no safetensors file.
     """
-    if not path.is_file():
+    if kind_of(where, path) != "file":
         raise CorruptError(f"{where}: {path} is missing")
     with reading(where, path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

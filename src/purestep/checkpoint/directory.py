@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep.checkpoint import atomic, checksum, reader, tensors
-from purestep.checkpoint.header import CorruptError, reading, seal, unseal, verified
+from purestep.checkpoint.header import CorruptError, kind_of, reading, seal, unseal, verified
 from purestep.checkpoint.record import Record
 from purestep.checkpoint.restore import Stored
 from purestep.checkpoint.specs import Leaves, leaf_specs
@@ -207,9 +207,10 @@ def _check_plain(where: str, path: Path, directory: bool = False) -> None:
         raise CorruptError(
             f"{where}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
         )
-    if not (path.is_dir() if directory else path.is_file()):
+    found = kind_of(where, path)
+    if found != ("directory" if directory else "file"):
         kind = "a file, not a directory" if directory else "not a file"
-        there = f": what is there is {kind}" if path.exists() else ""
+        there = f": what is there is {kind}" if found else ""
         raise CorruptError(f"{where}: {path} is missing{there}")
 
 

@@ -6,8 +6,11 @@
 The format and the digest stand first and are checked before anything else is parsed.
 """
 
+import errno
 import json
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,23 +23,64 @@ FORMAT = 2
 _SEAL = re.compile(r'\{"format":(\d{1,9}),"digest":"([0-9a-z_:]{1,80})",\n"content":(\{.*\})\}', re.DOTALL)
 
 
+# What the system says when the file itself is at fault: the disk cannot give its bytes, or it is no file.
+_FILE_AT_FAULT = {
+    errno.EIO,
+    errno.EBADMSG,
+    getattr(errno, "EUCLEAN", errno.EIO),
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+}
+
+
 class CorruptError(ValueError):
     """A stored state is not what was written: cut, flipped, swapped, or from elsewhere."""
 
 
 @contextmanager
 def reading(where: str, path: Path) -> Iterator[None]:
-    """Turn what the system says when a file cannot be read into a `CorruptError` that names it.
+    """Name the file that cannot be read, in a `CorruptError` where it is itself at fault.
+
+    Anything else, such as too many open files or a missing permission, says nothing against the file: it
+    stays an `OSError`, and no other checkpoint is taken instead.
 
     >>> with reading("load", Path("file")):
     ...     raise OSError(5, "Input/output error")
     Traceback (most recent call last):
     purestep.checkpoint.header.CorruptError: load: file cannot be read (Input/output error)
+    >>> with reading("load", Path("file")):
+    ...     raise OSError(24, "Too many open files")
+    Traceback (most recent call last):
+    OSError: [Errno 24] load: file cannot be read (Too many open files)
     """
     try:
         yield
     except OSError as error:
-        raise CorruptError(f"{where}: {path} cannot be read ({error.strerror or error})") from None
+        message = f"{where}: {path} cannot be read ({error.strerror or error})"
+        if error.errno in _FILE_AT_FAULT:
+            raise CorruptError(message) from None
+        raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from None
+
+
+def kind_of(where: str, path: Path, *, follow: bool = True) -> str:
+    """Return `file`, `directory` or `other` for what is at a path, or the empty string for nothing.
+
+    `Path.is_file` and its like answer no, in some versions of Python, when the system could not look.
+
+    Raises:
+        OSError: if the system could not look.
+    """
+    try:
+        mode = os.stat(path, follow_symlinks=follow).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "other"
+        raise OSError(error.errno, f"{where}: {path} cannot be read ({error.strerror})") from None
+    return "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "other"
 
 
 def seal(content: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.checkpoint import device, directory, lock, store, tensors
-from purestep.checkpoint.header import CorruptError
+from purestep.checkpoint.header import CorruptError, kind_of
 from purestep.checkpoint.keeping import KeepPolicy, superfluous
 from purestep.checkpoint.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
 from purestep.checkpoint.restore import Rename, restore
@@ -205,6 +205,8 @@ class Checkpointer:
         Raises:
             FileNotFoundError: if there is no such checkpoint, or none at all.
             CorruptError: if it, or every one, is damaged.
+            OSError: if one cannot be read for a reason that says nothing against it, such as too many open
+                files or a missing permission: no older one is taken instead.
             ValueError: if it differs from the template, with every differing path.
             MemoryError: if there is no room for the arrays, which says nothing against the checkpoint.
 
@@ -227,8 +229,10 @@ class Checkpointer:
                 try:
                     state = restore(where, manifest.stored(where), like, **options)
                 except (CorruptError, OSError) as error:
-                    if not manifest.record.path.exists():
+                    if not kind_of(where, manifest.record.path):
                         break  # its writer has deleted it, so there are newer ones
+                    if isinstance(error, OSError):
+                        raise  # it says nothing against the checkpoint
                     damaged.append(str(error).removeprefix(f"{where}: "))
                     continue
                 if damaged:
@@ -274,8 +278,10 @@ class Checkpointer:
                 try:
                     found = directory.read(where, entry).verify(where)
                 except (ValueError, OSError) as error:
+                    if isinstance(error, OSError) and kind_of(where, entry, follow=False):
+                        raise
                     found = [str(error).removeprefix(f"{where}: ")]
-                if os.path.lexists(entry):  # otherwise its writer has deleted it meanwhile
+                if kind_of(where, entry, follow=False):  # otherwise its writer has deleted it meanwhile
                     problems[number] = found
         return problems
 
@@ -340,9 +346,14 @@ class Checkpointer:
     def _begin(self, where: str) -> None:
         """Become the directory's only writer, and learn what is there."""
         if self._lock is None:
-            self._lock = store.claim(where, self.path)
-            self._complete = {r.step: r for r in store.records(where, self.path, stacklevel=4)}
+            claimed = store.claim(where, self.path)
+            try:
+                self._complete = {r.step: r for r in store.records(where, self.path, stacklevel=4)}
+            except BaseException:
+                claimed.release()  # a listing that was not read in full would give out a serial again
+                raise
             self._serial = max((r.serial for r in self._complete.values()), default=0)
+            self._lock = claimed
 
     def _write(self, arrays: dict[str, mx.array], spec: Any, record: Record) -> None:
         """Write one checkpoint and delete the superfluous: the work of the background thread."""

@@ -12,7 +12,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.checkpoint import checksum, device
 from purestep.checkpoint.contents import contents
-from purestep.checkpoint.header import CorruptError, verified
+from purestep.checkpoint.header import CorruptError, reading, verified
 from purestep.checkpoint.specs import Leaves
 
 _SUMMING = min(4, os.cpu_count() or 1)  # threads
@@ -37,6 +37,8 @@ def lazy(where: str, path: Path) -> dict[str, mx.array]:
         # Where there is a device's memory too, the host would have to fetch from it what it is to check.
         arrays: Any = mx.load(os.fspath(path), format="safetensors", stream=mx.cpu)
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
+        with reading(where, path), path.open("rb"):  # MLX does not say why it cannot open a file
+            pass
         raise CorruptError(f"{where}: {path} cannot be read by MLX ({error})") from None
     return arrays
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from purestep.checkpoint import atomic, directory, lock
+from purestep.checkpoint.header import kind_of
 from purestep.checkpoint.record import Record
 
 ATTEMPTS = 50  # to read while a writer cleans up
@@ -22,7 +23,10 @@ class CorruptWarning(UserWarning):
 
 def entries(root: Path) -> list[Path]:
     """Return the directories of all checkpoints, intact or not, by step; saved again, the newer is later."""
-    found = [entry for entry in root.iterdir() if directory.step_of(entry)] if root.is_dir() else []
+    try:
+        found = [entry for entry in root.iterdir() if directory.step_of(entry)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     return sorted(found, key=lambda entry: directory.step_of(entry) or ())
 
 
@@ -55,10 +59,12 @@ def manifests(where: str, root: Path) -> tuple[list[directory.Manifest], list[st
                 manifest = directory.read(where, entry)
                 sound[manifest.record.step] = manifest  # of a step saved again, the newer
             except (ValueError, OSError) as error:
-                if os.path.lexists(entry):
-                    damaged.append(str(error).removeprefix(f"{where}: "))
-                else:
+                if not kind_of(where, entry, follow=False):
                     vanished = True  # its writer has deleted it: there may be a newer one than were listed
+                elif isinstance(error, OSError):
+                    raise  # it says nothing against the checkpoint, which may be the newest
+                else:
+                    damaged.append(str(error).removeprefix(f"{where}: "))
         if not vanished:
             return sorted(sound.values(), key=lambda manifest: manifest.record.serial), damaged
     raise OSError(f"{where}: {root} is cleaned up faster than it can be read")

@@ -1,0 +1,137 @@
+"""Errors of the process, such as too many open files, are no damage: no older checkpoint is used."""
+
+import contextlib
+import errno
+import io
+import os
+import resource
+import warnings
+
+import mlx.core as mx
+import pytest
+
+from purestep.checkpoint import Checkpointer, CorruptError, load, save
+
+ERRORS = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EINTR]
+LIKE = {"w": mx.zeros(3)}
+
+
+class Faults:
+    """Fails the n-th call of the system that names something below a directory; counts them all."""
+
+    def __init__(self, monkeypatch, below):
+        self.calls, self.position, self.number, self.below = [], None, errno.EMFILE, os.fspath(below)
+        for module, name in (
+            (io, "open"),
+            (os, "stat"),
+            (os, "lstat"),
+            (os, "listdir"),
+            (os, "scandir"),
+            (os, "open"),
+        ):
+            self._wrap(monkeypatch, module, name, getattr(module, name))
+
+    def _wrap(self, monkeypatch, module, name, real):
+        def call(path, *arguments, **options):
+            if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(self.below):
+                self.calls.append(name)
+                if len(self.calls) == self.position:
+                    raise OSError(self.number, os.strerror(self.number), os.fspath(path))
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    @contextlib.contextmanager
+    def at(self, position, number=errno.EMFILE):
+        self.calls, self.position, self.number = [], position, number
+        try:
+            yield
+        finally:
+            self.position = None
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A directory with two checkpoints, the newer of them twos."""
+    with Checkpointer(tmp_path / "run", shard_bytes=None) as checkpointer:
+        for step in (1, 2):
+            checkpointer.save({"w": mx.full(3, float(step))}, step=step)
+    return tmp_path / "run"
+
+
+def test_no_older_checkpoint_is_restored_whatever_call_fails(run, monkeypatch):
+    faults = Faults(monkeypatch, run)
+    with faults.at(None):
+        Checkpointer(run).restore(like=LIKE)
+    positions, raised = len(faults.calls), []
+    assert positions > 5
+    for position in range(1, positions + 1):
+        for number in ERRORS:
+            with faults.at(position, number), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                try:
+                    state, record = Checkpointer(run).restore(like=LIKE)
+                except OSError as error:
+                    raised.append((error.errno, number))
+                else:
+                    assert (record.step, state["w"].tolist()) == (2, [2.0] * 3)
+    assert len(raised) > positions
+    assert all(got == want for got, want in raised)
+
+
+def test_listing_and_verifying_report_no_damage_that_is_not_there(run, monkeypatch):
+    faults = Faults(monkeypatch, run)
+    for question in (lambda c: [r.step for r in c.list()], lambda c: c.latest().step, lambda c: c.verify()):
+        with faults.at(None):
+            right = question(Checkpointer(run))
+        for position in range(1, len(faults.calls) + 1):
+            with faults.at(position), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                with contextlib.suppress(OSError):
+                    assert question(Checkpointer(run)) == right
+
+
+def test_a_serial_is_never_given_twice_when_the_listing_fails(run, monkeypatch):
+    faults = Faults(monkeypatch, run)
+    for position in range(1, 30):
+        checkpointer = Checkpointer(run, asynchronous=False)
+        with faults.at(position, errno.EACCES), contextlib.suppress(OSError):
+            checkpointer.save({"w": mx.full(3, 1.0)}, step=100 + position)
+        checkpointer.save({"w": mx.full(3, 1000.0)}, step=50)  # the directory is free, and goes on
+        checkpointer.close()
+        records = Checkpointer(run).list()
+        assert len({record.serial for record in records}) == len(records)
+        assert records[-1].step == 50
+
+
+def test_a_file_of_a_state_is_not_called_damaged(tmp_path, monkeypatch):
+    save(tmp_path / "s.safetensors", LIKE)
+    faults = Faults(monkeypatch, tmp_path)
+    with faults.at(None):
+        load(tmp_path / "s.safetensors", like=LIKE)
+    for position in range(1, len(faults.calls) + 1):
+        for number in ERRORS:
+            with faults.at(position, number), contextlib.suppress(OSError):
+                load(tmp_path / "s.safetensors", like=LIKE)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors as Linux does")
+def test_with_no_file_left_to_open_nothing_is_called_damaged(run):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for free in range(4):
+            with contextlib.suppress(OSError):
+                assert Checkpointer(run).restore(like=LIKE).record.step == 2
+            os.close(held.pop())
+            assert free < 4
+    except CorruptError as error:
+        pytest.fail(str(error))
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
