@@ -9,12 +9,19 @@ from pathlib import Path
 from purestep.checkpoint import lock
 
 
+class NotFlushedError(OSError):
+    """What was written is in its place, and may not survive a crash of the system."""
+
+
 def write(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a temporary file beside `path`, then put it in its place in one step.
 
     A reader sees the old file or the new one, whole, also after a crash: the data and the directory
     are flushed to the disk before and after the rename. When `fill` fails, `path` is untouched and the
     temporary file is gone. What processes of this host that were killed left of the same file is removed.
+
+    Raises:
+        NotFlushedError: if the new file is there, and the directory could not be flushed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -28,7 +35,23 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush(path.parent)
+    flush_name(path)
+
+
+def flush_name(path: Path) -> None:
+    """Flush the directory of what has just got its name.
+
+    Raises:
+        NotFlushedError: if that fails.
+    """
+    try:
+        flush(path.parent)
+    except OSError as error:
+        raise NotFlushedError(
+            error.errno,
+            f"{path} is written and can be read, but its directory could not be flushed to the disk "
+            f"({error.strerror or error}): a crash of the system may undo it",
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,8 @@
 """One writer to a directory: the second is told who the first is."""
 
+import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -16,39 +18,41 @@ class LockedError(RuntimeError):
 
 
 class Lock:
-    """An advisory lock on a directory; the system lets go of it when its holder dies."""
+    """An advisory lock on a directory; the system lets go of it when its holder dies.
+
+    It is free again when this object is gone, wherever an interrupt has struck: the file is an object, which
+    Python closes when it is dropped. A descriptor in a variable, an interrupt would leave open.
+    """
 
     def __init__(self, where: str, directory: Path):
-        self._descriptor = -1
         self._path = directory / _NAME
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(self._path, flags, 0o644)
+        self._file: io.FileIO | None = None
+        _HELD.add(self)  # before there is a file: a child may be forked at any moment
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            me = {"pid": os.getpid(), "host": socket.gethostname()}
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(me).encode(), 0)
+            if self._path.is_symlink():  # which would make a file elsewhere
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
+            self._file = file = io.FileIO(self._path, "a+")
+            self._acquire(where, directory, file)
+        except BaseException:
+            self._close()
+            raise
+
+    def _acquire(self, where: str, directory: Path, file: io.FileIO) -> None:
+        if not self._is_at_its_path(file):
+            raise OSError(errno.EBUSY, "replaced while it was opened", str(self._path))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = _owner(descriptor)
-            os.close(descriptor)
             raise LockedError(
-                f"{where}: {directory} is being written by {owner}: "
+                f"{where}: {directory} is being written by {_owner(file.fileno())}: "
                 "close that writer first, or use another directory"
             ) from None
-        except OSError:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
-        _HELD.add(self)
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
     def check(self, where: str) -> None:
         """Refuse to go on when the lock's file was removed or replaced: another writer may have another."""
-        mine = os.fstat(self._descriptor)
-        try:
-            there = os.stat(self._path, follow_symlinks=False)
-        except FileNotFoundError:
-            there = None
-        if there is None or (mine.st_dev, mine.st_ino) != (there.st_dev, there.st_ino):
+        if self._file is None or not self._is_at_its_path(self._file):
             raise LockedError(
                 f"{where}: {self._path} was removed or replaced while it was held: close this writer, "
                 "and make another if no other process writes there"
@@ -56,15 +60,23 @@ class Lock:
 
     def release(self) -> None:
         """Let the next writer in, also when a forked child still has the file open."""
-        if self._descriptor >= 0:
-            os.ftruncate(self._descriptor, 0)
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        if self._file is not None:
+            self._file.truncate(0)
+            fcntl.flock(self._file, fcntl.LOCK_UN)
             self._close()
 
+    def _is_at_its_path(self, file: io.FileIO) -> bool:
+        mine = os.fstat(file.fileno())
+        try:
+            there = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
     def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def __del__(self) -> None:
         self._close()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.checkpoint import device, directory, lock, store, tensors
+from purestep.checkpoint import atomic, device, directory, lock, store, tensors
 from purestep.checkpoint.header import CorruptError, kind_of
 from purestep.checkpoint.keeping import KeepPolicy, superfluous
 from purestep.checkpoint.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
@@ -367,9 +367,12 @@ class Checkpointer:
             path = store.put(
                 self.path, step, lambda place: directory.write(place, arrays, spec, facts, self._shard_bytes)
             )
-            self._complete[step] = directory.read(where, path).record
         except lock.LockedError:
             raise
+        except atomic.NotFlushedError as error:
+            # The copy counts. Older ones stay: a crash may leave these alone.
+            self._complete[step] = record._replace(path=store.of_step(self.path, step)[-1])
+            raise OSError(error.errno, f"Checkpointer: step {step} is saved: {error.strerror}") from error
         except Exception as error:
             kind = OSError if isinstance(error, OSError) else RuntimeError
             raise kind(
@@ -379,10 +382,13 @@ class Checkpointer:
             self._pending.pop(step, None)
             arrays.clear()
             device.trim()
+        self._complete[step] = record._replace(path=path)
         try:
+            self._complete[step] = directory.read(where, path).record
             self._clean(step, path)
         except Exception as error:
-            raise RuntimeError(
+            kind = OSError if isinstance(error, OSError) else RuntimeError
+            raise kind(
                 f"Checkpointer: step {step} is saved, but cleaning up after it failed: {error!r}"
             ) from error
 

@@ -46,7 +46,8 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
         ValueError: for an array that no such file can hold, as float64, with its path.
         FileExistsError: if a divided state of that name is there, or one file where this is to be divided:
             one name never stands for two states.
-        OSError: if the file cannot be written; what was there before is untouched.
+        OSError: if the file cannot be written; what was there before is untouched, unless the error says that
+            the file is written, and only flushing its directory failed.
 
     >>> import mlx.core as mx, tempfile
     >>> file = tempfile.mkdtemp() + "/state.safetensors"
@@ -172,7 +173,12 @@ def _write(where: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard
         atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {_KEY: header}))
         return
     for name, shard in files.items():
-        atomic.write(path.parent / name, lambda temporary, shard=shard: tensors.write(temporary, shard, {}))
+        try:
+            atomic.write(
+                path.parent / name, lambda temporary, shard=shard: tensors.write(temporary, shard, {})
+            )
+        except atomic.NotFlushedError as error:
+            raise OSError(error.errno, f"{where}: {index} was not written: {error.strerror}") from error
     atomic.write_text(index, tensors.index(files, {_KEY: header}))
 
 

@@ -106,6 +106,9 @@ def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
     """Let `fill` fill a hidden directory, then give it a free name of this step, by one rename.
 
     A checkpoint of the same step that is there already stays as it is: the new one has a higher number.
+
+    Raises:
+        NotFlushedError: if it has its name, and the directory could not be flushed. Others leave nothing.
     """
     taken = [(directory.step_of(entry) or (0, 0))[1] for entry in of_step(root, step)]
     final = directory.located(root, step, max(taken, default=0) + 1)
@@ -114,10 +117,10 @@ def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
         temporary.mkdir()
         fill(temporary)
         temporary.rename(final)
-        atomic.flush(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    atomic.flush_name(final)
     return final
 
 

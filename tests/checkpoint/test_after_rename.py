@@ -1,0 +1,86 @@
+"""After its rename a checkpoint is there: a failure then does not say that it was not saved."""
+
+import errno
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from purestep.checkpoint import Checkpointer, atomic, directory, keep_last, load, save, store
+
+ONES, TWOS = {"w": mx.ones(3)}, {"w": mx.full(3, 2.0)}
+
+
+@pytest.fixture
+def unflushed(tmp_path, monkeypatch):
+    """Fail the flushing of the directory that holds what was renamed, while the list has entries."""
+    failing, flush = [], atomic.flush
+
+    def fail(path):
+        if failing and Path(path) == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+        flush(path)
+
+    monkeypatch.setattr(atomic, "flush", fail)
+    return failing
+
+
+def test_a_file_that_is_in_its_place_is_said_to_be(tmp_path, unflushed):
+    file = tmp_path / "s.safetensors"
+    save(file, ONES)
+    unflushed.append(1)
+    with pytest.raises(
+        OSError, match=r"s\.safetensors is written and can be read, but its directory"
+    ) as error:
+        save(file, TWOS)
+    assert error.value.errno == errno.EIO
+    assert load(file)["w"].tolist() == [2.0] * 3
+
+
+def test_a_divided_state_without_its_index_is_not_written(tmp_path, unflushed):
+    unflushed.append(1)
+    with pytest.raises(OSError, match=r"s\.safetensors\.index\.json was not written"):
+        save(tmp_path / "s.safetensors", {"a": mx.ones(8), "b": mx.ones(8)}, shard_bytes=32)
+    unflushed.clear()
+    save(tmp_path / "s.safetensors", {"a": mx.ones(8), "b": mx.ones(8)}, shard_bytes=32)
+
+
+def test_a_checkpoint_that_is_in_its_place_counts_and_removes_no_older_one(tmp_path, unflushed):
+    checkpointer = Checkpointer(tmp_path, keep=keep_last(1), asynchronous=False)
+    checkpointer.save(ONES, step=1)
+    unflushed.append(1)
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Checkpointer: step 2 is saved: .*could not be flushed"):
+        checkpointer.save(TWOS, step=2)
+    assert [record.step for record in checkpointer.list()] == [1, 2]
+    assert checkpointer.restore().record.step == 2
+    unflushed.clear()
+    checkpointer.save(ONES, step=3)  # retention knows the copy
+    assert [record.step for record in checkpointer.list()] == [3]
+    checkpointer.close()
+
+
+def test_a_checkpoint_that_cannot_be_read_back_is_saved(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path, keep=keep_last(1), asynchronous=False)
+    checkpointer.save(ONES, step=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            directory, "read", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many"))
+        )
+        with pytest.raises(OSError, match=r"step 2 is saved, but cleaning up after it failed"):
+            checkpointer.save(TWOS, step=2)
+    checkpointer.save(TWOS, step=3)
+    assert [record.step for record in checkpointer.list()] == [3]
+    checkpointer.close()
+
+
+def test_a_cleaning_that_fails_in_the_system_is_an_os_error(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path, keep=keep_last(1), asynchronous=False)
+    checkpointer.save(ONES, step=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            store, "remove", lambda path: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no"))
+        )
+        with pytest.raises(OSError, match="step 2 is saved, but cleaning up"):
+            checkpointer.save(TWOS, step=2)
+    assert checkpointer.restore().record.step == 2
+    checkpointer.close()
