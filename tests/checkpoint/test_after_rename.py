@@ -84,3 +84,11 @@ def test_a_cleaning_that_fails_in_the_system_is_an_os_error(tmp_path, monkeypatc
             checkpointer.save(TWOS, step=2)
     assert checkpointer.restore().record.step == 2
     checkpointer.close()
+
+
+def test_the_parents_that_a_save_makes_are_on_the_disk(tmp_path, monkeypatch):
+    flushed, flush = [], atomic.flush
+    monkeypatch.setattr(atomic, "flush", lambda path: (flushed.append(Path(path)), flush(path)))
+    save(tmp_path / "a" / "b" / "s.safetensors", ONES)
+    assert flushed[:2] == [tmp_path, tmp_path / "a"]
+    assert flushed[-1] == tmp_path / "a" / "b"

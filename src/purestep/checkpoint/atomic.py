@@ -23,7 +23,7 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         NotFlushedError: if the new file is there, and the directory could not be flushed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     _remove_abandoned(path)
     temporary = path.parent / f".{path.name}.{lock.owner_name()}.{secrets.token_hex(4)}.tmp{path.suffix}"
     # Not tempfile's: its files are for their owner alone, and a process has only one umask to ask about.
@@ -52,6 +52,14 @@ def flush_name(path: Path) -> None:
             f"{path} is written and can be read, but its directory could not be flushed to the disk "
             f"({error.strerror or error}): a crash of the system may undo it",
         ) from error
+
+
+def make_directory(root: Path) -> None:
+    """Make a directory and its parents, each of them on the disk."""
+    missing = [path for path in [root, *root.parents] if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        flush(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

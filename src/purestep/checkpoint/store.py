@@ -86,7 +86,7 @@ def claim(where: str, root: Path) -> lock.Lock:
         OSError: if it cannot be written.
     """
     try:
-        _make(root)
+        atomic.make_directory(root)
         claimed = lock.Lock(where, root)
     except OSError as error:
         raise type(error)(
@@ -136,11 +136,3 @@ def remove(path: Path) -> None:
 
 def _hidden(final: Path) -> Path:
     return final.parent / f".{final.name}.{lock.host()}.{os.getpid()}.{secrets.token_hex(4)}tmp"
-
-
-def _make(root: Path) -> None:
-    """Make a directory and its parents, each of them on the disk."""
-    missing = [path for path in [root, *root.parents] if not path.exists()]
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        atomic.flush(path.parent)
