@@ -38,8 +38,8 @@ class MatricesAndRestState(NamedTuple):
     """State of `matrices_and_rest`.
 
     Attributes:
-        matrices: the state of the matrices' transform, made of parameters that are `None` elsewhere.
-        rest: the state of the rest's, made of parameters that are `None` at every matrix.
+        matrices: the state of the matrices' transform, made of parameters that are `()` elsewhere.
+        rest: the state of the rest's, made of parameters that are `()` at every matrix.
     """
 
     matrices: Tree
@@ -175,7 +175,7 @@ def matrices_and_rest(
 ) -> GradientTransform:
     """Hand the matrices to one transform and every other leaf to another.
 
-    Each sees its own leaves at their paths and `None` at the others, in updates and in params.
+    Each sees its own leaves at their paths and `()` at the others, in updates and in params.
 
     Args:
         on_matrices: for the leaves that `matrices` selects.
@@ -195,8 +195,8 @@ def matrices_and_rest(
 
     def split(values: Tree, sides: dict[str, Sides | None]) -> tuple[Tree, Tree]:
         return (
-            tree.map_with_path(lambda path, x: x if sides[path] else None, values),
-            tree.map_with_path(lambda path, x: None if sides[path] else x, values),
+            tree.map_with_path(lambda path, x: x if sides[path] else (), values),
+            tree.map_with_path(lambda path, x: () if sides[path] else x, values),
         )
 
     def init(params: Params) -> MatricesAndRestState:
@@ -221,10 +221,10 @@ def matrices_and_rest(
 
 
 def restricted(mask: Tree | Callable[[Params], Tree] | None) -> Tree | Callable[[Params], Tree] | None:
-    """Return a mask made for all parameters as one for some of them, the others being `None`.
+    """Return a mask made for all parameters as one for some of them, the others being `()`.
 
-    >>> restricted({"w": True, "b": False})({"w": mx.array(1.0), "b": None})
-    {'w': True, 'b': None}
+    >>> restricted({"w": True, "b": False})({"w": mx.array(1.0), "b": ()})
+    {'w': True, 'b': ()}
     """
     if mask is None or callable(mask):
         return mask
