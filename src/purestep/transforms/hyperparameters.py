@@ -42,7 +42,9 @@ def inject_hyperparams(
     Differences from optax:
 
     1. Only the arguments of the call are injected; a default that is not named stays a Python number.
-    2. A schedule is any callable argument that `static_args` does not name, as there, but it is a
+    2. The arrays are float32 unless `hyperparam_dtype` says otherwise; there they have the dtype of the
+       parameters' first leaf.
+    3. A schedule is any callable argument that `static_args` does not name, as there, but it is a
        function of the count alone: stateful schedules are not supported.
 
     The factory is called again at every update and is handed arrays, so it must not branch on them in

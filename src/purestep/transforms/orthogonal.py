@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import mlx.core as mx
 
 from purestep import checks, tree
+from purestep.transforms.quotients import nonzero
 from purestep.types import Tree
 
 STANDARD = (3.4445, -4.7750, 2.0315)
@@ -135,13 +136,14 @@ def iterate(
 
 def _preconditioned(x: mx.array, preconditioning: str, eps: float) -> mx.array:
     if preconditioning == "frobenius":
-        return x / (mx.sqrt(mx.square(x).sum(axis=(1, 2), keepdims=True)) + eps)
+        norm = mx.sqrt(mx.square(x).sum(axis=(1, 2), keepdims=True))
+        return x / nonzero(norm, norm + eps, eps)
     gram = x @ x.swapaxes(1, 2)
     if preconditioning == "schatten":
         bound = mx.sqrt(mx.square(gram).sum(axis=(1, 2), keepdims=True))
     else:
         bound = mx.abs(gram).sum(axis=2, keepdims=True)
-    return x * mx.rsqrt(mx.maximum(bound, eps))
+    return x * mx.rsqrt(nonzero(bound, mx.maximum(bound, eps), eps))
 
 
 def check_iteration(

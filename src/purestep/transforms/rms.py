@@ -8,6 +8,7 @@ from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import bias_correction as gathered_weight
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Tree, Updates
 
 
@@ -236,4 +237,5 @@ def _times(scale: mx.array | None, mean: mx.array) -> mx.array:
 
 
 def _divide(gradient: mx.array, square: mx.array, eps: float, eps_in_sqrt: bool) -> mx.array:
-    return gradient / mx.sqrt(square + eps) if eps_in_sqrt else gradient / (mx.sqrt(square) + eps)
+    root = mx.sqrt(square + eps) if eps_in_sqrt else mx.sqrt(square) + eps
+    return gradient / nonzero(gradient, root, eps)
