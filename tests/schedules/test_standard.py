@@ -133,7 +133,7 @@ NAN, INF = float("nan"), float("inf")
         (
             lambda: schedules.warmup_cosine_decay(0.0, 1.0, 10, 10),
             ValueError,
-            "schedules.warmup_cosine_decay: decay_steps includes the warmup and must be greater than 10, got 10",
+            "warmup_cosine_decay: decay_steps includes the warmup and must be greater than 10, got 10",
         ),
         (lambda: schedules.warmup_cosine_decay(0.0, 1.0, 0, 0), ValueError, "must be greater than 0, got 0"),
         (

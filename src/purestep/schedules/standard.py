@@ -84,8 +84,7 @@ def warmup_cosine_decay(
 
     Differences from optax:
 
-    1. An `end_value` larger than the peak is refused; there the value rises to it, and under a peak of 0 it is
-       ignored.
+    1. An `end_value` larger than the peak is refused; there the value rises to it, or stays at a peak of 0.
 
     Args:
         init_value: the value at count 0, when there is a warmup.

@@ -75,7 +75,11 @@ def inject_hyperparams(
         raise checks.refuse(where, f"static_args names no argument of inner_factory: {sorted(unknown)}")
 
     def make(*args: Any, **kwargs: Any) -> GradientTransform:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            inner_factory(*args, **kwargs)  # which says in its own words what is wrong
+            raise
         numbers: dict[str, Any] = {}
         schedules: dict[str, Callable[[mx.array], Any]] = {}
         for name, value in bound.arguments.items():

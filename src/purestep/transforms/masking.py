@@ -214,7 +214,7 @@ def merge(where: str, chosen: Tree, some: Tree, others: Tree) -> Tree:
 
     def pick(path: str, other: Any, yes: bool) -> Any:
         if yes and path not in found:
-            raise checks.refuse(where, f"the wrapped transform returned no update for {path}")
+            raise checks.refuse(where, f"the wrapped transform returned no update for {path or 'the tree'}")
         return found[path] if yes else other
 
     return tree.map_with_path(pick, others, chosen)
@@ -230,7 +230,8 @@ def compile_pattern(where: str, pattern: str) -> re.Pattern[str]:
 def shown_paths(paths: Sequence[str]) -> str:
     """Return up to eight paths as text."""
     more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
-    return f"the paths {', '.join(paths[:8])}{more}" if paths else "no paths: the tree is empty"
+    named = ", ".join(path or "the tree" for path in paths[:8])
+    return f"the paths {named}{more}" if paths else "no paths: the tree is empty"
 
 
 def _takes_two(fn: Callable[..., Any]) -> bool:

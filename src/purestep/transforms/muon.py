@@ -1,7 +1,6 @@
 """Muon: momentum, each matrix of it replaced by an orthogonal one close by."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -218,21 +217,3 @@ def matrices_and_rest(
         return updates, MatricesAndRestState(matrices_state, rest_state)
 
     return checked(where, init, update)
-
-
-def restricted(mask: Tree | Callable[[Params], Tree] | None) -> Tree | Callable[[Params], Tree] | None:
-    """Return a mask made for all parameters as one for some of them, the others being `()`.
-
-    >>> restricted({"w": True, "b": False})({"w": mx.array(1.0), "b": ()})
-    {'w': True, 'b': ()}
-    """
-    if mask is None or callable(mask):
-        return mask
-    known = dict(tree.items(mask))
-
-    def pick(path: str, param: mx.array) -> Any:
-        if path not in known:
-            raise checks.refuse("restricted", f"the mask has nothing at {path}")
-        return known[path]
-
-    return lambda params: tree.map_with_path(pick, params)

@@ -176,7 +176,7 @@ def matrix_sides(where: str, matrices: Matrices, params: Tree) -> dict[str, Side
         if known is None:
             return leaf.ndim == 2
         if path not in known:
-            raise checks.refuse(where, f"matrices has nothing at {path}")
+            raise checks.refuse(where, f"matrices has nothing at {path or 'the tree'}")
         return known[path]
 
     return {path: sides(where, path, leaf, choice(path, leaf)) for path, leaf in tree.items(params)}
@@ -188,7 +188,9 @@ def all_sides(where: str, matrices: Matrices, params: Tree) -> dict[str, Sides]:
     for path, axes in matrix_sides(where, matrices, params).items():
         if axes is None:
             shape = dict(tree.items(params))[path].shape
-            raise checks.refuse(where, f"every leaf must be a matrix, got shape {shape} at {path}")
+            raise checks.refuse(
+                where, f"every leaf must be a matrix, got shape {shape} at {path or 'the tree'}"
+            )
         found[path] = axes
     return found
 
@@ -197,6 +199,7 @@ def sides(where: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
     """Return the axes that a choice gives a leaf; `None` when it is not to be a matrix."""
     if choice is None or choice is False:
         return None
+    path = path or "the tree"
     if choice is True:
         choice = MuonDimensionNumbers(tuple(range(1, leaf.ndim)), 0)
     if not isinstance(choice, MuonDimensionNumbers):
