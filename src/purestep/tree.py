@@ -8,7 +8,6 @@ plain dict keys are written bare, list and tuple positions as digits, dict keys 
 something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
 """
 
-import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from purestep import scalars, sums
 from purestep.types import Tree
 
 # Leaves are summed together up to this many elements: each one alone costs two kernels to start.
@@ -310,16 +310,23 @@ def norm(tree: Tree) -> mx.array:
     squares: list[mx.array] = []
     for x in (leaf.astype(mx.float32) for leaf in leaves(tree)):
         if x.size > _SMALL:
-            # In two stages: a CPU adds up one long row in order, and loses digits.
-            squares.append(mx.square(x).sum(axis=-1).sum())
+            squares.append(sums.total(mx.square(x)))
             continue
         if sum(y.size for y in groups[-1]) + x.size > _SMALL:
             groups.append([])
         groups[-1].append(x.reshape(-1))
     for group in groups:
         if group:
-            squares.append(mx.square(mx.concatenate(group) if len(group) > 1 else group[0]).sum())
-    return mx.sqrt(functools.reduce(mx.add, squares)) if squares else mx.array(0.0)
+            squares.append(sums.total(mx.square(mx.concatenate(group) if len(group) > 1 else group[0])))
+    return scalars.root(added(squares))
+
+
+def added(terms: list[mx.array]) -> mx.array:
+    """Return the sum of 0-d arrays, neighbours first: in order, a thousand of them would lose digits."""
+    while len(terms) > 1:
+        pairs = zip(terms[::2], terms[1::2], strict=False)
+        terms = [a + b for a, b in pairs] + terms[len(terms) - len(terms) % 2 :]
+    return terms[0] if terms else mx.array(0.0)
 
 
 def size(tree: Tree) -> int:

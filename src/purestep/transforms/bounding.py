@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.base import GradientTransform, without_state
 from purestep.transforms.leafwise import block_rms, leafwise
 from purestep.transforms.quotients import factor_within
@@ -94,7 +94,8 @@ def adaptive_grad_clip(
             raise checks.refuse(
                 where, f"axis must be one of a parameter's axes, got {axis} for shape {array.shape}"
             )
-        return mx.sqrt(mx.square(array.astype(mx.float32)).sum(axis=axes, keepdims=True))
+        square = mx.square(array.astype(mx.float32))
+        return scalars.root(sums.total(square, axes, keepdims=True))
 
     def bounded(update: mx.array, param: mx.array) -> mx.array:
         factor = factor_within(clipping * mx.maximum(norms(param), eps), norms(update))

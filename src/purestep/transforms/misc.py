@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.base import GradientTransform, checked, without_state
 from purestep.transforms.quotients import nonzero
 from purestep.transforms.scheduled import value_at
@@ -67,7 +67,7 @@ def centralize() -> GradientTransform:
         if update.ndim < 2 or update.size == 0:
             return update
         wide = update.astype(mx.float32)
-        return (wide - wide.mean(axis=tuple(range(1, update.ndim)), keepdims=True)).astype(update.dtype)
+        return (wide - sums.mean(wide, tuple(range(1, update.ndim)), keepdims=True)).astype(update.dtype)
 
     return without_state("centralize", lambda updates, params: tree.map(centered, updates))
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.adam import bias_correction
 from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.orthogonal import (
@@ -126,7 +126,7 @@ def scale_by_muon(
 
         def direction(path: str, m: mx.array) -> mx.array:
             o = iterate(m, sides[path], rows, preconditioning, eps, ns_dtype)
-            return (m * o).sum() * o if adaptive else o
+            return sums.total(m * o) * o if adaptive else o
 
         updates = tree.map_with_path(direction, mean)
         if mu_dtype is not None:

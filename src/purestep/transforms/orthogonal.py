@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.quotients import nonzero
 from purestep.types import Tree
 
@@ -136,13 +136,13 @@ def iterate(
 
 def _preconditioned(x: mx.array, preconditioning: str, eps: float) -> mx.array:
     if preconditioning == "frobenius":
-        norm = mx.sqrt(mx.square(x).sum(axis=(1, 2), keepdims=True))
+        norm = scalars.root(sums.total(mx.square(x), (1, 2), keepdims=True))
         return x / nonzero(norm, norm + eps, eps)
     gram = x @ x.swapaxes(1, 2)
     if preconditioning == "schatten":
-        bound = mx.sqrt(mx.square(gram).sum(axis=(1, 2), keepdims=True))
+        bound = scalars.root(sums.total(mx.square(gram), (1, 2), keepdims=True))
     else:
-        bound = mx.abs(gram).sum(axis=2, keepdims=True)
+        bound = sums.total(mx.abs(gram), 2, keepdims=True)
     return x * mx.rsqrt(nonzero(bound, mx.maximum(bound, eps), eps))
 
 

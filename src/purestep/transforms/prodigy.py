@@ -1,13 +1,12 @@
 """Prodigy: AdamW that finds its learning rate by estimating the distance to the solution."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.adam import bias_correction
 from purestep.transforms.base import GradientTransform, checked, taking_extra
 from purestep.transforms.quotients import nonzero
@@ -150,8 +149,7 @@ def correction(b1: float, b2: float, count: mx.array) -> mx.array:
 
 def total(fn: Callable[..., mx.array], *trees: Tree) -> mx.array:
     """Return the sum of what `fn` makes of the leaves, 0-d float32."""
-    sums = [x.sum() for x in tree.leaves(tree.map(fn, *trees))]
-    return functools.reduce(mx.add, sums) if sums else mx.array(0.0)
+    return tree.added([sums.total(x) for x in tree.leaves(tree.map(fn, *trees))])
 
 
 def estimate(old: mx.array, numerator: mx.array, denominator: mx.array) -> mx.array:
