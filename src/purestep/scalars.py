@@ -13,6 +13,18 @@ def float32(value: float | mx.array) -> mx.array:
     return value.astype(mx.float32) if isinstance(value, mx.array) else mx.array(value, mx.float32)
 
 
+def root(square: mx.array) -> mx.array:
+    """Return the square root, whose derivative at 0 counts as 0, not as infinity.
+
+    A norm of zeros has no slope. Through `mx.sqrt` its derivative would be NaN, infinity times zero.
+
+    >>> mx.grad(lambda x: root(mx.square(x).sum()))(mx.zeros(2))
+    array([0, 0], dtype=float32)
+    """
+    zero = square == 0
+    return mx.where(zero, 0.0, mx.sqrt(mx.where(zero, 1.0, square)))
+
+
 def increment(count: mx.array, by: int | mx.array = 1) -> mx.array:
     """Return `count + by`, or the largest int32 where that would be more: a count stays, it does not wrap.
 

@@ -8,7 +8,6 @@ plain dict keys are written bare, list and tuple positions as digits, dict keys 
 something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
 """
 
-import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,10 +15,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from purestep import scalars, sums
 from purestep.types import Tree
 
-# Leaves are summed together up to this many elements: each one alone costs two kernels to start.
+# Leaves of up to this many elements are put in one vector to be summed.
 _SMALL = 1 << 12
+_ROWS = 1 << 16  # of arrays of up to this many rows only the rows are summed apart
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 _PLAIN_KEY = re.compile(r'(?!\d+$)[^.\[\]"]+')
 
@@ -321,20 +322,31 @@ def where(condition: mx.array, on_true: Tree, on_false: Tree) -> Tree:
 
 def norm(tree: Tree) -> mx.array:
     """Return the Euclidean norm of all leaves together, 0-d, summed in float32 whatever their dtypes."""
-    groups: list[list[mx.array]] = [[]]
-    squares: list[mx.array] = []
+    small: list[mx.array] = []
+    sums_of_squares: list[mx.array] = []
     for x in (leaf.astype(mx.float32) for leaf in leaves(tree)):
-        if x.size > _SMALL:
-            # In two stages: a CPU adds up one long row in order, and loses digits.
-            squares.append(mx.square(x).sum(axis=-1).sum())
-            continue
-        if sum(y.size for y in groups[-1]) + x.size > _SMALL:
-            groups.append([])
-        groups[-1].append(x.reshape(-1))
-    for group in groups:
-        if group:
-            squares.append(mx.square(mx.concatenate(group) if len(group) > 1 else group[0]).sum())
-    return mx.sqrt(functools.reduce(mx.add, squares)) if squares else mx.array(0.0)
+        if x.size <= _SMALL:
+            small.append(x.reshape(-1))
+        elif x.ndim > 1 and x.shape[0] <= _ROWS:
+            sums_of_squares.append(sums.total(mx.square(x), range(1, x.ndim)))
+        else:
+            sums_of_squares.append(sums.total(mx.square(x)).reshape(1))
+    if small:
+        sums_of_squares.append(mx.square(_joined(small)))
+    # What is left of all leaves is added up together: each alone would cost several kernels to start.
+    return scalars.root(sums.total(_joined(sums_of_squares))) if sums_of_squares else mx.array(0.0)
+
+
+def _joined(vectors: list[mx.array]) -> mx.array:
+    return mx.concatenate(vectors) if len(vectors) > 1 else vectors[0]
+
+
+def added(terms: list[mx.array]) -> mx.array:
+    """Return the sum of 0-d arrays, neighbours first: in order, a thousand of them would lose digits."""
+    while len(terms) > 1:
+        pairs = zip(terms[::2], terms[1::2], strict=False)
+        terms = [a + b for a, b in pairs] + terms[len(terms) - len(terms) % 2 :]
+    return terms[0] if terms else mx.array(0.0)
 
 
 def size(tree: Tree) -> int:

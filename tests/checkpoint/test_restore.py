@@ -39,6 +39,23 @@ def test_without_a_template_plain_containers_come_back(reading):
     assert same_bits(restored, {**STORED, "opt": (moments, None, {})})
 
 
+def test_none_where_a_masked_state_now_holds_nothing_is_read(tmp_path):
+    params = {"w": mx.ones((2, 3)), "b": mx.ones(3)}
+    transform = ps.transforms.masked(ps.optimizers.adam(0.1), {"w": True, "b": False})
+    state = transform.init(params)
+    adam = state.inner_state[0]
+    old = state._replace(
+        inner_state=(adam._replace(mu=adam.mu | {"b": None}, nu=adam.nu | {"b": None}), state.inner_state[1])
+    )
+    save(tmp_path / "s.safetensors", old)
+    for restored in (load(tmp_path / "s.safetensors", like=state), from_bytes(to_bytes(old), like=state)):
+        assert same_bits(restored, state)
+    with pytest.raises(ValueError, match="w is None in the file, an array"):
+        from_bytes(to_bytes({"w": None}), like={"w": mx.ones(2)})
+    with pytest.raises(ValueError, match="w is None in the file, a tuple"):
+        from_bytes(to_bytes({"w": None}), like={"w": (mx.ones(2),)})
+
+
 def test_every_difference_is_listed_at_once(reading):
     like = {
         "encoder": {"w": mx.zeros((2, 4)), "b": mx.zeros(2, mx.int32)},

@@ -108,7 +108,7 @@ def test_every_recorded_trajectory_is_compared():
     ("make", "message"),
     [
         (lambda: rmsprop(-0.1), "learning_rate must be at least 0, got -0.1"),
-        (lambda: rmsprop(0.1, momentum=1.0), "decay must be less than 1, got 1.0"),
+        (lambda: rmsprop(0.1, momentum=1.5), "decay must be at most 1, got 1.5"),
         (lambda: rmsprop(0.1, eps=-1.0, centered=True), "scale_by_stddev: eps must be at least 0, got -1.0"),
         (lambda: adagrad(float("nan")), "learning_rate must be finite, got nan"),
         (lambda: lion(0.1, weight_decay=-1), "weight_decay must be at least 0, got -1"),

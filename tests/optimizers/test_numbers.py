@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep import optimizers, schedules, transforms
+from purestep import optimizers, schedules, transforms, tree
 
 
 def cycle(n, i):
@@ -78,3 +78,20 @@ def test_numbers_of_numpys_make_what_pythons_make(name):
 
 def extra(name):
     return {"value": mx.array(0.5)} if name in ("polyak", "plateau") else {}
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("make", [optimizers.sgd, optimizers.adam, optimizers.rprop, optimizers.muon])
+def test_a_rate_in_half_precision_leaves_the_state_in_float32(make, dtype):
+    params = {"w": mx.ones((2, 3))}
+    transform = make(mx.array(0.125, dtype))
+    state = transform.init(params)
+    assert all(leaf.dtype in (mx.float32, mx.int32) for leaf in tree.leaves(state))
+    _, after = transform.update(params, state, params)
+    assert tree.alike(state, after)
+
+
+@pytest.mark.parametrize("make", [optimizers.prodigy, optimizers.dadapt_adamw])
+def test_what_a_step_hands_over_is_left_aside(make):
+    params, transform = {"w": mx.ones(2)}, make()
+    transform.update(params, transform.init(params), params, value=mx.array(1.0), grad_norm=mx.array(1.0))

@@ -86,7 +86,7 @@ def test_the_same_name_and_options_mean_the_same_to_optax(name, options):
     ("make", "message"),
     [
         (lambda: optimizers.sgd(-0.1), "learning_rate must be at least 0, got -0.1"),
-        (lambda: optimizers.sgd(0.1, momentum=1.0), "decay must be less than 1, got 1.0"),
+        (lambda: optimizers.sgd(0.1, momentum=1.5), "decay must be at most 1, got 1.5"),
         (lambda: optimizers.adam(float("nan")), "learning_rate must be finite, got nan"),
         (lambda: optimizers.adam(0.1, b1=1.5), "b1 must be less than 1, got 1.5"),
         (lambda: optimizers.adamw(0.1, weight_decay=-1), "weight_decay must be at least 0, got -1"),

@@ -148,7 +148,7 @@ def test_a_learning_rate_may_be_an_array_or_a_schedule():
         (lambda: lamb(1.0, b1=1.0), "b1 must be less than 1, got 1.0"),
         (lambda: lars(1.0, weight_decay=-1.0), "weight_decay must be at least 0, got -1.0"),
         (lambda: lars(1.0, trust_coefficient=-1.0), "trust_coefficient must be at least 0, got -1.0"),
-        (lambda: lars(1.0, momentum=1.0), "decay must be less than 1, got 1.0"),
+        (lambda: lars(1.0, momentum=1.5), "decay must be at most 1, got 1.5"),
         (lambda: fromage(float("nan")), "learning_rate must be finite, got nan"),
         (lambda: fromage(1.0, -1.0), "min_norm must be at least 0, got -1.0"),
         (lambda: adafactor(-1.0), "learning_rate must be at least 0, got -1.0"),

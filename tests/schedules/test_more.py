@@ -76,9 +76,6 @@ def test_counts_may_be_mapped_over(name):
     assert mx.allclose(together, mx.stack([SCHEDULES[name](count) for count in counts]), 1e-6, 1e-7)
 
 
-ONCE = {"init_value": 0.5, "peak_value": 2.0, "warmup_steps": 0, "decay_steps": 0, "end_value": 0.25}
-
-
 @pytest.mark.parametrize(
     ("schedule", "count", "value"),
     [
@@ -102,14 +99,13 @@ ONCE = {"init_value": 0.5, "peak_value": 2.0, "warmup_steps": 0, "decay_steps": 
         (schedules.cosine_onecycle(0, 1.0, div_factor=4.0, final_div_factor=8.0), 0, 1 / 32),
         (schedules.cosine_onecycle(10, 1.0, 1.0, 4.0, 8.0), 10, 1 / 32),
         (schedules.cosine_onecycle(1000, 1.0, final_div_factor=1e6), 10**9, 4e-8),
-        (schedules.sgdr([ONCE]), 0, 0.25),
-        (schedules.sgdr([ONCE, *CYCLES]), 5, 1.0),
-        (schedules.sgdr([*CYCLES, ONCE]), 100, 0.25),
+        (schedules.sgdr(CYCLES), 5, 1.0),
+        (schedules.sgdr(CYCLES), 10**9, 0.0),
         (schedules.warmup_constant(0.0, 2.0, 0), 0, 2.0),
         (schedules.warmup_exponential_decay(0.0, 2.0, 0, 10, 0.5), 10, 1.0),
         (schedules.warmup_exponential_decay(0.0, 2.0, 4, 0, 0.5), 9, 2.0),
-        (schedules.warmup_cosine(0.5, 2.0, 4, 4, 0.25), 4, 0.5),
-        (schedules.warmup_cosine(0.5, 2.0, 0, 0, 0.25), 0, 0.5),
+        (schedules.warmup_cosine(0.5, 2.0, 4, 5, 0.25), 5, 0.5),
+        (schedules.warmup_cosine(0.5, 2.0, 0, 1, 0.25), 1, 0.5),
         (schedules.warmup_linear_decay(0.5, 2.0, 4, 4, 0.25), 3, 1.625),
         (schedules.warmup_linear_decay(0.5, 2.0, 4, 4, 0.25), 4, 0.5),
         (schedules.warmup_linear_decay(0.5, 2.0, 0, 0, 0.25), 0, 0.5),

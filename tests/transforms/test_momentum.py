@@ -86,7 +86,7 @@ def test_sgd_without_momentum_keeps_no_copy_of_the_parameters():
 @pytest.mark.parametrize(
     ("decay", "error", "message"),
     [
-        (1.0, ValueError, "trace: decay must be less than 1, got 1.0"),
+        (1.5, ValueError, "trace: decay must be at most 1, got 1.5"),
         (-0.1, ValueError, "trace: decay must be at least 0, got -0.1"),
         (float("nan"), ValueError, "trace: decay must be finite, got nan"),
         ("0.9", TypeError, "trace: decay must be a number, got '0.9'"),
@@ -96,3 +96,11 @@ def test_sgd_without_momentum_keeps_no_copy_of_the_parameters():
 def test_a_bad_decay_is_refused(decay, error, message):
     with pytest.raises(error, match=re.escape(message)):
         trace(decay)
+
+
+def test_a_decay_of_one_sums_all_gradients():
+    transform = trace(1.0)
+    state = transform.init({"w": mx.array(0.0)})
+    for gradient in (1.0, 2.0, 4.0):
+        updates, state = transform.update({"w": mx.array(gradient)}, state)
+    assert updates["w"].item() == 7.0

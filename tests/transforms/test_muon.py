@@ -10,7 +10,7 @@ import purestep as ps
 from purestep.optimizers.adam import adamw
 from purestep.optimizers.muon import muon
 from purestep.transforms.momentum import trace
-from purestep.transforms.muon import matrices_and_rest, restricted, scale_by_muon, scale_by_shape
+from purestep.transforms.muon import matrices_and_rest, scale_by_muon, scale_by_shape
 from purestep.transforms.orthogonal import MuonDimensionNumbers, orthogonalize
 from purestep.transforms.scaling import scale
 
@@ -145,13 +145,18 @@ def test_a_mask_or_params_built_differently_are_refused():
         matrices_and_rest(scale(1.0), scale)
 
 
-def test_a_mask_for_all_serves_some():
-    assert restricted(None) is None
-    assert restricted(len) is len
-    mask = restricted({"a": True, "b": {"c": False}})
-    assert mask({"a": None, "b": {"c": mx.array(1.0)}}) == {"a": None, "b": {"c": False}}
-    with pytest.raises(ValueError, match="restricted: the mask has nothing at d"):
-        mask({"d": mx.array(1.0)})
+def test_a_decay_mask_is_for_all_parameters_and_may_name_a_subtree():
+    params = {"block": {"w": mx.ones((2, 3)), "b": mx.ones(3)}, "head": mx.ones((2, 2))}
+    zeros = ps.tree.zeros_like(params)
+    for mask in ({"block": {"w": True, "b": False}, "head": False}, {"block": True, "head": False}):
+        transform = muon(0.1, weight_decay=0.5, weight_decay_mask=mask)
+        updates, _ = transform.update(zeros, transform.init(params), params)
+        assert mx.allclose(updates["block"]["w"], mx.full((2, 3), -0.05))
+        assert not mx.any(updates["block"]["b"])
+        assert not mx.any(updates["head"])
+    transform = muon(0.1, weight_decay=0.5, weight_decay_mask={"head": True})
+    with pytest.raises(ValueError, match=r"mask must be built like the parameters, got a dict of \(head\)"):
+        transform.update(zeros, transform.init(params), params)
 
 
 def test_muon_trains_matrices_and_leaves_the_rest_to_adamw():

@@ -34,5 +34,5 @@ def test_signum_follows_the_sign_of_the_running_mean():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="learning_rate must be at least 0, got -1"):
         sign_sgd(-1)
-    with pytest.raises(ValueError, match="decay must be less than 1, got 1"):
-        signum(0.1, beta=1)
+    with pytest.raises(ValueError, match="decay must be at most 1, got 1.5"):
+        signum(0.1, beta=1.5)

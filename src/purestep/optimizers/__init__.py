@@ -43,3 +43,7 @@ from purestep.optimizers.sophia import sophia as sophia
 from purestep.optimizers.trust_ratio import lamb as lamb
 from purestep.optimizers.trust_ratio import lars as lars
 from purestep.optimizers.yogi import yogi as yogi
+
+from purestep.optimizers import arguments as arguments  # isort: skip
+
+arguments.refuse_unknown(globals())

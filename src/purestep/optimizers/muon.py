@@ -7,7 +7,7 @@ import mlx.core as mx
 from purestep.optimizers.adam import adamw
 from purestep.transforms.base import GradientTransform
 from purestep.transforms.combining import chain
-from purestep.transforms.muon import matrices_and_rest, restricted, scale_by_muon, scale_by_shape
+from purestep.transforms.muon import matrices_and_rest, scale_by_muon, scale_by_shape
 from purestep.transforms.orthogonal import STANDARD, Coefficients, Matrices
 from purestep.transforms.scaling import scale_by_learning_rate
 from purestep.transforms.weight_decay import add_decayed_weights
@@ -88,7 +88,7 @@ def muon(
         matrices=matrices,
         ns_dtype=ns_dtype,
     )
-    decay = add_decayed_weights(weight_decay, restricted(weight_decay_mask))
+    decay = add_decayed_weights(weight_decay, weight_decay_mask)
     on_matrices = chain(
         direction, scale_by_shape(matrices, consistent_rms), decay, scale_by_learning_rate(learning_rate)
     )

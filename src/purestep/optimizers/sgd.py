@@ -19,7 +19,7 @@ def sgd(
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
-        momentum: the decay of `trace`, in [0, 1).
+        momentum: the decay of `trace`, in [0, 1].
         nesterov: as in `trace`.
         accumulator_dtype: as in `trace`.
 

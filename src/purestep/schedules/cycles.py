@@ -19,6 +19,9 @@ def linear_onecycle(
 ) -> Schedule:
     """Rise to the peak, fall back, then fall further: three straight lines.
 
+    As in optax the peak is at count `int(pct_start * transition_steps)` and the end at `transition_steps`;
+    PyTorch's OneCycleLR has both one count earlier.
+
     Args:
         transition_steps: updates in all; with 0 the last value holds from the start (optax refuses 0).
         peak_value: the value at count `int(pct_start * transition_steps)`.
@@ -51,6 +54,8 @@ def cosine_onecycle(
 ) -> Schedule:
     """Rise to the peak and fall to almost nothing, each along half a cosine.
 
+    PyTorch's OneCycleLR has the peak and the end one count earlier, as `linear_onecycle` tells.
+
     Args:
         transition_steps: as in `linear_onecycle`, like the arguments that follow.
         peak_value: the value at count `int(pct_start * transition_steps)`.
@@ -74,8 +79,7 @@ def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
     """Restart: cycles of `warmup_cosine_decay`, one after another.
 
     Args:
-        cosine_kwargs: the arguments of each cycle, at least one; a cycle lasts its `decay_steps`, and
-            one of 0 updates that is not the last is passed over.
+        cosine_kwargs: the arguments of each cycle, at least one; a cycle lasts its `decay_steps`.
 
     Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983.
 
@@ -93,7 +97,6 @@ def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
     ]
     if not cycles:
         raise checks.refuse("schedules.sgdr", "cosine_kwargs must hold at least one cycle")
-    cycles = [cycle for cycle in cycles[:-1] if cycle[1]] + cycles[-1:]
     ends = [sum(steps for _, steps in cycles[:index]) for index in range(1, len(cycles))]
     return join_schedules([schedule for schedule, _ in cycles], ends)
 

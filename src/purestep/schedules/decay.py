@@ -56,6 +56,10 @@ def exponential_decay(
 
     `init_value * decay_rate ** ((count - transition_begin) / transition_steps)`
 
+    Differences from optax:
+
+    1. A `decay_rate` of 0 is refused; there it makes the schedule constant.
+
     Args:
         init_value: the value up to count `transition_begin`.
         transition_steps: updates that one factor takes; with 0 nothing decays, as in optax.

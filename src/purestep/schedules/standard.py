@@ -82,13 +82,16 @@ def warmup_cosine_decay(
 ) -> Schedule:
     """Rise in a straight line, then decay along half a cosine, then stay.
 
+    Differences from optax:
+
+    1. An `end_value` larger than the peak is refused; there the value rises to it, or stays at a peak of 0.
+
     Args:
         init_value: the value at count 0, when there is a warmup.
         peak_value: the value at count `warmup_steps`.
         warmup_steps: updates that the rise takes; with 0 the decay starts at once, at `peak_value`.
-        decay_steps: updates in all, the warmup included; not less than `warmup_steps`, and when equal
-            the value is `end_value` from there on.
-        end_value: the value from count `decay_steps` on.
+        decay_steps: updates in all, the warmup included; more than `warmup_steps`.
+        end_value: the value from count `decay_steps` on; not larger than `peak_value` in size.
         exponent: as in `cosine_decay`.
 
     Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983; warmup: Goyal et al., arXiv:1706.02677.
@@ -102,9 +105,12 @@ def warmup_cosine_decay(
     end_value = checks.number(where, "end_value", end_value)
     warmup_steps = checks.integer(where, "warmup_steps", warmup_steps, least=0)
     decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
-    if decay_steps < warmup_steps:
+    if decay_steps <= warmup_steps:
+        rule = f"decay_steps includes the warmup and must be greater than {warmup_steps}"
+        raise checks.refuse(where, f"{rule}, got {decay_steps}")
+    if checks.is_number(peak_value) and checks.is_number(end_value) and abs(end_value) > abs(peak_value):
         raise checks.refuse(
-            where, f"decay_steps includes the warmup and must be at least {warmup_steps}, got {decay_steps}"
+            where, f"end_value must not be larger than peak_value, {peak_value}, got {end_value}"
         )
     init_value = checks.number(where, "init_value", init_value)
     exponent = checks.number(where, "exponent", exponent, above=0)

@@ -165,6 +165,7 @@ def population(make: Make, params: Params) -> None:
         updates, new = _update(transform, tree.unflatten(params, list(gradients)), state, params)
         return [*tree.leaves(updates), *tree.leaves(new)]
 
+    _whole_population(make, params)
     alone = [update(*member) for member in members]
     stacked = [mx.stack(list(leaves)) for leaves in zip(*members, strict=True)]
     try:
@@ -176,6 +177,82 @@ def population(make: Make, params: Params) -> None:
         # A leaf that no gradient reaches, such as a counter, comes back without the population's axis.
         got = [t[index] if t.ndim > e.ndim else t for t, e in zip(together, expected, strict=True)]
         _close("population", got, expected, f"member {index} of a vmapped population")
+
+
+def _whole_population(make: Make, params: Params) -> None:
+    """Stack gradients, states and params alike, as a step over a population does."""
+    if any(node[0] == "none" for _, node in tree.spec_nodes(tree.spec(params))):
+        return  # MLX's own tree functions refuse None, which is then in the params and not of the transform
+    transform = make()
+    members = []
+    for seed in (5, 6):
+        own = like(params, seed)
+        _, state = _update(transform, like(params, seed + 2), transform.init(own), own)
+        members.append((like(params, seed + 4), state, own))
+    stacked = [
+        tree.map(lambda *leaves: mx.stack(list(leaves)), *parts) for parts in zip(*members, strict=True)
+    ]
+    try:
+        together = mx.vmap(lambda g, s, p: _update(transform, g, s, p))(*stacked)
+        mx.eval(together)
+    except (ValueError, RuntimeError) as error:
+        raise LawBroken("population", f"with stacked states it cannot be vmapped: {error}") from error
+    for index, member in enumerate(members):
+        want = _update(transform, *member)
+        got = tree.map(lambda t, w, index=index: t[index] if t.ndim > w.ndim else t, together, want)
+        _close("population", got, want, f"member {index} of stacked states")
+
+
+def differentiation(make: Make, params: Params) -> None:
+    """`mx.grad` through two updates, to gradients and params, is what a finite difference finds.
+
+    For transforms that are smooth where they are tried: not for signs, rounding or thresholds. The tolerance
+    is that of a central difference in float32.
+    """
+    transform, params = make(), tree.cast(params, mx.float32)
+    _, state = _update(transform, like(params, 1), transform.init(like(params, 7)), like(params, 8))
+    point = [*tree.leaves(like(params, 2)), *tree.leaves(params)]
+    along = [*tree.leaves(like(params, 3)), *tree.leaves(like(params, 4))]
+
+    def loss(leaves: list[mx.array]) -> mx.array:
+        half = len(leaves) // 2
+        gradients, current = (tree.unflatten(params, part) for part in (leaves[:half], leaves[half:]))
+        now, total = state, mx.array(0.0)
+        for scale_of in (1.0, 2.0):
+            scaled = tree.map(lambda g, scale_of=scale_of: scale_of * g, gradients)
+            updates, now = _update(transform, scaled, now, current)
+            current = tree.map(lambda p, u: p + u.astype(mx.float32), current, updates)
+            total = total + sum((mx.square(p).sum() for p in tree.leaves(current)), mx.array(0.0))
+        return total
+
+    try:
+        slopes = mx.grad(loss)(point)
+        mx.eval(slopes)
+    except (ValueError, RuntimeError) as error:
+        raise LawBroken("differentiation", f"it cannot be differentiated: {error}") from error
+    _unless(all(mx.isfinite(s).all().item() for s in slopes), "differentiation", "a gradient is not finite")
+    step = 3e-3
+    ahead, behind = (
+        loss([x + sign * step * a for x, a in zip(point, along, strict=True)]).item() for sign in (1, -1)
+    )
+    found = (ahead - behind) / (2 * step)
+    expected = sum(float((s * a).sum().item()) for s, a in zip(slopes, along, strict=True))
+    near = abs(found - expected) <= 0.02 * max(1.0, abs(found), abs(ahead))
+    _unless(near, "differentiation", f"the slope is {expected}, a finite difference {found}")
+
+
+def saturation(make: Make, params: Params) -> None:
+    """Counts that have reached the largest int32 stay there: they do not wrap to negative ones."""
+    transform = make()
+    full = mx.array(2**31 - 1, mx.int32)
+    state = tree.map(lambda x: full if x.dtype == mx.int32 and x.ndim == 0 else x, transform.init(params))
+    for number in range(2):
+        updates, state = _update(transform, like(params, number), state, params)
+        for path, leaf in tree.items(state):
+            kept = leaf.dtype != mx.int32 or bool((leaf >= 0).all().item())
+            _unless(kept, "saturation", f"{path} went from 2147483647 to {leaf.tolist()}")
+        finite = all(mx.isfinite(u).all().item() for u in tree.leaves(updates))
+        _unless(finite, "saturation", "updates are not finite once counts are full")
 
 
 def complement(make: Make, params: Params) -> None:

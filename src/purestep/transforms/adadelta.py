@@ -7,6 +7,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.transforms import moments
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Tree, Updates
 
 
@@ -57,7 +58,12 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
     ) -> tuple[Updates, ScaleByAdaDeltaState]:
         gradients = moments.float32(updates)
         e_g = moments.mean_square(gradients, state.e_g, rho)
-        updates = tree.map(lambda g, v, x: mx.sqrt(x + eps) / mx.sqrt(v + eps) * g, gradients, e_g, state.e_x)
+        updates = tree.map(
+            lambda g, v, x: mx.sqrt(x + eps) / nonzero(g, mx.sqrt(v + eps), eps) * g,
+            gradients,
+            e_g,
+            state.e_x,
+        )
         return updates, ScaleByAdaDeltaState(e_g, moments.mean_square(updates, state.e_x, rho))
 
     return checked("scale_by_adadelta", init, update)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.base import GradientTransform, checked
 from purestep.transforms.scheduled import called
 from purestep.types import Params, Tree, Updates
@@ -117,7 +117,7 @@ def scale_by_factored_rms(
             if (factors is None) != (which == "v"):
                 return old
             if factors is not None:
-                square = square.mean(axis=factors[1] if which == "v_row" else factors[0])
+                square = sums.mean(square, factors[1] if which == "v_row" else factors[0])
             return decay * old + (1 - decay) * square
 
         v_row, v_col, v = (
@@ -130,7 +130,7 @@ def scale_by_factored_rms(
             if factors is None:
                 return g * mx.rsqrt(full)
             second, largest = factors
-            mean = row.mean(axis=second - (second > largest), keepdims=True)
+            mean = sums.mean(row, second - (second > largest), keepdims=True)
             # Two roots, not the root of a product: that of two small squares would vanish.
             down = mx.expand_dims(mx.rsqrt(row / mean), largest)
             return g * down * mx.expand_dims(mx.rsqrt(col), second)

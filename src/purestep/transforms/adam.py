@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from purestep import checks, scalars, tree
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Tree, Updates
 
 
@@ -49,7 +50,7 @@ def scale_by_adam(
     Args:
         b1: decay of the mean of gradients, in [0, 1).
         b2: decay of the mean of squares, in [0, 1).
-        eps: added outside the root, at least 0.
+        eps: added outside the root, at least 0; with 0, an element that has only seen 0 stays (optax: NaN).
         eps_root: added inside the root, at least 0; above 0 it keeps the update differentiable at 0.
         mu_dtype: the dtype in which `mu` is stored.
         nesterov: look ahead by one step of momentum (NAdam).
@@ -92,7 +93,7 @@ def scale_by_adam(
             direction = tree.map(lambda m, g: b1 * next_scale * m + (1 - b1) * mu_scale * g, mu, gradients)
         else:
             direction = tree.map(lambda m: mu_scale * m, mu)
-        updates = tree.map(lambda d, v: d / (root(nu_scale * v) + eps), direction, nu)
+        updates = tree.map(lambda d, v: d / nonzero(d, root(nu_scale * v) + eps, eps), direction, nu)
         if mu_dtype is not None:
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleByAdamState(count, mu, nu)

@@ -6,6 +6,7 @@ from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import ScaleByAdamState
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Updates
 
 
@@ -27,7 +28,7 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
     Args:
         b1: decay of the mean of gradients, in [0, 1).
         b2: how the largest size fades, in [0, 1).
-        eps: at least 0; with 0, an element that has only seen 0 becomes NaN.
+        eps: at least 0; with 0, an element that has only seen 0 stays (optax: NaN).
 
     Reference: Kingma and Ba, section 7.1, arXiv:1412.6980.
 
@@ -52,7 +53,7 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
         count = scalars.increment(state.count)
         mu = moments.mean(gradients, state.mu, b1)
         nu = tree.map(lambda g, v: mx.maximum(b2 * v, mx.abs(g) + eps), gradients, state.nu)
-        updates = tree.map(lambda m, v: m / v, moments.corrected(mu, b1, count), nu)
+        updates = tree.map(lambda m, v: m / nonzero(m, v, eps), moments.corrected(mu, b1, count), nu)
         return updates, ScaleByAdamState(count, mu, nu)
 
     return checked(where, init, update)

@@ -7,6 +7,7 @@ import mlx.core as mx
 from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Tree, Updates
 
 
@@ -81,9 +82,12 @@ def scale_by_adan(
         t = scalars.increment(state.t)
         m_scale, n_scale = 1 / bias_correction(b1, t), 1 / bias_correction(b3, t)
         v_scale = (1 - b2) / bias_correction(b2, t)
-        updates = tree.map(
-            lambda a, b, c: (m_scale * a + v_scale * b) / (mx.sqrt(n_scale * c + eps_root) + eps), m, v, n
-        )
+
+        def scaled(a: mx.array, b: mx.array, c: mx.array) -> mx.array:
+            direction = m_scale * a + v_scale * b
+            return direction / nonzero(direction, mx.sqrt(n_scale * c + eps_root) + eps, eps)
+
+        updates = tree.map(scaled, m, v, n)
         return updates, ScaleByAdanState(m, v, n, g, t)
 
     return checked(where, init, update)

@@ -7,6 +7,7 @@ import mlx.core as mx
 from purestep import checks, scalars, tree
 from purestep.transforms.adam import bias_correction
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.transforms.scheduled import value_at
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
 
@@ -107,9 +108,12 @@ def scale_by_ademamix(
         m2 = tree.map(lambda m, x: slow * m.astype(mx.float32) + (1 - slow) * x, state.m2, g)
         nu = tree.map(lambda v, x: b2 * v + (1 - b2) * mx.square(x), state.nu, g)
         m1_scale, nu_scale = 1 / bias_correction(b1, count), 1 / bias_correction(b2, count)
-        updates = tree.map(
-            lambda a, b, v: (m1_scale * a + share * b) / (mx.sqrt(nu_scale * v + eps_root) + eps), m1, m2, nu
-        )
+
+        def scaled(a: mx.array, b: mx.array, v: mx.array) -> mx.array:
+            direction = m1_scale * a + share * b
+            return direction / nonzero(direction, mx.sqrt(nu_scale * v + eps_root) + eps, eps)
+
+        updates = tree.map(scaled, m1, m2, nu)
         if mu_dtype is not None:
             m1, m2 = (tree.map(lambda m: m.astype(mu_dtype), m) for m in (m1, m2))
         return updates, ScaleByAdEMAMixState(count, m1, m2, nu)
@@ -169,7 +173,12 @@ def scale_by_simplified_ademamix(
         m = tree.map(lambda a, x: b1 * a + x, state.m, g)
         n = tree.map(lambda a, x: b2 * a + (1 - b2) * mx.square(x), state.n, g)
         n_scale = 1 / bias_correction(b2, t)
-        updates = tree.map(lambda a, x, c: (a + share * x) / (mx.sqrt(n_scale * c + eps_root) + eps), m, g, n)
+
+        def scaled(a: mx.array, x: mx.array, c: mx.array) -> mx.array:
+            direction = a + share * x
+            return direction / nonzero(direction, mx.sqrt(n_scale * c + eps_root) + eps, eps)
+
+        updates = tree.map(scaled, m, g, n)
         return updates, ScaleBySimplifiedAdEMAMixState(t, m, n)
 
     return checked(where, init, update)

@@ -7,6 +7,7 @@ import mlx.core as mx
 from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Tree, Updates
 
 
@@ -93,7 +94,9 @@ def scale_by_amsgrad(
         direction = moments.corrected(mu, b1, count) if bias_correction_mu else mu
         square = moments.corrected(nu, b2, count) if bias_correction_nu else nu
         nu_max = tree.map(mx.maximum, state.nu_max, square)
-        updates = tree.map(lambda d, v: d / (moments.root(v, eps_root) + eps), direction, nu_max)
+        updates = tree.map(
+            lambda d, v: d / nonzero(d, moments.root(v, eps_root) + eps, eps), direction, nu_max
+        )
         return updates, ScaleByAmsgradState(count, moments.stored(mu, mu_dtype), nu, nu_max)
 
     return checked(where, init, update)

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms.fitting import StateCheck
+from purestep.transforms.foreign import meant_instead
 from purestep.types import Params, Tree, Updates
 
 
@@ -138,7 +139,8 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     def add(path: str, param: mx.array, update: mx.array) -> mx.array:
         if param.shape != update.shape:
             raise checks.refuse(
-                "apply_updates", f"{path} has shape {update.shape} in updates, {param.shape} in params"
+                "apply_updates",
+                f"{path or 'the tree'} has shape {update.shape} in updates, {param.shape} in params",
             )
         return (param + update).astype(param.dtype)
 
@@ -165,16 +167,19 @@ def taking_extra(transform: GradientTransform) -> Callable[..., tuple[Updates, T
 
 
 def check_transform(where: str, name: str, value: Any) -> None:
-    """Refuse what is not a transform: most often a factory that was not called."""
-    if not (hasattr(value, "init") and hasattr(value, "update")):
-        raise TypeError(f"{where}: {name} must be a GradientTransform, got {value!r}")
+    """Refuse what is not a transform: a factory that was not called, an optimizer of another library."""
+    if isinstance(value, GradientTransform):
+        return
+    meant = meant_instead(value)
+    if meant or not (hasattr(value, "init") and hasattr(value, "update")):
+        raise TypeError(f"{where}: {name} must be a GradientTransform, {meant or f'got {value!r}'}")
 
 
 def check_floating(where: str, params: Params) -> None:
     """Refuse parameters that no gradient can move."""
     for path, leaf in tree.items(params):
         if not mx.issubdtype(leaf.dtype, mx.floating):
-            raise checks.refuse(where, f"params must be floating, got {leaf.dtype} at {path}")
+            raise checks.refuse(where, f"params must be floating, got {leaf.dtype} at {path or 'the tree'}")
 
 
 def check_gradients(where: str, updates: Updates, params: Params | None) -> None:

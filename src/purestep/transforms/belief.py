@@ -7,6 +7,7 @@ import mlx.core as mx
 from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Tree, Updates
 
 
@@ -86,7 +87,7 @@ def scale_by_belief(
         else:
             direction = moments.corrected(mu, b1, count)
         square = moments.corrected(nu, b2, count)
-        updates = tree.map(lambda d, v: d / (mx.sqrt(v) + eps), direction, square)
+        updates = tree.map(lambda d, v: d / nonzero(d, mx.sqrt(v) + eps, eps), direction, square)
         return updates, ScaleByBeliefState(count, mu, nu)
 
     return checked(where, init, update)

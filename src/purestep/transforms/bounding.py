@@ -2,9 +2,10 @@
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.base import GradientTransform, without_state
 from purestep.transforms.leafwise import block_rms, leafwise
+from purestep.transforms.quotients import factor_within
 
 
 def clip(max_delta: float | mx.array) -> GradientTransform:
@@ -42,7 +43,7 @@ def clip_by_block_rms(threshold: float | mx.array) -> GradientTransform:
     threshold = checks.number("clip_by_block_rms", "threshold", threshold, above=0)
 
     def bounded(update: mx.array) -> mx.array:
-        return (update * _at_most(threshold, block_rms(update))).astype(update.dtype)
+        return (update * factor_within(threshold, block_rms(update))).astype(update.dtype)
 
     return without_state("clip_by_block_rms", lambda updates, params: tree.map(bounded, updates))
 
@@ -93,10 +94,11 @@ def adaptive_grad_clip(
             raise checks.refuse(
                 where, f"axis must be one of a parameter's axes, got {axis} for shape {array.shape}"
             )
-        return mx.sqrt(mx.square(array.astype(mx.float32)).sum(axis=axes, keepdims=True))
+        square = mx.square(array.astype(mx.float32))
+        return scalars.root(sums.total(square, axes, keepdims=True))
 
     def bounded(update: mx.array, param: mx.array) -> mx.array:
-        factor = _at_most(clipping * mx.maximum(norms(param), eps), norms(update))
+        factor = factor_within(clipping * mx.maximum(norms(param), eps), norms(update))
         return (update * factor).astype(update.dtype)
 
     return leafwise(where, bounded)
@@ -120,11 +122,6 @@ def keep_params_nonnegative() -> GradientTransform:
         return mx.where(param + update < 0, -param, update)
 
     return leafwise("keep_params_nonnegative", bounded)
-
-
-def _at_most(bound: float | mx.array, norm: mx.array) -> mx.array:
-    """Return the factor that takes a norm to within its bound: 1 within it, NaN if it is not finite."""
-    return mx.minimum(bound / norm, 1.0) + 0 * norm
 
 
 def _unit_axes(array: mx.array) -> tuple[int, ...]:

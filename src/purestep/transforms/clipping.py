@@ -4,6 +4,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import factor_within
 from purestep.types import Params, Updates
 
 
@@ -37,8 +38,7 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
             norm = grad_norm  # train_step has measured these very arrays
         else:
             norm = tree.norm(updates)
-        # 0 * norm is 0 for every finite norm and NaN for an infinite one, whose quotient alone would be 0.
-        factor = mx.minimum(max_norm / norm, 1.0) + 0 * norm
+        factor = factor_within(max_norm, norm)
         return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state
 
     return checked("clip_by_global_norm", lambda params: (), update)

@@ -1,7 +1,7 @@
 """D-Adaptation: AdamW that finds its learning rate from below."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -103,7 +103,7 @@ def scale_by_dadapt(
         return state_type(mean, square, sums, first, mx.array(0.0), *rate.init(params))
 
     def update(
-        updates: Updates, state: ScaleByDAdaptState, params: Params | None = None
+        updates: Updates, state: ScaleByDAdaptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScaleByDAdaptState]:
         if params is None:
             raise checks.refuse(where, "params is needed: call update(updates, state, params)")

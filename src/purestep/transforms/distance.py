@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.base import GradientTransform, checked
 from purestep.types import Params, Tree, Updates
 
@@ -108,7 +108,7 @@ def scale_by_distance_over_gradients(
         gone = tree.map(tree.norm, _difference(where, params, state.init_params))
         farthest = tree.map(mx.maximum, state.max_dist, gone)
         met = tree.map(
-            lambda s, g: s + mx.square(g.astype(mx.float32)).sum(), state.grad_sum_of_squares, updates
+            lambda s, g: s + sums.total(mx.square(g.astype(mx.float32))), state.grad_sum_of_squares, updates
         )
         rates = tree.map(lambda d, s: global_scale * d * mx.rsqrt(s + eps), farthest, met)
         updates = tree.map(lambda r, g: (r * g).astype(g.dtype), rates, updates)

@@ -60,9 +60,9 @@ def _averaging(node: Any) -> Iterator[Any]:
 
 
 def where_held(fn: Callable[[mx.array, mx.array], mx.array], held: Tree, params: Params) -> Params:
-    """Return `fn(held, param)` where a tree holds a leaf, and the parameter itself where it holds `None`.
+    """Return `fn(held, param)` where a tree holds a leaf, and the parameter itself where it holds none.
 
-    What `eval_params` methods are made of: below `masked` and `partition` a state holds `None` for the
+    What `eval_params` methods are made of: below `masked` and `partition` a state holds `()` for the
     parameters that are not its own.
     """
     found = dict(tree.items(held))

@@ -42,7 +42,9 @@ def inject_hyperparams(
     Differences from optax:
 
     1. Only the arguments of the call are injected; a default that is not named stays a Python number.
-    2. A schedule is any callable argument that `static_args` does not name, as there, but it is a
+    2. The arrays are float32 unless `hyperparam_dtype` says otherwise; there they have the dtype of the
+       parameters' first leaf.
+    3. A schedule is any callable argument that `static_args` does not name, as there, but it is a
        function of the count alone: stateful schedules are not supported.
 
     The factory is called again at every update and is handed arrays, so it must not branch on them in
@@ -73,7 +75,11 @@ def inject_hyperparams(
         raise checks.refuse(where, f"static_args names no argument of inner_factory: {sorted(unknown)}")
 
     def make(*args: Any, **kwargs: Any) -> GradientTransform:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            inner_factory(*args, **kwargs)  # which says in its own words what is wrong
+            raise
         numbers: dict[str, Any] = {}
         schedules: dict[str, Callable[[mx.array], Any]] = {}
         for name, value in bound.arguments.items():

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.base import GradientTransform, without_state
 from purestep.types import Params, Updates
 
@@ -31,9 +31,9 @@ def required(where: str, params: Params | None) -> Updates:
 
 def block_norm(array: mx.array) -> mx.array:
     """Return the Euclidean norm of one array, 0-d float32; 0 for an empty one."""
-    return mx.sqrt(mx.square(array.astype(mx.float32)).sum())
+    return tree.norm(array)
 
 
 def block_rms(array: mx.array) -> mx.array:
     """Return the root mean square of one array, 0-d float32; 0 for an empty one."""
-    return mx.sqrt(mx.square(array.astype(mx.float32)).sum() / max(array.size, 1))
+    return scalars.root(sums.total(mx.square(array.astype(mx.float32))) / max(array.size, 1))

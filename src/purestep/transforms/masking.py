@@ -25,7 +25,7 @@ class MaskedState(NamedTuple):
 
     Attributes:
         inner_state: the state of the wrapped transform over the selected parameters; where it is built
-            like params, it holds `None` for the others, so they take no memory.
+            like params, it holds `()` for the others, so they take no memory.
     """
 
     inner_state: Tree
@@ -39,9 +39,10 @@ def masked(inner: GradientTransform, mask: Mask) -> GradientTransform:
     1. Extra arguments that are built like the updates are masked as they are, always; optax wants
        `mask_compatible_extra_args` for it.
     2. Functions of `(path, leaf)` are masks too.
+    3. What is not selected is `()`, an empty tuple, where optax puts a `MaskedNode`.
 
     Args:
-        inner: sees only the selected leaves, with `None` in place of the others.
+        inner: sees only the selected leaves, with `()` in place of the others.
         mask: a tree of Python booleans built like the parameters, where one boolean may stand for a
             whole subtree; or a function of the parameters that returns one, such as `by_path(...)` or
             `matrices`; or a function of two arguments, `(path, leaf) -> bool`.
@@ -164,8 +165,8 @@ def _spread(
 ) -> Iterator[Any]:
     """Yield the value for each leaf of the parameters."""
     below, inside = tree.children(node), tree.children(value)
-    if node is None and not inside:
-        return
+    if below is not None and not below and inside is not None and not inside:
+        return  # None, or an empty container: nothing to say a value for
     if inside is None:
         check(path or "the tree", value)
         yield from [value] * len(tree.leaves(node))
@@ -182,8 +183,11 @@ def _spread(
 
 
 def select(chosen: Tree, values: Tree) -> Tree:
-    """Return the tree with `None` for the leaves that are not chosen."""
-    return tree.map(lambda value, yes: value if yes else None, values, chosen)
+    """Return the tree with `()` for the leaves that are not chosen.
+
+    Not `None`, which `mx.vmap` and `mx.grad` refuse: a state built like this can be vmapped.
+    """
+    return tree.map(lambda value, yes: value if yes else (), values, chosen)
 
 
 def select_extra(chosen: Tree, extra: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +214,7 @@ def merge(where: str, chosen: Tree, some: Tree, others: Tree) -> Tree:
 
     def pick(path: str, other: Any, yes: bool) -> Any:
         if yes and path not in found:
-            raise checks.refuse(where, f"the wrapped transform returned no update for {path}")
+            raise checks.refuse(where, f"the wrapped transform returned no update for {path or 'the tree'}")
         return found[path] if yes else other
 
     return tree.map_with_path(pick, others, chosen)
@@ -226,7 +230,8 @@ def compile_pattern(where: str, pattern: str) -> re.Pattern[str]:
 def shown_paths(paths: Sequence[str]) -> str:
     """Return up to eight paths as text."""
     more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
-    return f"the paths {', '.join(paths[:8])}{more}" if paths else "no paths: the tree is empty"
+    named = ", ".join(path or "the tree" for path in paths[:8])
+    return f"the paths {named}{more}" if paths else "no paths: the tree is empty"
 
 
 def _takes_two(fn: Callable[..., Any]) -> bool:

@@ -4,8 +4,9 @@ from typing import Literal, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.base import GradientTransform, checked, without_state
+from purestep.transforms.quotients import nonzero
 from purestep.transforms.scheduled import value_at
 from purestep.types import Params, Schedule, Tree, Updates
 
@@ -66,7 +67,7 @@ def centralize() -> GradientTransform:
         if update.ndim < 2 or update.size == 0:
             return update
         wide = update.astype(mx.float32)
-        return (wide - wide.mean(axis=tuple(range(1, update.ndim)), keepdims=True)).astype(update.dtype)
+        return (wide - sums.mean(wide, tuple(range(1, update.ndim)), keepdims=True)).astype(update.dtype)
 
     return without_state("centralize", lambda updates, params: tree.map(centered, updates))
 
@@ -78,7 +79,7 @@ def normalize_by_update_norm(
 
     Args:
         scale_factor: the norm that comes out; at least 0.
-        eps: at least 0; above 0 it keeps updates of norm 0 at 0.
+        eps: at least 0; updates of norm 0 stay 0 also without it (optax: NaN).
 
     >>> updates = {"a": mx.array(3.0), "b": mx.array(4.0)}
     >>> normalize_by_update_norm(eps=0.0).update(updates, ())[0]
@@ -89,7 +90,8 @@ def normalize_by_update_norm(
     eps = checks.number(where, "eps", eps, least=0)
 
     def normalize(updates: Updates, params: Params | None) -> Updates:
-        factor = scale_factor / (tree.norm(updates) + eps)
+        norm = tree.norm(updates)
+        factor = scale_factor / nonzero(norm, norm + eps, eps)
         return tree.map(lambda u: (factor * u).astype(u.dtype), updates)
 
     return without_state(where, normalize)

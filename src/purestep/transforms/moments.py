@@ -14,7 +14,7 @@ def float32(updates: Updates) -> Tree:
 
 def full_like(params: Params, value: float | mx.array) -> Tree:
     """Return float32 arrays of the same shapes that hold `value`."""
-    return tree.map(lambda p: mx.full(p.shape, value, mx.float32), params)
+    return tree.map(lambda p: mx.full(p.shape, scalars.float32(value), mx.float32), params)
 
 
 def mean(gradients: Tree, old: Tree, decay: float) -> Tree:

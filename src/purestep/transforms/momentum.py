@@ -28,7 +28,7 @@ def trace(
         update = trace, or g + decay * trace with nesterov
 
     Args:
-        decay: in [0, 1).
+        decay: in [0, 1]; 1 sums all gradients.
         nesterov: look ahead by one step of momentum.
         accumulator_dtype: the dtype in which the sum is stored, float32 by default.
 
@@ -41,7 +41,7 @@ def trace(
     >>> updates
     {'w': array(1.9, dtype=float32)}
     """
-    decay = checks.number("trace", "decay", decay, least=0, below=1)
+    decay = checks.number("trace", "decay", decay, least=0, most=1)
 
     def init(params: Params) -> TraceState:
         return TraceState(tree.zeros_like(params, accumulator_dtype or mx.float32))

@@ -1,12 +1,11 @@
 """Muon: momentum, each matrix of it replaced by an orthogonal one close by."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.adam import bias_correction
 from purestep.transforms.base import GradientTransform, check_transform, checked, taking_extra
 from purestep.transforms.orthogonal import (
@@ -38,8 +37,8 @@ class MatricesAndRestState(NamedTuple):
     """State of `matrices_and_rest`.
 
     Attributes:
-        matrices: the state of the matrices' transform, made of parameters that are `None` elsewhere.
-        rest: the state of the rest's, made of parameters that are `None` at every matrix.
+        matrices: the state of the matrices' transform, made of parameters that are `()` elsewhere.
+        rest: the state of the rest's, made of parameters that are `()` at every matrix.
     """
 
     matrices: Tree
@@ -127,7 +126,7 @@ def scale_by_muon(
 
         def direction(path: str, m: mx.array) -> mx.array:
             o = iterate(m, sides[path], rows, preconditioning, eps, ns_dtype)
-            return (m * o).sum() * o if adaptive else o
+            return sums.total(m * o) * o if adaptive else o
 
         updates = tree.map_with_path(direction, mean)
         if mu_dtype is not None:
@@ -175,7 +174,7 @@ def matrices_and_rest(
 ) -> GradientTransform:
     """Hand the matrices to one transform and every other leaf to another.
 
-    Each sees its own leaves at their paths and `None` at the others, in updates and in params.
+    Each sees its own leaves at their paths and `()` at the others, in updates and in params.
 
     Args:
         on_matrices: for the leaves that `matrices` selects.
@@ -195,8 +194,8 @@ def matrices_and_rest(
 
     def split(values: Tree, sides: dict[str, Sides | None]) -> tuple[Tree, Tree]:
         return (
-            tree.map_with_path(lambda path, x: x if sides[path] else None, values),
-            tree.map_with_path(lambda path, x: None if sides[path] else x, values),
+            tree.map_with_path(lambda path, x: x if sides[path] else (), values),
+            tree.map_with_path(lambda path, x: () if sides[path] else x, values),
         )
 
     def init(params: Params) -> MatricesAndRestState:
@@ -218,21 +217,3 @@ def matrices_and_rest(
         return updates, MatricesAndRestState(matrices_state, rest_state)
 
     return checked(where, init, update)
-
-
-def restricted(mask: Tree | Callable[[Params], Tree] | None) -> Tree | Callable[[Params], Tree] | None:
-    """Return a mask made for all parameters as one for some of them, the others being `None`.
-
-    >>> restricted({"w": True, "b": False})({"w": mx.array(1.0), "b": None})
-    {'w': True, 'b': None}
-    """
-    if mask is None or callable(mask):
-        return mask
-    known = dict(tree.items(mask))
-
-    def pick(path: str, param: mx.array) -> Any:
-        if path not in known:
-            raise checks.refuse("restricted", f"the mask has nothing at {path}")
-        return known[path]
-
-    return lambda params: tree.map_with_path(pick, params)

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms import moments
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.transforms.weight_decay import add_decayed_weights
 from purestep.types import Params, Tree, Updates
 
@@ -92,8 +93,8 @@ def scale_by_novograd(
             )
         gradients = moments.float32(updates)
         part = mx.where(state.count == 0, 1.0, 1 - b2)  # nu begins at 0, so only the new part must differ
-        nu = tree.map(lambda g, v: b2 * v + part * mx.square(g).sum(), gradients, state.nu)
-        updates = tree.map(lambda g, v: g / (moments.root(v, eps_root) + eps), gradients, nu)
+        nu = tree.map(lambda g, v: b2 * v + part * sums.total(mx.square(g)), gradients, state.nu)
+        updates = tree.map(lambda g, v: g / nonzero(g, moments.root(v, eps_root) + eps, eps), gradients, nu)
         if decays:
             updates, _ = decay.update(updates, (), params)
         mu = tree.map(lambda u, m: b1 * m.astype(mx.float32) + u, updates, state.mu)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, scalars, sums, tree
+from purestep.transforms.quotients import nonzero
 from purestep.types import Tree
 
 STANDARD = (3.4445, -4.7750, 2.0315)
@@ -135,13 +136,14 @@ def iterate(
 
 def _preconditioned(x: mx.array, preconditioning: str, eps: float) -> mx.array:
     if preconditioning == "frobenius":
-        return x / (mx.sqrt(mx.square(x).sum(axis=(1, 2), keepdims=True)) + eps)
+        norm = scalars.root(sums.total(mx.square(x), (1, 2), keepdims=True))
+        return x / nonzero(norm, norm + eps, eps)
     gram = x @ x.swapaxes(1, 2)
     if preconditioning == "schatten":
-        bound = mx.sqrt(mx.square(gram).sum(axis=(1, 2), keepdims=True))
+        bound = scalars.root(sums.total(mx.square(gram), (1, 2), keepdims=True))
     else:
-        bound = mx.abs(gram).sum(axis=2, keepdims=True)
-    return x * mx.rsqrt(mx.maximum(bound, eps))
+        bound = sums.total(mx.abs(gram), 2, keepdims=True)
+    return x * mx.rsqrt(nonzero(bound, mx.maximum(bound, eps), eps))
 
 
 def check_iteration(
@@ -174,7 +176,7 @@ def matrix_sides(where: str, matrices: Matrices, params: Tree) -> dict[str, Side
         if known is None:
             return leaf.ndim == 2
         if path not in known:
-            raise checks.refuse(where, f"matrices has nothing at {path}")
+            raise checks.refuse(where, f"matrices has nothing at {path or 'the tree'}")
         return known[path]
 
     return {path: sides(where, path, leaf, choice(path, leaf)) for path, leaf in tree.items(params)}
@@ -186,7 +188,9 @@ def all_sides(where: str, matrices: Matrices, params: Tree) -> dict[str, Sides]:
     for path, axes in matrix_sides(where, matrices, params).items():
         if axes is None:
             shape = dict(tree.items(params))[path].shape
-            raise checks.refuse(where, f"every leaf must be a matrix, got shape {shape} at {path}")
+            raise checks.refuse(
+                where, f"every leaf must be a matrix, got shape {shape} at {path or 'the tree'}"
+            )
         found[path] = axes
     return found
 
@@ -195,6 +199,7 @@ def sides(where: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
     """Return the axes that a choice gives a leaf; `None` when it is not to be a matrix."""
     if choice is None or choice is False:
         return None
+    path = path or "the tree"
     if choice is True:
         choice = MuonDimensionNumbers(tuple(range(1, leaf.ndim)), 0)
     if not isinstance(choice, MuonDimensionNumbers):

@@ -26,7 +26,7 @@ class PartitionState(NamedTuple):
 
     Attributes:
         inner_states: a dict from each label to the state of its transform over its own parameters; where
-            that is built like params, it holds `None` for the parameters of other groups.
+            that is built like params, it holds `()` for the parameters of other groups.
     """
 
     inner_states: dict[Label, Tree]

@@ -44,7 +44,11 @@ def reduce_on_plateau(
     the loss, which `train_step` hands on; it is averaged over `accumulation_size` updates, and a mean
     is better if it is below `(1 - rtol) * best - atol`. A value that is NaN is not better.
 
-    Difference from optax: all floats of the state are float32, there they have the parameters' dtype.
+    Differences from optax:
+
+    1. All floats of the state are float32; there they have the parameters' dtype.
+
+    `patience` is optax's. PyTorch's ReduceLROnPlateau waits for one mean more: its `patience=9` is 10 here.
 
     Args:
         factor: in (0, 1).

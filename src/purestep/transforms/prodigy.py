@@ -1,15 +1,15 @@
 """Prodigy: AdamW that finds its learning rate by estimating the distance to the solution."""
 
-import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, scalars, tree
+from purestep import checks, scalars, sums, tree
 from purestep.transforms.adam import bias_correction
 from purestep.transforms.base import GradientTransform, checked, taking_extra
+from purestep.transforms.quotients import nonzero
 from purestep.transforms.scaling import ScaleByLearningRateState, scale_by_learning_rate
 from purestep.types import Params, ScalarOrSchedule, Tree, Updates
 
@@ -116,7 +116,7 @@ def scale_by_prodigy(
         return state_type(mean, square, sums, params, first, mx.array(0.0), *rate.init(params))
 
     def update(
-        updates: Updates, state: ScaleByProdigyState, params: Params | None = None
+        updates: Updates, state: ScaleByProdigyState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScaleByProdigyState]:
         if params is None:
             raise checks.refuse(where, "params is needed: call update(updates, state, params)")
@@ -133,7 +133,7 @@ def scale_by_prodigy(
         new = estimate(old, estim_lr_coef * numerator, total(mx.abs, sums))
 
         def direction(m: mx.array, v: mx.array, p: mx.array) -> mx.array:
-            return -step * (m / (mx.sqrt(v) + new * eps) + weight_decay * p.astype(mx.float32))
+            return -step * (m / nonzero(m, mx.sqrt(v) + new * eps, eps) + weight_decay * p.astype(mx.float32))
 
         updates = tree.map(direction, mean, square, params)
         return updates, state_type(mean, square, sums, state.params0, new, numerator, count, now)
@@ -156,8 +156,7 @@ def correction(b1: float, b2: float, count: mx.array) -> mx.array:
 
 def total(fn: Callable[..., mx.array], *trees: Tree) -> mx.array:
     """Return the sum of what `fn` makes of the leaves, 0-d float32."""
-    sums = [x.sum() for x in tree.leaves(tree.map(fn, *trees))]
-    return functools.reduce(mx.add, sums) if sums else mx.array(0.0)
+    return tree.added([sums.total(x) for x in tree.leaves(tree.map(fn, *trees))])
 
 
 def estimate(old: mx.array, numerator: mx.array, denominator: mx.array) -> mx.array:

@@ -8,6 +8,7 @@ from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import ScaleByAdamState
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Updates
 
 
@@ -95,7 +96,7 @@ def scale_by_radam(
             r = mx.sqrt(mx.maximum((1 - 4 / rho) * (rho - 2) * (limit / ((limit - 4) * (limit - 2))), 0))
 
             def rectified(d: mx.array, v: mx.array) -> mx.array:
-                return d * mx.where(ready, r / (moments.root(v, eps_root) + eps), 1.0)
+                return d * mx.where(ready, r / nonzero(d, moments.root(v, eps_root) + eps, eps), 1.0)
 
             updates = tree.map(rectified, updates, moments.corrected(nu, b2, count))
         return updates, ScaleByAdamState(count, mu, nu)

@@ -8,6 +8,7 @@ from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import bias_correction as gathered_weight
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Tree, Updates
 
 
@@ -15,11 +16,11 @@ class ScaleByRmsState(NamedTuple):
     """State of `scale_by_rms`.
 
     Attributes:
-        count: 0-d int32, updates made; `None` without `bias_correction`.
+        count: 0-d int32, updates made; `()` without `bias_correction`.
         nu: like params, float32, the running mean of squared gradients.
     """
 
-    count: mx.array | None
+    count: mx.array | tuple[()]
     nu: Tree
 
 
@@ -27,12 +28,12 @@ class ScaleByRStdDevState(NamedTuple):
     """State of `scale_by_stddev`.
 
     Attributes:
-        count: 0-d int32, updates made; `None` without `bias_correction`.
+        count: 0-d int32, updates made; `()` without `bias_correction`.
         mu: like params, float32, the running mean of gradients.
         nu: like params, float32, the running mean of squared gradients.
     """
 
-    count: mx.array | None
+    count: mx.array | tuple[()]
     mu: Tree
     nu: Tree
 
@@ -59,7 +60,7 @@ def scale_by_rms(
     Differences from optax:
 
     1. The mean, and so the updates, are float32 whatever the gradients' dtype.
-    2. One state serves both settings of `bias_correction`: its count is `None` when there is none.
+    2. One state serves both settings of `bias_correction`: its count is `()` when there is none.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -113,7 +114,7 @@ def scale_by_stddev(
 
     1. The means, and so the updates, are float32 whatever the gradients' dtype.
     2. A variance that rounding makes negative, as that of equal gradients, counts as 0; there it is NaN.
-    3. One state serves both settings of `bias_correction`: its count is `None` when there is none.
+    3. One state serves both settings of `bias_correction`: its count is `()` when there is none.
 
     With `g` the gradient:
 
@@ -219,14 +220,14 @@ def _numbers(where: str, decay: float, eps: float, initial_scale: float) -> tupl
     return decay, eps, checks.number(where, "initial_scale", initial_scale, least=0)
 
 
-def _first_count(counted: bool) -> mx.array | None:
-    return mx.array(0, mx.int32) if counted else None
+def _first_count(counted: bool) -> mx.array | tuple[()]:
+    return mx.array(0, mx.int32) if counted else ()  # mx.vmap and mx.grad refuse None
 
 
-def _next(count: mx.array | None, decay: float) -> tuple[mx.array | None, mx.array | None]:
+def _next(count: mx.array | tuple[()], decay: float) -> tuple[mx.array | tuple[()], mx.array | None]:
     """Return the next count, and by what a mean started at 0 is multiplied then."""
-    if count is None:
-        return None, None
+    if not isinstance(count, mx.array):
+        return (), None
     following = scalars.increment(count)
     return following, 1 / gathered_weight(decay, following)
 
@@ -236,4 +237,5 @@ def _times(scale: mx.array | None, mean: mx.array) -> mx.array:
 
 
 def _divide(gradient: mx.array, square: mx.array, eps: float, eps_in_sqrt: bool) -> mx.array:
-    return gradient / mx.sqrt(square + eps) if eps_in_sqrt else gradient / (mx.sqrt(square) + eps)
+    root = mx.sqrt(square + eps) if eps_in_sqrt else mx.sqrt(square) + eps
+    return gradient / nonzero(gradient, root, eps)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, rng, scalars, tree
+from purestep import checks, rng, scalars, sums, tree
 from purestep.mean import Mean
 from purestep.transforms.adam import bias_correction
 from purestep.transforms.base import GradientTransform, checked
@@ -169,8 +169,8 @@ def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: m
 
     def along(leaves: list[mx.array]) -> mx.array:
         gradients = mx.grad(loss)(leaves)
-        parts = [(g.astype(mx.float32) * s).sum() for g, s in zip(gradients, signs, strict=True)]
-        return mx.stack(parts).sum()
+        parts = [sums.total(g.astype(mx.float32) * s) for g, s in zip(gradients, signs, strict=True)]
+        return tree.added(parts)
 
     products = mx.grad(along)(leaves)
     return tree.unflatten(

@@ -6,6 +6,7 @@ from purestep import checks, scalars, tree
 from purestep.transforms import moments
 from purestep.transforms.adam import ScaleByAdamState
 from purestep.transforms.base import GradientTransform, checked
+from purestep.transforms.quotients import nonzero
 from purestep.types import Params, Updates
 
 
@@ -71,7 +72,9 @@ def scale_by_yogi(
         mu = moments.mean(gradients, state.mu, b1)
         nu = tree.map(moved, gradients, state.nu)
         direction, square = moments.corrected(mu, b1, count), moments.corrected(nu, b2, count)
-        updates = tree.map(lambda d, v: d / (moments.root(v, eps_root) + eps), direction, square)
+        updates = tree.map(
+            lambda d, v: d / nonzero(d, moments.root(v, eps_root) + eps, eps), direction, square
+        )
         return updates, ScaleByAdamState(count, mu, nu)
 
     return checked(where, init, update)
