@@ -38,3 +38,10 @@ def test_no_weight_at_all_is_zero_with_a_zero_gradient():
     value, gradient = mx.value_and_grad(value)(mx.array([1.0, mx.nan, 3.0]))
     assert value.item() == 0.0
     assert gradient.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_mean_of_very_many_values_keeps_its_digits():
+    values = mx.full((2**24,), 0.1)
+    for mean in (Mean.of(values), Mean.of(values.reshape(2, -1), mx.full((2, 1), 0.3))):
+        assert mean.value.item() == pytest.approx(0.1, rel=1e-6)
+        assert mean.weight.item() == pytest.approx(2**24 * (0.3 if mean.weight.item() < 1e7 else 1), rel=1e-6)

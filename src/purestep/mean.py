@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from purestep import sums
+
 _SMALLEST = 2.0**-126  # of the normal float32 numbers: its inverse is still finite
 
 
@@ -32,9 +34,9 @@ class Mean(NamedTuple):
         """
         values = values.astype(mx.float32)
         if weights is None:
-            return cls(values.sum(), mx.array(float(values.size)))
+            return cls(sums.total(values), mx.array(float(values.size)))
         weights = mx.broadcast_to(weights.astype(mx.float32), values.shape)
-        return cls(mx.where(weights == 0, 0.0, values * weights).sum(), weights.sum())
+        return cls(sums.total(mx.where(weights == 0, 0.0, values * weights)), sums.total(weights))
 
     @classmethod
     def merge(cls, first: "Mean", *others: "Mean") -> "Mean":

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import projection, reduce
 from purestep.mean import Mean
 
@@ -100,9 +100,9 @@ def linear_cross_entropy(
     if counts is None:
         weight_sum = mx.array(float(targets.size))
     else:
-        factors, weight_sum = factors * counts, counts.sum()
+        factors, weight_sum = factors * counts, sums.total(counts)
     if targets.size == 0:
-        return Mean(hidden.astype(mx.float32).sum(), weight_sum)
+        return Mean(sums.total(hidden), weight_sum)
     total = projection.summed(
         projection.Form(label_smoothing, z_loss, soft_cap),
         chunk_size,

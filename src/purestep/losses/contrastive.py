@@ -6,7 +6,7 @@ batch cut into microbatches has fewer negatives and another loss.
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.losses.cosine import unit
 from purestep.mean import Mean
@@ -108,7 +108,7 @@ def info_nce(
     checks.number(where, "temperature", temperature, above=0)
     weights = reduce.counts(where, weights, queries.shape[:1], "the rows'")
     if queries.size == 0:
-        return reduce.weighted(where, queries.sum(axis=-1), weights)
+        return reduce.weighted(where, sums.total(queries, -1), weights)
     queries, keys = (unit(reduce.keep(weights, values), _EPSILON) for values in (queries, keys))
     logits = queries @ keys.T / temperature
     own = mx.diagonal(logits)
@@ -177,5 +177,5 @@ def _others(logits: mx.array, own: mx.array, weights: mx.array | None) -> mx.arr
 
 def _distance(differences: mx.array, degree: float, eps: float) -> mx.array:
     if degree == 2:
-        return mx.sqrt(mx.square(differences).sum(axis=-1) + eps)
-    return mx.power(mx.power(mx.abs(differences), degree).sum(axis=-1) + eps, 1 / degree)
+        return mx.sqrt(sums.total(mx.square(differences), -1) + eps)
+    return mx.power(sums.total(mx.power(mx.abs(differences), degree), -1) + eps, 1 / degree)

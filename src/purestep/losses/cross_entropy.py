@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks, hardware
+from purestep import checks, hardware, sums
 from purestep.losses import fused, reduce
 from purestep.mean import Mean
 
@@ -62,7 +62,7 @@ def cross_entropy(
     class_weights = _class_weights(class_weights, logits)
     counts = reduce.counts(_WHERE, weights, logits.shape[:-1], "targets'")
     if targets.size == 0:
-        return Mean.of(logits.sum(axis=-1), mx.zeros(logits.shape[:-1]))
+        return Mean.of(sums.total(logits, -1), mx.zeros(logits.shape[:-1]))
     if soft:
         logits = reduce.keep(counts, logits.astype(mx.float32))
         targets = reduce.keep(counts, targets.astype(mx.float32))
@@ -133,9 +133,9 @@ def _times(losses: mx.array, targets: mx.array, class_weights: mx.array | None) 
 def _even(logits: mx.array, total: mx.array, class_weights: mx.array | None) -> mx.array:
     """Return the cross entropy of the distribution that gives every class the same."""
     if class_weights is None:
-        return total - logits.mean(axis=-1)
+        return total - sums.mean(logits, -1)
     costs = mx.where(class_weights != 0, total[..., None] - logits, 0.0)
-    return (costs * class_weights).mean(axis=-1)
+    return sums.mean(costs * class_weights, -1)
 
 
 def _soft(
@@ -144,10 +144,10 @@ def _soft(
     """Return the loss of each distribution, class weights included, and what it weighs."""
     logits, total, largest = _shifted(logits)
     weighted = targets if class_weights is None else targets * class_weights
-    shares = mx.ones(total.shape) if class_weights is None else weighted.sum(axis=-1)
+    shares = mx.ones(total.shape) if class_weights is None else sums.total(weighted, -1)
     # Where the target is 0 the logit may be -inf, and zero times infinity would be NaN.
     costs = total[..., None] - mx.where(weighted != 0, logits, 0.0)
-    losses = (1 - smoothing) * (weighted * costs).sum(axis=-1)
+    losses = (1 - smoothing) * sums.total(weighted * costs, -1)
     if z_loss:
         losses = losses + z_loss * shares * mx.square(total + largest)
     if smoothing:

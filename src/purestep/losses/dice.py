@@ -4,7 +4,7 @@ import math
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -64,7 +64,7 @@ def dice_loss(
                 name, f"class_weights must have shape {losses.shape[-1:]}, got {class_weights.shape}"
             )
         losses = losses * class_weights.astype(mx.float32)
-    return reduce.weighted(name, _foreground(losses, ignore_background).mean(axis=-1), counts)
+    return reduce.weighted(name, sums.mean(_foreground(losses, ignore_background), -1), counts)
 
 
 def multiclass_generalized_dice_loss(
@@ -108,10 +108,10 @@ def multiclass_generalized_dice_loss(
         kept = reduce.keep(reduce.counts(name, where, targets.shape[:-1], "the positions'", "where"), kept)
     if weights is not None:
         kept = reduce.keep(reduce.counts(name, weights, targets.shape[:1], "the examples'"), kept)
-    frequencies = kept.sum(axis=tuple(range(kept.ndim - 1)))
+    frequencies = sums.total(kept, tuple(range(kept.ndim - 1)))
     class_weights = 1 / (mx.square(frequencies) + 1e-7)
-    losses = losses * (class_weights / class_weights.mean())
-    return reduce.weighted(name, _foreground(losses, ignore_background).mean(axis=-1), counts)
+    losses = losses * (class_weights / sums.mean(class_weights))
+    return reduce.weighted(name, sums.mean(_foreground(losses, ignore_background), -1), counts)
 
 
 def binary_dice_loss(
@@ -178,9 +178,9 @@ def _losses(
         probabilities = reduce.keep(kept, probabilities)
     flat = (probabilities.shape[0], math.prod(probabilities.shape[1:-1]), probabilities.shape[-1])
     probabilities, targets = probabilities.reshape(flat), targets.reshape(flat)
-    both = (probabilities * targets).sum(axis=1)
-    false_positive = (probabilities * (1 - targets)).sum(axis=1)
-    false_negative = ((1 - probabilities) * targets).sum(axis=1)
+    both = sums.total(probabilities * targets, 1)
+    false_positive = sums.total(probabilities * (1 - targets), 1)
+    false_negative = sums.total((1 - probabilities) * targets, 1)
     wrong = alpha * false_positive + beta * false_negative
     size = both + wrong + smooth
     # Not 1 - (both + smooth) / size, which loses the digits of a small loss. Nothing at all is no error.

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -42,7 +42,7 @@ def kl_divergence(
         losses = _expected(predictions, logs)
     else:
         losses = _forward(predictions, targets)
-    return reduce.weighted(where, losses.sum(axis=-1), weights)
+    return reduce.weighted(where, sums.total(losses, -1), weights)
 
 
 def kl_divergence_with_log_targets(
@@ -72,7 +72,7 @@ def kl_divergence_with_log_targets(
     rows = _rows(where, log_predictions, "log_targets", log_targets, weights, 0.0)
     predictions, targets, weights = rows
     first, second = (predictions, targets) if reverse else (targets, predictions)
-    return reduce.weighted(where, _expected(first, second).sum(axis=-1), weights)
+    return reduce.weighted(where, sums.total(_expected(first, second), -1), weights)
 
 
 def generalized_kl_divergence(
@@ -99,7 +99,7 @@ def generalized_kl_divergence(
     where = "generalized_kl_divergence"
     predictions, targets, weights = _rows(where, log_predictions, "targets", targets, weights, 1.0)
     losses = _forward(predictions, targets) + mx.exp(predictions) - targets
-    return reduce.weighted(where, losses.sum(axis=-1), weights)
+    return reduce.weighted(where, sums.total(losses, -1), weights)
 
 
 def _rows(

@@ -7,7 +7,7 @@ come back through the gradient, as zero times NaN), and `weighted` to sum.
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.mean import Mean
 
 
@@ -153,7 +153,7 @@ def log_softmax(logits: mx.array) -> mx.array:
 def logsumexp(values: mx.array, *, keepdims: bool = False) -> mx.array:
     """Return that of the last axis; of a batch of nothing, which `mx.logsumexp` refuses, nothing."""
     if values.size == 0:
-        return values.sum(axis=-1, keepdims=keepdims)
+        return sums.total(values, -1, keepdims=keepdims)
     return mx.logsumexp(values, axis=-1, keepdims=keepdims)
 
 

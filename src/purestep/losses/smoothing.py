@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -74,4 +74,4 @@ def poly_loss_cross_entropy(
     logits, labels = (reduce.keep(weights, values.astype(mx.float32)) for values in (logits, labels))
     log_q = reduce.log_softmax(logits)
     costs = -mx.where(labels != 0, log_q, 0.0) - epsilon * mx.expm1(log_q)
-    return reduce.weighted(where, (labels * costs).sum(axis=-1), weights)
+    return reduce.weighted(where, sums.total(labels * costs, -1), weights)
