@@ -32,8 +32,9 @@ def dice_loss(
 
     Args:
         predictions: floating [batch, ..., classes]: logits, or with `apply_softmax=False` probabilities.
-            Of one class they are passed through a sigmoid, of more through a softmax.
-        targets: [batch, ..., classes], one-hot or soft.
+            Of one class they are passed through a sigmoid, of more through a softmax. A probability
+            outside [0, 1] makes the loss and its gradient NaN.
+        targets: [batch, ..., classes], one-hot or soft; one outside [0, 1] does so too.
         class_weights: [classes]: each class's loss is multiplied by this, before the average.
         smooth: at least 0, what keeps the coefficient of a class that is nowhere defined, at 1.
         alpha: at least 0.
@@ -84,7 +85,7 @@ def multiclass_generalized_dice_loss(
 
     Args:
         predictions: floating [batch, ..., classes], as in `dice_loss`.
-        targets: [batch, ..., classes], one-hot or soft.
+        targets: [batch, ..., classes], one-hot or soft, in [0, 1] as in `dice_loss`.
         smooth: at least 0.
         apply_softmax: whether the predictions are logits.
         ignore_background: leave class 0 out of the average, where there are others.
@@ -126,8 +127,8 @@ def binary_dice_loss(
     """Return `dice_loss` of one class without an axis for it.
 
     Args:
-        predictions: floating [batch, ...]: logits, or with `apply_sigmoid=False` probabilities.
-        targets: [batch, ...], in [0, 1].
+        predictions: floating [batch, ...]: logits, or with `apply_sigmoid=False` probabilities in [0, 1].
+        targets: [batch, ...], in [0, 1]; any other makes the loss and its gradient NaN.
         smooth: at least 0.
         apply_sigmoid: whether the predictions are logits.
         where: [batch, ...] or a shape that broadcasts to it: true for the positions that count.
@@ -178,6 +179,7 @@ def _losses(
         probabilities = reduce.keep(kept, probabilities)
     flat = (probabilities.shape[0], math.prod(probabilities.shape[1:-1]), probabilities.shape[-1])
     probabilities, targets = probabilities.reshape(flat), targets.reshape(flat)
+    valid = _inside(targets) if normalize else mx.logical_and(_inside(targets), _inside(probabilities))
     both = sums.total(probabilities * targets, 1)
     false_positive = sums.total(probabilities * (1 - targets), 1)
     false_negative = sums.total((1 - probabilities) * targets, 1)
@@ -185,6 +187,7 @@ def _losses(
     size = both + wrong + smooth
     # Not 1 - (both + smooth) / size, which loses the digits of a small loss. Nothing at all is no error.
     losses = wrong / mx.where(size == 0, 1.0, size)
+    losses = losses * mx.where(valid.all(axis=1), 1.0, mx.nan)
     counts = mx.ones(losses.shape[:1]) if weights is None else weights
     if there is not None:
         counts = counts * (there != 0).reshape(flat[:2]).any(axis=-1)
@@ -197,6 +200,10 @@ def _kept(there: mx.array | None, weights: mx.array | None, predictions: mx.arra
         return there
     examples = (weights != 0).reshape(*weights.shape, *(1,) * (predictions.ndim - 2))
     return mx.broadcast_to(examples, predictions.shape[:-1]) if there is None else examples * there
+
+
+def _inside(values: mx.array) -> mx.array:
+    return mx.logical_and(values >= 0, values <= 1)
 
 
 def _foreground(losses: mx.array, ignore_background: bool) -> mx.array:

@@ -21,7 +21,9 @@ def kl_divergence(
 
     Args:
         log_predictions: floating [..., classes], log-probabilities: `log_softmax` of logits.
-        targets: floating [..., classes], probabilities; a negative one makes the loss NaN.
+        targets: floating [..., classes], probabilities; a negative one makes the loss NaN. Of the term of
+            a target of 0, whose slope is infinite, the gradient with respect to the target is given as 0,
+            as torch does. Rows need not sum to 1.
         reverse: take the divergence of the predictions from the targets instead.
         weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
 
@@ -84,7 +86,8 @@ def generalized_kl_divergence(
 
     Args:
         log_predictions: floating [..., classes], logarithms of masses.
-        targets: floating [..., classes], masses of at least 0; a negative one makes the loss NaN.
+        targets: floating [..., classes], masses of at least 0; a negative one makes the loss NaN. The
+            slope at a mass of 0, which is infinite, is given as -1.
         weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
 
     Raises:

@@ -9,6 +9,8 @@ from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
+_ROUNDING = 1e-4  # how far from 1 the sum of a distribution may be: times a large score, that would be noise
+
 
 def sparsemax_loss(logits: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
     """Return the loss of yes-or-no labels that is exactly zero beyond a margin of 1.
@@ -113,11 +115,13 @@ def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., M
         if scores.size == 0:  # which max_fun need not bear
             return reduce.weighted(where, sums.total(scores, -1), weights)
         scores, targets = (reduce.keep(weights, values.astype(mx.float32)) for values in (scores, targets))
-        # Less their largest, by which both terms change alike where a target sums to 1.
+        # Less their largest, by which both terms change alike where a target sums to 1: the rest is added.
         largest = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
         rows = (scores - largest).reshape(-1, scores.shape[-1])
         maxima = mx.vmap(lambda row: max_fun(row, *args, **kwargs))(rows).reshape(scores.shape[:-1])
-        losses = maxima - sums.total(targets * (scores - largest), -1)
+        losses = maxima - sums.total(targets * reduce.spared(targets, scores - largest), -1)
+        rest = 1 - sums.total(targets, -1)
+        losses = losses + mx.where(mx.abs(rest) > _ROUNDING, rest * largest.squeeze(-1), 0.0)
         return reduce.weighted(where, losses, weights)
 
     return fenchel_young_loss
