@@ -125,12 +125,6 @@ def test_the_norm_is_summed_in_float32_whatever_the_leaves_are():
     assert tree.norm({}).item() == 0.0
 
 
-def test_the_norm_of_very_many_numbers_keeps_its_digits():
-    assert tree.norm(mx.ones((2**25,))).item() == pytest.approx(2**12.5, rel=1e-6)
-    assert tree.norm(mx.full((2**12, 2**12), 0.1).T).item() == pytest.approx(2**12 * 0.1, rel=1e-6)
-    assert tree.norm([mx.full((4097,), 0.1)] * 300).item() == pytest.approx((4097 * 3) ** 0.5, rel=1e-6)
-
-
 @given(st.sampled_from([mx.float16, mx.bfloat16, mx.float32]))
 def test_cast_leaves_integers_alone(dtype):
     value = tree.cast({"w": mx.ones(2), "n": mx.array(3), "f": mx.array(True)}, dtype)

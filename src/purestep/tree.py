@@ -8,6 +8,7 @@ plain dict keys are written bare, list and tuple positions as digits, dict keys 
 something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import sums
 from purestep.types import Tree
 
 # Leaves are summed together up to this many elements: each one alone costs two kernels to start.
@@ -301,18 +301,16 @@ def norm(tree: Tree) -> mx.array:
     squares: list[mx.array] = []
     for x in (leaf.astype(mx.float32) for leaf in leaves(tree)):
         if x.size > _SMALL:
-            squares.append(sums.total(mx.square(x)))
+            # In two stages: a CPU adds up one long row in order, and loses digits.
+            squares.append(mx.square(x).sum(axis=-1).sum())
             continue
         if sum(y.size for y in groups[-1]) + x.size > _SMALL:
             groups.append([])
         groups[-1].append(x.reshape(-1))
     for group in groups:
         if group:
-            squares.append(sums.total(mx.square(mx.concatenate(group) if len(group) > 1 else group[0])))
-    while len(squares) > 1:  # in pairs: hundreds in a row would lose digits again
-        odd = squares[len(squares) & ~1 :]
-        squares = [a + b for a, b in zip(squares[::2], squares[1::2], strict=False)] + odd
-    return mx.sqrt(squares[0]) if squares else mx.array(0.0)
+            squares.append(mx.square(mx.concatenate(group) if len(group) > 1 else group[0]).sum())
+    return mx.sqrt(functools.reduce(mx.add, squares)) if squares else mx.array(0.0)
 
 
 def size(tree: Tree) -> int:

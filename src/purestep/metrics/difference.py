@@ -4,8 +4,6 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import sums
-
 _WORDS = {mx.float16: mx.int16, mx.bfloat16: mx.int16, mx.float32: mx.int32, mx.float64: mx.int64}
 
 
@@ -45,8 +43,8 @@ def difference(first: mx.array, second: mx.array) -> Difference:
     apart = mx.where(alike, mx.zeros_like(a), a - b)  # inf - inf, and NaN against NaN, are no difference
     size = mx.abs(apart).astype(mx.float32)
     finite = mx.where(mx.isfinite(b), mx.abs(b).astype(mx.float32), 0.0)
-    norm = mx.sqrt(sums.total(mx.square(finite)))
-    whole = mx.sqrt(sums.total(mx.square(size)))
+    norm = mx.sqrt(mx.square(finite).sum())
+    whole = mx.sqrt(mx.square(size).sum())
     return Difference(
         False,
         _number(mx.where(mx.isnan(size).any(), mx.nan, size.max())),
