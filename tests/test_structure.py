@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[1]
 
 # Each imports only from its left.
 LAYOUT = (
-    "types checks sums tree mean graph scalars rng hardware functional schedules transforms optimizers "
-    "losses wrappers adapters state steps parallel checkpoint data metrics replay loop testing demos cli "
-    "__main__"
+    "types checks microbatching sums tree mean graph scalars rng hardware functional schedules transforms "
+    "optimizers losses wrappers adapters state steps parallel checkpoint data metrics replay loop testing "
+    "demos cli __main__"
 ).split()
 FOREIGN = {"mlx", "msgpack", "safetensors"}
 EXTRAS = {

@@ -13,6 +13,7 @@ from purestep.functional import functional as functional
 from purestep.mean import Mean as Mean
 from purestep.mean import MeanSum as MeanSum
 from purestep.state import TrainState as TrainState
+from purestep.steps.cached_contrastive import cached_contrastive_step as cached_contrastive_step
 from purestep.steps.compile import compiled as compiled
 from purestep.steps.evaluate import eval_step as eval_step
 from purestep.steps.evaluate import evaluate as evaluate

@@ -1,17 +1,19 @@
 """Contrastive losses of embeddings: NT-Xent, InfoNCE and triplets.
 
-In the first two every example of a batch is a negative of the others: the `Mean` of parts merges, but a
-batch cut into microbatches has fewer negatives and another loss.
+In the first two every example of a batch is a negative of the others. A batch cut into microbatches would
+have fewer negatives and another loss, and is refused; `cached_contrastive_step` is exact.
 """
 
 import mlx.core as mx
 
-from purestep import checks, sums
+from purestep import checks, microbatching, sums
 from purestep.losses import reduce
 from purestep.losses.cosine import unit
 from purestep.mean import Mean
 
 _EPSILON = 2.0**-23  # optax's: the smallest step of float32 at 1
+_WHY = "every row is a negative of all others, so the batch must be whole"
+_REMEDY = "use cached_contrastive_step, which is exact, or microbatches=1"
 _NEVER = -1e30  # in the place of log(0): a logsumexp of nothing but -inf has a NaN for its gradient
 
 
@@ -39,7 +41,8 @@ def ntxent(
         `Mean(total, weight)` over the ordered pairs; zero of both where no two share a label.
 
     Raises:
-        ValueError: if the shapes do not fit, or the temperature is out of its range.
+        ValueError: if the shapes do not fit, the temperature is out of its range, or the batch is one of
+            several microbatches.
         TypeError: if embeddings are not floating or labels not integers.
 
     Reference: Chen et al., arXiv:2002.05709; with labels, Khosla et al., arXiv:2004.11362.
@@ -48,6 +51,7 @@ def ntxent(
     Mean(total=array(0.626523, dtype=float32), weight=array(2, dtype=float32))
     """
     where = "ntxent"
+    microbatching.whole_batch(where, _WHY, _REMEDY)
     reduce.floating(where, "embeddings", embeddings)
     reduce.integers(where, "labels", labels)
     if embeddings.ndim != 2 or embeddings.shape[-1] == 0 or labels.shape != embeddings.shape[:1]:
@@ -91,7 +95,8 @@ def info_nce(
             negative of others too.
 
     Raises:
-        ValueError: if the shapes do not fit, or the temperature is out of its range.
+        ValueError: if the shapes do not fit, the temperature is out of its range, or the batch is one of
+            several microbatches.
         TypeError: if queries or keys are not floating.
 
     Reference: van den Oord et al., arXiv:1807.03748; symmetric, Radford et al., arXiv:2103.00020.
@@ -100,6 +105,7 @@ def info_nce(
     array(0.313262, dtype=float32)
     """
     where = "info_nce"
+    microbatching.whole_batch(where, _WHY, _REMEDY)
     reduce.floating(where, "queries", queries)
     reduce.floating(where, "keys", keys)
     reduce.same_shape(where, "keys", keys, "queries", queries)

@@ -4,7 +4,7 @@ import math
 
 import mlx.core as mx
 
-from purestep import checks, sums
+from purestep import checks, microbatching, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -81,7 +81,7 @@ def multiclass_generalized_dice_loss(
     """Return `dice_loss` with classes weighted by the inverse square of how often they occur.
 
     A class that occurs `f` times in all targets weighs `1 / (f^2 + 1e-7)`, over the mean of all classes'.
-    So the weights are of the batch: cut into microbatches, it has others.
+    So the weights are of the batch: cut into microbatches, it would have others, and is refused.
 
     Args:
         predictions: floating [batch, ..., classes], as in `dice_loss`.
@@ -93,7 +93,8 @@ def multiclass_generalized_dice_loss(
         weights: [batch] or a shape that broadcasts to it: what each example counts.
 
     Raises:
-        ValueError: if the shapes do not fit, or `smooth` is out of its range.
+        ValueError: if the shapes do not fit, `smooth` is out of its range, or the batch is one of several
+            microbatches.
         TypeError: if the predictions are not floating.
 
     Reference: Sudre et al., arXiv:1707.03237.
@@ -103,6 +104,7 @@ def multiclass_generalized_dice_loss(
     array(True, dtype=bool)
     """
     name = "multiclass_generalized_dice_loss"
+    microbatching.whole_batch(name, "how often a class occurs is counted over the whole batch")
     losses, counts = _losses(name, predictions, targets, smooth, 0.5, 0.5, apply_softmax, where, weights)
     kept = targets.astype(mx.float32)
     if where is not None:

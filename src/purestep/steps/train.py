@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep import checks, graph, tree
+from purestep import checks, graph, microbatching, tree
 from purestep.mean import AnyMean, Mean, MeanSum
 from purestep.state import TrainState, check_arrays
-from purestep.steps.batches import check_batch, microbatch
+from purestep.steps.batches import after, check_batch, microbatch
 from purestep.steps.outcome import Outcome, outcome_of
 from purestep.steps.parts import Parts, step_of
 from purestep.transforms.base import GradientTransform, apply_updates, check_transform, taking_extra
@@ -44,7 +44,8 @@ def train_step(
             when the parts weigh differently, and with a sum of `Mean`s too, each by its own weight; a plain
             scalar counts each part alike. Gradients are then gathered, and handed to the transform, in
             float32. For a sum of `Mean`s the loss function is called twice for each part, first for the
-            weights; the device computes of these calls only what the weights are made of.
+            weights; the device computes of these calls only what the weights are made of. A loss that is
+            defined by the whole batch, as contrastive ones are, is refused: see `cached_contrastive_step`.
         stateful: `loss_fn(params, model_state, batch, rng) -> (loss, metrics, model_state)`; the
             microbatches hand the model_state on.
 
@@ -75,7 +76,8 @@ def train_step(
         check_batch(where, batch, microbatches)
         rng, key = mx.random.split(state.rng)
         inspect = None if depends_known else _check_depends
-        loss, outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful, inspect)
+        with microbatching.cut_into(microbatches):
+            loss, outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful, inspect)
         depends_known = True  # a property of loss_fn, found on the first call
         metrics = {"loss": loss, "grad_norm": tree.norm(gradients)}
         updates, opt_state = update(
@@ -143,7 +145,7 @@ def _gradients(
     for index, part_key in enumerate(keys):
         cut = microbatch(batch, index, count)
         if merged is not None:
-            cut = _after(cut, summed)
+            cut = after(cut, summed)
         model_state = state.model_state if merged is None else merged.model_state
         value, outcome, gradients = part(model_state, cut, part_key, weights)
         if weights is None and isinstance(outcome.loss, MeanSum):
@@ -165,15 +167,6 @@ def _gradients(
     return value, merged, gradients
 
 
-def _after(cut: Batch, before: Tree) -> Batch:
-    """Return the batch, there once `before` is.
-
-    Without an order MLX may run every forward pass before any backward, all activations alive.
-    """
-    cut = tree.unflatten(cut, mx.depends(tree.leaves(cut), tree.leaves(before)))
-    return tree.map(lambda x: x if mx.issubdtype(x.dtype, mx.floating) else mx.stop_gradient(x), cut)
-
-
 def _weights(
     loss_fn: LossFn, state: TrainState, batch: Batch, keys: list[mx.array], stateful: bool
 ) -> list[mx.array]:
@@ -187,7 +180,7 @@ def _weights(
     for index, key in enumerate(keys):
         cut = microbatch(batch, index, len(keys))
         if summed is not None:
-            cut = _after(cut, summed)
+            cut = after(cut, summed)
         outcome = outcome_of("train_step", loss_fn, state.params, model_state, cut, key, stateful=stateful)
         model_state = outcome.model_state
         terms = outcome.loss.terms if isinstance(outcome.loss, MeanSum) else (outcome.loss,)
