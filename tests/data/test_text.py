@@ -1,9 +1,13 @@
 """Text sources."""
 
+import math
+
 import mlx.core as mx
 import pytest
 
+from purestep import Mean
 from purestep.data import Characters, RandomWindows, consecutive_windows
+from purestep.losses import cross_entropy
 
 TOKENS = mx.arange(500)
 
@@ -57,3 +61,22 @@ def test_arguments_are_checked():
         RandomWindows(TOKENS, batch_size=0, context=8)
     with pytest.raises(ValueError, match="at least 2"):
         consecutive_windows(mx.arange(1), 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [mx.uint8, mx.uint16, mx.int32, mx.uint32, mx.int64])
+def test_the_loss_leaves_out_what_consecutive_windows_fills_whatever_the_dtype(dtype):
+    """In uint8, -100 is 156: a byte that a vocabulary of 256 holds."""
+    tokens = mx.array([7, 155, 200, 3, 255, 9], dtype)
+    means = [
+        cross_entropy(mx.zeros((*batch["targets"].shape, 256)), batch["targets"], ignore_index=-100)
+        for batch in consecutive_windows(tokens, batch_size=2, context=2)
+    ]
+    assert Mean.merge(*means).weight.item() == 5
+    assert Mean.merge(*means).value.item() == pytest.approx(math.log(256))
+    unasked = cross_entropy(mx.zeros((2, 2, 256)), consecutive_windows(tokens, 2, 2)[1]["targets"])
+    assert math.isnan(unasked.value.item())
+
+
+def test_a_token_of_the_text_does_not_mark_the_end():
+    with pytest.raises(ValueError, match=r"^consecutive_windows: ignore_index must not be a token .* got 3$"):
+        consecutive_windows(mx.arange(6), 1, 4, ignore_index=3)

@@ -100,13 +100,19 @@ def consecutive_windows(
     """Cut a text into batches in which every token but the first is a target exactly once: for evaluation.
 
     Args:
-        tokens: int32 [length], at least 2.
+        tokens: integer [length], at least 2.
         batch_size: windows a batch.
         context: tokens a window.
-        ignore_index: fills the targets after the end; all batches have one shape.
+        ignore_index: fills the targets after the end; all batches have one shape. Not a token of the text.
+            Pass the same to the loss, `cross_entropy(..., ignore_index=-100)`: by default it ignores nothing,
+            and the targets after the end make it NaN.
 
     Returns:
-        Batches as `RandomWindows` gives them, in the order of the text.
+        Batches as `RandomWindows` gives them, in the order of the text. Targets are signed: int32, or int64
+        for tokens of uint32 and 64 bits.
+
+    Raises:
+        ValueError: if there are fewer than 2 tokens, or `ignore_index` is one of them.
 
     >>> [batch["targets"].tolist() for batch in consecutive_windows(mx.arange(6), 1, 3)]
     [[[1, 2, 3]], [[4, 5, -100]]]
@@ -116,10 +122,15 @@ def consecutive_windows(
     checks.integer(where, "context", context, least=1)
     if tokens.ndim != 1 or tokens.size < 2:
         raise checks.refuse(where, f"tokens must be [length] of at least 2, got {tokens.shape}")
+    checks.integer(where, "ignore_index", ignore_index)
+    wide = tokens.dtype in (mx.uint32, mx.int64, mx.uint64)
+    following = tokens[1:].astype(mx.int64 if wide else mx.int32)  # unsigned numbers cannot hold -100
+    if bool((following == ignore_index).any().item()):
+        raise checks.refuse(where, f"ignore_index must not be a token of the text, got {ignore_index}")
     per_batch = batch_size * context
     missing = -(tokens.size - 1) % per_batch
     inputs = mx.concatenate([tokens[:-1], mx.zeros(missing, tokens.dtype)])
-    targets = mx.concatenate([tokens[1:], mx.full(missing, ignore_index, tokens.dtype)])
+    targets = mx.concatenate([following, mx.full(missing, ignore_index, following.dtype)])
     return [
         {"inputs": inputs[start : start + per_batch].reshape(batch_size, context),
          "targets": targets[start : start + per_batch].reshape(batch_size, context)}
