@@ -59,13 +59,13 @@ def cached_contrastive_step(
 
     >>> import purestep as ps
     >>> encode = lambda params, batch, rng: {"queries": batch["a"] @ params["w"], "keys": batch["b"]}
-    >>> loss_fn = lambda params, found, batch: ps.losses.info_nce(found["queries"], found["keys"])
+    >>> loss_fn = lambda params, found, batch: ps.losses.info_nce(**found, temperature=1.0)
     >>> transform = ps.optimizers.sgd(0.1)
     >>> state = ps.TrainState.create({"w": mx.eye(4)}, transform)
     >>> step = cached_contrastive_step(encode, loss_fn, transform, microbatches=2)
     >>> state, metrics = step(state, {"a": mx.eye(4), "b": mx.eye(4)})
     >>> metrics["loss"]
-    array(0.000136187, dtype=float32)
+    array(0.743668, dtype=float32)
     """
     checks.function(_WHERE, "encode", encode)
     checks.function(_WHERE, "loss_fn", loss_fn)
