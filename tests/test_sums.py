@@ -28,7 +28,7 @@ def test_many_random_numbers():
 
 @pytest.mark.parametrize(
     "shape",
-    [(), (0,), (1,), (33,), (64,), (1009,), (3, 4099), (2, 37, 1000), (5, 2, 3, 2, 3, 2), (97, 89)],
+    [(), (0,), (3, 0), (1,), (33,), (64,), (1009,), (3, 4099), (2, 37, 1000), (5, 2, 3, 2, 3, 2), (97, 89)],
 )
 def test_every_shape_over_every_axis(shape):
     values = np.random.default_rng(1).uniform(1, 2, shape).astype(np.float32)

@@ -11,7 +11,9 @@ from purestep import transforms as transforms
 from purestep import tree as tree
 from purestep.functional import functional as functional
 from purestep.mean import Mean as Mean
+from purestep.mean import MeanSum as MeanSum
 from purestep.state import TrainState as TrainState
+from purestep.steps.cached_contrastive import cached_contrastive_step as cached_contrastive_step
 from purestep.steps.compile import NotCompiledWarning as NotCompiledWarning
 from purestep.steps.compile import compiled as compiled
 from purestep.steps.evaluate import eval_step as eval_step

@@ -32,6 +32,10 @@ def total(x: mx.array, axis: int | Sequence[int] | None = None, *, keepdims: boo
     """
     x = x.astype(mx.float32)
     axes = _axes(axis, x.ndim)
+    if x.size == 0:  # in MLX on a CPU such a sum may never return
+        lengths = [1 if each in axes else length for each, length in enumerate(x.shape)]
+        zeros = mx.zeros(lengths)
+        return zeros if keepdims else zeros.squeeze(axes)
     while math.prod(x.shape[each] for each in axes) > _CHAIN:
         x = _stage(x, axes)
     return x.sum(axis=axes, keepdims=keepdims)

@@ -95,20 +95,29 @@ class RandomWindows:
 
 
 def consecutive_windows(
-    tokens: mx.array, batch_size: int, context: int, ignore_index: int = -100
+    tokens: mx.array, batch_size: int, context: int, ignore_index: int | None = None
 ) -> list[Batch]:
     """Cut a text into batches in which every token but the first is a target exactly once: for evaluation.
 
     Args:
-        tokens: int32 [length], at least 2.
+        tokens: integer [length], at least 2.
         batch_size: windows a batch.
         context: tokens a window.
-        ignore_index: fills the targets after the end; all batches have one shape.
+        ignore_index: fills the targets after the end, so that all batches have one shape, which a compiled
+            step traces once. Pass the same to the loss, `cross_entropy(..., ignore_index=-100)`: by default
+            losses ignore nothing. Not a token of the text. `None` fills nothing: what is left after the last
+            whole batch is one with fewer windows, and one with a single, shorter window.
 
     Returns:
-        Batches as `RandomWindows` gives them, in the order of the text.
+        Batches as `RandomWindows` gives them, in the order of the text. Targets are signed: int32, or int64
+        for tokens of uint32 and 64 bits.
+
+    Raises:
+        ValueError: if there are fewer than 2 tokens, or `ignore_index` is one of them.
 
     >>> [batch["targets"].tolist() for batch in consecutive_windows(mx.arange(6), 1, 3)]
+    [[[1, 2, 3]], [[4, 5]]]
+    >>> [batch["targets"].tolist() for batch in consecutive_windows(mx.arange(6), 1, 3, ignore_index=-100)]
     [[[1, 2, 3]], [[4, 5, -100]]]
     """
     where = "consecutive_windows"
@@ -116,12 +125,21 @@ def consecutive_windows(
     checks.integer(where, "context", context, least=1)
     if tokens.ndim != 1 or tokens.size < 2:
         raise checks.refuse(where, f"tokens must be [length] of at least 2, got {tokens.shape}")
-    per_batch = batch_size * context
-    missing = -(tokens.size - 1) % per_batch
-    inputs = mx.concatenate([tokens[:-1], mx.zeros(missing, tokens.dtype)])
-    targets = mx.concatenate([tokens[1:], mx.full(missing, ignore_index, tokens.dtype)])
-    return [
-        {"inputs": inputs[start : start + per_batch].reshape(batch_size, context),
-         "targets": targets[start : start + per_batch].reshape(batch_size, context)}
-        for start in range(0, inputs.size, per_batch)
-    ]  # fmt: skip
+    wide = tokens.dtype in (mx.uint32, mx.int64, mx.uint64)
+    inputs, targets = tokens[:-1], tokens[1:].astype(mx.int64 if wide else mx.int32)
+    if ignore_index is not None:
+        checks.integer(where, "ignore_index", ignore_index)
+        if bool((targets == ignore_index).any().item()):
+            raise checks.refuse(where, f"ignore_index must not be a token of the text, got {ignore_index}")
+        missing = -targets.size % (batch_size * context)
+        inputs = mx.concatenate([inputs, mx.zeros(missing, inputs.dtype)])
+        targets = mx.concatenate([targets, mx.full(missing, ignore_index, targets.dtype)])
+    batches, start = [], 0
+    while start < targets.size:
+        left = targets.size - start
+        rows = min(batch_size, max(left // context, 1))
+        end = start + rows * min(context, left)
+        batch = {"inputs": inputs[start:end], "targets": targets[start:end]}
+        batches.append({name: part.reshape(rows, -1) for name, part in batch.items()})
+        start = end
+    return batches

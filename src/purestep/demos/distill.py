@@ -50,7 +50,9 @@ def teach(session: Session) -> dict[str, Any]:
         RandomWindows(characters.encode(part), BATCH_SIZE, CONTEXT, settings.seed)
         for part in (text[:split], text[: min(LITTLE, split)])
     )
-    validation = consecutive_windows(characters.encode(text[split:]), 4 * BATCH_SIZE, CONTEXT)
+    validation = consecutive_windows(
+        characters.encode(text[split:]), 4 * BATCH_SIZE, CONTEXT, ignore_index=-100
+    )
 
     def built(sizes: dict[str, int]) -> tuple[Apply, Params]:
         with scope(mx.random.key(settings.seed)):

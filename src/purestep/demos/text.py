@@ -163,7 +163,7 @@ class Run:
             self.characters.encode(self.train_text), BATCH_SIZE, CONTEXT, settings.seed
         )
         self.validation = consecutive_windows(
-            self.characters.encode(self.validation_text), 4 * BATCH_SIZE, CONTEXT
+            self.characters.encode(self.validation_text), 4 * BATCH_SIZE, CONTEXT, ignore_index=-100
         )
         with scope(mx.random.key(settings.seed)):
             model = Transformer(len(self.characters.symbols))

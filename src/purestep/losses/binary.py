@@ -50,7 +50,7 @@ def sigmoid_binary_cross_entropy(
     checks.number(where, "label_smoothing", label_smoothing, least=0, below=1)
     checks.number(where, "z_loss", z_loss, least=0)
     logits, labels, weights = _labelled(where, logits, labels, weights, ignore_index)
-    valid = _valid(labels)
+    valid = reduce.between(labels)
     if label_smoothing:
         labels = (1 - label_smoothing) * labels + label_smoothing / 2
     positive = labels * _factor(where, pos_weight, logits)
@@ -88,7 +88,7 @@ def binary_cross_entropy(
     probabilities = reduce.keep(weights, probabilities.astype(mx.float32), 0.5)
     labels = reduce.keep(weights, labels.astype(mx.float32))
     losses = -labels * _log(probabilities) - (1 - labels) * _log(1 - probabilities)
-    return reduce.weighted(where, losses * _valid(labels) * _valid(probabilities), weights)
+    return reduce.weighted(where, losses * reduce.between(labels) * reduce.between(probabilities), weights)
 
 
 def sigmoid_focal_loss(
@@ -134,25 +134,26 @@ def sigmoid_focal_loss(
     soft = mx.logical_and(labels > 0, labels < 1)
     inner = mx.where(soft, labels, 0.5)
     mixed = mx.logaddexp(mx.log(inner) - right, mx.log(1 - inner) - wrong)
-    log_q = mx.where(soft, mixed, mx.where(labels > 0.5, -right, -wrong))
+    log_q = mx.where(soft, mixed, mx.where(labels > 0.5, -right, -wrong) + _slope(labels, logits))
     losses = losses * mx.exp(gamma * log_q)
     if alpha is not None:
         losses = losses * (alpha * labels + (1 - alpha) * (1 - labels))
-    return reduce.weighted(where, losses * _valid(labels), weights)
+    return reduce.weighted(where, losses * reduce.between(labels), weights)
 
 
 def _softplus(x: mx.array) -> mx.array:
     return mx.logaddexp(x, 0.0)
 
 
+def _slope(labels: mx.array, logits: mx.array) -> mx.array:
+    """Return zero, with the gradient that log(q) has with respect to a label of 0 or of 1, `(1 - 2p) / q`."""
+    slope = mx.where(labels > 0.5, 1 - mx.exp(mx.minimum(logits, 80)), mx.exp(mx.minimum(-logits, 80)) - 1)
+    return (labels - mx.stop_gradient(labels)) * mx.stop_gradient(slope)
+
+
 def _log(x: mx.array) -> mx.array:
     """Return `max(log(x), -100)`, with a gradient of zero where that is -100."""
     return mx.where(x < _SMALLEST, -100.0, mx.log(mx.maximum(x, _SMALLEST)))
-
-
-def _valid(values: mx.array) -> mx.array:
-    """Return 1 where a value is in [0, 1], and NaN elsewhere, to be multiplied in."""
-    return mx.where(mx.logical_and(values >= 0, values <= 1), 1.0, mx.nan)
 
 
 def _factor(where: str, pos_weight: float | mx.array, logits: mx.array) -> mx.array | float:

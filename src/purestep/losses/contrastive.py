@@ -1,17 +1,19 @@
 """Contrastive losses of embeddings: NT-Xent, InfoNCE and triplets.
 
-In the first two every example of a batch is a negative of the others: the `Mean` of parts merges, but a
-batch cut into microbatches has fewer negatives and another loss.
+In the first two every example of a batch is a negative of the others. A batch cut into microbatches would
+have fewer negatives and another loss, and is refused; `cached_contrastive_step` is exact.
 """
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, microbatching, sums
 from purestep.losses import reduce
 from purestep.losses.cosine import unit
 from purestep.mean import Mean
 
 _EPSILON = 2.0**-23  # optax's: the smallest step of float32 at 1
+_WHY = "every row is a negative of all others, so the batch must be whole"
+_REMEDY = "use cached_contrastive_step, which is exact, or microbatches=1"
 _NEVER = -1e30  # in the place of log(0): a logsumexp of nothing but -inf has a NaN for its gradient
 
 
@@ -39,7 +41,8 @@ def ntxent(
         `Mean(total, weight)` over the ordered pairs; zero of both where no two share a label.
 
     Raises:
-        ValueError: if the shapes do not fit, or the temperature is out of its range.
+        ValueError: if the shapes do not fit, the temperature is out of its range, or the batch is one of
+            several microbatches.
         TypeError: if embeddings are not floating or labels not integers.
 
     Reference: Chen et al., arXiv:2002.05709; with labels, Khosla et al., arXiv:2004.11362.
@@ -48,6 +51,7 @@ def ntxent(
     Mean(total=array(0.626523, dtype=float32), weight=array(2, dtype=float32))
     """
     where = "ntxent"
+    microbatching.whole_batch(where, _WHY, _REMEDY)
     reduce.floating(where, "embeddings", embeddings)
     reduce.integers(where, "labels", labels)
     if embeddings.ndim != 2 or embeddings.shape[-1] == 0 or labels.shape != embeddings.shape[:1]:
@@ -91,7 +95,8 @@ def info_nce(
             negative of others too.
 
     Raises:
-        ValueError: if the shapes do not fit, or the temperature is out of its range.
+        ValueError: if the shapes do not fit, the temperature is out of its range, or the batch is one of
+            several microbatches.
         TypeError: if queries or keys are not floating.
 
     Reference: van den Oord et al., arXiv:1807.03748; symmetric, Radford et al., arXiv:2103.00020.
@@ -100,6 +105,7 @@ def info_nce(
     array(0.313262, dtype=float32)
     """
     where = "info_nce"
+    microbatching.whole_batch(where, _WHY, _REMEDY)
     reduce.floating(where, "queries", queries)
     reduce.floating(where, "keys", keys)
     reduce.same_shape(where, "keys", keys, "queries", queries)
@@ -108,7 +114,7 @@ def info_nce(
     checks.number(where, "temperature", temperature, above=0)
     weights = reduce.counts(where, weights, queries.shape[:1], "the rows'")
     if queries.size == 0:
-        return reduce.weighted(where, queries.sum(axis=-1), weights)
+        return reduce.weighted(where, sums.total(queries, -1), weights)
     queries, keys = (unit(reduce.keep(weights, values), _EPSILON) for values in (queries, keys))
     logits = queries @ keys.T / temperature
     own = mx.diagonal(logits)
@@ -177,5 +183,5 @@ def _others(logits: mx.array, own: mx.array, weights: mx.array | None) -> mx.arr
 
 def _distance(differences: mx.array, degree: float, eps: float) -> mx.array:
     if degree == 2:
-        return mx.sqrt(mx.square(differences).sum(axis=-1) + eps)
-    return mx.power(mx.power(mx.abs(differences), degree).sum(axis=-1) + eps, 1 / degree)
+        return mx.sqrt(sums.total(mx.square(differences), -1) + eps)
+    return mx.power(sums.total(mx.power(mx.abs(differences), degree), -1) + eps, 1 / degree)

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -59,7 +59,7 @@ def unit(vectors: mx.array, epsilon: float = 0.0) -> mx.array:
     # By the largest first, so that no square overflows or is lost; infinity makes zeros of zeros.
     scale = mx.where(largest == 0, mx.inf, largest)
     vectors = vectors / scale
-    squared = mx.square(vectors).sum(axis=-1, keepdims=True)
+    squared = sums.total(mx.square(vectors), -1, keepdims=True)
     if epsilon:
         squared = mx.maximum(squared, epsilon / scale / scale)
     return vectors * mx.rsqrt(mx.where(squared == 0, 1.0, squared))
@@ -76,4 +76,4 @@ def _cosines(
     checks.number(where, "epsilon", epsilon, least=0)
     weights = reduce.counts(where, weights, predictions.shape[:-1])
     first, second = (unit(reduce.keep(weights, values), epsilon) for values in (predictions, targets))
-    return (first * second).sum(axis=-1), weights
+    return sums.total(first * second, -1), weights

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks, hardware
+from purestep import checks, hardware, sums
 from purestep.losses import fused, reduce
 from purestep.mean import Mean
 
@@ -29,12 +29,21 @@ def cross_entropy(
     which weighs `w_p`; computed in float32 whatever the dtype of the logits, with no overflow at large
     logits. A class that a distribution gives 0 costs nothing, also where its logit is -inf. An integer
     target outside [0, classes) that is not `ignore_index` makes the loss and its gradient NaN: nothing is
-    read back from the device to find it, and no plausible number comes of it.
+    read back from the device to find it, and no plausible number comes of it. So does -100, unless it is
+    `ignore_index`, and a distribution with a negative entry or a sum that differs from 1 by more than 0.01.
+
+    Differences from `torch.nn.functional.cross_entropy`:
+
+    1. No target is ignored by default. torch leaves out -100.
+    2. With class weights, distributions are averaged over what they weigh, `w_p`, as integer targets are.
+       torch divides their sum by the number of targets: multiply by `weight / N` to get its value.
+    3. torch takes targets that are no distribution as they are.
 
     Args:
         logits: floating [..., classes], unnormalized.
         targets: integer [...], in [0, classes) or equal to `ignore_index`; or floating [..., classes], of
-            which each row is a distribution.
+            which each row is a distribution. The gradient with respect to them is right also where they are
+            0, and 0 where the logit is -inf.
         weights: [...] or a shape that broadcasts to it: what each target counts; zero leaves it out, and
             its logits with it, NaN or not.
         class_weights: [classes], at least 0: what each class counts.
@@ -62,11 +71,12 @@ def cross_entropy(
     class_weights = _class_weights(class_weights, logits)
     counts = reduce.counts(_WHERE, weights, logits.shape[:-1], "targets'")
     if targets.size == 0:
-        return Mean.of(logits.sum(axis=-1), mx.zeros(logits.shape[:-1]))
+        return Mean.of(sums.total(logits, -1), mx.zeros(logits.shape[:-1]))
     if soft:
         logits = reduce.keep(counts, logits.astype(mx.float32))
         targets = reduce.keep(counts, targets.astype(mx.float32))
         losses, shares = _soft(logits, targets, class_weights, label_smoothing, z_loss)
+        losses = losses * reduce.distributions(targets, counts)
         return Mean(Mean.of(losses, counts).total, Mean.of(shares, counts).total)
     targets = reduce.signed(targets)
     counts = reduce.ignoring(ignore_index, targets, counts)
@@ -133,9 +143,9 @@ def _times(losses: mx.array, targets: mx.array, class_weights: mx.array | None) 
 def _even(logits: mx.array, total: mx.array, class_weights: mx.array | None) -> mx.array:
     """Return the cross entropy of the distribution that gives every class the same."""
     if class_weights is None:
-        return total - logits.mean(axis=-1)
+        return total - sums.mean(logits, -1)
     costs = mx.where(class_weights != 0, total[..., None] - logits, 0.0)
-    return (costs * class_weights).mean(axis=-1)
+    return sums.mean(costs * class_weights, -1)
 
 
 def _soft(
@@ -144,10 +154,9 @@ def _soft(
     """Return the loss of each distribution, class weights included, and what it weighs."""
     logits, total, largest = _shifted(logits)
     weighted = targets if class_weights is None else targets * class_weights
-    shares = mx.ones(total.shape) if class_weights is None else weighted.sum(axis=-1)
-    # Where the target is 0 the logit may be -inf, and zero times infinity would be NaN.
-    costs = total[..., None] - mx.where(weighted != 0, logits, 0.0)
-    losses = (1 - smoothing) * (weighted * costs).sum(axis=-1)
+    shares = mx.ones(total.shape) if class_weights is None else sums.total(weighted, -1)
+    costs = total[..., None] - reduce.spared(weighted, logits)
+    losses = (1 - smoothing) * sums.total(weighted * costs, -1)
     if z_loss:
         losses = losses + z_loss * shares * mx.square(total + largest)
     if smoothing:

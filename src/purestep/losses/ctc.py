@@ -28,6 +28,7 @@ def ctc_loss(
     Args:
         logits: floating [batch, frames, classes], unnormalized.
         logit_paddings: [batch, frames], 1 or true for the frames of padding, which count for nothing.
+            Paddings are masks, whose gradient is zero.
         labels: integer [batch, length], in [0, classes) and not `blank_id`; any other, where it is not
             padding, makes the loss and its gradient NaN.
         label_paddings: [batch, length], 1 or true for the labels of padding, all after the others.
@@ -52,6 +53,8 @@ def ctc_loss(
     batch, frames, classes = logits.shape
     length = labels.shape[1]
     weights = reduce.counts(where, weights, (batch,), "the sequences'")
+    # Masks: with a gradient, MLX would take it through the places that they choose, which it refuses.
+    logit_paddings, label_paddings = mx.stop_gradient(logit_paddings), mx.stop_gradient(label_paddings)
     real_frames, real_labels = logit_paddings == 0, label_paddings == 0
     if weights is not None:
         real_frames = mx.logical_and(real_frames, (weights != 0)[:, None])

@@ -4,7 +4,7 @@ import math
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, microbatching, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -32,8 +32,9 @@ def dice_loss(
 
     Args:
         predictions: floating [batch, ..., classes]: logits, or with `apply_softmax=False` probabilities.
-            Of one class they are passed through a sigmoid, of more through a softmax.
-        targets: [batch, ..., classes], one-hot or soft.
+            Of one class they are passed through a sigmoid, of more through a softmax. A probability
+            outside [0, 1] makes the loss and its gradient NaN.
+        targets: [batch, ..., classes], one-hot or soft; one outside [0, 1] does so too.
         class_weights: [classes]: each class's loss is multiplied by this, before the average.
         smooth: at least 0, what keeps the coefficient of a class that is nowhere defined, at 1.
         alpha: at least 0.
@@ -64,7 +65,7 @@ def dice_loss(
                 name, f"class_weights must have shape {losses.shape[-1:]}, got {class_weights.shape}"
             )
         losses = losses * class_weights.astype(mx.float32)
-    return reduce.weighted(name, _foreground(losses, ignore_background).mean(axis=-1), counts)
+    return reduce.weighted(name, sums.mean(_foreground(losses, ignore_background), -1), counts)
 
 
 def multiclass_generalized_dice_loss(
@@ -80,11 +81,11 @@ def multiclass_generalized_dice_loss(
     """Return `dice_loss` with classes weighted by the inverse square of how often they occur.
 
     A class that occurs `f` times in all targets weighs `1 / (f^2 + 1e-7)`, over the mean of all classes'.
-    So the weights are of the batch: cut into microbatches, it has others.
+    So the weights are of the batch: cut into microbatches, it would have others, and is refused.
 
     Args:
         predictions: floating [batch, ..., classes], as in `dice_loss`.
-        targets: [batch, ..., classes], one-hot or soft.
+        targets: [batch, ..., classes], one-hot or soft, in [0, 1] as in `dice_loss`.
         smooth: at least 0.
         apply_softmax: whether the predictions are logits.
         ignore_background: leave class 0 out of the average, where there are others.
@@ -92,7 +93,8 @@ def multiclass_generalized_dice_loss(
         weights: [batch] or a shape that broadcasts to it: what each example counts.
 
     Raises:
-        ValueError: if the shapes do not fit, or `smooth` is out of its range.
+        ValueError: if the shapes do not fit, `smooth` is out of its range, or the batch is one of several
+            microbatches.
         TypeError: if the predictions are not floating.
 
     Reference: Sudre et al., arXiv:1707.03237.
@@ -102,16 +104,17 @@ def multiclass_generalized_dice_loss(
     array(True, dtype=bool)
     """
     name = "multiclass_generalized_dice_loss"
+    microbatching.whole_batch(name, "how often a class occurs is counted over the whole batch")
     losses, counts = _losses(name, predictions, targets, smooth, 0.5, 0.5, apply_softmax, where, weights)
     kept = targets.astype(mx.float32)
     if where is not None:
         kept = reduce.keep(reduce.counts(name, where, targets.shape[:-1], "the positions'", "where"), kept)
     if weights is not None:
         kept = reduce.keep(reduce.counts(name, weights, targets.shape[:1], "the examples'"), kept)
-    frequencies = kept.sum(axis=tuple(range(kept.ndim - 1)))
+    frequencies = sums.total(kept, tuple(range(kept.ndim - 1)))
     class_weights = 1 / (mx.square(frequencies) + 1e-7)
-    losses = losses * (class_weights / class_weights.mean())
-    return reduce.weighted(name, _foreground(losses, ignore_background).mean(axis=-1), counts)
+    losses = losses * (class_weights / sums.mean(class_weights))
+    return reduce.weighted(name, sums.mean(_foreground(losses, ignore_background), -1), counts)
 
 
 def binary_dice_loss(
@@ -126,8 +129,8 @@ def binary_dice_loss(
     """Return `dice_loss` of one class without an axis for it.
 
     Args:
-        predictions: floating [batch, ...]: logits, or with `apply_sigmoid=False` probabilities.
-        targets: [batch, ...], in [0, 1].
+        predictions: floating [batch, ...]: logits, or with `apply_sigmoid=False` probabilities in [0, 1].
+        targets: [batch, ...], in [0, 1]; any other makes the loss and its gradient NaN.
         smooth: at least 0.
         apply_sigmoid: whether the predictions are logits.
         where: [batch, ...] or a shape that broadcasts to it: true for the positions that count.
@@ -178,13 +181,15 @@ def _losses(
         probabilities = reduce.keep(kept, probabilities)
     flat = (probabilities.shape[0], math.prod(probabilities.shape[1:-1]), probabilities.shape[-1])
     probabilities, targets = probabilities.reshape(flat), targets.reshape(flat)
-    both = (probabilities * targets).sum(axis=1)
-    false_positive = (probabilities * (1 - targets)).sum(axis=1)
-    false_negative = ((1 - probabilities) * targets).sum(axis=1)
+    valid = _inside(targets) if normalize else mx.logical_and(_inside(targets), _inside(probabilities))
+    both = sums.total(probabilities * targets, 1)
+    false_positive = sums.total(probabilities * (1 - targets), 1)
+    false_negative = sums.total((1 - probabilities) * targets, 1)
     wrong = alpha * false_positive + beta * false_negative
     size = both + wrong + smooth
     # Not 1 - (both + smooth) / size, which loses the digits of a small loss. Nothing at all is no error.
     losses = wrong / mx.where(size == 0, 1.0, size)
+    losses = losses * mx.where(valid.all(axis=1), 1.0, mx.nan)
     counts = mx.ones(losses.shape[:1]) if weights is None else weights
     if there is not None:
         counts = counts * (there != 0).reshape(flat[:2]).any(axis=-1)
@@ -197,6 +202,10 @@ def _kept(there: mx.array | None, weights: mx.array | None, predictions: mx.arra
         return there
     examples = (weights != 0).reshape(*weights.shape, *(1,) * (predictions.ndim - 2))
     return mx.broadcast_to(examples, predictions.shape[:-1]) if there is None else examples * there
+
+
+def _inside(values: mx.array) -> mx.array:
+    return mx.logical_and(values >= 0, values <= 1)
 
 
 def _foreground(losses: mx.array, ignore_background: bool) -> mx.array:

@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import hardware
+from purestep import hardware, sums
 from purestep.losses import reduce
 
 Arrays = tuple[mx.array, ...]
@@ -49,7 +49,7 @@ def _slope_back(primals: Arrays, cotangent: mx.array, _: mx.array) -> Arrays:
     logits, targets, factors = primals
     likely = mx.exp(reduce.log_softmax(logits.astype(mx.float32)))
     cotangent = cotangent.astype(mx.float32)
-    expected = (likely * cotangent).sum(axis=-1, keepdims=True)
+    expected = sums.total(likely * cotangent, -1, keepdims=True)
     of_logits = factors[..., None] * likely * (cotangent - expected)
     of_factors = expected.squeeze(-1) - reduce.chosen(cotangent, targets)
     return of_logits.astype(logits.dtype), mx.zeros_like(targets), of_factors.astype(factors.dtype)

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -21,7 +21,9 @@ def kl_divergence(
 
     Args:
         log_predictions: floating [..., classes], log-probabilities: `log_softmax` of logits.
-        targets: floating [..., classes], probabilities; a negative one makes the loss NaN.
+        targets: floating [..., classes], probabilities; a negative one makes the loss NaN. Of the term of
+            a target of 0, whose slope is infinite, the gradient with respect to the target is given as 0,
+            as torch does. Rows need not sum to 1.
         reverse: take the divergence of the predictions from the targets instead.
         weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
 
@@ -42,7 +44,7 @@ def kl_divergence(
         losses = _expected(predictions, logs)
     else:
         losses = _forward(predictions, targets)
-    return reduce.weighted(where, losses.sum(axis=-1), weights)
+    return reduce.weighted(where, sums.total(losses, -1), weights)
 
 
 def kl_divergence_with_log_targets(
@@ -72,7 +74,7 @@ def kl_divergence_with_log_targets(
     rows = _rows(where, log_predictions, "log_targets", log_targets, weights, 0.0)
     predictions, targets, weights = rows
     first, second = (predictions, targets) if reverse else (targets, predictions)
-    return reduce.weighted(where, _expected(first, second).sum(axis=-1), weights)
+    return reduce.weighted(where, sums.total(_expected(first, second), -1), weights)
 
 
 def generalized_kl_divergence(
@@ -84,7 +86,8 @@ def generalized_kl_divergence(
 
     Args:
         log_predictions: floating [..., classes], logarithms of masses.
-        targets: floating [..., classes], masses of at least 0; a negative one makes the loss NaN.
+        targets: floating [..., classes], masses of at least 0; a negative one makes the loss NaN. The
+            slope at a mass of 0, which is infinite, is given as -1.
         weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
 
     Raises:
@@ -99,7 +102,7 @@ def generalized_kl_divergence(
     where = "generalized_kl_divergence"
     predictions, targets, weights = _rows(where, log_predictions, "targets", targets, weights, 1.0)
     losses = _forward(predictions, targets) + mx.exp(predictions) - targets
-    return reduce.weighted(where, losses.sum(axis=-1), weights)
+    return reduce.weighted(where, sums.total(losses, -1), weights)
 
 
 def _rows(

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.losses.pairs import kept_logps
 from purestep.mean import Mean
@@ -64,7 +64,7 @@ def kto_loss(
         reduce.floating(where, "kl", kl)
         if kl.size == 0:
             raise checks.refuse(where, f"kl must hold at least one number, got shape {kl.shape}")
-        point = mx.stop_gradient(mx.maximum(kl.astype(mx.float32).mean(), 0.0))
+        point = mx.stop_gradient(mx.maximum(sums.mean(kl), 0.0))
     good = desirable.astype(mx.bool_)
     moved = logps - mx.stop_gradient(ref_logps)
     sign = mx.where(good, 1.0, -1.0)

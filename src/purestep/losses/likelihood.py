@@ -25,7 +25,7 @@ def nll_loss(
         targets: integer [...], in [0, classes) or equal to `ignore_index`; any other makes the loss and
             its gradient NaN.
         weights: [...] or a shape that broadcasts to it: what each target counts; zero leaves it out.
-        ignore_index: targets of this value are left out.
+        ignore_index: targets of this value are left out; none is by default (torch leaves out -100).
 
     Raises:
         ValueError: if the shapes do not fit.

@@ -5,7 +5,7 @@ Rows are completions. Log-probabilities and masks are [n, length - 1], as `losse
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.losses.surrogate import clipped_objective, constants_beside, row_constants, token_mask
 from purestep.mean import Mean
@@ -50,7 +50,7 @@ def group_advantages(
         # In units of the largest: the square of 1e20 is more than float32 holds.
         largest = mx.abs(centered).max(axis=-1, keepdims=True)
         units = centered / mx.where(largest == 0, 1.0, largest)
-        deviation = largest * mx.sqrt(mx.square(units).sum(axis=-1, keepdims=True) / (group_size - 1))
+        deviation = largest * mx.sqrt(sums.total(mx.square(units), -1, keepdims=True) / (group_size - 1))
         centered = centered / (deviation + eps)
     return mx.stop_gradient(centered.reshape(rewards.shape))
 
@@ -180,13 +180,13 @@ def grpo_loss(
     mask = token_mask(where, logps, completion_mask, truncated)
     logps, behavior = constants_beside(where, mask, logps, behavior_logps=behavior_logps)
     per_row = row_constants(where, "advantages", advantages, mask.shape[0])
-    count = mask.sum(axis=-1)
+    count = sums.total(mask, -1)
 
     if importance_sampling_level == "token":
         parts, log_ratio = mask, logps - behavior
     else:
         parts = (count != 0).astype(mx.float32)[:, None]
-        log_ratio = ((logps - behavior) * mask).sum(axis=-1, keepdims=True) / _or_one(count)[:, None]
+        log_ratio = sums.total((logps - behavior) * mask, -1, keepdims=True) / _or_one(count)[:, None]
     spread = reduce.keep(parts, mx.broadcast_to(per_row[:, None], parts.shape))
     objective = clipped_objective(log_ratio, spread, epsilon, high, delta)
     metrics = objective.metrics(parts)
@@ -203,13 +203,13 @@ def grpo_loss(
 def _average(
     losses: mx.array, mask: mx.array, loss_type: str, max_completion_length: int | mx.array | None
 ) -> Mean:
-    sums, count = (losses * mask).sum(axis=-1), mask.sum(axis=-1)
-    present = (count != 0).astype(mx.float32).sum()
+    rows, count = sums.total(losses * mask, -1), sums.total(mask, -1)
+    present = sums.total(count != 0)
     if loss_type == "grpo":
-        return Mean((sums / _or_one(count)).sum(), present)
+        return Mean(sums.total(rows / _or_one(count)), present)
     if loss_type == "dr_grpo" and max_completion_length is not None:
-        return Mean(sums.sum(), present * max_completion_length)
-    return Mean(sums.sum(), count.sum())
+        return Mean(sums.total(rows), present * max_completion_length)
+    return Mean(sums.total(rows), sums.total(count))
 
 
 def _kl(difference: mx.array, estimator: str) -> mx.array:
@@ -242,4 +242,4 @@ def _centered(groups: mx.array) -> mx.array:
     # The sum of what float32 holds may be more than it holds; a power of two changes nothing else.
     size = groups.shape[-1]
     shrink = 2.0 ** -size.bit_length()
-    return mx.where(equal, 0.0, groups - (groups * shrink).sum(axis=-1, keepdims=True) / size / shrink)
+    return mx.where(equal, 0.0, groups - sums.total(groups * shrink, -1, keepdims=True) / size / shrink)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import graph, hardware
+from purestep import graph, hardware, sums
 from purestep.losses import fused, reduce
 
 Primals = tuple[mx.array, ...]  # hidden, weight, factors, targets and, if there is one, bias
@@ -37,7 +37,7 @@ class Form(NamedTuple):
             normalizer = mx.logsumexp(logits, axis=-1)
             found = normalizer - (1 - self.label_smoothing) * reduce.chosen(logits, targets)
             if self.label_smoothing:
-                found = found - self.label_smoothing * logits.mean(axis=-1)
+                found = found - self.label_smoothing * sums.mean(logits, -1)
             if self.z_loss:
                 found = found + self.z_loss * mx.square(normalizer + largest.squeeze(-1))
             return found
@@ -115,14 +115,14 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
                 of_weight = _added(of_weight, slope, some)
                 made.append(of_weight)
                 if bias:
-                    column = slope.astype(mx.float32).sum(axis=0)
+                    column = sums.total(slope, 0)
                     of_bias = column if of_bias is None else of_bias + column
                     made.append(of_bias)
         else:
             loss = of_logits(logits)
         loss = mx.where(factor == 0, 0.0, loss)
         losses.append(loss)
-        total = total + (loss * factor).sum()
+        total = total + sums.total(loss * factor)
         end = _after(total, made) if made else total  # a scalar that is there when all of the chunk is
     joined = mx.concatenate(of_hidden) if for_hidden else None
     return _Sums(total, mx.concatenate(losses), joined, of_weight, of_bias)
@@ -190,7 +190,7 @@ def _whole(form: Form, *primals: mx.array) -> mx.array:
     """Return the sum as one expression of all logits, which MLX can transform as it likes."""
     hidden, weight, factors, targets, *bias = primals
     losses = form.losses(targets)(_logits(hidden, weight, *bias))
-    return mx.where(factors == 0, 0.0, losses * factors).sum()
+    return sums.total(mx.where(factors == 0, 0.0, losses * factors))
 
 
 def _logits(hidden: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -25,7 +25,7 @@ def ranking_softmax_loss(
 
     Args:
         logits: floating [..., items], scores.
-        labels: [..., items], relevance of at least 0.
+        labels: [..., items], relevance of at least 0; a negative one makes the loss and its gradient NaN.
         where: [..., items] or a shape that broadcasts to it: true, or not zero, for the items that are
             there; the others, NaN or not, are padding.
         weights: [..., items] or a shape that broadcasts to it: what each item's label counts.
@@ -51,6 +51,7 @@ def ranking_softmax_loss(
         labels = labels * reduce.keep(there, weights)
     if there is not None:
         logits = mx.where(there != 0, logits, _NEVER)
-    losses = -(labels * mx.where(labels != 0, reduce.log_softmax(logits), 0.0)).sum(axis=-1)
+    losses = -sums.total(labels * reduce.spared(labels, reduce.log_softmax(logits)), -1)
+    losses = losses * mx.where((mx.stop_gradient(labels) >= 0).all(axis=-1), 1.0, mx.nan)
     lists = None if there is None else (there != 0).any(axis=-1)
     return reduce.weighted(name, losses, lists)

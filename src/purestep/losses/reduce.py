@@ -7,8 +7,10 @@ come back through the gradient, as zero times NaN), and `weighted` to sum.
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.mean import Mean
+
+_APART = 0.01  # from 1, the sum of what still counts as a distribution
 
 
 def weighted(where: str, losses: mx.array, weights: mx.array | None = None) -> Mean:
@@ -153,8 +155,35 @@ def log_softmax(logits: mx.array) -> mx.array:
 def logsumexp(values: mx.array, *, keepdims: bool = False) -> mx.array:
     """Return that of the last axis; of a batch of nothing, which `mx.logsumexp` refuses, nothing."""
     if values.size == 0:
-        return values.sum(axis=-1, keepdims=keepdims)
+        return sums.total(values, -1, keepdims=keepdims)
     return mx.logsumexp(values, axis=-1, keepdims=keepdims)
+
+
+def spared(targets: mx.array, logs: mx.array) -> mx.array:
+    """Return the logs with 0 for those that are -inf and meet a target of 0, whose product would be NaN.
+
+    Finite logs stay, also where the target is 0: they are the gradient with respect to the target.
+    """
+    return mx.where(mx.logical_and(targets == 0, mx.isinf(logs)), 0.0, logs)
+
+
+def distributions(targets: mx.array, counts: mx.array | None) -> mx.array:
+    """Return 1 for each row of the last axis that is a distribution, and NaN for others, to be multiplied in.
+
+    No entry of a distribution is negative, and its sum is 1 to within 0.01, which covers rows that were
+    normalized in half precision. A row of zero weight may be anything.
+    """
+    targets = mx.stop_gradient(targets)
+    apart = mx.abs(sums.total(targets, -1) - 1)
+    valid = mx.logical_and((targets >= 0).all(axis=-1), apart <= _APART)
+    if counts is not None:
+        valid = mx.logical_or(valid, counts == 0)
+    return mx.where(valid, 1.0, mx.nan)
+
+
+def between(values: mx.array) -> mx.array:
+    """Return 1 where a value is in [0, 1], and NaN elsewhere, to be multiplied in."""
+    return mx.where(mx.logical_and(values >= 0, values <= 1), 1.0, mx.nan)
 
 
 def signed(labels: mx.array) -> mx.array:

@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 
+from purestep import sums
 from purestep.losses import reduce
 from purestep.losses.surrogate import row_constants, token_mask
 from purestep.mean import Mean
@@ -36,8 +37,8 @@ def reinforce_loss(
     """
     where = "reinforce_loss"
     mask = token_mask(where, logps, completion_mask, truncated)
-    present = (mask.sum(axis=-1) != 0).astype(mx.float32)
-    sums = (reduce.keep(mask, logps.astype(mx.float32)) * mask).sum(axis=-1)
+    present = (sums.total(mask, -1) != 0).astype(mx.float32)
+    rows = sums.total(reduce.keep(mask, logps.astype(mx.float32)) * mask, -1)
     return Mean.of(
-        -reduce.keep(present, row_constants(where, "advantages", advantages, mask.shape[0])) * sums, present
+        -reduce.keep(present, row_constants(where, "advantages", advantages, mask.shape[0])) * rows, present
     )

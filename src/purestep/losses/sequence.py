@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import fused, reduce
 
 
@@ -168,7 +168,7 @@ def token_logps(
     reduce.integers(where, "targets", targets)
     kept = reduce.counts(where, mask, targets.shape, "targets'")
     if targets.size == 0:
-        return logits.astype(mx.float32).sum(axis=-1)
+        return sums.total(logits, -1)
     targets = reduce.signed(targets)
     valid = mx.logical_and(targets >= 0, targets < logits.shape[-1])
     logits = reduce.keep(kept, logits.astype(mx.float32))
@@ -206,10 +206,10 @@ def sequence_logps(token_logps: mx.array, mask: mx.array, *, average: bool = Fal
     if token_logps.ndim == 0:
         raise checks.refuse(where, "token_logps must be [..., length - 1], got a scalar")
     mask = mask.astype(mx.float32)
-    total = (reduce.keep(mask, token_logps.astype(mx.float32)) * mask).sum(axis=-1)
+    total = sums.total(reduce.keep(mask, token_logps.astype(mx.float32)) * mask, -1)
     if not average:
         return total
-    count = mask.sum(axis=-1)
+    count = sums.total(mask, -1)
     return total / mx.where(count == 0, 1.0, count)
 
 

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
 
@@ -50,7 +50,8 @@ def poly_loss_cross_entropy(
 
     Args:
         logits: floating [..., classes], unnormalized.
-        labels: floating [..., classes], each row a distribution.
+        labels: floating [..., classes], each row a distribution; one with a negative entry, or a sum that
+            differs from 1 by more than 0.01, makes the loss and its gradient NaN.
         epsilon: at least -1; 0 is cross entropy.
         weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
 
@@ -73,5 +74,6 @@ def poly_loss_cross_entropy(
     weights = reduce.counts(where, weights, logits.shape[:-1])
     logits, labels = (reduce.keep(weights, values.astype(mx.float32)) for values in (logits, labels))
     log_q = reduce.log_softmax(logits)
-    costs = -mx.where(labels != 0, log_q, 0.0) - epsilon * mx.expm1(log_q)
-    return reduce.weighted(where, (labels * costs).sum(axis=-1), weights)
+    costs = -reduce.spared(labels, log_q) - epsilon * mx.expm1(log_q)
+    losses = sums.total(labels * costs, -1) * reduce.distributions(labels, weights)
+    return reduce.weighted(where, losses, weights)

@@ -5,9 +5,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, sums
 from purestep.losses import reduce
 from purestep.mean import Mean
+
+_ROUNDING = 1e-4  # how far from 1 the sum of a distribution may be: times a large score, that would be noise
 
 
 def sparsemax_loss(logits: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
@@ -71,7 +73,7 @@ def multiclass_sparsemax_loss(scores: mx.array, labels: mx.array, *, weights: mx
     support, threshold = _simplex(scores)
     # Of numbers between -1 and 0: the scores of the support, less the largest, and their threshold.
     squares = mx.where(support, mx.square(mx.where(support, scores, 0.0)) - mx.square(threshold), 0.0)
-    losses = 0.5 * (1 + squares.sum(axis=-1)) - reduce.chosen(scores, labels)
+    losses = 0.5 * (1 + sums.total(squares, -1)) - reduce.chosen(scores, labels)
     return reduce.weighted(where, losses * valid, weights)
 
 
@@ -111,13 +113,15 @@ def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., M
             raise checks.refuse(where, f"scores must have at least one class, got {scores.shape}")
         weights = reduce.counts(where, weights, scores.shape[:-1])
         if scores.size == 0:  # which max_fun need not bear
-            return reduce.weighted(where, scores.sum(axis=-1), weights)
+            return reduce.weighted(where, sums.total(scores, -1), weights)
         scores, targets = (reduce.keep(weights, values.astype(mx.float32)) for values in (scores, targets))
-        # Less their largest, by which both terms change alike where a target sums to 1.
+        # Less their largest, by which both terms change alike where a target sums to 1: the rest is added.
         largest = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
         rows = (scores - largest).reshape(-1, scores.shape[-1])
         maxima = mx.vmap(lambda row: max_fun(row, *args, **kwargs))(rows).reshape(scores.shape[:-1])
-        losses = maxima - (targets * (scores - largest)).sum(axis=-1)
+        losses = maxima - sums.total(targets * reduce.spared(targets, scores - largest), -1)
+        rest = 1 - sums.total(targets, -1)
+        losses = losses + mx.where(mx.abs(rest) > _ROUNDING, rest * largest.squeeze(-1), 0.0)
         return reduce.weighted(where, losses, weights)
 
     return fenchel_young_loss
@@ -126,12 +130,12 @@ def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., M
 def _simplex(scores: mx.array) -> tuple[mx.array, mx.array]:
     """Return where `max(score - t, 0)` is positive, and `t`, for the `t` with which that sums to 1."""
     ordered = -mx.sort(-mx.stop_gradient(scores), axis=-1)
-    sums = mx.cumsum(ordered, axis=-1)
+    so_far = mx.cumsum(ordered, axis=-1)
     ranks = mx.arange(1, scores.shape[-1] + 1, dtype=mx.float32)
-    inside = (ranks * ordered > sums - 1).astype(mx.float32)
-    size = inside.sum(axis=-1, keepdims=True)
-    threshold = ((ordered * inside).sum(axis=-1, keepdims=True) - 1) / size
+    inside = (ranks * ordered > so_far - 1).astype(mx.float32)
+    size = sums.total(inside, -1, keepdims=True)
+    threshold = (sums.total(ordered * inside, -1, keepdims=True) - 1) / size
     # Which classes are inside is piecewise constant; given that, `t` is linear in the scores.
     support = mx.stop_gradient(scores) > threshold
-    exact = (mx.where(support, scores, 0.0).sum(axis=-1, keepdims=True) - 1) / size
+    exact = (sums.total(mx.where(support, scores, 0.0), -1, keepdims=True) - 1) / size
     return support, exact

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep import checks, sums, tree
 from purestep.checkpoint import directory as layout
 from purestep.checkpoint import store
 from purestep.metrics.difference import bits
@@ -240,14 +240,14 @@ def _same(first: Metrics, second: Metrics) -> bool:
 
 def _total(leaves: list[mx.array]) -> mx.array:
     """Return the sum of all elements, 0-d float32: no NaN or infinity leaves it finite, and it is cheap."""
-    small, sums = [], []
+    small, large = [], []
     for leaf in leaves:
         if not mx.issubdtype(leaf.dtype, mx.inexact):
             continue
         # Half precision could not hold the sums of sound parameters.
         whole = (mx.abs(leaf) if leaf.dtype == mx.complex64 else leaf).astype(mx.float32)
         if leaf.size > _SMALL:
-            sums.append(whole.sum().reshape(1))
+            large.append(sums.total(whole).reshape(1))
         else:
             small.append(whole.reshape(-1))
-    return mx.concatenate(small + sums).sum() if small or sums else mx.array(0.0)
+    return sums.total(mx.concatenate(small + large)) if small or large else mx.array(0.0)

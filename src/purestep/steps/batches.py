@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.state import check_arrays
-from purestep.types import Batch
+from purestep.types import Batch, Tree
 
 
 def check_batch(where: str, batch: Batch, microbatches: int = 1) -> None:
@@ -45,3 +45,12 @@ def microbatch(batch: Batch, index: int, count: int) -> Batch:
         return leaf[index * rows : (index + 1) * rows]
 
     return tree.map(cut, batch)
+
+
+def after(batch: Batch, before: Tree) -> Batch:
+    """Return the batch, there once `before` is.
+
+    Without an order MLX may run every forward pass before any backward, all activations alive.
+    """
+    batch = tree.unflatten(batch, mx.depends(tree.leaves(batch), tree.leaves(before)))
+    return tree.map(lambda x: x if mx.issubdtype(x.dtype, mx.floating) else mx.stop_gradient(x), batch)

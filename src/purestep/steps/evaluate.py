@@ -8,14 +8,16 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import checks
-from purestep.mean import Mean
+from purestep.mean import AnyMean, Mean, MeanSum, map_terms
 from purestep.state import TrainState, check_arrays
 from purestep.steps.batches import check_batch
 from purestep.steps.outcome import outcome_of
 from purestep.types import Batch, LossFn
 
 
-def eval_step(loss_fn: LossFn, *, stateful: bool = False) -> Callable[[TrainState, Batch], dict[str, Mean]]:
+def eval_step(
+    loss_fn: LossFn, *, stateful: bool = False
+) -> Callable[[TrainState, Batch], dict[str, AnyMean]]:
     """Build the pure function that measures a state on one batch.
 
     `loss_fn` is the one that `train_step` takes, called with `None` for its key: what `functional`
@@ -23,7 +25,7 @@ def eval_step(loss_fn: LossFn, *, stateful: bool = False) -> Callable[[TrainStat
 
     Returns:
         `step(state, batch) -> {"loss": Mean, ...}`, with the loss function's metrics as `Mean`s too, so
-        that batches merge to the exact mean over all of them.
+        that batches merge to the exact mean over all of them. A sum of means is a `MeanSum`.
 
     >>> import mlx.core as mx, purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
@@ -34,7 +36,7 @@ def eval_step(loss_fn: LossFn, *, stateful: bool = False) -> Callable[[TrainStat
     where = "eval_step"
     checks.function(where, "loss_fn", loss_fn)
 
-    def step(state: TrainState, batch: Batch) -> dict[str, Mean]:
+    def step(state: TrainState, batch: Batch) -> dict[str, AnyMean]:
         check_arrays(where, "state", state)
         check_batch(where, batch)
         outcome = outcome_of(where, loss_fn, state.params, state.model_state, batch, None, stateful=stateful)
@@ -43,13 +45,20 @@ def eval_step(loss_fn: LossFn, *, stateful: bool = False) -> Callable[[TrainStat
         # The weights are stop_gradients. Of two equal ones among its outputs, as of a loss and a metric over
         # the same tokens, mx.compile loses one ("_Map_base::at"); of two equal sums it does not.
         means = {"loss": outcome.loss, **outcome.metrics}
-        return {name: Mean(mean.total, mean.weight + 0.0) for name, mean in means.items()}
+        return {
+            name: map_terms(lambda term: Mean(term.total, term.weight + 0.0), mean)
+            for name, mean in means.items()
+        }
 
     return step
 
 
 def evaluate(
-    eval_step: Callable[[Any, Batch], dict[str, Mean]], state: Any, source: Any, *, steps: int | None = None
+    eval_step: Callable[[Any, Batch], dict[str, AnyMean]],
+    state: Any,
+    source: Any,
+    *,
+    steps: int | None = None,
 ) -> dict[str, float]:
     """Measure a state on every batch of a source and return the exact means over all of them.
 
@@ -65,8 +74,9 @@ def evaluate(
 
     Returns:
         Python floats: `loss`, every other metric, each over its own weight (0.0 where that is 0), `weight`,
-        the sum of what the loss is a mean over, and `perplexity`, `exp(loss)` for a loss in nats, which is
-        `inf` where that is too large for a float (a loss above 709.78) and NaN for a loss that is NaN.
+        the sum of what the loss is a mean over (of a sum of means, what the first is), and `perplexity`,
+        `exp(loss)` for a loss in nats, which is `inf` where that is too large for a float (a loss above
+        709.78) and NaN for a loss that is NaN.
 
     Raises:
         ValueError: if the source has no batch, as an iterator that was used up before, if nothing in it
@@ -83,18 +93,31 @@ def evaluate(
     """
     where = "evaluate"
     checks.function(where, "eval_step", eval_step)
-    sums: dict[str, tuple[float, float]] = {}
+    sums: dict[str, list[tuple[float, float]]] = {}
     for means in _one_behind(eval_step(state, batch) for batch in _batches(where, source, steps)):
         _check_means(where, means, sums)
         for name, mean in means.items():
-            total, weight = sums.get(name, (0.0, 0.0))
-            sums[name] = (total + _as_float(mean.total), weight + _as_float(mean.weight))
+            terms = mean.terms if isinstance(mean, MeanSum) else (mean,)
+            before = sums.setdefault(name, [(0.0, 0.0)] * len(terms))
+            if len(before) != len(terms):
+                raise checks.refuse(
+                    where,
+                    f"{name} must be a sum of as many means for every batch, "
+                    f"got {len(before)} and {len(terms)}",
+                )
+            sums[name] = [
+                (total + _as_float(term.total), weight + _as_float(term.weight))
+                for (total, weight), term in zip(before, terms, strict=True)
+            ]
     if not sums:
         raise checks.refuse(where, "source must hold at least one batch, got none")
-    weight = sums["loss"][1]
+    weight = sums["loss"][0][1]
     if weight == 0:
         raise checks.refuse(where, "source must hold something that counts, got a loss of weight 0")
-    means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
+    means = {
+        name: sum(total / weight if weight else 0.0 for total, weight in terms)
+        for name, terms in sums.items()
+    }
     return {**means, "weight": weight, "perplexity": _exp(means["loss"])}
 
 
@@ -112,7 +135,7 @@ def _batches(where: str, source: Any, steps: int | None) -> Iterator[Batch]:
     raise TypeError(f"{where}: source must be iterable or have at(step), got {type(source).__name__}")
 
 
-def _one_behind(results: Iterator[dict[str, Mean]]) -> Iterator[dict[str, Mean]]:
+def _one_behind(results: Iterator[dict[str, AnyMean]]) -> Iterator[dict[str, AnyMean]]:
     """Start computing each result, and hand it out once the next is started: the device never waits."""
     before = None
     for result in results:
@@ -125,7 +148,7 @@ def _one_behind(results: Iterator[dict[str, Mean]]) -> Iterator[dict[str, Mean]]
 
 
 def _check_means(where: str, means: Any, sums: dict[str, Any]) -> None:
-    if not isinstance(means, dict) or not all(isinstance(mean, Mean) for mean in means.values()):
+    if not isinstance(means, dict) or not all(isinstance(mean, (Mean, MeanSum)) for mean in means.values()):
         raise TypeError(f"{where}: eval_step must return a dict of Means, got {means!r}")
     if "loss" not in means:
         raise checks.refuse(where, f"eval_step must return a loss, got {', '.join(means) or 'nothing'}")

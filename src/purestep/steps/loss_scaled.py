@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import checks
-from purestep.mean import Mean
+from purestep.mean import Mean, map_terms
 from purestep.state import TrainState
 from purestep.steps.outcome import outcome_of
 from purestep.steps.parts import Parts, parts_of, step_of
@@ -50,10 +50,13 @@ def loss_scaled_step(
     def scaled(params: Params, carried: tuple[mx.array, Tree], batch: Batch, rng: mx.array) -> Any:
         scale, model_state = carried
         outcome = outcome_of(where, loss_fn, params, model_state, batch, rng, stateful=stateful)
-        total, weight = outcome.loss
-        # The value of the total, and `scale` times its gradient.
-        total = total + (scale - 1) * (total - mx.stop_gradient(total))
-        return Mean(total, weight), outcome.metrics, (scale, outcome.model_state)
+
+        def times(mean: Mean) -> Mean:
+            # The value of the total, and `scale` times its gradient.
+            total = mean.total + (scale - 1) * (mean.total - mx.stop_gradient(mean.total))
+            return Mean(total, mean.weight)
+
+        return map_terms(times, outcome.loss), outcome.metrics, (scale, outcome.model_state)
 
     # The scale reaches the loss function, over all microbatches, as part of its model_state.
     inner = parts_of(train_step(scaled, transform, microbatches=microbatches, stateful=True))

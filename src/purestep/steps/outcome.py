@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep.mean import Mean
+from purestep.mean import AnyMean, Mean, MeanSum
 from purestep.state import check_arrays
 from purestep.types import Batch, LossFn, Params, Tree
 
 
 class Outcome(NamedTuple):
-    """One evaluation of a loss function, each number a `Mean` so that evaluations can be merged.
+    """One evaluation of a loss function, each number a `Mean` or a sum of them, so that evaluations merge.
 
     Attributes:
         loss: what is minimized.
@@ -18,8 +18,8 @@ class Outcome(NamedTuple):
         model_state: as the forward pass left it; `None` for a loss function that has none.
     """
 
-    loss: Mean
-    metrics: dict[str, Mean]
+    loss: AnyMean
+    metrics: dict[str, AnyMean]
     model_state: Tree
 
     def merge(self, later: "Outcome") -> "Outcome":
@@ -64,9 +64,14 @@ def outcome_of(
     return Outcome(_mean(where, "loss", loss), means, model_state)
 
 
-def _mean(where: str, name: str, value: Any) -> Mean:
-    parts = value if isinstance(value, Mean) else (value,)
-    for part in parts:
+def _mean(where: str, name: str, value: Any) -> AnyMean:
+    if isinstance(value, MeanSum):
+        return MeanSum(tuple(_term(where, name, mean) for mean in value.terms))
+    return _term(where, name, value)
+
+
+def _term(where: str, name: str, value: Any) -> Mean:
+    for part in value if isinstance(value, Mean) else (value,):
         if not isinstance(part, mx.array):
             raise TypeError(f"{where}: loss_fn's {name} must be a 0-d array or a Mean, got {_shown(part)}")
         if part.ndim != 0:

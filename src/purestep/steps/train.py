@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep import checks, graph, tree
-from purestep.mean import Mean
+from purestep import checks, graph, microbatching, tree
+from purestep.mean import AnyMean, Mean, MeanSum
 from purestep.state import TrainState, check_arrays
-from purestep.steps.batches import check_batch, microbatch
+from purestep.steps.batches import after, check_batch, microbatch
 from purestep.steps.outcome import Outcome, outcome_of
 from purestep.steps.parts import Parts, step_of
 from purestep.transforms.base import GradientTransform, apply_updates, check_transform, taking_extra
@@ -31,16 +31,21 @@ def train_step(
     state and `loss`; the loss function's own metrics and the model_state count as constants.
 
     The transform's `update` receives, if it names them, `value` (the loss), `weight` (what the loss is a
-    mean over), `gradients` (as the first transform sees them) and `grad_norm` (their norm).
+    mean over; of a sum of means, what the first is), `gradients` (as the first transform sees them) and
+    `grad_norm` (their norm).
 
     Args:
-        loss_fn: `loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`. `loss` is a 0-d array or
-            a `Mean`; metrics is a dict of either. `rng` is a key of this call's own.
+        loss_fn: `loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`. `loss` is a 0-d array, a
+            `Mean` or a sum of them, `ce + 0.01 * aux`; metrics is a dict of these. `rng` is a key of this
+            call's own.
         transform: what turns gradients into updates.
         microbatches: cut the batch along its first axis into this many parts and hold the activations
             of one at a time. With a `Mean` for the loss the gradient is that of the whole batch, also
-            when the parts weigh differently; a plain scalar counts each part alike. Gradients are then
-            gathered, and handed to the transform, in float32.
+            when the parts weigh differently, and with a sum of `Mean`s too, each by its own weight; a plain
+            scalar counts each part alike. Gradients are then gathered, and handed to the transform, in
+            float32. For a sum of `Mean`s the loss function is called twice for each part, first for the
+            weights; the device computes of these calls only what the weights are made of. A loss that is
+            defined by the whole batch, as contrastive ones are, is refused: see `cached_contrastive_step`.
         stateful: `loss_fn(params, model_state, batch, rng) -> (loss, metrics, model_state)`; the
             microbatches hand the model_state on.
 
@@ -71,7 +76,8 @@ def train_step(
         check_batch(where, batch, microbatches)
         rng, key = mx.random.split(state.rng)
         inspect = None if depends_known else _check_depends
-        loss, outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful, inspect)
+        with microbatching.cut_into(microbatches):
+            loss, outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful, inspect)
         depends_known = True  # a property of loss_fn, found on the first call
         metrics = {"loss": loss, "grad_norm": tree.norm(gradients)}
         updates, opt_state = update(
@@ -114,11 +120,14 @@ def _gradients(
 ) -> tuple[mx.array, Outcome, Updates]:
     """Return the loss over the whole batch, what came with it, and its gradient, from parts taken in turn."""
 
-    def part(model_state: Tree, batch: Batch, key: mx.array) -> tuple[mx.array, Outcome, Updates]:
+    def part(
+        model_state: Tree, batch: Batch, key: mx.array, weights: list[mx.array] | None = None
+    ) -> tuple[mx.array, Outcome, Updates]:
         def loss(leaves: list[mx.array]) -> tuple[mx.array, Outcome]:
             params = tree.unflatten(state.params, leaves)
             outcome = outcome_of("train_step", loss_fn, params, model_state, batch, key, stateful=stateful)
-            return outcome.loss.value, outcome
+            whole = outcome.loss.value if weights is None else _share(outcome.loss, weights, count)
+            return whole, outcome
 
         # Leaves, not the tree: mx.value_and_grad refuses the None that a tree may hold.
         (value, outcome), gradients = mx.value_and_grad(loss)(tree.leaves(state.params))
@@ -131,23 +140,70 @@ def _gradients(
 
     merged: Outcome | None = None
     summed: Updates = None
-    for index, part_key in enumerate(mx.random.split(key, count)):
+    weights: list[mx.array] | None = None
+    keys = list(mx.random.split(key, count))
+    for index, part_key in enumerate(keys):
         cut = microbatch(batch, index, count)
         if merged is not None:
-            # Without an order MLX may run every forward pass before any backward, all activations alive.
-            cut = tree.unflatten(cut, mx.depends(tree.leaves(cut), tree.leaves(summed)))
-            cut = tree.map(lambda x: x if mx.issubdtype(x.dtype, mx.floating) else mx.stop_gradient(x), cut)
+            cut = after(cut, summed)
         model_state = state.model_state if merged is None else merged.model_state
-        value, outcome, gradients = part(model_state, cut, part_key)
+        value, outcome, gradients = part(model_state, cut, part_key, weights)
+        if weights is None and isinstance(outcome.loss, MeanSum):
+            weights = _weights(loss_fn, state, batch, keys, stateful)
+            value, outcome, gradients = part(model_state, cut, part_key, weights)
+        weight = outcome.loss.weight if weights is None else mx.array(1.0)
         # Only the value that MLX returns carries an outer gradient (that of a learning rate, say); what
         # comes beside it is constant to the outside. So the total is taken from the value.
-        outcome = outcome._replace(loss=Mean(value * outcome.loss.weight, outcome.loss.weight))
+        outcome = outcome._replace(loss=Mean(value * weight, weight))
         # The gradient of a mean times its weight, not of the total: float16 could not hold the latter.
-        weighted = tree.map(lambda g, w=outcome.loss.weight: w * g.astype(mx.float32), gradients)
+        weighted = tree.map(lambda g, w=weight: w * g.astype(mx.float32), gradients)
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
         merged = outcome if merged is None else merged.merge(outcome)
     assert merged is not None
-    return merged.loss.value, merged, tree.map(merged.loss.share, summed)
+    assert isinstance(merged.loss, Mean)
+    value, gradients = merged.loss.value, tree.map(merged.loss.share, summed)
+    if weights is not None:
+        merged = merged._replace(loss=Mean(value * weights[0], weights[0]))
+    return value, merged, gradients
+
+
+def _weights(
+    loss_fn: LossFn, state: TrainState, batch: Batch, keys: list[mx.array], stateful: bool
+) -> list[mx.array]:
+    """Return what each term of a sum of means weighs over the whole batch.
+
+    The gradient of a microbatch can then be taken once, of all terms together. Evaluation is lazy: of these
+    forward passes only what the weights are made of is computed, which mostly is a mask of the batch.
+    """
+    summed: list[mx.array] | None = None
+    model_state = state.model_state
+    for index, key in enumerate(keys):
+        cut = microbatch(batch, index, len(keys))
+        if summed is not None:
+            cut = after(cut, summed)
+        outcome = outcome_of("train_step", loss_fn, state.params, model_state, cut, key, stateful=stateful)
+        model_state = outcome.model_state
+        terms = outcome.loss.terms if isinstance(outcome.loss, MeanSum) else (outcome.loss,)
+        if summed is not None and len(summed) != len(terms):
+            raise checks.refuse(
+                "train_step",
+                "the loss must be a sum of as many means in every microbatch, "
+                f"got {len(summed)} and {len(terms)}",
+            )
+        weights = [term.weight for term in terms]
+        summed = weights if summed is None else [a + b for a, b in zip(summed, weights, strict=True)]
+    assert summed is not None
+    return summed
+
+
+def _share(loss: AnyMean, weights: list[mx.array], count: int) -> mx.array:
+    """Return what a microbatch adds to the loss of the whole batch, times the number of microbatches.
+
+    Times their number, which brings the gradient to the size of the whole one: float16 could lose a part.
+    """
+    assert isinstance(loss, MeanSum)
+    parts = [Mean(term.total, whole).value for term, whole in zip(loss.terms, weights, strict=True)]
+    return count * sum(parts[1:], parts[0])
 
 
 def _check_depends(gradients: list[mx.array]) -> None:

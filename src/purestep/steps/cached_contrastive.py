@@ -1,0 +1,160 @@
+"""The training step of a contrastive loss over a batch whose activations do not fit at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from purestep import checks, tree
+from purestep.mean import Mean
+from purestep.steps.batches import after, check_batch, microbatch
+from purestep.steps.outcome import outcome_of
+from purestep.steps.train import train_step
+from purestep.transforms.base import GradientTransform
+from purestep.types import Batch, Params, Step, Tree
+
+_WHERE = "cached_contrastive_step"
+
+
+def cached_contrastive_step(
+    encode: Callable[..., Any],
+    loss_fn: Callable[..., Any],
+    transform: GradientTransform,
+    *,
+    microbatches: int,
+    stateful: bool = False,
+) -> Step:
+    """Build a `train_step` whose loss is over all examples together, and whose encoder sees some at a time.
+
+    In a contrastive loss every example is a negative of all others, so the loss of a part of the batch is
+    another loss. This step makes the gradient of the whole one, with the activations of one part in memory:
+
+    1. encode each microbatch, and keep its representations only;
+    2. take the loss of all representations, and its gradient with respect to them;
+    3. encode each microbatch again, with the same key, and pass that gradient back through it.
+
+    It costs one more forward pass of the encoder than `train_step` on the whole batch. The gradient is the
+    same, up to rounding; what the encoder draws, as in Dropout, depends on how the batch is cut, and is the
+    same in both passes.
+
+    Args:
+        encode: `encode(params, batch, rng) -> representations`, a tree of floating arrays whose first axis is
+            that of the batch, such as `{"queries": ..., "keys": ...}`.
+        loss_fn: `loss_fn(params, representations, batch) -> loss` or `-> (loss, metrics)`, of the whole
+            batch; loss and metrics as in `train_step`. It may use `params`, a learned temperature say.
+        transform: as in `train_step`.
+        microbatches: into how many parts the batch is cut for the encoder.
+        stateful: `encode(params, model_state, batch, rng) -> (representations, model_state)`; the
+            microbatches hand the model_state on, and it stays as the first pass leaves it.
+
+    Returns:
+        A step as `train_step` returns it, with the same metrics. Gradients are added up in float32 and
+        rounded once to the dtype of the parameters.
+
+    Raises:
+        ValueError, TypeError: on the first call, as `train_step`; and for representations that are not
+            floating arrays of as many rows as their microbatch.
+
+    Reference: Gao et al., arXiv:2101.06983.
+
+    >>> import purestep as ps
+    >>> encode = lambda params, batch, rng: {"queries": batch["a"] @ params["w"], "keys": batch["b"]}
+    >>> loss_fn = lambda params, found, batch: ps.losses.info_nce(**found, temperature=1.0)
+    >>> transform = ps.optimizers.sgd(0.1)
+    >>> state = ps.TrainState.create({"w": mx.eye(4)}, transform)
+    >>> step = cached_contrastive_step(encode, loss_fn, transform, microbatches=2)
+    >>> state, metrics = step(state, {"a": mx.eye(4), "b": mx.eye(4)})
+    >>> metrics["loss"]
+    array(0.743668, dtype=float32)
+    """
+    checks.function(_WHERE, "encode", encode)
+    checks.function(_WHERE, "loss_fn", loss_fn)
+    checks.integer(_WHERE, "microbatches", microbatches, least=1)
+
+    def encoded(params: Params, model_state: Tree, cut: Batch, key: mx.array) -> tuple[Tree, Tree]:
+        if not stateful:
+            return encode(params, cut, key), model_state
+        returned = encode(params, model_state, cut, key)
+        if type(returned) is not tuple or len(returned) != 2:
+            raise TypeError(
+                f"{_WHERE}: a stateful encode must return (representations, model_state), "
+                f"got a {type(returned).__name__}"
+            )
+        return returned
+
+    def cached(params: Params, model_state: Tree, batch: Batch, rng: mx.array) -> Any:
+        check_batch(_WHERE, batch, microbatches)
+        keys = list(mx.random.split(rng, microbatches))
+        others: Any = None
+
+        def with_gradient(*leaves: mx.array) -> tuple[mx.array, ...]:
+            """Return the loss, its gradient, and the leaves of everything else, described by `others`."""
+            nonlocal others
+            at = tree.unflatten(params, list(leaves))
+            parts, states = [], [model_state]
+            for index, key in enumerate(keys):
+                cut = microbatch(batch, index, microbatches)
+                cut = after(cut, parts[-1]) if parts else cut
+                found, new = encoded(at, states[-1], cut, key)
+                _check_representations(found, cut)
+                parts.append(found)
+                states.append(new)
+            whole = [mx.concatenate(list(pieces)) for pieces in zip(*map(tree.leaves, parts), strict=True)]
+
+            def loss(leaves: list[mx.array], whole: list[mx.array]) -> tuple[mx.array, Any]:
+                found = tree.unflatten(parts[0], whole)
+                fn = lambda params, batch, rng: loss_fn(params, found, batch)  # noqa: E731
+                outcome = outcome_of(
+                    _WHERE, fn, tree.unflatten(params, leaves), None, batch, None, stateful=False
+                )
+                return outcome.loss.value, (outcome.loss.weight, outcome.metrics)
+
+            taken = mx.value_and_grad(loss, argnums=(0, 1))(list(leaves), whole)
+            (value, (weight, metrics)), (summed, slopes) = taken
+            summed = [gradient.astype(mx.float32) for gradient in summed]
+            for index, key in enumerate(keys):
+                # Without an order MLX may hold the activations of all parts. The first needs it as well, or
+                # mx.compile would find its two passes alike and hold the activations of the one.
+                cut = after(microbatch(batch, index, microbatches), (summed, slopes))
+                rows = [slope.shape[0] // microbatches for slope in slopes]
+                pieces = [s[index * n : (index + 1) * n] for s, n in zip(slopes, rows, strict=True)]
+
+                def again(*leaves: mx.array, cut=cut, key=key, before=states[index]) -> list[mx.array]:
+                    return tree.leaves(encoded(tree.unflatten(params, list(leaves)), before, cut, key)[0])
+
+                _, gradients = mx.vjp(again, list(leaves), pieces)
+                summed = [a + b.astype(mx.float32) for a, b in zip(summed, gradients, strict=True)]
+            others = (weight, metrics, states[-1])
+            return value, *summed, *tree.leaves(others)
+
+        forward: Any = mx.custom_function(with_gradient)
+        count = len(tree.leaves(params))
+
+        @forward.vjp
+        def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
+            # MLX hands over a single argument as it is.
+            leaves = primals if isinstance(primals, (tuple, list)) else (primals,)
+            made = zip(outputs[1 : 1 + count], leaves, strict=True)
+            return tuple((cotangents[0] * gradient).astype(leaf.dtype) for gradient, leaf in made)
+
+        value, *rest = forward(*tree.leaves(params))
+        weight, metrics, new = tree.unflatten(others, [mx.stop_gradient(x) for x in rest[count:]])
+        return Mean(value * weight, weight), metrics, new
+
+    return train_step(cached, transform, stateful=True)
+
+
+def _check_representations(found: Tree, cut: Batch) -> None:
+    name = "representations"
+    named = [(tree.join(name, path) if path else name, leaf) for path, leaf in tree.items(found)]
+    rows = tree.leaves(cut)[0].shape[:1]
+    if not named:
+        raise checks.refuse(_WHERE, "encode must return at least one array, got none")
+    for path, leaf in named:
+        if not isinstance(leaf, mx.array) or not mx.issubdtype(leaf.dtype, mx.floating):
+            got = leaf.dtype if isinstance(leaf, mx.array) else f"a {type(leaf).__name__}"
+            raise TypeError(f"{_WHERE}: {path} must be a floating array, got {got}")
+        if leaf.shape[:1] != rows:
+            raise checks.refuse(
+                _WHERE, f"{path} must have a row for each of the {rows[0]} examples, got shape {leaf.shape}"
+            )
