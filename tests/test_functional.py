@@ -252,7 +252,8 @@ def test_a_module_that_cannot_be_copied_is_borrowed_and_restored():
                 return self.inner(x)
 
     module = made(Locked)
-    apply, params, _ = ps.functional(module)
+    with pytest.warns(UserWarning, match="lock is a lock, which cannot be copied"):
+        apply, params, _ = ps.functional(module)
     weight = module.inner.weight
     assert mx.array_equal(mx.compile(lambda p, x: apply(p, x))(params, X), module(X))
     assert module.inner.weight is weight

@@ -9,7 +9,8 @@ from purestep import rng as rng
 from purestep import schedules as schedules
 from purestep import transforms as transforms
 from purestep import tree as tree
-from purestep.functional import functional as functional
+from purestep._modules.bridge import functional as functional
+from purestep._modules.writing import write_back as write_back
 from purestep.mean import Mean as Mean
 from purestep.mean import MeanSum as MeanSum
 from purestep.state import TrainState as TrainState

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import graph
+from purestep import checks, context, graph
 
 
 @contextmanager
@@ -34,9 +34,30 @@ def scope(key: mx.array) -> Iterator[None]:
     saved = copy.copy(stream)
     stream[:] = key
     try:
-        yield
+        with context.scene(_STREAM):
+            yield
     finally:
         _state()[0][:] = saved
+
+
+class _Stream:
+    """The scene of a stream of random numbers: a function that is recomputed draws what it drew before."""
+
+    def capture(self) -> context.Entry:
+        now = copy.copy(_state()[0])
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with scope(now):
+                yield
+
+        return again
+
+    def settle(self, given: dict[int, mx.array]) -> None:
+        pass
+
+
+_STREAM = _Stream()
 
 
 @contextmanager
@@ -61,6 +82,10 @@ def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
     (2,)
     """
     check_key("rng.fold_in", key)
+    if not isinstance(number, mx.array):
+        number = checks.integer("rng.fold_in", "number", number, least=0)
+        if number >= 2**32:
+            raise checks.refuse("rng.fold_in", f"number must be less than 2**32, got {number}")
     # The key is hashed before the number is mixed in: the keys of seeds 0 and 1 differ in one bit only.
     hashed = mx.random.split(key)[0]
     return mx.random.split(mx.bitwise_xor(hashed, mx.array(number).astype(mx.uint32)))[0]

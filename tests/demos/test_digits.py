@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from purestep.demos.digits import DIGITS, EQUALS, STOP, Decoder, answer, correctness, prompts
-from purestep.functional import functional
+from purestep._modules.bridge import functional
 from purestep.rng import scope
 
 

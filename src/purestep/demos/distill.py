@@ -11,7 +11,7 @@ from purestep.demos import curves, session
 from purestep.demos.session import Session, made
 from purestep.demos.text import read_text
 from purestep.demos.transformer import Transformer
-from purestep.functional import Apply, functional
+from purestep._modules.bridge import Apply, functional
 from purestep.losses.distillation import distillation_loss
 from purestep.mean import Mean
 from purestep.rng import scope

@@ -12,7 +12,7 @@ from purestep.data.sampling import sampler
 from purestep.demos import curves, session
 from purestep.demos.digits import DIGITS, EQUALS, STOP, VOCABULARY, Decoder, answer, correctness, prompts
 from purestep.demos.session import Session
-from purestep.functional import functional
+from purestep._modules.bridge import functional
 from purestep.losses.policy import grpo_loss
 from purestep.losses.sequence import shift, token_logps
 from purestep.mean import Mean

@@ -13,7 +13,7 @@ from purestep.demos import curves, session
 from purestep.demos.curves import Curve, Panel
 from purestep.demos.session import Session, made
 from purestep.demos.transformer import Block
-from purestep.functional import Apply, functional
+from purestep._modules.bridge import Apply, functional
 from purestep.losses.multi_token import MultiTokenPrediction, multi_token_loss
 from purestep.mean import Mean
 from purestep.rng import fold_in, scope

@@ -24,7 +24,7 @@ from purestep.demos.ngram import ngram_loss
 from purestep.demos.progress import TrainingProgress
 from purestep.demos.run_directory import RunDirectory, latest, next_free
 from purestep.demos.transformer import Transformer
-from purestep.functional import functional
+from purestep._modules.bridge import functional
 from purestep.mean import Mean
 from purestep.metrics import nonfinite_paths
 from purestep.rng import fold_in, scope

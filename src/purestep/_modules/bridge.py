@@ -1,0 +1,368 @@
+"""From an `mlx.nn.Module` to a pure function and its arrays."""
+
+import copy
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from purestep import checks, context, graph, tree
+from purestep._modules import contents, modes
+from purestep._modules.contents import Contents
+from purestep._modules.copying import UncopyableError, copied
+from purestep._modules.slots import Slot, check_fits, slots_of, trained_and_held
+from purestep.rng import forbidden, scope
+from purestep.types import Params, Tree
+
+Apply = Callable[..., Any]
+
+
+def functional(module: nn.Module, *, discard: str | Sequence[str] = ()) -> tuple[Apply, Params, Tree]:
+    """Bridge a module to `(apply, params, model_state)`.
+
+    `params` holds the module's trainable arrays under the names of `module.trainable_parameters()`.
+    `model_state` holds its other arrays: frozen weights, running statistics. An array that the module holds
+    in several places (tied weights) is one leaf, under its first name, and stays tied. `write_back` puts
+    trained arrays into a module again.
+
+    `apply(params, *args, rng=None, model_state=None, train=None, method=None, **kwargs)` runs the module's
+    forward pass with those arrays in place of its own. It is a pure function: the module and the arguments
+    are left as they were, also when the forward pass raises. The module may be bridged again, changed or
+    deleted: apply runs a copy, which does not keep the first weights alive.
+
+    - With `rng`, a key, the module runs in training mode and everything random in it (Dropout) is a
+      function of that key. Without it the module runs in evaluation mode. `train=` overrides the mode.
+      Parts that were in evaluation mode while others were not (a frozen backbone) stay in it.
+    - With `model_state`, apply returns `(out, model_state)`, the state as the forward pass left it.
+      Without it, apply returns `out` and uses the arrays the module held when it was bridged.
+    - `method` names another entry point than `__call__`: `apply(params, z, method="decode")`.
+    - Functions under `mx.checkpoint` or `nn.utils.checkpoint` are recomputed with the arrays, mode and key
+      of the call. As in MLX, gradients flow through what they are given as arguments and, for
+      `nn.utils.checkpoint`, through the parameters of its module.
+
+    Args:
+        module: any `mlx.nn.Module`; it is read, never changed.
+        discard: patterns (`"layers.*._mask"`) of attributes that the forward pass may change without an
+            effect on later calls, such as a cache of a mask. Each call starts without the change.
+
+    Raises:
+        ValueError: at the call, when training mode is asked for without a key, or in a `train_step` a layer
+            asks for the mode and neither is given; when the module draws random numbers without a key; when
+            the forward pass changes what no one receives: BatchNorm's statistics without `model_state=`,
+            trained arrays, arrays under names with `_`, counters, caches, attributes of plain objects; with
+            the path, when params or model_state do not fit the module.
+        TypeError: if `module` is not a module.
+
+    Warns:
+        UserWarning: if something in the module, such as a lock, cannot be copied. Apply then runs the module
+            itself and puts it back after each call, and the first weights live as long as apply does.
+
+    >>> apply, params, model_state = functional(nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5)))
+    >>> apply(params, mx.ones((3, 4)), rng=mx.random.key(0)).shape
+    (3, 2)
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"functional: module must be an mlx.nn.Module, got {type(module).__name__}")
+    slots = slots_of(module)
+    trained, held = trained_and_held(module, slots)
+    # Copies of the handles, not of the data: writing into the module's arrays does not reach the trees.
+    params, model_state = tree.map(copy.copy, trained), tree.map(copy.copy, held)
+    bridge = _Bridge(module, slots, params, model_state, (discard,) if isinstance(discard, str) else discard)
+    return bridge.apply, params, model_state
+
+
+class _Bridge:
+    """A module, what it held when it was bridged, and how to run it with other arrays.
+
+    It is a scene: a function that is recomputed for the gradient finds the module as it was.
+    """
+
+    def __init__(
+        self, module: nn.Module, slots: dict[str, list[Slot]], params: Params, held: Tree, discard: Sequence[str]
+    ):
+        guards: dict[int, Any] = {id(at[0].read()): modes.Guard(path) for path, at in slots.items()}
+        resting = modes.held_back(module)
+        self._borrowed = False
+        twins: dict[int, Any] = {}
+        try:
+            twins = copied(module, guards)
+            own = twins[id(module)]
+            where = contents.places(own)
+            image = contents.read(where)
+        except UncopyableError as error:
+            path, kind = error.args
+            warnings.warn(
+                f"functional: {path or 'the module'} is a {kind}, which cannot be copied: apply runs the module "
+                "itself and puts it back after each call, and its first weights stay in memory",
+                UserWarning,
+                stacklevel=checks.users_level(),
+            )
+            self._borrowed, own = True, module
+            where = contents.places(own)
+            image = _without_arrays(contents.read(where), guards)
+        self._module, self._places, self._image = own, where, image
+        self._parts = [twins.get(id(part), part) for part in module.modules()]
+        self._resting = [twins.get(id(part), part) for part in resting]
+        self._slots = {
+            path: [Slot(twins.get(id(slot.container), slot.container), slot.key) for slot in held_at]
+            for path, held_at in slots.items()
+        }
+        self._params = {path: leaf.shape for path, leaf in tree.items(params)}
+        self._held = {path: leaf.shape for path, leaf in tree.items(held)}
+        self._initial, self._discard = held, tuple(discard)
+        self._arrays = _private_arrays(where, image)
+        self._looked: set[bool] = set()  # the modes in which writes into arrays were looked for
+        self._lock = threading.RLock()
+        if not self._borrowed:
+            for items, attributes in self._image:
+                if "_training" in attributes:
+                    attributes["_training"] = modes.Guard("the mode")
+            contents.write(self._places, self._image)
+
+    def apply(
+        self,
+        params: Params,
+        *args: Any,
+        rng: mx.array | None = None,
+        model_state: Tree = None,
+        train: bool | None = None,
+        method: str | Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the forward pass; documented in `functional`."""
+        asked = modes.Asked() if rng is None and train is None else None
+        train = rng is not None if train is None else train
+        if train and rng is None:
+            raise checks.refuse("apply", "training mode needs a key: pass rng=, or train=False")
+        stateful = model_state is not None
+        held = model_state if stateful else self._initial
+        check_fits("apply", "params", params, self._params, shapes=True)
+        check_fits("apply", "model_state", held, self._held, shapes=False)
+        given = dict(tree.items(params) + tree.items(held))
+        args, kwargs = _own(args), _own(kwargs)
+        noticing = asked is not None and context.current_step() is not None
+        with self._in_place(), forbidden("apply") if rng is None else scope(rng):
+            handles = {path: copy.copy(array) for path, array in given.items()}
+            for path, handle in handles.items():
+                for slot in self._slots[path]:
+                    slot.write(handle)
+            for slot, array in self._arrays:
+                slot.write(copy.copy(array))
+            modes.set_modes(self._parts, self._resting, asked if noticing else bool(train))
+            before = contents.read(self._places)
+            with context.scene(self):
+                out = self._entry(method)(*args, **kwargs)
+            self._check(before, handles, given, held, bool(train), stateful)
+            left = tree.map_with_path(lambda path, _: self._slots[path][0].read(), held)
+        if noticing and asked is not None and asked.seen and _is_trained(params):
+            raise checks.refuse(
+                "apply",
+                "the module has layers that differ in training mode (Dropout, BatchNorm): in a training step "
+                "pass rng=, or train=False to evaluate",
+            )
+        return (out, left) if stateful else out
+
+    def capture(self) -> context.Entry:
+        """Return what puts the module's contents of this moment in place again."""
+        now = contents.read(self._places)
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with self._in_place():
+                contents.write(self._places, now)
+                with context.scene(self):
+                    yield
+
+        return again
+
+    def settle(self, given: dict[int, mx.array]) -> None:
+        """Put arrays in the places of other handles of them."""
+        for places in self._slots.values():
+            for slot in places:
+                array = slot.container.get(slot.key) if isinstance(slot.container, dict) else slot.read()
+                if id(array) in given:
+                    slot.write(given[id(array)])
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Run with the module's contents as they were when it was bridged, and put back what it holds now."""
+        with self._lock:
+            now = contents.read(self._places)
+            if self._borrowed:
+                contents.write(self._places, self._image)
+            try:
+                yield
+            finally:
+                contents.write(self._places, now)
+
+    def _entry(self, method: str | Callable[..., Any] | None) -> Callable[..., Any]:
+        if method is None:
+            return self._module
+        if callable(method):
+            return lambda *args, **kwargs: method(self._module, *args, **kwargs)
+        found = getattr(self._module, method, None) if isinstance(method, str) else None
+        if not callable(found):
+            kind = type(self._module).__name__
+            raise checks.refuse("apply", f"method must name a method of {kind}, got {method!r}")
+        return found
+
+    def _check(
+        self,
+        before: Contents,
+        handles: dict[str, mx.array],
+        given: dict[str, mx.array],
+        held: Tree,
+        train: bool,
+        stateful: bool,
+    ) -> None:
+        """Refuse a forward pass that changed what nobody receives."""
+        state_paths = set(tree.paths(held))
+        statistics = []
+        for change in contents.changes(self._places, before):
+            if any(fnmatchcase(change.path, pattern) for pattern in self._discard):
+                continue
+            if change.path.rpartition(".")[2] == "_training":
+                continue
+            if self._first_path(change.path, change.before) in state_paths and isinstance(change.after, mx.array):
+                statistics.append(change.path)
+                continue
+            raise checks.refuse("apply", _lost(change, change.path in given))
+        if train not in self._looked:
+            self._look_for_writes(handles, given, state_paths, statistics)
+            self._looked.add(train)  # a property of the module in this mode, found on the first call
+        if statistics and not stateful:
+            raise checks.refuse(
+                "apply",
+                f"the forward pass rewrote {', '.join(sorted(statistics))}, which would be lost: pass "
+                "model_state= and take (out, model_state), or run with train=False",
+            )
+
+    def _first_path(self, path: str, before: Any) -> str:
+        """Return the path of the leaf that a tied place holds."""
+        if path in self._slots:
+            return path
+        for first, places in self._slots.items():
+            if len(places) > 1 and any(slot.read() is before for slot in places):
+                return first
+        return path
+
+    def _look_for_writes(
+        self,
+        handles: dict[str, mx.array],
+        given: dict[str, mx.array],
+        state_paths: set[str],
+        statistics: list[str],
+    ) -> None:
+        """Find `array[...] = value`, which changes an array and leaves its handle the same."""
+        for path, handle in handles.items():
+            if graph.primitives(handle) != graph.primitives(given[path]):
+                if path not in state_paths:
+                    raise checks.refuse("apply", _lost(contents.Change(path, handle, handle), trained=True))
+                statistics.append(path)
+        for slot, array in self._arrays:
+            now = slot.read()
+            if isinstance(now, mx.array) and graph.primitives(now) != graph.primitives(array):
+                raise checks.refuse("apply", _lost(contents.Change(slot.path, array, now), trained=False))
+
+
+class _Place(Slot):
+    """A slot of an array that has no path in `Module.parameters`: of a private name, or in an object."""
+
+    path: str = ""
+
+    def write(self, value: Any) -> None:
+        if isinstance(self.container, (dict, list)):
+            self.container[self.key] = value
+        else:
+            object.__setattr__(self.container, self.key, value)
+
+    def read(self) -> Any:
+        if isinstance(self.container, (dict, list)):
+            return self.container[self.key]
+        return getattr(self.container, self.key)
+
+
+def _private_arrays(where: list[contents.Place], image: Contents) -> list[tuple[_Place, mx.array]]:
+    """Return the arrays that the image holds, each with its place."""
+    found: list[tuple[_Place, mx.array]] = []
+    for place, (items, attributes) in zip(where, image, strict=True):
+        entries = [(key, x, place.node) for key, x in attributes.items()]
+        if isinstance(items, dict):
+            entries += [(key, x, place.node) for key, x in items.items()]
+        elif isinstance(place.node, list):
+            entries += [(index, x, place.node) for index, x in enumerate(items)]
+        for key, value, node in entries:
+            if isinstance(value, mx.array):
+                slot = _Place(node, key)
+                slot.path = tree.join(place.path, str(key))
+                found.append((slot, value))
+    return found
+
+
+def _without_arrays(image: Contents, guards: dict[int, Any]) -> Contents:
+    """Return contents that do not keep the parameters alive."""
+    return [
+        (
+            {key: guards.get(id(x), x) for key, x in items.items()}
+            if isinstance(items, dict)
+            else items
+            if items is None
+            else [guards.get(id(x), x) for x in items],
+            attributes,
+        )
+        for items, attributes in image
+    ]
+
+
+def _own(value: Any) -> Any:
+    """Return arguments by handles of their own, so that writing into them does not reach the caller's."""
+    if isinstance(value, mx.array):
+        return copy.copy(value)
+    if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):
+        if not any(isinstance(leaf, mx.array) for leaf in _leaves(value)):
+            return value
+        if type(value) is dict:
+            return {key: _own(child) for key, child in value.items()}
+        children = [_own(child) for child in value]
+        return type(value)(*children) if tree.is_namedtuple(value) else type(value)(children)
+    return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):
+        for child in value.values() if type(value) is dict else value:
+            yield from _leaves(child)
+    else:
+        yield value
+
+
+def _is_trained(params: Params) -> bool:
+    """Tell whether a training step differentiates the parameters, and not constants, as a reference's are."""
+    step = context.current_step()
+    if step is None:
+        return False
+    ours = {id(leaf) for leaf in step.leaves}
+    leaves = tree.leaves(params)
+    return any(id(leaf) in ours for leaf in leaves) or bool(graph.primitives(*leaves))
+
+
+def _lost(change: contents.Change, trained: bool) -> str:
+    path = change.path
+    if trained:
+        return f"the forward pass rewrote {path}, a trained array, which would be lost: freeze it (model_state)"
+    holds = [isinstance(x, mx.array) for x in (change.before, change.after)]
+    kind = "array" if any(holds) else "value"
+    remedy = (
+        "hold it as an array under a name without '_' that exists before the call, and freeze it, so that it "
+        "is part of model_state"
+    )
+    return (
+        f"the forward pass changed {path}, a {kind} that is not in model_state, which would be lost: {remedy}; "
+        "draw random numbers without a key of the module's own (rng= decides them); or, if later calls do not "
+        f"depend on it, name it in functional(module, discard={path!r})"
+    )

@@ -1,0 +1,113 @@
+"""The arrays of a module by path, as `Module.parameters` names them, and every place that holds each."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from purestep import checks, tree
+from purestep.types import Params, Tree
+
+
+class Slot(NamedTuple):
+    """A key of a container that holds an array."""
+
+    container: Any
+    key: Any
+
+    def read(self) -> Any:
+        """Return what the slot holds."""
+        return self.container[self.key]
+
+    def write(self, value: Any) -> None:
+        """Have the slot hold this value."""
+        self.container[self.key] = value
+
+
+def slots_of(module: nn.Module) -> dict[str, list[Slot]]:
+    """Map each array of the module, by its first path, to every place that holds it."""
+    slots: dict[str, list[Slot]] = {}
+    owners: dict[int, str] = {}
+    for path, slot in _all_slots("", module):
+        owner = owners.setdefault(id(slot.read()), path)
+        slots.setdefault(owner, []).append(slot)
+    return slots
+
+
+def trained_and_held(module: nn.Module, slots: dict[str, list[Slot]]) -> tuple[Params, Tree]:
+    """Return the module's trainable arrays, and its others, each array under its first path only."""
+    trained = _select(module.trainable_parameters(), slots.__contains__)
+    paths = set(tree.paths(trained))
+    held = _select(module.parameters(), lambda path: path in slots and path not in paths)
+    return trained, _pruned(held)
+
+
+def check_fits(where: str, name: str, given: Tree, want: dict[str, tuple[int, ...]], *, shapes: bool) -> None:
+    """Refuse arrays under other paths, or of other shapes, than the module's."""
+    got = dict(tree.items(given))
+    if got.keys() == want.keys():
+        wrong = [path for path in got if getattr(got[path], "shape", None) != want[path]] if shapes else []
+        if not wrong:
+            return
+        path = wrong[0]
+        if not isinstance(got[path], mx.array):
+            raise TypeError(f"{where}: {tree.join(name, path)} must be an mx.array, got {type(got[path]).__name__}")
+        raise checks.refuse(
+            where, f"{tree.join(name, path)} has shape {got[path].shape}, {want[path]} in the module"
+        )
+    lines = [f"lacks {path}" for path in sorted(want.keys() - got.keys())]
+    lines += [f"has {path or 'a bare value'}" for path in sorted(got.keys() - want.keys())]
+    raise checks.refuse(where, f"{name} does not fit the module: it {', '.join(lines[:10])}")
+
+
+def _all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
+    for segment, key, child in _entries(node):
+        below = tree.join(path, segment)
+        if isinstance(child, mx.array):
+            yield below, Slot(node, key)
+        else:
+            yield from _all_slots(below, child)
+
+
+def _entries(node: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Walk a container as `Module.parameters` does: names that start with `_` are private."""
+    if isinstance(node, dict):
+        for key, child in node.items():
+            if not (isinstance(node, nn.Module) and key.startswith("_")):
+                yield tree.key_segment(key), key, child
+    elif isinstance(node, list):
+        for index, child in enumerate(node):
+            yield str(index), index, child
+
+
+def _select(node: Any, keep: Callable[[str], bool], path: str = "") -> Any:
+    """Keep the named arrays of `Module.parameters()`; containers stay, so list positions do too."""
+    if isinstance(node, dict):
+        named = [(tree.join(path, tree.key_segment(key)), key, child) for key, child in node.items()]
+        return {
+            key: child if isinstance(child, mx.array) else _select(child, keep, name)
+            for name, key, child in named
+            if not isinstance(child, mx.array) or keep(name)
+        }
+    named = [(tree.join(path, str(index)), child) for index, child in enumerate(node)]
+    dropped = [name for name, child in named if isinstance(child, mx.array) and not keep(name)]
+    if dropped and len(dropped) < len(named):
+        raise checks.refuse(
+            "functional", f"{dropped[0]} cannot be left out of its list: tie it by name instead"
+        )
+    return [
+        child if isinstance(child, mx.array) else _select(child, keep, name)
+        for name, child in named
+        if name not in dropped
+    ]
+
+
+def _pruned(node: Any) -> Any:
+    """Drop the dict entries that hold no arrays."""
+    if isinstance(node, dict):
+        return {key: child for key, child in ((k, _pruned(c)) for k, c in node.items()) if tree.leaves(child)}
+    if isinstance(node, list):
+        children = [_pruned(child) for child in node]
+        return children if tree.leaves(children) else []
+    return node

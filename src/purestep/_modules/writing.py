@@ -1,0 +1,49 @@
+"""The way back: trained arrays into a module."""
+
+import copy
+from typing import Any
+
+import mlx.nn as nn
+
+from purestep import tree
+from purestep._modules.slots import check_fits, slots_of, trained_and_held
+from purestep.types import Params, Tree
+
+
+def write_back(module: nn.Module, params: Params, model_state: Tree | None = None) -> None:
+    """Put arrays into a module, as `functional` took them out of it; arrays that are tied stay tied.
+
+    `module.update(params)` writes a tied array to the first of its places only. This writes it to all.
+
+    Args:
+        module: the module that was bridged, or one built alike; it is changed.
+        params: arrays under the paths and of the shapes of `functional(module)[1]`.
+        model_state: likewise of `functional(module)[2]`; if it is left out, or empty while the module has
+            such arrays, those stay as they are.
+
+    Raises:
+        ValueError: with the path, before anything is written, if a tree does not fit the module.
+        TypeError: if `module` is not a module.
+
+    >>> import mlx.core as mx
+    >>> module = nn.Linear(2, 1)
+    >>> write_back(module, {"weight": mx.ones((1, 2)), "bias": mx.zeros(1)})
+    >>> module(mx.ones(2))
+    array([2], dtype=float32)
+    """
+    where = "write_back"
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{where}: module must be an mlx.nn.Module, got {type(module).__name__}")
+    slots = slots_of(module)
+    trained, held = trained_and_held(module, slots)
+    written: list[tuple[str, Any]] = []
+    for name, given, want in (("params", params, trained), ("model_state", model_state, held)):
+        if name == "model_state" and not tree.leaves(given):
+            continue
+        shapes = {path: leaf.shape for path, leaf in tree.items(want)}
+        check_fits(where, name, given, shapes, shapes=True)
+        written += tree.items(given)
+    for path, array in written:
+        handle = copy.copy(array)
+        for slot in slots[path]:
+            slot.write(handle)
