@@ -15,6 +15,8 @@ from purestep import checks, context, graph, tree
 from purestep._modules import contents, modes
 from purestep._modules.contents import Contents
 from purestep._modules.copying import UncopyableError, copied
+from purestep._modules.handles import own
+from purestep._modules.privates import private_arrays
 from purestep._modules.slots import Slot, check_fits, slots_of, trained_and_held
 from purestep.rng import forbidden, scope
 from purestep.types import Params, Tree
@@ -83,7 +85,12 @@ class _Bridge:
     """
 
     def __init__(
-        self, module: nn.Module, slots: dict[str, list[Slot]], params: Params, held: Tree, discard: Sequence[str]
+        self,
+        module: nn.Module,
+        slots: dict[str, list[Slot]],
+        params: Params,
+        held: Tree,
+        discard: Sequence[str],
     ):
         guards: dict[int, Any] = {id(at[0].read()): modes.Guard(path) for path, at in slots.items()}
         resting = modes.held_back(module)
@@ -91,21 +98,21 @@ class _Bridge:
         twins: dict[int, Any] = {}
         try:
             twins = copied(module, guards)
-            own = twins[id(module)]
-            where = contents.places(own)
+            ours = twins[id(module)]
+            where = contents.places(ours)
             image = contents.read(where)
         except UncopyableError as error:
             path, kind = error.args
             warnings.warn(
-                f"functional: {path or 'the module'} is a {kind}, which cannot be copied: apply runs the module "
-                "itself and puts it back after each call, and its first weights stay in memory",
+                f"functional: {path or 'the module'} is a {kind}, which cannot be copied: apply runs the "
+                "module itself and puts it back after each call, and its first weights stay in memory",
                 UserWarning,
                 stacklevel=checks.users_level(),
             )
-            self._borrowed, own = True, module
-            where = contents.places(own)
+            self._borrowed, ours = True, module
+            where = contents.places(ours)
             image = _without_arrays(contents.read(where), guards)
-        self._module, self._places, self._image = own, where, image
+        self._module, self._places, self._image = ours, where, image
         self._parts = [twins.get(id(part), part) for part in module.modules()]
         self._resting = [twins.get(id(part), part) for part in resting]
         self._slots = {
@@ -115,11 +122,11 @@ class _Bridge:
         self._params = {path: leaf.shape for path, leaf in tree.items(params)}
         self._held = {path: leaf.shape for path, leaf in tree.items(held)}
         self._initial, self._discard = held, tuple(discard)
-        self._arrays = _private_arrays(where, image)
+        self._arrays = private_arrays(where, image)
         self._looked: set[bool] = set()  # the modes in which writes into arrays were looked for
         self._lock = threading.RLock()
         if not self._borrowed:
-            for items, attributes in self._image:
+            for _, attributes in self._image:
                 if "_training" in attributes:
                     attributes["_training"] = modes.Guard("the mode")
             contents.write(self._places, self._image)
@@ -144,7 +151,7 @@ class _Bridge:
         check_fits("apply", "params", params, self._params, shapes=True)
         check_fits("apply", "model_state", held, self._held, shapes=False)
         given = dict(tree.items(params) + tree.items(held))
-        args, kwargs = _own(args), _own(kwargs)
+        args, kwargs = own(args), own(kwargs)
         noticing = asked is not None and context.current_step() is not None
         with self._in_place(), forbidden("apply") if rng is None else scope(rng):
             handles = {path: copy.copy(array) for path, array in given.items()}
@@ -228,10 +235,12 @@ class _Bridge:
                 continue
             if change.path.rpartition(".")[2] == "_training":
                 continue
-            if self._first_path(change.path, change.before) in state_paths and isinstance(change.after, mx.array):
+            if self._first_path(change.path, change.before) in state_paths and isinstance(
+                change.after, mx.array
+            ):
                 statistics.append(change.path)
                 continue
-            raise checks.refuse("apply", _lost(change, change.path in given))
+            raise checks.refuse("apply", contents.lost(change, trained=change.path in given))
         if train not in self._looked:
             self._look_for_writes(handles, given, state_paths, statistics)
             self._looked.add(train)  # a property of the module in this mode, found on the first call
@@ -262,46 +271,14 @@ class _Bridge:
         for path, handle in handles.items():
             if graph.primitives(handle) != graph.primitives(given[path]):
                 if path not in state_paths:
-                    raise checks.refuse("apply", _lost(contents.Change(path, handle, handle), trained=True))
+                    raise checks.refuse(
+                        "apply", contents.lost(contents.Change(path, handle, handle), trained=True)
+                    )
                 statistics.append(path)
         for slot, array in self._arrays:
             now = slot.read()
             if isinstance(now, mx.array) and graph.primitives(now) != graph.primitives(array):
-                raise checks.refuse("apply", _lost(contents.Change(slot.path, array, now), trained=False))
-
-
-class _Place(Slot):
-    """A slot of an array that has no path in `Module.parameters`: of a private name, or in an object."""
-
-    path: str = ""
-
-    def write(self, value: Any) -> None:
-        if isinstance(self.container, (dict, list)):
-            self.container[self.key] = value
-        else:
-            object.__setattr__(self.container, self.key, value)
-
-    def read(self) -> Any:
-        if isinstance(self.container, (dict, list)):
-            return self.container[self.key]
-        return getattr(self.container, self.key)
-
-
-def _private_arrays(where: list[contents.Place], image: Contents) -> list[tuple[_Place, mx.array]]:
-    """Return the arrays that the image holds, each with its place."""
-    found: list[tuple[_Place, mx.array]] = []
-    for place, (items, attributes) in zip(where, image, strict=True):
-        entries = [(key, x, place.node) for key, x in attributes.items()]
-        if isinstance(items, dict):
-            entries += [(key, x, place.node) for key, x in items.items()]
-        elif isinstance(place.node, list):
-            entries += [(index, x, place.node) for index, x in enumerate(items)]
-        for key, value, node in entries:
-            if isinstance(value, mx.array):
-                slot = _Place(node, key)
-                slot.path = tree.join(place.path, str(key))
-                found.append((slot, value))
-    return found
+                raise checks.refuse("apply", contents.lost(contents.Change(slot.path, array, now)))
 
 
 def _without_arrays(image: Contents, guards: dict[int, Any]) -> Contents:
@@ -319,28 +296,6 @@ def _without_arrays(image: Contents, guards: dict[int, Any]) -> Contents:
     ]
 
 
-def _own(value: Any) -> Any:
-    """Return arguments by handles of their own, so that writing into them does not reach the caller's."""
-    if isinstance(value, mx.array):
-        return copy.copy(value)
-    if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):
-        if not any(isinstance(leaf, mx.array) for leaf in _leaves(value)):
-            return value
-        if type(value) is dict:
-            return {key: _own(child) for key, child in value.items()}
-        children = [_own(child) for child in value]
-        return type(value)(*children) if tree.is_namedtuple(value) else type(value)(children)
-    return value
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):
-        for child in value.values() if type(value) is dict else value:
-            yield from _leaves(child)
-    else:
-        yield value
-
-
 def _is_trained(params: Params) -> bool:
     """Tell whether a training step differentiates the parameters, and not constants, as a reference's are."""
     step = context.current_step()
@@ -349,20 +304,3 @@ def _is_trained(params: Params) -> bool:
     ours = {id(leaf) for leaf in step.leaves}
     leaves = tree.leaves(params)
     return any(id(leaf) in ours for leaf in leaves) or bool(graph.primitives(*leaves))
-
-
-def _lost(change: contents.Change, trained: bool) -> str:
-    path = change.path
-    if trained:
-        return f"the forward pass rewrote {path}, a trained array, which would be lost: freeze it (model_state)"
-    holds = [isinstance(x, mx.array) for x in (change.before, change.after)]
-    kind = "array" if any(holds) else "value"
-    remedy = (
-        "hold it as an array under a name without '_' that exists before the call, and freeze it, so that it "
-        "is part of model_state"
-    )
-    return (
-        f"the forward pass changed {path}, a {kind} that is not in model_state, which would be lost: {remedy}; "
-        "draw random numbers without a key of the module's own (rng= decides them); or, if later calls do not "
-        f"depend on it, name it in functional(module, discard={path!r})"
-    )

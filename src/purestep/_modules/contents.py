@@ -63,6 +63,22 @@ def changes(where: list[Place], before: Contents) -> Iterator[Change]:
             yield from _changed(place.path, held, now_held)
 
 
+def lost(change: Change, *, trained: bool = False) -> str:
+    """Return what is wrong with a change that no one receives, and the remedy."""
+    if trained:
+        return (
+            f"the forward pass rewrote {change.path}, a trained array, which would be lost: freeze it, so "
+            "that it is part of model_state"
+        )
+    kind = "array" if any(isinstance(x, mx.array) for x in (change.before, change.after)) else "value"
+    return (
+        f"the forward pass changed {change.path}, a {kind} that is not in model_state, which would be lost. "
+        "State must be an array under a name without '_' that exists before the call and is frozen: then it "
+        "is part of model_state. Draw random numbers without a key of the module's own: rng= decides them. If "
+        f"later calls do not depend on it, pass discard={change.path!r} to functional"
+    )
+
+
 def _is_mutable(node: Any) -> bool:
     if isinstance(node, (dict, list, deque, set, CellType)):
         return True
@@ -71,7 +87,9 @@ def _is_mutable(node: Any) -> bool:
 
 def _read(node: Any) -> tuple[Any, dict[str, Any]]:
     if isinstance(node, dict):
-        return dict(node), dict(vars(node)) if type(node) is not dict and hasattr(node, "__dict__") else _NOTHING
+        return dict(node), dict(vars(node)) if type(node) is not dict and hasattr(
+            node, "__dict__"
+        ) else _NOTHING
     if isinstance(node, (list, deque, set)):
         return list(node), _NOTHING
     if isinstance(node, CellType):

@@ -9,11 +9,13 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.nn.utils import checkpoint
 
 from purestep import checks, context, tree
 from purestep._modules.walking import attributes, is_atom, is_plain_object
 
-_TRANSFORMED = type(mx.checkpoint(len))  # what mx.checkpoint, mx.compile, mx.grad and mx.vmap return
+_SEQUENCES: Any = (list, deque)
+_TRANSFORMED: Any = type(mx.checkpoint(len))  # what mx.checkpoint, mx.compile, mx.grad and mx.vmap return
 
 
 class UncopyableError(Exception):
@@ -52,7 +54,7 @@ class _Copier:
             return self._keep(value, copy.copy(value))
         if isinstance(value, dict):
             return self._dict(path, value)
-        if isinstance(value, (list, deque)):
+        if isinstance(value, _SEQUENCES):
             new = self._keep(value, type(value)() if type(value) is not deque else deque(maxlen=value.maxlen))
             new.extend(self.copy(tree.join(path, str(i)), x) for i, x in enumerate(value))
             self._attributes(path, value, new)
@@ -121,14 +123,14 @@ class _Copier:
         held = [x for x in gc.get_referents(value) if x is not None and not isinstance(x, type)]
         if len(held) == 1 and isinstance(held[0], FunctionType):
             code = held[0].__code__
-            if code.co_name == "inner_fn" and code.co_filename == nn.utils.checkpoint.__code__.co_filename:
+            if code.co_name == "inner_fn" and code.co_filename == checkpoint.__code__.co_filename:
                 return self._keep(value, context.checkpoint(self.copy(path, held[0])))
         if all(self.copy(path, x) is x for x in held):
             return value  # it depends on its arguments alone
         raise checks.refuse(
             "functional",
-            f"{path} is a function that mx.compile, mx.checkpoint, mx.grad or mx.vmap made when the module was "
-            "built, around arrays of the module; make it in the forward pass, or compile the whole step",
+            f"{path} is a function that mx.compile, mx.checkpoint, mx.grad or mx.vmap made when the module "
+            "was built, around arrays of the module; make it in the forward pass, or compile the whole step",
         )
 
     def _object(self, path: str, value: Any) -> Any:

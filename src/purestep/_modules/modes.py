@@ -16,8 +16,9 @@ class Guard:
     def _refuse(self) -> ValueError:
         return checks.refuse(
             "apply",
-            f"{self._path} was used after apply had returned, as by a function under mx.checkpoint that runs "
-            "again for the gradient: call it as mx.checkpoint, or nn.utils.checkpoint, within the forward pass",
+            f"{self._path} was used after apply had returned, as by a function under mx.checkpoint that "
+            "runs again for the gradient: call it as mx.checkpoint, or nn.utils.checkpoint, in the forward "
+            "pass",
         )
 
     def __bool__(self) -> bool:

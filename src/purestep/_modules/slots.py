@@ -52,7 +52,9 @@ def check_fits(where: str, name: str, given: Tree, want: dict[str, tuple[int, ..
             return
         path = wrong[0]
         if not isinstance(got[path], mx.array):
-            raise TypeError(f"{where}: {tree.join(name, path)} must be an mx.array, got {type(got[path]).__name__}")
+            raise TypeError(
+                f"{where}: {tree.join(name, path)} must be an mx.array, got {type(got[path]).__name__}"
+            )
         raise checks.refuse(
             where, f"{tree.join(name, path)} has shape {got[path].shape}, {want[path]} in the module"
         )

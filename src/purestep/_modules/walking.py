@@ -14,7 +14,21 @@ import mlx.nn as nn
 from purestep import tree
 from purestep._modules.modes import Asked, Guard
 
-_ATOMS = (str, bytes, int, float, complex, bool, type(None), type, ModuleType, enum.Enum, range, slice, mx.Dtype)
+_ATOMS = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    bool,
+    type(None),
+    type,
+    ModuleType,
+    enum.Enum,
+    range,
+    slice,
+    mx.Dtype,
+)
 _ATOMS += (Guard, Asked)
 _HEAP_TYPE = 1 << 9  # the flag of a class that is written in Python
 

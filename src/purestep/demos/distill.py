@@ -6,12 +6,12 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import losses, optimizers, schedules, transforms
+from purestep._modules.bridge import Apply, functional
 from purestep.data.text import Characters, RandomWindows, consecutive_windows
 from purestep.demos import curves, session
 from purestep.demos.session import Session, made
 from purestep.demos.text import read_text
 from purestep.demos.transformer import Transformer
-from purestep._modules.bridge import Apply, functional
 from purestep.losses.distillation import distillation_loss
 from purestep.mean import Mean
 from purestep.rng import scope

@@ -7,11 +7,11 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import losses, optimizers, schedules, transforms
+from purestep._modules.bridge import functional
 from purestep.data.sampling import sampler
 from purestep.demos import curves, session
 from purestep.demos.digits import DIGITS, STOP, Decoder, prompts
 from purestep.demos.session import Session, made
-from purestep._modules.bridge import functional
 from purestep.losses.preference import dpo_loss
 from purestep.losses.sequence import completion_mask, sequence_logps, shift, token_logps
 from purestep.mean import Mean

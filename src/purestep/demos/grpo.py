@@ -7,12 +7,12 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import optimizers, schedules, transforms
+from purestep._modules.bridge import functional
 from purestep.data.rollout import rollout
 from purestep.data.sampling import sampler
 from purestep.demos import curves, session
 from purestep.demos.digits import DIGITS, EQUALS, STOP, VOCABULARY, Decoder, answer, correctness, prompts
 from purestep.demos.session import Session
-from purestep._modules.bridge import functional
 from purestep.losses.policy import grpo_loss
 from purestep.losses.sequence import shift, token_logps
 from purestep.mean import Mean

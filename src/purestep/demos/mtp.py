@@ -9,11 +9,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from purestep import optimizers, schedules, transforms
+from purestep._modules.bridge import Apply, functional
 from purestep.demos import curves, session
 from purestep.demos.curves import Curve, Panel
 from purestep.demos.session import Session, made
 from purestep.demos.transformer import Block
-from purestep._modules.bridge import Apply, functional
 from purestep.losses.multi_token import MultiTokenPrediction, multi_token_loss
 from purestep.mean import Mean
 from purestep.rng import fold_in, scope

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from purestep import checkpoint, hardware, losses, optimizers, schedules, transforms, tree
+from purestep._modules.bridge import functional
 from purestep.checkpoint.signals import Signals, signals
 from purestep.data.text import Characters, RandomWindows, consecutive_windows
 from purestep.demos import picture
@@ -24,7 +25,6 @@ from purestep.demos.ngram import ngram_loss
 from purestep.demos.progress import TrainingProgress
 from purestep.demos.run_directory import RunDirectory, latest, next_free
 from purestep.demos.transformer import Transformer
-from purestep._modules.bridge import functional
 from purestep.mean import Mean
 from purestep.metrics import nonfinite_paths
 from purestep.rng import fold_in, scope

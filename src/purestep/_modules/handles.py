@@ -1,0 +1,31 @@
+"""Arguments by handles of their own: writing into them does not reach the caller's."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+
+from purestep import tree
+
+
+def own(value: Any) -> Any:
+    """Return arguments by handles of their own, so that writing into them does not reach the caller's."""
+    if isinstance(value, mx.array):
+        return copy.copy(value)
+    if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):
+        if not any(isinstance(leaf, mx.array) for leaf in _leaves(value)):
+            return value
+        if type(value) is dict:
+            return {key: own(child) for key, child in value.items()}
+        children = [own(child) for child in value]
+        return type(value)(*children) if tree.is_namedtuple(value) else type(value)(children)
+    return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):
+        for child in value.values() if type(value) is dict else value:
+            yield from _leaves(child)
+    else:
+        yield value
