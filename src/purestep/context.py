@@ -26,6 +26,10 @@ class Scene(Protocol):
         """Return what puts it in place again as it is now."""
         ...
 
+    def inspect(self, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse a function that cannot be recomputed right; called before its first run."""
+        ...
+
     def settle(self, given: dict[int, mx.array]) -> None:
         """Put an array that a function was given in the place of the handle by which it received it."""
         ...
@@ -62,6 +66,8 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
         scenes = list(_open.scenes)
         if not scenes:
             return _original(fun)(*args, **kwargs)
+        for each in scenes:
+            each.inspect(fun, args, kwargs)
         entries = [each.capture() for each in scenes]
         given = tree.leaves((args, kwargs))
         ran = False

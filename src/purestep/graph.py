@@ -17,3 +17,17 @@ def primitives(*arrays: mx.array) -> set[str]:
     dot = io.StringIO()
     mx.export_to_dot(dot, *arrays)
     return set(_LABEL.findall(dot.getvalue()))
+
+
+def used(outputs: list[mx.array], named: dict[str, mx.array]) -> list[str]:
+    """Return the names of those arrays that the unevaluated outputs are computed from.
+
+    >>> a, b = mx.array(1.0), mx.array(2.0)
+    >>> used([mx.exp(a) + 1], {"a": a, "b": b})
+    ['a']
+    """
+    labels = {f"named_{index}": name for index, name in enumerate(named)}
+    dot = io.StringIO()
+    mx.export_to_dot(dot, *outputs, **dict(zip(labels, named.values(), strict=True)))
+    text = dot.getvalue()
+    return [name for label, name in labels.items() if f'"{label}" ->' in text]

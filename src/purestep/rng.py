@@ -53,6 +53,9 @@ class _Stream:
 
         return again
 
+    def inspect(self, fun: Any, args: Any, kwargs: Any) -> None:
+        pass
+
     def settle(self, given: dict[int, mx.array]) -> None:
         pass
 

@@ -124,6 +124,7 @@ class _Bridge:
         self._initial, self._discard = held, tuple(discard)
         self._arrays = private_arrays(where, image)
         self._looked: set[bool] = set()  # the modes in which writes into arrays were looked for
+        self._watched: dict[str, mx.array] = {}  # trained arrays, in the first call of each mode
         self._lock = threading.RLock()
         if not self._borrowed:
             for _, attributes in self._image:
@@ -162,6 +163,8 @@ class _Bridge:
                 slot.write(copy.copy(array))
             modes.set_modes(self._parts, self._resting, asked if noticing else bool(train))
             before = contents.read(self._places)
+            first = bool(train) not in self._looked
+            self._watched = {path: handles[path] for path in self._params} if first else {}
             with context.scene(self):
                 out = self._entry(method)(*args, **kwargs)
             self._check(before, handles, given, held, bool(train), stateful)
@@ -186,6 +189,30 @@ class _Bridge:
                     yield
 
         return again
+
+    def inspect(self, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse to recompute a function that uses trained arrays which it is not given.
+
+        MLX gives such arrays a gradient of zero. The function is traced once more, with other arguments, to
+        see which of the module's arrays it reaches.
+        """
+        leaves = tree.leaves((args, kwargs))
+        given = {id(leaf) for leaf in leaves}
+        watched = {path: array for path, array in self._watched.items() if id(array) not in given}
+        if not watched or not all(isinstance(leaf, (mx.array, bool, int, float, str)) for leaf in leaves):
+            return
+        self._watched, before = {}, self._watched
+        args, kwargs = tree.map(_stand_in, (args, kwargs))
+        with scope(copy.copy(mx.random.state[0])), self.capture()():  # type: ignore[index]
+            reached = graph.used(tree.leaves(fun(*args, **kwargs)), watched)
+        self._watched = before
+        if reached:
+            raise checks.refuse(
+                "apply",
+                f"a function under mx.checkpoint uses {', '.join(reached[:3])}, which it is not given, and "
+                "whose gradient would be lost: pass the array as an argument, or the module that holds it to "
+                "nn.utils.checkpoint",
+            )
 
     def settle(self, given: dict[int, mx.array]) -> None:
         """Put arrays in the places of other handles of them."""
@@ -294,6 +321,10 @@ def _without_arrays(image: Contents, guards: dict[int, Any]) -> Contents:
         )
         for items, attributes in image
     ]
+
+
+def _stand_in(leaf: Any) -> Any:
+    return mx.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, mx.array) else leaf
 
 
 def _is_trained(params: Params) -> bool:

@@ -74,8 +74,8 @@ def lost(change: Change, *, trained: bool = False) -> str:
     return (
         f"the forward pass changed {change.path}, a {kind} that is not in model_state, which would be lost. "
         "State must be an array under a name without '_' that exists before the call and is frozen: then it "
-        "is part of model_state. Draw random numbers without a key of the module's own: rng= decides them. If "
-        f"later calls do not depend on it, pass discard={change.path!r} to functional"
+        "is part of model_state. Draw random numbers without a key of the module's own: rng= decides them. "
+        f"If later calls do not depend on it, pass discard={change.path!r} to functional"
     )
 
 

@@ -50,6 +50,8 @@ class _Copier:
             return self.memo[id(value)]
         if is_atom(value):
             return value
+        if type(value) is _TRANSFORMED:  # first: isinstance takes it for the function within
+            return self._transformed(path, value)
         if isinstance(value, mx.array):
             return self._keep(value, copy.copy(value))
         if isinstance(value, dict):
@@ -74,8 +76,6 @@ class _Copier:
             return self._function(path, value)
         if isinstance(value, CellType):
             return self._cell(path, value)
-        if isinstance(value, _TRANSFORMED):
-            return self._transformed(path, value)
         return self._object(path, value)
 
     def _keep(self, value: Any, new: Any) -> Any:

@@ -83,7 +83,7 @@ def below(value: Any) -> Iterator[tuple[str, Any]]:
         yield "__func__", value.__func__
     elif isinstance(value, functools.partial):
         yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
-    elif isinstance(value, FunctionType):
+    elif type(value) is FunctionType:
         names = value.__code__.co_freevars
         yield from zip(names, value.__closure__ or (), strict=True)
         yield from (("defaults", value.__defaults__), ("kwdefaults", value.__kwdefaults__))
