@@ -64,12 +64,12 @@ _STREAM = _Stream()
 
 
 @contextmanager
-def forbidden(where: str) -> Iterator[None]:
+def forbidden(where: str, remedy: str = "pass rng=") -> Iterator[None]:
     """Refuse, on leaving, a block that drew from the global stream; the stream itself is untouched."""
     with scope(mx.random.key(0)):
         yield
         if graph.primitives(_state()[0]):
-            raise ValueError(f"{where}: random numbers were drawn without a key: pass rng=")
+            raise ValueError(f"{where}: random numbers were drawn without a key: {remedy}")
 
 
 def fold_in(key: mx.array, number: int | mx.array) -> mx.array:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from purestep import checks, tree
 from purestep.rng import check_key
@@ -42,7 +43,7 @@ class TrainState(NamedTuple):
         Args:
             params: a tree of floating-point arrays.
             transform: its `init` makes the optimizer state.
-            seed: makes the key of the run, when `rng` is not given.
+            seed: in [0, 2**64), makes the key of the run, when `rng` is not given.
             rng: a key, uint32 [2].
             model_state: the third value of `functional`, when the model has one.
 
@@ -63,7 +64,9 @@ class TrainState(NamedTuple):
         check_floating(where, params)
         check_arrays(where, "model_state", model_state)
         if rng is None:
-            checks.integer(where, "seed", seed)
+            seed = checks.integer(where, "seed", seed, least=0)
+            if seed >= 2**64:
+                raise checks.refuse(where, f"seed must be less than 2**64, got {seed}")
             rng = mx.random.key(seed)
         check_key(where, rng)
         opt_state = transform.init(params)
@@ -74,11 +77,17 @@ class TrainState(NamedTuple):
     def replace(self, **changes: Any) -> "TrainState":
         """Return the state with some fields changed.
 
+        Params or a model_state that lack containers without arrays, as `mx.load` and `tree_unflatten` give
+        them, get these back.
+
         >>> import purestep as ps
         >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
         >>> state.replace(step=mx.array(7, mx.int32)).step
         array(7, dtype=int32)
         """
+        for name in ("params", "model_state"):
+            if name in changes:
+                changes[name] = tree.fitted(changes[name], getattr(self, name))
         return self._replace(**changes)
 
 
@@ -91,6 +100,23 @@ def check_arrays(where: str, name: str, value: Tree) -> None:
             continue
         shown = tree.join(name, path)
         kind = type(leaf).__name__
+        home = type(leaf).__module__.partition(".")[0]
+        if isinstance(leaf, nn.Module):
+            raise TypeError(
+                f"{where}: {shown} must hold arrays, got the mlx.nn.Module {kind}; write "
+                "apply, params, model_state = purestep.functional(module)"
+            )
+        if home in ("numpy", "torch", "jax", "jaxlib"):
+            raise TypeError(f"{where}: {shown} must be an mx.array, got {home}'s {kind}; write mx.array(...)")
         if isinstance(leaf, (bool, int, float)):
             raise TypeError(f"{where}: {shown} is the Python number {leaf!r}; write mx.array({leaf!r})")
         raise TypeError(f"{where}: {shown} must be an mx.array in dicts, lists and tuples, got {kind}")
+
+
+def check_state(where: str, state: Any) -> None:
+    """Refuse what is not a `TrainState` of arrays."""
+    if not isinstance(state, TrainState):
+        swapped = "; were state and batch swapped?" if isinstance(state, (dict, list, mx.array)) else ""
+        kind = "None" if state is None else f"a {type(state).__name__}"
+        raise TypeError(f"{where}: state must be a TrainState, from TrainState.create, got {kind}{swapped}")
+    check_arrays(where, "state", state)

@@ -45,7 +45,7 @@ def is_namedtuple(node: Any) -> bool:
 
 def join(path: str, segment: str) -> str:
     """Return the path of a child."""
-    return f"{path}.{segment}" if path else segment
+    return f"{path}.{segment}" if path and segment else path or segment
 
 
 def key_segment(key: Any) -> str:

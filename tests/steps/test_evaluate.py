@@ -84,7 +84,7 @@ def test_the_result_is_that_of_one_batch_of_everything(compiled):
         (Numbered(parts_of(BATCH)), 4),
         (parts_of(BATCH) * 2, 4),
     ):
-        found = evaluate(ps.compiled(step) if compiled else step, state, source, steps=steps)
+        found = evaluate(ps.compiled(step) if compiled else step, state, source, steps=steps, perplexity=True)
         assert list(found) == ["loss", "biggest", "mean_logit", "weight", "perplexity"]
         assert all(type(value) is float for value in found.values())
         assert found["weight"] == whole["loss"].weight.item()
@@ -108,11 +108,11 @@ def test_sums_are_exact_where_float32_is_not():
     [(0.0, 1.0), (700.0, math.exp(700.0)), (710.0, math.inf), (1e30, math.inf), (math.inf, math.inf)],
 )
 def test_perplexity_is_infinite_where_exp_overflows(loss, perplexity):
-    assert evaluate(known([loss]), None, [0])["perplexity"] == perplexity
+    assert evaluate(known([loss]), None, [0], perplexity=True)["perplexity"] == perplexity
 
 
 def test_a_loss_that_is_nan_stays_nan():
-    found = evaluate(known([1.0, math.nan]), None, [0, 1])
+    found = evaluate(known([1.0, math.nan]), None, [0, 1], perplexity=True)
     assert math.isnan(found["loss"])
     assert math.isnan(found["perplexity"])
 

@@ -1,5 +1,7 @@
 """Batches: what a step accepts, and how it cuts them."""
 
+from typing import Any
+
 import mlx.core as mx
 
 from purestep import checks, tree
@@ -50,7 +52,21 @@ def microbatch(batch: Batch, index: int, count: int) -> Batch:
 def after(batch: Batch, before: Tree) -> Batch:
     """Return the batch, there once `before` is.
 
-    Without an order MLX may run every forward pass before any backward, all activations alive.
+    Without an order MLX may run every forward pass before any backward, all activations alive. This is
+    `mx.depends` for a step that can be vmapped: `mx.depends` has no rule for it.
     """
-    batch = tree.unflatten(batch, mx.depends(tree.leaves(batch), tree.leaves(before)))
+    leaves, waited_for = tree.leaves(batch), tree.leaves(before)
+    count = len(leaves)
+    ordered: Any = mx.custom_function(lambda *arrays: list(arrays[:count]))
+
+    @ordered.vjp
+    def _(primals: Any, cotangents: Any, outputs: Any) -> Any:
+        return [*cotangents, *(mx.zeros_like(array) for array in primals[count:])]
+
+    @ordered.vmap
+    def _(inputs: Any, axes: Any) -> Any:
+        # Under vmap the order is lost, and nothing else.
+        return list(inputs[:count]), list(axes[:count])
+
+    batch = tree.unflatten(batch, ordered(*leaves, *waited_for))
     return tree.map(lambda x: x if mx.issubdtype(x.dtype, mx.floating) else mx.stop_gradient(x), batch)

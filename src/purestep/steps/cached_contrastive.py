@@ -9,7 +9,7 @@ from purestep import checks, tree
 from purestep.mean import Mean
 from purestep.steps.batches import after, check_batch, microbatch
 from purestep.steps.outcome import outcome_of
-from purestep.steps.train import train_step
+from purestep.steps.train import step_for
 from purestep.transforms.base import GradientTransform
 from purestep.types import Batch, Params, Step, Tree
 
@@ -141,7 +141,7 @@ def cached_contrastive_step(
         weight, metrics, new = tree.unflatten(others, [mx.stop_gradient(x) for x in rest[count:]])
         return Mean(value * weight, weight), metrics, new
 
-    return train_step(cached, transform, stateful=True)
+    return step_for(_WHERE, cached, transform, stateful=True)
 
 
 def _check_representations(found: Tree, cut: Batch) -> None:

@@ -9,23 +9,38 @@ import mlx.core as mx
 
 from purestep import checks
 from purestep.mean import AnyMean, Mean, MeanSum, map_terms
-from purestep.state import TrainState, check_arrays
+from purestep.rng import check_key, fold_in, forbidden, scope
+from purestep.state import TrainState, check_state
 from purestep.steps.batches import check_batch
-from purestep.steps.outcome import outcome_of
+from purestep.steps.outcome import check_loss_fn, outcome_of
 from purestep.types import Batch, LossFn
+
+_EVALUATION = 0x6576  # folded into the state's key: independent of those that training draws from
+_DRAW = "pass rng= to eval_step and draw from the key that loss_fn gets, or draw nothing in evaluation"
 
 
 def eval_step(
-    loss_fn: LossFn, *, stateful: bool = False
+    loss_fn: LossFn, *, stateful: bool = False, rng: mx.array | str | None = None
 ) -> Callable[[TrainState, Batch], dict[str, AnyMean]]:
     """Build the pure function that measures a state on one batch.
 
     `loss_fn` is the one that `train_step` takes, called with `None` for its key: what `functional`
-    made then runs in evaluation mode, and a loss function that needs a key says so.
+    made then runs in evaluation mode, and a loss function that draws random numbers is refused.
+
+    Args:
+        loss_fn: as in `train_step`.
+        stateful: as in `train_step`; the model_state that it returns is dropped.
+        rng: for a model that draws in evaluation too, as a VAE does: a key, uint32 [2], the same for every
+            batch, or `"state"` for a key that is a function of `state.rng`. `loss_fn` receives it; what
+            `functional` made is then in training mode unless it is called with `train=False`.
 
     Returns:
         `step(state, batch) -> {"loss": Mean, ...}`, with the loss function's metrics as `Mean`s too, so
         that batches merge to the exact mean over all of them. A sum of means is a `MeanSum`.
+
+    Raises:
+        ValueError, TypeError: as `train_step`; also for random numbers drawn without a key while `rng` is
+            `None`.
 
     >>> import mlx.core as mx, purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
@@ -34,12 +49,20 @@ def eval_step(
     {'loss': Mean(total=array(10, dtype=float32), weight=array(2, dtype=float32))}
     """
     where = "eval_step"
-    checks.function(where, "loss_fn", loss_fn)
+    check_loss_fn(where, loss_fn, stateful=stateful)
+    if isinstance(rng, str):
+        checks.one_of(where, "rng", rng, ("state",))
+    elif rng is not None:
+        check_key(where, rng)
 
     def step(state: TrainState, batch: Batch) -> dict[str, AnyMean]:
-        check_arrays(where, "state", state)
+        check_state(where, state)
         check_batch(where, batch)
-        outcome = outcome_of(where, loss_fn, state.params, state.model_state, batch, None, stateful=stateful)
+        key = fold_in(state.rng, _EVALUATION) if isinstance(rng, str) else rng
+        with forbidden(f"{where}: loss_fn", _DRAW) if key is None else scope(key):
+            outcome = outcome_of(
+                where, loss_fn, state.params, state.model_state, batch, key, stateful=stateful
+            )
         if "loss" in outcome.metrics:
             raise checks.refuse(where, "loss_fn's metrics may not be named loss")
         # The weights are stop_gradients. Of two equal ones among its outputs, as of a loss and a metric over
@@ -59,6 +82,7 @@ def evaluate(
     source: Any,
     *,
     steps: int | None = None,
+    perplexity: bool = False,
 ) -> dict[str, float]:
     """Measure a state on every batch of a source and return the exact means over all of them.
 
@@ -71,12 +95,13 @@ def evaluate(
         state: what to measure; it is not changed.
         source: an iterable of batches, or an object with `at(step) -> batch`, which needs `steps`.
         steps: how many batches to take, from `at(0)` on; of an iterable, at most that many.
+        perplexity: add `perplexity`, `exp(loss)`. It means something for a loss in nats a token only.
 
     Returns:
         Python floats: `loss`, every other metric, each over its own weight (0.0 where that is 0), `weight`,
-        the sum of what the loss is a mean over (of a sum of means, what the first is), and `perplexity`,
-        `exp(loss)` for a loss in nats, which is `inf` where that is too large for a float (a loss above
-        709.78) and NaN for a loss that is NaN.
+        the sum of what the loss is a mean over (of a sum of means, what the first is), and, if asked for,
+        `perplexity`, which is `inf` where that is too large for a float (a loss above 709.78) and NaN for a
+        loss that is NaN.
 
     Raises:
         ValueError: if the source has no batch, as an iterator that was used up before, if nothing in it
@@ -89,7 +114,7 @@ def evaluate(
     >>> batches = [{"losses": mx.array([1.0, 2.0]), "real": mx.array([1, 1])},
     ...            {"losses": mx.array([6.0, 0.0]), "real": mx.array([1, 0])}]
     >>> evaluate(ps.eval_step(loss_fn), state, batches)
-    {'loss': 3.0, 'weight': 3.0, 'perplexity': 20.085536923187668}
+    {'loss': 3.0, 'weight': 3.0}
     """
     where = "evaluate"
     checks.function(where, "eval_step", eval_step)
@@ -118,7 +143,8 @@ def evaluate(
         name: sum(total / weight if weight else 0.0 for total, weight in terms)
         for name, terms in sums.items()
     }
-    return {**means, "weight": weight, "perplexity": _exp(means["loss"])}
+    measured = {**means, "weight": weight}
+    return {**measured, "perplexity": _exp(means["loss"])} if perplexity else measured
 
 
 def _batches(where: str, source: Any, steps: int | None) -> Iterator[Batch]:

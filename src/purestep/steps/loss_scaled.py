@@ -6,10 +6,10 @@ import mlx.core as mx
 
 from purestep import checks
 from purestep.mean import Mean, map_terms
-from purestep.state import TrainState
-from purestep.steps.outcome import outcome_of
+from purestep.state import TrainState, check_state
+from purestep.steps.outcome import check_loss_fn, outcome_of
 from purestep.steps.parts import Parts, parts_of, step_of
-from purestep.steps.train import train_step
+from purestep.steps.train import step_for
 from purestep.transforms.base import GradientTransform
 from purestep.transforms.loss_scaling import loss_scale
 from purestep.types import Batch, LossFn, Params, Step, Tree
@@ -45,11 +45,13 @@ def loss_scaled_step(
     (array(2, dtype=float32), array(5, dtype=float32), array(1024, dtype=float32))
     """
     where = "loss_scaled_step"
-    checks.function(where, "loss_fn", loss_fn)
+    check_loss_fn(where, loss_fn, stateful=stateful)
 
     def scaled(params: Params, carried: tuple[mx.array, Tree], batch: Batch, rng: mx.array) -> Any:
         scale, model_state = carried
-        outcome = outcome_of(where, loss_fn, params, model_state, batch, rng, stateful=stateful)
+        outcome = outcome_of(
+            where, loss_fn, params, model_state, batch, rng, stateful=stateful, training=True
+        )
 
         def times(mean: Mean) -> Mean:
             # The value of the total, and `scale` times its gradient.
@@ -59,9 +61,10 @@ def loss_scaled_step(
         return map_terms(times, outcome.loss), outcome.metrics, (scale, outcome.model_state)
 
     # The scale reaches the loss function, over all microbatches, as part of its model_state.
-    inner = parts_of(train_step(scaled, transform, microbatches=microbatches, stateful=True))
+    inner = parts_of(step_for(where, scaled, transform, microbatches=microbatches, stateful=True))
 
     def parts(state: TrainState, batch: Batch) -> Parts:
+        check_state(where, state)
         scale = loss_scale(state.opt_state)
         made = inner(state.replace(model_state=(scale, state.model_state)), batch)
         new, metrics = made.state, made.metrics

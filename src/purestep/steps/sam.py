@@ -5,10 +5,10 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import checks, tree
-from purestep.state import TrainState
-from purestep.steps.outcome import outcome_of
+from purestep.state import TrainState, check_state
+from purestep.steps.outcome import check_loss_fn, outcome_of
 from purestep.steps.parts import Parts, parts_of, step_of
-from purestep.steps.train import train_step
+from purestep.steps.train import step_for
 from purestep.transforms.base import GradientTransform
 from purestep.types import Batch, LossFn, Params, Step, Tree, Updates
 
@@ -59,7 +59,7 @@ def sam_step(
     (array(1.5, dtype=float32), array(4, dtype=float32), array(9, dtype=float32))
     """
     where = "sam_step"
-    checks.function(where, "loss_fn", loss_fn)
+    check_loss_fn(where, loss_fn, stateful=stateful)
     checks.number(where, "rho", rho, least=0)
 
     def probe(updates: Updates, state: Tree, params: Params) -> tuple[Updates, Tree]:
@@ -68,16 +68,17 @@ def sam_step(
     def perturbed(params: Params, carried: tuple[Tree, Tree], batch: Batch, rng: mx.array) -> Any:
         shift, model_state = carried
         there = tree.map(lambda p, s: (p + s).astype(p.dtype), params, shift)
-        outcome = outcome_of(where, loss_fn, there, model_state, batch, rng, stateful=stateful)
+        outcome = outcome_of(where, loss_fn, there, model_state, batch, rng, stateful=stateful, training=True)
         return outcome.loss, {}, carried
 
     # The first step moves nothing and leaves the perturbation as its optimizer state; the second is
     # handed it as model_state, which reaches the loss function over all microbatches.
     look = GradientTransform(lambda params: tree.zeros_like(params, mx.float32), probe)
-    first = train_step(loss_fn, look, microbatches=microbatches, stateful=stateful)
-    second = parts_of(train_step(perturbed, transform, microbatches=microbatches, stateful=True))
+    first = step_for(where, loss_fn, look, microbatches=microbatches, stateful=stateful)
+    second = parts_of(step_for(where, perturbed, transform, microbatches=microbatches, stateful=True))
 
     def parts(state: TrainState, batch: Batch) -> Parts:
+        check_state(where, state)
         seen, metrics = first(state.replace(opt_state=look.init(state.params)), batch)
         carried = (seen.opt_state, state.model_state)
         made = second(state.replace(model_state=carried), batch)

@@ -1,17 +1,24 @@
 """The training step: `step(state, batch) -> (state, metrics)`."""
 
+import copy
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 
 from purestep import checks, graph, microbatching, tree
 from purestep.mean import AnyMean, Mean, MeanSum
-from purestep.state import TrainState, check_arrays
+from purestep.rng import fold_in, scope
+from purestep.scalars import increment
+from purestep.state import TrainState, check_state
 from purestep.steps.batches import after, check_batch, microbatch
-from purestep.steps.outcome import Outcome, outcome_of
+from purestep.steps.outcome import Outcome, check_loss_fn, outcome_of, own
 from purestep.steps.parts import Parts, step_of
 from purestep.transforms.base import GradientTransform, apply_updates, check_transform, taking_extra
+from purestep.transforms.fitting import StateCheck
 from purestep.types import Batch, LossFn, Step, Tree, Updates
+
+_KEYLESS = 0x6B65  # folded into a key for what is drawn without one: independent of the key handed over
 
 
 def train_step(
@@ -37,7 +44,7 @@ def train_step(
     Args:
         loss_fn: `loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`. `loss` is a 0-d array, a
             `Mean` or a sum of them, `ce + 0.01 * aux`; metrics is a dict of these. `rng` is a key of this
-            call's own.
+            call's own. Random numbers drawn without a key are a function of the state's as well.
         transform: what turns gradients into updates.
         microbatches: cut the batch along its first axis into this many parts and hold the activations
             of one at a time. With a `Mean` for the loss the gradient is that of the whole batch, also
@@ -50,10 +57,12 @@ def train_step(
             microbatches hand the model_state on.
 
     Raises:
-        ValueError, TypeError: on the first call with a new structure, before anything is computed: for
-            an empty batch or one that does not divide, a leaf that is not an array, a loss that is not
-            a scalar or does not depend on the parameters, a state that would change its structure,
-            shapes or dtypes, each named by its path.
+        TypeError: when the step is built, for a loss function that takes other arguments.
+        ValueError, TypeError: on the first call with a new structure, before anything is computed: for a
+            state that is not a `TrainState` or that this transform did not make, an empty batch or one that
+            does not divide, a leaf that is not an array, a loss that is not a floating scalar or does not
+            depend on the parameters, a state that would change its structure, shapes or dtypes, each named by
+            its path.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
@@ -63,32 +72,50 @@ def train_step(
     >>> state.params["w"], metrics["loss"]
     (array(2, dtype=float32), array(5, dtype=float32))
     """
-    where = "train_step"
-    checks.function(where, "loss_fn", loss_fn)
+    return step_for("train_step", loss_fn, transform, microbatches=microbatches, stateful=stateful)
+
+
+def step_for(
+    where: str,
+    loss_fn: LossFn,
+    transform: GradientTransform,
+    *,
+    microbatches: int = 1,
+    stateful: bool = False,
+) -> Step:
+    """Build a `train_step` whose errors name the function that the user called."""
+    check_loss_fn(where, loss_fn, stateful=stateful)
     check_transform(where, "transform", transform)
-    checks.integer(where, "microbatches", microbatches, least=1)
+    microbatches = checks.integer(where, "microbatches", microbatches, least=1)
     update = taking_extra(transform)
+    check_opt_state = StateCheck(where, transform.init, "state.opt_state")
     depends_known = False
 
     def parts(state: TrainState, batch: Batch) -> Parts:
         nonlocal depends_known
-        check_arrays(where, "state", state)
+        check_state(where, state)
         check_batch(where, batch, microbatches)
+        check_opt_state(state.opt_state, state.params)
         rng, key = mx.random.split(state.rng)
-        inspect = None if depends_known else _check_depends
-        with microbatching.cut_into(microbatches):
-            loss, outcome, gradients = _gradients(loss_fn, state, batch, key, microbatches, stateful, inspect)
-        depends_known = True  # a property of loss_fn, found on the first call
-        metrics = {"loss": loss, "grad_norm": tree.norm(gradients)}
-        updates, opt_state = update(
-            gradients,
-            state.opt_state,
-            state.params,
-            value=loss,
-            weight=outcome.loss.weight,
-            gradients=gradients,
-            grad_norm=metrics["grad_norm"],
-        )
+        inspect = None if depends_known else partial(_check_depends, where)
+        # What is drawn without a key, by the loss or the transform, comes from this call's own, too.
+        with scope(fold_in(key, _KEYLESS)):
+            with microbatching.cut_into(microbatches):
+                loss, outcome, gradients = _gradients(
+                    where, loss_fn, state, batch, key, microbatches, stateful, inspect
+                )
+            depends_known = True  # a property of loss_fn, found on the first call
+            metrics = {"loss": loss, "grad_norm": tree.norm(gradients)}
+            # The transform gets containers and handles of its own: what it writes into them stays there.
+            updates, opt_state = update(
+                own(gradients),
+                own(state.opt_state),
+                own(state.params),
+                value=copy.copy(loss),
+                weight=copy.copy(outcome.loss.weight),
+                gradients=own(gradients),
+                grad_norm=copy.copy(metrics["grad_norm"]),
+            )
         rates = tree.fields(opt_state, "learning_rate")
         if rates:
             metrics["learning_rate"] = rates[0][1]
@@ -99,17 +126,18 @@ def train_step(
         new = state._replace(
             params=apply_updates(state.params, updates),
             opt_state=opt_state,
-            step=state.step + 1,
+            step=increment(state.step),
             rng=rng,
             model_state=outcome.model_state if stateful else state.model_state,
         )
-        _check_unchanged(state, new)
+        _check_unchanged(where, state, new)
         return Parts(new, metrics, gradients, updates)
 
     return step_of(parts)
 
 
 def _gradients(
+    where: str,
     loss_fn: LossFn,
     state: TrainState,
     batch: Batch,
@@ -123,14 +151,21 @@ def _gradients(
     def part(
         model_state: Tree, batch: Batch, key: mx.array, weights: list[mx.array] | None = None
     ) -> tuple[mx.array, Outcome, Updates]:
-        def loss(leaves: list[mx.array]) -> tuple[mx.array, Outcome]:
+        def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome]:
             params = tree.unflatten(state.params, leaves)
-            outcome = outcome_of("train_step", loss_fn, params, model_state, batch, key, stateful=stateful)
+            held, data = tree.unflatten((model_state, batch), others)
+            with scope(fold_in(key, _KEYLESS)):
+                outcome = outcome_of(
+                    where, loss_fn, params, held, data, key, stateful=stateful, training=True
+                )
             whole = outcome.loss.value if weights is None else _share(outcome.loss, weights, count)
             return whole, outcome
 
-        # Leaves, not the tree: mx.value_and_grad refuses the None that a tree may hold.
-        (value, outcome), gradients = mx.value_and_grad(loss)(tree.leaves(state.params))
+        # Leaves, not the tree: mx.value_and_grad refuses the None that a tree may hold. The others are
+        # arguments as well: of a microbatch they lead back to the gradients before, through the order of
+        # evaluation, and captured arrays that do make outer gradients wrong.
+        differentiated, others = tree.leaves(state.params), tree.leaves((model_state, batch))
+        (value, outcome), gradients = mx.value_and_grad(loss)(differentiated, others)
         if inspect:
             inspect(gradients)
         return value, outcome, tree.unflatten(state.params, gradients)
@@ -149,7 +184,7 @@ def _gradients(
         model_state = state.model_state if merged is None else merged.model_state
         value, outcome, gradients = part(model_state, cut, part_key, weights)
         if weights is None and isinstance(outcome.loss, MeanSum):
-            weights = _weights(loss_fn, state, batch, keys, stateful)
+            weights = _weights(where, loss_fn, state, batch, keys, stateful)
             value, outcome, gradients = part(model_state, cut, part_key, weights)
         weight = outcome.loss.weight if weights is None else mx.array(1.0)
         # Only the value that MLX returns carries an outer gradient (that of a learning rate, say); what
@@ -168,7 +203,7 @@ def _gradients(
 
 
 def _weights(
-    loss_fn: LossFn, state: TrainState, batch: Batch, keys: list[mx.array], stateful: bool
+    where: str, loss_fn: LossFn, state: TrainState, batch: Batch, keys: list[mx.array], stateful: bool
 ) -> list[mx.array]:
     """Return what each term of a sum of means weighs over the whole batch.
 
@@ -181,12 +216,15 @@ def _weights(
         cut = microbatch(batch, index, len(keys))
         if summed is not None:
             cut = after(cut, summed)
-        outcome = outcome_of("train_step", loss_fn, state.params, model_state, cut, key, stateful=stateful)
+        with scope(fold_in(key, _KEYLESS)):
+            outcome = outcome_of(
+                where, loss_fn, state.params, model_state, cut, key, stateful=stateful, training=True
+            )
         model_state = outcome.model_state
         terms = outcome.loss.terms if isinstance(outcome.loss, MeanSum) else (outcome.loss,)
         if summed is not None and len(summed) != len(terms):
             raise checks.refuse(
-                "train_step",
+                where,
                 "the loss must be a sum of as many means in every microbatch, "
                 f"got {len(summed)} and {len(terms)}",
             )
@@ -206,18 +244,16 @@ def _share(loss: AnyMean, weights: list[mx.array], count: int) -> mx.array:
     return count * sum(parts[1:], parts[0])
 
 
-def _check_depends(gradients: list[mx.array]) -> None:
+def _check_depends(where: str, gradients: list[mx.array]) -> None:
     """Refuse a loss without a path to any parameter: MLX gives such gradients as plain zeros."""
     for gradient in gradients:
         made_of = graph.primitives(gradient)
         if "Full" not in made_of or made_of - {"Full", "Broadcast"}:
             return
-    raise checks.refuse(
-        "train_step", "the loss does not depend on any of the parameters: every gradient is zero"
-    )
+    raise checks.refuse(where, "the loss does not depend on any of the parameters: every gradient is zero")
 
 
-def _check_unchanged(before: TrainState, after: TrainState) -> None:
+def _check_unchanged(where: str, before: TrainState, after: TrainState) -> None:
     if not tree.alike(before, after):
         lines = tree.differences(tree.spec(after), tree.spec(before), "the new state", "the old")
-        raise checks.refuse("train_step", "a step must keep the state as it is built: " + "; ".join(lines))
+        raise checks.refuse(where, "a step must keep the state as it is built: " + "; ".join(lines))
