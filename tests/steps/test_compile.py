@@ -61,7 +61,7 @@ def test_python_numbers_and_foreign_arrays_are_refused_by_path_before_a_trace():
         step(start(), {"x": 0.5})
     with pytest.raises(TypeError, match=r"state\.params\.w is the Python number 1"):
         step(start().replace(params={"w": 1}), BATCH)
-    with pytest.raises(TypeError, match=r"batch\.x must be an mx\.array .*, got ndarray"):
+    with pytest.raises(TypeError, match=r"batch\.x must be an mx\.array, got numpy's ndarray"):
         step(start(), {"x": np.ones(3)})
     assert not traced
 

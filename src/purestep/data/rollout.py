@@ -172,11 +172,11 @@ def rollout(
     checks.function(where, "reward_fn", reward_fn)
     checks.function(where, "advantage_fn", advantage_fn)
     check_prompts(where, prompts)
-    checks.integer(where, "group_size", group_size, least=1)
-    checks.integer(where, "seed", seed, least=0)
+    group_size = checks.integer(where, "group_size", group_size, least=1)
+    seed = checks.integer(where, "seed", seed, least=0)
     if batch_size is None:
         batch_size = group_size * len(prompts)
-    checks.integer(where, "batch_size", batch_size, least=1)
+    batch_size = checks.integer(where, "batch_size", batch_size, least=1)
     if batch_size % group_size:
         raise checks.refuse(
             where,
@@ -189,7 +189,7 @@ def rollout(
             f"batch_size must be at most {group_size * len(prompts)}, {group_size} a prompt, "
             f"got {batch_size}",
         )
-    checks.number(where, "temperature", temperature, above=0)
+    temperature = checks.number(where, "temperature", temperature, above=0)
     columns = dict(columns or {})
     for name, column in columns.items():
         if len(column) != len(prompts):
@@ -237,7 +237,7 @@ def _rewards(where: str, rewards: Any, count: int) -> mx.array:
         )
     rewards = [reward.tolist() if hasattr(reward, "tolist") else reward for reward in rewards]
     for number, reward in enumerate(rewards):
-        if not isinstance(reward, (int, float)):
+        if not checks.is_number(reward):
             raise TypeError(f"{where}: reward_fn must return numbers, got {reward!r} for completion {number}")
         if not abs(reward) < _LARGEST:  # in float32; false for a NaN too
             raise checks.refuse(

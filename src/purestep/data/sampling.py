@@ -236,12 +236,12 @@ def sampler(
     """
     where = "sampler"
     checks.function(where, "apply_fn", apply_fn)
-    checks.integer(where, "max_tokens", max_tokens, least=1)
+    max_tokens = checks.integer(where, "max_tokens", max_tokens, least=1)
     if isinstance(temperature, mx.array):
         raise TypeError(f"{where}: temperature must be a Python number, got an array")
-    checks.number(where, "temperature", temperature, least=0)
+    temperature = checks.number(where, "temperature", temperature, least=0)
     check_truncation(where, top_k, top_p)
-    checks.integer(where, "pad_token", pad_token, least=0)
+    pad_token = checks.integer(where, "pad_token", pad_token, least=0)
     for token in stop_tokens:
         checks.integer(where, "stop_tokens", token, least=0)
     if (init_cache is None) != (decode is None):

@@ -121,14 +121,14 @@ def consecutive_windows(
     [[[1, 2, 3]], [[4, 5, -100]]]
     """
     where = "consecutive_windows"
-    checks.integer(where, "batch_size", batch_size, least=1)
-    checks.integer(where, "context", context, least=1)
+    batch_size = checks.integer(where, "batch_size", batch_size, least=1)
+    context = checks.integer(where, "context", context, least=1)
     if tokens.ndim != 1 or tokens.size < 2:
         raise checks.refuse(where, f"tokens must be [length] of at least 2, got {tokens.shape}")
     wide = tokens.dtype in (mx.uint32, mx.int64, mx.uint64)
     inputs, targets = tokens[:-1], tokens[1:].astype(mx.int64 if wide else mx.int32)
     if ignore_index is not None:
-        checks.integer(where, "ignore_index", ignore_index)
+        ignore_index = checks.integer(where, "ignore_index", ignore_index)
         if bool((targets == ignore_index).any().item()):
             raise checks.refuse(where, f"ignore_index must not be a token of the text, got {ignore_index}")
         missing = -targets.size % (batch_size * context)

@@ -51,9 +51,9 @@ def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float
 def check_truncation(where: str, top_k: int | None, top_p: float | None) -> None:
     """Refuse what top-k and top-p cannot be."""
     if top_k is not None:
-        checks.integer(where, "top_k", top_k, least=1)
+        top_k = checks.integer(where, "top_k", top_k, least=1)
     if top_p is not None:
-        checks.number(where, "top_p", top_p, above=0, most=1)
+        top_p = checks.number(where, "top_p", top_p, above=0, most=1)
 
 
 def _at_least(logits: mx.array, threshold: mx.array) -> mx.array:

@@ -47,8 +47,8 @@ def sigmoid_binary_cross_entropy(
     Mean(total=array(0.693147, dtype=float32), weight=array(2, dtype=float32))
     """
     where = "sigmoid_binary_cross_entropy"
-    checks.number(where, "label_smoothing", label_smoothing, least=0, below=1)
-    checks.number(where, "z_loss", z_loss, least=0)
+    label_smoothing = checks.number(where, "label_smoothing", label_smoothing, least=0, below=1)
+    z_loss = checks.number(where, "z_loss", z_loss, least=0)
     logits, labels, weights = _labelled(where, logits, labels, weights, ignore_index)
     valid = reduce.between(labels)
     if label_smoothing:
@@ -124,9 +124,9 @@ def sigmoid_focal_loss(
     array(0.173287, dtype=float32)
     """
     where = "sigmoid_focal_loss"
-    checks.number(where, "gamma", gamma, least=0)
+    gamma = checks.number(where, "gamma", gamma, least=0)
     if alpha is not None:
-        checks.number(where, "alpha", alpha, least=0, most=1)
+        alpha = checks.number(where, "alpha", alpha, least=0, most=1)
     logits, labels, weights = _labelled(where, logits, labels, weights, None)
     wrong, right = _softplus(-logits), _softplus(logits)
     losses = labels * wrong + (1 - labels) * right
@@ -161,8 +161,7 @@ def _factor(where: str, pos_weight: float | mx.array, logits: mx.array) -> mx.ar
         weights = reduce.counts(where, pos_weight, logits.shape, "the logits'", "pos_weight")
         assert weights is not None
         return weights
-    checks.number(where, "pos_weight", pos_weight, least=0)
-    return pos_weight
+    return checks.number(where, "pos_weight", pos_weight, least=0)
 
 
 def _labelled(
@@ -173,7 +172,7 @@ def _labelled(
     reduce.same_shape(where, "labels", labels, "logits", logits)
     weights = reduce.counts(where, weights, logits.shape)
     if ignore_index is not None:
-        checks.integer(where, "ignore_index", ignore_index)
+        ignore_index = checks.integer(where, "ignore_index", ignore_index)
     labels = labels.astype(mx.float32)
     weights = reduce.ignoring(ignore_index, labels, weights)
     logits, labels = (reduce.keep(weights, values) for values in (logits.astype(mx.float32), labels))

@@ -87,6 +87,8 @@ def linear_cross_entropy(
     >>> linear_cross_entropy(hidden, weight, mx.array([1, -100, 2]), ignore_index=-100, chunk_size=2)
     Mean(total=array(2.77259, dtype=float32), weight=array(2, dtype=float32))
     """
+    label_smoothing, z_loss = checks.python_number(label_smoothing), checks.python_number(z_loss)
+    chunk_size, soft_cap = checks.python_number(chunk_size), checks.python_number(soft_cap)
     _check(hidden, weight, targets, bias, chunk_size, label_smoothing, z_loss, soft_cap)
     counts = reduce.counts(_WHERE, weights, targets.shape, "targets'")
     targets, classes = reduce.signed(targets), weight.shape[0]
@@ -142,8 +144,8 @@ def _check(
             raise TypeError(f"{_WHERE}: {name} must have hidden's dtype {hidden.dtype}, got {array.dtype}")
         if array.shape != shape:
             raise checks.refuse(_WHERE, f"{name} must be {shape}, one for each class, got {array.shape}")
-    checks.integer(_WHERE, "chunk_size", chunk_size, least=1)
-    checks.number(_WHERE, "label_smoothing", label_smoothing, least=0, below=1)
-    checks.number(_WHERE, "z_loss", z_loss, least=0)
+    chunk_size = checks.integer(_WHERE, "chunk_size", chunk_size, least=1)
+    label_smoothing = checks.number(_WHERE, "label_smoothing", label_smoothing, least=0, below=1)
+    z_loss = checks.number(_WHERE, "z_loss", z_loss, least=0)
     if soft_cap is not None:
-        checks.number(_WHERE, "soft_cap", soft_cap, above=0)
+        soft_cap = checks.number(_WHERE, "soft_cap", soft_cap, above=0)

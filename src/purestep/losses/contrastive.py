@@ -59,7 +59,7 @@ def ntxent(
             where,
             f"embeddings and labels must be [n, features] and [n], got {embeddings.shape} and {labels.shape}",
         )
-    checks.number(where, "temperature", temperature, above=0)
+    temperature = checks.number(where, "temperature", temperature, above=0)
     count = labels.shape[0]
     weights = reduce.counts(where, weights, (count,), "labels'")
     units = unit(reduce.keep(weights, embeddings), _EPSILON)
@@ -111,7 +111,7 @@ def info_nce(
     reduce.same_shape(where, "keys", keys, "queries", queries)
     if queries.ndim != 2 or queries.shape[-1] == 0:
         raise checks.refuse(where, f"queries must be [n, features], got {queries.shape}")
-    checks.number(where, "temperature", temperature, above=0)
+    temperature = checks.number(where, "temperature", temperature, above=0)
     weights = reduce.counts(where, weights, queries.shape[:1], "the rows'")
     if queries.size == 0:
         return reduce.weighted(where, sums.total(queries, -1), weights)
@@ -163,9 +163,9 @@ def triplet_margin_loss(
         reduce.same_shape(where, name, values, "anchors", anchors)
     if anchors.ndim == 0 or anchors.shape[-1] == 0:
         raise checks.refuse(where, f"anchors must have at least one feature, got {anchors.shape}")
-    checks.number(where, "norm_degree", norm_degree, least=1)
-    checks.number(where, "margin", margin, least=0)
-    checks.number(where, "eps", eps, above=0)
+    norm_degree = checks.number(where, "norm_degree", norm_degree, least=1)
+    margin = checks.number(where, "margin", margin, least=0)
+    eps = checks.number(where, "eps", eps, above=0)
     weights = reduce.counts(where, weights, anchors.shape[:-1])
     anchors, positives, negatives = (
         reduce.keep(weights, values.astype(mx.float32)) for values in (anchors, positives, negatives)

@@ -73,7 +73,7 @@ def _cosines(
     reduce.same_shape(where, "targets", targets, "predictions", predictions)
     if predictions.ndim == 0 or predictions.shape[-1] == 0:
         raise checks.refuse(where, f"predictions must have at least one feature, got {predictions.shape}")
-    checks.number(where, "epsilon", epsilon, least=0)
+    epsilon = checks.number(where, "epsilon", epsilon, least=0)
     weights = reduce.counts(where, weights, predictions.shape[:-1])
     first, second = (unit(reduce.keep(weights, values), epsilon) for values in (predictions, targets))
     return sums.total(first * second, -1), weights

@@ -67,6 +67,7 @@ def cross_entropy(
     >>> cross_entropy(mx.zeros((2, 4)), mx.full((2, 4), 0.25)).value
     array(1.38629, dtype=float32)
     """
+    label_smoothing, z_loss = checks.python_number(label_smoothing), checks.python_number(z_loss)
     soft = _check(logits, targets, ignore_index, label_smoothing, z_loss)
     class_weights = _class_weights(class_weights, logits)
     counts = reduce.counts(_WHERE, weights, logits.shape[:-1], "targets'")
@@ -196,7 +197,7 @@ def _check(
     if not soft:
         reduce.integers(_WHERE, "targets", targets)
     if ignore_index is not None:
-        checks.integer(_WHERE, "ignore_index", ignore_index)
+        ignore_index = checks.integer(_WHERE, "ignore_index", ignore_index)
     checks.number(_WHERE, "label_smoothing", smoothing, least=0, below=1)
-    checks.number(_WHERE, "z_loss", z_loss, least=0)
+    z_loss = checks.number(_WHERE, "z_loss", z_loss, least=0)
     return soft

@@ -114,7 +114,7 @@ def _check(
         raise checks.refuse(
             where, f"logit_paddings must be [batch, frames] {logits.shape[:2]}, got {logit_paddings.shape}"
         )
-    checks.integer(where, "blank_id", blank_id, least=0)
+    blank_id = checks.integer(where, "blank_id", blank_id, least=0)
     if blank_id >= logits.shape[2]:
         raise checks.refuse(
             where, f"blank_id must be less than the {logits.shape[2]} classes, got {blank_id}"

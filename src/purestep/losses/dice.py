@@ -167,8 +167,10 @@ def _losses(
     reduce.same_shape(name, "targets", targets, "predictions", predictions)
     if predictions.ndim < 2 or predictions.shape[-1] == 0:
         raise checks.refuse(name, f"predictions must be [batch, ..., classes], got {predictions.shape}")
-    for option, value in (("smooth", smooth), ("alpha", alpha), ("beta", beta)):
+    smooth, alpha, beta = (
         checks.number(name, option, value, least=0)
+        for option, value in (("smooth", smooth), ("alpha", alpha), ("beta", beta))
+    )
     there = reduce.counts(name, where, predictions.shape[:-1], "the positions'", "where")
     weights = reduce.counts(name, weights, predictions.shape[:1], "the examples'")
     kept = _kept(there, weights, predictions)

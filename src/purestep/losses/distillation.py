@@ -67,6 +67,7 @@ def soft_target_loss(
     """
     where = "soft_target_loss"
     top = teacher_indices, teacher_rest
+    temperature, beta = checks.python_number(temperature), checks.python_number(beta)
     counts = _check(where, student_logits, teacher_logits, *top, weights, temperature, divergence, beta)
     student = reduce.keep(counts, student_logits.astype(mx.float32))
     losses = _soft(student, teacher_logits, temperature, divergence, beta, *top, counts)
@@ -96,8 +97,8 @@ def top_k_logits(
     """
     where = "top_k_logits"
     reduce.floating(where, "teacher_logits", teacher_logits)
-    checks.number(where, "temperature", temperature, above=0)
-    checks.integer(where, "k", k, least=1)
+    temperature = checks.number(where, "temperature", temperature, above=0)
+    k = checks.integer(where, "k", k, least=1)
     if teacher_logits.ndim == 0 or teacher_logits.shape[-1] < k:
         raise checks.refuse(where, f"k must be at most the vocabulary of {teacher_logits.shape}, got {k}")
     indices = mx.argsort(-teacher_logits, axis=-1)[..., :k]
@@ -150,10 +151,11 @@ def distillation_loss(
     (array(0, dtype=float32), array(0.693147, dtype=float32), array(0.346574, dtype=float32))
     """
     where = "distillation_loss"
-    checks.number(where, "alpha", alpha, least=0, most=1)
+    alpha = checks.number(where, "alpha", alpha, least=0, most=1)
     if ignore_index is not None:
-        checks.integer(where, "ignore_index", ignore_index)
+        ignore_index = checks.integer(where, "ignore_index", ignore_index)
     top = teacher_indices, teacher_rest
+    temperature, beta = checks.python_number(temperature), checks.python_number(beta)
     counts = _check(where, student_logits, teacher_logits, *top, weights, temperature, divergence, beta)
     reduce.labelled(where, student_logits, targets, ("student_logits", "targets"))
     reduce.integers(where, "targets", targets)
@@ -235,11 +237,11 @@ def _check(
         reduce.floating(where, "teacher_rest", rest)
         if rest.shape != student.shape[:-1]:
             raise checks.refuse(where, f"teacher_rest must have shape {student.shape[:-1]}, got {rest.shape}")
-    checks.number(where, "temperature", temperature, above=0)
+    temperature = checks.number(where, "temperature", temperature, above=0)
     checks.one_of(where, "divergence", divergence, DIVERGENCES)
     if isinstance(beta, mx.array):
         raise TypeError(f"{where}: beta must be a Python number, got an array")
-    checks.number(where, "beta", beta, above=0, below=1)
+    beta = checks.number(where, "beta", beta, above=0, below=1)
     if rest is not None and indices is None:
         raise checks.refuse(where, "teacher_rest must come with teacher_indices, got it alone")
     if divergence == "reverse_kl" and indices is not None and rest is None:

@@ -54,9 +54,9 @@ def kto_loss(
     array(0.5, dtype=float32)
     """
     where = "kto_loss"
-    checks.number(where, "beta", beta, above=0)
-    checks.number(where, "desirable_weight", desirable_weight, least=0)
-    checks.number(where, "undesirable_weight", undesirable_weight, least=0)
+    beta = checks.number(where, "beta", beta, above=0)
+    desirable_weight = checks.number(where, "desirable_weight", desirable_weight, least=0)
+    undesirable_weight = checks.number(where, "undesirable_weight", undesirable_weight, least=0)
     counts, (logps, ref_logps) = kept_logps(where, weights, {"logps": logps, "ref_logps": ref_logps})
     reduce.same_shape(where, "desirable", desirable, "logps", logps)
     point = mx.array(0.0)

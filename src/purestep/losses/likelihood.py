@@ -37,7 +37,7 @@ def nll_loss(
     where = "nll_loss"
     names = ("inputs", "targets")
     if ignore_index is not None:
-        checks.integer(where, "ignore_index", ignore_index)
+        ignore_index = checks.integer(where, "ignore_index", ignore_index)
         reduce.labelled(where, inputs, targets, names)
         reduce.integers(where, "targets", targets)
         weights = reduce.counts(where, weights, targets.shape, "targets'")
@@ -79,7 +79,7 @@ def gaussian_nll_loss(
     array(1.19315, dtype=float32)
     """
     where = "gaussian_nll_loss"
-    checks.number(where, "eps", eps, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
     predictions, targets, counts = reduce.pair(where, predictions, targets, weights)
     reduce.same_shape(where, "variances", variances, "predictions", predictions)
     reduce.floating(where, "variances", variances)

@@ -107,7 +107,7 @@ def margin_ranking_loss(
     array(2, dtype=float32)
     """
     where = "margin_ranking_loss"
-    checks.number(where, "margin", margin)
+    margin = checks.number(where, "margin", margin)
     reduce.floating(where, "inputs1", inputs1)
     reduce.floating(where, "inputs2", inputs2)
     reduce.same_shape(where, "inputs2", inputs2, "inputs1", inputs1)

@@ -47,13 +47,13 @@ class MultiTokenPrediction(nn.Module):
     ):
         super().__init__()
         where = "MultiTokenPrediction"
-        checks.integer(where, "width", width, least=1)
-        checks.integer(where, "heads", heads, least=1)
-        checks.integer(where, "n_predict", n_predict, least=1)
+        width = checks.integer(where, "width", width, least=1)
+        heads = checks.integer(where, "heads", heads, least=1)
+        n_predict = checks.integer(where, "n_predict", n_predict, least=1)
         if width % (2 * heads):
             raise checks.refuse(where, f"width must be an even multiple of heads={heads}, got {width}")
         feed_width = 4 * width if feed_width is None else feed_width
-        checks.integer(where, "feed_width", feed_width, least=1)
+        feed_width = checks.integer(where, "feed_width", feed_width, least=1)
         self.heads = [MultiTokenHead(width, heads, feed_width, eps) for _ in range(n_predict)]
 
     def __call__(self, hidden: mx.array, embedded: mx.array) -> list[mx.array]:
@@ -162,7 +162,7 @@ def multi_token_loss(
     {'next_token_loss': 4.0, 'mtp_loss_1': 3.0, 'mtp_loss_2': 2.0}
     """
     where = "multi_token_loss"
-    checks.number(where, "mtp_weight", mtp_weight, least=0)
+    mtp_weight = checks.number(where, "mtp_weight", mtp_weight, least=0)
     _check(where, states, targets)
     weights = reduce.counts(where, weights, targets.shape, "targets'")
     means = []
@@ -177,7 +177,7 @@ def multi_token_loss(
             means.append(cross_entropy(output(state), targets[:, depth:], **options))
     first, *later = means
     total = first.total
-    if later and not (isinstance(mtp_weight, (int, float)) and mtp_weight == 0):
+    if later and not (checks.is_number(mtp_weight) and mtp_weight == 0):
         total = total + mtp_weight / len(later) * sum(mean.total for mean in later)
     names = ["next_token_loss", *(f"mtp_loss_{depth}" for depth in range(1, len(means)))]
     return Mean(total, first.weight), dict(zip(names, means, strict=True))

@@ -48,7 +48,7 @@ def orpo_loss(
     (array(1.69315, dtype=float32), array(0, dtype=float32))
     """
     where = "orpo_loss"
-    checks.number(where, "beta", beta, above=0)
+    beta = checks.number(where, "beta", beta, above=0)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     if chosen_nll is not None:
         given["chosen_nll"] = chosen_nll

@@ -31,13 +31,13 @@ def packed_segments(tokens: mx.array, separator: int, *, padding: int | None = N
     """
     where = "packed_segments"
     _check(where, "tokens", tokens)
-    checks.integer(where, "separator", separator, least=0)
+    separator = checks.integer(where, "separator", separator, least=0)
     tokens = reduce.signed(tokens)
     ends = (tokens == separator).astype(mx.int32)
     segments = mx.cumsum(ends, axis=-1) - ends + 1
     if padding is None:
         return segments
-    checks.integer(where, "padding", padding, least=0)
+    padding = checks.integer(where, "padding", padding, least=0)
     filler = tokens == padding
     if padding == separator:
         follows = mx.concatenate([mx.zeros_like(ends[..., :1]), ends[..., :-1]], axis=-1)

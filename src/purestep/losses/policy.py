@@ -44,7 +44,7 @@ def group_advantages(
     array([0.5, -0.5, 0, 0], dtype=float32)
     """
     where = "group_advantages"
-    checks.number(where, "eps", eps, above=0)
+    eps = checks.number(where, "eps", eps, above=0)
     centered = _centered(_groups(where, rewards, group_size))
     if scale_rewards:
         # In units of the largest: the square of 1e20 is more than float32 holds.
@@ -160,22 +160,22 @@ def grpo_loss(
     """
     where = "grpo_loss"
     high = epsilon if epsilon_high is None else epsilon_high
-    checks.number(where, "epsilon", epsilon, above=0, most=1)
-    checks.number(where, "epsilon_high", high, above=0)
-    checks.number(where, "beta", beta, least=0)
+    epsilon = checks.number(where, "epsilon", epsilon, above=0, most=1)
+    high = checks.number(where, "epsilon_high", high, above=0)
+    beta = checks.number(where, "beta", beta, least=0)
     checks.one_of(where, "loss_type", loss_type, LOSS_TYPES)
     checks.one_of(where, "importance_sampling_level", importance_sampling_level, LEVELS)
     checks.one_of(where, "kl_estimator", kl_estimator, KL_ESTIMATORS)
     if delta is not None:
         least = None if isinstance(high, mx.array) else 1 + high
-        checks.number(where, "delta", delta, above=least)
+        delta = checks.number(where, "delta", delta, above=least)
     if loss_type == "dr_grpo":
         if max_completion_length is None:
             raise checks.refuse(
                 where, "max_completion_length must be given for loss_type 'dr_grpo', got None"
             )
-        checks.number(where, "max_completion_length", max_completion_length, above=0)
-    if ref_logps is None and not (isinstance(beta, (int, float)) and beta == 0):
+        max_completion_length = checks.number(where, "max_completion_length", max_completion_length, above=0)
+    if ref_logps is None and not (checks.is_number(beta) and beta == 0):
         raise checks.refuse(where, f"ref_logps must be given if beta is not 0, got None with beta {beta}")
     mask = token_mask(where, logps, completion_mask, truncated)
     logps, behavior = constants_beside(where, mask, logps, behavior_logps=behavior_logps)
@@ -226,7 +226,7 @@ def _or_one(count: mx.array) -> mx.array:
 
 
 def _groups(where: str, rewards: mx.array, group_size: int) -> mx.array:
-    checks.integer(where, "group_size", group_size, least=2)
+    group_size = checks.integer(where, "group_size", group_size, least=2)
     if not isinstance(rewards, mx.array):
         raise TypeError(f"{where}: rewards must be an array, got {type(rewards).__name__}")
     if rewards.ndim != 1 or rewards.size == 0 or rewards.size % group_size:

@@ -46,8 +46,8 @@ def generalized_advantages(
     array([[0.25, 0.5, 0]], dtype=float32)
     """
     where = "generalized_advantages"
-    checks.number(where, "gamma", gamma, least=0, most=1)
-    checks.number(where, "lam", lam, least=0, most=1)
+    gamma = checks.number(where, "gamma", gamma, least=0, most=1)
+    lam = checks.number(where, "lam", lam, least=0, most=1)
     reduce.floating(where, "values", values)
     if values.ndim != 2:
         raise checks.refuse(where, f"values must be [n, length - 1], got {values.shape}")
@@ -122,9 +122,9 @@ def ppo_loss(
     (array(-0.8, dtype=float32), array(2, dtype=float32))
     """
     where = "ppo_loss"
-    checks.number(where, "cliprange", cliprange, above=0, most=1)
-    checks.number(where, "cliprange_value", cliprange_value, above=0)
-    checks.number(where, "vf_coef", vf_coef, least=0)
+    cliprange = checks.number(where, "cliprange", cliprange, above=0, most=1)
+    cliprange_value = checks.number(where, "cliprange_value", cliprange_value, above=0)
+    vf_coef = checks.number(where, "vf_coef", vf_coef, least=0)
     mask = token_mask(where, logps, completion_mask, truncated)
     logps, behavior, advantages = constants_beside(
         where, mask, logps, behavior_logps=behavior_logps, advantages=advantages

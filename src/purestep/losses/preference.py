@@ -64,6 +64,7 @@ def dpo_loss(
     (array(0.313262, dtype=float32), array(1, dtype=float32))
     """
     where = "dpo_loss"
+    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
     _check_options(where, beta, label_smoothing, loss_type)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     if not reference_free:
@@ -119,8 +120,9 @@ def cpo_loss(
     array(1.69315, dtype=float32)
     """
     where = "cpo_loss"
+    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
     _check_options(where, beta, label_smoothing, loss_type)
-    checks.number(where, "cpo_alpha", cpo_alpha, least=0)
+    cpo_alpha = checks.number(where, "cpo_alpha", cpo_alpha, least=0)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     if chosen_nll is not None:
         given["chosen_nll"] = chosen_nll
@@ -166,8 +168,9 @@ def simpo_loss(
     array(0.693147, dtype=float32)
     """
     where = "simpo_loss"
+    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
     _check_options(where, beta, label_smoothing, "sigmoid")
-    checks.number(where, "gamma", gamma, least=0)
+    gamma = checks.number(where, "gamma", gamma, least=0)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     counts, (chosen, rejected) = kept_logps(where, weights, given)
     losses = _smoothed(beta * (chosen - rejected) - gamma, label_smoothing)
@@ -190,8 +193,8 @@ def _smoothed(margin: mx.array, label_smoothing: float) -> mx.array:
 
 
 def _check_options(where: str, beta: float | mx.array, label_smoothing: float, loss_type: str) -> None:
-    checks.number(where, "beta", beta, above=0)
-    checks.number(where, "label_smoothing", label_smoothing, least=0, most=0.5)
+    beta = checks.number(where, "beta", beta, above=0)
+    label_smoothing = checks.number(where, "label_smoothing", label_smoothing, least=0, most=0.5)
     checks.one_of(where, "loss_type", loss_type, LOSS_TYPES)
     if loss_type != "sigmoid" and label_smoothing:
         raise checks.refuse(

@@ -76,7 +76,7 @@ def huber_loss(
     >>> huber_loss(mx.array([1.0, 4.0]), mx.array([0.0, 0.0])).value
     array(2, dtype=float32)
     """
-    checks.number("huber_loss", "delta", delta, above=0)
+    delta = checks.number("huber_loss", "delta", delta, above=0)
     errors, weights = _errors("huber_loss", predictions, targets, weights)
     return reduce.weighted("huber_loss", _huber(errors, delta), weights)
 
@@ -101,7 +101,7 @@ def smooth_l1_loss(
     >>> smooth_l1_loss(mx.array([1.0, 4.0]), mx.array([0.0, 0.0]), beta=2.0).value
     array(1.625, dtype=float32)
     """
-    checks.number("smooth_l1_loss", "beta", beta, above=0)
+    beta = checks.number("smooth_l1_loss", "beta", beta, above=0)
     errors, weights = _errors("smooth_l1_loss", predictions, targets, weights)
     return reduce.weighted("smooth_l1_loss", _huber(errors, beta) / beta, weights)
 

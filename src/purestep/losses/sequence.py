@@ -162,7 +162,7 @@ def token_logps(
     array([[-0.693147, -0.313262]], dtype=float32)
     """
     where = "token_logps"
-    checks.number(where, "temperature", temperature, above=0)
+    temperature = checks.number(where, "temperature", temperature, above=0)
     reduce.labelled(where, logits, targets)
     reduce.floating(where, "logits", logits)
     reduce.integers(where, "targets", targets)

@@ -32,7 +32,7 @@ def smooth_labels(labels: mx.array, alpha: float) -> mx.array:
     reduce.floating(where, "labels", labels)
     if labels.ndim == 0 or labels.shape[-1] == 0:
         raise checks.refuse(where, f"labels must have at least one class, got {labels.shape}")
-    checks.number(where, "alpha", alpha, least=0, most=1)
+    alpha = checks.number(where, "alpha", alpha, least=0, most=1)
     wide = labels.astype(mx.float32)
     return ((1 - alpha) * wide + alpha / labels.shape[-1]).astype(labels.dtype)
 
@@ -65,7 +65,7 @@ def poly_loss_cross_entropy(
     array(1.69315, dtype=float32)
     """
     where = "poly_loss_cross_entropy"
-    checks.number(where, "epsilon", epsilon, least=-1)
+    epsilon = checks.number(where, "epsilon", epsilon, least=-1)
     reduce.floating(where, "logits", logits)
     reduce.floating(where, "labels", labels)
     reduce.same_shape(where, "labels", labels, "logits", logits)

@@ -69,7 +69,7 @@ def cached_contrastive_step(
     """
     checks.function(_WHERE, "encode", encode)
     checks.function(_WHERE, "loss_fn", loss_fn)
-    checks.integer(_WHERE, "microbatches", microbatches, least=1)
+    microbatches = checks.integer(_WHERE, "microbatches", microbatches, least=1)
 
     def encoded(params: Params, model_state: Tree, cut: Batch, key: mx.array) -> tuple[Tree, Tree]:
         if not stateful:

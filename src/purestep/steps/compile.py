@@ -99,13 +99,13 @@ def compiled(step: Callable[..., Any], *, max_traces: int | None = None, keep: i
     where = "compiled"
     checks.function(where, "step", step)
     if keep is not None:
-        checks.integer(where, "keep", keep, least=1)
+        keep = checks.integer(where, "keep", keep, least=1)
         if max_traces is not None:
             raise checks.refuse(
                 where, f"give max_traces, a bound, or keep, got max_traces={max_traces} and keep={keep}"
             )
     if max_traces is not None:
-        checks.integer(where, "max_traces", max_traces, least=1)
+        max_traces = checks.integer(where, "max_traces", max_traces, least=1)
     return Compiled(step, max_traces or _MAX_TRACES, keep)
 
 

@@ -149,7 +149,7 @@ def evaluate(
 
 def _batches(where: str, source: Any, steps: int | None) -> Iterator[Batch]:
     if steps is not None:
-        checks.integer(where, "steps", steps, least=1)
+        steps = checks.integer(where, "steps", steps, least=1)
     if steps is not None and hasattr(source, "at"):
         return (source.at(step) for step in range(steps))
     if isinstance(source, dict):  # one batch, which would be iterated over its names

@@ -60,7 +60,7 @@ def sam_step(
     """
     where = "sam_step"
     check_loss_fn(where, loss_fn, stateful=stateful)
-    checks.number(where, "rho", rho, least=0)
+    rho = checks.number(where, "rho", rho, least=0)
 
     def probe(updates: Updates, state: Tree, params: Params) -> tuple[Updates, Tree]:
         return tree.zeros_like(updates), _perturbation(updates, params, rho, adaptive)
