@@ -334,4 +334,6 @@ def _is_trained(params: Params) -> bool:
         return False
     ours = {id(leaf) for leaf in step.leaves}
     leaves = tree.leaves(params)
-    return any(id(leaf) in ours for leaf in leaves) or bool(graph.primitives(*leaves))
+    if any(id(leaf) in ours for leaf in leaves):
+        return True
+    return bool(graph.used(leaves, {str(index): leaf for index, leaf in enumerate(step.leaves)}))

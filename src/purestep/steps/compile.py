@@ -10,11 +10,13 @@ from typing import Any
 import mlx.core as mx
 
 from purestep import checks, tree
+from purestep.rng import forbidden
 from purestep.state import check_arrays
 from purestep.steps import tracing
 from purestep.steps.tracing import NotCompiledWarning as NotCompiledWarning
 
 _MAX_TRACES = 8
+_DRAW = "take one from state.rng, or draw within rng.scope(key)"
 
 
 class Compiled:
@@ -79,7 +81,8 @@ def compiled(step: Callable[..., Any], *, max_traces: int | None = None, keep: i
     Raises:
         ValueError: past `max_traces`, with the paths whose shape or dtype varies. The call that would
             trace is refused before any work; the shapes already compiled go on working. Also for a step that
-            reads the value of an array, by a Python `if`, `float()` or `.item()`, with the line that does.
+            reads the value of an array, by a Python `if`, `float()` or `.item()`, with the line that does;
+            and for one that draws random numbers from MLX's global stream.
         TypeError: for a leaf that is not an array, with its path, or a result that is not made of arrays.
 
     Warns:
@@ -173,7 +176,9 @@ def _run(
         return step(state, batch)
     traces.check_room(spec, most)
     try:
-        result = step(state, batch)
+        # Draws from the global stream would be constants of the trace: the same numbers in every step.
+        with forbidden("compiled: the step", _DRAW):
+            result = step(state, batch)
     except (ValueError, RuntimeError) as error:
         reworded = tracing.reworded(error)
         if reworded is None:
