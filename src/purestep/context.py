@@ -94,6 +94,11 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
     return checkpointed
 
 
+def is_original(value: Any) -> bool:
+    """Tell whether a value is MLX's own `mx.checkpoint`, which captures no scenes."""
+    return value is _original
+
+
 def _install(change: int) -> None:
     """Have `mx.checkpoint` be the function above while any thread has a scene open."""
     global _installed

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx.core import checkpoint as bound
 
 import purestep as ps
 from tests.trees import same_bits
@@ -166,6 +167,14 @@ def test_what_mlx_made_around_the_modules_arrays_at_building_is_refused():
 
     with pytest.raises(ValueError, match=r"functional: fast is a function that mx.compile"):
         ps.functional(made(Early))
+
+
+def test_a_name_of_its_own_for_checkpoint_is_refused():
+    def call(block, x):
+        return bound(lambda x: block(x))(x)
+
+    with pytest.raises(ValueError, match=r"call uses `bound`, imported from mlx.core.*write mx.checkpoint"):
+        ps.functional(built(call))
 
 
 def test_checkpoint_is_mlx_own_outside():

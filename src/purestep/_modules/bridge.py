@@ -15,6 +15,7 @@ from purestep import checks, context, graph, tree
 from purestep._modules import contents, modes
 from purestep._modules.contents import Contents
 from purestep._modules.copying import UncopyableError, copied
+from purestep._modules.early import refuse_bound_checkpoint
 from purestep._modules.handles import own
 from purestep._modules.privates import private_arrays
 from purestep._modules.slots import Slot, check_fits, slots_of, trained_and_held
@@ -58,6 +59,8 @@ def functional(module: nn.Module, *, discard: str | Sequence[str] = ()) -> tuple
             the forward pass changes what no one receives: BatchNorm's statistics without `model_state=`,
             trained arrays, arrays under names with `_`, counters, caches, attributes of plain objects; with
             the path, when params or model_state do not fit the module.
+        ValueError: when a module is bridged whose code has imported `checkpoint` from `mlx.core` by name, or
+            which holds functions that `mx.compile` or the like made around its arrays.
         TypeError: if `module` is not a module.
 
     Warns:
@@ -70,6 +73,7 @@ def functional(module: nn.Module, *, discard: str | Sequence[str] = ()) -> tuple
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"functional: module must be an mlx.nn.Module, got {type(module).__name__}")
+    refuse_bound_checkpoint(module)
     slots = slots_of(module)
     trained, held = trained_and_held(module, slots)
     # Copies of the handles, not of the data: writing into the module's arrays does not reach the trees.

@@ -1,0 +1,50 @@
+"""Names that code has bound to `mx.checkpoint` itself: such a function cannot be recomputed right."""
+
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+
+import mlx.nn as nn
+
+from purestep import checks, context
+from purestep._modules.walking import below, walk
+
+
+def refuse_bound_checkpoint(module: nn.Module) -> None:
+    """Refuse a module whose code uses `checkpoint` from `from mlx.core import checkpoint`.
+
+    `apply` replaces `mx.checkpoint` while it runs, and cannot reach another name of it.
+    """
+    for fn in _functions(module):
+        if fn.__globals__.get("__name__") == context.__name__:
+            continue
+        names = {name for code in _codes(fn.__code__) for name in code.co_names}
+        for name in names & fn.__globals__.keys():
+            if context.is_original(fn.__globals__[name]):
+                raise checks.refuse(
+                    "functional",
+                    f"{fn.__module__}.{fn.__qualname__} uses `{name}`, imported from mlx.core, which "
+                    "recomputes with other arrays than those of the call; write mx.checkpoint there",
+                )
+
+
+def _functions(module: nn.Module) -> Iterator[FunctionType]:
+    """Yield the functions that the module's parts hold, and the methods of their classes, once each."""
+    seen: set[int] = set()
+    for _, node in walk(module):
+        methods = [
+            value
+            for base in type(node).__mro__
+            if base.__module__.partition(".")[0] not in ("mlx", "builtins")
+            for value in vars(base).values()
+        ]
+        for value in (*methods, *(child for _, child in below(node)), node):
+            if type(value) is FunctionType and id(value) not in seen:
+                seen.add(id(value))
+                yield value
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
