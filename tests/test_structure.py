@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each imports only from its left.
 LAYOUT = (
-    "types checks microbatching sums scalars tree mean graph context rng hardware _modules schedules "
+    "types checks hardware microbatching sums scalars tree mean graph context rng _modules schedules "
     "transforms optimizers losses wrappers adapters state steps parallel checkpoint data metrics replay "
     "loop testing demos cli __main__"
 ).split()
