@@ -1,14 +1,17 @@
 """The whole of a training run, as one immutable value."""
 
+import copy
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from purestep import checks, tree
-from purestep.rng import check_key
+from purestep.rng import check_key, fold_in, scope
 from purestep.transforms.base import GradientTransform, check_floating, check_transform
 from purestep.types import Params, Tree
+
+_INIT = 0x696E  # folded into the key of the run for what a transform draws for its first state
 
 
 class TrainState(NamedTuple):
@@ -69,7 +72,8 @@ class TrainState(NamedTuple):
                 raise checks.refuse(where, f"seed must be less than 2**64, got {seed}")
             rng = mx.random.key(seed)
         check_key(where, rng)
-        opt_state = transform.init(params)
+        with scope(fold_in(rng, _INIT)):
+            opt_state = transform.init(tree.map(copy.copy, params))
         check_arrays(where, "opt_state", opt_state)
         model_state = {} if model_state is None else model_state  # mx.vmap and mx.grad refuse None
         return cls(params, opt_state, mx.array(0, mx.int32), rng, model_state)

@@ -73,6 +73,66 @@ def test_a_transform_that_draws_without_a_key_is_a_function_of_the_state():
     assert same_bits(step(start(transform), BATCH), step(start(transform), BATCH))
 
 
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_transform_and_a_loss_do_not_draw_the_same(microbatches):
+    def loss(params, batch, rng):
+        return quiet(params, batch, rng), {"drawn": mx.random.normal(())}
+
+    def update(updates, state, params=None):
+        return {"w": mx.broadcast_to(mx.random.normal(()), (2,))}, state
+
+    transform = ps.GradientTransform(lambda params: (), update)
+    made = ps.train_step(loss, transform, microbatches=microbatches).parts(start(transform), BATCH)
+    assert made.metrics["drawn"].item() != made.updates["w"][0].item()
+
+
+def drawing_init():
+    def update(updates, state, params=None):
+        return ps.tree.map(mx.multiply, updates, state), state
+
+    return ps.GradientTransform(
+        lambda params: ps.tree.map(lambda p: mx.random.normal(p.shape), params), update
+    )
+
+
+def test_a_transform_whose_first_state_is_drawn_is_a_function_of_the_key():
+    transform = drawing_init()
+    states = [start(transform, seed=seed) for seed in (0, 0, 1)]
+    assert same_bits(states[0], states[1])
+    assert not same_bits(states[0].opt_state, states[2].opt_state)
+    before = mx.random.state[0].tolist()
+    ps.train_step(quiet, transform)(states[0], BATCH)
+    start(transform)
+    assert mx.random.state[0].tolist() == before
+
+
+def test_a_transform_whose_first_state_is_drawn_can_be_compiled():
+    transform = drawing_init()
+    step = ps.train_step(quiet, transform)
+    state = start(transform)
+    got, want = ps.compiled(step)(state, BATCH)[0], step(state, BATCH)[0]
+    assert mx.allclose(got.params["w"], want.params["w"], rtol=1e-5)
+
+
+def test_an_init_that_writes_into_the_params_changes_nothing_outside():
+    def init(params):
+        params["w"][:] = 0.0
+        params["more"] = mx.zeros(1)
+        return ()
+
+    transform = ps.GradientTransform(init, lambda updates, state, params=None: (updates, state))
+    params = {"w": mx.ones(2)}
+    state = ps.TrainState.create(params, transform)
+    ps.train_step(quiet, transform)(state, BATCH)
+    assert params["w"].tolist() == [1.0, 1.0]
+    assert list(state.params) == ["w"]
+
+
+def test_what_sam_draws_is_the_same_in_both_passes():
+    metrics = ps.sam_step(noisy, SGD, rho=0.0)(start(), BATCH)[1]
+    assert metrics["loss"].item() == metrics["perturbed_loss"].item()
+
+
 def test_evaluation_refuses_to_draw_without_a_key():
     with pytest.raises(ValueError, match="eval_step: loss_fn: random numbers were drawn without a key"):
         ps.eval_step(noisy)(start(), BATCH)
@@ -89,6 +149,31 @@ def test_evaluation_draws_from_a_key_or_from_the_states():
     assert not same_bits(by_state(start(), BATCH), by_state(start(seed=1), BATCH))
     with pytest.raises(ValueError, match="eval_step: rng must be one of state, got 'stat'"):
         ps.eval_step(keyed, rng="stat")
+
+
+@pytest.mark.parametrize("rng", ["state", mx.random.key(3)], ids=["state", "key"])
+def test_what_an_evaluation_draws_without_a_key_is_independent_of_the_key(rng):
+    def both(params, batch, rng):
+        keyless = mx.random.normal((2000,))
+        keyed = [mx.random.normal((2000,), key=key) for key in (rng, *mx.random.split(rng))]
+        return quiet(params, batch, rng), {str(i): (keyless * k).mean() for i, k in enumerate(keyed)}
+
+    step = ps.eval_step(both, rng=rng)
+    metrics = step(start(), BATCH)
+    for name in "012":
+        assert abs(metrics[name].value.item()) < 0.1
+    assert same_bits(metrics, step(start(), BATCH))
+
+
+def test_a_loss_that_writes_into_its_key_changes_no_other():
+    def writes(params, batch, rng):
+        drawn = mx.random.normal((), key=rng)
+        rng[:] = 0
+        return quiet(params, batch, rng) + drawn
+
+    key = mx.random.key(3)
+    ps.eval_step(writes, rng=key)(start(), BATCH)
+    assert key.tolist() == [0, 3]
 
 
 def test_a_loss_that_writes_into_what_it_is_given_changes_nothing_outside():
@@ -172,13 +257,37 @@ def test_a_forgotten_key_is_refused_where_it_matters():
 
 
 ADAM = ps.optimizers.adam(0.1)
+SCALED = ps.transforms.dynamic_loss_scale(SGD)
+
+
+def never(params, batch, rng):
+    pytest.fail("the loss function was called")
+
+
+def complex_metric(params, batch, rng):
+    return quiet(params, batch, rng), {"c": mx.array(1j)}
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: ps.train_step(quiet, SGD)(start(ADAM), BATCH), ValueError, r"train_step: state\.opt_state"),
-        (lambda: ps.sam_step(quiet, SGD)(start(ADAM), BATCH), ValueError, r"sam_step: state\.opt_state"),
+        (lambda: ps.sam_step(never, SGD)(start(ADAM), BATCH), ValueError, r"sam_step: state\.opt_state"),
+        (
+            lambda: ps.loss_scaled_step(never, SGD)(start(), BATCH),
+            ValueError,
+            "loss_scaled_step: the state must hold one loss_scale",
+        ),
+        (
+            lambda: ps.loss_scaled_step(never, SCALED)(start(), BATCH),
+            ValueError,
+            r"loss_scaled_step: state\.opt_state",
+        ),
+        (
+            lambda: ps.train_step(complex_metric, SGD)(start(), BATCH),
+            TypeError,
+            "metric 'c' must be real, got complex64",
+        ),
         (
             lambda: ps.train_step(quiet, SGD)(None, BATCH),
             TypeError,

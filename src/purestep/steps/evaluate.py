@@ -9,10 +9,10 @@ import mlx.core as mx
 
 from purestep import checks
 from purestep.mean import AnyMean, Mean, MeanSum, map_terms
-from purestep.rng import check_key, fold_in, forbidden, scope
+from purestep.rng import check_key, fold_in, forbidden
 from purestep.state import TrainState, check_state
 from purestep.steps.batches import check_batch
-from purestep.steps.outcome import check_loss_fn, outcome_of
+from purestep.steps.outcome import check_loss_fn, keyless, outcome_of
 from purestep.types import Batch, LossFn
 
 _EVALUATION = 0x6576  # folded into the state's key: independent of those that training draws from
@@ -59,7 +59,7 @@ def eval_step(
         check_state(where, state)
         check_batch(where, batch)
         key = fold_in(state.rng, _EVALUATION) if isinstance(rng, str) else rng
-        with forbidden(f"{where}: loss_fn", _DRAW) if key is None else scope(key):
+        with forbidden(f"{where}: loss_fn", _DRAW) if key is None else keyless(key):
             outcome = outcome_of(
                 where, loss_fn, state.params, state.model_state, batch, key, stateful=stateful
             )

@@ -4,14 +4,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import checks
+from purestep import checks, tree
 from purestep.mean import Mean, map_terms
 from purestep.state import TrainState, check_state
 from purestep.steps.outcome import check_loss_fn, outcome_of
 from purestep.steps.parts import Parts, parts_of, step_of
-from purestep.steps.train import step_for
-from purestep.transforms.base import GradientTransform
-from purestep.transforms.loss_scaling import loss_scale
+from purestep.steps.train import opt_state_check, step_for
+from purestep.transforms.base import GradientTransform, check_transform
 from purestep.types import Batch, LossFn, Params, Step, Tree
 
 
@@ -46,6 +45,8 @@ def loss_scaled_step(
     """
     where = "loss_scaled_step"
     check_loss_fn(where, loss_fn, stateful=stateful)
+    check_transform(where, "transform", transform)
+    check_opt_state = opt_state_check(where, transform)
 
     def scaled(params: Params, carried: tuple[mx.array, Tree], batch: Batch, rng: mx.array) -> Any:
         scale, model_state = carried
@@ -65,7 +66,13 @@ def loss_scaled_step(
 
     def parts(state: TrainState, batch: Batch) -> Parts:
         check_state(where, state)
-        scale = loss_scale(state.opt_state)
+        check_opt_state(state.opt_state, state.params)
+        scales = tree.fields(state.opt_state, "loss_scale")
+        if len(scales) != 1:
+            raise checks.refuse(
+                where, f"the state must hold one loss_scale, of dynamic_loss_scale, got {len(scales)}"
+            )
+        scale = scales[0][1]
         made = inner(state.replace(model_state=(scale, state.model_state)), batch)
         new, metrics = made.state, made.metrics
         if "loss_scale" in metrics:

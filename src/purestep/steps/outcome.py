@@ -2,15 +2,18 @@
 
 import copy
 import inspect
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from purestep import checks, context, tree
 from purestep.mean import AnyMean, Mean, MeanSum
+from purestep.rng import fold_in, scope
 from purestep.state import check_arrays
 from purestep.types import Batch, LossFn, Params, Tree
+
+_KEYLESS = 0x6B65  # folded into a key for what is drawn without one: independent of the key handed over
 
 
 class Outcome(NamedTuple):
@@ -49,7 +52,7 @@ def outcome_of(
     runs must be given a key or be told to evaluate. The function gets containers and handles of
     its own: what it writes into them does not reach the caller's.
     """
-    params, model_state, batch = own(params), own(model_state), own(batch)
+    params, model_state, batch, rng = own(params), own(model_state), own(batch), copy.copy(rng)
     with context.training_step(tree.leaves(params)) if training else nullcontext():
         returned = loss_fn(params, model_state, batch, rng) if stateful else loss_fn(params, batch, rng)
     if stateful:
@@ -77,23 +80,32 @@ def own(value: Tree) -> Tree:
     return tree.map(copy.copy, value)
 
 
-def check_loss_fn(where: str, loss_fn: LossFn, *, stateful: bool) -> None:
-    """Refuse a loss function that does not take the arguments it will be given."""
-    checks.function(where, "loss_fn", loss_fn)
-    try:
-        signature = inspect.signature(loss_fn)
-    except (TypeError, ValueError):  # a builtin, which does not say
-        return
+def keyless(key: mx.array) -> AbstractContextManager[None]:
+    """Make what is drawn without a key, within the block, a function of this one, and independent of it."""
+    return scope(fold_in(key, _KEYLESS))
+
+
+def check_loss_fn(where: str, loss_fn: LossFn, *, stateful: bool, name: str = "loss_fn") -> None:
+    """Refuse a loss function, or an encoder, that does not take the arguments it will be given."""
     plain, full = ("params", "batch", "rng"), ("params", "model_state", "batch", "rng")
     want, other = (full, plain) if stateful else (plain, full)
+    check_takes(where, name, loss_fn, want, other, f"; pass stateful={not stateful}")
+
+
+def check_takes(
+    where: str, name: str, fn: Any, want: tuple[str, ...], other: tuple[str, ...] = (), hint: str = ""
+) -> None:
+    """Refuse what cannot be called with these arguments; one that takes `other` ones gets a hint."""
+    checks.function(where, name, fn)
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # a builtin, which does not say
+        return
     if _takes(signature, want):
         return
-    hint = f"; pass stateful={not stateful} for one that takes ({', '.join(other)})"
-    name = getattr(loss_fn, "__name__", "one")
-    raise TypeError(
-        f"{where}: loss_fn must take ({', '.join(want)}), got {name}{signature}"
-        + (hint if _takes(signature, other) else "")
-    )
+    got = f"{getattr(fn, '__name__', 'one')}{signature}"
+    more = f"{hint} for one that takes ({', '.join(other)})" if other and _takes(signature, other) else ""
+    raise TypeError(f"{where}: {name} must take ({', '.join(want)}), got {got}{more}")
 
 
 def _takes(signature: inspect.Signature, names: tuple[str, ...]) -> bool:
@@ -119,7 +131,8 @@ def _term(where: str, name: str, value: Any) -> Mean:
     dtype = value.total.dtype if isinstance(value, Mean) else value.dtype
     floating = mx.issubdtype(dtype, mx.floating)
     if not floating and (name == "loss" or dtype == mx.complex64):
-        raise TypeError(f"{where}: loss_fn's {name} must be floating, got {tree.dtype_name(dtype)}")
+        kind = "floating" if name == "loss" else "real"
+        raise TypeError(f"{where}: loss_fn's {name} must be {kind}, got {tree.dtype_name(dtype)}")
     if isinstance(value, Mean):
         # The weight counts data. Microbatches could not follow a gradient through it, so none does.
         return Mean(value.total, mx.stop_gradient(value.weight))

@@ -8,8 +8,8 @@ from purestep import checks, tree
 from purestep.state import TrainState, check_state
 from purestep.steps.outcome import check_loss_fn, outcome_of
 from purestep.steps.parts import Parts, parts_of, step_of
-from purestep.steps.train import step_for
-from purestep.transforms.base import GradientTransform
+from purestep.steps.train import opt_state_check, step_for
+from purestep.transforms.base import GradientTransform, check_transform
 from purestep.types import Batch, LossFn, Params, Step, Tree, Updates
 
 
@@ -61,6 +61,8 @@ def sam_step(
     where = "sam_step"
     check_loss_fn(where, loss_fn, stateful=stateful)
     rho = checks.number(where, "rho", rho, least=0)
+    check_transform(where, "transform", transform)
+    check_opt_state = opt_state_check(where, transform)
 
     def probe(updates: Updates, state: Tree, params: Params) -> tuple[Updates, Tree]:
         return tree.zeros_like(updates), _perturbation(updates, params, rho, adaptive)
@@ -79,6 +81,7 @@ def sam_step(
 
     def parts(state: TrainState, batch: Batch) -> Parts:
         check_state(where, state)
+        check_opt_state(state.opt_state, state.params)
         seen, metrics = first(state.replace(opt_state=look.init(state.params)), batch)
         carried = (seen.opt_state, state.model_state)
         made = second(state.replace(model_state=carried), batch)

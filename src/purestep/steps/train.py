@@ -12,13 +12,13 @@ from purestep.rng import fold_in, scope
 from purestep.scalars import increment
 from purestep.state import TrainState, check_state
 from purestep.steps.batches import after, check_batch, microbatch
-from purestep.steps.outcome import Outcome, check_loss_fn, outcome_of, own
+from purestep.steps.outcome import Outcome, check_loss_fn, keyless, outcome_of, own
 from purestep.steps.parts import Parts, step_of
 from purestep.transforms.base import GradientTransform, apply_updates, check_transform, taking_extra
 from purestep.transforms.fitting import StateCheck
 from purestep.types import Batch, LossFn, Step, Tree, Updates
 
-_KEYLESS = 0x6B65  # folded into a key for what is drawn without one: independent of the key handed over
+_UPDATE = 0x7570  # folded into a key for what the transform draws without one: not what the loss draws
 
 
 def train_step(
@@ -88,7 +88,7 @@ def step_for(
     check_transform(where, "transform", transform)
     microbatches = checks.integer(where, "microbatches", microbatches, least=1)
     update = taking_extra(transform)
-    check_opt_state = StateCheck(where, transform.init, "state.opt_state")
+    check_opt_state = opt_state_check(where, transform)
     depends_known = False
 
     def parts(state: TrainState, batch: Batch) -> Parts:
@@ -98,14 +98,14 @@ def step_for(
         check_opt_state(state.opt_state, state.params)
         rng, key = mx.random.split(state.rng)
         inspect = None if depends_known else partial(_check_depends, where)
-        # What is drawn without a key, by the loss or the transform, comes from this call's own, too.
-        with scope(fold_in(key, _KEYLESS)):
-            with microbatching.cut_into(microbatches):
-                loss, outcome, gradients = _gradients(
-                    where, loss_fn, state, batch, key, microbatches, stateful, inspect
-                )
-            depends_known = True  # a property of loss_fn, found on the first call
-            metrics = {"loss": loss, "grad_norm": tree.norm(gradients)}
+        with microbatching.cut_into(microbatches):
+            loss, outcome, gradients = _gradients(
+                where, loss_fn, state, batch, key, microbatches, stateful, inspect
+            )
+        depends_known = True  # a property of loss_fn, found on the first call
+        metrics = {"loss": loss, "grad_norm": tree.norm(gradients)}
+        # What the transform draws without a key comes from this call's own, as what the loss draws does.
+        with scope(fold_in(key, _UPDATE)):
             # The transform gets containers and handles of its own: what it writes into them stays there.
             updates, opt_state = update(
                 own(gradients),
@@ -136,6 +136,20 @@ def step_for(
     return step_of(parts)
 
 
+def opt_state_check(where: str, transform: GradientTransform) -> StateCheck:
+    """Return the check that an optimizer state is one of this transform's.
+
+    The state that it compares with counts by its form alone. Made within a step, it must not draw from the
+    global stream, nor change the parameters.
+    """
+
+    def init(params: Tree) -> Tree:
+        with scope(mx.random.key(0)):
+            return transform.init(own(params))
+
+    return StateCheck(where, init, "state.opt_state")
+
+
 def _gradients(
     where: str,
     loss_fn: LossFn,
@@ -154,7 +168,7 @@ def _gradients(
         def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome]:
             params = tree.unflatten(state.params, leaves)
             held, data = tree.unflatten((model_state, batch), others)
-            with scope(fold_in(key, _KEYLESS)):
+            with keyless(key):
                 outcome = outcome_of(
                     where, loss_fn, params, held, data, key, stateful=stateful, training=True
                 )
@@ -216,7 +230,7 @@ def _weights(
         cut = microbatch(batch, index, len(keys))
         if summed is not None:
             cut = after(cut, summed)
-        with scope(fold_in(key, _KEYLESS)):
+        with keyless(key):
             outcome = outcome_of(
                 where, loss_fn, state.params, model_state, cut, key, stateful=stateful, training=True
             )
