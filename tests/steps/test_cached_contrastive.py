@@ -192,3 +192,106 @@ def test_mistakes_are_refused():
         build(encode=lambda p, b, r: {})(start(), BATCH)
     with pytest.raises(TypeError, match=name + "a stateful encode must return"):
         build(stateful=True, encode=lambda p, s, b, r: encode(p, b, r))(start(), BATCH)
+
+
+def keyless(params, batch, rng):
+    kept = mx.random.bernoulli(0.7, batch["a"].shape) / 0.7
+    return encode(params, {**batch, "a": batch["a"] * kept}, None)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_the_encoder_draws_without_a_key_is_the_same_in_both_passes(count):
+    step = ps.cached_contrastive_step(keyless, loss_fn, TRANSFORM, microbatches=count)
+    made = step.parts(start(), BATCH)
+    direction = {"w": mx.random.normal((WIDTH, 4), key=mx.random.key(9))}
+    values = []
+    for size in (1e-2, -1e-2):
+        params = {**PARAMS, "w": PARAMS["w"] + size * direction["w"]}
+        values.append(step(start()._replace(params=params), BATCH)[1]["loss"].item())
+    slope = (made.gradients["w"] * direction["w"]).sum().item()
+    assert slope == pytest.approx((values[0] - values[1]) / 2e-2, rel=1e-2)
+    assert same_bits(step(start(), BATCH), made[:2])
+
+
+def test_functions_that_write_into_what_they_are_given_change_nothing_outside():
+    def writes(params, model_state, batch, rng):
+        model_state["calls"] = model_state["calls"] + 1
+        a = batch.pop("a") + 0.1 * model_state["calls"]
+        rng[:] = 0
+        return encode(params, {"a": a, "b": batch["b"]}, None), model_state
+
+    def reads(params, model_state, batch, rng):
+        calls = model_state["calls"] + 1
+        a = batch["a"] + 0.1 * calls
+        return encode(params, {"a": a, "b": batch["b"]}, None), {"calls": calls}
+
+    def loss_writes(params, found, batch):
+        loss = loss_fn(params, found, batch)
+        found.clear()
+        batch.clear()
+        return loss
+
+    state = start(model_state={"calls": mx.array(0.0)})
+    before = snapshot((state, BATCH))
+    got, want = (
+        ps.cached_contrastive_step(each, loss, TRANSFORM, microbatches=2, stateful=True).parts(state, BATCH)
+        for each, loss in ((writes, loss_writes), (reads, loss_fn))
+    )
+    assert snapshot((state, BATCH)) == before
+    assert same_bits(got, want)
+
+
+STATEFUL = {"calls": mx.array(1.0)}
+
+
+def counts(params, model_state, batch, rng):
+    found = noisy(params, {**batch, "a": batch["a"] * model_state["calls"]}, rng)
+    return found, {"calls": model_state["calls"] + 1}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("axis", [None, 0])
+def test_it_can_be_vmapped(count, axis):
+    params = {"w": PARAMS["w"], "log_temperature": PARAMS["log_temperature"]}
+    step = ps.cached_contrastive_step(counts, loss_fn, TRANSFORM, microbatches=count, stateful=True)
+    members = [start(params=params, seed=seed, model_state=STATEFUL) for seed in range(2)]
+    batches = [BATCH if axis is None else ps.tree.map(lambda x, i=i: x + i, BATCH) for i in range(2)]
+    stacked = ps.tree.map(lambda *leaves: mx.stack(leaves), *members)
+    given = BATCH if axis is None else ps.tree.map(lambda *leaves: mx.stack(leaves), *batches)
+    together = mx.vmap(step, in_axes=(0, axis))(stacked, given)
+    for index, (member, batch) in enumerate(zip(members, batches, strict=True)):
+        close(ps.tree.map(lambda x, i=index: x[i], together), step(member, batch))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_gradient_through_it_is_that_through_the_step_of_the_whole_batch(count):
+    transform = ps.optimizers.sgd(0.5)
+
+    def through(step):
+        def after(w, log_temperature):
+            params = {**PARAMS, "w": w, "log_temperature": log_temperature}
+            state, metrics = step(start(transform)._replace(params=params), BATCH)
+            return mx.square(state.params["w"]).sum() + state.params["log_temperature"] + metrics["loss"]
+
+        return mx.grad(after, argnums=(0, 1))(PARAMS["w"], PARAMS["log_temperature"])
+
+    def whole(params, batch, rng):
+        return loss_fn(params, encode(params, batch, rng), batch)
+
+    cached = ps.cached_contrastive_step(encode, loss_fn, transform, microbatches=count)
+    close(through(cached), through(ps.train_step(whole, transform)))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: (lambda p, b: 0, loss_fn, False), r"encode must take \(params, batch, rng\)"),
+        (lambda: (counts, loss_fn, False), "pass stateful=True"),
+        (lambda: (encode, loss_fn, True), "pass stateful=False"),
+        (lambda: (encode, lambda p, f: 0, False), r"loss_fn must take \(params, representations, batch\)"),
+    ],
+)
+def test_functions_that_take_other_arguments_are_refused(build, message):
+    encoder, loss, stateful = build()
+    with pytest.raises(TypeError, match=f"cached_contrastive_step: .*{message}"):
+        ps.cached_contrastive_step(encoder, loss, TRANSFORM, microbatches=2, stateful=stateful)

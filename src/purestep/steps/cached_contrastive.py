@@ -1,5 +1,6 @@
 """The training step of a contrastive loss over a batch whose activations do not fit at once."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.mean import Mean
 from purestep.steps.batches import after, check_batch, microbatch
-from purestep.steps.outcome import outcome_of
+from purestep.steps.outcome import check_loss_fn, check_takes, keyless, outcome_of, own
 from purestep.steps.train import step_for
 from purestep.transforms.base import GradientTransform
 from purestep.types import Batch, Params, Step, Tree
@@ -37,6 +38,9 @@ def cached_contrastive_step(
     same, up to rounding; what the encoder draws, as in Dropout, depends on how the batch is cut, and is the
     same in both passes.
 
+    Differentiated through, it carries the gradient that `train_step` on the whole batch does, with the
+    activations of all parts in memory; the batch and the model_state count as constants.
+
     Args:
         encode: `encode(params, batch, rng) -> representations`, a tree of floating arrays whose first axis is
             that of the batch, such as `{"queries": ..., "keys": ...}`.
@@ -52,6 +56,7 @@ def cached_contrastive_step(
         rounded once to the dtype of the parameters.
 
     Raises:
+        TypeError: when the step is built, for functions that take other arguments.
         ValueError, TypeError: on the first call, as `train_step`; and for representations that are not
             floating arrays of as many rows as their microbatch.
 
@@ -67,14 +72,17 @@ def cached_contrastive_step(
     >>> metrics["loss"]
     array(0.743668, dtype=float32)
     """
-    checks.function(_WHERE, "encode", encode)
-    checks.function(_WHERE, "loss_fn", loss_fn)
+    check_loss_fn(_WHERE, encode, stateful=stateful, name="encode")
+    check_takes(_WHERE, "loss_fn", loss_fn, ("params", "representations", "batch"))
     microbatches = checks.integer(_WHERE, "microbatches", microbatches, least=1)
 
     def encoded(params: Params, model_state: Tree, cut: Batch, key: mx.array) -> tuple[Tree, Tree]:
+        # What the encoder draws or writes into what it gets in one pass must not show in the other.
+        params, before, cut, given = own(params), own(model_state), own(cut), copy.copy(key)
+        with keyless(key):
+            returned = encode(params, before, cut, given) if stateful else encode(params, cut, given)
         if not stateful:
-            return encode(params, cut, key), model_state
-        returned = encode(params, model_state, cut, key)
+            return returned, model_state
         if type(returned) is not tuple or len(returned) != 2:
             raise TypeError(
                 f"{_WHERE}: a stateful encode must return (representations, model_state), "
@@ -82,66 +90,115 @@ def cached_contrastive_step(
             )
         return returned
 
+    def first_pass(params: Params, others: Tree) -> tuple[list[Tree], list[Tree]]:
+        """Return the representations of each part, and the model_state before each and after the last."""
+        model_state, batch, rng = others
+        parts, states = [], [model_state]
+        for index, key in enumerate(mx.random.split(rng, microbatches)):
+            cut = microbatch(batch, index, microbatches)
+            cut = after(cut, parts[-1]) if parts else cut
+            found, new = encoded(params, states[-1], cut, key)
+            _check_representations(found, cut)
+            parts.append(found)
+            states.append(new)
+        return parts, states
+
+    def second_pass(
+        params: Params, others: Tree, states: list[Tree], slopes: list[mx.array], summed: Any
+    ) -> Any:
+        """Add, to what is summed, the gradient that comes back through the encoder."""
+        _, batch, rng = others
+        for index, key in enumerate(mx.random.split(rng, microbatches)):
+            # Without an order MLX may hold the activations of all parts. The first needs it as well, or
+            # mx.compile would find its two passes alike and hold the activations of the one.
+            cut = after(microbatch(batch, index, microbatches), (summed, slopes))
+            rows = [slope.shape[0] // microbatches for slope in slopes]
+            pieces = [s[index * n : (index + 1) * n] for s, n in zip(slopes, rows, strict=True)]
+
+            def again(*leaves: mx.array, cut=cut, key=key, before=states[index]) -> list[mx.array]:
+                return tree.leaves(encoded(tree.unflatten(params, list(leaves)), before, cut, key)[0])
+
+            _, gradients = mx.vjp(again, tree.leaves(params), pieces)
+            summed = [a + b.astype(mx.float32) for a, b in zip(summed, gradients, strict=True)]
+        return summed
+
+    def loss_of(params: Params, found: Tree, others: Tree) -> Any:
+        """Return the loss of all representations, as an outcome."""
+        _, batch, rng = others
+        fn = lambda params, batch, rng: loss_fn(params, own(found), batch)  # noqa: E731
+        with keyless(rng):
+            return outcome_of(_WHERE, fn, params, None, batch, None, stateful=False)
+
     def cached(params: Params, model_state: Tree, batch: Batch, rng: mx.array) -> Any:
         check_batch(_WHERE, batch, microbatches)
-        keys = list(mx.random.split(rng, microbatches))
-        others: Any = None
+        leaves, others = tree.leaves(params), tree.leaves((model_state, batch, rng))
+        count = len(leaves)
+        form = tree.map(
+            lambda _: 0, (params, (model_state, batch, rng))
+        )  # the containers, without the arrays
+        built: Any = None
 
-        def with_gradient(*leaves: mx.array) -> tuple[mx.array, ...]:
-            """Return the loss, its gradient, and the leaves of everything else, described by `others`."""
-            nonlocal others
-            at = tree.unflatten(params, list(leaves))
-            parts, states = [], [model_state]
-            for index, key in enumerate(keys):
-                cut = microbatch(batch, index, microbatches)
-                cut = after(cut, parts[-1]) if parts else cut
-                found, new = encoded(at, states[-1], cut, key)
-                _check_representations(found, cut)
-                parts.append(found)
-                states.append(new)
-            whole = [mx.concatenate(list(pieces)) for pieces in zip(*map(tree.leaves, parts), strict=True)]
+        def taken_apart(arrays: Any) -> tuple[Params, Tree]:
+            return tree.unflatten(form, list(arrays))
+
+        def with_gradient(*arrays: mx.array) -> tuple[mx.array, ...]:
+            """Return the loss, its gradient, and the leaves of everything else, which `built` describes."""
+            nonlocal built
+            at, others = taken_apart(arrays)
+            parts, states = first_pass(at, others)
 
             def loss(leaves: list[mx.array], whole: list[mx.array]) -> tuple[mx.array, Any]:
-                found = tree.unflatten(parts[0], whole)
-                fn = lambda params, batch, rng: loss_fn(params, found, batch)  # noqa: E731
-                outcome = outcome_of(
-                    _WHERE, fn, tree.unflatten(params, leaves), None, batch, None, stateful=False
-                )
+                outcome = loss_of(tree.unflatten(at, leaves), tree.unflatten(parts[0], whole), others)
                 return outcome.loss.value, (outcome.loss.weight, outcome.metrics)
 
-            taken = mx.value_and_grad(loss, argnums=(0, 1))(list(leaves), whole)
+            taken = mx.value_and_grad(loss, argnums=(0, 1))(tree.leaves(at), _joined(parts))
             (value, (weight, metrics)), (summed, slopes) = taken
             summed = [gradient.astype(mx.float32) for gradient in summed]
-            for index, key in enumerate(keys):
-                # Without an order MLX may hold the activations of all parts. The first needs it as well, or
-                # mx.compile would find its two passes alike and hold the activations of the one.
-                cut = after(microbatch(batch, index, microbatches), (summed, slopes))
-                rows = [slope.shape[0] // microbatches for slope in slopes]
-                pieces = [s[index * n : (index + 1) * n] for s, n in zip(slopes, rows, strict=True)]
+            summed = second_pass(at, others, states, slopes, summed)
+            more = (weight, metrics, states[-1])
+            built = tree.map(lambda _: 0, more)
+            return value, *summed, *tree.leaves(more)
 
-                def again(*leaves: mx.array, cut=cut, key=key, before=states[index]) -> list[mx.array]:
-                    return tree.leaves(encoded(tree.unflatten(params, list(leaves)), before, cut, key)[0])
+        def slope_of_all(*arrays: mx.array) -> list[mx.array]:
+            """Return the same gradient in one piece, for derivatives of it."""
+            others = taken_apart(arrays)[1]
 
-                _, gradients = mx.vjp(again, list(leaves), pieces)
-                summed = [a + b.astype(mx.float32) for a, b in zip(summed, gradients, strict=True)]
-            others = (weight, metrics, states[-1])
-            return value, *summed, *tree.leaves(others)
+            def loss(leaves: list[mx.array]) -> mx.array:
+                at = tree.unflatten(form[0], leaves)
+                parts, _ = first_pass(at, others)
+                return loss_of(at, tree.unflatten(parts[0], _joined(parts)), others).loss.value
+
+            return [gradient.astype(mx.float32) for gradient in mx.grad(loss)(list(arrays[:count]))]
+
+        # The gradient that is there, as a function of the parameters: only a gradient through the step
+        # asks for its derivative, and only then is the loss of all parts built again.
+        known: Any = mx.custom_function(lambda *arrays: list(arrays[-count:]))
+
+        @known.vjp
+        def curvature(primals: Any, cotangents: Any, outputs: Any) -> Any:
+            leaves, others, found = primals[:count], primals[count:-count], primals[-count:]
+            cotangents = list(cotangents) if isinstance(cotangents, (tuple, list)) else [cotangents]
+            made = mx.vjp(lambda *p: slope_of_all(*p, *others), list(leaves), cotangents)[1]
+            return [*made, *(mx.zeros_like(x) for x in (*others, *found))]
 
         forward: Any = mx.custom_function(with_gradient)
-        count = len(tree.leaves(params))
 
         @forward.vjp
         def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:
-            # MLX hands over a single argument as it is.
-            leaves = primals if isinstance(primals, (tuple, list)) else (primals,)
-            made = zip(outputs[1 : 1 + count], leaves, strict=True)
-            return tuple((cotangents[0] * gradient).astype(leaf.dtype) for gradient, leaf in made)
+            gradients = known(*primals, *map(mx.stop_gradient, outputs[1 : 1 + count]))
+            made = zip(gradients, primals[:count], strict=True)
+            slopes = [(cotangents[0] * gradient).astype(leaf.dtype) for gradient, leaf in made]
+            return [*slopes, *(mx.zeros_like(x) for x in primals[count:])]
 
-        value, *rest = forward(*tree.leaves(params))
-        weight, metrics, new = tree.unflatten(others, [mx.stop_gradient(x) for x in rest[count:]])
+        value, *rest = forward(*leaves, *others)
+        weight, metrics, new = tree.unflatten(built, [mx.stop_gradient(x) for x in rest[count:]])
         return Mean(value * weight, weight), metrics, new
 
     return step_for(_WHERE, cached, transform, stateful=True)
+
+
+def _joined(parts: list[Tree]) -> list[mx.array]:
+    return [mx.concatenate(list(pieces)) for pieces in zip(*map(tree.leaves, parts), strict=True)]
 
 
 def _check_representations(found: Tree, cut: Batch) -> None:
