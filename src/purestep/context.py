@@ -1,4 +1,4 @@
-"""What a recomputed function has to find as it was: `mx.checkpoint` within a scope.
+"""Recomputation with the arrays, mode and key of the first run: `mx.checkpoint` within a scope.
 
 A function under `mx.checkpoint` runs again while the gradient is taken. By then a scope of keys or a borrowed
 module is put back, and the second run would see other arrays, modes and keys than the first. So while a scene

@@ -69,7 +69,8 @@ def forbidden(where: str, remedy: str = "pass rng=") -> Iterator[None]:
     with scope(mx.random.key(0)):
         yield
         if graph.primitives(_state()[0]):
-            raise ValueError(f"{where}: random numbers were drawn without a key: {remedy}")
+            stop = "" if where.endswith(",") else ":"
+            raise ValueError(f"{where}{stop} random numbers were drawn without a key: {remedy}")
 
 
 def fold_in(key: mx.array, number: int | mx.array) -> mx.array:

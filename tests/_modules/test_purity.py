@@ -306,6 +306,21 @@ def test_a_module_with_several_entry_points():
         apply(params, z, method="decoder_")
 
 
+def test_each_entry_point_is_looked_at_for_writes():
+    class Writes(Private):
+        def other(self, x):
+            self._mean[:] = x.mean(0)
+            return x
+
+        def __call__(self, x):
+            return self.inner(x)
+
+    apply, params, _ = ps.functional(built(Writes))
+    apply(params, X)
+    with pytest.raises(ValueError, match="apply: the forward pass changed _mean"):
+        apply(params, X, method="other")
+
+
 def test_params_of_another_shape_are_refused_by_path():
     apply, params, _ = ps.functional(built(Codec))
     params["decoder"]["bias"] = mx.zeros(3)

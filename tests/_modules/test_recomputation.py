@@ -143,6 +143,35 @@ def test_a_loss_functions_own_checkpoint_draws_the_same_again():
     assert same_bits(one, two)
 
 
+@mx.checkpoint
+def decorated(w, x):
+    return mx.square(w * x * mx.random.bernoulli(0.5, x.shape)).sum()
+
+
+@mx.checkpoint
+def decorated_without_draws(w, x):
+    return mx.square(w * x).sum()
+
+
+def test_draws_in_a_function_that_was_checkpointed_at_its_definition_are_refused():
+    start = ps.TrainState.create({"w": mx.ones(8)}, SGD, seed=3)
+    build = {
+        "train_step": lambda fn: ps.train_step(lambda p, b, r: fn(p["w"], b), SGD),
+        "sam_step": lambda fn: ps.sam_step(lambda p, b, r: fn(p["w"], b), SGD),
+        "cached_contrastive_step": lambda fn: ps.cached_contrastive_step(
+            lambda p, b, r: {"a": fn(p["w"], b) * b},
+            lambda p, found, b: found["a"].sum(),
+            SGD,
+            microbatches=2,
+        ),
+    }
+    for name, make in build.items():
+        make(decorated_without_draws)(start, X)
+        for step in (make(decorated), ps.compiled(make(decorated))):
+            with pytest.raises(ValueError, match=f"{name}: in the backward pass, random numbers were drawn"):
+                step(start, X)
+
+
 def test_an_array_that_would_lose_its_gradient_is_refused_by_name():
     class Sharing(Net):
         def __call__(self, x):

@@ -45,8 +45,9 @@ def functional(module: nn.Module, *, discard: str | Sequence[str] = ()) -> tuple
       Without it, apply returns `out` and uses the arrays the module held when it was bridged.
     - `method` names another entry point than `__call__`: `apply(params, z, method="decode")`.
     - Functions under `mx.checkpoint` or `nn.utils.checkpoint` are recomputed with the arrays, mode and key
-      of the call. As in MLX, gradients flow through what they are given as arguments and, for
-      `nn.utils.checkpoint`, through the parameters of its module.
+      of the call. A function that `mx.checkpoint` decorates at its definition must draw from a key that it is
+      given: a `train_step` refuses others, a plain `mx.grad` cannot. As in MLX, gradients flow through what
+      they are given as arguments and, for `nn.utils.checkpoint`, through the parameters of its module.
 
     Args:
         module: any `mlx.nn.Module`; it is read, never changed.
@@ -85,7 +86,7 @@ def functional(module: nn.Module, *, discard: str | Sequence[str] = ()) -> tuple
 class _Bridge:
     """A module, what it held when it was bridged, and how to run it with other arrays.
 
-    It is a scene: a function that is recomputed for the gradient finds the module as it was.
+    A `Scene` of `context`: a function that is recomputed runs with the module's contents of its first run.
     """
 
     def __init__(
@@ -127,8 +128,9 @@ class _Bridge:
         self._held = {path: leaf.shape for path, leaf in tree.items(held)}
         self._initial, self._discard = held, tuple(discard)
         self._arrays = private_arrays(where, image)
-        self._looked: set[bool] = set()  # the modes in which writes into arrays were looked for
-        self._watched: dict[str, mx.array] = {}  # trained arrays, in the first call of each mode
+        # Entry points, each with a mode, whose first call was looked at more closely.
+        self._looked: set[tuple[Any, bool]] = set()
+        self._watched: dict[str, mx.array] = {}  # the trained arrays, in such a first call
         self._lock = threading.RLock()
         if not self._borrowed:
             for _, attributes in self._image:
@@ -148,7 +150,7 @@ class _Bridge:
     ) -> Any:
         """Run the forward pass; documented in `functional`."""
         asked = modes.Asked() if rng is None and train is None else None
-        train = rng is not None if train is None else train
+        train = rng is not None if train is None else bool(train)
         if train and rng is None:
             raise checks.refuse("apply", "training mode needs a key: pass rng=, or train=False")
         stateful = model_state is not None
@@ -165,13 +167,14 @@ class _Bridge:
                     slot.write(handle)
             for slot, array in self._arrays:
                 slot.write(copy.copy(array))
-            modes.set_modes(self._parts, self._resting, asked if noticing else bool(train))
+            modes.set_modes(self._parts, self._resting, asked if noticing else train)
             before = contents.read(self._places)
-            first = bool(train) not in self._looked
+            first = (method, train) not in self._looked
             self._watched = {path: handles[path] for path in self._params} if first else {}
             with context.scene(self):
                 out = self._entry(method)(*args, **kwargs)
-            self._check(before, handles, given, held, bool(train), stateful)
+            self._check(before, handles, given, held, stateful, first)
+            self._looked.add((method, train))
             left = tree.map_with_path(lambda path, _: self._slots[path][0].read(), held)
         if noticing and asked is not None and asked.seen and _is_trained(params):
             raise checks.refuse(
@@ -255,8 +258,8 @@ class _Bridge:
         handles: dict[str, mx.array],
         given: dict[str, mx.array],
         held: Tree,
-        train: bool,
         stateful: bool,
+        first: bool,
     ) -> None:
         """Refuse a forward pass that changed what nobody receives."""
         state_paths = set(tree.paths(held))
@@ -272,9 +275,8 @@ class _Bridge:
                 statistics.append(change.path)
                 continue
             raise checks.refuse("apply", contents.lost(change, trained=change.path in given))
-        if train not in self._looked:
+        if first:  # a property of the module, found on the first call
             self._look_for_writes(handles, given, state_paths, statistics)
-            self._looked.add(train)  # a property of the module in this mode, found on the first call
         if statistics and not stateful:
             raise checks.refuse(
                 "apply",

@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One thing that is not as it was; `None` stands for absent."""
+    """One difference; `before` or `after` is `None` where the entry is absent."""
 
     path: str
     before: Any

@@ -43,8 +43,8 @@ class CorruptError(ValueError):
 def reading(where: str, path: Path) -> Iterator[None]:
     """Name the file that cannot be read, in a `CorruptError` where it is itself at fault.
 
-    Anything else, such as too many open files or a missing permission, says nothing against the file: it
-    stays an `OSError`, and no other checkpoint is taken instead.
+    Any other error, such as too many open files or a missing permission, does not mean that the file is
+    damaged: it stays an `OSError`, and no other checkpoint is restored instead.
 
     >>> with reading("load", Path("file")):
     ...     raise OSError(5, "Input/output error")

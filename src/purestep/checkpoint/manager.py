@@ -205,10 +205,10 @@ class Checkpointer:
         Raises:
             FileNotFoundError: if there is no such checkpoint, or none at all.
             CorruptError: if it, or every one, is damaged.
-            OSError: if one cannot be read for a reason that says nothing against it, such as too many open
+            OSError: if one cannot be read for another reason than damage, such as too many open
                 files or a missing permission: no older one is taken instead.
             ValueError: if it differs from the template, with every differing path.
-            MemoryError: if there is no room for the arrays, which says nothing against the checkpoint.
+            MemoryError: if there is no room for the arrays, which does not mean damage.
 
         Warns:
             HyperparameterWarning: for another constant hyperparameter than that of `like`, as in `load`.
@@ -232,7 +232,7 @@ class Checkpointer:
                     if not kind_of(where, manifest.record.path):
                         break  # its writer has deleted it, so there are newer ones
                     if isinstance(error, OSError):
-                        raise  # it says nothing against the checkpoint
+                        raise  # the checkpoint may be sound
                     damaged.append(str(error).removeprefix(f"{where}: "))
                     continue
                 if damaged:

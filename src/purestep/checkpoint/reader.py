@@ -59,7 +59,7 @@ def read(
         places: of every array that the files hold, those not wanted too.
         leaves: dtype and shape of each array.
         paths: of the arrays wanted.
-        check: refuses a file whose header is not as it was written; `contents` by default.
+        check: refuses a file whose header was changed; `contents` by default.
 
     Raises:
         CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.

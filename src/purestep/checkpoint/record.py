@@ -115,7 +115,7 @@ class Numbers(Mapping[str, float]):
 
 
 def plain(where: str, path: str, value: Any) -> Any:
-    """Return a copy of JSON's own values; refuse what JSON would not give back as it was.
+    """Return a copy of JSON's own values; refuse what JSON cannot restore.
 
     Numbers of other libraries, such as numpy's, become Python's.
     """

@@ -106,7 +106,7 @@ def load(
         ValueError: if it differs from the template: every path that is missing, extra, of another
             shape, dtype or container is listed; if there is both one file and a divided state; or if
             another program wrote it and `like` is not given.
-        OSError: if the system cannot read it for a reason that says nothing against it (permissions, too
+        OSError: if the system cannot read it for another reason than damage (permissions, too
             many open files).
         MemoryError: if there is no room for the arrays.
 

@@ -62,7 +62,7 @@ def manifests(where: str, root: Path) -> tuple[list[directory.Manifest], list[st
                 if not kind_of(where, entry, follow=False):
                     vanished = True  # its writer has deleted it: there may be a newer one than were listed
                 elif isinstance(error, OSError):
-                    raise  # it says nothing against the checkpoint, which may be the newest
+                    raise  # the checkpoint may be sound, and the newest
                 else:
                     damaged.append(str(error).removeprefix(f"{where}: "))
         if not vanished:

@@ -9,7 +9,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.mean import Mean
 from purestep.steps.batches import after, check_batch, microbatch
-from purestep.steps.outcome import check_loss_fn, check_takes, keyless, outcome_of, own
+from purestep.steps.outcome import check_loss_fn, check_takes, keyless, no_backward_draws, outcome_of, own
 from purestep.steps.train import step_for
 from purestep.transforms.base import GradientTransform
 from purestep.types import Batch, Params, Step, Tree
@@ -118,7 +118,8 @@ def cached_contrastive_step(
             def again(*leaves: mx.array, cut=cut, key=key, before=states[index]) -> list[mx.array]:
                 return tree.leaves(encoded(tree.unflatten(params, list(leaves)), before, cut, key)[0])
 
-            _, gradients = mx.vjp(again, tree.leaves(params), pieces)
+            with no_backward_draws(_WHERE):
+                _, gradients = mx.vjp(again, tree.leaves(params), pieces)
             summed = [a + b.astype(mx.float32) for a, b in zip(summed, gradients, strict=True)]
         return summed
 
@@ -151,7 +152,8 @@ def cached_contrastive_step(
                 outcome = loss_of(tree.unflatten(at, leaves), tree.unflatten(parts[0], whole), others)
                 return outcome.loss.value, (outcome.loss.weight, outcome.metrics)
 
-            taken = mx.value_and_grad(loss, argnums=(0, 1))(tree.leaves(at), _joined(parts))
+            with no_backward_draws(_WHERE):
+                taken = mx.value_and_grad(loss, argnums=(0, 1))(tree.leaves(at), _joined(parts))
             (value, (weight, metrics)), (summed, slopes) = taken
             summed = [gradient.astype(mx.float32) for gradient in summed]
             summed = second_pass(at, others, states, slopes, summed)

@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from purestep import checks, context, tree
 from purestep.mean import AnyMean, Mean, MeanSum
-from purestep.rng import fold_in, scope
+from purestep.rng import fold_in, forbidden, scope
 from purestep.state import check_arrays
 from purestep.types import Batch, LossFn, Params, Tree
 
@@ -83,6 +83,18 @@ def own(value: Tree) -> Tree:
 def keyless(key: mx.array) -> AbstractContextManager[None]:
     """Make what is drawn without a key, within the block, a function of this one, and independent of it."""
     return scope(fold_in(key, _KEYLESS))
+
+
+def no_backward_draws(where: str) -> AbstractContextManager[None]:
+    """Refuse draws without a key while a gradient is taken, outside the scopes of the forward pass.
+
+    A function that `mx.checkpoint` decorates at its definition captures no scope. Recomputed, it would draw
+    other numbers than before.
+    """
+    return forbidden(
+        f"{where}: in the backward pass,",
+        "call mx.checkpoint within the loss function, not as a decorator, or draw from a key",
+    )
 
 
 def check_loss_fn(where: str, loss_fn: LossFn, *, stateful: bool, name: str = "loss_fn") -> None:

@@ -12,7 +12,7 @@ from purestep.rng import fold_in, scope
 from purestep.scalars import increment
 from purestep.state import TrainState, check_state
 from purestep.steps.batches import after, check_batch, microbatch
-from purestep.steps.outcome import Outcome, check_loss_fn, keyless, outcome_of, own
+from purestep.steps.outcome import Outcome, check_loss_fn, keyless, no_backward_draws, outcome_of, own
 from purestep.steps.parts import Parts, step_of
 from purestep.transforms.base import GradientTransform, apply_updates, check_transform, taking_extra
 from purestep.transforms.fitting import StateCheck
@@ -179,7 +179,8 @@ def _gradients(
         # arguments as well: of a microbatch they lead back to the gradients before, through the order of
         # evaluation, and captured arrays that do make outer gradients wrong.
         differentiated, others = tree.leaves(state.params), tree.leaves((model_state, batch))
-        (value, outcome), gradients = mx.value_and_grad(loss)(differentiated, others)
+        with no_backward_draws(where):
+            (value, outcome), gradients = mx.value_and_grad(loss)(differentiated, others)
         if inspect:
             inspect(gradients)
         return value, outcome, tree.unflatten(state.params, gradients)

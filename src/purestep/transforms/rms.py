@@ -60,7 +60,7 @@ def scale_by_rms(
     Differences from optax:
 
     1. The mean, and so the updates, are float32 whatever the gradients' dtype.
-    2. One state serves both settings of `bias_correction`: its count is `()` when there is none.
+    2. One state serves both settings of `bias_correction`: without `bias_correction` its count is `()`.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -114,7 +114,7 @@ def scale_by_stddev(
 
     1. The means, and so the updates, are float32 whatever the gradients' dtype.
     2. A variance that rounding makes negative, as that of equal gradients, counts as 0; there it is NaN.
-    3. One state serves both settings of `bias_correction`: its count is `()` when there is none.
+    3. One state serves both settings of `bias_correction`: without `bias_correction` its count is `()`.
 
     With `g` the gradient:
 
