@@ -5,6 +5,7 @@ import contextlib
 import mlx.core as mx
 import pytest
 
+import purestep as ps
 from purestep import rng
 
 
@@ -95,3 +96,20 @@ def test_fold_in_gives_unrelated_keys_for_neighbours():
 def test_what_is_not_a_key_is_refused(key):
     with pytest.raises(ValueError, match="a key must be a uint32 array of shape"), rng.scope(key):
         pass
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_out_of_range_are_refused_in_the_name_of_what_was_called(seed):
+    windows = {"tokens": mx.arange(20), "batch_size": 2, "context": 4}
+    for where, call in {
+        "TrainState.create": lambda: ps.TrainState.create(
+            {"w": mx.ones(2)}, ps.optimizers.sgd(0.1), seed=seed
+        ),
+        "add_noise": lambda: ps.transforms.add_noise(0.1, 0.5, seed),
+        "RandomWindows": lambda: ps.data.RandomWindows(**windows, seed=seed),
+        "rollout": lambda: ps.data.rollout(
+            lambda p, t: t, [[1]], lambda p, c: [0.0], group_size=1, max_tokens=1, seed=seed
+        ),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{where}: (seed|key) must be (at least 0|less than 2\*\*)"):
+            call()

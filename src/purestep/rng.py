@@ -95,6 +95,18 @@ def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
     return mx.random.split(mx.bitwise_xor(hashed, mx.array(number).astype(mx.uint32)))[0]
 
 
+def from_seed(where: str, name: str, seed: int) -> mx.array:
+    """Return the key of an integer seed in [0, 2**64).
+
+    Raises:
+        TypeError, ValueError: for anything else, with the names of the function and the argument.
+    """
+    seed = checks.integer(where, name, seed, least=0)
+    if seed >= 2**64:
+        raise checks.refuse(where, f"{name} must be less than 2**64, got {seed}")
+    return mx.random.key(seed)
+
+
 def _state() -> Any:
     """Return MLX's global random state, which its type stubs leave opaque: this thread's, at index 0."""
     return mx.random.state

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from purestep import checks, tree
-from purestep.rng import check_key, fold_in, scope
+from purestep.rng import check_key, fold_in, from_seed, scope
 from purestep.transforms.base import GradientTransform, check_floating, check_transform
 from purestep.types import Params, Tree
 
@@ -67,10 +67,7 @@ class TrainState(NamedTuple):
         check_floating(where, params)
         check_arrays(where, "model_state", model_state)
         if rng is None:
-            seed = checks.integer(where, "seed", seed, least=0)
-            if seed >= 2**64:
-                raise checks.refuse(where, f"seed must be less than 2**64, got {seed}")
-            rng = mx.random.key(seed)
+            rng = from_seed(where, "seed", seed)
         check_key(where, rng)
         with scope(fold_in(rng, _INIT)):
             opt_state = transform.init(tree.map(copy.copy, params))

@@ -146,7 +146,7 @@ def rollout(
         advantage_fn: `advantage_fn(rewards [n], group_size) -> advantages [n]`.
         columns: for each name a value a prompt (an answer to compare with), handed to the reward function
             as a list with a value a completion.
-        seed: tells apart the draws of several sources over one state.
+        seed: in [0, 2**32), tells apart the draws of several sources over one state.
         stateful: `apply_fn(params, model_state, tokens)`, and `decode` and `init_cache` with the pair
             `(params, model_state)` for params.
         init_cache: as in `sampler`.
@@ -174,6 +174,8 @@ def rollout(
     check_prompts(where, prompts)
     group_size = checks.integer(where, "group_size", group_size, least=1)
     seed = checks.integer(where, "seed", seed, least=0)
+    if seed >= 2**32:
+        raise checks.refuse(where, f"seed must be less than 2**32, got {seed}")
     if batch_size is None:
         batch_size = group_size * len(prompts)
     batch_size = checks.integer(where, "batch_size", batch_size, least=1)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep import checks
-from purestep.rng import fold_in
+from purestep.rng import fold_in, from_seed
 from purestep.types import Batch
 
 
@@ -79,7 +79,7 @@ class RandomWindows:
         where = "RandomWindows"
         checks.integer(where, "batch_size", self.batch_size, least=1)
         checks.integer(where, "context", self.context, least=1)
-        checks.integer(where, "seed", self.seed)
+        from_seed(where, "seed", self.seed)
         if self.tokens.ndim != 1 or self.tokens.size <= self.context:
             raise checks.refuse(
                 where,
@@ -88,7 +88,7 @@ class RandomWindows:
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0."""
-        key = fold_in(mx.random.key(self.seed), step)
+        key = fold_in(from_seed("RandomWindows", "seed", self.seed), step)
         starts = mx.random.randint(0, self.tokens.size - self.context, (self.batch_size, 1), key=key)
         windows = self.tokens[starts + mx.arange(self.context + 1)]
         return {"inputs": windows[:, :-1], "targets": windows[:, 1:]}

@@ -67,7 +67,7 @@ def add_noise(
 def as_key(where: str, key: Any) -> mx.array:
     """Return a PRNG key given as one or as an integer; refuse anything else, `None` too."""
     if not isinstance(key, mx.array):
-        return mx.random.key(checks.integer(where, "key", key, least=0))
+        return rng.from_seed(where, "key", key)
     rng.check_key(where, key)
     return key
 
