@@ -20,6 +20,7 @@ from purestep.types import Tree
 
 # Leaves of up to this many elements are put in one vector to be summed.
 _SMALL = 1 << 12
+_CHAIN = 64  # squares in one plain sum: the root halves its error
 _ROWS = 1 << 16  # of arrays of up to this many rows only the rows are summed apart
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 _PLAIN_KEY = re.compile(r'(?!\d+$)[^.\[\]"]+')
@@ -328,7 +329,7 @@ def norm(tree: Tree) -> mx.array:
         if x.size <= _SMALL:
             small.append(x.reshape(-1))
         elif x.ndim > 1 and x.shape[0] <= _ROWS:
-            sums_of_squares.append(sums.total(mx.square(x), range(1, x.ndim)))
+            sums_of_squares.append(sums.total(mx.square(x), range(1, x.ndim), chain=_CHAIN))
         else:
             sums_of_squares.append(sums.total(mx.square(x)).reshape(1))
     if small:

@@ -1,5 +1,7 @@
 """Reductions over millions of elements: right to 1e-6, where one float32 sum in order is off by a fifth."""
 
+import math
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -113,3 +115,10 @@ def moved(transform, x):
 @pytest.mark.parametrize("name", SLOPES)
 def test_the_slope_of_a_norm_of_zeros_is_not_nan(name):
     assert mx.isfinite(mx.grad(SLOPES[name])(mx.zeros(3))).all()
+
+
+@pytest.mark.parametrize("shape", [(512, 64), (64, 64), (1024, 4096), (2**20,)])
+def test_a_norm_of_equal_numbers_in_rows_of_every_length(shape):
+    for value in np.random.default_rng(3).uniform(1, 2, 12).astype(np.float32):
+        right = float(value) * math.prod(shape) ** 0.5
+        assert tree.norm([mx.full(shape, float(value))]).item() == pytest.approx(right, rel=1e-6)
