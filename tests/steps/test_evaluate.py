@@ -144,8 +144,8 @@ def test_memory_does_not_grow_with_the_number_of_batches():
 
     few = peak(3)
     assert few >= 4 << 20
-    # CUDA gives a buffer back some time after the work that read it is done.
-    assert peak(30) <= (3 * few if mx.cuda.is_available() else few + (1 << 20))
+    # One or two batches are there at a time, as the device runs ahead or not; thirty would take ten times this.
+    assert peak(30) <= 3 * few
 
 
 @pytest.mark.parametrize("source", [[], iter([]), (x for x in ())])
