@@ -144,7 +144,7 @@ def test_memory_does_not_grow_with_the_number_of_batches():
 
     few = peak(3)
     assert few >= 4 << 20
-    # One or two batches are there at a time, as far as the device runs ahead; thirty would take ten times this.
+    # One or two batches are there at a time; thirty would take ten times this.
     assert peak(30) <= 3 * few
 
 
