@@ -17,7 +17,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 import purestep as ps
-from purestep.types import Batch, Metrics, Params, Step
+from purestep._core.types import Batch, Metrics, Params, Step
 
 WARMUP, DECAY, PEAK, WEIGHT_DECAY, MAX_NORM = 10, 1000, 1e-3, 0.01, 1.0
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep import checks
+from purestep._core import checks
 
 
 class Size(IntEnum):

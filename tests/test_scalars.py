@@ -3,7 +3,7 @@
 import mlx.core as mx
 import pytest
 
-from purestep import scalars
+from purestep._core import scalars
 
 MOST = 2**31 - 1
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep import sums
+from purestep._core import sums
 
 LONG = 2**26
 

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from purestep import __main__, hardware
+from purestep import __main__
+from purestep._core import hardware
 from purestep.cli import demo
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.data.rollout import rollout
-from purestep.losses.policy import grpo_loss
-from purestep.losses.sequence import shift, token_logps
+from purestep.data import rollout
+from purestep.losses import grpo_loss, shift, token_logps
 
 VOCABULARY = 6
 PROMPTS = [[1], [2, 3], [4, 5, 1], [2], [3, 3]]

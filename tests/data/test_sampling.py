@@ -7,9 +7,9 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from purestep._modules.bridge import functional
-from purestep.data.sampling import sampler
-from purestep.losses.sequence import completion_mask, token_logps, truncation_mask
+from purestep import functional
+from purestep.data import sampler
+from purestep.losses import completion_mask, token_logps, truncation_mask
 from purestep.rng import scope
 from tests.distributions import probabilities
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.data.truncation import truncated_logits
+from purestep.data import truncated_logits
 from tests.distributions import probabilities
 
 

@@ -3,7 +3,7 @@
 import mlx.core as mx
 import pytest
 
-from purestep._modules.bridge import functional
+from purestep import functional
 from purestep.demos.digits import DIGITS, EQUALS, STOP, Decoder, answer, correctness, prompts
 from purestep.rng import scope
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.binary import binary_cross_entropy, sigmoid_binary_cross_entropy, sigmoid_focal_loss
+from purestep.losses import binary_cross_entropy, sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from tests.losses.recorded import cases, check_contract, compare
 
 ALL = {"pos_weight": 3.0, "label_smoothing": 0.1, "z_loss": 0.1}

@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import purestep as ps
-from purestep import graph, hardware, tree
-from purestep.losses import projection
-from purestep.losses.chunked import linear_cross_entropy
-from purestep.losses.cross_entropy import cross_entropy
+from purestep import tree
+from purestep._core import graph, hardware
+from purestep._losses.tokens import projection
+from purestep.losses import cross_entropy, linear_cross_entropy
 
 RECORD = load_file(Path(__file__).parents[1] / "references" / "chunked.safetensors")
 RTOL, ATOL = 1e-5, 1e-6

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.contrastive import info_nce, ntxent, triplet_margin_loss
+from purestep.losses import info_nce, ntxent, triplet_margin_loss
 from tests.losses.recorded import cases, check_contract, compare
 
 EMBEDDINGS = mx.random.normal((5, 3), key=mx.random.key(0))

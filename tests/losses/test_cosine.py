@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.cosine import cosine_distance, cosine_similarity
+from purestep.losses import cosine_distance, cosine_similarity
 from tests.losses.recorded import cases, check_contract, compare
 
 

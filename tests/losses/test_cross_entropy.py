@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from purestep import Mean
 from purestep.losses import cross_entropy
-from purestep.mean import Mean
 
 RECORD = load_file(Path(__file__).parents[1] / "references" / "optimizers.safetensors")
 RTOL, ATOL = 2e-6, 1e-7

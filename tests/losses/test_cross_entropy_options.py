@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.cross_entropy import cross_entropy
+from purestep.losses import cross_entropy
 from tests.losses.recorded import cases, check_contract, compare
 
 

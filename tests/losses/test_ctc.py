@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.ctc import ctc_loss
+from purestep.losses import ctc_loss
 from tests.losses.recorded import cases, compare
 
 

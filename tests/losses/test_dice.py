@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.dice import binary_dice_loss, dice_loss, multiclass_generalized_dice_loss
+from purestep.losses import binary_dice_loss, dice_loss, multiclass_generalized_dice_loss
 from tests.losses.recorded import cases, check_contract, compare
 
 TVERSKY = {"alpha": 0.3, "beta": 0.7, "smooth": 0.1, "ignore_background": True}

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from purestep.losses.cross_entropy import cross_entropy
-from purestep.losses.distillation import distillation_loss, soft_target_loss, top_k_logits
-from purestep.losses.divergence import DIVERGENCES
-from purestep.mean import Mean
+from purestep import Mean
+from purestep._losses.core.divergence import DIVERGENCES
+from purestep.losses import cross_entropy, distillation_loss, soft_target_loss, top_k_logits
 
 RECORD = load_file(Path(__file__).parents[1] / "references" / "distillation.safetensors")
 SETS = ("random", "extreme")

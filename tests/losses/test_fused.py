@@ -4,8 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep import hardware
-from purestep.losses import cross_entropy, fused, token_logps
+from purestep._core import hardware
+from purestep._losses.core import fused
+from purestep.losses import cross_entropy, token_logps
 
 LOGITS = 3 * mx.random.normal((5, 7), key=mx.random.key(0))
 TARGETS = mx.array([0, 6, 3, 3, 1])

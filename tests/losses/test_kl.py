@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses import kl
+from purestep._losses.supervised import kl
 from tests.losses.recorded import cases, check_contract, compare
 
 LOSSES = ["kl_divergence", "kl_divergence_with_log_targets", "generalized_kl_divergence"]

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.likelihood import gaussian_nll_loss, nll_loss
+from purestep.losses import gaussian_nll_loss, nll_loss
 from tests.losses.recorded import cases, check_contract, compare
 
 

@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import pytest
 
-from purestep.losses import margin
+from purestep._losses.supervised import margin
 from tests.losses.recorded import cases, check_contract, compare
 
 BINARY = ["hinge_loss", "perceptron_loss"]

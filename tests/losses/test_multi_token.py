@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.losses.cross_entropy import cross_entropy
-from purestep.losses.multi_token import MultiTokenPrediction, multi_token_loss
+from purestep.losses import MultiTokenPrediction, cross_entropy, multi_token_loss
 from tests.trees import same_bits
 
 VOCABULARY, WIDTH, HEADS, LENGTH = 11, 8, 2, 12

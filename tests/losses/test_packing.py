@@ -6,13 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.packing import (
-    packed_attention_mask,
-    packed_loss_mask,
-    packed_positions,
-    packed_segments,
-)
-from purestep.losses.sequence import shift
+from purestep.losses import packed_attention_mask, packed_loss_mask, packed_positions, packed_segments, shift
 
 ROWS = [
     [1, 1, 1, 2, 2, 3, 0, 0],

@@ -9,16 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import purestep
-from purestep.losses.policy import (
-    KL_ESTIMATORS,
-    LEVELS,
-    LOSS_TYPES,
-    group_advantages,
-    grpo_loss,
-    leave_one_out_advantages,
-)
-from purestep.losses.reinforce import reinforce_loss
-from purestep.mean import Mean
+from purestep import Mean
+from purestep._losses.policy.grpo import KL_ESTIMATORS, LEVELS, LOSS_TYPES
+from purestep.losses import group_advantages, grpo_loss, leave_one_out_advantages, reinforce_loss
 
 RECORD = load_file(Path(__file__).parents[1] / "references" / "policy.safetensors")
 INPUTS = {key.split("/")[1]: part for key, part in RECORD.items() if key.startswith("inputs/")}

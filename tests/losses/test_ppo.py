@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from purestep.losses.ppo import generalized_advantages, ppo_loss
+from purestep.losses import generalized_advantages, ppo_loss
 
 RECORD = load_file(Path(__file__).parents[1] / "references" / "policy.safetensors")
 INPUTS = {key.split("/")[1]: part for key, part in RECORD.items() if key.startswith("inputs/")}

@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from purestep.losses.kto import kto_loss
-from purestep.losses.orpo import orpo_loss
-from purestep.losses.preference import cpo_loss, dpo_loss, simpo_loss
-from purestep.losses.sequence import sequence_logps, token_logps
-from purestep.mean import Mean
+from purestep import Mean
+from purestep.losses import cpo_loss, dpo_loss, kto_loss, orpo_loss, sequence_logps, simpo_loss, token_logps
 
 RECORD = load_file(Path(__file__).parents[1] / "references" / "preference.safetensors")
 SETS = ("random", "average", "extreme")

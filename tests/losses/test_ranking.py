@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.ranking import ranking_softmax_loss
+from purestep.losses import ranking_softmax_loss
 from tests.losses.recorded import cases, compare
 
 

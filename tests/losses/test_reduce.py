@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from purestep import losses
-from purestep.losses import reduce
+from purestep._losses.core import reduce
 
 
 def test_weights_broadcast_and_zero_ones_leave_nan_out():

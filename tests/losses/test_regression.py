@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses import regression
+from purestep._losses.supervised import regression
 from tests.losses.recorded import cases, check_contract, compare
 
 OPTIONS = {"huber_loss": {"delta": 1.5}, "smooth_l1_loss": {"beta": 0.5}}

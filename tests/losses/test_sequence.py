@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from purestep import hardware
-from purestep.losses.sequence import (
-    completion_mask,
-    prompt_mask,
-    sequence_logps,
-    shift,
-    token_logps,
-    truncation_mask,
-)
+from purestep._core import hardware
+from purestep.losses import completion_mask, prompt_mask, sequence_logps, shift, token_logps, truncation_mask
 
 RECORD = load_file(Path(__file__).parents[1] / "references" / "sequence.safetensors")
 CASES = {"1.0": 1.0, "0.7": 0.7, "extreme": 1.0}

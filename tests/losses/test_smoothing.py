@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.smoothing import poly_loss_cross_entropy, smooth_labels
+from purestep.losses import poly_loss_cross_entropy, smooth_labels
 from tests.losses.recorded import RECORD, cases, check_contract, compare
 
 

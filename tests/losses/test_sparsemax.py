@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.losses.sparsemax import make_fenchel_young_loss, multiclass_sparsemax_loss, sparsemax_loss
+from purestep.losses import make_fenchel_young_loss, multiclass_sparsemax_loss, sparsemax_loss
 from tests.losses.recorded import cases, check_contract, compare
 
 softmax_loss = make_fenchel_young_loss(lambda row: mx.logsumexp(row, axis=-1))

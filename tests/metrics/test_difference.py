@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purestep.metrics.difference import Difference, difference
+from purestep._measures.difference import Difference, difference
 
 NAN, INF = mx.nan, mx.inf
 

@@ -9,22 +9,25 @@ from safetensors.numpy import load_file
 
 import purestep as ps
 from purestep import schedules
-from purestep.optimizers.adabelief import adabelief
-from purestep.optimizers.adadelta import adadelta
-from purestep.optimizers.adagrad import adagrad
-from purestep.optimizers.adamax import adamax, adamaxw
-from purestep.optimizers.amsgrad import amsgrad
-from purestep.optimizers.lion import lion
-from purestep.optimizers.nadam import nadam, nadamw
-from purestep.optimizers.novograd import novograd
-from purestep.optimizers.radam import radam
-from purestep.optimizers.rmsprop import rmsprop
-from purestep.optimizers.rprop import rprop
-from purestep.optimizers.sign import sign_sgd, signum
-from purestep.optimizers.yogi import yogi
-from purestep.transforms import matrices, scale_by_learning_rate
-from purestep.transforms.lion import scale_by_lion
-from purestep.transforms.yogi import scale_by_yogi
+from purestep.optimizers import (
+    adabelief,
+    adadelta,
+    adagrad,
+    adamax,
+    adamaxw,
+    amsgrad,
+    lion,
+    nadam,
+    nadamw,
+    novograd,
+    radam,
+    rmsprop,
+    rprop,
+    sign_sgd,
+    signum,
+    yogi,
+)
+from purestep.transforms import matrices, scale_by_learning_rate, scale_by_lion, scale_by_yogi
 from tests.optimizers.test_references import ATOL, LEAVES, RTOL, walk
 
 RECORD = load_file(Path(__file__).parents[1] / "references" / "adaptive.safetensors")

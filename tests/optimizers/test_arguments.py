@@ -9,7 +9,7 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms
 
-EVERY = [name for name, value in vars(optimizers).items() if inspect.isfunction(value)]
+EVERY = list(optimizers.__all__)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -9,22 +9,30 @@ from safetensors.numpy import load_file
 
 import purestep as ps
 from purestep import schedules
-from purestep.optimizers.adam import adam
-from purestep.optimizers.adan import adan
-from purestep.optimizers.ademamix import ademamix, simplified_ademamix
-from purestep.optimizers.adopt import adopt
-from purestep.optimizers.dadapt import dadapt_adamw
-from purestep.optimizers.distance import dog, dowg
-from purestep.optimizers.madgrad import madgrad
-from purestep.optimizers.muon import muon
-from purestep.optimizers.prodigy import prodigy
-from purestep.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
-from purestep.optimizers.sophia import sophia
-from purestep.transforms.distance import scale_by_distance_over_gradients
-from purestep.transforms.orthogonal import MuonDimensionNumbers
-from purestep.transforms.scaling import scale
-from purestep.transforms.schedule_free import schedule_free, schedule_free_eval_params
-from purestep.transforms.weight_decay import matrices
+from purestep.optimizers import (
+    adam,
+    adan,
+    ademamix,
+    adopt,
+    dadapt_adamw,
+    dog,
+    dowg,
+    madgrad,
+    muon,
+    prodigy,
+    schedule_free_adamw,
+    schedule_free_sgd,
+    simplified_ademamix,
+    sophia,
+)
+from purestep.transforms import (
+    MuonDimensionNumbers,
+    matrices,
+    scale,
+    scale_by_distance_over_gradients,
+    schedule_free,
+    schedule_free_eval_params,
+)
 
 REFERENCES = Path(__file__).parents[1] / "references"
 INPUTS = load_file(REFERENCES / "optimizers.safetensors")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.optimizers.mup import mup
+from purestep.optimizers import mup
 
 PARAMS = {
     "embed_tokens": {"weight": mx.ones((5, 4))},

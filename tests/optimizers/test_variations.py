@@ -9,25 +9,35 @@ import pytest
 from safetensors.numpy import load_file
 
 import purestep as ps
-from purestep.optimizers.adafactor import adafactor
-from purestep.optimizers.fromage import fromage
-from purestep.optimizers.misc import (
+from purestep._transforms.core.base import taking_extra
+from purestep.optimizers import (
+    adafactor,
+    fromage,
+    lamb,
+    lars,
     noisy_sgd,
     optimistic_adam,
     optimistic_adam_v2,
     optimistic_gradient_descent,
     polyak_sgd,
+    sm3,
 )
-from purestep.optimizers.sm3 import sm3
-from purestep.optimizers.trust_ratio import lamb, lars
 from purestep.schedules import linear
-from purestep.transforms import matrices, scale
-from purestep.transforms.base import taking_extra
-from purestep.transforms.block import scale_by_param_block_norm, scale_by_param_block_rms
-from purestep.transforms.bounding import adaptive_grad_clip, clip, clip_by_block_rms, keep_params_nonnegative
-from purestep.transforms.misc import centralize, normalize_by_update_norm, scale_by_schedule
-from purestep.transforms.sm3 import scale_by_sm3
-from purestep.transforms.trust_ratio import scale_by_trust_ratio
+from purestep.transforms import (
+    adaptive_grad_clip,
+    centralize,
+    clip,
+    clip_by_block_rms,
+    keep_params_nonnegative,
+    matrices,
+    normalize_by_update_norm,
+    scale,
+    scale_by_param_block_norm,
+    scale_by_param_block_rms,
+    scale_by_schedule,
+    scale_by_sm3,
+    scale_by_trust_ratio,
+)
 
 REFERENCES = Path(__file__).parents[1] / "references"
 INPUTS, RECORD = (load_file(REFERENCES / f"{name}.safetensors") for name in ("optimizers", "variations"))

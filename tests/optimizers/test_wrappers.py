@@ -8,18 +8,21 @@ import pytest
 from safetensors.numpy import load_file
 
 import purestep as ps
-from purestep import optimizers, schedules, transforms
-from purestep.transforms.apply_every import apply_every
-from purestep.transforms.averaging import ema
-from purestep.transforms.conditional import conditionally_mask, conditionally_transform
-from purestep.transforms.evaluation import eval_params
-from purestep.transforms.flattening import flatten
-from purestep.transforms.hyperparameters import inject_hyperparams
-from purestep.transforms.lookahead import lookahead
-from purestep.transforms.masking import freeze, masked
-from purestep.transforms.naming import named_chain
-from purestep.transforms.partitioning import partition
-from purestep.transforms.plateau import reduce_on_plateau
+from purestep import eval_params, optimizers, schedules, transforms
+from purestep.transforms import (
+    apply_every,
+    conditionally_mask,
+    conditionally_transform,
+    ema,
+    flatten,
+    freeze,
+    inject_hyperparams,
+    lookahead,
+    masked,
+    named_chain,
+    partition,
+    reduce_on_plateau,
+)
 
 REFERENCES = Path(__file__).parents[1] / "references"
 INPUTS = load_file(REFERENCES / "optimizers.safetensors")

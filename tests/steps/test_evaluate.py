@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep.steps.evaluate import evaluate
+from purestep import evaluate
 from tests.steps.test_train import BATCH, classifier, ragged, start
 from tests.trees import snapshot
 

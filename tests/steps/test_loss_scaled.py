@@ -4,9 +4,8 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep import tree
-from purestep.steps.loss_scaled import loss_scaled_step
-from purestep.transforms.loss_scaling import dynamic_loss_scale, loss_scale
+from purestep import loss_scaled_step, tree
+from purestep.transforms import dynamic_loss_scale, loss_scale
 from tests.trees import array, same_bits
 
 PARAMS = {"w": array(0, (4, 3), mx.float32), "b": array(1, (3,), mx.float32), "unused": None}

@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 import purestep as ps
-from purestep.steps.parts import parts_of
+from purestep._steps.core.parts import parts_of
 from tests.steps.test_train import BATCH, DENSE, TRANSFORM, linear_loss, start
 from tests.trees import same_bits
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep import tree
-from purestep.steps.sam import sam_step
+from purestep import sam_step, tree
 from tests.trees import array, same_bits, snapshot
 
 PARAMS = {"w": array(0, (4, 3), mx.float32), "b": array(1, (3,), mx.float32), "unused": None}

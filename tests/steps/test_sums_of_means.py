@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.steps.loss_scaled import loss_scaled_step
+from purestep import loss_scaled_step
 
 ROWS = 8
 generator = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.optimizers.adadelta import adadelta
-from purestep.transforms.adadelta import scale_by_adadelta
+from purestep.optimizers import adadelta
+from purestep.transforms import scale_by_adadelta
 from tests.running import assert_updates, normal, run
 
 

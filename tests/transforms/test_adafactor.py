@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from purestep import tree
-from purestep.transforms.adafactor import scale_by_factored_rms
+from purestep.transforms import scale_by_factored_rms
 
 
 def drawn(shape, seed=0):

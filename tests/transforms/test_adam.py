@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import purestep as ps
+from purestep._transforms.algorithms.adam.adam import bias_correction
 from purestep.transforms import scale_by_adam
-from purestep.transforms.adam import bias_correction
 
 
 def by_the_book(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, nesterov=False):

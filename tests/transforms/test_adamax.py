@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.optimizers.adamax import adamaxw
-from purestep.transforms.adamax import scale_by_adamax
+from purestep.optimizers import adamaxw
+from purestep.transforms import scale_by_adamax
 from tests.running import assert_updates, normal, run
 
 

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.optimizers.adan import adan
-from purestep.transforms.adan import scale_by_adan
+from purestep.optimizers import adan
+from purestep.transforms import scale_by_adan
 
 
 def run(transform, gradients, dtype=mx.float32):

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from purestep import schedules
-from purestep.optimizers.ademamix import ademamix, simplified_ademamix
-from purestep.transforms.adam import scale_by_adam
-from purestep.transforms.ademamix import scale_by_ademamix, scale_by_simplified_ademamix
+from purestep.optimizers import ademamix, simplified_ademamix
+from purestep.transforms import scale_by_adam, scale_by_ademamix, scale_by_simplified_ademamix
 
 GRADIENTS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.optimizers.adopt import adopt
-from purestep.transforms.adopt import scale_by_adopt
+from purestep.optimizers import adopt
+from purestep.transforms import scale_by_adopt
 
 
 def run(transform, gradients, dtype=mx.float32):

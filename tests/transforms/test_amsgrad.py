@@ -6,8 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.transforms.adam import scale_by_adam
-from purestep.transforms.amsgrad import scale_by_amsgrad
+from purestep.transforms import scale_by_adam, scale_by_amsgrad
 from tests.running import assert_updates, normal, run
 
 

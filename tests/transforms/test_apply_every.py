@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep.transforms.apply_every import apply_every
+from purestep.transforms import apply_every
 
 
 def run(k, gradients, dtype=mx.float32):

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep import optimizers, transforms, tree
-from purestep.transforms.averaging import averaged, ema
-from purestep.transforms.evaluation import eval_params
-from purestep.transforms.nonfinite import skip_nonfinite
+from purestep import eval_params, optimizers, transforms, tree
+from purestep.transforms import averaged, ema, skip_nonfinite
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None], "empty": mx.zeros((0, 2))}

@@ -7,7 +7,8 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep.transforms.base import check_transform, stateless, taking_extra
+from purestep._transforms.core.base import check_transform, taking_extra
+from purestep.transforms import stateless
 
 
 class Layer(NamedTuple):

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.transforms.belief import scale_by_belief
+from purestep.transforms import scale_by_belief
 from tests.running import assert_updates, normal, run
 
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.transforms.block import scale_by_param_block_norm, scale_by_param_block_rms, step_on_sphere
+from purestep.transforms import scale_by_param_block_norm, scale_by_param_block_rms, step_on_sphere
 
 NAN = float("nan")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.transforms.bounding import adaptive_grad_clip, clip, clip_by_block_rms, keep_params_nonnegative
+from purestep.transforms import adaptive_grad_clip, clip, clip_by_block_rms, keep_params_nonnegative
 
 NAN, INF = float("nan"), float("inf")
 

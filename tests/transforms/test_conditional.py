@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms
-from purestep.transforms.conditional import conditionally_mask, conditionally_transform
+from purestep.transforms import conditionally_mask, conditionally_transform
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}

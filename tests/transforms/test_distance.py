@@ -6,8 +6,8 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep.optimizers.distance import dog, dowg
-from purestep.transforms.distance import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
+from purestep.optimizers import dog, dowg
+from purestep.transforms import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
 
 START = {"a": mx.array(3.0), "b": mx.array([4.0]), "none": None}  # of norm 5
 MAKE = {

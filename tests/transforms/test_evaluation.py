@@ -6,14 +6,9 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep import optimizers, transforms, tree
-from purestep.transforms.averaging import averaged
-from purestep.transforms.evaluation import eval_params, where_held
-from purestep.transforms.lookahead import lookahead
-from purestep.transforms.masking import masked
-from purestep.transforms.naming import named_chain
-from purestep.transforms.nonfinite import skip_nonfinite
-from purestep.transforms.partitioning import partition
+from purestep import eval_params, optimizers, transforms, tree
+from purestep._transforms.inspection.evaluation import where_held
+from purestep.transforms import averaged, lookahead, masked, named_chain, partition, skip_nonfinite
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}

@@ -7,9 +7,9 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms, tree
+from purestep._transforms.core.base import check_state, checked, taking_extra
+from purestep._transforms.core.fitting import StateCheck
 from purestep.testing.samples import array
-from purestep.transforms.base import check_state, checked, taking_extra
-from purestep.transforms.fitting import StateCheck
 from tests.catalogue import CATALOGUE
 
 PARAMS = {"w": array(1, (2, 3)), "b": array(2, (3,))}

@@ -5,7 +5,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms, tree
-from purestep.transforms.flattening import flatten
+from purestep.transforms import flatten
 from tests.trees import like
 
 PARAMS = {

@@ -9,7 +9,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms
-from purestep.transforms.foreign import _MLX
+from purestep._transforms.core.foreign import _MLX
 
 WRAPPERS = [
     ps.chain,

@@ -7,10 +7,8 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep import optimizers, schedules, transforms, tree
-from purestep.transforms.hyperparameters import hyperparameters, inject_hyperparams, set_hyperparameters
-from purestep.transforms.naming import named_chain
-from purestep.transforms.partitioning import partition
+from purestep import hyperparameters, optimizers, schedules, set_hyperparameters, transforms, tree
+from purestep.transforms import inject_hyperparams, named_chain, partition
 from tests.trees import like, same_bits, snapshot
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}

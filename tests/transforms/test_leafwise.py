@@ -5,7 +5,7 @@ import re
 import mlx.core as mx
 import pytest
 
-from purestep.transforms.leafwise import block_norm, block_rms, leafwise
+from purestep._transforms.core.leafwise import block_norm, block_rms, leafwise
 
 
 def test_each_update_meets_its_parameter_and_none_stays():

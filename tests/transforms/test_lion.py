@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.optimizers.lion import lion
-from purestep.transforms.lion import scale_by_lion
+from purestep.optimizers import lion
+from purestep.transforms import scale_by_lion
 from tests.running import assert_updates, normal, run
 
 DIRECTIONS = {"hard": np.sign, "smooth": lambda x: np.tanh(3 * x), "refined": lambda x: np.clip(x, -1, 1)}

@@ -8,8 +8,8 @@ import pytest
 
 import purestep as ps
 from purestep import transforms, tree
-from purestep.transforms.base import taking_extra
-from purestep.transforms.orthogonal import orthogonalize
+from purestep._transforms.core.base import taking_extra
+from purestep.transforms import orthogonalize
 
 N = 2**25
 GRADIENT, WEIGHT = np.float64(np.float32(0.3)), np.float64(np.float32(0.7))

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep import optimizers, transforms, tree
-from purestep.transforms.evaluation import eval_params
-from purestep.transforms.lookahead import lookahead
+from purestep import eval_params, optimizers, transforms, tree
+from purestep.transforms import lookahead
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3), None]}

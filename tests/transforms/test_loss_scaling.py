@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms, tree
-from purestep.transforms.loss_scaling import dynamic_loss_scale, loss_scale
+from purestep.transforms import dynamic_loss_scale, loss_scale
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.float16), None]}

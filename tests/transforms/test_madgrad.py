@@ -8,8 +8,8 @@ import pytest
 
 import purestep as ps
 from purestep import schedules
-from purestep.optimizers.madgrad import madgrad
-from purestep.transforms.madgrad import scale_by_madgrad
+from purestep.optimizers import madgrad
+from purestep.transforms import scale_by_madgrad
 
 GRADIENTS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
 

@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms, tree
-from purestep.transforms.masking import by_path, freeze, masked, set_to_zero
+from purestep.transforms import by_path, freeze, masked, set_to_zero
 from tests.trees import Pair, like, same_bits
 
 PARAMS = {

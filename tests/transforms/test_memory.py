@@ -6,11 +6,8 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep.optimizers.adafactor import adafactor
-from purestep.optimizers.sm3 import sm3
-from purestep.transforms import scale, scale_by_adam, trace
-from purestep.transforms.memory import state_memory
-from purestep.transforms.rounding import master_weights
+from purestep.optimizers import adafactor, sm3
+from purestep.transforms import master_weights, scale, scale_by_adam, state_memory, trace
 
 PARAMS = {"w": mx.zeros((100, 100), mx.bfloat16), "norm": [mx.zeros(100), None]}
 SIZE = 10_100

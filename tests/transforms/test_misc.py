@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.optimizers.misc import optimistic_adam, optimistic_adam_v2
+from purestep.optimizers import optimistic_adam, optimistic_adam_v2
 from purestep.schedules import linear
-from purestep.transforms.misc import (
+from purestep.transforms import (
     centralize,
     normalize_by_update_norm,
     scale_by_optimistic_gradient,

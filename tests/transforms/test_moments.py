@@ -3,7 +3,7 @@
 import mlx.core as mx
 import pytest
 
-from purestep.transforms import moments
+from purestep._transforms.core import moments
 
 
 def test_a_mean_stored_in_half_precision_decays_in_float32():

@@ -5,8 +5,7 @@ import pytest
 
 import purestep as ps
 from purestep import transforms, tree
-from purestep.transforms.averaging import ema
-from purestep.transforms.monitoring import monitor, snapshot
+from purestep.transforms import ema, monitor, snapshot
 
 PARAMS = {"w": mx.ones(2), "none": None}
 

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.optimizers.adam import adamw
-from purestep.optimizers.muon import muon
-from purestep.transforms.momentum import trace
-from purestep.transforms.muon import matrices_and_rest, scale_by_muon, scale_by_shape
-from purestep.transforms.orthogonal import MuonDimensionNumbers, orthogonalize
-from purestep.transforms.scaling import scale
+from purestep.optimizers import adamw, muon
+from purestep.transforms import (
+    MuonDimensionNumbers,
+    matrices_and_rest,
+    orthogonalize,
+    scale,
+    scale_by_muon,
+    scale_by_shape,
+    trace,
+)
 
 PARAMS = {"w": mx.ones((2, 3)), "b": mx.ones(3), "none": None, "conv": mx.ones((2, 3, 2))}
 

@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms
-from purestep.transforms.naming import named_chain
+from purestep.transforms import named_chain
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": None}

@@ -6,8 +6,8 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep.optimizers.misc import noisy_sgd
-from purestep.transforms.noise import add_noise
+from purestep.optimizers import noisy_sgd
+from purestep.transforms import add_noise
 
 NAN = float("nan")
 

@@ -7,8 +7,8 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, schedules, transforms, tree
-from purestep.transforms.averaging import averaged
-from purestep.transforms.nonfinite import all_finite, apply_if_finite, skip_nonfinite, zero_nans
+from purestep._transforms.wrappers.nonfinite import all_finite
+from purestep.transforms import apply_if_finite, averaged, skip_nonfinite, zero_nans
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None], "empty": mx.zeros((0, 2))}

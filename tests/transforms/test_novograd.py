@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.transforms.novograd import scale_by_novograd
+from purestep.transforms import scale_by_novograd
 from tests.running import assert_updates, normal, run
 
 

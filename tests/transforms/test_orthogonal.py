@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.transforms.orthogonal import MuonDimensionNumbers, matrix_sides, orthogonalize
+from purestep._transforms.algorithms.layerwise.orthogonal import matrix_sides
+from purestep.transforms import MuonDimensionNumbers, orthogonalize
 
 
 def matrix(*shape, seed=0):

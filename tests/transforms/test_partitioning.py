@@ -7,8 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms, tree
-from purestep.transforms.masking import masked, set_to_zero
-from purestep.transforms.partitioning import group_table, partition
+from purestep.transforms import group_table, masked, partition, set_to_zero
 from tests.trees import like, same_bits
 
 PARAMS = {

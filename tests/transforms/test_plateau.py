@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, tree
-from purestep.transforms.plateau import reduce_on_plateau
+from purestep.transforms import reduce_on_plateau
 
 PARAMS = {"w": mx.ones(2), "b": mx.ones((), mx.bfloat16), "none": None}
 

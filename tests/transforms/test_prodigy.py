@@ -8,8 +8,7 @@ import pytest
 
 import purestep as ps
 from purestep import schedules
-from purestep.optimizers.dadapt import dadapt_adamw
-from purestep.optimizers.prodigy import prodigy
+from purestep.optimizers import dadapt_adamw, prodigy
 
 GRADIENTS = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32) + 1
 BOTH = pytest.mark.parametrize("make", [prodigy, dadapt_adamw])

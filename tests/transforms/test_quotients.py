@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, schedules, transforms
-from purestep.transforms.quotients import factor_within, nonzero
+from purestep._transforms.core.quotients import factor_within, nonzero
 
 WITHOUT_EPS = {
     "adam": lambda eps: optimizers.adam(0.1, eps=eps),

@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.transforms.radam import length, scale_by_radam
+from purestep._transforms.algorithms.adam.radam import length
+from purestep.transforms import scale_by_radam
 from tests.running import assert_updates, normal, run
 
 

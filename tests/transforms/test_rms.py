@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.optimizers.rmsprop import rmsprop
-from purestep.transforms.rms import scale_by_rms, scale_by_rss, scale_by_stddev
+from purestep.optimizers import rmsprop
+from purestep.transforms import scale_by_rms, scale_by_rss, scale_by_stddev
 from tests.running import assert_updates, normal, run
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.optimizers.trust_ratio import lamb
-from purestep.transforms import scale
-from purestep.transforms.rounding import master_weights, round_stochastically
+from purestep.optimizers import lamb
+from purestep.transforms import master_weights, round_stochastically, scale
 
 SIZE, STEPS, RATE = 20_000, 100, 1e-4
 HALF = (mx.bfloat16, mx.float16)

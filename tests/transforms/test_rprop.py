@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.optimizers.rprop import rprop
-from purestep.transforms.rprop import scale_by_rprop
+from purestep.optimizers import rprop
+from purestep.transforms import scale_by_rprop
 from tests.running import normal, run
 
 

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep import schedules
-from purestep.optimizers.schedule_free import schedule_free_adamw, schedule_free_sgd
-from purestep.optimizers.sgd import sgd
-from purestep.transforms.evaluation import eval_params
-from purestep.transforms.scaling import scale
-from purestep.transforms.schedule_free import schedule_free, schedule_free_eval_params
+from purestep import eval_params, schedules
+from purestep.optimizers import schedule_free_adamw, schedule_free_sgd, sgd
+from purestep.transforms import scale, schedule_free, schedule_free_eval_params
 
 GRADIENTS = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
 

@@ -3,8 +3,9 @@
 import mlx.core as mx
 import pytest
 
-from purestep.optimizers.sign import sign_sgd, signum
-from purestep.transforms.sign import scale_by_sign, sign
+from purestep._transforms.algorithms.momentum.sign import sign
+from purestep.optimizers import sign_sgd, signum
+from purestep.transforms import scale_by_sign
 from tests.running import run
 
 

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.transforms.sm3 import scale_by_sm3
+from purestep.transforms import scale_by_sm3
 
 
 def test_rows_and_columns_bound_the_sums_of_squares():

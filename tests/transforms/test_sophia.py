@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.mean import Mean
-from purestep.optimizers.sophia import sophia
-from purestep.transforms.sophia import gauss_newton_bartlett_diagonal, hutchinson_diagonal, scale_by_sophia
+from purestep import Mean
+from purestep.optimizers import sophia
+from purestep.transforms import gauss_newton_bartlett_diagonal, hutchinson_diagonal, scale_by_sophia
 
 KEYS = [mx.random.key(seed) for seed in range(400)]
 

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.optimizers.trust_ratio import lars
-from purestep.transforms.trust_ratio import scale_by_trust_ratio
+from purestep.optimizers import lars
+from purestep.transforms import scale_by_trust_ratio
 
 NAN = float("nan")
 

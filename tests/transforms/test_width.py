@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep.transforms.width import hidden_matrices, scale_by_width
+from purestep.transforms import hidden_matrices, scale_by_width
 
 PARAMS = {
     "embed_tokens": {"weight": mx.ones((5, 4))},

@@ -11,7 +11,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep import checks, context, graph, tree
+from purestep._core import checks, context, graph, tree
+from purestep._core.rng import forbidden, scope
+from purestep._core.types import Params, Tree
 from purestep._modules import contents, modes
 from purestep._modules.contents import Contents
 from purestep._modules.copying import UncopyableError, copied
@@ -19,8 +21,6 @@ from purestep._modules.early import refuse_bound_checkpoint
 from purestep._modules.handles import own
 from purestep._modules.privates import private_arrays
 from purestep._modules.slots import Slot, check_fits, slots_of, trained_and_held
-from purestep.rng import forbidden, scope
-from purestep.types import Params, Tree
 
 Apply = Callable[..., Any]
 

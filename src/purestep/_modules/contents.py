@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep import tree
+from purestep._core import tree
 from purestep._modules.walking import attributes, is_plain_object, walk
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), mx.Dtype)

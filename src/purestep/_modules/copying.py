@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.utils import checkpoint
 
-from purestep import checks, context, tree
+from purestep._core import checks, context, tree
 from purestep._modules.walking import attributes, is_atom, is_plain_object
 
 _SEQUENCES: Any = (list, deque)

@@ -5,7 +5,7 @@ from types import CodeType, FunctionType
 
 import mlx.nn as nn
 
-from purestep import checks, context
+from purestep._core import checks, context
 from purestep._modules.walking import below, walk
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import tree
+from purestep._core import tree
 
 
 def own(value: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from purestep import checks
+from purestep._core import checks
 
 
 class Guard:

@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import tree
+from purestep._core import tree
 from purestep._modules.contents import Contents, Place
 from purestep._modules.slots import Slot
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep import checks, tree
-from purestep.types import Params, Tree
+from purestep._core import checks, tree
+from purestep._core.types import Params, Tree
 
 
 class Slot(NamedTuple):

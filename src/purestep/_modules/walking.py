@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep import tree
+from purestep._core import tree
 from purestep._modules.modes import Asked, Guard
 
 _ATOMS = (

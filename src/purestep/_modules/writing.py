@@ -5,9 +5,9 @@ from typing import Any
 
 import mlx.nn as nn
 
-from purestep import tree
+from purestep._core import tree
+from purestep._core.types import Params, Tree
 from purestep._modules.slots import check_fits, slots_of, trained_and_held
-from purestep.types import Params, Tree
 
 
 def write_back(module: nn.Module, params: Params, model_state: Tree | None = None) -> None:

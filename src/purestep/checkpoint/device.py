@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 import mlx.core as mx
 
-from purestep import hardware
+from purestep._core import hardware
 
 
 def on_cuda() -> bool:

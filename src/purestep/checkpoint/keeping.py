@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from purestep import checks
+from purestep._core import checks
 from purestep.checkpoint.record import Record, best_of, check_metric
 
 KeepPolicy = Callable[[Sequence[Record]], set[int]]

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep._core import checks, tree
+from purestep._core.types import Tree
+from purestep._steps.state import check_arrays
 from purestep.checkpoint import atomic, device, directory, lock, store, tensors
 from purestep.checkpoint.header import CorruptError, kind_of
 from purestep.checkpoint.keeping import KeepPolicy, superfluous
@@ -20,8 +22,6 @@ from purestep.checkpoint.restore import Rename, restore
 from purestep.checkpoint.saving import SavePolicy
 from purestep.checkpoint.store import CorruptWarning
 from purestep.checkpoint.writer import Writer
-from purestep.state import check_arrays
-from purestep.types import Tree
 
 Problems = dict[int, list[str]]
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from purestep import checks, tree
-from purestep.transforms.masking import compile_pattern
+from purestep._core import checks, tree
+from purestep._core.tree.patterns import compile_pattern
 
 Rename = Mapping[str, str] | Callable[[str], str]
 

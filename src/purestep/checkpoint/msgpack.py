@@ -8,14 +8,14 @@ from typing import Any
 import mlx.core as mx
 import msgpack
 
-from purestep import tree
+from purestep._core import tree
+from purestep._core.types import Tree
+from purestep._steps.state import check_arrays
 from purestep.checkpoint import checksum, device
 from purestep.checkpoint.header import CorruptError, seal, unseal, verified
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import DTYPES, leaf_specs, nbytes
 from purestep.checkpoint.tensors import check_depth, evaluated
-from purestep.state import check_arrays
-from purestep.types import Tree
 
 _MAGIC = "purestep"
 _CHUNK = 1 << 30  # bytes; msgpack holds less than 4 GiB in one value

@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 import mlx.core as mx
 
-from purestep import checks
-from purestep.transforms.hyperparameters import constants
-from purestep.types import Tree
+from purestep._core import checks
+from purestep._core.types import Tree
+from purestep._transforms.wrappers.hyperparameters import constants
 
 
 class HyperparameterWarning(UserWarning):

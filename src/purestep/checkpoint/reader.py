@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep._core import checks, tree
 from purestep.checkpoint import checksum, device
 from purestep.checkpoint.contents import contents
 from purestep.checkpoint.header import CorruptError, reading, verified

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks
-from purestep.types import Tree
+from purestep._core import checks
+from purestep._core.types import Tree
 
 MODES = ("min", "max")
 LARGEST_STEP = 10**18 - 1

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep._core import checks, tree
+from purestep._core.types import Tree
+from purestep._steps.state import check_arrays
 from purestep.checkpoint import device
 from purestep.checkpoint.matching import Rename as Rename
 from purestep.checkpoint.matching import match
 from purestep.checkpoint.rates import warn_of_others
 from purestep.checkpoint.specs import leaf_specs
-from purestep.state import check_arrays
-from purestep.types import Tree
 
 
 class RestoreWarning(UserWarning):

@@ -9,15 +9,15 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep._core import checks, tree
+from purestep._core.types import Tree
+from purestep._steps.state import check_arrays
 from purestep.checkpoint import atomic, checksum, device, reader, tensors
 from purestep.checkpoint.contents import contents
 from purestep.checkpoint.header import CorruptError, reading, seal, sealed, unseal
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import leaf_specs
 from purestep.checkpoint.weights import read_weights, weights_at
-from purestep.state import check_arrays
-from purestep.types import Tree
 
 _KEY = "purestep"
 _INDEX = ".index.json"

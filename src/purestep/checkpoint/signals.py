@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from purestep import checks
+from purestep._core import checks
 
 
 class Signals:

@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import tree
+from purestep._core import tree
 from purestep.checkpoint.header import CorruptError
 
 DTYPES = {tree.dtype_name(kind): kind for kind in vars(mx).values() if isinstance(kind, mx.Dtype)}

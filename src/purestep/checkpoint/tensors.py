@@ -8,10 +8,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep._core import checks, tree
+from purestep._core.types import Tree
 from purestep.checkpoint import atomic, checksum, device
 from purestep.checkpoint.line import Line
-from purestep.types import Tree
 
 SUFFIX = ".safetensors"
 _DEEPEST = 100

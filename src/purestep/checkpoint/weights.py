@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep._core import checks, tree
+from purestep._core.tree.patterns import compile_pattern
+from purestep._core.types import Tree
+from purestep._steps.state import check_arrays
 from purestep.checkpoint import reader
 from purestep.checkpoint.contents import contents
 from purestep.checkpoint.header import CorruptError, reading
 from purestep.checkpoint.matching import Rename, renamed, split
 from purestep.checkpoint.restore import check_rename, finished, patterns_of
 from purestep.checkpoint.specs import DTYPES, Leaves
-from purestep.state import check_arrays
-from purestep.transforms.masking import compile_pattern
-from purestep.types import Tree
 
 SUFFIX = ".safetensors"
 INDEX = ".index.json"

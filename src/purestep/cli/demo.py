@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from purestep import hardware
+from purestep._core import hardware
 from purestep.demos import NAMES
 
 _KEEP_BUNDLED = "PURESTEP_BLAS"

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep._core import checks, tree
+from purestep._core.tree.patterns import compile_pattern
+from purestep._measures.difference import difference
 from purestep.checkpoint import directory, store
 from purestep.cli.listing import Listing, list_run
 from purestep.cli.stored import Source, open_source, read_all
-from purestep.metrics.difference import difference
-from purestep.transforms.masking import compile_pattern
 
 WHERE = "inspect"
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import tree
+from purestep._core import tree
 from purestep.checkpoint import directory, reader, tensors
 from purestep.checkpoint.contents import contents
 from purestep.checkpoint.header import CorruptError, reading, sealed, unseal

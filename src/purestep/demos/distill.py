@@ -5,21 +5,27 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import losses, optimizers, schedules, transforms
-from purestep._modules.bridge import Apply, functional
-from purestep.data.text import Characters, RandomWindows, consecutive_windows
+from purestep import (
+    GradientTransform,
+    Mean,
+    TrainState,
+    chain,
+    eval_step,
+    functional,
+    losses,
+    optimizers,
+    schedules,
+    transforms,
+)
+from purestep._core.rng import scope
+from purestep._core.types import Batch, Params
+from purestep._modules.bridge import Apply
+from purestep.data import Characters, RandomWindows, consecutive_windows
 from purestep.demos import curves, session
 from purestep.demos.session import Session, made
 from purestep.demos.text import read_text
 from purestep.demos.transformer import Transformer
-from purestep.losses.distillation import distillation_loss
-from purestep.mean import Mean
-from purestep.rng import scope
-from purestep.state import TrainState
-from purestep.steps.evaluate import eval_step
-from purestep.transforms.base import GradientTransform
-from purestep.transforms.combining import chain
-from purestep.types import Batch, Params
+from purestep.losses import distillation_loss
 
 STEPS = 300
 TEACHER_STEPS = 500

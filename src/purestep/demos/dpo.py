@@ -6,20 +6,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import losses, optimizers, schedules, transforms
-from purestep._modules.bridge import functional
-from purestep.data.sampling import sampler
+from purestep import Mean, TrainState, chain, eval_step, functional, losses, optimizers, schedules, transforms
+from purestep._core.rng import fold_in, scope
+from purestep._core.types import Batch, Params
+from purestep.data import sampler
 from purestep.demos import curves, session
 from purestep.demos.digits import DIGITS, STOP, Decoder, prompts
 from purestep.demos.session import Session, made
-from purestep.losses.preference import dpo_loss
-from purestep.losses.sequence import completion_mask, sequence_logps, shift, token_logps
-from purestep.mean import Mean
-from purestep.rng import fold_in, scope
-from purestep.state import TrainState
-from purestep.steps.evaluate import eval_step
-from purestep.transforms.combining import chain
-from purestep.types import Batch, Params
+from purestep.losses import completion_mask, dpo_loss, sequence_logps, shift, token_logps
 
 STEPS = 200
 REFERENCE_STEPS = 600

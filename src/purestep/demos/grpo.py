@@ -6,20 +6,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import optimizers, schedules, transforms
-from purestep._modules.bridge import functional
-from purestep.data.rollout import rollout
-from purestep.data.sampling import sampler
+from purestep import Mean, TrainState, chain, functional, optimizers, schedules, transforms
+from purestep._core.rng import scope
+from purestep._core.types import Batch, Params
+from purestep.data import rollout, sampler
 from purestep.demos import curves, session
 from purestep.demos.digits import DIGITS, EQUALS, STOP, VOCABULARY, Decoder, answer, correctness, prompts
 from purestep.demos.session import Session
-from purestep.losses.policy import grpo_loss
-from purestep.losses.sequence import shift, token_logps
-from purestep.mean import Mean
-from purestep.rng import scope
-from purestep.state import TrainState
-from purestep.transforms.combining import chain
-from purestep.types import Batch, Params
+from purestep.losses import grpo_loss, shift, token_logps
 
 STEPS = 800
 TRAIN, TEST = 4096, 256  # prompts

@@ -8,19 +8,25 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep import optimizers, schedules, transforms
-from purestep._modules.bridge import Apply, functional
+from purestep import (
+    Mean,
+    TrainState,
+    chain,
+    eval_step,
+    evaluate,
+    functional,
+    optimizers,
+    schedules,
+    transforms,
+)
+from purestep._core.rng import fold_in, scope
+from purestep._core.types import Batch, LossFn, Params
+from purestep._modules.bridge import Apply
 from purestep.demos import curves, session
 from purestep.demos.curves import Curve, Panel
 from purestep.demos.session import Session, made
 from purestep.demos.transformer import Block
-from purestep.losses.multi_token import MultiTokenPrediction, multi_token_loss
-from purestep.mean import Mean
-from purestep.rng import fold_in, scope
-from purestep.state import TrainState
-from purestep.steps.evaluate import eval_step, evaluate
-from purestep.transforms.combining import chain
-from purestep.types import Batch, LossFn, Params
+from purestep.losses import MultiTokenPrediction, multi_token_loss
 
 STEPS = 480
 PAIRS = 5  # of runs, each pair from weights and batches of its own

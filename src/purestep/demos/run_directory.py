@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from purestep import checkpoint
+from purestep import TrainState, checkpoint
 from purestep.checkpoint import atomic
-from purestep.state import TrainState
 
 
 class RunDirectory:

@@ -15,17 +15,14 @@ import mlx.core as mx
 from rich.console import Console
 from rich.table import Table
 
-from purestep import checkpoint, hardware
+from purestep import GradientTransform, TrainState, checkpoint, compiled, train_step
+from purestep._core import hardware
+from purestep._core.types import Batch, LossFn, Step
 from purestep.checkpoint import atomic
 from purestep.checkpoint.signals import Signals, signals
 from purestep.demos.progress import TrainingProgress
 from purestep.demos.run_directory import RunDirectory, latest, next_free
 from purestep.metrics import nonfinite_paths
-from purestep.state import TrainState
-from purestep.steps.compile import compiled
-from purestep.steps.train import train_step
-from purestep.transforms.base import GradientTransform
-from purestep.types import Batch, LossFn, Step
 
 INTERRUPTED = 130
 MEASUREMENTS = 8  # a phase

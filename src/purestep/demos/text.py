@@ -16,24 +16,31 @@ import mlx.core as mx
 from rich.console import Console
 from rich.table import Table
 
-from purestep import checkpoint, hardware, losses, optimizers, schedules, transforms, tree
-from purestep._modules.bridge import functional
+from purestep import (
+    Mean,
+    TrainState,
+    chain,
+    checkpoint,
+    compiled,
+    eval_step,
+    functional,
+    losses,
+    optimizers,
+    schedules,
+    train_step,
+    transforms,
+)
+from purestep._core import hardware, tree
+from purestep._core.rng import fold_in, scope
+from purestep._core.types import Batch, Params, Step
 from purestep.checkpoint.signals import Signals, signals
-from purestep.data.text import Characters, RandomWindows, consecutive_windows
+from purestep.data import Characters, RandomWindows, consecutive_windows
 from purestep.demos import picture
 from purestep.demos.ngram import ngram_loss
 from purestep.demos.progress import TrainingProgress
 from purestep.demos.run_directory import RunDirectory, latest, next_free
 from purestep.demos.transformer import Transformer
-from purestep.mean import Mean
 from purestep.metrics import nonfinite_paths
-from purestep.rng import fold_in, scope
-from purestep.state import TrainState
-from purestep.steps.compile import compiled
-from purestep.steps.evaluate import eval_step
-from purestep.steps.train import train_step
-from purestep.transforms.combining import chain
-from purestep.types import Batch, Params, Step
 
 CONTEXT = 64
 BATCH_SIZE = 16

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from purestep import checks, hardware, tree
+from purestep._core import checks, hardware, tree
+from purestep._core.types import Batch, Metrics, Tree
 from purestep.checkpoint import checksum, directory, store, tensors
 from purestep.checkpoint.header import CorruptError
 from purestep.checkpoint.restore import restore
-from purestep.types import Batch, Metrics, Tree
 
 _KEY = "replay"
 

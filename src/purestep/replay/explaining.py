@@ -5,16 +5,16 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, tree
+from purestep._core import checks, tree
+from purestep._core.types import Batch, Metrics, Tree
+from purestep._measures.difference import Difference, bits, difference
+from purestep._measures.finite import nonfinite_paths
+from purestep._steps.compile import Compiled, compiled
+from purestep._steps.state import check_arrays
 from purestep.checkpoint import checksum, directory, tensors
 from purestep.checkpoint.header import verified
-from purestep.metrics.difference import Difference, bits, difference
-from purestep.metrics.finite import nonfinite_paths
 from purestep.replay import bundle
 from purestep.replay.bundle import Bundle
-from purestep.state import check_arrays
-from purestep.steps.compile import Compiled, compiled
-from purestep.types import Batch, Metrics, Tree
 
 # What a step adds to the metrics once it has the gradients; the others come with the loss.
 _LATER = ("grad_norm", "learning_rate", "loss_scale")

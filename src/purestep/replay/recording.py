@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import checks, sums, tree
+from purestep._core import checks, sums, tree
+from purestep._core.types import Batch, Metrics, Tree
+from purestep._measures.difference import bits
+from purestep._measures.finite import nonfinite_paths
+from purestep._steps.compile import Compiled
+from purestep._steps.state import check_arrays
 from purestep.checkpoint import directory as layout
 from purestep.checkpoint import store
-from purestep.metrics.difference import bits
-from purestep.metrics.finite import nonfinite_paths
 from purestep.replay import bundle
-from purestep.state import check_arrays
-from purestep.steps.compile import Compiled
-from purestep.types import Batch, Metrics, Tree
 
 # Up to this many elements arrays are added up together: each alone costs a kernel to start.
 _SMALL = 1 << 12

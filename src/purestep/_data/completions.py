@@ -1,0 +1,50 @@
+"""Prompts and completions: what a model is given to continue, and what it made of it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks
+
+
+class Completions(NamedTuple):
+    """Prompts and what a model made of them, one a row: the prompt, the completion, padding.
+
+    Attributes:
+        tokens: int32 [n, length].
+        completion_mask: float32 [n, length - 1], over `tokens[:, 1:]`: 1 on the tokens that the model drew,
+            the stop token among them, 0 on prompt and padding.
+        logps: float32 [n, length - 1], the log-probability of each token drawn, 0 elsewhere; `None` at
+            temperature 0, where no distribution was drawn from.
+        truncated: float32 [n], 1 where `max_tokens` came before any of the stop tokens; all 0 where there
+            are no stop tokens, for then nothing was cut short.
+
+    >>> mask = mx.array([[0.0, 1.0, 1.0, 0.0]])
+    >>> Completions(mx.array([[1, 2, 5, 9, 0]]), mask, None, mx.zeros(1)).lists()
+    [[5, 9]]
+    """
+
+    tokens: mx.array
+    completion_mask: mx.array
+    logps: mx.array | None
+    truncated: mx.array
+
+    def lists(self) -> list[list[int]]:
+        """Return the tokens of each completion, its stop token last if it has one; waits for the device."""
+        tokens: Any = self.tokens[:, 1:].tolist()
+        drawn: Any = self.completion_mask.tolist()
+        rows = zip(tokens, drawn, strict=True)
+        return [[token for token, mine in zip(*row, strict=True) if mine] for row in rows]
+
+
+def check_prompts(where: str, prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Refuse what is not a sequence of non-empty sequences of tokens; return their lengths."""
+    if len(prompts) == 0:
+        raise checks.refuse(where, "prompts must hold at least one prompt, got none")
+    for number, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise checks.refuse(where, f"prompts must have at least one token each, got none in {number}")
+        for token in prompt:
+            checks.integer(where, f"prompts[{number}]", token, least=0)
+    return [len(prompt) for prompt in prompts]

@@ -1,0 +1,1 @@
+"""Losses on completions that people preferred or rejected."""

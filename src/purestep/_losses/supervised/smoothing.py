@@ -1,0 +1,79 @@
+"""Losses and labels that soften what a one-hot label says: smoothing, and PolyLoss."""
+
+import mlx.core as mx
+
+from purestep._core import checks, sums
+from purestep._core.mean import Mean
+from purestep._losses.core import reduce
+
+
+def smooth_labels(labels: mx.array, alpha: float) -> mx.array:
+    """Return distributions moved towards the uniform one: `(1 - alpha) label + alpha / classes`.
+
+    `cross_entropy(..., label_smoothing=alpha)` does the same without an array of this size.
+
+    Args:
+        labels: floating [..., classes], each row a distribution.
+        alpha: in [0, 1], the probability that is spread evenly.
+
+    Returns:
+        [..., classes], in the dtype of the labels.
+
+    Raises:
+        ValueError: if there is no class, or alpha is out of its range.
+        TypeError: if the labels are not floating.
+
+    Reference: Szegedy et al., arXiv:1512.00567.
+
+    >>> smooth_labels(mx.array([1.0, 0.0, 0.0, 0.0]), 0.4)
+    array([0.7, 0.1, 0.1, 0.1], dtype=float32)
+    """
+    where = "smooth_labels"
+    reduce.floating(where, "labels", labels)
+    if labels.ndim == 0 or labels.shape[-1] == 0:
+        raise checks.refuse(where, f"labels must have at least one class, got {labels.shape}")
+    alpha = checks.number(where, "alpha", alpha, least=0, most=1)
+    wide = labels.astype(mx.float32)
+    return ((1 - alpha) * wide + alpha / labels.shape[-1]).astype(labels.dtype)
+
+
+def poly_loss_cross_entropy(
+    logits: mx.array, labels: mx.array, *, epsilon: float = 2.0, weights: mx.array | None = None
+) -> Mean:
+    """Return cross entropy with the first coefficient of its expansion in `1 - p` raised by epsilon.
+
+    With `q = softmax(logits)`:
+
+        sum_c label_c (-log(q_c) + epsilon (1 - q_c))
+
+    computed in float32. A class of label 0 costs nothing, also where its logit is -inf.
+
+    Args:
+        logits: floating [..., classes], unnormalized.
+        labels: floating [..., classes], each row a distribution; one with a negative entry, or a sum that
+            differs from 1 by more than 0.01, makes the loss and its gradient NaN.
+        epsilon: at least -1; 0 is cross entropy.
+        weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
+
+    Raises:
+        ValueError: if the shapes do not fit, or epsilon is out of its range.
+        TypeError: if logits or labels are not floating.
+
+    Reference: Leng et al., arXiv:2204.12511.
+
+    >>> poly_loss_cross_entropy(mx.zeros((1, 2)), mx.array([[1.0, 0.0]])).value
+    array(1.69315, dtype=float32)
+    """
+    where = "poly_loss_cross_entropy"
+    epsilon = checks.number(where, "epsilon", epsilon, least=-1)
+    reduce.floating(where, "logits", logits)
+    reduce.floating(where, "labels", labels)
+    reduce.same_shape(where, "labels", labels, "logits", logits)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise checks.refuse(where, f"logits must have at least one class, got {logits.shape}")
+    weights = reduce.counts(where, weights, logits.shape[:-1])
+    logits, labels = (reduce.keep(weights, values.astype(mx.float32)) for values in (logits, labels))
+    log_q = reduce.log_softmax(logits)
+    costs = -reduce.spared(labels, log_q) - epsilon * mx.expm1(log_q)
+    losses = sums.total(labels * costs, -1) * reduce.distributions(labels, weights)
+    return reduce.weighted(where, losses, weights)

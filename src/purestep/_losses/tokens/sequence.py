@@ -1,0 +1,253 @@
+"""From tokens and logits to masked log-probabilities, one convention for all losses over sequences.
+
+Log-probabilities and masks are [..., length - 1], entry `t` belonging to the token at `t + 1`.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from purestep._core import checks, sums
+from purestep._losses.core import fused, reduce
+
+
+def shift(tokens: mx.array) -> tuple[mx.array, mx.array]:
+    """Split tokens into what a causal model reads and what it is asked for.
+
+    Args:
+        tokens: [..., length], at least two; of any dtype, so that segment ids can be cut too.
+
+    Returns:
+        `(inputs, targets)`, `tokens[..., :-1]` and `tokens[..., 1:]`, both [..., length - 1].
+
+    Raises:
+        ValueError: if there are fewer than two tokens.
+
+    >>> shift(mx.array([[5, 6, 7]]))
+    (array([[5, 6]], dtype=int32), array([[6, 7]], dtype=int32))
+    """
+    reduce.array("shift", "tokens", tokens)
+    if tokens.ndim == 0 or tokens.shape[-1] < 2:
+        raise checks.refuse("shift", f"tokens must be [..., length] with length >= 2, got {tokens.shape}")
+    return tokens[..., :-1], tokens[..., 1:]
+
+
+def prompt_mask(tokens: mx.array, prompt_lengths: int | mx.array) -> mx.array:
+    """Mark the targets that are prompt: those before position `prompt_lengths`.
+
+    Args:
+        tokens: integer [batch, length].
+        prompt_lengths: integer [batch], or one number for all rows: how many leading tokens are prompt,
+            padding on the left included.
+
+    Returns:
+        float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
+
+    Raises:
+        ValueError: if the shapes do not fit or a Python number is negative.
+        TypeError: if tokens or lengths are not integers.
+
+    >>> prompt_mask(mx.array([[5, 6, 7, 8]]), mx.array([2]))
+    array([[1, 0, 0]], dtype=float32)
+    """
+    where = "prompt_mask"
+    _check_tokens(where, tokens)
+    inside = mx.arange(1, tokens.shape[-1]) < _lengths(where, "prompt_lengths", prompt_lengths, tokens)
+    return mx.broadcast_to(inside, tokens[..., 1:].shape).astype(mx.float32)
+
+
+def completion_mask(
+    tokens: mx.array,
+    prompt_lengths: int | mx.array,
+    *,
+    lengths: int | mx.array | None = None,
+    stop_tokens: int | Sequence[int] | None = None,
+) -> mx.array:
+    """Mark the targets that are completion: after the prompt, before the padding, up to the first stop.
+
+    The first stop token of the completion counts: to stop is a decision of the model. What follows it does
+    not. A stop token in the prompt stops nothing.
+
+    Args:
+        tokens: integer [batch, length].
+        prompt_lengths: integer [batch], or one number for all rows: how many leading tokens are prompt,
+            padding on the left included.
+        lengths: integer [batch], or one number: how many leading tokens are real, the prompt's included.
+            None: all, as far as no stop token says otherwise.
+        stop_tokens: the token, or tokens, that end a completion. None: nothing does.
+
+    Returns:
+        float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
+
+    Raises:
+        ValueError: if the shapes do not fit or a Python number is negative.
+        TypeError: if tokens, lengths or stop tokens are not integers.
+
+    >>> tokens = mx.array([[5, 6, 7, 9, 9], [5, 9, 8, 8, 0]])
+    >>> completion_mask(tokens, mx.array([2, 2]), lengths=mx.array([5, 4]), stop_tokens=9)
+    array([[0, 1, 1, 0],
+           [0, 1, 1, 0]], dtype=float32)
+    """
+    where = "completion_mask"
+    inside = _completion(where, tokens, prompt_lengths, lengths)
+    if stop_tokens is not None:
+        stops = mx.logical_and(inside, _is_stop(where, tokens[..., 1:], stop_tokens)).astype(mx.int32)
+        inside = mx.logical_and(inside, mx.cumsum(stops, axis=-1) - stops == 0)
+    return inside.astype(mx.float32)
+
+
+def truncation_mask(
+    tokens: mx.array,
+    prompt_lengths: int | mx.array,
+    stop_tokens: int | Sequence[int],
+    *,
+    lengths: int | mx.array | None = None,
+) -> mx.array:
+    """Mark the rows whose completion was cut off: it holds no stop token.
+
+    Args:
+        tokens: integer [batch, length].
+        prompt_lengths: as for `completion_mask`.
+        stop_tokens: the token, or tokens, that end a completion.
+        lengths: as for `completion_mask`.
+
+    Returns:
+        float32 [batch], one for a truncated row.
+
+    Raises:
+        ValueError, TypeError: as `completion_mask`.
+
+    >>> truncation_mask(mx.array([[5, 6, 9], [9, 6, 7]]), 1, 9)
+    array([0, 1], dtype=float32)
+    """
+    where = "truncation_mask"
+    inside = _completion(where, tokens, prompt_lengths, lengths)
+    stops = mx.logical_and(inside, _is_stop(where, tokens[..., 1:], stop_tokens))
+    return mx.logical_not(mx.any(stops, axis=-1)).astype(mx.float32)
+
+
+def token_logps(
+    logits: mx.array,
+    targets: mx.array,
+    *,
+    temperature: float | mx.array = 1.0,
+    mask: mx.array | None = None,
+) -> mx.array:
+    """Return the log-probability of each target, in nats.
+
+    For one target `t`, in float32 whatever the dtype of the logits:
+
+        logits[t] / temperature - logsumexp(logits / temperature)
+
+    Tokens sampled at a temperature have been drawn from this distribution only if it is scored at the same
+    one. A target outside [0, vocab) has a log-probability of NaN, so that every loss that counts it is NaN;
+    where a mask leaves it out later on, it costs nothing and has no gradient.
+
+    Args:
+        logits: floating [..., vocab], unnormalized; those at position `t` predict `targets[..., t]`.
+        targets: integer [...], usually `tokens[..., 1:]`.
+        temperature: above 0, a number or a 0-d array, which is not read.
+        mask: [...] or a shape that broadcasts to it; where it is zero the log-probability and its gradient
+            are zero. Needed only for logits that may be infinite or NaN there: the functions that use
+            log-probabilities take masks themselves.
+
+    Returns:
+        float32 [...].
+
+    Raises:
+        ValueError: if the shapes do not fit, or the temperature is not above 0.
+        TypeError: if targets are not integers or logits not floating.
+
+    >>> token_logps(mx.array([[[0.0, 0.0], [2.0, 0.0]]]), mx.array([[1, 0]]), temperature=2.0)
+    array([[-0.693147, -0.313262]], dtype=float32)
+    """
+    where = "token_logps"
+    temperature = checks.number(where, "temperature", temperature, above=0)
+    reduce.labelled(where, logits, targets)
+    reduce.floating(where, "logits", logits)
+    reduce.integers(where, "targets", targets)
+    kept = reduce.counts(where, mask, targets.shape, "targets'")
+    if targets.size == 0:
+        return sums.total(logits, -1)
+    targets = reduce.signed(targets)
+    valid = mx.logical_and(targets >= 0, targets < logits.shape[-1])
+    logits = reduce.keep(kept, logits.astype(mx.float32))
+    # Relative to the largest, which takes nothing away from the differences: logsumexp would round at 1e4.
+    logits = (logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))) / temperature
+    logps = -fused.cross_entropy(logits, mx.where(valid, targets, 0))
+    # Selected, not multiplied: the gradient of what a mask leaves out later on must be zero, not 0 * NaN.
+    return reduce.keep(kept, mx.where(valid, logps, mx.nan))
+
+
+def sequence_logps(token_logps: mx.array, mask: mx.array, *, average: bool = False) -> mx.array:
+    """Sum the log-probabilities of each sequence over the tokens that count.
+
+        sum_t mask[t] * token_logps[t]          (divided by sum_t mask[t] if average)
+
+    Args:
+        token_logps: floating [..., length - 1], as `token_logps` returns them.
+        mask: [..., length - 1], numbers or booleans: what each token counts. Where it is zero the
+            log-probability may be infinite or NaN.
+        average: per token, as IPO, ORPO and SimPO have it, not per sequence.
+
+    Returns:
+        float32 [...]; zero, with a zero gradient, for a sequence of which no token counts.
+
+    Raises:
+        ValueError: if the shapes differ.
+        TypeError: if the log-probabilities are not floating.
+
+    >>> sequence_logps(mx.array([[-1.0, -2.0, -9.0]]), mx.array([[1.0, 1.0, 0.0]]), average=True)
+    array([-1.5], dtype=float32)
+    """
+    where = "sequence_logps"
+    reduce.floating(where, "token_logps", token_logps)
+    reduce.same_shape(where, "mask", mask, "token_logps", token_logps)
+    if token_logps.ndim == 0:
+        raise checks.refuse(where, "token_logps must be [..., length - 1], got a scalar")
+    mask = mask.astype(mx.float32)
+    total = sums.total(reduce.keep(mask, token_logps.astype(mx.float32)) * mask, -1)
+    if not average:
+        return total
+    count = sums.total(mask, -1)
+    return total / mx.where(count == 0, 1.0, count)
+
+
+def _completion(
+    where: str, tokens: mx.array, prompt_lengths: int | mx.array, lengths: int | mx.array | None
+) -> mx.array:
+    _check_tokens(where, tokens)
+    positions = mx.arange(1, tokens.shape[-1])
+    inside = positions >= _lengths(where, "prompt_lengths", prompt_lengths, tokens)
+    if lengths is not None:
+        inside = mx.logical_and(inside, positions < _lengths(where, "lengths", lengths, tokens))
+    return mx.broadcast_to(inside, tokens[..., 1:].shape)
+
+
+def _is_stop(where: str, targets: mx.array, stop_tokens: int | Sequence[int]) -> mx.array:
+    stops = (stop_tokens,) if isinstance(stop_tokens, int) else tuple(stop_tokens)
+    if not stops:
+        raise checks.refuse(where, "stop_tokens must name at least one token, got none")
+    for stop in stops:
+        checks.integer(where, "stop_tokens", stop, least=0)
+    targets = reduce.signed(targets)
+    found = targets == stops[0]
+    for stop in stops[1:]:
+        found = mx.logical_or(found, targets == stop)
+    return found
+
+
+def _check_tokens(where: str, tokens: mx.array) -> None:
+    reduce.integers(where, "tokens", tokens)
+    if tokens.ndim == 0 or tokens.shape[-1] < 2:
+        raise checks.refuse(where, f"tokens must be [batch, length] with length >= 2, got {tokens.shape}")
+
+
+def _lengths(where: str, name: str, lengths: int | mx.array, tokens: mx.array) -> mx.array | int:
+    if not isinstance(lengths, mx.array):
+        checks.integer(where, name, lengths, least=0)
+        return lengths
+    reduce.integers(where, name, lengths)
+    if lengths.ndim and lengths.shape != tokens.shape[:-1]:
+        raise checks.refuse(where, f"{name} must have shape {tokens.shape[:-1]}, got {lengths.shape}")
+    return lengths[..., None]

@@ -1,0 +1,130 @@
+"""Rises and falls in cycles."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from purestep._core import checks
+from purestep._core.types import Schedule
+from purestep._schedules.decay import plain, through
+from purestep._schedules.standard import join_schedules, warmup_cosine_decay
+
+
+def linear_onecycle(
+    transition_steps: int,
+    peak_value: float,
+    pct_start: float = 0.3,
+    pct_final: float = 0.85,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """Rise to the peak, fall back, then fall further: three straight lines.
+
+    As in optax the peak is at count `int(pct_start * transition_steps)` and the end at `transition_steps`;
+    PyTorch's OneCycleLR has both one count earlier.
+
+    Args:
+        transition_steps: updates in all; with 0 the last value holds from the start (optax refuses 0).
+        peak_value: the value at count `int(pct_start * transition_steps)`.
+        pct_start: where the peak is, a fraction of the whole, in [0, 1].
+        pct_final: where the first value is reached again, in [pct_start, 1].
+        div_factor: the first value is `peak_value / div_factor`; greater than 0.
+        final_div_factor: the last value is the first divided by this; greater than 0.
+
+    Reference: Smith and Topin, Super-convergence, arXiv:1708.07120.
+
+    >>> rate = linear_onecycle(100, 1.0)
+    >>> [round(rate(n).item(), 6) for n in (0, 30, 85, 100)]
+    [0.04, 1.0, 0.04, 4e-06]
+    """
+    where = "schedules.linear_onecycle"
+    cycle = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    pct_final = plain(where, "pct_final", pct_final, least=pct_start, most=1)
+    again = int(pct_final * cycle.steps)
+    return through(
+        [(0, cycle.first), (cycle.turn, cycle.peak), (again, cycle.first), (cycle.steps, cycle.last)]
+    )
+
+
+def cosine_onecycle(
+    transition_steps: int,
+    peak_value: float,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+) -> Schedule:
+    """Rise to the peak and fall to almost nothing, each along half a cosine.
+
+    PyTorch's OneCycleLR has the peak and the end one count earlier, as `linear_onecycle` tells.
+
+    Args:
+        transition_steps: as in `linear_onecycle`, like the arguments that follow.
+        peak_value: the value at count `int(pct_start * transition_steps)`.
+        pct_start: where the peak is, in [0, 1].
+        div_factor: the first value is `peak_value / div_factor`.
+        final_div_factor: the last value is the first divided by this.
+
+    Reference: Smith and Topin, Super-convergence, arXiv:1708.07120.
+
+    >>> rate = cosine_onecycle(100, 1.0)
+    >>> [round(rate(n).item(), 6) for n in (0, 30, 100)]
+    [0.04, 1.0, 4e-06]
+    """
+    where = "schedules.cosine_onecycle"
+    cycle = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    points = [(0, cycle.first), (cycle.turn, cycle.peak), (cycle.steps, cycle.last)]
+    return through(points, cosine=True)
+
+
+def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
+    """Restart: cycles of `warmup_cosine_decay`, one after another.
+
+    Args:
+        cosine_kwargs: the arguments of each cycle, at least one; a cycle lasts its `decay_steps`.
+
+    Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983.
+
+    >>> cycle = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 2, "decay_steps": 10}
+    >>> rate = sgdr([cycle, cycle | {"peak_value": 0.5}])
+    >>> [round(rate(n).item(), 6) for n in (2, 6, 10, 12)]
+    [1.0, 0.5, 0.0, 0.5]
+    """
+    cycles = [
+        (
+            warmup_cosine_decay(**kwargs),
+            checks.integer("schedules.sgdr", "decay_steps", kwargs["decay_steps"]),
+        )
+        for kwargs in cosine_kwargs
+    ]
+    if not cycles:
+        raise checks.refuse("schedules.sgdr", "cosine_kwargs must hold at least one cycle")
+    ends = [sum(steps for _, steps in cycles[:index]) for index in range(1, len(cycles))]
+    return join_schedules([schedule for schedule, _ in cycles], ends)
+
+
+class _Cycle(NamedTuple):
+    """The counts and values of a rise and a fall."""
+
+    steps: int
+    turn: int
+    first: float
+    peak: float
+    last: float
+
+
+def _cycle(
+    where: str,
+    transition_steps: int,
+    peak_value: float,
+    pct_start: float,
+    div_factor: float,
+    final_div_factor: float,
+) -> _Cycle:
+    """Check what the one-cycle schedules share, as Python numbers."""
+    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    pct_start = plain(where, "pct_start", pct_start, least=0, most=1)
+    div_factor = checks.number(where, "div_factor", div_factor, above=0)
+    final_div_factor = checks.number(where, "final_div_factor", final_div_factor, above=0)
+    first = peak_value / div_factor
+    turn = int(pct_start * transition_steps)
+    return _Cycle(transition_steps, turn, first, peak_value, first / final_div_factor)

@@ -1,0 +1,177 @@
+"""Values that fall: polynomial, exponential, in pieces."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import mlx.core as mx
+
+from purestep._core import checks, scalars
+from purestep._core.types import Schedule
+from purestep._schedules.standard import constant, progress
+
+
+def polynomial(
+    init_value: float, end_value: float, power: float, transition_steps: int, transition_begin: int = 0
+) -> Schedule:
+    """Go from one value to another along a power of the way that is left, then stay.
+
+    `end_value + (init_value - end_value) * (1 - (count - transition_begin) / transition_steps) ** power`
+
+    Args:
+        init_value: the value up to count `transition_begin`.
+        end_value: the value from count `transition_begin + transition_steps` on.
+        power: greater than 0; 1 is a straight line, more falls faster at first.
+        transition_steps: updates that the change takes; with 0 it jumps at `transition_begin` (optax
+            then never leaves `init_value`).
+        transition_begin: updates before the change starts.
+
+    >>> polynomial(1.0, 0.0, 2, 10)(mx.array(5))
+    array(0.25, dtype=float32)
+    """
+    where = "schedules.polynomial"
+    init_value = checks.number(where, "init_value", init_value)
+    end_value = checks.number(where, "end_value", end_value)
+    power = checks.number(where, "power", power, above=0)
+    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
+    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
+
+    def schedule(count: mx.array) -> mx.array:
+        left = 1 - progress(count, transition_begin, transition_steps)
+        return end_value + (init_value - end_value) * mx.power(left, power)
+
+    return schedule
+
+
+def exponential_decay(
+    init_value: float,
+    transition_steps: int,
+    decay_rate: float,
+    transition_begin: int = 0,
+    staircase: bool = False,
+    end_value: float | None = None,
+) -> Schedule:
+    """Multiply by `decay_rate` every `transition_steps` updates, smoothly or in steps.
+
+    `init_value * decay_rate ** ((count - transition_begin) / transition_steps)`
+
+    Differences from optax:
+
+    1. A `decay_rate` of 0 is refused; there it makes the schedule constant.
+
+    Args:
+        init_value: the value up to count `transition_begin`.
+        transition_steps: updates that one factor takes; with 0 nothing decays, as in optax.
+        decay_rate: greater than 0.
+        transition_begin: updates before the decay starts.
+        staircase: round the exponent down, so that the value changes every `transition_steps` only.
+        end_value: the bound at which the decay stops: a lower one for a rate below 1, else an upper one.
+
+    >>> exponential_decay(1.0, 10, 0.5)(mx.array(20))
+    array(0.25, dtype=float32)
+    """
+    where = "schedules.exponential_decay"
+    init_value = checks.number(where, "init_value", init_value)
+    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
+    decay_rate = plain(where, "decay_rate", decay_rate, above=0)
+    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
+    if end_value is not None:
+        end_value = checks.number(where, "end_value", end_value)
+    if transition_steps == 0:
+        return constant(init_value)
+    rate, bound = math.log(decay_rate), mx.maximum if decay_rate < 1 else mx.minimum
+
+    def schedule(count: mx.array) -> mx.array:
+        since = mx.maximum(scalars.elapsed(count, transition_begin, transition_steps), 0)
+        whole = (since // transition_steps).astype(mx.float32)
+        factors = whole if staircase else since.astype(mx.float32) / transition_steps
+        value = init_value * mx.exp(rate * factors)
+        return value if end_value is None else bound(value, end_value)
+
+    return schedule
+
+
+def piecewise_constant(
+    init_value: float, boundaries_and_scales: Mapping[int, float] | None = None
+) -> Schedule:
+    """Jump at given counts: there the value is multiplied by a scale, and stays.
+
+    Args:
+        init_value: the value before the first boundary.
+        boundaries_and_scales: `{count: scale}`; counts and scales at least 0, a scale multiplying what
+            was reached before it.
+
+    >>> rate = piecewise_constant(1.0, {100: 0.5, 200: 0.1})
+    >>> [round(rate(mx.array(n)).item(), 6) for n in (99, 100, 200)]
+    [1.0, 0.5, 0.05]
+    """
+    points = _points("schedules.piecewise_constant", init_value, boundaries_and_scales)
+
+    def schedule(count: mx.array) -> mx.array:
+        value = scalars.float32(points[0][1])
+        for boundary, reached in points[1:]:
+            value = mx.where(scalars.elapsed(count, boundary) < 0, value, reached)
+        return value
+
+    return schedule
+
+
+def piecewise_interpolate(
+    interpolate_type: Literal["linear", "cosine"],
+    init_value: float,
+    boundaries_and_scales: Mapping[int, float] | None = None,
+) -> Schedule:
+    """Go from one value of `piecewise_constant` to the next without jumps, reaching each at its count.
+
+    Args:
+        interpolate_type: `linear`, or `cosine` for half a wave, level at both of its ends.
+        init_value: the value at count 0.
+        boundaries_and_scales: as in `piecewise_constant`.
+
+    >>> rate = piecewise_interpolate("linear", 1.0, {4: 0.5, 8: 0.0})
+    >>> [rate(mx.array(n)).item() for n in (0, 2, 4, 6, 8)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    where = "schedules.piecewise_interpolate"
+    if interpolate_type not in ("linear", "cosine"):
+        raise checks.refuse(where, f"interpolate_type must be 'linear' or 'cosine', got {interpolate_type!r}")
+    return through(_points(where, init_value, boundaries_and_scales), interpolate_type == "cosine")
+
+
+def plain(where: str, name: str, value: Any, **bounds: float) -> float:
+    """Refuse also an array, since Python computes with the number that is returned."""
+    if isinstance(value, mx.array):
+        raise TypeError(f"{where}: {name} must be a Python number, got an array")
+    return checks.number(where, name, value, **bounds)
+
+
+def _points(
+    where: str, init_value: float, boundaries_and_scales: Mapping[int, float] | None
+) -> list[tuple[int, float]]:
+    """Return (count, value) with the scales multiplied up, from (0, `init_value`) on."""
+    init_value = checks.number(where, "init_value", init_value)
+    scales: dict[int, float] = {}
+    for boundary, scale in (boundaries_and_scales or {}).items():
+        boundary = checks.integer(where, "boundaries_and_scales", boundary, least=0)
+        scales[boundary] = checks.number(where, "boundaries_and_scales", scale, least=0)
+    points = [(0, init_value)]
+    for boundary in sorted(scales):
+        points.append((boundary, points[-1][1] * scales[boundary]))
+    return points
+
+
+def through(points: Sequence[tuple[int, float]], cosine: bool = False) -> Schedule:
+    """Interpolate between (count, value) points in order of count; of two at one count the last holds."""
+
+    def schedule(count: mx.array) -> mx.array:
+        value = scalars.float32(points[0][1])
+        for (begin, start), (end, stop) in pairwise(points):
+            done = progress(count, begin, end - begin)
+            if cosine:
+                done = 0.5 - 0.5 * mx.cos(math.pi * done)
+            # Both ends are met to the bit: `start + (stop - start)` would lose a small `stop`.
+            value = mx.where(scalars.elapsed(count, begin) < 0, value, start * (1 - done) + stop * done)
+        return value
+
+    return schedule

@@ -1,0 +1,175 @@
+"""Hyperparameters as functions of a count: `schedule(count) -> value`.
+
+A schedule takes the number of updates made so far, an int or a 0-d array, and returns a 0-d float32
+array. It is pure and traceable, so one compiled step serves every count.
+"""
+
+import math
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from purestep._core import checks, scalars
+from purestep._core.types import Schedule
+
+
+def constant(value: float) -> Schedule:
+    """Return `value` at every count.
+
+    >>> constant(0.1)(mx.array(5))
+    array(0.1, dtype=float32)
+    """
+    value = checks.number("schedules.constant", "value", value)
+    return lambda count: mx.array(value, mx.float32)
+
+
+def linear(init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0) -> Schedule:
+    """Go from one value to another in a straight line, then stay.
+
+    Args:
+        init_value: the value up to count `transition_begin`.
+        end_value: the value from count `transition_begin + transition_steps` on.
+        transition_steps: updates that the change takes; with 0 it jumps at `transition_begin`.
+        transition_begin: updates before the change starts.
+
+    >>> linear(1.0, 0.0, 10)(mx.array(4))
+    array(0.6, dtype=float32)
+    """
+    where = "schedules.linear"
+    init_value = checks.number(where, "init_value", init_value)
+    end_value = checks.number(where, "end_value", end_value)
+    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
+    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
+
+    def schedule(count: mx.array) -> mx.array:
+        done = progress(count, transition_begin, transition_steps)
+        return init_value + (end_value - init_value) * done
+
+    return schedule
+
+
+def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0, exponent: float = 1.0) -> Schedule:
+    """Decay along half a cosine, from `init_value` to `alpha * init_value`, then stay.
+
+    `init_value * ((1 - alpha) * (0.5 * (1 + cos(pi * count / decay_steps))) ** exponent + alpha)`
+
+    Args:
+        init_value: the value at count 0.
+        decay_steps: updates that the decay takes, at least 1.
+        alpha: the end value as a fraction of `init_value`.
+        exponent: bends the curve; 1 is the plain cosine.
+
+    Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983.
+
+    >>> cosine_decay(1.0, 100)(mx.array(50))
+    array(0.5, dtype=float32)
+    """
+    where = "schedules.cosine_decay"
+    init_value = checks.number(where, "init_value", init_value)
+    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=1)
+    alpha = checks.number(where, "alpha", alpha)
+    exponent = checks.number(where, "exponent", exponent, above=0)
+    return _half_cosine(init_value, alpha * init_value, 0, decay_steps, exponent)
+
+
+def warmup_cosine_decay(
+    init_value: float,
+    peak_value: float,
+    warmup_steps: int,
+    decay_steps: int,
+    end_value: float = 0.0,
+    exponent: float = 1.0,
+) -> Schedule:
+    """Rise in a straight line, then decay along half a cosine, then stay.
+
+    Differences from optax:
+
+    1. An `end_value` larger than the peak is refused; there the value rises to it, or stays at a peak of 0.
+
+    Args:
+        init_value: the value at count 0, when there is a warmup.
+        peak_value: the value at count `warmup_steps`.
+        warmup_steps: updates that the rise takes; with 0 the decay starts at once, at `peak_value`.
+        decay_steps: updates in all, the warmup included; more than `warmup_steps`.
+        end_value: the value from count `decay_steps` on; not larger than `peak_value` in size.
+        exponent: as in `cosine_decay`.
+
+    Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983; warmup: Goyal et al., arXiv:1706.02677.
+
+    >>> rate = warmup_cosine_decay(0.0, 1.0, warmup_steps=10, decay_steps=110)
+    >>> [round(rate(mx.array(n)).item(), 3) for n in (0, 5, 10, 60, 110)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    where = "schedules.warmup_cosine_decay"
+    peak_value = checks.number(where, "peak_value", peak_value)
+    end_value = checks.number(where, "end_value", end_value)
+    warmup_steps = checks.integer(where, "warmup_steps", warmup_steps, least=0)
+    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
+    if decay_steps <= warmup_steps:
+        rule = f"decay_steps includes the warmup and must be greater than {warmup_steps}"
+        raise checks.refuse(where, f"{rule}, got {decay_steps}")
+    if checks.is_number(peak_value) and checks.is_number(end_value) and abs(end_value) > abs(peak_value):
+        raise checks.refuse(
+            where, f"end_value must not be larger than peak_value, {peak_value}, got {end_value}"
+        )
+    init_value = checks.number(where, "init_value", init_value)
+    exponent = checks.number(where, "exponent", exponent, above=0)
+    fall = _half_cosine(peak_value, end_value, warmup_steps, decay_steps - warmup_steps, exponent)
+    if warmup_steps == 0:
+        return fall
+    rise = linear(init_value, peak_value, warmup_steps)
+
+    def schedule(count: mx.array) -> mx.array:
+        return mx.where(scalars.elapsed(count, warmup_steps) < 0, rise(count), fall(count))
+
+    return schedule
+
+
+def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+    """Run schedules one after another; each counts from its own beginning.
+
+    Args:
+        schedules: at least one.
+        boundaries: the counts at which the next one takes over, increasing, one fewer than `schedules`.
+
+    >>> rate = join_schedules([constant(1.0), constant(2.0)], [10])
+    >>> [rate(mx.array(n)).item() for n in (9, 10)]
+    [1.0, 2.0]
+    """
+    where = "schedules.join_schedules"
+    schedules = tuple(schedules)
+    boundaries = [checks.integer(where, "boundaries", boundary, least=0) for boundary in boundaries]
+    if not schedules or len(boundaries) != len(schedules) - 1:
+        raise checks.refuse(
+            where,
+            f"boundaries must be one fewer than schedules, got {len(boundaries)} and {len(schedules)}",
+        )
+    if boundaries != sorted(set(boundaries)):
+        raise checks.refuse(where, f"boundaries must increase, got {tuple(boundaries)}")
+
+    def schedule(count: mx.array) -> mx.array:
+        value = schedules[0](count)
+        for boundary, follower in zip(boundaries, schedules[1:], strict=True):
+            since = scalars.elapsed(count, boundary)
+            value = mx.where(since < 0, value, follower(since))
+        return value
+
+    return schedule
+
+
+def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, exponent: float) -> Schedule:
+    def schedule(count: mx.array) -> mx.array:
+        cosine = mx.cos(math.pi * progress(count, begin, steps))
+        if exponent == 1:  # fewer operations: the whole schedule is one kernel
+            return (init_value + end_value) / 2 + (init_value - end_value) / 2 * cosine
+        return end_value + (init_value - end_value) * mx.power(0.5 * (1 + cosine), exponent)
+
+    return schedule
+
+
+def progress(count: mx.array, begin: int, steps: int) -> mx.array:
+    """Go from 0 at count `begin` to 1, `steps` later, and stay: 0-d float32."""
+    since = scalars.elapsed(count, begin)
+    if not steps:
+        return (since >= 0).astype(mx.float32)
+    return mx.clip(since.astype(mx.float32) / steps, 0.0, 1.0)

@@ -1,0 +1,210 @@
+"""A rise, then what follows it."""
+
+import math
+from typing import Literal
+
+import mlx.core as mx
+
+from purestep._core import checks, scalars
+from purestep._core.types import Schedule
+from purestep._schedules.decay import exponential_decay
+from purestep._schedules.standard import join_schedules, linear, progress, warmup_cosine_decay
+
+
+def warmup_constant(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
+    """Rise in a straight line, then stay.
+
+    Args:
+        init_value: the value at count 0, when there is a warmup.
+        peak_value: the value from count `warmup_steps` on.
+        warmup_steps: updates that the rise takes; with 0 the value is `peak_value` throughout (optax's
+            is then `init_value`).
+
+    >>> warmup_constant(0.0, 1.0, 10)(mx.array(5))
+    array(0.5, dtype=float32)
+    """
+    where = "schedules.warmup_constant"
+    return _warmup(where, init_value, peak_value, warmup_steps)
+
+
+def warmup_exponential_decay(
+    init_value: float,
+    peak_value: float,
+    warmup_steps: int,
+    transition_steps: int,
+    decay_rate: float,
+    transition_begin: int = 0,
+    staircase: bool = False,
+    end_value: float | None = None,
+) -> Schedule:
+    """Rise in a straight line, then run `exponential_decay` from the peak, counted from there.
+
+    Args:
+        init_value: the value at count 0, when there is a warmup.
+        peak_value: the value at count `warmup_steps`.
+        warmup_steps: updates that the rise takes; with 0 the decay starts at once.
+        transition_steps: as in `exponential_decay`, like the arguments that follow.
+        decay_rate: greater than 0.
+        transition_begin: updates at the peak before the decay starts.
+        staircase: decay in steps.
+        end_value: the bound at which the decay stops.
+
+    >>> rate = warmup_exponential_decay(0.0, 1.0, 10, 5, 0.5)
+    >>> [round(rate(mx.array(n)).item(), 6) for n in (5, 10, 15)]
+    [0.5, 1.0, 0.5]
+    """
+    rise = _warmup("schedules.warmup_exponential_decay", init_value, peak_value, warmup_steps)
+    fall = exponential_decay(peak_value, transition_steps, decay_rate, transition_begin, staircase, end_value)
+    return join_schedules([rise, fall], [warmup_steps])
+
+
+def warmup_cosine(
+    init_value: float,
+    peak_value: float,
+    warmup_steps: int,
+    decay_steps: int,
+    min_ratio: float = 0.0,
+    exponent: float = 1.0,
+) -> Schedule:
+    """Run `warmup_cosine_decay` down to `min_ratio * peak_value`.
+
+    Args:
+        init_value: as in `warmup_cosine_decay`, like the arguments that follow.
+        peak_value: the value at count `warmup_steps`.
+        warmup_steps: updates that the rise takes, 0 included.
+        decay_steps: updates in all, the warmup included.
+        min_ratio: the end value as a fraction of `peak_value`, in [0, 1].
+        exponent: bends the curve.
+
+    >>> warmup_cosine(0.0, 1.0, 10, 110, min_ratio=0.1)(mx.array(110))
+    array(0.1, dtype=float32)
+    """
+    peak_value = checks.number("schedules.warmup_cosine", "peak_value", peak_value)
+    min_ratio = checks.number("schedules.warmup_cosine", "min_ratio", min_ratio, least=0, most=1)
+    end_value = min_ratio * peak_value
+    return warmup_cosine_decay(init_value, peak_value, warmup_steps, decay_steps, end_value, exponent)
+
+
+def warmup_linear_decay(
+    init_value: float, peak_value: float, warmup_steps: int, decay_steps: int, min_ratio: float = 0.0
+) -> Schedule:
+    """Rise in a straight line, fall in another, then stay.
+
+    Args:
+        init_value: the value at count 0, when there is a warmup.
+        peak_value: the value at count `warmup_steps`.
+        warmup_steps: updates that the rise takes; with 0 the fall starts at once.
+        decay_steps: updates in all, the warmup included; not less than `warmup_steps`, and when equal
+            the value is the end value from there on.
+        min_ratio: the end value as a fraction of `peak_value`, in [0, 1].
+
+    >>> rate = warmup_linear_decay(0.0, 1.0, 10, 110, min_ratio=0.1)
+    >>> [round(rate(mx.array(n)).item(), 6) for n in (5, 10, 60, 110)]
+    [0.5, 1.0, 0.55, 0.1]
+    """
+    where = "schedules.warmup_linear_decay"
+    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
+    rise = _warmup(where, init_value, peak_value, warmup_steps)
+    if decay_steps < warmup_steps:
+        raise checks.refuse(
+            where, f"decay_steps includes the warmup and must be at least {warmup_steps}, got {decay_steps}"
+        )
+    min_ratio = checks.number(where, "min_ratio", min_ratio, least=0, most=1)
+    fall = linear(peak_value, min_ratio * peak_value, decay_steps - warmup_steps)
+    return join_schedules([rise, fall], [warmup_steps])
+
+
+def warmup_stable_decay(
+    init_value: float,
+    peak_value: float,
+    warmup_steps: int,
+    stable_steps: int,
+    decay_steps: int,
+    min_ratio: float = 0.0,
+    *,
+    decay: Literal["linear", "cosine", "sqrt"] = "linear",
+) -> Schedule:
+    """Rise, stay long, fall at the end: a schedule whose length need not be known at the start.
+
+    A run that goes on takes up a checkpoint of the level part; one that ends takes the fall. With `x`
+    going from 0 to 1 over the fall, what is left of the way to the end value is `1 - x` (linear),
+    `(1 + cos(pi * x)) / 2` (cosine) or `1 - sqrt(x)` (sqrt).
+
+    Args:
+        init_value: the value at count 0, when there is a warmup.
+        peak_value: the value at count `warmup_steps`.
+        warmup_steps: updates that the rise takes, 0 included.
+        stable_steps: updates at the peak, 0 included.
+        decay_steps: updates that the fall alone takes; with 0 the value drops when it would begin.
+        min_ratio: the end value as a fraction of `peak_value`, in [0, 1].
+        decay: the shape of the fall.
+
+    Reference: Hu et al., MiniCPM, arXiv:2404.06395; sqrt: Hägele et al., arXiv:2405.18392.
+
+    >>> rate = warmup_stable_decay(0.0, 1.0, 10, 80, 10)
+    >>> [rate(mx.array(n)).item() for n in (5, 10, 90, 95, 100)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    where = "schedules.warmup_stable_decay"
+    rise = _warmup(where, init_value, peak_value, warmup_steps)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    stable_steps = checks.integer(where, "stable_steps", stable_steps, least=0)
+    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
+    min_ratio = checks.number(where, "min_ratio", min_ratio, least=0, most=1)
+    shapes = {
+        "linear": lambda x: 1 - x,
+        "cosine": lambda x: 0.5 * (1 + mx.cos(math.pi * x)),
+        "sqrt": lambda x: 1 - mx.sqrt(x),
+    }
+    if decay not in shapes:
+        raise checks.refuse(where, f"decay must be one of {', '.join(shapes)}, got {decay!r}")
+    end_value = min_ratio * peak_value
+
+    def fall(count: mx.array) -> mx.array:
+        return end_value + (peak_value - end_value) * shapes[decay](
+            progress(count, stable_steps, decay_steps)
+        )
+
+    return join_schedules([rise, fall], [warmup_steps])
+
+
+def inverse_sqrt(
+    init_value: float, peak_value: float, warmup_steps: int, timescale: int | None = None
+) -> Schedule:
+    """Rise in a straight line, then fall with the inverse square root of the count.
+
+    After the warmup, `peak_value * sqrt(timescale / (timescale + count - warmup_steps))`; with
+    `timescale` left out that is `peak_value * sqrt(warmup_steps / count)`.
+
+    Args:
+        init_value: the value at count 0, when there is a warmup.
+        peak_value: the value at count `warmup_steps`.
+        warmup_steps: updates that the rise takes; with 0 the fall starts at once.
+        timescale: at least 1; after three times as many updates past the peak the value is half.
+            By default `warmup_steps`, or 1 when that is 0.
+
+    Reference: Vaswani et al., arXiv:1706.03762; Raffel et al., arXiv:1910.10683.
+
+    >>> rate = inverse_sqrt(0.0, 1.0, 100)
+    >>> [rate(mx.array(n)).item() for n in (50, 100, 400, 10_000)]
+    [0.5, 1.0, 0.5, 0.10000000149011612]
+    """
+    where = "schedules.inverse_sqrt"
+    rise = _warmup(where, init_value, peak_value, warmup_steps)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    scale = checks.integer(
+        where, "timescale", max(warmup_steps, 1) if timescale is None else timescale, least=1
+    )
+
+    def fall(count: mx.array) -> mx.array:
+        # Before the peak `join_schedules` hands over negative counts and drops what comes of them.
+        return peak_value * mx.rsqrt(1 + mx.maximum(scalars.float32(count), 0) / scale)
+
+    return join_schedules([rise, fall], [warmup_steps])
+
+
+def _warmup(where: str, init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
+    init_value = checks.number(where, "init_value", init_value)
+    peak_value = checks.number(where, "peak_value", peak_value)
+    warmup_steps = checks.integer(where, "warmup_steps", warmup_steps, least=0)
+    return linear(init_value, peak_value, warmup_steps)

@@ -1,0 +1,155 @@
+"""What a loss function returns, in one form."""
+
+import copy
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, context, tree
+from purestep._core.mean import AnyMean, Mean, MeanSum
+from purestep._core.rng import fold_in, forbidden, scope
+from purestep._core.types import Batch, LossFn, Params, Tree
+from purestep._steps.state import check_arrays
+
+_KEYLESS = 0x6B65  # folded into a key for what is drawn without one: independent of the key handed over
+
+
+class Outcome(NamedTuple):
+    """One evaluation of a loss function, each number a `Mean` or a sum of them, so that evaluations merge.
+
+    Attributes:
+        loss: what is minimized.
+        metrics: what else the loss function reported.
+        model_state: as the forward pass left it; `None` for a loss function that has none.
+    """
+
+    loss: AnyMean
+    metrics: dict[str, AnyMean]
+    model_state: Tree
+
+    def merge(self, later: "Outcome") -> "Outcome":
+        """Join two evaluations over different data; the later one's model_state stands."""
+        metrics = {name: Mean.merge(mean, later.metrics[name]) for name, mean in self.metrics.items()}
+        return Outcome(Mean.merge(self.loss, later.loss), metrics, later.model_state)
+
+
+def outcome_of(
+    where: str,
+    loss_fn: LossFn,
+    params: Params,
+    model_state: Tree,
+    batch: Batch,
+    rng: mx.array | None,
+    *,
+    stateful: bool,
+    training: bool = False,
+) -> Outcome:
+    """Call a loss function and check what it returns.
+
+    A plain scalar, for the loss or a metric, is a mean of weight 1. In `training`, a module that `loss_fn`
+    runs must be given a key or be told to evaluate. The function gets containers and handles of
+    its own: what it writes into them does not reach the caller's.
+    """
+    params, model_state, batch, rng = own(params), own(model_state), own(batch), copy.copy(rng)
+    with context.training_step(tree.leaves(params)) if training else nullcontext():
+        returned = loss_fn(params, model_state, batch, rng) if stateful else loss_fn(params, batch, rng)
+    if stateful:
+        if type(returned) is not tuple or len(returned) != 3:
+            raise TypeError(
+                f"{where}: a stateful loss_fn must return (loss, metrics, model_state), "
+                f"got {_shown(returned)}"
+            )
+        loss, metrics, model_state = returned
+        check_arrays(where, "loss_fn's model_state", model_state)
+    else:
+        if type(returned) is not tuple:
+            returned = (returned, {})
+        if len(returned) != 2:
+            raise TypeError(f"{where}: loss_fn must return loss or (loss, metrics), got {_shown(returned)}")
+        loss, metrics = returned
+    if type(metrics) is not dict:
+        raise TypeError(f"{where}: loss_fn's metrics must be a dict of 0-d arrays, got {_shown(metrics)}")
+    means = {name: _mean(where, f"metric {name!r}", value) for name, value in metrics.items()}
+    return Outcome(_mean(where, "loss", loss), means, model_state)
+
+
+def own(value: Tree) -> Tree:
+    """Return the same tree in new containers, by new handles of the same arrays."""
+    return tree.map(copy.copy, value)
+
+
+def keyless(key: mx.array) -> AbstractContextManager[None]:
+    """Make what is drawn without a key, within the block, a function of this one, and independent of it."""
+    return scope(fold_in(key, _KEYLESS))
+
+
+def no_backward_draws(where: str) -> AbstractContextManager[None]:
+    """Refuse draws without a key while a gradient is taken, outside the scopes of the forward pass.
+
+    A function that `mx.checkpoint` decorates at its definition captures no scope. Recomputed, it would draw
+    other numbers than before.
+    """
+    return forbidden(
+        f"{where}: in the backward pass,",
+        "call mx.checkpoint within the loss function, not as a decorator, or draw from a key",
+    )
+
+
+def check_loss_fn(where: str, loss_fn: LossFn, *, stateful: bool, name: str = "loss_fn") -> None:
+    """Refuse a loss function, or an encoder, that does not take the arguments it will be given."""
+    plain, full = ("params", "batch", "rng"), ("params", "model_state", "batch", "rng")
+    want, other = (full, plain) if stateful else (plain, full)
+    check_takes(where, name, loss_fn, want, other, f"; pass stateful={not stateful}")
+
+
+def check_takes(
+    where: str, name: str, fn: Any, want: tuple[str, ...], other: tuple[str, ...] = (), hint: str = ""
+) -> None:
+    """Refuse what cannot be called with these arguments; one that takes `other` ones gets a hint."""
+    checks.function(where, name, fn)
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # a builtin, which does not say
+        return
+    if _takes(signature, want):
+        return
+    got = f"{getattr(fn, '__name__', 'one')}{signature}"
+    more = f"{hint} for one that takes ({', '.join(other)})" if other and _takes(signature, other) else ""
+    raise TypeError(f"{where}: {name} must take ({', '.join(want)}), got {got}{more}")
+
+
+def _takes(signature: inspect.Signature, names: tuple[str, ...]) -> bool:
+    try:
+        signature.bind(*names)
+    except TypeError:
+        return False
+    return True
+
+
+def _mean(where: str, name: str, value: Any) -> AnyMean:
+    if isinstance(value, MeanSum):
+        return MeanSum(tuple(_term(where, name, mean) for mean in value.terms))
+    return _term(where, name, value)
+
+
+def _term(where: str, name: str, value: Any) -> Mean:
+    for part in value if isinstance(value, Mean) else (value,):
+        if not isinstance(part, mx.array):
+            raise TypeError(f"{where}: loss_fn's {name} must be a 0-d array or a Mean, got {_shown(part)}")
+        if part.ndim != 0:
+            raise ValueError(f"{where}: loss_fn's {name} must be a scalar, got shape {part.shape}")
+    dtype = value.total.dtype if isinstance(value, Mean) else value.dtype
+    floating = mx.issubdtype(dtype, mx.floating)
+    if not floating and (name == "loss" or dtype == mx.complex64):
+        kind = "floating" if name == "loss" else "real"
+        raise TypeError(f"{where}: loss_fn's {name} must be {kind}, got {tree.dtype_name(dtype)}")
+    if isinstance(value, Mean):
+        # The weight counts data. Microbatches could not follow a gradient through it, so none does.
+        return Mean(value.total, mx.stop_gradient(value.weight))
+    return Mean(value.astype(mx.float32), mx.array(1.0))
+
+
+def _shown(value: Any) -> str:
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple) else "")

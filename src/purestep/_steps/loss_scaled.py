@@ -1,0 +1,83 @@
+"""The training step of a float16 model: its loss is scaled, its gradients are not too small."""
+
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.mean import Mean, map_terms
+from purestep._core.types import Batch, LossFn, Params, Step, Tree
+from purestep._steps.core.outcome import check_loss_fn, outcome_of
+from purestep._steps.core.parts import Parts, parts_of, step_of
+from purestep._steps.state import TrainState, check_state
+from purestep._steps.train import opt_state_check, step_for
+from purestep._transforms.core.base import GradientTransform, check_transform
+
+
+def loss_scaled_step(
+    loss_fn: LossFn, transform: GradientTransform, *, microbatches: int = 1, stateful: bool = False
+) -> Step:
+    """Build a `train_step` that multiplies the gradient of its loss by the scale in the optimizer state.
+
+    `transform` is, or holds, `transforms.dynamic_loss_scale(...)`, which divides by the scale again,
+    skips gradients that overflowed and adapts the scale. Only the backward pass is scaled: the loss, as a
+    metric and as the transform's `value`, is the loss.
+
+    The metrics are those of `train_step`, with `grad_norm` divided by the scale, and `loss_scale`.
+
+    Args:
+        loss_fn: as in `train_step`. It computes in float16 as it likes; keep the loss itself in float32.
+        transform: as in `train_step`, with one `dynamic_loss_scale` in it.
+        microbatches: as in `train_step`.
+        stateful: as in `train_step`. The forward pass of a skipped step still moves the model_state.
+
+    Raises:
+        ValueError: on the first call, if the optimizer state has no scale, and as `train_step`.
+
+    >>> import purestep as ps
+    >>> from purestep.transforms import dynamic_loss_scale
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = dynamic_loss_scale(ps.optimizers.sgd(0.5), init_scale=1024.0)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> state, metrics = loss_scaled_step(loss_fn, transform)(state, {"x": mx.array([1.0, 3.0])})
+    >>> state.params["w"], metrics["loss"], metrics["loss_scale"]
+    (array(2, dtype=float32), array(5, dtype=float32), array(1024, dtype=float32))
+    """
+    where = "loss_scaled_step"
+    check_loss_fn(where, loss_fn, stateful=stateful)
+    check_transform(where, "transform", transform)
+    check_opt_state = opt_state_check(where, transform)
+
+    def scaled(params: Params, carried: tuple[mx.array, Tree], batch: Batch, rng: mx.array) -> Any:
+        scale, model_state = carried
+        outcome = outcome_of(
+            where, loss_fn, params, model_state, batch, rng, stateful=stateful, training=True
+        )
+
+        def times(mean: Mean) -> Mean:
+            # The value of the total, and `scale` times its gradient.
+            total = mean.total + (scale - 1) * (mean.total - mx.stop_gradient(mean.total))
+            return Mean(total, mean.weight)
+
+        return map_terms(times, outcome.loss), outcome.metrics, (scale, outcome.model_state)
+
+    # The scale reaches the loss function, over all microbatches, as part of its model_state.
+    inner = parts_of(step_for(where, scaled, transform, microbatches=microbatches, stateful=True))
+
+    def parts(state: TrainState, batch: Batch) -> Parts:
+        check_state(where, state)
+        check_opt_state(state.opt_state, state.params)
+        scales = tree.fields(state.opt_state, "loss_scale")
+        if len(scales) != 1:
+            raise checks.refuse(
+                where, f"the state must hold one loss_scale, of dynamic_loss_scale, got {len(scales)}"
+            )
+        scale = scales[0][1]
+        made = inner(state.replace(model_state=(scale, state.model_state)), batch)
+        new, metrics = made.state, made.metrics
+        if "loss_scale" in metrics:
+            raise checks.refuse(where, "loss_fn's metrics may not be named loss_scale")
+        metrics |= {"grad_norm": metrics["grad_norm"] / scale, "loss_scale": scale}
+        return made._replace(state=new.replace(model_state=new.model_state[1]))
+
+    return step_of(parts)

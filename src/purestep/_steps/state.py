@@ -1,0 +1,123 @@
+"""The whole of a training run, as one immutable value."""
+
+import copy
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from purestep._core import checks, tree
+from purestep._core.rng import check_key, fold_in, from_seed, scope
+from purestep._core.types import Params, Tree
+from purestep._transforms.core.base import GradientTransform, check_floating, check_transform
+
+_INIT = 0x696E  # folded into the key of the run for what a transform draws for its first state
+
+
+class TrainState(NamedTuple):
+    """What one step turns into the next: nothing but arrays, so every snapshot is consistent.
+
+    Attributes:
+        params: a tree of floating-point arrays, what is trained.
+        opt_state: the state of the gradient transform.
+        step: 0-d int32, steps made.
+        rng: uint32 [2], the key that the next step splits.
+        model_state: arrays that the forward pass carries along (running statistics); `{}` if there are none.
+    """
+
+    params: Params
+    opt_state: Tree
+    step: mx.array
+    rng: mx.array
+    model_state: Tree
+
+    @classmethod
+    def create(
+        cls,
+        params: Params,
+        transform: GradientTransform,
+        *,
+        seed: int = 0,
+        rng: mx.array | None = None,
+        model_state: Tree = None,
+    ) -> "TrainState":
+        """Return the state before the first step.
+
+        Args:
+            params: a tree of floating-point arrays.
+            transform: its `init` makes the optimizer state.
+            seed: in [0, 2**64), makes the key of the run, when `rng` is not given.
+            rng: a key, uint32 [2].
+            model_state: the third value of `functional`, when the model has one.
+
+        Raises:
+            TypeError: for a leaf that is not an array, such as a Python number, with its path.
+            ValueError: for parameters that are not floating, or none at all.
+
+        >>> import purestep as ps
+        >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
+        >>> state.step
+        array(0, dtype=int32)
+        """
+        where = "TrainState.create"
+        check_transform(where, "transform", transform)
+        check_arrays(where, "params", params)
+        if not tree.leaves(params):
+            raise checks.refuse(where, "params must hold at least one array, got none")
+        check_floating(where, params)
+        check_arrays(where, "model_state", model_state)
+        if rng is None:
+            rng = from_seed(where, "seed", seed)
+        check_key(where, rng)
+        with scope(fold_in(rng, _INIT)):
+            opt_state = transform.init(tree.map(copy.copy, params))
+        check_arrays(where, "opt_state", opt_state)
+        model_state = {} if model_state is None else model_state  # mx.vmap and mx.grad refuse None
+        return cls(params, opt_state, mx.array(0, mx.int32), rng, model_state)
+
+    def replace(self, **changes: Any) -> "TrainState":
+        """Return the state with some fields changed.
+
+        Params or a model_state that lack containers without arrays, as `mx.load` and `tree_unflatten` give
+        them, get these back.
+
+        >>> import purestep as ps
+        >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
+        >>> state.replace(step=mx.array(7, mx.int32)).step
+        array(7, dtype=int32)
+        """
+        for name in ("params", "model_state"):
+            if name in changes:
+                changes[name] = tree.fitted(changes[name], getattr(self, name))
+        return self._replace(**changes)
+
+
+def check_arrays(where: str, name: str, value: Tree) -> None:
+    """Refuse a tree with a leaf that is not an array, naming the leaf and what to do."""
+    if all(isinstance(leaf, mx.array) for leaf in tree.leaves(value)):
+        return
+    for path, leaf in tree.items(value):
+        if isinstance(leaf, mx.array):
+            continue
+        shown = tree.join(name, path)
+        kind = type(leaf).__name__
+        home = type(leaf).__module__.partition(".")[0]
+        if isinstance(leaf, nn.Module):
+            raise TypeError(
+                f"{where}: {shown} must hold arrays, got the mlx.nn.Module {kind}; write "
+                "apply, params, model_state = purestep.functional(module)"
+            )
+        if home in ("numpy", "torch", "jax", "jaxlib"):
+            raise TypeError(f"{where}: {shown} must be an mx.array, got {home}'s {kind}; write mx.array(...)")
+        if isinstance(leaf, (bool, int, float)):
+            raise TypeError(f"{where}: {shown} is the Python number {leaf!r}; write mx.array({leaf!r})")
+        raise TypeError(f"{where}: {shown} must be an mx.array in dicts, lists and tuples, got {kind}")
+
+
+def check_state(where: str, state: Any) -> None:
+    """Refuse what is not a `TrainState` of arrays."""
+    if not isinstance(state, TrainState):
+        swapped = "; were state and batch swapped?" if isinstance(state, (dict, list, mx.array)) else ""
+        kind = "None" if state is None else f"a {type(state).__name__}"
+        raise TypeError(f"{where}: state must be a TrainState, from TrainState.create, got {kind}{swapped}")
+    check_arrays(where, "state", state)

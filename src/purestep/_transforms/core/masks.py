@@ -1,0 +1,137 @@
+"""Masks: which leaves of a tree are chosen, as a tree, a function or patterns of paths."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.tree.patterns import compile_pattern, shown_paths
+from purestep._core.types import Params, Tree
+
+Mask: TypeAlias = Tree | Callable[[Params], Tree] | Callable[[str, mx.array], bool]
+
+
+def resolve_mask(where: str, mask: Any, params: Params) -> Tree:
+    """Return a mask, in whichever form, as a tree of Python booleans built like the parameters."""
+    if callable(mask):
+        values = tree.map_with_path(mask, params) if _takes_two(mask) else mask(params)
+    else:
+        values = mask
+
+    def check(path: str, value: Any) -> None:
+        if not isinstance(value, bool):
+            raise checks.refuse(where, f"mask must hold True or False, got {value!r} at {path}")
+
+    return spread(where, "mask", values, params, check)
+
+
+def spread(where: str, name: str, values: Tree, params: Params, check: Callable[[str, Any], None]) -> Tree:
+    """Return a tree built like `params` of the leaves of `values`, each for all the parameters below it."""
+    return tree.unflatten(params, list(_spread(where, name, values, params, check, "")))
+
+
+def _spread(
+    where: str, name: str, value: Any, node: Any, check: Callable[[str, Any], None], path: str
+) -> Iterator[Any]:
+    """Yield the value for each leaf of the parameters."""
+    below, inside = tree.children(node), tree.children(value)
+    if below is not None and not below and inside is not None and not inside:
+        return  # None, or an empty container: nothing to say a value for
+    if inside is None:
+        check(path or "the tree", value)
+        yield from [value] * len(tree.leaves(node))
+        return
+    keys, given = [segment for segment, _ in below or []], dict(inside)
+    if below is None or type(value) is not type(node) or set(keys) != set(given):
+        raise checks.refuse(
+            where,
+            f"{name} must be built like the parameters, got {_shown(value)} for {_shown(node)} "
+            f"at {path or 'the tree'}",
+        )
+    for segment, child in below:
+        yield from _spread(where, name, given[segment], child, check, tree.join(path, segment))
+
+
+def select(chosen: Tree, values: Tree) -> Tree:
+    """Return the tree with `()` for the leaves that are not chosen.
+
+    Not `None`, which `mx.vmap` and `mx.grad` refuse: a state built like this can be vmapped.
+    """
+    return tree.map(lambda value, yes: value if yes else (), values, chosen)
+
+
+def select_extra(chosen: Tree, extra: dict[str, Any]) -> dict[str, Any]:
+    """Return extra arguments with those that are built like the updates selected as these are."""
+    # A selected tree is always a new object, so `updates is gradients` is false below a mask and no
+    # transform there takes the norm of all gradients for that of its own.
+    if tree.children(chosen) is None:
+        return extra
+    return {
+        name: select(chosen, value) if tree.children(value) and same_structure(value, chosen) else value
+        for name, value in extra.items()
+    }
+
+
+def same_structure(first: Tree, second: Tree) -> bool:
+    """Tell whether two trees have the same containers, whatever their leaves."""
+    zero = mx.array(0)
+    return tree.alike(tree.map(lambda _: zero, first), tree.map(lambda _: zero, second))
+
+
+def merge(where: str, chosen: Tree, some: Tree, others: Tree) -> Tree:
+    """Return the chosen leaves of `some`, which holds no more, and the others of `others`."""
+    found = dict(tree.items(some))
+
+    def pick(path: str, other: Any, yes: bool) -> Any:
+        if yes and path not in found:
+            raise checks.refuse(where, f"the wrapped transform returned no update for {path or 'the tree'}")
+        return found[path] if yes else other
+
+    return tree.map_with_path(pick, others, chosen)
+
+
+def _takes_two(fn: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters) == 2
+
+
+def _shown(node: Any) -> str:
+    below = tree.children(node)
+    if below is None:
+        return "a leaf"
+    if node is None:
+        return "None"
+    keys = ", ".join(segment for segment, _ in below[:6]) + (", ..." if len(below) > 6 else "")
+    return f"a {type(node).__name__} of ({keys})"
+
+
+def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
+    """Return the mask function that selects the parameters whose path matches one of the patterns.
+
+    Args:
+        patterns: matched against whole paths such as `layers.0.weight`, case and all. `*` stands for any
+            characters, dots included, `?` for one; everything else, brackets too, for itself.
+        required: refuse, by name, a pattern that matches no parameter: most often it is misspelt.
+
+    >>> by_path("*.bias", "norm.*")({"fc": {"weight": 1, "bias": 2}, "norm": {"scale": 3}})
+    {'fc': {'weight': False, 'bias': True}, 'norm': {'scale': True}}
+    """
+    if not patterns:
+        raise checks.refuse("by_path", "patterns must hold at least one pattern, got none")
+    compiled = [compile_pattern("by_path", pattern) for pattern in patterns]
+
+    def mask(params: Params) -> Tree:
+        if required:
+            paths = tree.paths(params)
+            for text, pattern in zip(patterns, compiled, strict=True):
+                if not any(pattern.fullmatch(path) for path in paths):
+                    raise checks.refuse("by_path", f"pattern {text!r} matches none of {shown_paths(paths)}")
+        return tree.map_with_path(lambda path, _: any(p.fullmatch(path) for p in compiled), params)
+
+    return mask

@@ -1,0 +1,65 @@
+"""What a transform's state takes, before anything is allocated."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.types import Params, Tree
+from purestep._transforms.core.base import GradientTransform, check_transform
+
+
+def state_memory(transform: GradientTransform, params: Params) -> dict[str, float]:
+    """Return the bytes of state for each parameter element, field by field.
+
+    Only shapes and dtypes are read: nothing is computed or allocated.
+
+    Args:
+        transform: whose `init` makes the state.
+        params: a tree of at least one element.
+
+    Returns:
+        A dict from each field's path in the state, in the state's order, to its bytes over the number of
+        elements of params; the sum of its values is the whole. A field that holds states is given by
+        its own fields.
+
+    Raises:
+        ValueError: if params holds no elements.
+
+    >>> from purestep.transforms import scale_by_adam
+    >>> state_memory(scale_by_adam(), {"w": mx.zeros((10, 10), mx.bfloat16)})
+    {'count': 0.04, 'mu': 4.0, 'nu': 4.0}
+    """
+    check_transform("state_memory", "transform", transform)
+    elements = tree.size(params)
+    if elements == 0:
+        raise checks.refuse("state_memory", "params must hold at least one element")
+    state = transform.init(params)
+    return {
+        path or "state": sum(leaf.nbytes for leaf in leaves) / elements
+        for path, leaves in _states("", state, params)
+        if leaves
+    }
+
+
+def _states(path: str, node: Any, params: Params) -> Iterator[tuple[str, list[mx.array]]]:
+    """Yield the leaves of every field that is not made of states."""
+    if not _holds_states(node, params):
+        yield path, tree.leaves(node)
+        return
+    for segment, child in tree.children(node) or []:
+        yield from _states(tree.join(path, segment), child, params)
+
+
+def _holds_states(node: Any, params: Params) -> bool:
+    """Tell whether NamedTuples of the state lie in here, not those of which params are made."""
+    if tree.is_namedtuple(node):
+        return _containers(node) != _containers(params)
+    if not isinstance(node, (tuple, list, dict)) or _containers(node) == _containers(params):
+        return False
+    return any(_holds_states(child, params) for _, child in tree.children(node) or [])
+
+
+def _containers(node: Tree) -> list[Any]:
+    return tree.spec(tree.map(lambda _: mx.array(0), node))

@@ -1,0 +1,78 @@
+"""Noise on gradients, drawn from a key that the state carries."""
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, rng, scalars, tree
+from purestep._core.types import Params, Tree, Updates
+from purestep._transforms.core.base import GradientTransform, checked
+
+
+class AddNoiseState(NamedTuple):
+    """State of `add_noise`.
+
+    Attributes:
+        count: 0-d int32, updates made.
+        rng_key: uint32 [2], the key of the noise to come.
+    """
+
+    count: mx.array
+    rng_key: mx.array
+
+
+def add_noise(
+    eta: float | mx.array, gamma: float | mx.array, key: mx.array | int | None = None
+) -> GradientTransform:
+    """Add normal noise to gradients, of variance `eta / t ** gamma` at update `t`, counted from 1.
+
+    Differences from optax: `key` must be given (optax warns and takes 0), and each array's noise depends
+    on its path, not on where it stands among the others.
+
+    Args:
+        eta: the variance of the first update's noise, at least 0.
+        gamma: how fast the variance falls, at least 0.
+        key: uint32 [2], from `mx.random.key`, or the integer to make one of. The state carries it on.
+
+    Reference: Neelakantan et al., arXiv:1511.06807.
+
+    >>> transform = add_noise(0.01, 0.55, key=0)
+    >>> state = transform.init({"w": mx.zeros(3)})
+    >>> updates, state = transform.update({"w": mx.ones(3)}, state)
+    >>> state.count
+    array(1, dtype=int32)
+    """
+    where = "add_noise"
+    eta = checks.number(where, "eta", eta, least=0)
+    gamma = checks.number(where, "gamma", gamma, least=0)
+    first = as_key(where, key)
+
+    def update(
+        updates: Updates, state: AddNoiseState, params: Params | None = None
+    ) -> tuple[Updates, AddNoiseState]:
+        count = scalars.increment(state.count)
+        deviation = mx.sqrt(eta * mx.power(count.astype(mx.float32), -gamma))
+        following, now = mx.random.split(state.rng_key)
+        keys = leaf_keys(now, updates)
+
+        def noisy(path: str, update: mx.array) -> mx.array:
+            noise = deviation * mx.random.normal(update.shape, key=keys[path])
+            return (update + noise).astype(update.dtype)
+
+        return tree.map_with_path(noisy, updates), AddNoiseState(count, following)
+
+    return checked(where, lambda params: AddNoiseState(mx.array(0, mx.int32), first), update)
+
+
+def as_key(where: str, key: Any) -> mx.array:
+    """Return a PRNG key given as one or as an integer; refuse anything else, `None` too."""
+    if not isinstance(key, mx.array):
+        return rng.from_seed(where, "key", key)
+    rng.check_key(where, key)
+    return key
+
+
+def leaf_keys(key: mx.array, values: Tree) -> dict[str, mx.array]:
+    """Return a key for each leaf, by path: the same whatever the order in which dicts hold them."""
+    ordered = sorted(tree.paths(values))
+    return dict(zip(ordered, mx.random.split(key, len(ordered)), strict=True)) if ordered else {}

@@ -1,0 +1,1 @@
+"""Transforms that take a transform and return one."""

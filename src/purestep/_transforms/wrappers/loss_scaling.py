@@ -1,0 +1,132 @@
+"""Dynamic loss scaling: gradients that float16 can hold."""
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, scalars, tree
+from purestep._core.types import Params, Tree, Updates
+from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
+from purestep._transforms.wrappers.conditional import zero_unless
+from purestep._transforms.wrappers.nonfinite import all_finite
+
+
+class DynamicLossScaleState(NamedTuple):
+    """State of `dynamic_loss_scale`.
+
+    Attributes:
+        loss_scale: 0-d float32, what the next loss is multiplied by.
+        good_steps: 0-d int32 in [0, growth_interval), finite gradients since the scale last changed.
+        skipped: 0-d int32, updates skipped so far because their gradients were not finite.
+        inner: the state of the wrapped transform, which counts the updates that were made.
+    """
+
+    loss_scale: mx.array
+    good_steps: mx.array
+    skipped: mx.array
+    inner: Tree
+
+
+def dynamic_loss_scale(
+    inner: GradientTransform,
+    init_scale: float = 2.0**15,
+    growth_interval: int = 2000,
+    growth_factor: float = 2.0,
+    backoff_factor: float = 0.5,
+    *,
+    min_scale: float = 1.0,
+    max_scale: float = 2.0**24,
+) -> GradientTransform:
+    """Divide gradients by the scale of their loss; skip those that overflowed, and adapt the scale.
+
+    The gradients of a float16 model are often too small for float16. Those of its loss times `loss_scale`
+    are not. They come in here, are divided by the scale in float32, and `inner` sees what it would see
+    without. A gradient that is not finite is skipped as by `skip_nonfinite` and the scale is multiplied
+    by `backoff_factor`; after `growth_interval` finite ones in a row by `growth_factor`.
+
+    `steps.loss_scaled.loss_scaled_step` builds the training step that multiplies by the scale it finds in
+    the state. In a step of your own, read it with `loss_scale(opt_state)`.
+
+    Args:
+        inner: everything that acts on gradients, clipping too.
+        init_scale: greater than 0; powers of two lose nothing to rounding, here and in the factors.
+        growth_interval: in updates, at least 1.
+        growth_factor: at least 1.
+        backoff_factor: in (0, 1).
+        min_scale: the scale stays at or above it.
+        max_scale: the scale stays at or below it.
+
+    Reference: Micikevicius et al., Mixed precision training, arXiv:1710.03740.
+
+    >>> from purestep.transforms import scale
+    >>> transform = dynamic_loss_scale(scale(-1.0), init_scale=8.0)
+    >>> state = transform.init({"w": mx.array(0.0)})
+    >>> for gradient in (8.0, mx.inf):
+    ...     updates, state = transform.update({"w": mx.array(gradient)}, state)
+    ...     print(updates["w"].item(), loss_scale(state).item())
+    -1.0 8.0
+    0.0 4.0
+    """
+    where = "dynamic_loss_scale"
+    check_transform(where, "inner", inner)
+    growth_interval = checks.integer(where, "growth_interval", growth_interval, least=1)
+    growth_factor = checks.number(where, "growth_factor", growth_factor, least=1)
+    backoff_factor = checks.number(where, "backoff_factor", backoff_factor, above=0, below=1)
+    min_scale = checks.number(where, "min_scale", min_scale, above=0)
+    max_scale = checks.number(where, "max_scale", max_scale, least=min_scale)
+    init_scale = checks.number(where, "init_scale", init_scale, least=min_scale, most=max_scale)
+    inner_update = taking_extra(inner)
+
+    def init(params: Params) -> DynamicLossScaleState:
+        return DynamicLossScaleState(
+            loss_scale=mx.array(init_scale, mx.float32),
+            good_steps=mx.array(0, mx.int32),
+            skipped=mx.array(0, mx.int32),
+            inner=inner.init(params),
+        )
+
+    def update(
+        updates: Updates, state: DynamicLossScaleState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, DynamicLossScaleState]:
+        scale, inverse = state.loss_scale, 1 / state.loss_scale
+
+        def unscale(values: Updates) -> Updates:
+            return tree.map(lambda g: inverse * g.astype(mx.float32), values)
+
+        unscaled = unscale(updates)
+        if extra.get("gradients") is not None:
+            same = extra["gradients"] is updates
+            extra["gradients"] = unscaled if same else unscale(extra["gradients"])
+        if extra.get("grad_norm") is not None:
+            extra["grad_norm"] = inverse * extra["grad_norm"]
+        finite = all_finite(updates)
+        out, new = inner_update(unscaled, state.inner, params, **extra)
+        grow = finite & (state.good_steps == growth_interval - 1)
+        grown = mx.where(grow, mx.minimum(growth_factor * scale, max_scale), scale)
+        kept = DynamicLossScaleState(
+            loss_scale=mx.where(finite, grown, mx.maximum(backoff_factor * scale, min_scale)),
+            good_steps=mx.where(finite & ~grow, scalars.increment(state.good_steps), 0),
+            skipped=scalars.increment(state.skipped, (~finite).astype(mx.int32)),
+            inner=tree.where(finite, new, state.inner),
+        )
+        return zero_unless(finite, out), kept
+
+    return checked(where, init, update)
+
+
+def loss_scale(opt_state: Tree) -> mx.array:
+    """Return the scale of the next loss, 0-d float32, wherever in an optimizer state it is.
+
+    Raises:
+        ValueError: if the state has none, or more than one.
+
+    >>> from purestep.transforms import scale
+    >>> loss_scale(dynamic_loss_scale(scale(1.0)).init({"w": mx.array(0.0)}))
+    array(32768, dtype=float32)
+    """
+    found = tree.fields(opt_state, "loss_scale")
+    if len(found) != 1:
+        raise checks.refuse(
+            "loss_scale", f"the state must hold one loss_scale, of dynamic_loss_scale, got {len(found)}"
+        )
+    return found[0][1]
