@@ -11,13 +11,13 @@ import mlx.core as mx
 _PACKAGE = __name__.partition(".")[0]
 
 
-def refuse(where: str, message: str) -> ValueError:
-    """Return the error for callers to raise; `where` is the public name the user called."""
-    return ValueError(f"{where}: {message}")
+def error(caller: str, message: str) -> ValueError:
+    """Return the error for callers to raise; `caller` is the public name the user called."""
+    return ValueError(f"{caller}: {message}")
 
 
 def number(
-    where: str,
+    caller: str,
     name: str,
     value: Any,
     *,
@@ -36,11 +36,11 @@ def number(
     """
     if isinstance(value, mx.array):
         if value.ndim != 0:
-            raise refuse(where, f"{name} must be a number or a 0-d array, got shape {value.shape}")
+            raise error(caller, f"{name} must be a number or a 0-d array, got shape {value.shape}")
         return value
     value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{where}: {name} must be a number, got {value!r}")
+        raise TypeError(f"{caller}: {name} must be a number, got {value!r}")
     rules = (
         (not math.isfinite(value), "must be finite"),
         (above is not None and not value > above, f"must be greater than {above}"),
@@ -50,11 +50,11 @@ def number(
     )
     for broken, rule in rules:
         if broken:
-            raise refuse(where, f"{name} {rule}, got {value}")
+            raise error(caller, f"{name} {rule}, got {value}")
     return value
 
 
-def integer(where: str, name: str, value: Any, *, least: int | None = None) -> int:
+def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> int:
     """Refuse what is not an integer of at least `least`; return it as a Python integer.
 
     >>> integer("train_step", "microbatches", 4, least=1)
@@ -62,9 +62,9 @@ def integer(where: str, name: str, value: Any, *, least: int | None = None) -> i
     """
     value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{where}: {name} must be an integer, got {value!r}")
+        raise TypeError(f"{caller}: {name} must be an integer, got {value!r}")
     if least is not None and value < least:
-        raise refuse(where, f"{name} must be at least {least}, got {value}")
+        raise error(caller, f"{name} must be at least {least}, got {value}")
     return value
 
 
@@ -84,16 +84,16 @@ def python_number(value: Any) -> Any:
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def function(where: str, name: str, value: Any) -> None:
+def function(caller: str, name: str, value: Any) -> None:
     """Refuse what cannot be called."""
     if not isinstance(value, Callable):
-        raise TypeError(f"{where}: {name} must be callable, got {value!r}")
+        raise TypeError(f"{caller}: {name} must be callable, got {value!r}")
 
 
-def one_of(where: str, name: str, value: Any, allowed: Collection[str]) -> None:
+def one_of(caller: str, name: str, value: Any, allowed: Collection[str]) -> None:
     """Refuse a value that is not one of the names allowed."""
     if not isinstance(value, str) or value not in allowed:
-        raise refuse(where, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise error(caller, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
 
 def users_level() -> int:

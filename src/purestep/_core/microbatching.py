@@ -26,7 +26,7 @@ def cut_into(count: int) -> Iterator[None]:
         _COUNT.reset(token)
 
 
-def whole_batch(where: str, why: str, remedy: str = "use microbatches=1") -> None:
+def whole_batch(caller: str, why: str, remedy: str = "use microbatches=1") -> None:
     """Refuse to compute from a part of a batch what is defined by the whole of it."""
     if _COUNT.get() > 1:
-        raise checks.refuse(where, f"{why}, got one of microbatches={_COUNT.get()}; {remedy}")
+        raise checks.error(caller, f"{why}, got one of microbatches={_COUNT.get()}; {remedy}")

@@ -64,13 +64,13 @@ _STREAM = _Stream()
 
 
 @contextmanager
-def forbidden(where: str, remedy: str = "pass rng=") -> Iterator[None]:
+def forbidden(caller: str, remedy: str = "pass rng=") -> Iterator[None]:
     """Refuse, on leaving, a block that drew from the global stream; the stream itself is untouched."""
     with scope(mx.random.key(0)):
         yield
         if graph.primitives(_state()[0]):
-            stop = "" if where.endswith(",") else ":"
-            raise ValueError(f"{where}{stop} random numbers were drawn without a key: {remedy}")
+            stop = "" if caller.endswith(",") else ":"
+            raise ValueError(f"{caller}{stop} random numbers were drawn without a key: {remedy}")
 
 
 def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
@@ -89,21 +89,21 @@ def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
     if not isinstance(number, mx.array):
         number = checks.integer("rng.fold_in", "number", number, least=0)
         if number >= 2**32:
-            raise checks.refuse("rng.fold_in", f"number must be less than 2**32, got {number}")
+            raise checks.error("rng.fold_in", f"number must be less than 2**32, got {number}")
     # The key is hashed before the number is mixed in: the keys of seeds 0 and 1 differ in one bit only.
     hashed = mx.random.split(key)[0]
     return mx.random.split(mx.bitwise_xor(hashed, mx.array(number).astype(mx.uint32)))[0]
 
 
-def from_seed(where: str, name: str, seed: int) -> mx.array:
+def from_seed(caller: str, name: str, seed: int) -> mx.array:
     """Return the key of an integer seed in [0, 2**64).
 
     Raises:
         TypeError, ValueError: for anything else, with the names of the function and the argument.
     """
-    seed = checks.integer(where, name, seed, least=0)
+    seed = checks.integer(caller, name, seed, least=0)
     if seed >= 2**64:
-        raise checks.refuse(where, f"{name} must be less than 2**64, got {seed}")
+        raise checks.error(caller, f"{name} must be less than 2**64, got {seed}")
     return mx.random.key(seed)
 
 
@@ -112,10 +112,10 @@ def _state() -> Any:
     return mx.random.state
 
 
-def check_key(where: str, key: mx.array) -> None:
+def check_key(caller: str, key: mx.array) -> None:
     """Refuse what is not one PRNG key."""
     if not isinstance(key, mx.array) or key.dtype != mx.uint32 or key.shape != (2,):
         shown = f"{key.dtype} {key.shape}" if isinstance(key, mx.array) else repr(key)
         raise ValueError(
-            f"{where}: a key must be a uint32 array of shape (2,), from mx.random.key, got {shown}"
+            f"{caller}: a key must be a uint32 array of shape (2,), from mx.random.key, got {shown}"
         )

@@ -38,13 +38,13 @@ class Completions(NamedTuple):
         return [[token for token, mine in zip(*row, strict=True) if mine] for row in rows]
 
 
-def check_prompts(where: str, prompts: Sequence[Sequence[int]]) -> list[int]:
+def check_prompts(caller: str, prompts: Sequence[Sequence[int]]) -> list[int]:
     """Refuse what is not a sequence of non-empty sequences of tokens; return their lengths."""
     if len(prompts) == 0:
-        raise checks.refuse(where, "prompts must hold at least one prompt, got none")
+        raise checks.error(caller, "prompts must hold at least one prompt, got none")
     for number, prompt in enumerate(prompts):
         if len(prompt) == 0:
-            raise checks.refuse(where, f"prompts must have at least one token each, got none in {number}")
+            raise checks.error(caller, f"prompts must have at least one token each, got none in {number}")
         for token in prompt:
-            checks.integer(where, f"prompts[{number}]", token, least=0)
+            checks.integer(caller, f"prompts[{number}]", token, least=0)
     return [len(prompt) for prompt in prompts]

@@ -60,7 +60,7 @@ class Rollout:
             ValueError, TypeError: if the reward function returns another number of rewards than completions,
                 or one that is not a finite number; if the model's log-probabilities are not finite.
         """
-        where = "rollout"
+        caller = "rollout"
         key = fold_in(fold_in(state.rng, _ROLLOUT), self._seed)
         pick, draw = mx.random.split(key)
         chosen: Any = range(len(self._prompts))
@@ -72,15 +72,15 @@ class Rollout:
         drawn = self._sample(params, prompts, draw, shortest=self._shortest, longest=self._longest)
         assert drawn.logps is not None  # rollout refuses temperature 0
         if not mx.isfinite(drawn.logps).all().item():
-            raise checks.refuse(where, "the log-probabilities of the model are not finite")
+            raise checks.error(caller, "the log-probabilities of the model are not finite")
         columns = {name: [column[number] for number in rows] for name, column in self._columns.items()}
-        rewards = _rewards(where, self._reward_fn(prompts, drawn.lists(), **columns), len(rows))
+        rewards = _rewards(caller, self._reward_fn(prompts, drawn.lists(), **columns), len(rows))
         advantages = self._advantage_fn(rewards, self._group_size)
         if not isinstance(advantages, mx.array):
-            raise TypeError(f"{where}: advantage_fn must return an array, got {type(advantages).__name__}")
+            raise TypeError(f"{caller}: advantage_fn must return an array, got {type(advantages).__name__}")
         if advantages.shape != rewards.shape:
-            raise checks.refuse(
-                where, f"advantage_fn must return shape {rewards.shape}, got {advantages.shape}"
+            raise checks.error(
+                caller, f"advantage_fn must return shape {rewards.shape}, got {advantages.shape}"
             )
         return {
             "tokens": drawn.tokens,
@@ -168,37 +168,37 @@ def rollout(
     >>> batch["tokens"].shape, batch["behavior_logps"].shape, batch["rewards"].shape
     ((16, 5), (16, 4), (16,))
     """
-    where = "rollout"
-    checks.function(where, "reward_fn", reward_fn)
-    checks.function(where, "advantage_fn", advantage_fn)
-    check_prompts(where, prompts)
-    group_size = checks.integer(where, "group_size", group_size, least=1)
-    seed = checks.integer(where, "seed", seed, least=0)
+    caller = "rollout"
+    checks.function(caller, "reward_fn", reward_fn)
+    checks.function(caller, "advantage_fn", advantage_fn)
+    check_prompts(caller, prompts)
+    group_size = checks.integer(caller, "group_size", group_size, least=1)
+    seed = checks.integer(caller, "seed", seed, least=0)
     if seed >= 2**32:
-        raise checks.refuse(where, f"seed must be less than 2**32, got {seed}")
+        raise checks.error(caller, f"seed must be less than 2**32, got {seed}")
     if batch_size is None:
         batch_size = group_size * len(prompts)
-    batch_size = checks.integer(where, "batch_size", batch_size, least=1)
+    batch_size = checks.integer(caller, "batch_size", batch_size, least=1)
     if batch_size % group_size:
-        raise checks.refuse(
-            where,
+        raise checks.error(
+            caller,
             f"batch_size must be divisible by group_size={group_size}, so that groups are of equal size, "
             f"got {batch_size}",
         )
     if batch_size // group_size > len(prompts):
-        raise checks.refuse(
-            where,
+        raise checks.error(
+            caller,
             f"batch_size must be at most {group_size * len(prompts)}, {group_size} a prompt, "
             f"got {batch_size}",
         )
-    temperature = checks.number(where, "temperature", temperature, above=0)
+    temperature = checks.number(caller, "temperature", temperature, above=0)
     columns = dict(columns or {})
     for name, column in columns.items():
         if len(column) != len(prompts):
-            raise checks.refuse(
-                where, f"columns[{name!r}] must have a value a prompt, {len(prompts)}, got {len(column)}"
+            raise checks.error(
+                caller, f"columns[{name!r}] must have a value a prompt, {len(prompts)}, got {len(column)}"
             )
-    checks.function(where, "apply_fn", apply_fn)
+    checks.function(caller, "apply_fn", apply_fn)
     sample = sampler(
         (lambda both, tokens: apply_fn(*both, tokens)) if stateful else apply_fn,
         max_tokens=max_tokens,
@@ -225,24 +225,26 @@ def rollout(
     )
 
 
-def _rewards(where: str, rewards: Any, count: int) -> mx.array:
+def _rewards(caller: str, rewards: Any, count: int) -> mx.array:
     """Return the rewards as float32 [count], each a finite number."""
     if isinstance(rewards, mx.array) or hasattr(rewards, "tolist"):
         rewards = rewards.tolist()
     if not isinstance(rewards, Sequence) or isinstance(rewards, str):
         raise TypeError(
-            f"{where}: reward_fn must return a sequence of numbers, got a {type(rewards).__name__}"
+            f"{caller}: reward_fn must return a sequence of numbers, got a {type(rewards).__name__}"
         )
     if len(rewards) != count:
-        raise checks.refuse(
-            where, f"reward_fn must return {count} rewards, one a completion, got {len(rewards)}"
+        raise checks.error(
+            caller, f"reward_fn must return {count} rewards, one a completion, got {len(rewards)}"
         )
     rewards = [reward.tolist() if hasattr(reward, "tolist") else reward for reward in rewards]
     for number, reward in enumerate(rewards):
         if not checks.is_number(reward):
-            raise TypeError(f"{where}: reward_fn must return numbers, got {reward!r} for completion {number}")
+            raise TypeError(
+                f"{caller}: reward_fn must return numbers, got {reward!r} for completion {number}"
+            )
         if not abs(reward) < _LARGEST:  # in float32; false for a NaN too
-            raise checks.refuse(
-                where, f"reward_fn must return finite rewards, got {reward} for completion {number}"
+            raise checks.error(
+                caller, f"reward_fn must return finite rewards, got {reward} for completion {number}"
             )
     return mx.array([float(reward) for reward in rewards], mx.float32)

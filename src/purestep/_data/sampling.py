@@ -133,14 +133,14 @@ class Sampler:
             ValueError, TypeError: for a prompt without tokens or of a length outside the bounds, one that
                 holds something else than tokens, no prompts at all, and a model whose logits do not fit.
         """
-        where = "sampler"
-        check_key(where, key)
-        lengths = check_prompts(where, prompts)
+        caller = "sampler"
+        check_key(caller, key)
+        lengths = check_prompts(caller, prompts)
         shortest = min(lengths) if shortest is None else shortest
         longest = max(lengths) if longest is None else longest
         if min(lengths) < shortest or max(lengths) > longest:
-            raise checks.refuse(
-                where,
+            raise checks.error(
+                caller,
                 f"prompts must have {shortest} to {longest} tokens, got {min(lengths)} to {max(lengths)}",
             )
         length = longest + self.max_tokens
@@ -234,18 +234,18 @@ def sampler(
     >>> drawn.lists(), drawn.truncated
     ([[2, 3], [0, 1, 2]], array([0, 1], dtype=float32))
     """
-    where = "sampler"
-    checks.function(where, "apply_fn", apply_fn)
-    max_tokens = checks.integer(where, "max_tokens", max_tokens, least=1)
+    caller = "sampler"
+    checks.function(caller, "apply_fn", apply_fn)
+    max_tokens = checks.integer(caller, "max_tokens", max_tokens, least=1)
     if isinstance(temperature, mx.array):
-        raise TypeError(f"{where}: temperature must be a Python number, got an array")
-    temperature = checks.number(where, "temperature", temperature, least=0)
-    check_truncation(where, top_k, top_p)
-    pad_token = checks.integer(where, "pad_token", pad_token, least=0)
+        raise TypeError(f"{caller}: temperature must be a Python number, got an array")
+    temperature = checks.number(caller, "temperature", temperature, least=0)
+    check_truncation(caller, top_k, top_p)
+    pad_token = checks.integer(caller, "pad_token", pad_token, least=0)
     for token in stop_tokens:
-        checks.integer(where, "stop_tokens", token, least=0)
+        checks.integer(caller, "stop_tokens", token, least=0)
     if (init_cache is None) != (decode is None):
-        raise checks.refuse(where, "init_cache and decode must be given together, got one of them")
+        raise checks.error(caller, "init_cache and decode must be given together, got one of them")
     return Sampler(
         apply_fn,
         max_tokens=max_tokens,
@@ -269,6 +269,6 @@ def _among(tokens: mx.array, some: tuple[int, ...]) -> mx.array:
 
 def _check_logits(name: str, logits: mx.array, tokens: tuple[int, ...]) -> None:
     if logits.ndim != 3 or logits.shape[:2] != tokens:
-        raise checks.refuse(
+        raise checks.error(
             "sampler", f"{name} must return logits [{tokens[0]}, {tokens[1]}, vocab], got {logits.shape}"
         )

@@ -27,7 +27,7 @@ class Characters(NamedTuple):
         'abn'
         """
         if not text:
-            raise checks.refuse("Characters.of", "text must not be empty")
+            raise checks.error("Characters.of", "text must not be empty")
         return cls("".join(sorted(set(text))))
 
     def encode(self, text: str) -> mx.array:
@@ -42,7 +42,7 @@ class Characters(NamedTuple):
         index = {symbol: number for number, symbol in enumerate(self.symbols)}
         unknown = sorted(set(text) - index.keys())
         if unknown:
-            raise checks.refuse("Characters.encode", f"the vocabulary lacks {''.join(unknown)[:20]!r}")
+            raise checks.error("Characters.encode", f"the vocabulary lacks {''.join(unknown)[:20]!r}")
         return mx.array([index[symbol] for symbol in text], mx.int32)
 
     def decode(self, tokens: mx.array) -> str:
@@ -76,13 +76,13 @@ class RandomWindows:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        where = "RandomWindows"
-        checks.integer(where, "batch_size", self.batch_size, least=1)
-        checks.integer(where, "context", self.context, least=1)
-        from_seed(where, "seed", self.seed)
+        caller = "RandomWindows"
+        checks.integer(caller, "batch_size", self.batch_size, least=1)
+        checks.integer(caller, "context", self.context, least=1)
+        from_seed(caller, "seed", self.seed)
         if self.tokens.ndim != 1 or self.tokens.size <= self.context:
-            raise checks.refuse(
-                where,
+            raise checks.error(
+                caller,
                 f"tokens must be [length] with more than context={self.context}, got {self.tokens.shape}",
             )
 
@@ -120,17 +120,17 @@ def consecutive_windows(
     >>> [batch["targets"].tolist() for batch in consecutive_windows(mx.arange(6), 1, 3, ignore_index=-100)]
     [[[1, 2, 3]], [[4, 5, -100]]]
     """
-    where = "consecutive_windows"
-    batch_size = checks.integer(where, "batch_size", batch_size, least=1)
-    context = checks.integer(where, "context", context, least=1)
+    caller = "consecutive_windows"
+    batch_size = checks.integer(caller, "batch_size", batch_size, least=1)
+    context = checks.integer(caller, "context", context, least=1)
     if tokens.ndim != 1 or tokens.size < 2:
-        raise checks.refuse(where, f"tokens must be [length] of at least 2, got {tokens.shape}")
+        raise checks.error(caller, f"tokens must be [length] of at least 2, got {tokens.shape}")
     wide = tokens.dtype in (mx.uint32, mx.int64, mx.uint64)
     inputs, targets = tokens[:-1], tokens[1:].astype(mx.int64 if wide else mx.int32)
     if ignore_index is not None:
-        ignore_index = checks.integer(where, "ignore_index", ignore_index)
+        ignore_index = checks.integer(caller, "ignore_index", ignore_index)
         if bool((targets == ignore_index).any().item()):
-            raise checks.refuse(where, f"ignore_index must not be a token of the text, got {ignore_index}")
+            raise checks.error(caller, f"ignore_index must not be a token of the text, got {ignore_index}")
         missing = -targets.size % (batch_size * context)
         inputs = mx.concatenate([inputs, mx.zeros(missing, inputs.dtype)])
         targets = mx.concatenate([targets, mx.full(missing, ignore_index, targets.dtype)])

@@ -30,11 +30,11 @@ def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float
     >>> truncated_logits(mx.array([1.0, 3.0, 2.0]), top_k=2)
     array([-inf, 3, 2], dtype=float32)
     """
-    where = "truncated_logits"
-    check_truncation(where, top_k, top_p)
-    reduce.floating(where, "logits", logits)
+    caller = "truncated_logits"
+    check_truncation(caller, top_k, top_p)
+    reduce.floating(caller, "logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise checks.refuse(where, f"logits must be [..., vocab] with vocab >= 1, got {logits.shape}")
+        raise checks.error(caller, f"logits must be [..., vocab] with vocab >= 1, got {logits.shape}")
     logits = logits.astype(mx.float32)
     if top_k is not None and top_k < logits.shape[-1]:
         logits = _at_least(logits, mx.topk(logits, top_k, axis=-1).min(axis=-1, keepdims=True))
@@ -48,12 +48,12 @@ def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float
     return logits
 
 
-def check_truncation(where: str, top_k: int | None, top_p: float | None) -> None:
+def check_truncation(caller: str, top_k: int | None, top_p: float | None) -> None:
     """Refuse what top-k and top-p cannot be."""
     if top_k is not None:
-        top_k = checks.integer(where, "top_k", top_k, least=1)
+        top_k = checks.integer(caller, "top_k", top_k, least=1)
     if top_p is not None:
-        top_p = checks.number(where, "top_p", top_p, above=0, most=1)
+        top_p = checks.number(caller, "top_p", top_p, above=0, most=1)
 
 
 def _at_least(logits: mx.array, threshold: mx.array) -> mx.array:

@@ -104,8 +104,8 @@ class _Bridge:
         try:
             twins = copied(module, guards)
             ours = twins[id(module)]
-            where = contents.places(ours)
-            image = contents.read(where)
+            caller = contents.places(ours)
+            image = contents.read(caller)
         except UncopyableError as error:
             path, kind = error.args
             warnings.warn(
@@ -115,9 +115,9 @@ class _Bridge:
                 stacklevel=checks.users_level(),
             )
             self._borrowed, ours = True, module
-            where = contents.places(ours)
-            image = _without_arrays(contents.read(where), guards)
-        self._module, self._places, self._image = ours, where, image
+            caller = contents.places(ours)
+            image = _without_arrays(contents.read(caller), guards)
+        self._module, self._places, self._image = ours, caller, image
         self._parts = [twins.get(id(part), part) for part in module.modules()]
         self._resting = [twins.get(id(part), part) for part in resting]
         self._slots = {
@@ -127,7 +127,7 @@ class _Bridge:
         self._params = {path: leaf.shape for path, leaf in tree.items(params)}
         self._held = {path: leaf.shape for path, leaf in tree.items(held)}
         self._initial, self._discard = held, tuple(discard)
-        self._arrays = private_arrays(where, image)
+        self._arrays = private_arrays(caller, image)
         # Entry points, each with a mode, whose first call was looked at more closely.
         self._looked: set[tuple[Any, bool]] = set()
         self._watched: dict[str, mx.array] = {}  # the trained arrays, in such a first call
@@ -152,7 +152,7 @@ class _Bridge:
         asked = modes.Asked() if rng is None and train is None else None
         train = rng is not None if train is None else bool(train)
         if train and rng is None:
-            raise checks.refuse("apply", "training mode needs a key: pass rng=, or train=False")
+            raise checks.error("apply", "training mode needs a key: pass rng=, or train=False")
         stateful = model_state is not None
         held = model_state if stateful else self._initial
         check_fits("apply", "params", params, self._params, shapes=True)
@@ -177,7 +177,7 @@ class _Bridge:
             self._looked.add((method, train))
             left = tree.map_with_path(lambda path, _: self._slots[path][0].read(), held)
         if noticing and asked is not None and asked.seen and _is_trained(params):
-            raise checks.refuse(
+            raise checks.error(
                 "apply",
                 "the module has layers that differ in training mode (Dropout, BatchNorm): in a training step "
                 "pass rng=, or train=False to evaluate",
@@ -214,7 +214,7 @@ class _Bridge:
             reached = graph.used(tree.leaves(fun(*args, **kwargs)), watched)
         self._watched = before
         if reached:
-            raise checks.refuse(
+            raise checks.error(
                 "apply",
                 f"a function under mx.checkpoint uses {', '.join(reached[:3])}, which it is not given, and "
                 "whose gradient would be lost: pass the array as an argument, or the module that holds it to "
@@ -249,7 +249,7 @@ class _Bridge:
         found = getattr(self._module, method, None) if isinstance(method, str) else None
         if not callable(found):
             kind = type(self._module).__name__
-            raise checks.refuse("apply", f"method must name a method of {kind}, got {method!r}")
+            raise checks.error("apply", f"method must name a method of {kind}, got {method!r}")
         return found
 
     def _check(
@@ -274,11 +274,11 @@ class _Bridge:
             ):
                 statistics.append(change.path)
                 continue
-            raise checks.refuse("apply", contents.lost(change, trained=change.path in given))
+            raise checks.error("apply", contents.lost(change, trained=change.path in given))
         if first:  # a property of the module, found on the first call
             self._look_for_writes(handles, given, state_paths, statistics)
         if statistics and not stateful:
-            raise checks.refuse(
+            raise checks.error(
                 "apply",
                 f"the forward pass rewrote {', '.join(sorted(statistics))}, which would be lost: pass "
                 "model_state= and take (out, model_state), or run with train=False",
@@ -304,14 +304,14 @@ class _Bridge:
         for path, handle in handles.items():
             if graph.primitives(handle) != graph.primitives(given[path]):
                 if path not in state_paths:
-                    raise checks.refuse(
+                    raise checks.error(
                         "apply", contents.lost(contents.Change(path, handle, handle), trained=True)
                     )
                 statistics.append(path)
         for slot, array in self._arrays:
             now = slot.read()
             if isinstance(now, mx.array) and graph.primitives(now) != graph.primitives(array):
-                raise checks.refuse("apply", contents.lost(contents.Change(slot.path, array, now)))
+                raise checks.error("apply", contents.lost(contents.Change(slot.path, array, now)))
 
 
 def _without_arrays(image: Contents, guards: dict[int, Any]) -> Contents:

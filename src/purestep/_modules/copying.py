@@ -127,7 +127,7 @@ class _Copier:
                 return self._keep(value, context.checkpoint(self.copy(path, held[0])))
         if all(self.copy(path, x) is x for x in held):
             return value  # it depends on its arguments alone
-        raise checks.refuse(
+        raise checks.error(
             "functional",
             f"{path} is a function that mx.compile, mx.checkpoint, mx.grad or mx.vmap made when the module "
             "was built, around arrays of the module; make it in the forward pass, or compile the whole step",

@@ -20,7 +20,7 @@ def refuse_bound_checkpoint(module: nn.Module) -> None:
         names = {name for code in _codes(fn.__code__) for name in code.co_names}
         for name in names & fn.__globals__.keys():
             if context.is_original(fn.__globals__[name]):
-                raise checks.refuse(
+                raise checks.error(
                     "functional",
                     f"{fn.__module__}.{fn.__qualname__} uses `{name}`, imported from mlx.core, which "
                     "recomputes with other arrays than those of the call; write mx.checkpoint there",

@@ -14,7 +14,7 @@ class Guard:
         self._path = path
 
     def _refuse(self) -> ValueError:
-        return checks.refuse(
+        return checks.error(
             "apply",
             f"{self._path} was used after apply had returned, as by a function under mx.checkpoint that "
             "runs again for the gradient: call it as mx.checkpoint, or nn.utils.checkpoint, in the forward "

@@ -43,7 +43,9 @@ def trained_and_held(module: nn.Module, slots: dict[str, list[Slot]]) -> tuple[P
     return trained, _pruned(held)
 
 
-def check_fits(where: str, name: str, given: Tree, want: dict[str, tuple[int, ...]], *, shapes: bool) -> None:
+def check_fits(
+    caller: str, name: str, given: Tree, want: dict[str, tuple[int, ...]], *, shapes: bool
+) -> None:
     """Refuse arrays under other paths, or of other shapes, than the module's."""
     got = dict(tree.items(given))
     if got.keys() == want.keys():
@@ -53,14 +55,14 @@ def check_fits(where: str, name: str, given: Tree, want: dict[str, tuple[int, ..
         path = wrong[0]
         if not isinstance(got[path], mx.array):
             raise TypeError(
-                f"{where}: {tree.join(name, path)} must be an mx.array, got {type(got[path]).__name__}"
+                f"{caller}: {tree.join(name, path)} must be an mx.array, got {type(got[path]).__name__}"
             )
-        raise checks.refuse(
-            where, f"{tree.join(name, path)} has shape {got[path].shape}, {want[path]} in the module"
+        raise checks.error(
+            caller, f"{tree.join(name, path)} has shape {got[path].shape}, {want[path]} in the module"
         )
     lines = [f"lacks {path}" for path in sorted(want.keys() - got.keys())]
     lines += [f"has {path or 'a bare value'}" for path in sorted(got.keys() - want.keys())]
-    raise checks.refuse(where, f"{name} does not fit the module: it {', '.join(lines[:10])}")
+    raise checks.error(caller, f"{name} does not fit the module: it {', '.join(lines[:10])}")
 
 
 def _all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
@@ -95,7 +97,7 @@ def _select(node: Any, keep: Callable[[str], bool], path: str = "") -> Any:
     named = [(tree.join(path, str(index)), child) for index, child in enumerate(node)]
     dropped = [name for name, child in named if isinstance(child, mx.array) and not keep(name)]
     if dropped and len(dropped) < len(named):
-        raise checks.refuse(
+        raise checks.error(
             "functional", f"{dropped[0]} cannot be left out of its list: tie it by name instead"
         )
     return [

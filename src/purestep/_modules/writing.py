@@ -31,9 +31,9 @@ def write_back(module: nn.Module, params: Params, model_state: Tree | None = Non
     >>> module(mx.ones(2))
     array([2], dtype=float32)
     """
-    where = "write_back"
+    caller = "write_back"
     if not isinstance(module, nn.Module):
-        raise TypeError(f"{where}: module must be an mlx.nn.Module, got {type(module).__name__}")
+        raise TypeError(f"{caller}: module must be an mlx.nn.Module, got {type(module).__name__}")
     slots = slots_of(module)
     trained, held = trained_and_held(module, slots)
     written: list[tuple[str, Any]] = []
@@ -41,7 +41,7 @@ def write_back(module: nn.Module, params: Params, model_state: Tree | None = Non
         if name == "model_state" and not tree.leaves(given):
             continue
         shapes = {path: leaf.shape for path, leaf in tree.items(want)}
-        check_fits(where, name, given, shapes, shapes=True)
+        check_fits(caller, name, given, shapes, shapes=True)
         written += tree.items(given)
     for path, array in written:
         handle = copy.copy(array)

@@ -36,9 +36,9 @@ def linear_onecycle(
     >>> [round(rate(n).item(), 6) for n in (0, 30, 85, 100)]
     [0.04, 1.0, 0.04, 4e-06]
     """
-    where = "schedules.linear_onecycle"
-    cycle = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
-    pct_final = plain(where, "pct_final", pct_final, least=pct_start, most=1)
+    caller = "schedules.linear_onecycle"
+    cycle = _cycle(caller, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    pct_final = plain(caller, "pct_final", pct_final, least=pct_start, most=1)
     again = int(pct_final * cycle.steps)
     return through(
         [(0, cycle.first), (cycle.turn, cycle.peak), (again, cycle.first), (cycle.steps, cycle.last)]
@@ -69,8 +69,8 @@ def cosine_onecycle(
     >>> [round(rate(n).item(), 6) for n in (0, 30, 100)]
     [0.04, 1.0, 4e-06]
     """
-    where = "schedules.cosine_onecycle"
-    cycle = _cycle(where, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
+    caller = "schedules.cosine_onecycle"
+    cycle = _cycle(caller, transition_steps, peak_value, pct_start, div_factor, final_div_factor)
     points = [(0, cycle.first), (cycle.turn, cycle.peak), (cycle.steps, cycle.last)]
     return through(points, cosine=True)
 
@@ -96,7 +96,7 @@ def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
         for kwargs in cosine_kwargs
     ]
     if not cycles:
-        raise checks.refuse("schedules.sgdr", "cosine_kwargs must hold at least one cycle")
+        raise checks.error("schedules.sgdr", "cosine_kwargs must hold at least one cycle")
     ends = [sum(steps for _, steps in cycles[:index]) for index in range(1, len(cycles))]
     return join_schedules([schedule for schedule, _ in cycles], ends)
 
@@ -112,7 +112,7 @@ class _Cycle(NamedTuple):
 
 
 def _cycle(
-    where: str,
+    caller: str,
     transition_steps: int,
     peak_value: float,
     pct_start: float,
@@ -120,11 +120,11 @@ def _cycle(
     final_div_factor: float,
 ) -> _Cycle:
     """Check what the one-cycle schedules share, as Python numbers."""
-    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
-    peak_value = checks.number(where, "peak_value", peak_value)
-    pct_start = plain(where, "pct_start", pct_start, least=0, most=1)
-    div_factor = checks.number(where, "div_factor", div_factor, above=0)
-    final_div_factor = checks.number(where, "final_div_factor", final_div_factor, above=0)
+    transition_steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
+    peak_value = checks.number(caller, "peak_value", peak_value)
+    pct_start = plain(caller, "pct_start", pct_start, least=0, most=1)
+    div_factor = checks.number(caller, "div_factor", div_factor, above=0)
+    final_div_factor = checks.number(caller, "final_div_factor", final_div_factor, above=0)
     first = peak_value / div_factor
     turn = int(pct_start * transition_steps)
     return _Cycle(transition_steps, turn, first, peak_value, first / final_div_factor)

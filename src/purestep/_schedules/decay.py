@@ -30,12 +30,12 @@ def polynomial(
     >>> polynomial(1.0, 0.0, 2, 10)(mx.array(5))
     array(0.25, dtype=float32)
     """
-    where = "schedules.polynomial"
-    init_value = checks.number(where, "init_value", init_value)
-    end_value = checks.number(where, "end_value", end_value)
-    power = checks.number(where, "power", power, above=0)
-    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
-    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
+    caller = "schedules.polynomial"
+    init_value = checks.number(caller, "init_value", init_value)
+    end_value = checks.number(caller, "end_value", end_value)
+    power = checks.number(caller, "power", power, above=0)
+    transition_steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
+    transition_begin = checks.integer(caller, "transition_begin", transition_begin, least=0)
 
     def schedule(count: mx.array) -> mx.array:
         left = 1 - progress(count, transition_begin, transition_steps)
@@ -71,13 +71,13 @@ def exponential_decay(
     >>> exponential_decay(1.0, 10, 0.5)(mx.array(20))
     array(0.25, dtype=float32)
     """
-    where = "schedules.exponential_decay"
-    init_value = checks.number(where, "init_value", init_value)
-    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
-    decay_rate = plain(where, "decay_rate", decay_rate, above=0)
-    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
+    caller = "schedules.exponential_decay"
+    init_value = checks.number(caller, "init_value", init_value)
+    transition_steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
+    decay_rate = plain(caller, "decay_rate", decay_rate, above=0)
+    transition_begin = checks.integer(caller, "transition_begin", transition_begin, least=0)
     if end_value is not None:
-        end_value = checks.number(where, "end_value", end_value)
+        end_value = checks.number(caller, "end_value", end_value)
     if transition_steps == 0:
         return constant(init_value)
     rate, bound = math.log(decay_rate), mx.maximum if decay_rate < 1 else mx.minimum
@@ -133,28 +133,28 @@ def piecewise_interpolate(
     >>> [rate(mx.array(n)).item() for n in (0, 2, 4, 6, 8)]
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
-    where = "schedules.piecewise_interpolate"
+    caller = "schedules.piecewise_interpolate"
     if interpolate_type not in ("linear", "cosine"):
-        raise checks.refuse(where, f"interpolate_type must be 'linear' or 'cosine', got {interpolate_type!r}")
-    return through(_points(where, init_value, boundaries_and_scales), interpolate_type == "cosine")
+        raise checks.error(caller, f"interpolate_type must be 'linear' or 'cosine', got {interpolate_type!r}")
+    return through(_points(caller, init_value, boundaries_and_scales), interpolate_type == "cosine")
 
 
-def plain(where: str, name: str, value: Any, **bounds: float) -> float:
+def plain(caller: str, name: str, value: Any, **bounds: float) -> float:
     """Refuse also an array, since Python computes with the number that is returned."""
     if isinstance(value, mx.array):
-        raise TypeError(f"{where}: {name} must be a Python number, got an array")
-    return checks.number(where, name, value, **bounds)
+        raise TypeError(f"{caller}: {name} must be a Python number, got an array")
+    return checks.number(caller, name, value, **bounds)
 
 
 def _points(
-    where: str, init_value: float, boundaries_and_scales: Mapping[int, float] | None
+    caller: str, init_value: float, boundaries_and_scales: Mapping[int, float] | None
 ) -> list[tuple[int, float]]:
     """Return (count, value) with the scales multiplied up, from (0, `init_value`) on."""
-    init_value = checks.number(where, "init_value", init_value)
+    init_value = checks.number(caller, "init_value", init_value)
     scales: dict[int, float] = {}
     for boundary, scale in (boundaries_and_scales or {}).items():
-        boundary = checks.integer(where, "boundaries_and_scales", boundary, least=0)
-        scales[boundary] = checks.number(where, "boundaries_and_scales", scale, least=0)
+        boundary = checks.integer(caller, "boundaries_and_scales", boundary, least=0)
+        scales[boundary] = checks.number(caller, "boundaries_and_scales", scale, least=0)
     points = [(0, init_value)]
     for boundary in sorted(scales):
         points.append((boundary, points[-1][1] * scales[boundary]))

@@ -35,11 +35,11 @@ def linear(init_value: float, end_value: float, transition_steps: int, transitio
     >>> linear(1.0, 0.0, 10)(mx.array(4))
     array(0.6, dtype=float32)
     """
-    where = "schedules.linear"
-    init_value = checks.number(where, "init_value", init_value)
-    end_value = checks.number(where, "end_value", end_value)
-    transition_steps = checks.integer(where, "transition_steps", transition_steps, least=0)
-    transition_begin = checks.integer(where, "transition_begin", transition_begin, least=0)
+    caller = "schedules.linear"
+    init_value = checks.number(caller, "init_value", init_value)
+    end_value = checks.number(caller, "end_value", end_value)
+    transition_steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
+    transition_begin = checks.integer(caller, "transition_begin", transition_begin, least=0)
 
     def schedule(count: mx.array) -> mx.array:
         done = progress(count, transition_begin, transition_steps)
@@ -64,11 +64,11 @@ def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0, expone
     >>> cosine_decay(1.0, 100)(mx.array(50))
     array(0.5, dtype=float32)
     """
-    where = "schedules.cosine_decay"
-    init_value = checks.number(where, "init_value", init_value)
-    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=1)
-    alpha = checks.number(where, "alpha", alpha)
-    exponent = checks.number(where, "exponent", exponent, above=0)
+    caller = "schedules.cosine_decay"
+    init_value = checks.number(caller, "init_value", init_value)
+    decay_steps = checks.integer(caller, "decay_steps", decay_steps, least=1)
+    alpha = checks.number(caller, "alpha", alpha)
+    exponent = checks.number(caller, "exponent", exponent, above=0)
     return _half_cosine(init_value, alpha * init_value, 0, decay_steps, exponent)
 
 
@@ -100,20 +100,20 @@ def warmup_cosine_decay(
     >>> [round(rate(mx.array(n)).item(), 3) for n in (0, 5, 10, 60, 110)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
-    where = "schedules.warmup_cosine_decay"
-    peak_value = checks.number(where, "peak_value", peak_value)
-    end_value = checks.number(where, "end_value", end_value)
-    warmup_steps = checks.integer(where, "warmup_steps", warmup_steps, least=0)
-    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
+    caller = "schedules.warmup_cosine_decay"
+    peak_value = checks.number(caller, "peak_value", peak_value)
+    end_value = checks.number(caller, "end_value", end_value)
+    warmup_steps = checks.integer(caller, "warmup_steps", warmup_steps, least=0)
+    decay_steps = checks.integer(caller, "decay_steps", decay_steps, least=0)
     if decay_steps <= warmup_steps:
         rule = f"decay_steps includes the warmup and must be greater than {warmup_steps}"
-        raise checks.refuse(where, f"{rule}, got {decay_steps}")
+        raise checks.error(caller, f"{rule}, got {decay_steps}")
     if checks.is_number(peak_value) and checks.is_number(end_value) and abs(end_value) > abs(peak_value):
-        raise checks.refuse(
-            where, f"end_value must not be larger than peak_value, {peak_value}, got {end_value}"
+        raise checks.error(
+            caller, f"end_value must not be larger than peak_value, {peak_value}, got {end_value}"
         )
-    init_value = checks.number(where, "init_value", init_value)
-    exponent = checks.number(where, "exponent", exponent, above=0)
+    init_value = checks.number(caller, "init_value", init_value)
+    exponent = checks.number(caller, "exponent", exponent, above=0)
     fall = _half_cosine(peak_value, end_value, warmup_steps, decay_steps - warmup_steps, exponent)
     if warmup_steps == 0:
         return fall
@@ -136,16 +136,16 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     >>> [rate(mx.array(n)).item() for n in (9, 10)]
     [1.0, 2.0]
     """
-    where = "schedules.join_schedules"
+    caller = "schedules.join_schedules"
     schedules = tuple(schedules)
-    boundaries = [checks.integer(where, "boundaries", boundary, least=0) for boundary in boundaries]
+    boundaries = [checks.integer(caller, "boundaries", boundary, least=0) for boundary in boundaries]
     if not schedules or len(boundaries) != len(schedules) - 1:
-        raise checks.refuse(
-            where,
+        raise checks.error(
+            caller,
             f"boundaries must be one fewer than schedules, got {len(boundaries)} and {len(schedules)}",
         )
     if boundaries != sorted(set(boundaries)):
-        raise checks.refuse(where, f"boundaries must increase, got {tuple(boundaries)}")
+        raise checks.error(caller, f"boundaries must increase, got {tuple(boundaries)}")
 
     def schedule(count: mx.array) -> mx.array:
         value = schedules[0](count)

@@ -23,8 +23,8 @@ def warmup_constant(init_value: float, peak_value: float, warmup_steps: int) -> 
     >>> warmup_constant(0.0, 1.0, 10)(mx.array(5))
     array(0.5, dtype=float32)
     """
-    where = "schedules.warmup_constant"
-    return _warmup(where, init_value, peak_value, warmup_steps)
+    caller = "schedules.warmup_constant"
+    return _warmup(caller, init_value, peak_value, warmup_steps)
 
 
 def warmup_exponential_decay(
@@ -102,14 +102,14 @@ def warmup_linear_decay(
     >>> [round(rate(mx.array(n)).item(), 6) for n in (5, 10, 60, 110)]
     [0.5, 1.0, 0.55, 0.1]
     """
-    where = "schedules.warmup_linear_decay"
-    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
-    rise = _warmup(where, init_value, peak_value, warmup_steps)
+    caller = "schedules.warmup_linear_decay"
+    decay_steps = checks.integer(caller, "decay_steps", decay_steps, least=0)
+    rise = _warmup(caller, init_value, peak_value, warmup_steps)
     if decay_steps < warmup_steps:
-        raise checks.refuse(
-            where, f"decay_steps includes the warmup and must be at least {warmup_steps}, got {decay_steps}"
+        raise checks.error(
+            caller, f"decay_steps includes the warmup and must be at least {warmup_steps}, got {decay_steps}"
         )
-    min_ratio = checks.number(where, "min_ratio", min_ratio, least=0, most=1)
+    min_ratio = checks.number(caller, "min_ratio", min_ratio, least=0, most=1)
     fall = linear(peak_value, min_ratio * peak_value, decay_steps - warmup_steps)
     return join_schedules([rise, fall], [warmup_steps])
 
@@ -145,19 +145,19 @@ def warmup_stable_decay(
     >>> [rate(mx.array(n)).item() for n in (5, 10, 90, 95, 100)]
     [0.5, 1.0, 1.0, 0.5, 0.0]
     """
-    where = "schedules.warmup_stable_decay"
-    rise = _warmup(where, init_value, peak_value, warmup_steps)
-    peak_value = checks.number(where, "peak_value", peak_value)
-    stable_steps = checks.integer(where, "stable_steps", stable_steps, least=0)
-    decay_steps = checks.integer(where, "decay_steps", decay_steps, least=0)
-    min_ratio = checks.number(where, "min_ratio", min_ratio, least=0, most=1)
+    caller = "schedules.warmup_stable_decay"
+    rise = _warmup(caller, init_value, peak_value, warmup_steps)
+    peak_value = checks.number(caller, "peak_value", peak_value)
+    stable_steps = checks.integer(caller, "stable_steps", stable_steps, least=0)
+    decay_steps = checks.integer(caller, "decay_steps", decay_steps, least=0)
+    min_ratio = checks.number(caller, "min_ratio", min_ratio, least=0, most=1)
     shapes = {
         "linear": lambda x: 1 - x,
         "cosine": lambda x: 0.5 * (1 + mx.cos(math.pi * x)),
         "sqrt": lambda x: 1 - mx.sqrt(x),
     }
     if decay not in shapes:
-        raise checks.refuse(where, f"decay must be one of {', '.join(shapes)}, got {decay!r}")
+        raise checks.error(caller, f"decay must be one of {', '.join(shapes)}, got {decay!r}")
     end_value = min_ratio * peak_value
 
     def fall(count: mx.array) -> mx.array:
@@ -189,11 +189,11 @@ def inverse_sqrt(
     >>> [rate(mx.array(n)).item() for n in (50, 100, 400, 10_000)]
     [0.5, 1.0, 0.5, 0.10000000149011612]
     """
-    where = "schedules.inverse_sqrt"
-    rise = _warmup(where, init_value, peak_value, warmup_steps)
-    peak_value = checks.number(where, "peak_value", peak_value)
+    caller = "schedules.inverse_sqrt"
+    rise = _warmup(caller, init_value, peak_value, warmup_steps)
+    peak_value = checks.number(caller, "peak_value", peak_value)
     scale = checks.integer(
-        where, "timescale", max(warmup_steps, 1) if timescale is None else timescale, least=1
+        caller, "timescale", max(warmup_steps, 1) if timescale is None else timescale, least=1
     )
 
     def fall(count: mx.array) -> mx.array:
@@ -203,8 +203,8 @@ def inverse_sqrt(
     return join_schedules([rise, fall], [warmup_steps])
 
 
-def _warmup(where: str, init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
-    init_value = checks.number(where, "init_value", init_value)
-    peak_value = checks.number(where, "peak_value", peak_value)
-    warmup_steps = checks.integer(where, "warmup_steps", warmup_steps, least=0)
+def _warmup(caller: str, init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
+    init_value = checks.number(caller, "init_value", init_value)
+    peak_value = checks.number(caller, "peak_value", peak_value)
+    warmup_steps = checks.integer(caller, "warmup_steps", warmup_steps, least=0)
     return linear(init_value, peak_value, warmup_steps)

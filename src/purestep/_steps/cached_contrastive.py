@@ -215,12 +215,12 @@ def _check_representations(found: Tree, cut: Batch) -> None:
     named = [(tree.join(name, path) if path else name, leaf) for path, leaf in tree.items(found)]
     rows = tree.leaves(cut)[0].shape[:1]
     if not named:
-        raise checks.refuse(_WHERE, "encode must return at least one array, got none")
+        raise checks.error(_WHERE, "encode must return at least one array, got none")
     for path, leaf in named:
         if not isinstance(leaf, mx.array) or not mx.issubdtype(leaf.dtype, mx.floating):
             got = leaf.dtype if isinstance(leaf, mx.array) else f"a {type(leaf).__name__}"
             raise TypeError(f"{_WHERE}: {path} must be a floating array, got {got}")
         if leaf.shape[:1] != rows:
-            raise checks.refuse(
+            raise checks.error(
                 _WHERE, f"{path} must have a row for each of the {rows[0]} examples, got shape {leaf.shape}"
             )

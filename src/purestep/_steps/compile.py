@@ -99,16 +99,16 @@ def compiled(step: Callable[..., Any], *, max_traces: int | None = None, keep: i
     >>> step.traces
     1
     """
-    where = "compiled"
-    checks.function(where, "step", step)
+    caller = "compiled"
+    checks.function(caller, "step", step)
     if keep is not None:
-        keep = checks.integer(where, "keep", keep, least=1)
+        keep = checks.integer(caller, "keep", keep, least=1)
         if max_traces is not None:
-            raise checks.refuse(
-                where, f"give max_traces, a bound, or keep, got max_traces={max_traces} and keep={keep}"
+            raise checks.error(
+                caller, f"give max_traces, a bound, or keep, got max_traces={max_traces} and keep={keep}"
             )
     if max_traces is not None:
-        max_traces = checks.integer(where, "max_traces", max_traces, least=1)
+        max_traces = checks.integer(caller, "max_traces", max_traces, least=1)
     return Compiled(step, max_traces or _MAX_TRACES, keep)
 
 

@@ -48,23 +48,23 @@ def eval_step(
     >>> eval_step(loss_fn)(state, {"x": mx.array([1.0, 3.0])})
     {'loss': Mean(total=array(10, dtype=float32), weight=array(2, dtype=float32))}
     """
-    where = "eval_step"
-    check_loss_fn(where, loss_fn, stateful=stateful)
+    caller = "eval_step"
+    check_loss_fn(caller, loss_fn, stateful=stateful)
     if isinstance(rng, str):
-        checks.one_of(where, "rng", rng, ("state",))
+        checks.one_of(caller, "rng", rng, ("state",))
     elif rng is not None:
-        check_key(where, rng)
+        check_key(caller, rng)
 
     def step(state: TrainState, batch: Batch) -> dict[str, AnyMean]:
-        check_state(where, state)
-        check_batch(where, batch)
+        check_state(caller, state)
+        check_batch(caller, batch)
         key = fold_in(state.rng, _EVALUATION) if isinstance(rng, str) else rng
-        with forbidden(f"{where}: loss_fn", _DRAW) if key is None else keyless(key):
+        with forbidden(f"{caller}: loss_fn", _DRAW) if key is None else keyless(key):
             outcome = outcome_of(
-                where, loss_fn, state.params, state.model_state, batch, key, stateful=stateful
+                caller, loss_fn, state.params, state.model_state, batch, key, stateful=stateful
             )
         if "loss" in outcome.metrics:
-            raise checks.refuse(where, "loss_fn's metrics may not be named loss")
+            raise checks.error(caller, "loss_fn's metrics may not be named loss")
         # The weights are stop_gradients. Of two equal ones among its outputs, as of a loss and a metric over
         # the same tokens, mx.compile loses one ("_Map_base::at"); of two equal sums it does not.
         means = {"loss": outcome.loss, **outcome.metrics}
@@ -116,17 +116,17 @@ def evaluate(
     >>> evaluate(ps.eval_step(loss_fn), state, batches)
     {'loss': 3.0, 'weight': 3.0}
     """
-    where = "evaluate"
-    checks.function(where, "eval_step", eval_step)
+    caller = "evaluate"
+    checks.function(caller, "eval_step", eval_step)
     sums: dict[str, list[tuple[float, float]]] = {}
-    for means in _one_behind(eval_step(state, batch) for batch in _batches(where, source, steps)):
-        _check_means(where, means, sums)
+    for means in _one_behind(eval_step(state, batch) for batch in _batches(caller, source, steps)):
+        _check_means(caller, means, sums)
         for name, mean in means.items():
             terms = mean.terms if isinstance(mean, MeanSum) else (mean,)
             before = sums.setdefault(name, [(0.0, 0.0)] * len(terms))
             if len(before) != len(terms):
-                raise checks.refuse(
-                    where,
+                raise checks.error(
+                    caller,
                     f"{name} must be a sum of as many means for every batch, "
                     f"got {len(before)} and {len(terms)}",
                 )
@@ -135,10 +135,10 @@ def evaluate(
                 for (total, weight), term in zip(before, terms, strict=True)
             ]
     if not sums:
-        raise checks.refuse(where, "source must hold at least one batch, got none")
+        raise checks.error(caller, "source must hold at least one batch, got none")
     weight = sums["loss"][0][1]
     if weight == 0:
-        raise checks.refuse(where, "source must hold something that counts, got a loss of weight 0")
+        raise checks.error(caller, "source must hold something that counts, got a loss of weight 0")
     means = {
         name: sum(total / weight if weight else 0.0 for total, weight in terms)
         for name, terms in sums.items()
@@ -147,18 +147,18 @@ def evaluate(
     return {**measured, "perplexity": _exp(means["loss"])} if perplexity else measured
 
 
-def _batches(where: str, source: Any, steps: int | None) -> Iterator[Batch]:
+def _batches(caller: str, source: Any, steps: int | None) -> Iterator[Batch]:
     if steps is not None:
-        steps = checks.integer(where, "steps", steps, least=1)
+        steps = checks.integer(caller, "steps", steps, least=1)
     if steps is not None and hasattr(source, "at"):
         return (source.at(step) for step in range(steps))
     if isinstance(source, dict):  # one batch, which would be iterated over its names
-        raise TypeError(f"{where}: source must be an iterable of batches, got one batch; write [batch]")
+        raise TypeError(f"{caller}: source must be an iterable of batches, got one batch; write [batch]")
     if isinstance(source, Iterable):
         return islice(source, steps)
     if hasattr(source, "at"):
-        raise checks.refuse(where, "a source with at(step) has no end: pass steps=, got None")
-    raise TypeError(f"{where}: source must be iterable or have at(step), got {type(source).__name__}")
+        raise checks.error(caller, "a source with at(step) has no end: pass steps=, got None")
+    raise TypeError(f"{caller}: source must be iterable or have at(step), got {type(source).__name__}")
 
 
 def _one_behind(results: Iterator[dict[str, AnyMean]]) -> Iterator[dict[str, AnyMean]]:
@@ -173,17 +173,17 @@ def _one_behind(results: Iterator[dict[str, AnyMean]]) -> Iterator[dict[str, Any
         yield before
 
 
-def _check_means(where: str, means: Any, sums: dict[str, Any]) -> None:
+def _check_means(caller: str, means: Any, sums: dict[str, Any]) -> None:
     if not isinstance(means, dict) or not all(isinstance(mean, (Mean, MeanSum)) for mean in means.values()):
-        raise TypeError(f"{where}: eval_step must return a dict of Means, got {means!r}")
+        raise TypeError(f"{caller}: eval_step must return a dict of Means, got {means!r}")
     if "loss" not in means:
-        raise checks.refuse(where, f"eval_step must return a loss, got {', '.join(means) or 'nothing'}")
+        raise checks.error(caller, f"eval_step must return a loss, got {', '.join(means) or 'nothing'}")
     taken = sorted(means.keys() & {"weight", "perplexity"})
     if taken:
-        raise checks.refuse(where, f"metrics may not be named {', '.join(taken)}")
+        raise checks.error(caller, f"metrics may not be named {', '.join(taken)}")
     if sums and means.keys() != sums.keys():
-        raise checks.refuse(
-            where, f"every batch must give the same metrics, got {sorted(sums)} and {sorted(means)}"
+        raise checks.error(
+            caller, f"every batch must give the same metrics, got {sorted(sums)} and {sorted(means)}"
         )
 
 

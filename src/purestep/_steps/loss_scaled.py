@@ -43,15 +43,15 @@ def loss_scaled_step(
     >>> state.params["w"], metrics["loss"], metrics["loss_scale"]
     (array(2, dtype=float32), array(5, dtype=float32), array(1024, dtype=float32))
     """
-    where = "loss_scaled_step"
-    check_loss_fn(where, loss_fn, stateful=stateful)
-    check_transform(where, "transform", transform)
-    check_opt_state = opt_state_check(where, transform)
+    caller = "loss_scaled_step"
+    check_loss_fn(caller, loss_fn, stateful=stateful)
+    check_transform(caller, "transform", transform)
+    check_opt_state = opt_state_check(caller, transform)
 
     def scaled(params: Params, carried: tuple[mx.array, Tree], batch: Batch, rng: mx.array) -> Any:
         scale, model_state = carried
         outcome = outcome_of(
-            where, loss_fn, params, model_state, batch, rng, stateful=stateful, training=True
+            caller, loss_fn, params, model_state, batch, rng, stateful=stateful, training=True
         )
 
         def times(mean: Mean) -> Mean:
@@ -62,21 +62,21 @@ def loss_scaled_step(
         return map_terms(times, outcome.loss), outcome.metrics, (scale, outcome.model_state)
 
     # The scale reaches the loss function, over all microbatches, as part of its model_state.
-    inner = parts_of(step_for(where, scaled, transform, microbatches=microbatches, stateful=True))
+    inner = parts_of(step_for(caller, scaled, transform, microbatches=microbatches, stateful=True))
 
     def parts(state: TrainState, batch: Batch) -> Parts:
-        check_state(where, state)
+        check_state(caller, state)
         check_opt_state(state.opt_state, state.params)
         scales = tree.fields(state.opt_state, "loss_scale")
         if len(scales) != 1:
-            raise checks.refuse(
-                where, f"the state must hold one loss_scale, of dynamic_loss_scale, got {len(scales)}"
+            raise checks.error(
+                caller, f"the state must hold one loss_scale, of dynamic_loss_scale, got {len(scales)}"
             )
         scale = scales[0][1]
         made = inner(state.replace(model_state=(scale, state.model_state)), batch)
         new, metrics = made.state, made.metrics
         if "loss_scale" in metrics:
-            raise checks.refuse(where, "loss_fn's metrics may not be named loss_scale")
+            raise checks.error(caller, "loss_fn's metrics may not be named loss_scale")
         metrics |= {"grad_norm": metrics["grad_norm"] / scale, "loss_scale": scale}
         return made._replace(state=new.replace(model_state=new.model_state[1]))
 

@@ -58,11 +58,11 @@ def sam_step(
     >>> state.params["w"], metrics["loss"], metrics["perturbed_loss"]  # the gradient is that at -1
     (array(1.5, dtype=float32), array(4, dtype=float32), array(9, dtype=float32))
     """
-    where = "sam_step"
-    check_loss_fn(where, loss_fn, stateful=stateful)
-    rho = checks.number(where, "rho", rho, least=0)
-    check_transform(where, "transform", transform)
-    check_opt_state = opt_state_check(where, transform)
+    caller = "sam_step"
+    check_loss_fn(caller, loss_fn, stateful=stateful)
+    rho = checks.number(caller, "rho", rho, least=0)
+    check_transform(caller, "transform", transform)
+    check_opt_state = opt_state_check(caller, transform)
 
     def probe(updates: Updates, state: Tree, params: Params) -> tuple[Updates, Tree]:
         return tree.zeros_like(updates), _perturbation(updates, params, rho, adaptive)
@@ -70,23 +70,25 @@ def sam_step(
     def perturbed(params: Params, carried: tuple[Tree, Tree], batch: Batch, rng: mx.array) -> Any:
         shift, model_state = carried
         there = tree.map(lambda p, s: (p + s).astype(p.dtype), params, shift)
-        outcome = outcome_of(where, loss_fn, there, model_state, batch, rng, stateful=stateful, training=True)
+        outcome = outcome_of(
+            caller, loss_fn, there, model_state, batch, rng, stateful=stateful, training=True
+        )
         return outcome.loss, {}, carried
 
     # The first step moves nothing and leaves the perturbation as its optimizer state; the second is
     # handed it as model_state, which reaches the loss function over all microbatches.
     look = GradientTransform(lambda params: tree.zeros_like(params, mx.float32), probe)
-    first = step_for(where, loss_fn, look, microbatches=microbatches, stateful=stateful)
-    second = parts_of(step_for(where, perturbed, transform, microbatches=microbatches, stateful=True))
+    first = step_for(caller, loss_fn, look, microbatches=microbatches, stateful=stateful)
+    second = parts_of(step_for(caller, perturbed, transform, microbatches=microbatches, stateful=True))
 
     def parts(state: TrainState, batch: Batch) -> Parts:
-        check_state(where, state)
+        check_state(caller, state)
         check_opt_state(state.opt_state, state.params)
         seen, metrics = first(state.replace(opt_state=look.init(state.params)), batch)
         carried = (seen.opt_state, state.model_state)
         made = second(state.replace(model_state=carried), batch)
         if "perturbed_loss" in metrics or "learning_rate" in metrics:
-            raise checks.refuse(where, "loss_fn's metrics may not be named perturbed_loss or learning_rate")
+            raise checks.error(caller, "loss_fn's metrics may not be named perturbed_loss or learning_rate")
         metrics["perturbed_loss"] = made.metrics["loss"]
         if "learning_rate" in made.metrics:
             metrics["learning_rate"] = made.metrics["learning_rate"]

@@ -59,19 +59,19 @@ class TrainState(NamedTuple):
         >>> state.step
         array(0, dtype=int32)
         """
-        where = "TrainState.create"
-        check_transform(where, "transform", transform)
-        check_arrays(where, "params", params)
+        caller = "TrainState.create"
+        check_transform(caller, "transform", transform)
+        check_arrays(caller, "params", params)
         if not tree.leaves(params):
-            raise checks.refuse(where, "params must hold at least one array, got none")
-        check_floating(where, params)
-        check_arrays(where, "model_state", model_state)
+            raise checks.error(caller, "params must hold at least one array, got none")
+        check_floating(caller, params)
+        check_arrays(caller, "model_state", model_state)
         if rng is None:
-            rng = from_seed(where, "seed", seed)
-        check_key(where, rng)
+            rng = from_seed(caller, "seed", seed)
+        check_key(caller, rng)
         with scope(fold_in(rng, _INIT)):
             opt_state = transform.init(tree.map(copy.copy, params))
-        check_arrays(where, "opt_state", opt_state)
+        check_arrays(caller, "opt_state", opt_state)
         model_state = {} if model_state is None else model_state  # mx.vmap and mx.grad refuse None
         return cls(params, opt_state, mx.array(0, mx.int32), rng, model_state)
 
@@ -92,7 +92,7 @@ class TrainState(NamedTuple):
         return self._replace(**changes)
 
 
-def check_arrays(where: str, name: str, value: Tree) -> None:
+def check_arrays(caller: str, name: str, value: Tree) -> None:
     """Refuse a tree with a leaf that is not an array, naming the leaf and what to do."""
     if all(isinstance(leaf, mx.array) for leaf in tree.leaves(value)):
         return
@@ -104,20 +104,22 @@ def check_arrays(where: str, name: str, value: Tree) -> None:
         home = type(leaf).__module__.partition(".")[0]
         if isinstance(leaf, nn.Module):
             raise TypeError(
-                f"{where}: {shown} must hold arrays, got the mlx.nn.Module {kind}; write "
+                f"{caller}: {shown} must hold arrays, got the mlx.nn.Module {kind}; write "
                 "apply, params, model_state = purestep.functional(module)"
             )
         if home in ("numpy", "torch", "jax", "jaxlib"):
-            raise TypeError(f"{where}: {shown} must be an mx.array, got {home}'s {kind}; write mx.array(...)")
+            raise TypeError(
+                f"{caller}: {shown} must be an mx.array, got {home}'s {kind}; write mx.array(...)"
+            )
         if isinstance(leaf, (bool, int, float)):
-            raise TypeError(f"{where}: {shown} is the Python number {leaf!r}; write mx.array({leaf!r})")
-        raise TypeError(f"{where}: {shown} must be an mx.array in dicts, lists and tuples, got {kind}")
+            raise TypeError(f"{caller}: {shown} is the Python number {leaf!r}; write mx.array({leaf!r})")
+        raise TypeError(f"{caller}: {shown} must be an mx.array in dicts, lists and tuples, got {kind}")
 
 
-def check_state(where: str, state: Any) -> None:
+def check_state(caller: str, state: Any) -> None:
     """Refuse what is not a `TrainState` of arrays."""
     if not isinstance(state, TrainState):
         swapped = "; were state and batch swapped?" if isinstance(state, (dict, list, mx.array)) else ""
         kind = "None" if state is None else f"a {type(state).__name__}"
-        raise TypeError(f"{where}: state must be a TrainState, from TrainState.create, got {kind}{swapped}")
-    check_arrays(where, "state", state)
+        raise TypeError(f"{caller}: state must be a TrainState, from TrainState.create, got {kind}{swapped}")
+    check_arrays(caller, "state", state)

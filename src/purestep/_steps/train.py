@@ -76,7 +76,7 @@ def train_step(
 
 
 def step_for(
-    where: str,
+    caller: str,
     loss_fn: LossFn,
     transform: GradientTransform,
     *,
@@ -84,23 +84,23 @@ def step_for(
     stateful: bool = False,
 ) -> Step:
     """Build a `train_step` whose errors name the function that the user called."""
-    check_loss_fn(where, loss_fn, stateful=stateful)
-    check_transform(where, "transform", transform)
-    microbatches = checks.integer(where, "microbatches", microbatches, least=1)
+    check_loss_fn(caller, loss_fn, stateful=stateful)
+    check_transform(caller, "transform", transform)
+    microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
     update = taking_extra(transform)
-    check_opt_state = opt_state_check(where, transform)
+    check_opt_state = opt_state_check(caller, transform)
     depends_known = False
 
     def parts(state: TrainState, batch: Batch) -> Parts:
         nonlocal depends_known
-        check_state(where, state)
-        check_batch(where, batch, microbatches)
+        check_state(caller, state)
+        check_batch(caller, batch, microbatches)
         check_opt_state(state.opt_state, state.params)
         rng, key = mx.random.split(state.rng)
-        inspect = None if depends_known else partial(_check_depends, where)
+        inspect = None if depends_known else partial(_check_depends, caller)
         with microbatching.cut_into(microbatches):
             loss, outcome, gradients = _gradients(
-                where, loss_fn, state, batch, key, microbatches, stateful, inspect
+                caller, loss_fn, state, batch, key, microbatches, stateful, inspect
             )
         depends_known = True  # a property of loss_fn, found on the first call
         metrics = {"loss": loss, "grad_norm": tree.norm(gradients)}
@@ -121,7 +121,7 @@ def step_for(
             metrics["learning_rate"] = rates[0][1]
         taken = sorted(metrics.keys() & outcome.metrics.keys())
         if taken:
-            raise checks.refuse(where, f"loss_fn's metrics may not be named {', '.join(taken)}")
+            raise checks.error(caller, f"loss_fn's metrics may not be named {', '.join(taken)}")
         metrics |= {name: mean.value for name, mean in outcome.metrics.items()}
         new = state._replace(
             params=apply_updates(state.params, updates),
@@ -130,13 +130,13 @@ def step_for(
             rng=rng,
             model_state=outcome.model_state if stateful else state.model_state,
         )
-        _check_unchanged(where, state, new)
+        _check_unchanged(caller, state, new)
         return Parts(new, metrics, gradients, updates)
 
     return step_of(parts)
 
 
-def opt_state_check(where: str, transform: GradientTransform) -> StateCheck:
+def opt_state_check(caller: str, transform: GradientTransform) -> StateCheck:
     """Return the check that an optimizer state is one of this transform's.
 
     The state that it compares with counts by its form alone. Made within a step, it must not draw from the
@@ -147,11 +147,11 @@ def opt_state_check(where: str, transform: GradientTransform) -> StateCheck:
         with scope(mx.random.key(0)):
             return transform.init(own(params))
 
-    return StateCheck(where, init, "state.opt_state")
+    return StateCheck(caller, init, "state.opt_state")
 
 
 def _gradients(
-    where: str,
+    caller: str,
     loss_fn: LossFn,
     state: TrainState,
     batch: Batch,
@@ -170,7 +170,7 @@ def _gradients(
             held, data = tree.unflatten((model_state, batch), others)
             with keyless(key):
                 outcome = outcome_of(
-                    where, loss_fn, params, held, data, key, stateful=stateful, training=True
+                    caller, loss_fn, params, held, data, key, stateful=stateful, training=True
                 )
             whole = outcome.loss.value if weights is None else _share(outcome.loss, weights, count)
             return whole, outcome
@@ -179,7 +179,7 @@ def _gradients(
         # arguments as well: of a microbatch they lead back to the gradients before, through the order of
         # evaluation, and captured arrays that do make outer gradients wrong.
         differentiated, others = tree.leaves(state.params), tree.leaves((model_state, batch))
-        with no_backward_draws(where):
+        with no_backward_draws(caller):
             (value, outcome), gradients = mx.value_and_grad(loss)(differentiated, others)
         if inspect:
             inspect(gradients)
@@ -199,7 +199,7 @@ def _gradients(
         model_state = state.model_state if merged is None else merged.model_state
         value, outcome, gradients = part(model_state, cut, part_key, weights)
         if weights is None and isinstance(outcome.loss, MeanSum):
-            weights = _weights(where, loss_fn, state, batch, keys, stateful)
+            weights = _weights(caller, loss_fn, state, batch, keys, stateful)
             value, outcome, gradients = part(model_state, cut, part_key, weights)
         weight = outcome.loss.weight if weights is None else mx.array(1.0)
         # Only the value that MLX returns carries an outer gradient (that of a learning rate, say); what
@@ -218,7 +218,7 @@ def _gradients(
 
 
 def _weights(
-    where: str, loss_fn: LossFn, state: TrainState, batch: Batch, keys: list[mx.array], stateful: bool
+    caller: str, loss_fn: LossFn, state: TrainState, batch: Batch, keys: list[mx.array], stateful: bool
 ) -> list[mx.array]:
     """Return what each term of a sum of means weighs over the whole batch.
 
@@ -233,13 +233,13 @@ def _weights(
             cut = after(cut, summed)
         with keyless(key):
             outcome = outcome_of(
-                where, loss_fn, state.params, model_state, cut, key, stateful=stateful, training=True
+                caller, loss_fn, state.params, model_state, cut, key, stateful=stateful, training=True
             )
         model_state = outcome.model_state
         terms = outcome.loss.terms if isinstance(outcome.loss, MeanSum) else (outcome.loss,)
         if summed is not None and len(summed) != len(terms):
-            raise checks.refuse(
-                where,
+            raise checks.error(
+                caller,
                 "the loss must be a sum of as many means in every microbatch, "
                 f"got {len(summed)} and {len(terms)}",
             )
@@ -259,16 +259,16 @@ def _share(loss: AnyMean, weights: list[mx.array], count: int) -> mx.array:
     return count * sum(parts[1:], parts[0])
 
 
-def _check_depends(where: str, gradients: list[mx.array]) -> None:
+def _check_depends(caller: str, gradients: list[mx.array]) -> None:
     """Refuse a loss without a path to any parameter: MLX gives such gradients as plain zeros."""
     for gradient in gradients:
         made_of = graph.primitives(gradient)
         if "Full" not in made_of or made_of - {"Full", "Broadcast"}:
             return
-    raise checks.refuse(where, "the loss does not depend on any of the parameters: every gradient is zero")
+    raise checks.error(caller, "the loss does not depend on any of the parameters: every gradient is zero")
 
 
-def _check_unchanged(where: str, before: TrainState, after: TrainState) -> None:
+def _check_unchanged(caller: str, before: TrainState, after: TrainState) -> None:
     if not tree.alike(before, after):
         lines = tree.differences(tree.spec(after), tree.spec(before), "the new state", "the old")
-        raise checks.refuse(where, "a step must keep the state as it is built: " + "; ".join(lines))
+        raise checks.error(caller, "a step must keep the state as it is built: " + "; ".join(lines))

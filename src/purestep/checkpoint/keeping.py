@@ -53,7 +53,7 @@ def keep_any(*policies: KeepPolicy) -> KeepPolicy:
     [20, 30]
     """
     if not policies:
-        raise checks.refuse("keep_any", "policies must hold at least one, got none")
+        raise checks.error("keep_any", "policies must hold at least one, got none")
     for number, policy in enumerate(policies):
         checks.function("keep_any", f"policies[{number}]", policy)
     return lambda records: set().union(*(policy(records) for policy in policies))

@@ -136,7 +136,7 @@ class Checkpointer:
         step = step_of(where, state, step)
         numbers = dict(Numbers(where, metrics))
         if self._metric is not None and math.isnan(numbers.get(self._metric, 0.0)):
-            raise checks.refuse(
+            raise checks.error(
                 where, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
             )
         values = plain(where, "metadata", dict(metadata or {}))
@@ -167,7 +167,7 @@ class Checkpointer:
         where = "Checkpointer.save_if_due"
         self._check_open(where)
         if self._save_when is None:
-            raise checks.refuse(where, "there is no policy: give Checkpointer save_when")
+            raise checks.error(where, "there is no policy: give Checkpointer save_when")
         step = step_of(where, state, step)
         self._begin(where)
         numbers = Numbers(where, metrics)
@@ -259,7 +259,7 @@ class Checkpointer:
         where = "Checkpointer.best"
         metric = self._metric if metric is None else metric
         if metric is None:
-            raise checks.refuse(where, "metric must be named, here or to Checkpointer")
+            raise checks.error(where, "metric must be named, here or to Checkpointer")
         mode = self._mode if mode is None else mode
         check_metric(where, metric, mode)
         self._settle(where)
@@ -334,9 +334,9 @@ class Checkpointer:
 
     def _check_open(self, where: str) -> None:
         if self._closed:
-            raise checks.refuse(where, "the Checkpointer is closed: make another")
+            raise checks.error(where, "the Checkpointer is closed: make another")
         if self._process != os.getpid():
-            raise checks.refuse(where, "the Checkpointer belongs to the process that made it: make another")
+            raise checks.error(where, "the Checkpointer belongs to the process that made it: make another")
 
     def _settle(self, where: str) -> None:
         """Wait for what is being written; a forked child has no part in that."""

@@ -52,7 +52,7 @@ def match(
     patterns = [compile_pattern(where, text) for text in partial]
     for text, pattern in zip(partial, patterns, strict=True):
         if not any(pattern.fullmatch(path) for path in [*wanted, *offered]):
-            raise checks.refuse(where, f"partial pattern {text!r} matches no path of the file or of like")
+            raise checks.error(where, f"partial pattern {text!r} matches no path of the file or of like")
     refused: set[str] = set()
     met: set[str] = set()
 

@@ -160,7 +160,7 @@ def check_names(where: str, source: Path, names: Iterable[str]) -> None:
     """Refuse names of files that lead out of the directory of the file that lists them."""
     for name in names:
         if name in ("", "..") or Path(name).name != name or "\0" in name:
-            raise checks.refuse(
+            raise checks.error(
                 where, f"{source} names {name!r}, which is not in its directory: do not trust it"
             )
 

@@ -71,7 +71,7 @@ def check_metric(where: str, metric: str, mode: str) -> None:
     if not isinstance(metric, str):
         raise TypeError(f"{where}: metric must be the name of a metric, got {metric!r}")
     if mode not in MODES:
-        raise checks.refuse(where, f"mode must be min or max, got {mode!r}")
+        raise checks.error(where, f"mode must be min or max, got {mode!r}")
 
 
 def step_of(where: str, state: Tree, step: int | None) -> int:
@@ -79,12 +79,12 @@ def step_of(where: str, state: Tree, step: int | None) -> int:
     if step is None:
         found = getattr(state, "step", None)
         if not isinstance(found, mx.array) or found.ndim != 0:
-            raise checks.refuse(where, "step must be given: the state has none of its own")
+            raise checks.error(where, "step must be given: the state has none of its own")
         number: Any = found.item()
         step = int(number)
     step = checks.integer(where, "step", step, least=0)
     if step > LARGEST_STEP:
-        raise checks.refuse(where, f"step must be at most {LARGEST_STEP}, got {step}")
+        raise checks.error(where, f"step must be at most {LARGEST_STEP}, got {step}")
     return step
 
 
@@ -100,7 +100,7 @@ class Numbers(Mapping[str, float]):
             if not (array or checks.is_number(value)):
                 raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
             if isinstance(value, int) and abs(value) > 2**63:
-                raise checks.refuse(where, f"metrics[{name!r}] must be less than 2**63, got a larger integer")
+                raise checks.error(where, f"metrics[{name!r}] must be less than 2**63, got a larger integer")
 
     def __getitem__(self, name: str) -> float:
         given = self._metrics[name]
@@ -128,7 +128,7 @@ def plain(where: str, path: str, value: Any) -> Any:
     if type(value) is list:
         return [plain(where, f"{path}[{number}]", child) for number, child in enumerate(value)]
     if type(value) is int and abs(value) > 2**63:
-        raise checks.refuse(
+        raise checks.error(
             where, f"{path} must be less than 2**63, got an integer of {value.bit_length()} bits"
         )
     if value is None or type(value) in (str, int, float, bool):

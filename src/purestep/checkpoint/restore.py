@@ -50,14 +50,14 @@ def restore(
     leaves = leaf_specs(where, stored.source, stored.tree)
     if like is None:
         if cast or patterns or rename:
-            raise checks.refuse(where, "cast, partial and rename need a template: give like")
+            raise checks.error(where, "cast, partial and rename need a template: give like")
         return _build(stored.tree, stored.read(list(leaves)), {kind.__name__: kind for kind in types})
     check_arrays(where, "like", like)
     sources, lines, notes = match(
         where, stored.tree, tree.spec(like), cast=cast, partial=patterns, rename=rename
     )
     if lines:
-        raise checks.refuse(where, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
+        raise checks.error(where, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
     return finished(where, stored.source, like, sources, stored.read(list(sources.values())), notes)
 
 

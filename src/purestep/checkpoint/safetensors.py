@@ -125,9 +125,7 @@ def load(
     index = _index_of(path)
     if index.is_file():
         if path.exists():
-            raise checks.refuse(
-                where, f"{path} and {index.name} are two states of one name: remove the older"
-            )
+            raise checks.error(where, f"{path} and {index.name} are two states of one name: remove the older")
         path = index
     if not path.is_file():
         raise FileNotFoundError(f"{where}: no file at {path}")
@@ -191,7 +189,7 @@ def _foreign(where: str, path: Path, like: Tree, **options: Any) -> Tree:
     weights = weights_at(where, path)
     said = f"{path} is a sound safetensors file that purestep did not write"
     if like is None:
-        raise checks.refuse(
+        raise checks.error(
             where, f"{said}: read it with checkpoint.load_weights(path, like=params), or with mx.load"
         )
     note = f"{said}: it has no checksums, so its bytes were not verified"
@@ -209,7 +207,7 @@ def _header(where: str, path: Path) -> dict[str, Any] | None:
     shard = _SHARD.fullmatch(path.name)
     if shard and _KEY not in found:
         index = shard[1] + tensors.SUFFIX + _INDEX
-        raise checks.refuse(where, f"{path} is one of several files of a state: load {index}")
+        raise checks.error(where, f"{path} is one of several files of a state: load {index}")
     if _KEY not in found and not sealed(json.dumps(found)):
         return None
     content = unseal(where, str(path), found.pop(_KEY, None))

@@ -76,7 +76,7 @@ def save_any(*policies: SavePolicy) -> SavePolicy:
     True
     """
     if not policies:
-        raise checks.refuse("save_any", "policies must hold at least one, got none")
+        raise checks.error("save_any", "policies must hold at least one, got none")
     for number, policy in enumerate(policies):
         checks.function("save_any", f"policies[{number}]", policy)
     return lambda moment, records: any(policy(moment, records) for policy in policies)

@@ -38,7 +38,7 @@ def signals() -> Iterator[Signals]:
         asked.received = True
 
     if threading.current_thread() is not threading.main_thread():
-        raise checks.refuse("signals", "must be entered in the main thread: Python handles signals there")
+        raise checks.error("signals", "must be entered in the main thread: Python handles signals there")
     watched = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, note) for number in watched}
     try:

@@ -29,16 +29,14 @@ def snapshot(state: Tree, where: str = "checkpoint.save") -> dict[str, mx.array]
     for path, leaf in tree.items(state):
         shown = tree.join("state", path) if path else "state"
         if leaf.dtype == mx.float64:
-            raise checks.refuse(
+            raise checks.error(
                 where, f"{shown} is float64, which safetensors cannot hold: cast it to float32"
             )
         # A file's metadata has this name, and the parameters of a checkpoint lose theirs.
         if path.removeprefix("params.") == "__metadata__":
-            raise checks.refuse(
-                where, f"{shown} has a name that safetensors keeps for itself: rename the key"
-            )
+            raise checks.error(where, f"{shown} has a name that safetensors keeps for itself: rename the key")
         if any("\ud800" <= character <= "\udfff" for character in path):
-            raise checks.refuse(
+            raise checks.error(
                 where, f"{shown!a} has a lone surrogate in a key, which no file can name: rename the key"
             )
     return evaluated(state)
@@ -49,7 +47,7 @@ def check_depth(where: str, state: Tree) -> None:
     level, depth = [state], 0
     while level:
         if depth > _DEEPEST:
-            raise checks.refuse(where, f"state must be nested at most {_DEEPEST} containers deep")
+            raise checks.error(where, f"state must be nested at most {_DEEPEST} containers deep")
         level = [child for node in level for _, child in tree.children(node) or []]
         depth += 1
 

@@ -111,7 +111,7 @@ def _readable(where: str, path: Path) -> Leaves:
     leaves = contents(where, path).leaves
     for name, (dtype, _) in leaves.items():
         if dtype not in DTYPES:
-            raise checks.refuse(where, f"{path} holds {name} in {dtype}, which MLX cannot read: convert it")
+            raise checks.error(where, f"{path} holds {name} in {dtype}, which MLX cannot read: convert it")
     return leaves
 
 
@@ -133,7 +133,7 @@ def read_weights(
     compiled = [compile_pattern(where, text) for text in patterns]
     for text, pattern in zip(patterns, compiled, strict=True):
         if not any(pattern.fullmatch(name) for name in [*wanted, *names]):
-            raise checks.refuse(where, f"partial pattern {text!r} matches no name of the file or of like")
+            raise checks.error(where, f"partial pattern {text!r} matches no name of the file or of like")
     sources: dict[str, str] = {}
     for name in [*names, *(name for name in wanted if name not in names)]:
         found = _differences(name, names, weights, wanted, cast)
@@ -144,7 +144,7 @@ def read_weights(
         else:
             lines.append(found)
     if lines:
-        raise checks.refuse(where, f"{weights.source} does not fit like:\n  " + "\n  ".join(lines))
+        raise checks.error(where, f"{weights.source} does not fit like:\n  " + "\n  ".join(lines))
     keys = list(sources.values())
     arrays = reader.unsummed(where, weights.directory, weights.files, weights.leaves, keys)
     return finished(where, weights.source, like, sources, arrays, [note, *sorted(notes)] if note else notes)

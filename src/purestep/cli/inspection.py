@@ -38,15 +38,15 @@ def opened(path: Path, step: int | None) -> Opened:
     """Look at a path; damage becomes problems, a mistake in the arguments an error."""
     path = path.absolute()
     if path.exists() and not path.is_dir() and not path.is_file():
-        raise checks.refuse(WHERE, f"{path} is no file")  # reading a device may never end
+        raise checks.error(WHERE, f"{path} is no file")  # reading a device may never end
     if not path.is_dir() or (path / directory.MANIFEST).exists() or directory.step_of(path) is not None:
         if step is not None:
-            raise checks.refuse(WHERE, f"--step needs the directory of a run, {path} is not one")
+            raise checks.error(WHERE, f"--step needs the directory of a run, {path} is not one")
         return Opened(None, *_source(path))
     listing = list_run(WHERE, path)
     steps = [checkpoint.step for checkpoint in listing.checkpoints]
     if not steps:
-        raise checks.refuse(WHERE, f"there is no checkpoint in {path}: name one, or a file")
+        raise checks.error(WHERE, f"there is no checkpoint in {path}: name one, or a file")
     if step is not None:
         return Opened(listing, *_source(store.existing(WHERE, path, step)))
     for number in reversed(steps):
@@ -97,7 +97,7 @@ def compared(first: Opened, second: Opened, pattern: str | None) -> dict[str, An
         return {"first": None, "second": None, "problems": problems or ["no checkpoint can be read"]}
     ours, theirs = _matching(a, pattern, required=False), _matching(b, pattern, required=False)
     if pattern is not None and not ours and not theirs:
-        raise checks.refuse(WHERE, f"--leaves {pattern!r} matches no array of either")
+        raise checks.error(WHERE, f"--leaves {pattern!r} matches no array of either")
     both = [path for path in ours if path in b.leaves]
     alike = [path for path in both if a.leaves[path] == b.leaves[path]]
     differ, same = [], 0
@@ -142,7 +142,7 @@ def _matching(source: Source, pattern: str | None, *, required: bool) -> list[st
     compiled = compile_pattern(WHERE, pattern)
     found = [path for path in source.leaves if compiled.fullmatch(path)]
     if required and not found:
-        raise checks.refuse(WHERE, f"--leaves {pattern!r} matches no array of {source.path}")
+        raise checks.error(WHERE, f"--leaves {pattern!r} matches no array of {source.path}")
     return found
 
 

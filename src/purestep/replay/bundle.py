@@ -78,13 +78,13 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
         raise FileNotFoundError(f"{where}: no bundle at {path}")
     inside = store.steps(path)
     if inside:
-        raise checks.refuse(
+        raise checks.error(
             where, f"{path} holds bundles: name one, {store.existing(where, path, inside[-1])}"
         )
     manifest = directory.read(where, path)
     facts = manifest.record.metadata.get(_KEY)
     if facts is None:
-        raise checks.refuse(where, f"{path} is a checkpoint: only replay.record writes bundles")
+        raise checks.error(where, f"{path} is a checkpoint: only replay.record writes bundles")
     try:
         reason, compiled, device = (
             tuple(map(str, facts["reason"])),
@@ -184,7 +184,7 @@ def _known(where: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tupl
         else:
             chosen[name, fields] = kinds[0]
     if missing:
-        raise checks.refuse(
+        raise checks.error(
             where, f"types must hold one NamedTuple for each of the bundle's: {'; '.join(missing)}"
         )
     return chosen

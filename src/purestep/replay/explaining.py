@@ -148,7 +148,7 @@ def _run(where: str, step: Callable[[Any, Batch], Any], state: Tree, batch: Batc
         check_arrays("the step", "state", made[0])
         mx.eval(tree.leaves(made))
     except Exception as error:  # a step is the user's code: whatever it raises says that it does not fit
-        raise checks.refuse(
+        raise checks.error(
             where,
             f"step cannot be made from this state and batch, is it the one that was recorded? "
             f"({type(error).__name__}: {error})",

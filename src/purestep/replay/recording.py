@@ -212,7 +212,7 @@ def record(
     where = "replay.record"
     checks.function(where, "step", step)
     if isinstance(step, Recorder):
-        raise checks.refuse(where, "step must be a step, got a recorder")
+        raise checks.error(where, "step must be a step, got a recorder")
     every = checks.integer(where, "every", every, least=1)
     max_bundles = checks.integer(where, "max_bundles", max_bundles, least=1)
     if isinstance(ignore, str):
@@ -229,7 +229,7 @@ def _check_own(where: str, root: Path) -> None:
         except (ValueError, OSError):
             continue
         if not bundle.is_bundle(manifest):
-            raise checks.refuse(where, f"{root} holds checkpoints: give bundles a directory of their own")
+            raise checks.error(where, f"{root} holds checkpoints: give bundles a directory of their own")
 
 
 def _same(first: Metrics, second: Metrics) -> bool:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 
 
-def compile_pattern(where: str, pattern: str) -> re.Pattern[str]:
+def compile_pattern(caller: str, pattern: str) -> re.Pattern[str]:
     """Return the regular expression of a path pattern."""
     if not isinstance(pattern, str):
-        raise TypeError(f"{where}: a pattern must be a string, got {pattern!r}")
+        raise TypeError(f"{caller}: a pattern must be a string, got {pattern!r}")
     return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
 
 

@@ -13,11 +13,11 @@ from purestep._core.mean import Mean
 _APART = 0.01  # from 1, the sum of what still counts as a distribution
 
 
-def weighted(where: str, losses: mx.array, weights: mx.array | None = None) -> Mean:
+def weighted(caller: str, losses: mx.array, weights: mx.array | None = None) -> Mean:
     """Return the weighted sum of losses, in float32, with the sum of their weights.
 
     Args:
-        where: the public name that the user called, for the errors.
+        caller: the public name that the user called, for the errors.
         losses: [...], one for each unit.
         weights: [...] or a shape that broadcasts to it; none counts every unit once. A loss of zero
             weight is left out of value and gradient, also when it is infinite or NaN; what it was made of
@@ -29,11 +29,11 @@ def weighted(where: str, losses: mx.array, weights: mx.array | None = None) -> M
     >>> weighted("loss", mx.array([[1.0, 2.0], [3.0, 9.0]]), mx.array([[1.0, 1.0], [2.0, 0.0]])).value
     array(2.25, dtype=float32)
     """
-    return Mean.of(losses, counts(where, weights, losses.shape))
+    return Mean.of(losses, counts(caller, weights, losses.shape))
 
 
 def counts(
-    where: str,
+    caller: str,
     weights: mx.array | None,
     shape: tuple[int, ...],
     like: str = "the losses'",
@@ -42,7 +42,7 @@ def counts(
     """Return what each unit weighs, float32 of this shape, or none when each weighs one.
 
     Args:
-        where: the public name that the user called, for the errors.
+        caller: the public name that the user called, for the errors.
         weights: a shape that broadcasts to `shape`, booleans or numbers.
         shape: that of the units.
         like: whose shape that is, for the errors.
@@ -56,13 +56,13 @@ def counts(
         return None
     if not isinstance(weights, mx.array) or mx.issubdtype(weights.dtype, mx.complexfloating):
         got = weights.dtype if isinstance(weights, mx.array) else type(weights).__name__
-        raise TypeError(f"{where}: {name} must be an array of real numbers or booleans, got {got}")
+        raise TypeError(f"{caller}: {name} must be an array of real numbers or booleans, got {got}")
     # Compared by hand: what broadcast_to raises cannot be told from other errors of the device.
     fits = weights.ndim <= len(shape) and all(
         have in (1, want) for have, want in zip(weights.shape[::-1], shape[::-1], strict=False)
     )
     if not fits:
-        raise checks.refuse(where, f"{name} must broadcast to {like} {tuple(shape)}, got {weights.shape}")
+        raise checks.error(caller, f"{name} must broadcast to {like} {tuple(shape)}, got {weights.shape}")
     return mx.broadcast_to(weights.astype(mx.float32), shape)
 
 
@@ -81,7 +81,7 @@ def keep(counts: mx.array | None, values: mx.array, instead: float = 0.0) -> mx.
 
 
 def pair(
-    where: str, predictions: mx.array, targets: mx.array, weights: mx.array | None
+    caller: str, predictions: mx.array, targets: mx.array, weights: mx.array | None
 ) -> tuple[mx.array, mx.array, mx.array | None]:
     """Return predictions and targets of one shape in float32, zero where the weights are, and the weights.
 
@@ -90,15 +90,15 @@ def pair(
             all), or the weights do not broadcast to them.
         TypeError: if the predictions are not floating.
     """
-    floating(where, "predictions", predictions)
-    same_shape(where, "targets", targets, "predictions", predictions)
-    weights = counts(where, weights, predictions.shape)
+    floating(caller, "predictions", predictions)
+    same_shape(caller, "targets", targets, "predictions", predictions)
+    weights = counts(caller, weights, predictions.shape)
     predictions, targets = predictions.astype(mx.float32), targets.astype(mx.float32)
     return keep(weights, predictions), keep(weights, targets), weights
 
 
 def classes(
-    where: str,
+    caller: str,
     logits: mx.array,
     labels: mx.array,
     weights: mx.array | None,
@@ -110,7 +110,7 @@ def classes(
     selection would give that gradient as zero, and a check would have to wait for the device.
 
     Args:
-        where: the public name that the user called, for the errors.
+        caller: the public name that the user called, for the errors.
         logits: floating [..., classes].
         labels: integer [...].
         weights: [...] or a shape that broadcasts to it.
@@ -121,11 +121,11 @@ def classes(
         TypeError: if logits are not floating or labels not integers.
     """
     first, second = names
-    labelled(where, logits, labels, names)
-    floating(where, first, logits)
-    integers(where, second, labels)
+    labelled(caller, logits, labels, names)
+    floating(caller, first, logits)
+    integers(caller, second, labels)
     labels, count = signed(labels), logits.shape[-1]
-    weights = counts(where, weights, labels.shape, f"{second}'")
+    weights = counts(caller, weights, labels.shape, f"{second}'")
     valid = mx.logical_and(labels >= 0, labels < count)
     if weights is not None:
         valid = mx.logical_or(valid, weights == 0)
@@ -194,43 +194,43 @@ def signed(labels: mx.array) -> mx.array:
 
 
 def labelled(
-    where: str, logits: mx.array, labels: mx.array, names: tuple[str, str] = ("logits", "targets")
+    caller: str, logits: mx.array, labels: mx.array, names: tuple[str, str] = ("logits", "targets")
 ) -> None:
     """Refuse labels without the shape of the logits' leading axes, and logits without a class."""
     first, second = names
     for name, values in ((first, logits), (second, labels)):
-        array(where, name, values)
+        array(caller, name, values)
     if logits.ndim == 0 or logits.shape[:-1] != labels.shape:
-        raise checks.refuse(
-            where,
+        raise checks.error(
+            caller,
             f"{second} must have {first}' shape without its last axis, got {labels.shape} and {logits.shape}",
         )
     if logits.shape[-1] == 0:
-        raise checks.refuse(where, f"{first} must have at least one class, got {logits.shape}")
+        raise checks.error(caller, f"{first} must have at least one class, got {logits.shape}")
 
 
-def floating(where: str, name: str, values: mx.array) -> None:
+def floating(caller: str, name: str, values: mx.array) -> None:
     """Refuse what is not an array of floating numbers."""
-    array(where, name, values)
+    array(caller, name, values)
     if not mx.issubdtype(values.dtype, mx.floating):
-        raise TypeError(f"{where}: {name} must be floating, got {values.dtype}")
+        raise TypeError(f"{caller}: {name} must be floating, got {values.dtype}")
 
 
-def integers(where: str, name: str, values: mx.array) -> None:
+def integers(caller: str, name: str, values: mx.array) -> None:
     """Refuse what is not an array of integers."""
-    array(where, name, values)
+    array(caller, name, values)
     if not mx.issubdtype(values.dtype, mx.integer):
-        raise TypeError(f"{where}: {name} must be integers, got {values.dtype}")
+        raise TypeError(f"{caller}: {name} must be integers, got {values.dtype}")
 
 
-def same_shape(where: str, name: str, values: mx.array, like_name: str, like: mx.array) -> None:
+def same_shape(caller: str, name: str, values: mx.array, like_name: str, like: mx.array) -> None:
     """Refuse an array that has not the shape of another."""
-    array(where, name, values)
+    array(caller, name, values)
     if values.shape != like.shape:
-        raise checks.refuse(where, f"{name} must have {like_name}' shape {like.shape}, got {values.shape}")
+        raise checks.error(caller, f"{name} must have {like_name}' shape {like.shape}, got {values.shape}")
 
 
-def array(where: str, name: str, values: mx.array) -> None:
+def array(caller: str, name: str, values: mx.array) -> None:
     """Refuse what is not an array."""
     if not isinstance(values, mx.array):
-        raise TypeError(f"{where}: {name} must be an array, got {type(values).__name__}")
+        raise TypeError(f"{caller}: {name} must be an array, got {type(values).__name__}")

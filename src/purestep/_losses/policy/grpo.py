@@ -43,9 +43,9 @@ def group_advantages(
     >>> group_advantages(mx.array([1.0, 0.0, 5.0, 5.0]), 2, scale_rewards=False)
     array([0.5, -0.5, 0, 0], dtype=float32)
     """
-    where = "group_advantages"
-    eps = checks.number(where, "eps", eps, above=0)
-    centered = _centered(_groups(where, rewards, group_size))
+    caller = "group_advantages"
+    eps = checks.number(caller, "eps", eps, above=0)
+    centered = _centered(_groups(caller, rewards, group_size))
     if scale_rewards:
         # In units of the largest: the square of 1e20 is more than float32 holds.
         largest = mx.abs(centered).max(axis=-1, keepdims=True)
@@ -158,28 +158,28 @@ def grpo_loss(
     >>> metrics["clip_fraction"]
     Mean(total=array(1, dtype=float32), weight=array(3, dtype=float32))
     """
-    where = "grpo_loss"
+    caller = "grpo_loss"
     high = epsilon if epsilon_high is None else epsilon_high
-    epsilon = checks.number(where, "epsilon", epsilon, above=0, most=1)
-    high = checks.number(where, "epsilon_high", high, above=0)
-    beta = checks.number(where, "beta", beta, least=0)
-    checks.one_of(where, "loss_type", loss_type, LOSS_TYPES)
-    checks.one_of(where, "importance_sampling_level", importance_sampling_level, LEVELS)
-    checks.one_of(where, "kl_estimator", kl_estimator, KL_ESTIMATORS)
+    epsilon = checks.number(caller, "epsilon", epsilon, above=0, most=1)
+    high = checks.number(caller, "epsilon_high", high, above=0)
+    beta = checks.number(caller, "beta", beta, least=0)
+    checks.one_of(caller, "loss_type", loss_type, LOSS_TYPES)
+    checks.one_of(caller, "importance_sampling_level", importance_sampling_level, LEVELS)
+    checks.one_of(caller, "kl_estimator", kl_estimator, KL_ESTIMATORS)
     if delta is not None:
         least = None if isinstance(high, mx.array) else 1 + high
-        delta = checks.number(where, "delta", delta, above=least)
+        delta = checks.number(caller, "delta", delta, above=least)
     if loss_type == "dr_grpo":
         if max_completion_length is None:
-            raise checks.refuse(
-                where, "max_completion_length must be given for loss_type 'dr_grpo', got None"
+            raise checks.error(
+                caller, "max_completion_length must be given for loss_type 'dr_grpo', got None"
             )
-        max_completion_length = checks.number(where, "max_completion_length", max_completion_length, above=0)
+        max_completion_length = checks.number(caller, "max_completion_length", max_completion_length, above=0)
     if ref_logps is None and not (checks.is_number(beta) and beta == 0):
-        raise checks.refuse(where, f"ref_logps must be given if beta is not 0, got None with beta {beta}")
-    mask = token_mask(where, logps, completion_mask, truncated)
-    logps, behavior = constants_beside(where, mask, logps, behavior_logps=behavior_logps)
-    per_row = row_constants(where, "advantages", advantages, mask.shape[0])
+        raise checks.error(caller, f"ref_logps must be given if beta is not 0, got None with beta {beta}")
+    mask = token_mask(caller, logps, completion_mask, truncated)
+    logps, behavior = constants_beside(caller, mask, logps, behavior_logps=behavior_logps)
+    per_row = row_constants(caller, "advantages", advantages, mask.shape[0])
     count = sums.total(mask, -1)
 
     if importance_sampling_level == "token":
@@ -192,7 +192,7 @@ def grpo_loss(
     metrics = objective.metrics(parts)
     losses = mx.broadcast_to(objective.losses, mask.shape)
     if ref_logps is not None:
-        _, ref = constants_beside(where, mask, logps, ref_logps=ref_logps)
+        _, ref = constants_beside(caller, mask, logps, ref_logps=ref_logps)
         kl = _kl(ref - logps, kl_estimator)
         metrics["kl"] = Mean.of(mx.stop_gradient(kl), mask)
         if isinstance(beta, mx.array) or beta:
@@ -225,13 +225,13 @@ def _or_one(count: mx.array) -> mx.array:
     return mx.where(count == 0, 1.0, count)
 
 
-def _groups(where: str, rewards: mx.array, group_size: int) -> mx.array:
-    group_size = checks.integer(where, "group_size", group_size, least=2)
+def _groups(caller: str, rewards: mx.array, group_size: int) -> mx.array:
+    group_size = checks.integer(caller, "group_size", group_size, least=2)
     if not isinstance(rewards, mx.array):
-        raise TypeError(f"{where}: rewards must be an array, got {type(rewards).__name__}")
+        raise TypeError(f"{caller}: rewards must be an array, got {type(rewards).__name__}")
     if rewards.ndim != 1 or rewards.size == 0 or rewards.size % group_size:
-        raise checks.refuse(
-            where, f"rewards must be [n] with n a multiple of group_size {group_size}, got {rewards.shape}"
+        raise checks.error(
+            caller, f"rewards must be [n] with n a multiple of group_size {group_size}, got {rewards.shape}"
         )
     return rewards.astype(mx.float32).reshape(-1, group_size)
 

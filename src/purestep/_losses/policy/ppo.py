@@ -45,14 +45,14 @@ def generalized_advantages(
     >>> generalized_advantages(rewards, values, mx.array([[1, 1, 0]]), lam=0.5)[0]
     array([[0.25, 0.5, 0]], dtype=float32)
     """
-    where = "generalized_advantages"
-    gamma = checks.number(where, "gamma", gamma, least=0, most=1)
-    lam = checks.number(where, "lam", lam, least=0, most=1)
-    reduce.floating(where, "values", values)
+    caller = "generalized_advantages"
+    gamma = checks.number(caller, "gamma", gamma, least=0, most=1)
+    lam = checks.number(caller, "lam", lam, least=0, most=1)
+    reduce.floating(caller, "values", values)
     if values.ndim != 2:
-        raise checks.refuse(where, f"values must be [n, length - 1], got {values.shape}")
-    reduce.same_shape(where, "rewards", rewards, "values", values)
-    reduce.same_shape(where, "completion_mask", completion_mask, "values", values)
+        raise checks.error(caller, f"values must be [n, length - 1], got {values.shape}")
+    reduce.same_shape(caller, "rewards", rewards, "values", values)
+    reduce.same_shape(caller, "completion_mask", completion_mask, "values", values)
     mask = (completion_mask != 0).astype(mx.float32)
     values = reduce.keep(mask, values.astype(mx.float32))
     sums = reduce.keep(mask, rewards.astype(mx.float32)) + gamma * _earlier(values, 1) - values
@@ -121,24 +121,24 @@ def ppo_loss(
     >>> loss.value, metrics["value_loss"].value
     (array(-0.8, dtype=float32), array(2, dtype=float32))
     """
-    where = "ppo_loss"
-    cliprange = checks.number(where, "cliprange", cliprange, above=0, most=1)
-    cliprange_value = checks.number(where, "cliprange_value", cliprange_value, above=0)
-    vf_coef = checks.number(where, "vf_coef", vf_coef, least=0)
-    mask = token_mask(where, logps, completion_mask, truncated)
+    caller = "ppo_loss"
+    cliprange = checks.number(caller, "cliprange", cliprange, above=0, most=1)
+    cliprange_value = checks.number(caller, "cliprange_value", cliprange_value, above=0)
+    vf_coef = checks.number(caller, "vf_coef", vf_coef, least=0)
+    mask = token_mask(caller, logps, completion_mask, truncated)
     logps, behavior, advantages = constants_beside(
-        where, mask, logps, behavior_logps=behavior_logps, advantages=advantages
+        caller, mask, logps, behavior_logps=behavior_logps, advantages=advantages
     )
     objective = clipped_objective(logps - behavior, advantages, cliprange, cliprange)
     losses, metrics = objective.losses, objective.metrics(mask)
     given = [x is not None for x in (values, behavior_values, returns)]
     if any(given) and not all(given):
-        raise checks.refuse(where, "values, behavior_values and returns must be given together")
+        raise checks.error(caller, "values, behavior_values and returns must be given together")
     if values is not None and behavior_values is not None and returns is not None:
-        reduce.floating(where, "values", values)
-        reduce.same_shape(where, "values", values, "logps", logps)
+        reduce.floating(caller, "values", values)
+        reduce.same_shape(caller, "values", values, "logps", logps)
         values, before, returns = constants_beside(
-            where, mask, values, behavior_values=behavior_values, returns=returns
+            caller, mask, values, behavior_values=behavior_values, returns=returns
         )
         # Between bounds, not `before` plus a clipped difference: rounding would move a value that is within
         # them, and where it moves it away from the return, the maximum would take the gradient away.

@@ -35,10 +35,10 @@ def reinforce_loss(
     >>> reinforce_loss(mx.array([[-1.0, -2.0]]), mx.array([0.5]), mx.array([[1.0, 1.0]])).value
     array(1.5, dtype=float32)
     """
-    where = "reinforce_loss"
-    mask = token_mask(where, logps, completion_mask, truncated)
+    caller = "reinforce_loss"
+    mask = token_mask(caller, logps, completion_mask, truncated)
     present = (sums.total(mask, -1) != 0).astype(mx.float32)
     rows = sums.total(reduce.keep(mask, logps.astype(mx.float32)) * mask, -1)
     return Mean.of(
-        -reduce.keep(present, row_constants(where, "advantages", advantages, mask.shape[0])) * rows, present
+        -reduce.keep(present, row_constants(caller, "advantages", advantages, mask.shape[0])) * rows, present
     )

@@ -49,36 +49,36 @@ def clipped_objective(
 
 
 def token_mask(
-    where: str, logps: mx.array, completion_mask: mx.array, truncated: mx.array | None = None
+    caller: str, logps: mx.array, completion_mask: mx.array, truncated: mx.array | None = None
 ) -> mx.array:
     """Return what each token counts, float32 [n, length - 1]: nothing in the rows that were cut off."""
-    reduce.floating(where, "logps", logps)
+    reduce.floating(caller, "logps", logps)
     if logps.ndim != 2:
-        raise checks.refuse(where, f"logps must be [n, length - 1], got {logps.shape}")
-    reduce.same_shape(where, "completion_mask", completion_mask, "logps", logps)
+        raise checks.error(caller, f"logps must be [n, length - 1], got {logps.shape}")
+    reduce.same_shape(caller, "completion_mask", completion_mask, "logps", logps)
     mask = completion_mask.astype(mx.float32)
     if truncated is None:
         return mask
-    reduce.array(where, "truncated", truncated)
+    reduce.array(caller, "truncated", truncated)
     if truncated.shape != logps.shape[:1]:
-        raise checks.refuse(where, f"truncated must have shape {logps.shape[:1]}, got {truncated.shape}")
+        raise checks.error(caller, f"truncated must have shape {logps.shape[:1]}, got {truncated.shape}")
     return mx.where(truncated.astype(mx.bool_)[:, None], 0.0, mask)
 
 
 def constants_beside(
-    where: str, mask: mx.array, values: mx.array, **constants: mx.array
+    caller: str, mask: mx.array, values: mx.array, **constants: mx.array
 ) -> tuple[mx.array, ...]:
     """Return values, and constants of their shape without a gradient, in float32, zero where the mask is."""
     kept = [reduce.keep(mask, values.astype(mx.float32))]
     for name, constant in constants.items():
-        reduce.same_shape(where, name, constant, "logps", values)
-        reduce.floating(where, name, constant)
+        reduce.same_shape(caller, name, constant, "logps", values)
+        reduce.floating(caller, name, constant)
         kept.append(reduce.keep(mask, mx.stop_gradient(constant.astype(mx.float32))))
     return tuple(kept)
 
 
-def row_constants(where: str, name: str, values: mx.array, rows: int) -> mx.array:
-    reduce.floating(where, name, values)
+def row_constants(caller: str, name: str, values: mx.array, rows: int) -> mx.array:
+    reduce.floating(caller, name, values)
     if values.shape != (rows,):
-        raise checks.refuse(where, f"{name} must have shape ({rows},), one for each row, got {values.shape}")
+        raise checks.error(caller, f"{name} must have shape ({rows},), one for each row, got {values.shape}")
     return mx.stop_gradient(values.astype(mx.float32))

@@ -63,17 +63,18 @@ def dpo_loss(
     >>> loss.value, metrics["rewards_margins"].value
     (array(0.313262, dtype=float32), array(1, dtype=float32))
     """
-    where = "dpo_loss"
+    caller = "dpo_loss"
     beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(where, beta, label_smoothing, loss_type)
+    _check_options(caller, beta, label_smoothing, loss_type)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     if not reference_free:
         if ref_chosen_logps is None or ref_rejected_logps is None:
-            raise checks.refuse(
-                where, "ref_chosen_logps and ref_rejected_logps must be given unless reference_free, got None"
+            raise checks.error(
+                caller,
+                "ref_chosen_logps and ref_rejected_logps must be given unless reference_free, got None",
             )
         given |= {"ref_chosen_logps": ref_chosen_logps, "ref_rejected_logps": ref_rejected_logps}
-    counts, (chosen, rejected, *refs) = kept_logps(where, weights, given)
+    counts, (chosen, rejected, *refs) = kept_logps(caller, weights, given)
     if refs:
         chosen, rejected = chosen - mx.stop_gradient(refs[0]), rejected - mx.stop_gradient(refs[1])
     losses = _preference(chosen - rejected, beta, label_smoothing, loss_type)
@@ -119,14 +120,14 @@ def cpo_loss(
     >>> cpo_loss(mx.array([-1.0]), mx.array([-1.0]))[0].value
     array(1.69315, dtype=float32)
     """
-    where = "cpo_loss"
+    caller = "cpo_loss"
     beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(where, beta, label_smoothing, loss_type)
-    cpo_alpha = checks.number(where, "cpo_alpha", cpo_alpha, least=0)
+    _check_options(caller, beta, label_smoothing, loss_type)
+    cpo_alpha = checks.number(caller, "cpo_alpha", cpo_alpha, least=0)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     if chosen_nll is not None:
         given["chosen_nll"] = chosen_nll
-    counts, (chosen, rejected, *rest) = kept_logps(where, weights, given)
+    counts, (chosen, rejected, *rest) = kept_logps(caller, weights, given)
     nll = rest[0] if rest else -chosen
     losses = _preference(chosen - rejected, beta, label_smoothing, loss_type) + cpo_alpha * nll
     metrics = pair_metrics(beta * chosen, beta * rejected, counts)
@@ -167,12 +168,12 @@ def simpo_loss(
     >>> simpo_loss(mx.array([-1.0]), mx.array([-1.25]))[0].value
     array(0.693147, dtype=float32)
     """
-    where = "simpo_loss"
+    caller = "simpo_loss"
     beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(where, beta, label_smoothing, "sigmoid")
-    gamma = checks.number(where, "gamma", gamma, least=0)
+    _check_options(caller, beta, label_smoothing, "sigmoid")
+    gamma = checks.number(caller, "gamma", gamma, least=0)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
-    counts, (chosen, rejected) = kept_logps(where, weights, given)
+    counts, (chosen, rejected) = kept_logps(caller, weights, given)
     losses = _smoothed(beta * (chosen - rejected) - gamma, label_smoothing)
     return Mean.of(losses, counts), pair_metrics(beta * chosen, beta * rejected, counts)
 
@@ -192,11 +193,11 @@ def _smoothed(margin: mx.array, label_smoothing: float) -> mx.array:
     return (1 - label_smoothing) * losses + label_smoothing * softplus(margin) if label_smoothing else losses
 
 
-def _check_options(where: str, beta: float | mx.array, label_smoothing: float, loss_type: str) -> None:
-    beta = checks.number(where, "beta", beta, above=0)
-    label_smoothing = checks.number(where, "label_smoothing", label_smoothing, least=0, most=0.5)
-    checks.one_of(where, "loss_type", loss_type, LOSS_TYPES)
+def _check_options(caller: str, beta: float | mx.array, label_smoothing: float, loss_type: str) -> None:
+    beta = checks.number(caller, "beta", beta, above=0)
+    label_smoothing = checks.number(caller, "label_smoothing", label_smoothing, least=0, most=0.5)
+    checks.one_of(caller, "loss_type", loss_type, LOSS_TYPES)
     if loss_type != "sigmoid" and label_smoothing:
-        raise checks.refuse(
-            where, f"label_smoothing must be 0 for loss_type {loss_type!r}, got {label_smoothing}"
+        raise checks.error(
+            caller, f"label_smoothing must be 0 for loss_type {loss_type!r}, got {label_smoothing}"
         )

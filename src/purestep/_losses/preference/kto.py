@@ -53,17 +53,17 @@ def kto_loss(
     >>> kto_loss(mx.array([-1.0, -2.0]), mx.array([-1.0, -2.0]), mx.array([True, False]))[0].value
     array(0.5, dtype=float32)
     """
-    where = "kto_loss"
-    beta = checks.number(where, "beta", beta, above=0)
-    desirable_weight = checks.number(where, "desirable_weight", desirable_weight, least=0)
-    undesirable_weight = checks.number(where, "undesirable_weight", undesirable_weight, least=0)
-    counts, (logps, ref_logps) = kept_logps(where, weights, {"logps": logps, "ref_logps": ref_logps})
-    reduce.same_shape(where, "desirable", desirable, "logps", logps)
+    caller = "kto_loss"
+    beta = checks.number(caller, "beta", beta, above=0)
+    desirable_weight = checks.number(caller, "desirable_weight", desirable_weight, least=0)
+    undesirable_weight = checks.number(caller, "undesirable_weight", undesirable_weight, least=0)
+    counts, (logps, ref_logps) = kept_logps(caller, weights, {"logps": logps, "ref_logps": ref_logps})
+    reduce.same_shape(caller, "desirable", desirable, "logps", logps)
     point = mx.array(0.0)
     if kl is not None:
-        reduce.floating(where, "kl", kl)
+        reduce.floating(caller, "kl", kl)
         if kl.size == 0:
-            raise checks.refuse(where, f"kl must hold at least one number, got shape {kl.shape}")
+            raise checks.error(caller, f"kl must hold at least one number, got shape {kl.shape}")
         point = mx.stop_gradient(mx.maximum(sums.mean(kl), 0.0))
     good = desirable.astype(mx.bool_)
     moved = logps - mx.stop_gradient(ref_logps)

@@ -47,12 +47,12 @@ def orpo_loss(
     >>> loss.value, metrics["log_odds"].value
     (array(1.69315, dtype=float32), array(0, dtype=float32))
     """
-    where = "orpo_loss"
-    beta = checks.number(where, "beta", beta, above=0)
+    caller = "orpo_loss"
+    beta = checks.number(caller, "beta", beta, above=0)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     if chosen_nll is not None:
         given["chosen_nll"] = chosen_nll
-    counts, (chosen, rejected, *rest) = kept_logps(where, weights, given)
+    counts, (chosen, rejected, *rest) = kept_logps(caller, weights, given)
     nll = rest[0] if rest else -chosen
     log_odds = _log_odds(chosen) - _log_odds(rejected)
     metrics = pair_metrics(beta * chosen, beta * rejected, counts)

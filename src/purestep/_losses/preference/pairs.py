@@ -7,14 +7,14 @@ from purestep._losses.core import reduce
 
 
 def kept_logps(
-    where: str, weights: mx.array | None, named: dict[str, mx.array]
+    caller: str, weights: mx.array | None, named: dict[str, mx.array]
 ) -> tuple[mx.array | None, list[mx.array]]:
     """Return the weights, and arrays of one shape in float32, zero where the weights are."""
     first, like = next(iter(named.items()))
     for name, values in named.items():
-        reduce.floating(where, name, values)
-        reduce.same_shape(where, name, values, first, like)
-    counts = reduce.counts(where, weights, like.shape, f"{first}'")
+        reduce.floating(caller, name, values)
+        reduce.same_shape(caller, name, values, first, like)
+    counts = reduce.counts(caller, weights, like.shape, f"{first}'")
     return counts, [reduce.keep(counts, values.astype(mx.float32)) for values in named.values()]
 
 

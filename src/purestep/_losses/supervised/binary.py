@@ -46,18 +46,18 @@ def sigmoid_binary_cross_entropy(
     >>> sigmoid_binary_cross_entropy(mx.array([0.0, 100.0]), mx.array([1, 1]))
     Mean(total=array(0.693147, dtype=float32), weight=array(2, dtype=float32))
     """
-    where = "sigmoid_binary_cross_entropy"
-    label_smoothing = checks.number(where, "label_smoothing", label_smoothing, least=0, below=1)
-    z_loss = checks.number(where, "z_loss", z_loss, least=0)
-    logits, labels, weights = _labelled(where, logits, labels, weights, ignore_index)
+    caller = "sigmoid_binary_cross_entropy"
+    label_smoothing = checks.number(caller, "label_smoothing", label_smoothing, least=0, below=1)
+    z_loss = checks.number(caller, "z_loss", z_loss, least=0)
+    logits, labels, weights = _labelled(caller, logits, labels, weights, ignore_index)
     valid = reduce.between(labels)
     if label_smoothing:
         labels = (1 - label_smoothing) * labels + label_smoothing / 2
-    positive = labels * _factor(where, pos_weight, logits)
+    positive = labels * _factor(caller, pos_weight, logits)
     losses = positive * _softplus(-logits) + (1 - labels) * _softplus(logits)
     if z_loss:
         losses = losses + z_loss * mx.square(_softplus(logits))
-    return reduce.weighted(where, losses * valid, weights)
+    return reduce.weighted(caller, losses * valid, weights)
 
 
 def binary_cross_entropy(
@@ -81,14 +81,14 @@ def binary_cross_entropy(
     >>> binary_cross_entropy(mx.array([0.5, 0.0]), mx.array([1, 1])).total
     array(100.693, dtype=float32)
     """
-    where = "binary_cross_entropy"
-    reduce.floating(where, "probabilities", probabilities)
-    reduce.same_shape(where, "labels", labels, "probabilities", probabilities)
-    weights = reduce.counts(where, weights, probabilities.shape)
+    caller = "binary_cross_entropy"
+    reduce.floating(caller, "probabilities", probabilities)
+    reduce.same_shape(caller, "labels", labels, "probabilities", probabilities)
+    weights = reduce.counts(caller, weights, probabilities.shape)
     probabilities = reduce.keep(weights, probabilities.astype(mx.float32), 0.5)
     labels = reduce.keep(weights, labels.astype(mx.float32))
     losses = -labels * _log(probabilities) - (1 - labels) * _log(1 - probabilities)
-    return reduce.weighted(where, losses * reduce.between(labels) * reduce.between(probabilities), weights)
+    return reduce.weighted(caller, losses * reduce.between(labels) * reduce.between(probabilities), weights)
 
 
 def sigmoid_focal_loss(
@@ -123,11 +123,11 @@ def sigmoid_focal_loss(
     >>> sigmoid_focal_loss(mx.array([0.0, 5.0]), mx.array([1, 1])).total
     array(0.173287, dtype=float32)
     """
-    where = "sigmoid_focal_loss"
-    gamma = checks.number(where, "gamma", gamma, least=0)
+    caller = "sigmoid_focal_loss"
+    gamma = checks.number(caller, "gamma", gamma, least=0)
     if alpha is not None:
-        alpha = checks.number(where, "alpha", alpha, least=0, most=1)
-    logits, labels, weights = _labelled(where, logits, labels, weights, None)
+        alpha = checks.number(caller, "alpha", alpha, least=0, most=1)
+    logits, labels, weights = _labelled(caller, logits, labels, weights, None)
     wrong, right = _softplus(-logits), _softplus(logits)
     losses = labels * wrong + (1 - labels) * right
     # log(q): of a hard label one of the two terms is log(0), whose gradient must be zero and not NaN.
@@ -138,7 +138,7 @@ def sigmoid_focal_loss(
     losses = losses * mx.exp(gamma * log_q)
     if alpha is not None:
         losses = losses * (alpha * labels + (1 - alpha) * (1 - labels))
-    return reduce.weighted(where, losses * reduce.between(labels), weights)
+    return reduce.weighted(caller, losses * reduce.between(labels), weights)
 
 
 def _softplus(x: mx.array) -> mx.array:
@@ -156,23 +156,23 @@ def _log(x: mx.array) -> mx.array:
     return mx.where(x < _SMALLEST, -100.0, mx.log(mx.maximum(x, _SMALLEST)))
 
 
-def _factor(where: str, pos_weight: float | mx.array, logits: mx.array) -> mx.array | float:
+def _factor(caller: str, pos_weight: float | mx.array, logits: mx.array) -> mx.array | float:
     if isinstance(pos_weight, mx.array):
-        weights = reduce.counts(where, pos_weight, logits.shape, "the logits'", "pos_weight")
+        weights = reduce.counts(caller, pos_weight, logits.shape, "the logits'", "pos_weight")
         assert weights is not None
         return weights
-    return checks.number(where, "pos_weight", pos_weight, least=0)
+    return checks.number(caller, "pos_weight", pos_weight, least=0)
 
 
 def _labelled(
-    where: str, logits: mx.array, labels: mx.array, weights: mx.array | None, ignore_index: int | None
+    caller: str, logits: mx.array, labels: mx.array, weights: mx.array | None, ignore_index: int | None
 ) -> tuple[mx.array, mx.array, mx.array | None]:
     """Return logits and labels in float32, zero where they do not count, and what each label weighs."""
-    reduce.floating(where, "logits", logits)
-    reduce.same_shape(where, "labels", labels, "logits", logits)
-    weights = reduce.counts(where, weights, logits.shape)
+    reduce.floating(caller, "logits", logits)
+    reduce.same_shape(caller, "labels", labels, "logits", logits)
+    weights = reduce.counts(caller, weights, logits.shape)
     if ignore_index is not None:
-        ignore_index = checks.integer(where, "ignore_index", ignore_index)
+        ignore_index = checks.integer(caller, "ignore_index", ignore_index)
     labels = labels.astype(mx.float32)
     weights = reduce.ignoring(ignore_index, labels, weights)
     logits, labels = (reduce.keep(weights, values) for values in (logits.astype(mx.float32), labels))

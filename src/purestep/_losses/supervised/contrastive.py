@@ -50,18 +50,18 @@ def ntxent(
     >>> ntxent(mx.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), mx.array([0, 0, 1]), temperature=1.0)
     Mean(total=array(0.626523, dtype=float32), weight=array(2, dtype=float32))
     """
-    where = "ntxent"
-    microbatching.whole_batch(where, _WHY, _REMEDY)
-    reduce.floating(where, "embeddings", embeddings)
-    reduce.integers(where, "labels", labels)
+    caller = "ntxent"
+    microbatching.whole_batch(caller, _WHY, _REMEDY)
+    reduce.floating(caller, "embeddings", embeddings)
+    reduce.integers(caller, "labels", labels)
     if embeddings.ndim != 2 or embeddings.shape[-1] == 0 or labels.shape != embeddings.shape[:1]:
-        raise checks.refuse(
-            where,
+        raise checks.error(
+            caller,
             f"embeddings and labels must be [n, features] and [n], got {embeddings.shape} and {labels.shape}",
         )
-    temperature = checks.number(where, "temperature", temperature, above=0)
+    temperature = checks.number(caller, "temperature", temperature, above=0)
     count = labels.shape[0]
-    weights = reduce.counts(where, weights, (count,), "labels'")
+    weights = reduce.counts(caller, weights, (count,), "labels'")
     units = unit(reduce.keep(weights, embeddings), _EPSILON)
     similarities = units @ units.T / temperature
     same = labels[:, None] == labels
@@ -71,7 +71,7 @@ def ntxent(
         counted = counted * weights[:, None] * (weights != 0)
         same = mx.logical_or(same, weights == 0)
     negatives = reduce.logsumexp(mx.where(same, _NEVER, similarities), keepdims=True)
-    return reduce.weighted(where, mx.logaddexp(negatives - similarities, 0.0), counted)
+    return reduce.weighted(caller, mx.logaddexp(negatives - similarities, 0.0), counted)
 
 
 def info_nce(
@@ -104,24 +104,24 @@ def info_nce(
     >>> info_nce(mx.eye(2), mx.eye(2), temperature=1.0).value
     array(0.313262, dtype=float32)
     """
-    where = "info_nce"
-    microbatching.whole_batch(where, _WHY, _REMEDY)
-    reduce.floating(where, "queries", queries)
-    reduce.floating(where, "keys", keys)
-    reduce.same_shape(where, "keys", keys, "queries", queries)
+    caller = "info_nce"
+    microbatching.whole_batch(caller, _WHY, _REMEDY)
+    reduce.floating(caller, "queries", queries)
+    reduce.floating(caller, "keys", keys)
+    reduce.same_shape(caller, "keys", keys, "queries", queries)
     if queries.ndim != 2 or queries.shape[-1] == 0:
-        raise checks.refuse(where, f"queries must be [n, features], got {queries.shape}")
-    temperature = checks.number(where, "temperature", temperature, above=0)
-    weights = reduce.counts(where, weights, queries.shape[:1], "the rows'")
+        raise checks.error(caller, f"queries must be [n, features], got {queries.shape}")
+    temperature = checks.number(caller, "temperature", temperature, above=0)
+    weights = reduce.counts(caller, weights, queries.shape[:1], "the rows'")
     if queries.size == 0:
-        return reduce.weighted(where, sums.total(queries, -1), weights)
+        return reduce.weighted(caller, sums.total(queries, -1), weights)
     queries, keys = (unit(reduce.keep(weights, values), _EPSILON) for values in (queries, keys))
     logits = queries @ keys.T / temperature
     own = mx.diagonal(logits)
     losses = _others(logits, own, weights)
     if symmetric:
         losses = (losses + _others(logits.T, own, weights)) / 2
-    return reduce.weighted(where, losses, weights)
+    return reduce.weighted(caller, losses, weights)
 
 
 def triplet_margin_loss(
@@ -157,22 +157,22 @@ def triplet_margin_loss(
     >>> triplet_margin_loss(mx.array([[0.0, 0.0]]), mx.array([[3.0, 4.0]]), mx.array([[0.0, 2.0]])).value
     array(4, dtype=float32)
     """
-    where = "triplet_margin_loss"
+    caller = "triplet_margin_loss"
     for name, values in (("anchors", anchors), ("positives", positives), ("negatives", negatives)):
-        reduce.floating(where, name, values)
-        reduce.same_shape(where, name, values, "anchors", anchors)
+        reduce.floating(caller, name, values)
+        reduce.same_shape(caller, name, values, "anchors", anchors)
     if anchors.ndim == 0 or anchors.shape[-1] == 0:
-        raise checks.refuse(where, f"anchors must have at least one feature, got {anchors.shape}")
-    norm_degree = checks.number(where, "norm_degree", norm_degree, least=1)
-    margin = checks.number(where, "margin", margin, least=0)
-    eps = checks.number(where, "eps", eps, above=0)
-    weights = reduce.counts(where, weights, anchors.shape[:-1])
+        raise checks.error(caller, f"anchors must have at least one feature, got {anchors.shape}")
+    norm_degree = checks.number(caller, "norm_degree", norm_degree, least=1)
+    margin = checks.number(caller, "margin", margin, least=0)
+    eps = checks.number(caller, "eps", eps, above=0)
+    weights = reduce.counts(caller, weights, anchors.shape[:-1])
     anchors, positives, negatives = (
         reduce.keep(weights, values.astype(mx.float32)) for values in (anchors, positives, negatives)
     )
     near = _distance(anchors - positives, norm_degree, eps)
     far = _distance(anchors - negatives, norm_degree, eps)
-    return reduce.weighted(where, mx.maximum(near - far + margin, 0), weights)
+    return reduce.weighted(caller, mx.maximum(near - far + margin, 0), weights)
 
 
 def _others(logits: mx.array, own: mx.array, weights: mx.array | None) -> mx.array:

@@ -66,14 +66,14 @@ def unit(vectors: mx.array, epsilon: float = 0.0) -> mx.array:
 
 
 def _cosines(
-    where: str, predictions: mx.array, targets: mx.array, epsilon: float, weights: mx.array | None
+    caller: str, predictions: mx.array, targets: mx.array, epsilon: float, weights: mx.array | None
 ) -> tuple[mx.array, mx.array | None]:
-    reduce.floating(where, "predictions", predictions)
-    reduce.floating(where, "targets", targets)
-    reduce.same_shape(where, "targets", targets, "predictions", predictions)
+    reduce.floating(caller, "predictions", predictions)
+    reduce.floating(caller, "targets", targets)
+    reduce.same_shape(caller, "targets", targets, "predictions", predictions)
     if predictions.ndim == 0 or predictions.shape[-1] == 0:
-        raise checks.refuse(where, f"predictions must have at least one feature, got {predictions.shape}")
-    epsilon = checks.number(where, "epsilon", epsilon, least=0)
-    weights = reduce.counts(where, weights, predictions.shape[:-1])
+        raise checks.error(caller, f"predictions must have at least one feature, got {predictions.shape}")
+    epsilon = checks.number(caller, "epsilon", epsilon, least=0)
+    weights = reduce.counts(caller, weights, predictions.shape[:-1])
     first, second = (unit(reduce.keep(weights, values), epsilon) for values in (predictions, targets))
     return sums.total(first * second, -1), weights

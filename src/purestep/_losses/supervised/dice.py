@@ -61,7 +61,7 @@ def dice_loss(
     if class_weights is not None:
         reduce.array(name, "class_weights", class_weights)
         if class_weights.shape != losses.shape[-1:]:
-            raise checks.refuse(
+            raise checks.error(
                 name, f"class_weights must have shape {losses.shape[-1:]}, got {class_weights.shape}"
             )
         losses = losses * class_weights.astype(mx.float32)
@@ -166,7 +166,7 @@ def _losses(
     reduce.floating(name, "predictions", predictions)
     reduce.same_shape(name, "targets", targets, "predictions", predictions)
     if predictions.ndim < 2 or predictions.shape[-1] == 0:
-        raise checks.refuse(name, f"predictions must be [batch, ..., classes], got {predictions.shape}")
+        raise checks.error(name, f"predictions must be [batch, ..., classes], got {predictions.shape}")
     smooth, alpha, beta = (
         checks.number(name, option, value, least=0)
         for option, value in (("smooth", smooth), ("alpha", alpha), ("beta", beta))

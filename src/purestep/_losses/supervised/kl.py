@@ -36,15 +36,15 @@ def kl_divergence(
     >>> kl_divergence(mx.log(mx.array([[0.5, 0.5]])), mx.array([[1.0, 0.0]])).value
     array(0.693147, dtype=float32)
     """
-    where = "kl_divergence"
-    predictions, targets, weights = _rows(where, log_predictions, "targets", targets, weights, 1.0)
+    caller = "kl_divergence"
+    predictions, targets, weights = _rows(caller, log_predictions, "targets", targets, weights, 1.0)
     if reverse:
         # The gradient of log at zero is infinite, and times zero NaN: so zeros never reach it.
         logs = mx.where(targets != 0, mx.log(mx.where(targets != 0, targets, 1.0)), -mx.inf)
         losses = _expected(predictions, logs)
     else:
         losses = _forward(predictions, targets)
-    return reduce.weighted(where, sums.total(losses, -1), weights)
+    return reduce.weighted(caller, sums.total(losses, -1), weights)
 
 
 def kl_divergence_with_log_targets(
@@ -70,11 +70,11 @@ def kl_divergence_with_log_targets(
     >>> kl_divergence_with_log_targets(mx.log(mx.array([[0.5, 0.5]])), log_targets).value
     array(0.693147, dtype=float32)
     """
-    where = "kl_divergence_with_log_targets"
-    rows = _rows(where, log_predictions, "log_targets", log_targets, weights, 0.0)
+    caller = "kl_divergence_with_log_targets"
+    rows = _rows(caller, log_predictions, "log_targets", log_targets, weights, 0.0)
     predictions, targets, weights = rows
     first, second = (predictions, targets) if reverse else (targets, predictions)
-    return reduce.weighted(where, sums.total(_expected(first, second), -1), weights)
+    return reduce.weighted(caller, sums.total(_expected(first, second), -1), weights)
 
 
 def generalized_kl_divergence(
@@ -99,14 +99,14 @@ def generalized_kl_divergence(
     >>> generalized_kl_divergence(mx.zeros((1, 2)), mx.array([[1.0, 2.0]])).value
     array(0.386294, dtype=float32)
     """
-    where = "generalized_kl_divergence"
-    predictions, targets, weights = _rows(where, log_predictions, "targets", targets, weights, 1.0)
+    caller = "generalized_kl_divergence"
+    predictions, targets, weights = _rows(caller, log_predictions, "targets", targets, weights, 1.0)
     losses = _forward(predictions, targets) + mx.exp(predictions) - targets
-    return reduce.weighted(where, sums.total(losses, -1), weights)
+    return reduce.weighted(caller, sums.total(losses, -1), weights)
 
 
 def _rows(
-    where: str,
+    caller: str,
     log_predictions: mx.array,
     name: str,
     targets: mx.array,
@@ -114,14 +114,14 @@ def _rows(
     instead: float,
 ) -> tuple[mx.array, mx.array, mx.array | None]:
     """Return both in float32, harmless where they do not count, and what each row weighs."""
-    reduce.floating(where, "log_predictions", log_predictions)
-    reduce.floating(where, name, targets)
-    reduce.same_shape(where, name, targets, "log_predictions", log_predictions)
+    reduce.floating(caller, "log_predictions", log_predictions)
+    reduce.floating(caller, name, targets)
+    reduce.same_shape(caller, name, targets, "log_predictions", log_predictions)
     if log_predictions.ndim == 0 or log_predictions.shape[-1] == 0:
-        raise checks.refuse(
-            where, f"log_predictions must have at least one class, got {log_predictions.shape}"
+        raise checks.error(
+            caller, f"log_predictions must have at least one class, got {log_predictions.shape}"
         )
-    weights = reduce.counts(where, weights, log_predictions.shape[:-1])
+    weights = reduce.counts(caller, weights, log_predictions.shape[:-1])
     predictions = reduce.keep(weights, log_predictions.astype(mx.float32))
     return predictions, reduce.keep(weights, targets.astype(mx.float32), instead), weights
 

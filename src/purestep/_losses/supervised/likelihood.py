@@ -34,16 +34,16 @@ def nll_loss(
     >>> nll_loss(mx.log(mx.array([[0.5, 0.25, 0.25]])), mx.array([1])).value
     array(1.38629, dtype=float32)
     """
-    where = "nll_loss"
+    caller = "nll_loss"
     names = ("inputs", "targets")
     if ignore_index is not None:
-        ignore_index = checks.integer(where, "ignore_index", ignore_index)
-        reduce.labelled(where, inputs, targets, names)
-        reduce.integers(where, "targets", targets)
-        weights = reduce.counts(where, weights, targets.shape, "targets'")
+        ignore_index = checks.integer(caller, "ignore_index", ignore_index)
+        reduce.labelled(caller, inputs, targets, names)
+        reduce.integers(caller, "targets", targets)
+        weights = reduce.counts(caller, weights, targets.shape, "targets'")
         weights = reduce.ignoring(ignore_index, reduce.signed(targets), weights)
-    inputs, labels, valid, weights = reduce.classes(where, inputs, targets, weights, names)
-    return reduce.weighted(where, -reduce.chosen(inputs, labels) * valid, weights)
+    inputs, labels, valid, weights = reduce.classes(caller, inputs, targets, weights, names)
+    return reduce.weighted(caller, -reduce.chosen(inputs, labels) * valid, weights)
 
 
 def gaussian_nll_loss(
@@ -78,15 +78,15 @@ def gaussian_nll_loss(
     >>> gaussian_nll_loss(mx.array([1.0, 2.0]), mx.array([1.0, 0.0]), mx.array([1.0, 4.0])).total
     array(1.19315, dtype=float32)
     """
-    where = "gaussian_nll_loss"
-    eps = checks.number(where, "eps", eps, above=0)
-    predictions, targets, counts = reduce.pair(where, predictions, targets, weights)
-    reduce.same_shape(where, "variances", variances, "predictions", predictions)
-    reduce.floating(where, "variances", variances)
+    caller = "gaussian_nll_loss"
+    eps = checks.number(caller, "eps", eps, above=0)
+    predictions, targets, counts = reduce.pair(caller, predictions, targets, weights)
+    reduce.same_shape(caller, "variances", variances, "predictions", predictions)
+    reduce.floating(caller, "variances", variances)
     variances = reduce.keep(counts, variances.astype(mx.float32), 1.0)
     valid = mx.where(variances >= 0, 1.0, mx.nan)
     variances = mx.maximum(variances, eps)
     losses = 0.5 * (mx.log(variances) + mx.square(predictions - targets) / variances)
     if full:
         losses = losses + 0.5 * math.log(2 * math.pi)
-    return reduce.weighted(where, losses * valid, counts)
+    return reduce.weighted(caller, losses * valid, counts)

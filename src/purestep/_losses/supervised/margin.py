@@ -22,9 +22,9 @@ def hinge_loss(predictor_outputs: mx.array, targets: mx.array, *, weights: mx.ar
     >>> hinge_loss(mx.array([0.5, 2.0, -1.0]), mx.array([1, 1, 1])).total
     array(2.5, dtype=float32)
     """
-    where = "hinge_loss"
-    agreement, valid, weights = _agreement(where, predictor_outputs, targets, weights)
-    return reduce.weighted(where, mx.maximum(1 - agreement, 0) * valid, weights)
+    caller = "hinge_loss"
+    agreement, valid, weights = _agreement(caller, predictor_outputs, targets, weights)
+    return reduce.weighted(caller, mx.maximum(1 - agreement, 0) * valid, weights)
 
 
 def perceptron_loss(
@@ -39,9 +39,9 @@ def perceptron_loss(
     >>> perceptron_loss(mx.array([0.5, 2.0, -1.0]), mx.array([1, 1, 1])).total
     array(1, dtype=float32)
     """
-    where = "perceptron_loss"
-    agreement, valid, weights = _agreement(where, predictor_outputs, targets, weights)
-    return reduce.weighted(where, mx.maximum(-agreement, 0) * valid, weights)
+    caller = "perceptron_loss"
+    agreement, valid, weights = _agreement(caller, predictor_outputs, targets, weights)
+    return reduce.weighted(caller, mx.maximum(-agreement, 0) * valid, weights)
 
 
 def multiclass_hinge_loss(scores: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
@@ -106,25 +106,25 @@ def margin_ranking_loss(
     >>> margin_ranking_loss(mx.array([1.0, 1.0]), mx.array([3.0, 0.0]), mx.array([1, 1])).total
     array(2, dtype=float32)
     """
-    where = "margin_ranking_loss"
-    margin = checks.number(where, "margin", margin)
-    reduce.floating(where, "inputs1", inputs1)
-    reduce.floating(where, "inputs2", inputs2)
-    reduce.same_shape(where, "inputs2", inputs2, "inputs1", inputs1)
-    reduce.same_shape(where, "targets", targets, "inputs1", inputs1)
-    weights = reduce.counts(where, weights, inputs1.shape)
+    caller = "margin_ranking_loss"
+    margin = checks.number(caller, "margin", margin)
+    reduce.floating(caller, "inputs1", inputs1)
+    reduce.floating(caller, "inputs2", inputs2)
+    reduce.same_shape(caller, "inputs2", inputs2, "inputs1", inputs1)
+    reduce.same_shape(caller, "targets", targets, "inputs1", inputs1)
+    weights = reduce.counts(caller, weights, inputs1.shape)
     first, second = (reduce.keep(weights, values.astype(mx.float32)) for values in (inputs1, inputs2))
     targets = reduce.keep(weights, targets.astype(mx.float32), 1.0)
     losses = mx.maximum(margin - (first - second) * targets, 0)
-    return reduce.weighted(where, losses * _valid(targets), weights)
+    return reduce.weighted(caller, losses * _valid(targets), weights)
 
 
 def _agreement(
-    where: str, outputs: mx.array, targets: mx.array, weights: mx.array | None
+    caller: str, outputs: mx.array, targets: mx.array, weights: mx.array | None
 ) -> tuple[mx.array, mx.array, mx.array | None]:
-    reduce.floating(where, "predictor_outputs", outputs)
-    reduce.same_shape(where, "targets", targets, "predictor_outputs", outputs)
-    weights = reduce.counts(where, weights, outputs.shape)
+    reduce.floating(caller, "predictor_outputs", outputs)
+    reduce.same_shape(caller, "targets", targets, "predictor_outputs", outputs)
+    weights = reduce.counts(caller, weights, outputs.shape)
     outputs = reduce.keep(weights, outputs.astype(mx.float32))
     targets = reduce.keep(weights, targets.astype(mx.float32), 1.0)
     return outputs * targets, _valid(targets), weights
@@ -136,11 +136,11 @@ def _valid(targets: mx.array) -> mx.array:
 
 
 def _multiclass(
-    where: str, scores: mx.array, labels: mx.array, weights: mx.array | None, margin: float
+    caller: str, scores: mx.array, labels: mx.array, weights: mx.array | None, margin: float
 ) -> Mean:
-    scores, labels, valid, weights = reduce.classes(where, scores, labels, weights, ("scores", "labels"))
+    scores, labels, valid, weights = reduce.classes(caller, scores, labels, weights, ("scores", "labels"))
     # Differences first: the margin would be lost in scores of 1e8.
     lead = scores - reduce.chosen(scores, labels)[..., None]
     if margin:
         lead = lead + mx.where(mx.arange(scores.shape[-1]) == labels[..., None], 0.0, margin)
-    return reduce.weighted(where, lead.max(axis=-1) * valid, weights)
+    return reduce.weighted(caller, lead.max(axis=-1) * valid, weights)

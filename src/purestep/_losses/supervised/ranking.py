@@ -43,7 +43,7 @@ def ranking_softmax_loss(
     reduce.floating(name, "logits", logits)
     reduce.same_shape(name, "labels", labels, "logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise checks.refuse(name, f"logits must have at least one item, got {logits.shape}")
+        raise checks.error(name, f"logits must have at least one item, got {logits.shape}")
     weights = reduce.counts(name, weights, logits.shape, "the logits'")
     there = reduce.counts(name, where, logits.shape, "the logits'", "where")
     logits, labels = (reduce.keep(there, values.astype(mx.float32)) for values in (logits, labels))

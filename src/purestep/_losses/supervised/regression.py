@@ -125,9 +125,9 @@ def log_cosh(predictions: mx.array, targets: mx.array, *, weights: mx.array | No
 
 
 def _errors(
-    where: str, predictions: mx.array, targets: mx.array, weights: mx.array | None
+    caller: str, predictions: mx.array, targets: mx.array, weights: mx.array | None
 ) -> tuple[mx.array, mx.array | None]:
-    predictions, targets, weights = reduce.pair(where, predictions, targets, weights)
+    predictions, targets, weights = reduce.pair(caller, predictions, targets, weights)
     return predictions - targets, weights
 
 

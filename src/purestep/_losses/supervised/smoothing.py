@@ -28,11 +28,11 @@ def smooth_labels(labels: mx.array, alpha: float) -> mx.array:
     >>> smooth_labels(mx.array([1.0, 0.0, 0.0, 0.0]), 0.4)
     array([0.7, 0.1, 0.1, 0.1], dtype=float32)
     """
-    where = "smooth_labels"
-    reduce.floating(where, "labels", labels)
+    caller = "smooth_labels"
+    reduce.floating(caller, "labels", labels)
     if labels.ndim == 0 or labels.shape[-1] == 0:
-        raise checks.refuse(where, f"labels must have at least one class, got {labels.shape}")
-    alpha = checks.number(where, "alpha", alpha, least=0, most=1)
+        raise checks.error(caller, f"labels must have at least one class, got {labels.shape}")
+    alpha = checks.number(caller, "alpha", alpha, least=0, most=1)
     wide = labels.astype(mx.float32)
     return ((1 - alpha) * wide + alpha / labels.shape[-1]).astype(labels.dtype)
 
@@ -64,16 +64,16 @@ def poly_loss_cross_entropy(
     >>> poly_loss_cross_entropy(mx.zeros((1, 2)), mx.array([[1.0, 0.0]])).value
     array(1.69315, dtype=float32)
     """
-    where = "poly_loss_cross_entropy"
-    epsilon = checks.number(where, "epsilon", epsilon, least=-1)
-    reduce.floating(where, "logits", logits)
-    reduce.floating(where, "labels", labels)
-    reduce.same_shape(where, "labels", labels, "logits", logits)
+    caller = "poly_loss_cross_entropy"
+    epsilon = checks.number(caller, "epsilon", epsilon, least=-1)
+    reduce.floating(caller, "logits", logits)
+    reduce.floating(caller, "labels", labels)
+    reduce.same_shape(caller, "labels", labels, "logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise checks.refuse(where, f"logits must have at least one class, got {logits.shape}")
-    weights = reduce.counts(where, weights, logits.shape[:-1])
+        raise checks.error(caller, f"logits must have at least one class, got {logits.shape}")
+    weights = reduce.counts(caller, weights, logits.shape[:-1])
     logits, labels = (reduce.keep(weights, values.astype(mx.float32)) for values in (logits, labels))
     log_q = reduce.log_softmax(logits)
     costs = -reduce.spared(labels, log_q) - epsilon * mx.expm1(log_q)
     losses = sums.total(labels * costs, -1) * reduce.distributions(labels, weights)
-    return reduce.weighted(where, losses, weights)
+    return reduce.weighted(caller, losses, weights)

@@ -33,15 +33,15 @@ def sparsemax_loss(logits: mx.array, labels: mx.array, *, weights: mx.array | No
     >>> sparsemax_loss(mx.array([0.0, 3.0, -3.0]), mx.array([1, 1, 1])).total
     array(3.25, dtype=float32)
     """
-    where = "sparsemax_loss"
-    reduce.floating(where, "logits", logits)
-    reduce.same_shape(where, "labels", labels, "logits", logits)
-    weights = reduce.counts(where, weights, logits.shape)
+    caller = "sparsemax_loss"
+    reduce.floating(caller, "logits", logits)
+    reduce.same_shape(caller, "labels", labels, "logits", logits)
+    weights = reduce.counts(caller, weights, logits.shape)
     logits, labels = (reduce.keep(weights, values.astype(mx.float32)) for values in (logits, labels))
     valid = mx.where(mx.logical_or(labels == 0, labels == 1), 1.0, mx.nan)
     x = (1 - 2 * labels) * logits
     near = mx.clip(x, -1, 1)
-    return reduce.weighted(where, (mx.square(near + 1) / 4 + mx.maximum(x - 1, 0)) * valid, weights)
+    return reduce.weighted(caller, (mx.square(near + 1) / 4 + mx.maximum(x - 1, 0)) * valid, weights)
 
 
 def multiclass_sparsemax_loss(scores: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
@@ -67,14 +67,14 @@ def multiclass_sparsemax_loss(scores: mx.array, labels: mx.array, *, weights: mx
     >>> multiclass_sparsemax_loss(mx.array([[0.5, 0.0, -9.0]]), mx.array([0])).value
     array(0.0625, dtype=float32)
     """
-    where = "multiclass_sparsemax_loss"
-    scores, labels, valid, weights = reduce.classes(where, scores, labels, weights, ("scores", "labels"))
+    caller = "multiclass_sparsemax_loss"
+    scores, labels, valid, weights = reduce.classes(caller, scores, labels, weights, ("scores", "labels"))
     scores = scores - mx.stop_gradient(scores.max(axis=-1, keepdims=True))
     support, threshold = _simplex(scores)
     # Of numbers between -1 and 0: the scores of the support, less the largest, and their threshold.
     squares = mx.where(support, mx.square(mx.where(support, scores, 0.0)) - mx.square(threshold), 0.0)
     losses = 0.5 * (1 + sums.total(squares, -1)) - reduce.chosen(scores, labels)
-    return reduce.weighted(where, losses * valid, weights)
+    return reduce.weighted(caller, losses * valid, weights)
 
 
 def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., Mean]:
@@ -102,18 +102,18 @@ def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., M
     array(1.38629, dtype=float32)
     """
     checks.function("make_fenchel_young_loss", "max_fun", max_fun)
-    where = "fenchel_young_loss"
+    caller = "fenchel_young_loss"
 
     def fenchel_young_loss(
         scores: mx.array, targets: mx.array, *args: Any, weights: mx.array | None = None, **kwargs: Any
     ) -> Mean:
-        reduce.floating(where, "scores", scores)
-        reduce.same_shape(where, "targets", targets, "scores", scores)
+        reduce.floating(caller, "scores", scores)
+        reduce.same_shape(caller, "targets", targets, "scores", scores)
         if scores.ndim == 0 or scores.shape[-1] == 0:
-            raise checks.refuse(where, f"scores must have at least one class, got {scores.shape}")
-        weights = reduce.counts(where, weights, scores.shape[:-1])
+            raise checks.error(caller, f"scores must have at least one class, got {scores.shape}")
+        weights = reduce.counts(caller, weights, scores.shape[:-1])
         if scores.size == 0:  # which max_fun need not bear
-            return reduce.weighted(where, sums.total(scores, -1), weights)
+            return reduce.weighted(caller, sums.total(scores, -1), weights)
         scores, targets = (reduce.keep(weights, values.astype(mx.float32)) for values in (scores, targets))
         # Less their largest, by which both terms change alike where a target sums to 1: the rest is added.
         largest = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
@@ -122,7 +122,7 @@ def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., M
         losses = maxima - sums.total(targets * reduce.spared(targets, scores - largest), -1)
         rest = 1 - sums.total(targets, -1)
         losses = losses + mx.where(mx.abs(rest) > _ROUNDING, rest * largest.squeeze(-1), 0.0)
-        return reduce.weighted(where, losses, weights)
+        return reduce.weighted(caller, losses, weights)
 
     return fenchel_young_loss
 

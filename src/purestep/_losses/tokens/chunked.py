@@ -134,7 +134,7 @@ def _check(
     reduce.integers(_WHERE, "targets", targets)
     reduce.labelled(_WHERE, hidden, targets, ("hidden", "targets"))
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
-        raise checks.refuse(
+        raise checks.error(
             _WHERE, f"weight must be [classes, {hidden.shape[-1]}] as hidden has features, got {weight.shape}"
         )
     for name, array, shape in (("weight", weight, weight.shape), ("bias", bias, weight.shape[:1])):
@@ -144,7 +144,7 @@ def _check(
         if array.dtype != hidden.dtype:
             raise TypeError(f"{_WHERE}: {name} must have hidden's dtype {hidden.dtype}, got {array.dtype}")
         if array.shape != shape:
-            raise checks.refuse(_WHERE, f"{name} must be {shape}, one for each class, got {array.shape}")
+            raise checks.error(_WHERE, f"{name} must be {shape}, one for each class, got {array.shape}")
     chunk_size = checks.integer(_WHERE, "chunk_size", chunk_size, least=1)
     label_smoothing = checks.number(_WHERE, "label_smoothing", label_smoothing, least=0, below=1)
     z_loss = checks.number(_WHERE, "z_loss", z_loss, least=0)

@@ -171,7 +171,7 @@ def _class_weights(class_weights: mx.array | None, logits: mx.array) -> mx.array
     if not isinstance(class_weights, mx.array):
         raise TypeError(f"{_WHERE}: class_weights must be an array, got {type(class_weights).__name__}")
     if class_weights.shape != logits.shape[-1:]:
-        raise checks.refuse(
+        raise checks.error(
             _WHERE, f"class_weights must have shape {logits.shape[-1:]}, got {class_weights.shape}"
         )
     return class_weights.astype(mx.float32)
@@ -186,13 +186,13 @@ def _check(
     if soft:
         reduce.same_shape(_WHERE, "targets", targets, "logits", logits)
         if ignore_index is not None:
-            raise checks.refuse(
+            raise checks.error(
                 _WHERE, f"ignore_index must be None for targets that are distributions, got {ignore_index}"
             )
     else:
         reduce.labelled(_WHERE, logits, targets)
     if logits.shape[-1] == 0:
-        raise checks.refuse(_WHERE, f"logits must have at least one class, got {logits.shape}")
+        raise checks.error(_WHERE, f"logits must have at least one class, got {logits.shape}")
     reduce.floating(_WHERE, "logits", logits)
     if not soft:
         reduce.integers(_WHERE, "targets", targets)

@@ -48,11 +48,11 @@ def ctc_loss(
     >>> ctc_loss(mx.zeros((1, 2, 2)), mx.zeros((1, 2)), mx.array([[1]]), mx.zeros((1, 1))).value
     array(0.287682, dtype=float32)
     """
-    where = "ctc_loss"
-    _check(where, logits, logit_paddings, labels, label_paddings, blank_id)
+    caller = "ctc_loss"
+    _check(caller, logits, logit_paddings, labels, label_paddings, blank_id)
     batch, frames, classes = logits.shape
     length = labels.shape[1]
-    weights = reduce.counts(where, weights, (batch,), "the sequences'")
+    weights = reduce.counts(caller, weights, (batch,), "the sequences'")
     # Masks: with a gradient, MLX would take it through the places that they choose, which it refuses.
     logit_paddings, label_paddings = mx.stop_gradient(logit_paddings), mx.stop_gradient(label_paddings)
     real_frames, real_labels = logit_paddings == 0, label_paddings == 0
@@ -89,33 +89,33 @@ def ctc_loss(
     at_label = mx.where(last > 0, reduce.chosen(scores, mx.maximum(last - 1, 0)), _NEVER)
     losses = -mx.logaddexp(at_blank, at_label)
     losses = mx.where(losses > -_NEVER / 2, mx.inf, losses)
-    return reduce.weighted(where, losses * valid, weights)
+    return reduce.weighted(caller, losses * valid, weights)
 
 
 def _check(
-    where: str,
+    caller: str,
     logits: mx.array,
     logit_paddings: mx.array,
     labels: mx.array,
     label_paddings: mx.array,
     blank_id: int,
 ) -> None:
-    reduce.floating(where, "logits", logits)
-    reduce.integers(where, "labels", labels)
+    reduce.floating(caller, "logits", logits)
+    reduce.integers(caller, "labels", labels)
     if logits.ndim != 3 or labels.ndim != 2 or logits.shape[0] != labels.shape[0]:
-        raise checks.refuse(
-            where,
+        raise checks.error(
+            caller,
             "logits and labels must be [batch, frames, classes] and [batch, length], "
             f"got {logits.shape} and {labels.shape}",
         )
-    reduce.same_shape(where, "label_paddings", label_paddings, "labels", labels)
-    reduce.array(where, "logit_paddings", logit_paddings)
+    reduce.same_shape(caller, "label_paddings", label_paddings, "labels", labels)
+    reduce.array(caller, "logit_paddings", logit_paddings)
     if logit_paddings.shape != logits.shape[:2]:
-        raise checks.refuse(
-            where, f"logit_paddings must be [batch, frames] {logits.shape[:2]}, got {logit_paddings.shape}"
+        raise checks.error(
+            caller, f"logit_paddings must be [batch, frames] {logits.shape[:2]}, got {logit_paddings.shape}"
         )
-    blank_id = checks.integer(where, "blank_id", blank_id, least=0)
+    blank_id = checks.integer(caller, "blank_id", blank_id, least=0)
     if blank_id >= logits.shape[2]:
-        raise checks.refuse(
-            where, f"blank_id must be less than the {logits.shape[2]} classes, got {blank_id}"
+        raise checks.error(
+            caller, f"blank_id must be less than the {logits.shape[2]} classes, got {blank_id}"
         )

@@ -65,10 +65,10 @@ def soft_target_loss(
     >>> soft_target_loss(mx.array([0.0, 0.0]), mx.array([4.0, -4.0])).value
     array(5.24501, dtype=float32)
     """
-    where = "soft_target_loss"
+    caller = "soft_target_loss"
     top = teacher_indices, teacher_rest
     temperature, beta = checks.python_number(temperature), checks.python_number(beta)
-    counts = _check(where, student_logits, teacher_logits, *top, weights, temperature, divergence, beta)
+    counts = _check(caller, student_logits, teacher_logits, *top, weights, temperature, divergence, beta)
     student = reduce.keep(counts, student_logits.astype(mx.float32))
     losses = _soft(student, teacher_logits, temperature, divergence, beta, *top, counts)
     return Mean.of(losses, counts)
@@ -95,12 +95,12 @@ def top_k_logits(
     >>> top_k_logits(mx.array([[0.0, 8.0, 4.0, 0.0]]), 2)[0::2]
     (array([[8, 4]], dtype=float32), array([0.693147], dtype=float32))
     """
-    where = "top_k_logits"
-    reduce.floating(where, "teacher_logits", teacher_logits)
-    temperature = checks.number(where, "temperature", temperature, above=0)
-    k = checks.integer(where, "k", k, least=1)
+    caller = "top_k_logits"
+    reduce.floating(caller, "teacher_logits", teacher_logits)
+    temperature = checks.number(caller, "temperature", temperature, above=0)
+    k = checks.integer(caller, "k", k, least=1)
     if teacher_logits.ndim == 0 or teacher_logits.shape[-1] < k:
-        raise checks.refuse(where, f"k must be at most the vocabulary of {teacher_logits.shape}, got {k}")
+        raise checks.error(caller, f"k must be at most the vocabulary of {teacher_logits.shape}, got {k}")
     indices = mx.argsort(-teacher_logits, axis=-1)[..., :k]
     wide = teacher_logits.astype(mx.float32) / temperature
     rest = reduce.logsumexp(mx.put_along_axis(wide, indices, mx.array(-math.inf), axis=-1))
@@ -150,18 +150,18 @@ def distillation_loss(
     >>> metrics["soft"].value, metrics["hard"].value, loss.value
     (array(0, dtype=float32), array(0.693147, dtype=float32), array(0.346574, dtype=float32))
     """
-    where = "distillation_loss"
-    alpha = checks.number(where, "alpha", alpha, least=0, most=1)
+    caller = "distillation_loss"
+    alpha = checks.number(caller, "alpha", alpha, least=0, most=1)
     if ignore_index is not None:
-        ignore_index = checks.integer(where, "ignore_index", ignore_index)
+        ignore_index = checks.integer(caller, "ignore_index", ignore_index)
     top = teacher_indices, teacher_rest
     temperature, beta = checks.python_number(temperature), checks.python_number(beta)
-    counts = _check(where, student_logits, teacher_logits, *top, weights, temperature, divergence, beta)
-    reduce.labelled(where, student_logits, targets, ("student_logits", "targets"))
-    reduce.integers(where, "targets", targets)
+    counts = _check(caller, student_logits, teacher_logits, *top, weights, temperature, divergence, beta)
+    reduce.labelled(caller, student_logits, targets, ("student_logits", "targets"))
+    reduce.integers(caller, "targets", targets)
     counts = reduce.ignoring(ignore_index, reduce.signed(targets), counts)
     names = ("student_logits", "targets")
-    student, labels, valid, counts = reduce.classes(where, student_logits, targets, counts, names)
+    student, labels, valid, counts = reduce.classes(caller, student_logits, targets, counts, names)
     soft = _soft(student, teacher_logits, temperature, divergence, beta, *top, counts)
     hard = -reduce.chosen(reduce.log_softmax(student), labels) * valid
     metrics = {
@@ -206,7 +206,7 @@ def _soft(
 
 
 def _check(
-    where: str,
+    caller: str,
     student: mx.array,
     teacher: mx.array,
     indices: mx.array | None,
@@ -216,34 +216,34 @@ def _check(
     divergence: str,
     beta: float,
 ) -> mx.array | None:
-    reduce.floating(where, "student_logits", student)
-    reduce.floating(where, "teacher_logits", teacher)
+    reduce.floating(caller, "student_logits", student)
+    reduce.floating(caller, "teacher_logits", teacher)
     if student.ndim == 0 or student.shape[-1] == 0:
-        raise checks.refuse(
-            where, f"student_logits must be [..., vocab] with vocab >= 1, got {student.shape}"
+        raise checks.error(
+            caller, f"student_logits must be [..., vocab] with vocab >= 1, got {student.shape}"
         )
     if indices is None:
-        reduce.same_shape(where, "teacher_logits", teacher, "student_logits", student)
+        reduce.same_shape(caller, "teacher_logits", teacher, "student_logits", student)
     else:
-        reduce.integers(where, "teacher_indices", indices)
+        reduce.integers(caller, "teacher_indices", indices)
         if teacher.shape[:-1] != student.shape[:-1] or not 0 < teacher.shape[-1] <= student.shape[-1]:
-            raise checks.refuse(
-                where,
+            raise checks.error(
+                caller,
                 f"teacher_logits must have student_logits' {student.shape}, the last axis shortened to k of "
                 f"1 to {student.shape[-1]}, got {teacher.shape}",
             )
-        reduce.same_shape(where, "teacher_indices", indices, "teacher_logits", teacher)
+        reduce.same_shape(caller, "teacher_indices", indices, "teacher_logits", teacher)
     if rest is not None:
-        reduce.floating(where, "teacher_rest", rest)
+        reduce.floating(caller, "teacher_rest", rest)
         if rest.shape != student.shape[:-1]:
-            raise checks.refuse(where, f"teacher_rest must have shape {student.shape[:-1]}, got {rest.shape}")
-    temperature = checks.number(where, "temperature", temperature, above=0)
-    checks.one_of(where, "divergence", divergence, DIVERGENCES)
+            raise checks.error(caller, f"teacher_rest must have shape {student.shape[:-1]}, got {rest.shape}")
+    temperature = checks.number(caller, "temperature", temperature, above=0)
+    checks.one_of(caller, "divergence", divergence, DIVERGENCES)
     if isinstance(beta, mx.array):
-        raise TypeError(f"{where}: beta must be a Python number, got an array")
-    beta = checks.number(where, "beta", beta, above=0, below=1)
+        raise TypeError(f"{caller}: beta must be a Python number, got an array")
+    beta = checks.number(caller, "beta", beta, above=0, below=1)
     if rest is not None and indices is None:
-        raise checks.refuse(where, "teacher_rest must come with teacher_indices, got it alone")
+        raise checks.error(caller, "teacher_rest must come with teacher_indices, got it alone")
     if divergence == "reverse_kl" and indices is not None and rest is None:
-        raise checks.refuse(where, "teacher_rest must be given for a reverse_kl of top-k logits, got None")
-    return reduce.counts(where, weights, student.shape[:-1], "the positions'")
+        raise checks.error(caller, "teacher_rest must be given for a reverse_kl of top-k logits, got None")
+    return reduce.counts(caller, weights, student.shape[:-1], "the positions'")

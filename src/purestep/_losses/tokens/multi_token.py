@@ -46,14 +46,14 @@ class MultiTokenPrediction(nn.Module):
         self, width: int, heads: int, n_predict: int = 2, *, feed_width: int | None = None, eps: float = 1e-6
     ):
         super().__init__()
-        where = "MultiTokenPrediction"
-        width = checks.integer(where, "width", width, least=1)
-        heads = checks.integer(where, "heads", heads, least=1)
-        n_predict = checks.integer(where, "n_predict", n_predict, least=1)
+        caller = "MultiTokenPrediction"
+        width = checks.integer(caller, "width", width, least=1)
+        heads = checks.integer(caller, "heads", heads, least=1)
+        n_predict = checks.integer(caller, "n_predict", n_predict, least=1)
         if width % (2 * heads):
-            raise checks.refuse(where, f"width must be an even multiple of heads={heads}, got {width}")
+            raise checks.error(caller, f"width must be an even multiple of heads={heads}, got {width}")
         feed_width = 4 * width if feed_width is None else feed_width
-        feed_width = checks.integer(where, "feed_width", feed_width, least=1)
+        feed_width = checks.integer(caller, "feed_width", feed_width, least=1)
         self.heads = [MultiTokenHead(width, heads, feed_width, eps) for _ in range(n_predict)]
 
     def __call__(self, hidden: mx.array, embedded: mx.array) -> list[mx.array]:
@@ -69,13 +69,13 @@ class MultiTokenPrediction(nn.Module):
         Raises:
             ValueError: if the shapes differ, or there are no more tokens than heads.
         """
-        where = "MultiTokenPrediction"
+        caller = "MultiTokenPrediction"
         if hidden.ndim != 3:
-            raise checks.refuse(where, f"hidden must be [batch, length, width], got {hidden.shape}")
-        reduce.same_shape(where, "embedded", embedded, "hidden", hidden)
+            raise checks.error(caller, f"hidden must be [batch, length, width], got {hidden.shape}")
+        reduce.same_shape(caller, "embedded", embedded, "hidden", hidden)
         if hidden.shape[1] <= len(self.heads):
-            raise checks.refuse(
-                where, f"length must be greater than n_predict={len(self.heads)}, got {hidden.shape[1]}"
+            raise checks.error(
+                caller, f"length must be greater than n_predict={len(self.heads)}, got {hidden.shape[1]}"
             )
         states = [hidden]
         for depth, head in enumerate(self.heads, start=1):
@@ -161,10 +161,10 @@ def multi_token_loss(
     >>> {name: mean.weight.item() for name, mean in metrics.items()}
     {'next_token_loss': 4.0, 'mtp_loss_1': 3.0, 'mtp_loss_2': 2.0}
     """
-    where = "multi_token_loss"
-    mtp_weight = checks.number(where, "mtp_weight", mtp_weight, least=0)
-    _check(where, states, targets)
-    weights = reduce.counts(where, weights, targets.shape, "targets'")
+    caller = "multi_token_loss"
+    mtp_weight = checks.number(caller, "mtp_weight", mtp_weight, least=0)
+    _check(caller, states, targets)
+    weights = reduce.counts(caller, weights, targets.shape, "targets'")
     means = []
     for depth, state in enumerate(states):
         options = {
@@ -183,18 +183,18 @@ def multi_token_loss(
     return Mean(total, first.weight), dict(zip(names, means, strict=True))
 
 
-def _check(where: str, states: Sequence[mx.array], targets: mx.array) -> None:
+def _check(caller: str, states: Sequence[mx.array], targets: mx.array) -> None:
     if isinstance(states, mx.array) or not states:
-        raise checks.refuse(where, "states must be a list of arrays, one for each depth")
-    reduce.integers(where, "targets", targets)
+        raise checks.error(caller, "states must be a list of arrays, one for each depth")
+    reduce.integers(caller, "targets", targets)
     if targets.ndim != 2:
-        raise checks.refuse(where, f"targets must be [batch, length], got {targets.shape}")
+        raise checks.error(caller, f"targets must be [batch, length], got {targets.shape}")
     batch, length = targets.shape
     for depth, state in enumerate(states):
-        reduce.floating(where, f"states[{depth}]", state)
+        reduce.floating(caller, f"states[{depth}]", state)
         if state.ndim != 3 or state.shape[:2] != (batch, length - depth):
-            raise checks.refuse(
-                where,
+            raise checks.error(
+                caller,
                 f"states[{depth}] must be [{batch}, {length - depth}, width], {depth} less than targets' "
                 f"{targets.shape}, got {state.shape}",
             )

@@ -29,15 +29,15 @@ def packed_segments(tokens: mx.array, separator: int, *, padding: int | None = N
     >>> packed_segments(mx.array([[5, 9, 6, 7, 9, 0]]), separator=9, padding=0)
     array([[1, 1, 2, 2, 2, 0]], dtype=int32)
     """
-    where = "packed_segments"
-    _check(where, "tokens", tokens)
-    separator = checks.integer(where, "separator", separator, least=0)
+    caller = "packed_segments"
+    _check(caller, "tokens", tokens)
+    separator = checks.integer(caller, "separator", separator, least=0)
     tokens = reduce.signed(tokens)
     ends = (tokens == separator).astype(mx.int32)
     segments = mx.cumsum(ends, axis=-1) - ends + 1
     if padding is None:
         return segments
-    padding = checks.integer(where, "padding", padding, least=0)
+    padding = checks.integer(caller, "padding", padding, least=0)
     filler = tokens == padding
     if padding == separator:
         follows = mx.concatenate([mx.zeros_like(ends[..., :1]), ends[..., :-1]], axis=-1)
@@ -118,7 +118,7 @@ def _starts(segments: mx.array) -> mx.array:
     return mx.concatenate([mx.ones(segments[..., :1].shape, mx.bool_), changes], axis=-1)
 
 
-def _check(where: str, name: str, values: mx.array) -> None:
-    reduce.integers(where, name, values)
+def _check(caller: str, name: str, values: mx.array) -> None:
+    reduce.integers(caller, name, values)
     if values.ndim == 0 or values.shape[-1] == 0:
-        raise checks.refuse(where, f"{name} must be [batch, length] with length >= 1, got {values.shape}")
+        raise checks.error(caller, f"{name} must be [batch, length] with length >= 1, got {values.shape}")

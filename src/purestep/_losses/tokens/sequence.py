@@ -28,7 +28,7 @@ def shift(tokens: mx.array) -> tuple[mx.array, mx.array]:
     """
     reduce.array("shift", "tokens", tokens)
     if tokens.ndim == 0 or tokens.shape[-1] < 2:
-        raise checks.refuse("shift", f"tokens must be [..., length] with length >= 2, got {tokens.shape}")
+        raise checks.error("shift", f"tokens must be [..., length] with length >= 2, got {tokens.shape}")
     return tokens[..., :-1], tokens[..., 1:]
 
 
@@ -50,9 +50,9 @@ def prompt_mask(tokens: mx.array, prompt_lengths: int | mx.array) -> mx.array:
     >>> prompt_mask(mx.array([[5, 6, 7, 8]]), mx.array([2]))
     array([[1, 0, 0]], dtype=float32)
     """
-    where = "prompt_mask"
-    _check_tokens(where, tokens)
-    inside = mx.arange(1, tokens.shape[-1]) < _lengths(where, "prompt_lengths", prompt_lengths, tokens)
+    caller = "prompt_mask"
+    _check_tokens(caller, tokens)
+    inside = mx.arange(1, tokens.shape[-1]) < _lengths(caller, "prompt_lengths", prompt_lengths, tokens)
     return mx.broadcast_to(inside, tokens[..., 1:].shape).astype(mx.float32)
 
 
@@ -88,10 +88,10 @@ def completion_mask(
     array([[0, 1, 1, 0],
            [0, 1, 1, 0]], dtype=float32)
     """
-    where = "completion_mask"
-    inside = _completion(where, tokens, prompt_lengths, lengths)
+    caller = "completion_mask"
+    inside = _completion(caller, tokens, prompt_lengths, lengths)
     if stop_tokens is not None:
-        stops = mx.logical_and(inside, _is_stop(where, tokens[..., 1:], stop_tokens)).astype(mx.int32)
+        stops = mx.logical_and(inside, _is_stop(caller, tokens[..., 1:], stop_tokens)).astype(mx.int32)
         inside = mx.logical_and(inside, mx.cumsum(stops, axis=-1) - stops == 0)
     return inside.astype(mx.float32)
 
@@ -120,9 +120,9 @@ def truncation_mask(
     >>> truncation_mask(mx.array([[5, 6, 9], [9, 6, 7]]), 1, 9)
     array([0, 1], dtype=float32)
     """
-    where = "truncation_mask"
-    inside = _completion(where, tokens, prompt_lengths, lengths)
-    stops = mx.logical_and(inside, _is_stop(where, tokens[..., 1:], stop_tokens))
+    caller = "truncation_mask"
+    inside = _completion(caller, tokens, prompt_lengths, lengths)
+    stops = mx.logical_and(inside, _is_stop(caller, tokens[..., 1:], stop_tokens))
     return mx.logical_not(mx.any(stops, axis=-1)).astype(mx.float32)
 
 
@@ -161,12 +161,12 @@ def token_logps(
     >>> token_logps(mx.array([[[0.0, 0.0], [2.0, 0.0]]]), mx.array([[1, 0]]), temperature=2.0)
     array([[-0.693147, -0.313262]], dtype=float32)
     """
-    where = "token_logps"
-    temperature = checks.number(where, "temperature", temperature, above=0)
-    reduce.labelled(where, logits, targets)
-    reduce.floating(where, "logits", logits)
-    reduce.integers(where, "targets", targets)
-    kept = reduce.counts(where, mask, targets.shape, "targets'")
+    caller = "token_logps"
+    temperature = checks.number(caller, "temperature", temperature, above=0)
+    reduce.labelled(caller, logits, targets)
+    reduce.floating(caller, "logits", logits)
+    reduce.integers(caller, "targets", targets)
+    kept = reduce.counts(caller, mask, targets.shape, "targets'")
     if targets.size == 0:
         return sums.total(logits, -1)
     targets = reduce.signed(targets)
@@ -200,11 +200,11 @@ def sequence_logps(token_logps: mx.array, mask: mx.array, *, average: bool = Fal
     >>> sequence_logps(mx.array([[-1.0, -2.0, -9.0]]), mx.array([[1.0, 1.0, 0.0]]), average=True)
     array([-1.5], dtype=float32)
     """
-    where = "sequence_logps"
-    reduce.floating(where, "token_logps", token_logps)
-    reduce.same_shape(where, "mask", mask, "token_logps", token_logps)
+    caller = "sequence_logps"
+    reduce.floating(caller, "token_logps", token_logps)
+    reduce.same_shape(caller, "mask", mask, "token_logps", token_logps)
     if token_logps.ndim == 0:
-        raise checks.refuse(where, "token_logps must be [..., length - 1], got a scalar")
+        raise checks.error(caller, "token_logps must be [..., length - 1], got a scalar")
     mask = mask.astype(mx.float32)
     total = sums.total(reduce.keep(mask, token_logps.astype(mx.float32)) * mask, -1)
     if not average:
@@ -214,22 +214,22 @@ def sequence_logps(token_logps: mx.array, mask: mx.array, *, average: bool = Fal
 
 
 def _completion(
-    where: str, tokens: mx.array, prompt_lengths: int | mx.array, lengths: int | mx.array | None
+    caller: str, tokens: mx.array, prompt_lengths: int | mx.array, lengths: int | mx.array | None
 ) -> mx.array:
-    _check_tokens(where, tokens)
+    _check_tokens(caller, tokens)
     positions = mx.arange(1, tokens.shape[-1])
-    inside = positions >= _lengths(where, "prompt_lengths", prompt_lengths, tokens)
+    inside = positions >= _lengths(caller, "prompt_lengths", prompt_lengths, tokens)
     if lengths is not None:
-        inside = mx.logical_and(inside, positions < _lengths(where, "lengths", lengths, tokens))
+        inside = mx.logical_and(inside, positions < _lengths(caller, "lengths", lengths, tokens))
     return mx.broadcast_to(inside, tokens[..., 1:].shape)
 
 
-def _is_stop(where: str, targets: mx.array, stop_tokens: int | Sequence[int]) -> mx.array:
+def _is_stop(caller: str, targets: mx.array, stop_tokens: int | Sequence[int]) -> mx.array:
     stops = (stop_tokens,) if isinstance(stop_tokens, int) else tuple(stop_tokens)
     if not stops:
-        raise checks.refuse(where, "stop_tokens must name at least one token, got none")
+        raise checks.error(caller, "stop_tokens must name at least one token, got none")
     for stop in stops:
-        checks.integer(where, "stop_tokens", stop, least=0)
+        checks.integer(caller, "stop_tokens", stop, least=0)
     targets = reduce.signed(targets)
     found = targets == stops[0]
     for stop in stops[1:]:
@@ -237,17 +237,17 @@ def _is_stop(where: str, targets: mx.array, stop_tokens: int | Sequence[int]) ->
     return found
 
 
-def _check_tokens(where: str, tokens: mx.array) -> None:
-    reduce.integers(where, "tokens", tokens)
+def _check_tokens(caller: str, tokens: mx.array) -> None:
+    reduce.integers(caller, "tokens", tokens)
     if tokens.ndim == 0 or tokens.shape[-1] < 2:
-        raise checks.refuse(where, f"tokens must be [batch, length] with length >= 2, got {tokens.shape}")
+        raise checks.error(caller, f"tokens must be [batch, length] with length >= 2, got {tokens.shape}")
 
 
-def _lengths(where: str, name: str, lengths: int | mx.array, tokens: mx.array) -> mx.array | int:
+def _lengths(caller: str, name: str, lengths: int | mx.array, tokens: mx.array) -> mx.array | int:
     if not isinstance(lengths, mx.array):
-        checks.integer(where, name, lengths, least=0)
+        checks.integer(caller, name, lengths, least=0)
         return lengths
-    reduce.integers(where, name, lengths)
+    reduce.integers(caller, name, lengths)
     if lengths.ndim and lengths.shape != tokens.shape[:-1]:
-        raise checks.refuse(where, f"{name} must have shape {tokens.shape[:-1]}, got {lengths.shape}")
+        raise checks.error(caller, f"{name} must have shape {tokens.shape[:-1]}, got {lengths.shape}")
     return lengths[..., None]

@@ -9,32 +9,32 @@ from purestep._core.types import Batch, Tree
 from purestep._steps.state import check_arrays
 
 
-def check_batch(where: str, batch: Batch, microbatches: int = 1) -> None:
+def check_batch(caller: str, batch: Batch, microbatches: int = 1) -> None:
     """Refuse a batch without data, or one that does not divide into equal microbatches."""
-    check_arrays(where, "batch", batch)
+    check_arrays(caller, "batch", batch)
     named = [(tree.join("batch", path), leaf) for path, leaf in tree.items(batch)]
     if not named:
-        raise checks.refuse(where, "batch must hold at least one array, got none")
+        raise checks.error(caller, "batch must hold at least one array, got none")
     for path, leaf in named:
         if 0 in leaf.shape:
-            raise checks.refuse(where, f"{path} is empty, got shape {leaf.shape}")
+            raise checks.error(caller, f"{path} is empty, got shape {leaf.shape}")
     if microbatches == 1:
         return
     for path, leaf in named:
         if leaf.ndim == 0:
-            raise checks.refuse(
-                where,
+            raise checks.error(
+                caller,
                 f"{path} is 0-d: microbatches={microbatches} cuts the first axis of every array; "
                 "broadcast it to [batch]",
             )
     lengths = {path: leaf.shape[0] for path, leaf in named}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{path} {length}" for path, length in lengths.items())
-        raise checks.refuse(where, f"the arrays of a batch must share their first axis, got {shown}")
+        raise checks.error(caller, f"the arrays of a batch must share their first axis, got {shown}")
     for path, length in lengths.items():
         if length % microbatches:
-            raise checks.refuse(
-                where,
+            raise checks.error(
+                caller,
                 f"the first axis of {path} must be divisible by microbatches={microbatches}, got {length}",
             )
 

@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(
-    where: str,
+    caller: str,
     loss_fn: LossFn,
     params: Params,
     model_state: Tree,
@@ -58,21 +58,21 @@ def outcome_of(
     if stateful:
         if type(returned) is not tuple or len(returned) != 3:
             raise TypeError(
-                f"{where}: a stateful loss_fn must return (loss, metrics, model_state), "
+                f"{caller}: a stateful loss_fn must return (loss, metrics, model_state), "
                 f"got {_shown(returned)}"
             )
         loss, metrics, model_state = returned
-        check_arrays(where, "loss_fn's model_state", model_state)
+        check_arrays(caller, "loss_fn's model_state", model_state)
     else:
         if type(returned) is not tuple:
             returned = (returned, {})
         if len(returned) != 2:
-            raise TypeError(f"{where}: loss_fn must return loss or (loss, metrics), got {_shown(returned)}")
+            raise TypeError(f"{caller}: loss_fn must return loss or (loss, metrics), got {_shown(returned)}")
         loss, metrics = returned
     if type(metrics) is not dict:
-        raise TypeError(f"{where}: loss_fn's metrics must be a dict of 0-d arrays, got {_shown(metrics)}")
-    means = {name: _mean(where, f"metric {name!r}", value) for name, value in metrics.items()}
-    return Outcome(_mean(where, "loss", loss), means, model_state)
+        raise TypeError(f"{caller}: loss_fn's metrics must be a dict of 0-d arrays, got {_shown(metrics)}")
+    means = {name: _mean(caller, f"metric {name!r}", value) for name, value in metrics.items()}
+    return Outcome(_mean(caller, "loss", loss), means, model_state)
 
 
 def own(value: Tree) -> Tree:
@@ -85,30 +85,30 @@ def keyless(key: mx.array) -> AbstractContextManager[None]:
     return scope(fold_in(key, _KEYLESS))
 
 
-def no_backward_draws(where: str) -> AbstractContextManager[None]:
+def no_backward_draws(caller: str) -> AbstractContextManager[None]:
     """Refuse draws without a key while a gradient is taken, outside the scopes of the forward pass.
 
     A function that `mx.checkpoint` decorates at its definition captures no scope. Recomputed, it would draw
     other numbers than before.
     """
     return forbidden(
-        f"{where}: in the backward pass,",
+        f"{caller}: in the backward pass,",
         "call mx.checkpoint within the loss function, not as a decorator, or draw from a key",
     )
 
 
-def check_loss_fn(where: str, loss_fn: LossFn, *, stateful: bool, name: str = "loss_fn") -> None:
+def check_loss_fn(caller: str, loss_fn: LossFn, *, stateful: bool, name: str = "loss_fn") -> None:
     """Refuse a loss function, or an encoder, that does not take the arguments it will be given."""
     plain, full = ("params", "batch", "rng"), ("params", "model_state", "batch", "rng")
     want, other = (full, plain) if stateful else (plain, full)
-    check_takes(where, name, loss_fn, want, other, f"; pass stateful={not stateful}")
+    check_takes(caller, name, loss_fn, want, other, f"; pass stateful={not stateful}")
 
 
 def check_takes(
-    where: str, name: str, fn: Any, want: tuple[str, ...], other: tuple[str, ...] = (), hint: str = ""
+    caller: str, name: str, fn: Any, want: tuple[str, ...], other: tuple[str, ...] = (), hint: str = ""
 ) -> None:
     """Refuse what cannot be called with these arguments; one that takes `other` ones gets a hint."""
-    checks.function(where, name, fn)
+    checks.function(caller, name, fn)
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # a builtin, which does not say
@@ -117,7 +117,7 @@ def check_takes(
         return
     got = f"{getattr(fn, '__name__', 'one')}{signature}"
     more = f"{hint} for one that takes ({', '.join(other)})" if other and _takes(signature, other) else ""
-    raise TypeError(f"{where}: {name} must take ({', '.join(want)}), got {got}{more}")
+    raise TypeError(f"{caller}: {name} must take ({', '.join(want)}), got {got}{more}")
 
 
 def _takes(signature: inspect.Signature, names: tuple[str, ...]) -> bool:
@@ -128,23 +128,23 @@ def _takes(signature: inspect.Signature, names: tuple[str, ...]) -> bool:
     return True
 
 
-def _mean(where: str, name: str, value: Any) -> AnyMean:
+def _mean(caller: str, name: str, value: Any) -> AnyMean:
     if isinstance(value, MeanSum):
-        return MeanSum(tuple(_term(where, name, mean) for mean in value.terms))
-    return _term(where, name, value)
+        return MeanSum(tuple(_term(caller, name, mean) for mean in value.terms))
+    return _term(caller, name, value)
 
 
-def _term(where: str, name: str, value: Any) -> Mean:
+def _term(caller: str, name: str, value: Any) -> Mean:
     for part in value if isinstance(value, Mean) else (value,):
         if not isinstance(part, mx.array):
-            raise TypeError(f"{where}: loss_fn's {name} must be a 0-d array or a Mean, got {_shown(part)}")
+            raise TypeError(f"{caller}: loss_fn's {name} must be a 0-d array or a Mean, got {_shown(part)}")
         if part.ndim != 0:
-            raise ValueError(f"{where}: loss_fn's {name} must be a scalar, got shape {part.shape}")
+            raise ValueError(f"{caller}: loss_fn's {name} must be a scalar, got shape {part.shape}")
     dtype = value.total.dtype if isinstance(value, Mean) else value.dtype
     floating = mx.issubdtype(dtype, mx.floating)
     if not floating and (name == "loss" or dtype == mx.complex64):
         kind = "floating" if name == "loss" else "real"
-        raise TypeError(f"{where}: loss_fn's {name} must be {kind}, got {tree.dtype_name(dtype)}")
+        raise TypeError(f"{caller}: loss_fn's {name} must be {kind}, got {tree.dtype_name(dtype)}")
     if isinstance(value, Mean):
         # The weight counts data. Microbatches could not follow a gradient through it, so none does.
         return Mean(value.total, mx.stop_gradient(value.weight))

@@ -39,7 +39,7 @@ class Traces:
         if most is None or repr(spec) in self.held or len(self.held) < most:
             return
         varying = "; ".join(_varying([*self.held.values(), spec]))
-        raise checks.refuse(
+        raise checks.error(
             "compiled",
             f"the step would be traced {len(self.held) + 1} times, max_traces is {most}: {varying}. "
             "Give every batch the same shapes (pad, or drop the last), raise max_traces, or give keep, which "
@@ -86,7 +86,7 @@ def reworded(error: Exception) -> Exception | None:
     """Return the error for a step that reads an array while it is traced, or `None` for any other error."""
     if "Attempting to eval an array" not in str(error):
         return None
-    return checks.refuse(
+    return checks.error(
         "compiled",
         f"{_place(error)} reads the value of an array, which does not exist while a step is compiled. "
         "A Python if or while on an array, float(), int(), .item(), .tolist(), print, mx.eval and NumPy "

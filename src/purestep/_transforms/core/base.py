@@ -57,17 +57,17 @@ def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransf
     return without_state("stateless", fn)
 
 
-def without_state(where: str, fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
+def without_state(caller: str, fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
     """Do what `stateless` does, under the public name that errors give."""
 
     def update(updates: Updates, state: tuple[()], params: Params | None = None) -> tuple[Updates, tuple[()]]:
         return fn(updates, params), ()
 
-    return checked(where, lambda params: (), update)
+    return checked(caller, lambda params: (), update)
 
 
 def checked(
-    where: str, init: Callable[[Params], Tree], update: Callable[..., tuple[Updates, Tree]]
+    caller: str, init: Callable[[Params], Tree], update: Callable[..., tuple[Updates, Tree]]
 ) -> GradientTransform:
     """Make a transform whose update refuses gradients and states that are not of its parameters.
 
@@ -76,7 +76,7 @@ def checked(
     the updates in their place, and floating-point dtypes are not compared.
 
     Args:
-        where: the public name that errors give.
+        caller: the public name that errors give.
         init: as in `GradientTransform`.
         update: as in `GradientTransform`.
 
@@ -89,13 +89,13 @@ def checked(
         ...
     ValueError: halve: w has shape (2,) in updates, (3,) in params
     """
-    check = StateCheck(where, init, strict=False)
+    check = StateCheck(caller, init, strict=False)
 
     @functools.wraps(update)
     def guarded(
         updates: Updates, state: Tree, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, Tree]:
-        check_gradients(where, updates, params)
+        check_gradients(caller, updates, params)
         check(state, updates if params is None else params)
         return update(updates, state, params, **extra)
 
@@ -104,11 +104,11 @@ def checked(
 
 
 def check_state(
-    where: str, transform: GradientTransform, state: Tree, params: Params, *, name: str = "state"
+    caller: str, transform: GradientTransform, state: Tree, params: Params, *, name: str = "state"
 ) -> None:
     """Refuse a state that is not one of this transform for these parameters.
 
-    For many checks of one transform keep a `StateCheck(where, transform.init, name)`: it calls `init` once.
+    For many checks of one transform keep a `StateCheck(caller, transform.init, name)`: it calls `init` once.
 
     Raises:
         ValueError: with the path of what differs, before anything is computed.
@@ -119,7 +119,7 @@ def check_state(
         ...
     ValueError: resume: opt_state is a tuple in the state, a TraceState in transform.init(params)
     """
-    StateCheck(where, transform.init, name)(state, params)
+    StateCheck(caller, transform.init, name)(state, params)
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
@@ -138,7 +138,7 @@ def apply_updates(params: Params, updates: Updates) -> Params:
 
     def add(path: str, param: mx.array, update: mx.array) -> mx.array:
         if param.shape != update.shape:
-            raise checks.refuse(
+            raise checks.error(
                 "apply_updates",
                 f"{path or 'the tree'} has shape {update.shape} in updates, {param.shape} in params",
             )
@@ -166,28 +166,28 @@ def taking_extra(transform: GradientTransform) -> Callable[..., tuple[Updates, T
     return update
 
 
-def check_transform(where: str, name: str, value: Any) -> None:
+def check_transform(caller: str, name: str, value: Any) -> None:
     """Refuse what is not a transform: a factory that was not called, an optimizer of another library."""
     if isinstance(value, GradientTransform):
         return
     meant = meant_instead(value)
     if meant or not (hasattr(value, "init") and hasattr(value, "update")):
-        raise TypeError(f"{where}: {name} must be a GradientTransform, {meant or f'got {value!r}'}")
+        raise TypeError(f"{caller}: {name} must be a GradientTransform, {meant or f'got {value!r}'}")
 
 
-def check_floating(where: str, params: Params) -> None:
+def check_floating(caller: str, params: Params) -> None:
     """Refuse parameters that no gradient can move."""
     for path, leaf in tree.items(params):
         if not mx.issubdtype(leaf.dtype, mx.floating):
-            raise checks.refuse(where, f"params must be floating, got {leaf.dtype} at {path or 'the tree'}")
+            raise checks.error(caller, f"params must be floating, got {leaf.dtype} at {path or 'the tree'}")
 
 
-def check_gradients(where: str, updates: Updates, params: Params | None) -> None:
+def check_gradients(caller: str, updates: Updates, params: Params | None) -> None:
     """Refuse gradients of another structure or other shapes than the parameters, which would broadcast."""
     if params is None or tree.matches(_same_shape, updates, params):
         return
     got, want = (tree.spec(tree.map(_in_float32, each)) for each in (updates, params))
-    raise checks.refuse(where, "; ".join(tree.differences(got, want, "updates", "params")[:3]))
+    raise checks.error(caller, "; ".join(tree.differences(got, want, "updates", "params")[:3]))
 
 
 def _same_shape(first: Any, second: Any) -> bool:

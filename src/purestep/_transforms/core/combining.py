@@ -68,15 +68,15 @@ def named_chain(*args: tuple[str, GradientTransform]) -> GradientTransform:
     >>> transform.init({"w": mx.array(0.0)})["rate"].learning_rate
     array(0.1, dtype=float32)
     """
-    where = "named_chain"
+    caller = "named_chain"
     members: dict[str, GradientTransform] = {}
     for index, pair in enumerate(args):
         if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise TypeError(f"{where}: args[{index}] must be a pair (name, transform), got {pair!r}")
+            raise TypeError(f"{caller}: args[{index}] must be a pair (name, transform), got {pair!r}")
         name, transform = pair
-        check_transform(where, name, transform)
+        check_transform(caller, name, transform)
         if name in members:
-            raise checks.refuse(where, f"names must differ, got {name!r} twice")
+            raise checks.error(caller, f"names must differ, got {name!r} twice")
         members[name] = transform
     inner_updates = {name: taking_extra(transform) for name, transform in members.items()}
 
@@ -91,4 +91,4 @@ def named_chain(*args: tuple[str, GradientTransform]) -> GradientTransform:
             updates, states[name] = inner_update(updates, state[name], params, **extra)
         return updates, states
 
-    return checked(where, init, update)
+    return checked(caller, init, update)

@@ -41,9 +41,9 @@ class StateCheck:
     """
 
     def __init__(
-        self, where: str, init: Callable[[Params], Tree], name: str = "state", *, strict: bool = True
+        self, caller: str, init: Callable[[Params], Tree], name: str = "state", *, strict: bool = True
     ):
-        self._where, self._init, self._name, self._strict = where, init, name, strict
+        self._where, self._init, self._name, self._strict = caller, init, name, strict
         self._known: tuple[Tree, Tree] | None = None
 
     def __call__(self, state: Tree, params: Params) -> None:
@@ -61,7 +61,7 @@ class StateCheck:
         got, want = (_named(self._name, tree.spec(each)) for each in (state, self._init(params)))
         lines = tree.differences(got, want, "the state", "transform.init(params)", cast=not self._strict)
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-        raise checks.refuse(self._where, "; ".join(lines[:_SHOWN]) + more)
+        raise checks.error(self._where, "; ".join(lines[:_SHOWN]) + more)
 
     def _fits(self, form: Tree, state: Tree) -> bool:
         def same(want: Any, leaf: Any) -> bool:

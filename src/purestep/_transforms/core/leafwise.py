@@ -9,8 +9,8 @@ from purestep._core.types import Params, Updates
 from purestep._transforms.core.base import GradientTransform, without_state
 
 
-def leafwise(where: str, fn: Callable[[mx.array, mx.array], mx.array]) -> GradientTransform:
-    """Make a transform of `fn(update, param) -> update`; `where` is the public name that errors give.
+def leafwise(caller: str, fn: Callable[[mx.array, mx.array], mx.array]) -> GradientTransform:
+    """Make a transform of `fn(update, param) -> update`; `caller` is the public name that errors give.
 
     Raises:
         ValueError: at update, if params is not given, or if structures or shapes differ, with the path.
@@ -19,13 +19,13 @@ def leafwise(where: str, fn: Callable[[mx.array, mx.array], mx.array]) -> Gradie
     >>> both.update({"w": mx.array(1.0)}, (), {"w": mx.array(2.0)})[0]
     {'w': array(3, dtype=float32)}
     """
-    return without_state(where, lambda updates, params: tree.map(fn, updates, required(where, params)))
+    return without_state(caller, lambda updates, params: tree.map(fn, updates, required(caller, params)))
 
 
-def required(where: str, params: Params | None) -> Updates:
+def required(caller: str, params: Params | None) -> Updates:
     """Return the params, or refuse their absence."""
     if params is None:
-        raise checks.refuse(where, "params is needed: call update(updates, state, params)")
+        raise checks.error(caller, "params is needed: call update(updates, state, params)")
     return params
 
 

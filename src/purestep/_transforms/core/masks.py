@@ -13,7 +13,7 @@ from purestep._core.types import Params, Tree
 Mask: TypeAlias = Tree | Callable[[Params], Tree] | Callable[[str, mx.array], bool]
 
 
-def resolve_mask(where: str, mask: Any, params: Params) -> Tree:
+def resolve_mask(caller: str, mask: Any, params: Params) -> Tree:
     """Return a mask, in whichever form, as a tree of Python booleans built like the parameters."""
     if callable(mask):
         values = tree.map_with_path(mask, params) if _takes_two(mask) else mask(params)
@@ -22,18 +22,18 @@ def resolve_mask(where: str, mask: Any, params: Params) -> Tree:
 
     def check(path: str, value: Any) -> None:
         if not isinstance(value, bool):
-            raise checks.refuse(where, f"mask must hold True or False, got {value!r} at {path}")
+            raise checks.error(caller, f"mask must hold True or False, got {value!r} at {path}")
 
-    return spread(where, "mask", values, params, check)
+    return spread(caller, "mask", values, params, check)
 
 
-def spread(where: str, name: str, values: Tree, params: Params, check: Callable[[str, Any], None]) -> Tree:
+def spread(caller: str, name: str, values: Tree, params: Params, check: Callable[[str, Any], None]) -> Tree:
     """Return a tree built like `params` of the leaves of `values`, each for all the parameters below it."""
-    return tree.unflatten(params, list(_spread(where, name, values, params, check, "")))
+    return tree.unflatten(params, list(_spread(caller, name, values, params, check, "")))
 
 
 def _spread(
-    where: str, name: str, value: Any, node: Any, check: Callable[[str, Any], None], path: str
+    caller: str, name: str, value: Any, node: Any, check: Callable[[str, Any], None], path: str
 ) -> Iterator[Any]:
     """Yield the value for each leaf of the parameters."""
     below, inside = tree.children(node), tree.children(value)
@@ -45,13 +45,13 @@ def _spread(
         return
     keys, given = [segment for segment, _ in below or []], dict(inside)
     if below is None or type(value) is not type(node) or set(keys) != set(given):
-        raise checks.refuse(
-            where,
+        raise checks.error(
+            caller,
             f"{name} must be built like the parameters, got {_shown(value)} for {_shown(node)} "
             f"at {path or 'the tree'}",
         )
     for segment, child in below:
-        yield from _spread(where, name, given[segment], child, check, tree.join(path, segment))
+        yield from _spread(caller, name, given[segment], child, check, tree.join(path, segment))
 
 
 def select(chosen: Tree, values: Tree) -> Tree:
@@ -80,13 +80,13 @@ def same_structure(first: Tree, second: Tree) -> bool:
     return tree.alike(tree.map(lambda _: zero, first), tree.map(lambda _: zero, second))
 
 
-def merge(where: str, chosen: Tree, some: Tree, others: Tree) -> Tree:
+def merge(caller: str, chosen: Tree, some: Tree, others: Tree) -> Tree:
     """Return the chosen leaves of `some`, which holds no more, and the others of `others`."""
     found = dict(tree.items(some))
 
     def pick(path: str, other: Any, yes: bool) -> Any:
         if yes and path not in found:
-            raise checks.refuse(where, f"the wrapped transform returned no update for {path or 'the tree'}")
+            raise checks.error(caller, f"the wrapped transform returned no update for {path or 'the tree'}")
         return found[path] if yes else other
 
     return tree.map_with_path(pick, others, chosen)
@@ -123,7 +123,7 @@ def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
     {'fc': {'weight': False, 'bias': True}, 'norm': {'scale': True}}
     """
     if not patterns:
-        raise checks.refuse("by_path", "patterns must hold at least one pattern, got none")
+        raise checks.error("by_path", "patterns must hold at least one pattern, got none")
     compiled = [compile_pattern("by_path", pattern) for pattern in patterns]
 
     def mask(params: Params) -> Tree:
@@ -131,7 +131,7 @@ def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
             paths = tree.paths(params)
             for text, pattern in zip(patterns, compiled, strict=True):
                 if not any(pattern.fullmatch(path) for path in paths):
-                    raise checks.refuse("by_path", f"pattern {text!r} matches none of {shown_paths(paths)}")
+                    raise checks.error("by_path", f"pattern {text!r} matches none of {shown_paths(paths)}")
         return tree.map_with_path(lambda path, _: any(p.fullmatch(path) for p in compiled), params)
 
     return mask

@@ -32,17 +32,17 @@ def eval_params(opt_state: Tree, params: Params | None = None) -> Params:
     >>> eval_params(averaged(scale(0.5)).init(params), params)
     {'w': array(1, dtype=float32)}
     """
-    where = "eval_params"
+    caller = "eval_params"
     if params is None:
         if not (tree.is_namedtuple(opt_state) and {"opt_state", "params"} <= set(opt_state._fields)):
-            raise checks.refuse(where, "params is needed beside an optimizer state")
+            raise checks.error(caller, "params is needed beside an optimizer state")
         opt_state, params = opt_state.opt_state, opt_state.params
     result, taken = params, set()
     for state in _averaging(opt_state):
         own = state.eval_params(params)
         changed = _changed(params, own)
         if taken & changed:
-            raise checks.refuse(where, f"two averages are kept of {', '.join(sorted(taken & changed))}")
+            raise checks.error(caller, f"two averages are kept of {', '.join(sorted(taken & changed))}")
         taken |= changed
         result = tree.map_with_path(
             lambda path, old, new, changed=changed: new if path in changed else old, result, own
@@ -73,10 +73,10 @@ def where_held(fn: Callable[[mx.array, mx.array], mx.array], held: Tree, params:
     return tree.map_with_path(pick, params)
 
 
-def needed(where: str, params: Params | None) -> Params:
+def needed(caller: str, params: Params | None) -> Params:
     """Refuse an update without parameters."""
     if params is None:
-        raise checks.refuse(where, "params is needed: call update(updates, state, params)")
+        raise checks.error(caller, "params is needed: call update(updates, state, params)")
     return params
 
 

@@ -34,7 +34,7 @@ def state_memory(transform: GradientTransform, params: Params) -> dict[str, floa
     check_transform("state_memory", "transform", transform)
     elements = tree.size(params)
     if elements == 0:
-        raise checks.refuse("state_memory", "params must hold at least one element")
+        raise checks.error("state_memory", "params must hold at least one element")
     state = transform.init(params)
     return {
         path or "state": sum(leaf.nbytes for leaf in leaves) / elements

@@ -111,6 +111,6 @@ def _of_function(measure: Any) -> GradientTransform:
     return GradientTransform(lambda params: (), lambda updates, state, params=None: (measure(updates), state))
 
 
-def _check_name(where: str, name: Any) -> None:
+def _check_name(caller: str, name: Any) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"{where}: a measure's name must be a string, got {name!r}")
+        raise TypeError(f"{caller}: a measure's name must be a string, got {name!r}")

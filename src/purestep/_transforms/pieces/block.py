@@ -26,9 +26,9 @@ def scale_by_param_block_norm(min_scale: float | mx.array = 1e-3) -> GradientTra
     >>> scale_by_param_block_norm().update({"w": mx.array([1.0, 0.0])}, (), params)[0]
     {'w': array([5, 0], dtype=float32)}
     """
-    where = "scale_by_param_block_norm"
-    min_scale = checks.number(where, "min_scale", min_scale, least=0)
-    return leafwise(where, lambda u, p: u.astype(mx.float32) * mx.maximum(block_norm(p), min_scale))
+    caller = "scale_by_param_block_norm"
+    min_scale = checks.number(caller, "min_scale", min_scale, least=0)
+    return leafwise(caller, lambda u, p: u.astype(mx.float32) * mx.maximum(block_norm(p), min_scale))
 
 
 def scale_by_param_block_rms(min_scale: float | mx.array = 1e-3) -> GradientTransform:
@@ -48,9 +48,9 @@ def scale_by_param_block_rms(min_scale: float | mx.array = 1e-3) -> GradientTran
     >>> scale_by_param_block_rms().update({"w": mx.array([1.0, 0.0])}, (), params)[0]
     {'w': array([2, 0], dtype=float32)}
     """
-    where = "scale_by_param_block_rms"
-    min_scale = checks.number(where, "min_scale", min_scale, least=0)
-    return leafwise(where, lambda u, p: u.astype(mx.float32) * mx.maximum(block_rms(p), min_scale))
+    caller = "scale_by_param_block_rms"
+    min_scale = checks.number(caller, "min_scale", min_scale, least=0)
+    return leafwise(caller, lambda u, p: u.astype(mx.float32) * mx.maximum(block_rms(p), min_scale))
 
 
 def step_on_sphere(learning_rate: ScalarOrSchedule) -> GradientTransform:

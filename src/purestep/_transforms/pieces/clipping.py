@@ -119,17 +119,17 @@ def adaptive_grad_clip(
     array([[0, 0.2],
            [0, 0.05]], dtype=float32)
     """
-    where = "adaptive_grad_clip"
-    clipping = checks.number(where, "clipping", clipping, above=0)
-    eps = checks.number(where, "eps", eps, above=0)
+    caller = "adaptive_grad_clip"
+    clipping = checks.number(caller, "clipping", clipping, above=0)
+    eps = checks.number(caller, "eps", eps, above=0)
     given = axis if isinstance(axis, (tuple, list)) else (axis,)
-    chosen = None if axis is None else tuple(checks.integer(where, "axis", each) for each in given)
+    chosen = None if axis is None else tuple(checks.integer(caller, "axis", each) for each in given)
 
     def norms(array: mx.array) -> mx.array:
         axes = _unit_axes(array) if chosen is None else chosen
         if any(not -array.ndim <= each < array.ndim for each in axes):
-            raise checks.refuse(
-                where, f"axis must be one of a parameter's axes, got {axis} for shape {array.shape}"
+            raise checks.error(
+                caller, f"axis must be one of a parameter's axes, got {axis} for shape {array.shape}"
             )
         square = mx.square(array.astype(mx.float32))
         return scalars.root(sums.total(square, axes, keepdims=True))
@@ -138,7 +138,7 @@ def adaptive_grad_clip(
         factor = factor_within(clipping * mx.maximum(norms(param), eps), norms(update))
         return (update * factor).astype(update.dtype)
 
-    return leafwise(where, bounded)
+    return leafwise(caller, bounded)
 
 
 def keep_params_nonnegative() -> GradientTransform:

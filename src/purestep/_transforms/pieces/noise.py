@@ -42,10 +42,10 @@ def add_noise(
     >>> state.count
     array(1, dtype=int32)
     """
-    where = "add_noise"
-    eta = checks.number(where, "eta", eta, least=0)
-    gamma = checks.number(where, "gamma", gamma, least=0)
-    first = as_key(where, key)
+    caller = "add_noise"
+    eta = checks.number(caller, "eta", eta, least=0)
+    gamma = checks.number(caller, "gamma", gamma, least=0)
+    first = as_key(caller, key)
 
     def update(
         updates: Updates, state: AddNoiseState, params: Params | None = None
@@ -61,14 +61,14 @@ def add_noise(
 
         return tree.map_with_path(noisy, updates), AddNoiseState(count, following)
 
-    return checked(where, lambda params: AddNoiseState(mx.array(0, mx.int32), first), update)
+    return checked(caller, lambda params: AddNoiseState(mx.array(0, mx.int32), first), update)
 
 
-def as_key(where: str, key: Any) -> mx.array:
+def as_key(caller: str, key: Any) -> mx.array:
     """Return a PRNG key given as one or as an integer; refuse anything else, `None` too."""
     if not isinstance(key, mx.array):
-        return rng.from_seed(where, "key", key)
-    rng.check_key(where, key)
+        return rng.from_seed(caller, "key", key)
+    rng.check_key(caller, key)
     return key
 
 

@@ -43,13 +43,13 @@ def normalize_by_update_norm(
     >>> normalize_by_update_norm(eps=0.0).update(updates, ())[0]
     {'a': array(0.6, dtype=float32), 'b': array(0.8, dtype=float32)}
     """
-    where = "normalize_by_update_norm"
-    scale_factor = checks.number(where, "scale_factor", scale_factor, least=0)
-    eps = checks.number(where, "eps", eps, least=0)
+    caller = "normalize_by_update_norm"
+    scale_factor = checks.number(caller, "scale_factor", scale_factor, least=0)
+    eps = checks.number(caller, "eps", eps, least=0)
 
     def normalize(updates: Updates, params: Params | None) -> Updates:
         norm = tree.norm(updates)
         factor = scale_factor / nonzero(norm, norm + eps, eps)
         return tree.map(lambda u: (factor * u).astype(u.dtype), updates)
 
-    return without_state(where, normalize)
+    return without_state(caller, normalize)

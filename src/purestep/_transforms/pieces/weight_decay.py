@@ -32,9 +32,7 @@ def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None 
 
     def decay(updates: Updates, params: Params | None) -> Updates:
         if params is None:
-            raise checks.refuse(
-                "add_decayed_weights", "params is needed: call update(updates, state, params)"
-            )
+            raise checks.error("add_decayed_weights", "params is needed: call update(updates, state, params)")
         selected = resolve_mask("add_decayed_weights", True if mask is None else mask, params)
 
         def add(update: mx.array, param: mx.array, chosen: bool) -> mx.array:

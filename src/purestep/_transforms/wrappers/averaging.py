@@ -113,18 +113,18 @@ def averaged(
     >>> params, eval_params(state, params)
     ({'w': array(3, dtype=float32)}, {'w': array(2, dtype=float32)})
     """
-    where = "averaged"
-    check_transform(where, "inner", inner)
+    caller = "averaged"
+    check_transform(caller, "inner", inner)
     if not callable(decay) and decay is not None:
-        decay = checks.number(where, "decay", decay, least=0, most=1)
-    start = checks.integer(where, "start", start, least=0)
+        decay = checks.number(caller, "decay", decay, least=0, most=1)
+    start = checks.integer(caller, "start", start, least=0)
     inner_update = taking_extra(inner)
 
     def rate_at(count: mx.array) -> mx.array:
         since = (count - start).astype(mx.float32)
         if decay is None:
             return 1 / mx.maximum(since + 1, 1)
-        rate = 1 - (value_at(where, "decay", decay, count) if callable(decay) else scalars.float32(decay))
+        rate = 1 - (value_at(caller, "decay", decay, count) if callable(decay) else scalars.float32(decay))
         return mx.where(since < 0, 1.0, rate) if start else rate
 
     def init(params: Params) -> AveragedState:
@@ -133,7 +133,7 @@ def averaged(
     def update(
         updates: Updates, state: AveragedState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, AveragedState]:
-        params = needed(where, params)
+        params = needed(caller, params)
         updates, inner_state = inner_update(updates, state.inner, params, **extra)
         rate = rate_at(state.count)
 
@@ -144,4 +144,4 @@ def averaged(
         average = tree.map(join, state.average, params, updates)
         return updates, AveragedState(scalars.increment(state.count), average, inner_state)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)

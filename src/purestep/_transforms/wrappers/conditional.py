@@ -45,8 +45,8 @@ def conditionally_mask(
     0.0
     -3.0
     """
-    where = "conditionally_mask"
-    condition = _condition(where, inner, should_transform_fn, forward_extra_args)
+    caller = "conditionally_mask"
+    condition = _condition(caller, inner, should_transform_fn, forward_extra_args)
     inner_update = taking_extra(inner)
 
     def update(
@@ -60,7 +60,7 @@ def conditionally_mask(
         return zero_unless(apply, out), kept
 
     return checked(
-        where, lambda params: ConditionallyMaskState(mx.array(0, mx.int32), inner.init(params)), update
+        caller, lambda params: ConditionallyMaskState(mx.array(0, mx.int32), inner.init(params)), update
     )
 
 
@@ -97,8 +97,8 @@ def conditionally_transform(
     3.0
     -3.0
     """
-    where = "conditionally_transform"
-    condition = _condition(where, inner, should_transform_fn, forward_extra_args)
+    caller = "conditionally_transform"
+    condition = _condition(caller, inner, should_transform_fn, forward_extra_args)
     inner_update = taking_extra(inner)
 
     def update(
@@ -112,7 +112,7 @@ def conditionally_transform(
         return tree.where(apply, out, updates), kept
 
     return checked(
-        where, lambda params: ConditionallyTransformState(inner.init(params), mx.array(0, mx.int32)), update
+        caller, lambda params: ConditionallyTransformState(inner.init(params), mx.array(0, mx.int32)), update
     )
 
 
@@ -122,17 +122,17 @@ def zero_unless(apply: mx.array, updates: Updates) -> Updates:
 
 
 def _condition(
-    where: str, inner: Any, fn: Any, forward: bool
+    caller: str, inner: Any, fn: Any, forward: bool
 ) -> Callable[[mx.array, dict[str, Any]], mx.array]:
-    check_transform(where, "inner", inner)
-    checks.function(where, "should_transform_fn", fn)
+    check_transform(caller, "inner", inner)
+    checks.function(caller, "should_transform_fn", fn)
 
     def condition(step: mx.array, extra: dict[str, Any]) -> mx.array:
-        value = called(where, "should_transform_fn", fn, step, **(extra if forward else {}))
+        value = called(caller, "should_transform_fn", fn, step, **(extra if forward else {}))
         if isinstance(value, bool):
             value = mx.array(value)
         if not isinstance(value, mx.array) or value.ndim != 0 or value.dtype != mx.bool_:
-            raise TypeError(f"{where}: should_transform_fn must return a 0-d boolean array, got {value!r}")
+            raise TypeError(f"{caller}: should_transform_fn must return a 0-d boolean array, got {value!r}")
         return value
 
     return condition

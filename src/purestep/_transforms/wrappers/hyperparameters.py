@@ -65,14 +65,14 @@ def inject_hyperparams(
     array(0.1, dtype=float32) {'weight_decay': array(0.1, dtype=float32)}
     array(0.2, dtype=float32) {'weight_decay': array(0.2, dtype=float32)}
     """
-    where = "inject_hyperparams"
-    checks.function(where, "inner_factory", inner_factory)
+    caller = "inject_hyperparams"
+    checks.function(caller, "inner_factory", inner_factory)
     dtype = hyperparam_dtype or mx.float32
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
     unknown = static - set(signature.parameters)
     if unknown:
-        raise checks.refuse(where, f"static_args names no argument of inner_factory: {sorted(unknown)}")
+        raise checks.error(caller, f"static_args names no argument of inner_factory: {sorted(unknown)}")
 
     def make(*args: Any, **kwargs: Any) -> GradientTransform:
         try:
@@ -88,17 +88,17 @@ def inject_hyperparams(
             if callable(value):
                 schedules[name] = value
             elif checks.is_number(value) or (isinstance(value, mx.array) and value.ndim == 0):
-                numbers[name] = checks.number(where, name, value)
+                numbers[name] = checks.number(caller, name, value)
 
         def array(name: str, value: Any) -> mx.array:
             if not (isinstance(value, mx.array) or checks.is_number(value)):
                 raise TypeError(
-                    f"{where}: {name} as a schedule must return a number or a 0-d array, got {value!r}; "
+                    f"{caller}: {name} as a schedule must return a number or a 0-d array, got {value!r}; "
                     "if it is no schedule, name it in static_args"
                 )
             value = scalars.float32(value).astype(dtype)
             if value.ndim != 0:
-                raise checks.refuse(where, f"{name} must be 0-d, got shape {value.shape}")
+                raise checks.error(caller, f"{name} must be 0-d, got shape {value.shape}")
             return value
 
         def build(hyperparams: Mapping[str, Any]) -> GradientTransform:
@@ -107,12 +107,12 @@ def inject_hyperparams(
             return inner_factory(*made.args, **made.kwargs)
 
         def values_at(count: mx.array, numbers: dict[str, Any]) -> dict[str, mx.array]:
-            found = {**numbers, **{name: called(where, name, fn, count) for name, fn in schedules.items()}}
+            found = {**numbers, **{name: called(caller, name, fn, count) for name, fn in schedules.items()}}
             return {name: array(name, value) for name, value in found.items()}
 
         # Called once with the plain numbers, which unlike arrays the factory can check.
         start = values_at(mx.array(0, mx.int32), {})
-        check_transform(where, "what inner_factory returns", build({**numbers, **start}))
+        check_transform(caller, "what inner_factory returns", build({**numbers, **start}))
 
         def init(params: Params) -> InjectHyperparamsState:
             count = mx.array(0, mx.int32)
@@ -135,7 +135,7 @@ def inject_hyperparams(
             )
             return out, new
 
-        return checked(where, init, update)
+        return checked(caller, init, update)
 
     return make
 
@@ -181,20 +181,20 @@ def set_hyperparameters(
     >>> transform.update({"w": mx.array(1.0)}, state)[0]
     {'w': array(-0.5, dtype=float32)}
     """
-    where = "set_hyperparameters"
+    caller = "set_hyperparameters"
     found = _find(state)
     new: dict[str, mx.array] = {}
     for key, value in {**(values or {}), **named}.items():
         if key not in found:
             several = [k for k, (path, _, _) in found.items() if path.rpartition(".")[2] == key]
             if several:
-                raise checks.refuse(where, f"{key} is ambiguous: give one of {', '.join(several)}")
+                raise checks.error(caller, f"{key} is ambiguous: give one of {', '.join(several)}")
             has = ", ".join(found) or "no hyperparameters"
-            raise checks.refuse(where, f"{key} is not in the state, which has {has}")
+            raise checks.error(caller, f"{key} is not in the state, which has {has}")
         path, old, scheduled = found[key]
         if scheduled:
-            raise checks.refuse(where, f"{key} follows a schedule, which would overwrite it")
-        new[path] = _checked(where, key, value, old)
+            raise checks.error(caller, f"{key} follows a schedule, which would overwrite it")
+        new[path] = _checked(caller, key, value, old)
     return _replace(state, new)
 
 
@@ -208,12 +208,12 @@ def constants(state: Tree) -> dict[str, tuple[str, mx.array]]:
     return {key: (path, value) for key, (path, value, scheduled) in _find(state).items() if not scheduled}
 
 
-def _checked(where: str, key: str, value: Any, old: mx.array) -> mx.array:
+def _checked(caller: str, key: str, value: Any, old: mx.array) -> mx.array:
     if isinstance(value, mx.array):
         if value.shape not in ((), old.shape):
-            raise checks.refuse(where, f"{key} must have shape {old.shape}, got {value.shape}")
+            raise checks.error(caller, f"{key} must have shape {old.shape}, got {value.shape}")
         return mx.broadcast_to(value.astype(old.dtype), old.shape)
-    value = checks.number(where, key, value, least=0 if key.endswith("learning_rate") else None)
+    value = checks.number(caller, key, value, least=0 if key.endswith("learning_rate") else None)
     return mx.full(old.shape, value, old.dtype)
 
 

@@ -59,10 +59,10 @@ def lookahead(
     3.0
     3.0
     """
-    where = "lookahead"
-    check_transform(where, "fast_optimizer", fast_optimizer)
-    sync_period = checks.integer(where, "sync_period", sync_period, least=1)
-    slow_step_size = checks.number(where, "slow_step_size", slow_step_size, least=0, most=1)
+    caller = "lookahead"
+    check_transform(caller, "fast_optimizer", fast_optimizer)
+    sync_period = checks.integer(caller, "sync_period", sync_period, least=1)
+    slow_step_size = checks.number(caller, "slow_step_size", slow_step_size, least=0, most=1)
     fast_update = taking_extra(fast_optimizer)
 
     def init(params: Params) -> LookaheadState:
@@ -75,7 +75,7 @@ def lookahead(
     def update(
         updates: Updates, state: LookaheadState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, LookaheadState]:
-        params = needed(where, params)
+        params = needed(caller, params)
         updates, fast_state = fast_update(updates, state.fast_state, params, **extra)
         sync = state.steps_since_sync == sync_period - 1
 
@@ -95,4 +95,4 @@ def lookahead(
         steps = mx.where(sync, 0, scalars.increment(state.steps_since_sync))
         return updates, LookaheadState(fast_state, steps, slow)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)

@@ -67,14 +67,14 @@ def dynamic_loss_scale(
     -1.0 8.0
     0.0 4.0
     """
-    where = "dynamic_loss_scale"
-    check_transform(where, "inner", inner)
-    growth_interval = checks.integer(where, "growth_interval", growth_interval, least=1)
-    growth_factor = checks.number(where, "growth_factor", growth_factor, least=1)
-    backoff_factor = checks.number(where, "backoff_factor", backoff_factor, above=0, below=1)
-    min_scale = checks.number(where, "min_scale", min_scale, above=0)
-    max_scale = checks.number(where, "max_scale", max_scale, least=min_scale)
-    init_scale = checks.number(where, "init_scale", init_scale, least=min_scale, most=max_scale)
+    caller = "dynamic_loss_scale"
+    check_transform(caller, "inner", inner)
+    growth_interval = checks.integer(caller, "growth_interval", growth_interval, least=1)
+    growth_factor = checks.number(caller, "growth_factor", growth_factor, least=1)
+    backoff_factor = checks.number(caller, "backoff_factor", backoff_factor, above=0, below=1)
+    min_scale = checks.number(caller, "min_scale", min_scale, above=0)
+    max_scale = checks.number(caller, "max_scale", max_scale, least=min_scale)
+    init_scale = checks.number(caller, "init_scale", init_scale, least=min_scale, most=max_scale)
     inner_update = taking_extra(inner)
 
     def init(params: Params) -> DynamicLossScaleState:
@@ -111,7 +111,7 @@ def dynamic_loss_scale(
         )
         return zero_unless(finite, out), kept
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def loss_scale(opt_state: Tree) -> mx.array:
@@ -126,7 +126,7 @@ def loss_scale(opt_state: Tree) -> mx.array:
     """
     found = tree.fields(opt_state, "loss_scale")
     if len(found) != 1:
-        raise checks.refuse(
+        raise checks.error(
             "loss_scale", f"the state must hold one loss_scale, of dynamic_loss_scale, got {len(found)}"
         )
     return found[0][1]

@@ -56,17 +56,17 @@ def partition(transforms: Mapping[Label, GradientTransform], param_labels: Label
     >>> transform.update(gradients, transform.init(params), params)[0]
     {'fc': {'weight': array(-2, dtype=float32), 'bias': array(-1, dtype=float32)}}
     """
-    where = "partition"
+    caller = "partition"
     if not isinstance(transforms, Mapping) or not transforms:
-        raise TypeError(f"{where}: transforms must be a dict from label to transform, got {transforms!r}")
+        raise TypeError(f"{caller}: transforms must be a dict from label to transform, got {transforms!r}")
     members = dict(transforms)
     for label, transform in members.items():
-        _check_label(where, "transforms", label)
-        check_transform(where, f"transforms[{label!r}]", transform)
+        _check_label(caller, "transforms", label)
+        check_transform(caller, f"transforms[{label!r}]", transform)
     inner_updates = {label: taking_extra(transform) for label, transform in members.items()}
 
     def masks(params: Params) -> dict[Label, Tree]:
-        labels = resolve_labels(where, param_labels, params, known=members)
+        labels = resolve_labels(caller, param_labels, params, known=members)
         return {label: tree.map(lambda own, label=label: own == label, labels) for label in members}
 
     def init(params: Params) -> PartitionState:
@@ -84,28 +84,28 @@ def partition(transforms: Mapping[Label, GradientTransform], param_labels: Label
                 None if params is None else select(chosen, params),
                 **select_extra(chosen, extra),
             )
-            out = merge(where, chosen, some, out)
+            out = merge(caller, chosen, some, out)
         return out, PartitionState(states)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def resolve_labels(
-    where: str, param_labels: Any, params: Params, known: Mapping[Label, Any] | None = None
+    caller: str, param_labels: Any, params: Params, known: Mapping[Label, Any] | None = None
 ) -> Tree:
     """Return labels, in whichever form, as a tree built like the parameters, each of them known."""
 
     def check(path: str, label: Any) -> None:
-        _check_label(where, f"param_labels at {path}", label)
+        _check_label(caller, f"param_labels at {path}", label)
         if known is not None and label not in known:
             has = ", ".join(repr(name) for name in known)
-            raise checks.refuse(where, f"param_labels gives {path} the label {label!r}; transforms has {has}")
+            raise checks.error(caller, f"param_labels gives {path} the label {label!r}; transforms has {has}")
 
     if _are_pairs(param_labels) and not same_structure(param_labels, params):
-        values = _by_pattern(where, param_labels, params)
+        values = _by_pattern(caller, param_labels, params)
     else:
         values = param_labels(params) if callable(param_labels) else param_labels
-    return spread(where, "param_labels", values, params, check)
+    return spread(caller, "param_labels", values, params, check)
 
 
 def group_table(params: Params, param_labels: Labels) -> str:
@@ -140,8 +140,8 @@ def group_table(params: Params, param_labels: Labels) -> str:
     return "\n".join([*_columns(rows, "<<<"), "", *_columns(totals, "<>>")])
 
 
-def _by_pattern(where: str, pairs: Sequence[tuple[str, Label]], params: Params) -> Tree:
-    compiled = [(compile_pattern(where, pattern), label) for pattern, label in pairs]
+def _by_pattern(caller: str, pairs: Sequence[tuple[str, Label]], params: Params) -> Tree:
+    compiled = [(compile_pattern(caller, pattern), label) for pattern, label in pairs]
     missing = []
 
     def label_of(path: str, _: Any) -> Label:
@@ -153,8 +153,8 @@ def _by_pattern(where: str, pairs: Sequence[tuple[str, Label]], params: Params) 
 
     labels = tree.map_with_path(label_of, params)
     if missing:
-        raise checks.refuse(
-            where, f"no pattern of param_labels matches {shown_paths(missing)}; end with ('*', label)"
+        raise checks.error(
+            caller, f"no pattern of param_labels matches {shown_paths(missing)}; end with ('*', label)"
         )
     return labels
 
@@ -167,9 +167,9 @@ def _are_pairs(labels: Any) -> bool:
     )
 
 
-def _check_label(where: str, name: str, label: Any) -> None:
+def _check_label(caller: str, name: str, label: Any) -> None:
     if isinstance(label, bool) or not isinstance(label, (str, int)):
-        raise TypeError(f"{where}: {name}: a label must be a string or an integer, got {label!r}")
+        raise TypeError(f"{caller}: {name}: a label must be a string or an integer, got {label!r}")
 
 
 def _columns(rows: Sequence[Sequence[str]], sides: str) -> list[str]:

@@ -69,16 +69,16 @@ def reduce_on_plateau(
     1.0
     0.5
     """
-    where = "reduce_on_plateau"
-    factor = checks.number(where, "factor", factor, above=0, below=1)
-    patience = checks.integer(where, "patience", patience, least=1)
-    rtol = checks.number(where, "rtol", rtol, least=0, most=1)
-    atol = checks.number(where, "atol", atol, least=0)
+    caller = "reduce_on_plateau"
+    factor = checks.number(caller, "factor", factor, above=0, below=1)
+    patience = checks.integer(caller, "patience", patience, least=1)
+    rtol = checks.number(caller, "rtol", rtol, least=0, most=1)
+    atol = checks.number(caller, "atol", atol, least=0)
     if rtol == 0 and atol == 0:
-        raise checks.refuse(where, "rtol or atol must be greater than 0, got 0 for both")
-    cooldown = checks.integer(where, "cooldown", cooldown, least=0)
-    accumulation_size = checks.integer(where, "accumulation_size", accumulation_size, least=1)
-    min_scale = checks.number(where, "min_scale", min_scale, least=0)
+        raise checks.error(caller, "rtol or atol must be greater than 0, got 0 for both")
+    cooldown = checks.integer(caller, "cooldown", cooldown, least=0)
+    accumulation_size = checks.integer(caller, "accumulation_size", accumulation_size, least=1)
+    min_scale = checks.number(caller, "min_scale", min_scale, least=0)
 
     def init(params: Params) -> ReduceLROnPlateauState:
         zero = mx.array(0, mx.int32)
@@ -108,11 +108,11 @@ def reduce_on_plateau(
         value: float | mx.array | None = None,
     ) -> tuple[Updates, ReduceLROnPlateauState]:
         if value is None:
-            raise checks.refuse(where, "value is needed: call update(updates, state, params, value=loss)")
+            raise checks.error(caller, "value is needed: call update(updates, state, params, value=loss)")
         count = scalars.increment(state.count)
         mean = (state.count * state.avg_value + scalars.float32(value)) / count
         gathered = state._replace(count=count, avg_value=mean)
         new = tree.where(count == accumulation_size, judged(state, mean), gathered)
         return tree.map(lambda u: (new.scale * u).astype(u.dtype), updates), new
 
-    return checked(where, init, update)
+    return checked(caller, init, update)

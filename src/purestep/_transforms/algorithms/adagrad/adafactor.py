@@ -81,12 +81,12 @@ def scale_by_factored_rms(
     >>> transform.update({"w": mx.full((2, 3), -5.0)}, state)[0]["w"][0]
     array([-1, -1, -1], dtype=float32)
     """
-    where = "scale_by_factored_rms"
-    decay_rate = checks.number(where, "decay_rate", decay_rate, above=0)
-    step_offset = checks.number(where, "step_offset", step_offset)
-    min_dim_size_to_factor = checks.integer(where, "min_dim_size_to_factor", min_dim_size_to_factor, least=1)
-    epsilon = checks.number(where, "epsilon", epsilon, above=0)
-    checks.function(where, "decay_rate_fn", decay_rate_fn)
+    caller = "scale_by_factored_rms"
+    decay_rate = checks.number(caller, "decay_rate", decay_rate, above=0)
+    step_offset = checks.number(caller, "step_offset", step_offset)
+    min_dim_size_to_factor = checks.integer(caller, "min_dim_size_to_factor", min_dim_size_to_factor, least=1)
+    epsilon = checks.number(caller, "epsilon", epsilon, above=0)
+    checks.function(caller, "decay_rate_fn", decay_rate_fn)
 
     def axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
         """Return the second largest axis and the largest of an array to factor."""
@@ -113,7 +113,7 @@ def scale_by_factored_rms(
         updates: Updates, state: FactoredState, params: Params | None = None
     ) -> tuple[Updates, FactoredState]:
         begun = mx.maximum(state.count - step_offset, 0)
-        decay = called(where, "decay_rate_fn", lambda n: decay_rate_fn(n, decay_rate), begun)
+        decay = called(caller, "decay_rate_fn", lambda n: decay_rate_fn(n, decay_rate), begun)
         gradients = tree.map(lambda u: u.astype(mx.float32), updates)
         squares = tree.map(lambda g: mx.square(g) + epsilon, gradients)
 
@@ -143,7 +143,7 @@ def scale_by_factored_rms(
         updates = tree.map(scaled, gradients, v_row, v_col, v)
         return updates, FactoredState(scalars.increment(state.count), v_row, v_col, v)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def adafactor(

@@ -48,11 +48,11 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
     >>> round(updates["w"].item(), 6), state.sum_of_squares["w"].item()
     (0.8, 25.0)
     """
-    where = "scale_by_rss"
+    caller = "scale_by_rss"
     initial_accumulator_value = checks.number(
-        where, "initial_accumulator_value", initial_accumulator_value, least=0
+        caller, "initial_accumulator_value", initial_accumulator_value, least=0
     )
-    eps = checks.number(where, "eps", eps, least=0)
+    eps = checks.number(caller, "eps", eps, least=0)
 
     def init(params: Params) -> ScaleByRssState:
         return ScaleByRssState(moments.full_like(params, initial_accumulator_value))
@@ -69,7 +69,7 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
 
         return tree.map(divided, gradients, sums), ScaleByRssState(sums)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def adagrad(

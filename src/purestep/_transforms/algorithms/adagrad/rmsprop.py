@@ -157,10 +157,10 @@ def scale_by_stddev(
     return checked("scale_by_stddev", init, update)
 
 
-def _numbers(where: str, decay: float, eps: float, initial_scale: float) -> tuple[float, float, float]:
-    decay = checks.number(where, "decay", decay, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    return decay, eps, checks.number(where, "initial_scale", initial_scale, least=0)
+def _numbers(caller: str, decay: float, eps: float, initial_scale: float) -> tuple[float, float, float]:
+    decay = checks.number(caller, "decay", decay, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    return decay, eps, checks.number(caller, "initial_scale", initial_scale, least=0)
 
 
 def _first_count(counted: bool) -> mx.array | tuple[()]:

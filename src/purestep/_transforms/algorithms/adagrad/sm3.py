@@ -57,10 +57,10 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
     >>> updates
     {'w': array([[1, 1]], dtype=float32)}
     """
-    where = "scale_by_sm3"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, most=1)
-    eps = checks.number(where, "eps", eps, least=0)
+    caller = "scale_by_sm3"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, most=1)
+    eps = checks.number(caller, "eps", eps, least=0)
     fresh = 1 - b2 if b2 != 1 else 1.0
 
     def vectors(param: mx.array) -> tuple[mx.array, ...]:
@@ -79,7 +79,7 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
             each = [found.pop(tree.join(path, str(axis)), None) for axis in range(max(g.ndim, 1))]
             sizes = [v.size for v in each if v is not None]
             if sizes != (list(g.shape) or [1]):
-                raise checks.refuse(where, f"{path} in updates is not built like the params of the state")
+                raise checks.error(caller, f"{path} in updates is not built like the params of the state")
             if g.ndim:
                 each = [
                     v.reshape([-1 if a == axis else 1 for a in range(g.ndim)]) for axis, v in enumerate(each)
@@ -95,12 +95,12 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
         gradients = tree.map(lambda u: u.astype(mx.float32), updates)
         bounds = tree.map_with_path(bound, gradients)
         if found:
-            raise checks.refuse(where, f"{next(iter(found))} is in the state, and nothing for it in updates")
+            raise checks.error(caller, f"{next(iter(found))} is in the state, and nothing for it in updates")
         scaled = tree.map(lambda g, a: mx.where(a == 0, 0.0, g * mx.rsqrt(a + eps)), gradients, bounds)
         nu = tree.map(lambda u, m: b1 * m + (1 - b1) * u, scaled, state.nu)
         return nu, ScaleBySM3State(tree.map(highest, bounds), nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def sm3(learning_rate: ScalarOrSchedule, momentum: float = 0.9) -> GradientTransform:

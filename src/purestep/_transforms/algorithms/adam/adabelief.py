@@ -66,11 +66,11 @@ def scale_by_belief(
     >>> round(updates["w"].item(), 4)  # 5 over its distance 4.5 from the mean
     1.1111
     """
-    where = "scale_by_belief"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+    caller = "scale_by_belief"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleByBeliefState:
         zeros = [tree.zeros_like(params, mx.float32) for _ in range(2)]
@@ -92,7 +92,7 @@ def scale_by_belief(
         updates = tree.map(lambda d, v: d / nonzero(d, mx.sqrt(v) + eps, eps), direction, square)
         return updates, ScaleByBeliefState(count, mu, nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def adabelief(

@@ -66,11 +66,11 @@ def scale_by_adam(
     >>> round(updates["w"].item(), 6)
     1.0
     """
-    where = "scale_by_adam"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+    caller = "scale_by_adam"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
 
     def root(square: mx.array) -> mx.array:
         # MLX fuses chains of at most 11 operations: clip, Adam, decay and rate fit, with none to spare.
@@ -102,7 +102,7 @@ def scale_by_adam(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def adam(

@@ -42,10 +42,10 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
     >>> round(updates["w"].item(), 6), state.nu["w"].item()
     (1.0, 5.0)
     """
-    where = "scale_by_adamax"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
+    caller = "scale_by_adamax"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
 
     def init(params: Params) -> ScaleByAdamState:
         zeros = [tree.zeros_like(params, mx.float32) for _ in range(2)]
@@ -61,7 +61,7 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
         updates = tree.map(lambda m, v: m / nonzero(m, v, eps), moments.corrected(mu, b1, count), nu)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def adamax(

@@ -64,12 +64,12 @@ def scale_by_adan(
     >>> round(updates["w"].item(), 5)
     1.0
     """
-    where = "scale_by_adan"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    b3 = checks.number(where, "b3", b3, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+    caller = "scale_by_adan"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    b3 = checks.number(caller, "b3", b3, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleByAdanState:
         m, v, n, g = (tree.zeros_like(params, mx.float32) for _ in range(4))
@@ -94,7 +94,7 @@ def scale_by_adan(
         updates = tree.map(scaled, m, v, n)
         return updates, ScaleByAdanState(m, v, n, g, t)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def adan(

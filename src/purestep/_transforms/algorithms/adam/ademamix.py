@@ -87,15 +87,15 @@ def scale_by_ademamix(
     >>> round(updates["w"].item(), 5)
     1.5
     """
-    where = "scale_by_ademamix"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    caller = "scale_by_ademamix"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
     if not callable(b3):
-        b3 = checks.number(where, "b3", b3, least=0, below=1)
+        b3 = checks.number(caller, "b3", b3, least=0, below=1)
     if not callable(alpha):
-        alpha = checks.number(where, "alpha", alpha, least=0)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+        alpha = checks.number(caller, "alpha", alpha, least=0)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleByAdEMAMixState:
         m1, m2 = (tree.zeros_like(params, mu_dtype or mx.float32) for _ in range(2))
@@ -104,8 +104,8 @@ def scale_by_ademamix(
     def update(
         updates: Updates, state: ScaleByAdEMAMixState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdEMAMixState]:
-        slow = value_at(where, "b3", b3, state.count) if callable(b3) else b3
-        share = value_at(where, "alpha", alpha, state.count) if callable(alpha) else alpha
+        slow = value_at(caller, "b3", b3, state.count) if callable(b3) else b3
+        share = value_at(caller, "alpha", alpha, state.count) if callable(alpha) else alpha
         count = scalars.increment(state.count)
         g = tree.map(lambda x: x.astype(mx.float32), updates)
         m1 = tree.map(lambda m, x: b1 * m.astype(mx.float32) + (1 - b1) * x, state.m1, g)
@@ -122,7 +122,7 @@ def scale_by_ademamix(
             m1, m2 = (tree.map(lambda m: m.astype(mu_dtype), m) for m in (m1, m2))
         return updates, ScaleByAdEMAMixState(count, m1, m2, nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def scale_by_simplified_ademamix(
@@ -156,13 +156,13 @@ def scale_by_simplified_ademamix(
     >>> round(updates["w"].item(), 5)
     3.0
     """
-    where = "scale_by_simplified_ademamix"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
+    caller = "scale_by_simplified_ademamix"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
     if not callable(alpha):
-        alpha = checks.number(where, "alpha", alpha, least=0)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+        alpha = checks.number(caller, "alpha", alpha, least=0)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleBySimplifiedAdEMAMixState:
         m, n = (tree.zeros_like(params, mx.float32) for _ in range(2))
@@ -171,7 +171,7 @@ def scale_by_simplified_ademamix(
     def update(
         updates: Updates, state: ScaleBySimplifiedAdEMAMixState, params: Params | None = None
     ) -> tuple[Updates, ScaleBySimplifiedAdEMAMixState]:
-        share = value_at(where, "alpha", alpha, state.t) if callable(alpha) else alpha
+        share = value_at(caller, "alpha", alpha, state.t) if callable(alpha) else alpha
         t = scalars.increment(state.t)
         g = tree.map(lambda x: x.astype(mx.float32), updates)
         m = tree.map(lambda a, x: b1 * a + x, state.m, g)
@@ -185,7 +185,7 @@ def scale_by_simplified_ademamix(
         updates = tree.map(scaled, m, g, n)
         return updates, ScaleBySimplifiedAdEMAMixState(t, m, n)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def ademamix(

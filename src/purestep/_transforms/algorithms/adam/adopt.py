@@ -55,11 +55,11 @@ def scale_by_adopt(
     0.0
     0.1
     """
-    where = "scale_by_adopt"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, above=0)
-    checks.function(where, "clip_value_fn", clip_value_fn)
+    caller = "scale_by_adopt"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, above=0)
+    checks.function(caller, "clip_value_fn", clip_value_fn)
 
     def init(params: Params) -> ScaleByAdamState:
         return ScaleByAdamState(
@@ -77,7 +77,7 @@ def scale_by_adopt(
         g = tree.map(lambda x: x.astype(mx.float32), updates)
         scaled = tree.map(lambda x, v: x / mx.maximum(mx.sqrt(v), eps), g, state.nu)
         if use_clipping:
-            bound = called(where, "clip_value_fn", clip_value_fn, state.count.astype(mx.float32))
+            bound = called(caller, "clip_value_fn", clip_value_fn, state.count.astype(mx.float32))
             scaled = tree.map(lambda r: mx.clip(r, -bound, bound), scaled)
         mu = tree.map(lambda m, r: kept * m.astype(mx.float32) + taken * r, state.mu, scaled)
         nu = tree.map(lambda v, x: b2_now * v + b2_rest * mx.square(x), state.nu, g)
@@ -86,7 +86,7 @@ def scale_by_adopt(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleByAdamState(scalars.increment(state.count), mu, nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def adopt(

@@ -72,11 +72,11 @@ def scale_by_amsgrad(
     >>> updates  # 1 over the largest so far
     {'w': array(0.25, dtype=float32)}
     """
-    where = "scale_by_amsgrad"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+    caller = "scale_by_amsgrad"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
 
     def init(params: Params) -> ScaleByAmsgradState:
         return ScaleByAmsgradState(
@@ -101,7 +101,7 @@ def scale_by_amsgrad(
         )
         return updates, ScaleByAmsgradState(count, moments.stored(mu, mu_dtype), nu, nu_max)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def amsgrad(

@@ -70,12 +70,12 @@ def scale_by_novograd(
     >>> [round(x, 6) for x in updates["w"].tolist()], state.nu["w"]
     ([0.6, 0.8], array(25, dtype=float32))
     """
-    where = "scale_by_novograd"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
-    weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
+    caller = "scale_by_novograd"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
     decays = isinstance(weight_decay, mx.array) or weight_decay != 0
     decay = add_decayed_weights(weight_decay)
 
@@ -90,8 +90,8 @@ def scale_by_novograd(
         updates: Updates, state: ScaleByNovogradState, params: Params | None = None
     ) -> tuple[Updates, ScaleByNovogradState]:
         if decays and params is None:
-            raise checks.refuse(
-                where, "params is needed for its weight_decay: call update(updates, state, params)"
+            raise checks.error(
+                caller, "params is needed for its weight_decay: call update(updates, state, params)"
             )
         gradients = moments.float32(updates)
         part = mx.where(state.count == 0, 1.0, 1 - b2)  # nu begins at 0, so only the new part must differ
@@ -102,7 +102,7 @@ def scale_by_novograd(
         mu = tree.map(lambda u, m: b1 * m.astype(mx.float32) + u, updates, state.mu)
         return mu, ScaleByNovogradState(scalars.increment(state.count), moments.stored(mu, mu_dtype), nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def novograd(

@@ -62,16 +62,16 @@ def scale_by_radam(
     >>> round(updates["w"].item(), 6)  # the gradient itself
     5.0
     """
-    where = "scale_by_radam"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
-    threshold = checks.number(where, "threshold", threshold, least=4)
+    caller = "scale_by_radam"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    threshold = checks.number(caller, "threshold", threshold, least=4)
     for name, value in (("b2", b2), ("threshold", threshold)):
         if isinstance(value, mx.array):  # Python chooses the formula by them, and waits for no device
             raise TypeError(
-                f"{where}: {name} must be a Python number, got an array: "
+                f"{caller}: {name} must be a Python number, got an array: "
                 "under inject_hyperparams name it in static_args"
             )
     limit = 2 / (1 - b2) - 1
@@ -103,7 +103,7 @@ def scale_by_radam(
             updates = tree.map(rectified, updates, moments.corrected(nu, b2, count))
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def length(decay: float, count: mx.array) -> mx.array:

@@ -90,14 +90,14 @@ def scale_by_sophia(
     1.0
     0.75
     """
-    where = "scale_by_sophia"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, above=0)
-    gamma = checks.number(where, "gamma", gamma, above=0)
+    caller = "scale_by_sophia"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, above=0)
+    gamma = checks.number(caller, "gamma", gamma, above=0)
     if clip_threshold is not None:
-        clip_threshold = checks.number(where, "clip_threshold", clip_threshold, above=0)
-    update_interval = checks.integer(where, "update_interval", update_interval, least=1)
+        clip_threshold = checks.number(caller, "clip_threshold", clip_threshold, above=0)
+    update_interval = checks.integer(caller, "update_interval", update_interval, least=1)
 
     def init(params: Params) -> ScaleBySophiaState:
         return ScaleBySophiaState(
@@ -134,7 +134,7 @@ def scale_by_sophia(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleBySophiaState(count, mu, nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: mx.array) -> Tree:
@@ -155,9 +155,9 @@ def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: m
     >>> hutchinson_diagonal(loss_fn, {"w": mx.array([5.0, 5.0])}, mx.random.key(0))
     {'w': array([2, 6], dtype=float32)}
     """
-    where = "hutchinson_diagonal"
-    checks.function(where, "loss_fn", loss_fn)
-    rng.check_key(where, key)
+    caller = "hutchinson_diagonal"
+    checks.function(caller, "loss_fn", loss_fn)
+    rng.check_key(caller, key)
     leaves = tree.leaves(params)
     keys = mx.random.split(key, max(len(leaves), 1))
     signs = [
@@ -208,9 +208,9 @@ def gauss_newton_bartlett_diagonal(
     >>> estimate  # the diagonal of p * (1 - p)
     {'w': array([[0.25, 0.25]], dtype=float32)}
     """
-    where = "gauss_newton_bartlett_diagonal"
-    checks.function(where, "logits_fn", logits_fn)
-    rng.check_key(where, key)
+    caller = "gauss_newton_bartlett_diagonal"
+    checks.function(caller, "logits_fn", logits_fn)
+    rng.check_key(caller, key)
 
     def loss(leaves: list[mx.array]) -> tuple[mx.array, mx.array]:
         logits = logits_fn(tree.unflatten(params, leaves)).astype(mx.float32)

@@ -49,13 +49,13 @@ def scale_by_yogi(
     >>> state.nu["w"]  # up by a quarter of 16
     array(5, dtype=float32)
     """
-    where = "scale_by_yogi"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    eps_root = checks.number(where, "eps_root", eps_root, least=0)
+    caller = "scale_by_yogi"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
     initial_accumulator_value = checks.number(
-        where, "initial_accumulator_value", initial_accumulator_value, least=0
+        caller, "initial_accumulator_value", initial_accumulator_value, least=0
     )
 
     def init(params: Params) -> ScaleByAdamState:
@@ -79,7 +79,7 @@ def scale_by_yogi(
         )
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def yogi(

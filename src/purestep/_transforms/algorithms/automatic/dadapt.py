@@ -87,15 +87,15 @@ def scale_by_dadapt(
     >>> state.estim_lr > 0.01
     array(True, dtype=bool)
     """
-    where = "scale_by_dadapt"
-    b1, b2 = check_betas(where, betas)
+    caller = "scale_by_dadapt"
+    b1, b2 = check_betas(caller, betas)
     q = math.sqrt(b2)
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
     state_type = ScheduledDAdaptState if callable(learning_rate) else ScaleByDAdaptState
-    eps = checks.number(where, "eps", eps, above=0)
-    estim_lr0 = checks.number(where, "estim_lr0", estim_lr0, above=0)
-    weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
+    eps = checks.number(caller, "eps", eps, above=0)
+    estim_lr0 = checks.number(caller, "estim_lr0", estim_lr0, above=0)
+    weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByDAdaptState:
         mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
@@ -106,7 +106,7 @@ def scale_by_dadapt(
         updates: Updates, state: ScaleByDAdaptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScaleByDAdaptState]:
         if params is None:
-            raise checks.refuse(where, "params is needed: call update(updates, state, params)")
+            raise checks.error(caller, "params is needed: call update(updates, state, params)")
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         step = state.estim_lr * now * correction(b1, b2, count)
         g = tree.map(lambda x: x.astype(mx.float32), updates)
@@ -123,7 +123,7 @@ def scale_by_dadapt(
         updates = tree.map(direction, mean, square, params)
         return updates, state_type(mean, square, sums, new, numerator, count, now)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def dadapt_adamw(

@@ -94,10 +94,10 @@ def scale_by_distance_over_gradients(
     >>> round(updates["w"].item(), 5)  # 0.01 * (1 + 4), whatever the size of the gradient
     0.05
     """
-    where = "scale_by_distance_over_gradients"
-    reps_rel = checks.number(where, "reps_rel", reps_rel, above=0)
-    eps = checks.number(where, "eps", eps, above=0)
-    global_scale = checks.number(where, "global_scale", global_scale)
+    caller = "scale_by_distance_over_gradients"
+    reps_rel = checks.number(caller, "reps_rel", reps_rel, above=0)
+    eps = checks.number(caller, "eps", eps, above=0)
+    global_scale = checks.number(caller, "global_scale", global_scale)
 
     def init(params: Params) -> ScaleByDistanceOverGradientsState:
         return ScaleByDistanceOverGradientsState(
@@ -109,7 +109,7 @@ def scale_by_distance_over_gradients(
     def update(
         updates: Updates, state: ScaleByDistanceOverGradientsState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDistanceOverGradientsState]:
-        gone = tree.map(tree.norm, _difference(where, params, state.init_params))
+        gone = tree.map(tree.norm, _difference(caller, params, state.init_params))
         farthest = tree.map(mx.maximum, state.max_dist, gone)
         met = tree.map(
             lambda s, g: s + sums.total(mx.square(g.astype(mx.float32))), state.grad_sum_of_squares, updates
@@ -118,7 +118,7 @@ def scale_by_distance_over_gradients(
         updates = tree.map(lambda r, g: (r * g).astype(g.dtype), rates, updates)
         return updates, ScaleByDistanceOverGradientsState(farthest, met, state.init_params)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTransform:
@@ -151,14 +151,14 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
     >>> [round(update.item(), 5) for update in updates.values()]
     [0.06, 0.08]
     """
-    where = "scale_by_dog"
+    caller = "scale_by_dog"
     if not isinstance(init_step, tuple) or len(init_step) != 2 or init_step[0] not in _INIT_STEPS:
-        raise checks.refuse(
-            where, f"init_step must be a pair of one of {_INIT_STEPS} and a number, got {init_step!r}"
+        raise checks.error(
+            caller, f"init_step must be a pair of one of {_INIT_STEPS} and a number, got {init_step!r}"
         )
     kind, value = init_step
-    value = checks.number(where, "init_step's number", value, above=0)
-    eps = checks.number(where, "eps", eps, above=0)
+    value = checks.number(caller, "init_step's number", value, above=0)
+    eps = checks.number(caller, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByDoGState:
         start = value * (1 + tree.norm(params)) if kind == "heuristic" else scalars.float32(value)
@@ -172,7 +172,7 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
     def update(
         updates: Updates, state: ScaleByDoGState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDoGState]:
-        farthest = mx.maximum(state.max_dist, tree.norm(_difference(where, params, state.init_params)))
+        farthest = mx.maximum(state.max_dist, tree.norm(_difference(caller, params, state.init_params)))
         met = state.sum_sq_norm_grads + mx.square(tree.norm(updates))
         rate = farthest * mx.rsqrt(met + eps)
         if kind == "learning_rate":
@@ -180,7 +180,7 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoGState(mx.array(False), state.init_params, farthest, met)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) -> GradientTransform:
@@ -209,10 +209,10 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
     >>> round(updates["w"].item(), 5)
     0.2
     """
-    where = "scale_by_dowg"
-    eps = checks.number(where, "eps", eps, above=0)
+    caller = "scale_by_dowg"
+    eps = checks.number(caller, "eps", eps, above=0)
     start = eps if init_estim_sq_dist is None else init_estim_sq_dist
-    start = checks.number(where, "init_estim_sq_dist", start, above=0)
+    start = checks.number(caller, "init_estim_sq_dist", start, above=0)
 
     def init(params: Params) -> ScaleByDoWGState:
         return ScaleByDoWGState(params, mx.array(0.0), scalars.float32(start))
@@ -220,20 +220,20 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
     def update(
         updates: Updates, state: ScaleByDoWGState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDoWGState]:
-        gone = mx.square(tree.norm(_difference(where, params, state.init_params)))
+        gone = mx.square(tree.norm(_difference(caller, params, state.init_params)))
         farthest = mx.maximum(state.estim_sq_dist, gone)
         met = state.weighted_sq_norm_grads + farthest * mx.square(tree.norm(updates))
         rate = farthest / (mx.sqrt(met) + eps)
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoWGState(state.init_params, met, farthest)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
-def _difference(where: str, params: Params | None, start: Params) -> Tree:
+def _difference(caller: str, params: Params | None, start: Params) -> Tree:
     """Return how far each parameter has come, in float32."""
     if params is None:
-        raise checks.refuse(where, "params is needed: call update(updates, state, params)")
+        raise checks.error(caller, "params is needed: call update(updates, state, params)")
     return tree.map(lambda p, p0: p.astype(mx.float32) - p0.astype(mx.float32), params, start)
 
 

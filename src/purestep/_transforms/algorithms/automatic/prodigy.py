@@ -98,17 +98,17 @@ def scale_by_prodigy(
     >>> state.estim_lr > 0.01
     array(True, dtype=bool)
     """
-    where = "scale_by_prodigy"
-    b1, b2 = check_betas(where, betas)
+    caller = "scale_by_prodigy"
+    b1, b2 = check_betas(caller, betas)
     b3 = math.sqrt(b2) if beta3 is None else beta3
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
     state_type = ScheduledProdigyState if callable(learning_rate) else ScaleByProdigyState
-    b3 = checks.number(where, "beta3", b3, least=0, below=1)
-    eps = checks.number(where, "eps", eps, least=0)
-    estim_lr0 = checks.number(where, "estim_lr0", estim_lr0, above=0)
-    estim_lr_coef = checks.number(where, "estim_lr_coef", estim_lr_coef, above=0)
-    weight_decay = checks.number(where, "weight_decay", weight_decay, least=0)
+    b3 = checks.number(caller, "beta3", b3, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    estim_lr0 = checks.number(caller, "estim_lr0", estim_lr0, above=0)
+    estim_lr_coef = checks.number(caller, "estim_lr_coef", estim_lr_coef, above=0)
+    weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByProdigyState:
         mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
@@ -119,7 +119,7 @@ def scale_by_prodigy(
         updates: Updates, state: ScaleByProdigyState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScaleByProdigyState]:
         if params is None:
-            raise checks.refuse(where, "params is needed: call update(updates, state, params)")
+            raise checks.error(caller, "params is needed: call update(updates, state, params)")
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         old = state.estim_lr
         step = old * now * correction(b1, b2, count)
@@ -138,14 +138,14 @@ def scale_by_prodigy(
         updates = tree.map(direction, mean, square, params)
         return updates, state_type(mean, square, sums, state.params0, new, numerator, count, now)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
-def check_betas(where: str, betas: tuple[float, float]) -> tuple[float, float]:
+def check_betas(caller: str, betas: tuple[float, float]) -> tuple[float, float]:
     """Refuse what is not two decays."""
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise checks.refuse(where, f"betas must be two numbers, got {betas!r}")
-    b1, b2 = (checks.number(where, "betas", beta, least=0, below=1) for beta in betas)
+        raise checks.error(caller, f"betas must be two numbers, got {betas!r}")
+    b1, b2 = (checks.number(caller, "betas", beta, least=0, below=1) for beta in betas)
     return b1, b2
 
 

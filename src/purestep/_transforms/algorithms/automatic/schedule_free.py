@@ -99,12 +99,12 @@ def schedule_free(
     >>> params, schedule_free_eval_params(state, params)
     ({'w': array(1.75, dtype=float32)}, {'w': array(1.5, dtype=float32)})
     """
-    where = "schedule_free"
-    check_transform(where, "base_optimizer", base_optimizer)
-    b1 = checks.number(where, "b1", b1, above=0, most=1)
-    weight_lr_power = checks.number(where, "weight_lr_power", weight_lr_power, least=0)
+    caller = "schedule_free"
+    check_transform(caller, "base_optimizer", base_optimizer)
+    b1 = checks.number(caller, "b1", b1, above=0, most=1)
+    weight_lr_power = checks.number(caller, "weight_lr_power", weight_lr_power, least=0)
     if not callable(learning_rate):
-        learning_rate = checks.number(where, "learning_rate", learning_rate, least=0)
+        learning_rate = checks.number(caller, "learning_rate", learning_rate, least=0)
     base_update = taking_extra(base_optimizer)
     dtype = state_dtype or mx.float32
 
@@ -122,9 +122,9 @@ def schedule_free(
         updates: Updates, state: ScheduleFreeState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScheduleFreeState]:
         if params is None:
-            raise checks.refuse(where, "params is needed: call update(updates, state, params)")
+            raise checks.error(caller, "params is needed: call update(updates, state, params)")
         if callable(learning_rate):
-            rate = value_at(where, "learning_rate", learning_rate, state.step_count)
+            rate = value_at(caller, "learning_rate", learning_rate, state.step_count)
         else:
             rate = scalars.float32(learning_rate)
         highest = mx.maximum(state.max_lr, rate)
@@ -146,7 +146,7 @@ def schedule_free(
             state.b1, weight_sum, scalars.increment(state.step_count), highest, base_state, z
         )
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:

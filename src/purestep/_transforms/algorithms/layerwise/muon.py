@@ -107,18 +107,18 @@ def scale_by_muon(
     >>> (updates["w"] > 0.5).tolist()  # both directions count, whatever their size
     [[False, True], [True, False]]
     """
-    where = "scale_by_muon"
-    rows, eps = check_iteration(where, ns_coeffs, ns_steps, preconditioning, eps)
-    beta = checks.number(where, "beta", beta, least=0, below=1)
+    caller = "scale_by_muon"
+    rows, eps = check_iteration(caller, ns_coeffs, ns_steps, preconditioning, eps)
+    beta = checks.number(caller, "beta", beta, least=0, below=1)
 
     def init(params: Params) -> ScaleByMuonState:
-        all_sides(where, matrices, params)
+        all_sides(caller, matrices, params)
         return ScaleByMuonState(mx.array(0, mx.int32), tree.zeros_like(params, mu_dtype or mx.float32))
 
     def update(
         updates: Updates, state: ScaleByMuonState, params: Params | None = None
     ) -> tuple[Updates, ScaleByMuonState]:
-        sides = all_sides(where, matrices, updates)
+        sides = all_sides(caller, matrices, updates)
         gradients = tree.map(lambda g: g.astype(mx.float32), updates)
         count = scalars.increment(state.count)
         mu = tree.map(lambda g, m: beta * m.astype(mx.float32) + (1 - beta) * g, gradients, state.mu)
@@ -138,7 +138,7 @@ def scale_by_muon(
             mu = tree.map(lambda m: m.astype(mu_dtype), mu)
         return updates, ScaleByMuonState(count, mu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = None) -> GradientTransform:
@@ -157,9 +157,9 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
     >>> scale_by_shape().update({"w": mx.ones((4, 1))}, ())[0]["w"][0]
     array([2], dtype=float32)
     """
-    where = "scale_by_shape"
+    caller = "scale_by_shape"
     if consistent_rms is not None:
-        consistent_rms = checks.number(where, "consistent_rms", consistent_rms, least=0)
+        consistent_rms = checks.number(caller, "consistent_rms", consistent_rms, least=0)
 
     def factor(axes: Sides, u: mx.array) -> float | mx.array:
         made, summed = axes.sizes(u)
@@ -168,10 +168,10 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
         return math.sqrt(max(made, summed)) * consistent_rms
 
     def update(updates: Updates, state: tuple[()], params: Params | None = None) -> tuple[Updates, tuple[()]]:
-        sides = all_sides(where, matrices, updates)
+        sides = all_sides(caller, matrices, updates)
         return tree.map_with_path(lambda p, u: (factor(sides[p], u) * u).astype(u.dtype), updates), state
 
-    return checked(where, lambda params: (), update)
+    return checked(caller, lambda params: (), update)
 
 
 def matrices_and_rest(
@@ -192,9 +192,9 @@ def matrices_and_rest(
     >>> split.update(params, split.init(params), params)[0]
     {'w': array([[2]], dtype=float32), 'b': array([3], dtype=float32)}
     """
-    where = "matrices_and_rest"
-    check_transform(where, "on_matrices", on_matrices)
-    check_transform(where, "on_rest", on_rest)
+    caller = "matrices_and_rest"
+    check_transform(caller, "on_matrices", on_matrices)
+    check_transform(caller, "on_rest", on_rest)
     update_matrices, update_rest = taking_extra(on_matrices), taking_extra(on_rest)
 
     def split(values: Tree, sides: dict[str, Sides | None]) -> tuple[Tree, Tree]:
@@ -206,13 +206,13 @@ def matrices_and_rest(
     def init(params: Params) -> MatricesAndRestState:
         if matrices is not None and not callable(matrices):
             tree.map(lambda p, chosen: None, params, matrices)  # refuses a mask built differently
-        first, second = split(params, matrix_sides(where, matrices, params))
+        first, second = split(params, matrix_sides(caller, matrices, params))
         return MatricesAndRestState(on_matrices.init(first), on_rest.init(second))
 
     def update(
         updates: Updates, state: MatricesAndRestState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, MatricesAndRestState]:
-        sides = matrix_sides(where, matrices, updates)
+        sides = matrix_sides(caller, matrices, updates)
         weights = (None, None) if params is None else split(params, sides)
         first, second = split(updates, sides)
         first, matrices_state = update_matrices(first, state.matrices, weights[0], **extra)
@@ -221,7 +221,7 @@ def matrices_and_rest(
         updates = tree.map_with_path(lambda path, u: next(made if sides[path] else other), updates)
         return updates, MatricesAndRestState(matrices_state, rest_state)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def muon(

@@ -41,14 +41,14 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
     >>> scale_by_width(4.0).update({"fc": mx.ones((1, 2)), "bias": mx.ones(1)}, ())[0]
     {'fc': array([[0.25, 0.25]], dtype=float32), 'bias': array([1], dtype=float32)}
     """
-    where = "scale_by_width"
-    width_mult = checks.number(where, "width_mult", width_mult, above=0)
+    caller = "scale_by_width"
+    width_mult = checks.number(caller, "width_mult", width_mult, above=0)
 
     def narrow(updates: Updates, params: Params | None) -> Updates:
-        chosen = resolve_mask(where, mask, updates if params is None else params)
+        chosen = resolve_mask(caller, mask, updates if params is None else params)
         return tree.map(lambda u, wide: (u / width_mult).astype(u.dtype) if wide else u, updates, chosen)
 
-    return without_state(where, narrow)
+    return without_state(caller, narrow)
 
 
 def mup(

@@ -99,9 +99,9 @@ def orthogonalize(
     >>> [0.6 < value < 1.3 for value in mx.diag(near).tolist()]
     [True, True, True]
     """
-    where = "orthogonalize"
-    rows, eps = check_iteration(where, ns_coeffs, ns_steps, preconditioning, eps)
-    axes = sides(where, "x", x, True if dimension_numbers is None else dimension_numbers)
+    caller = "orthogonalize"
+    rows, eps = check_iteration(caller, ns_coeffs, ns_steps, preconditioning, eps)
+    axes = sides(caller, "x", x, True if dimension_numbers is None else dimension_numbers)
     assert axes is not None  # only a leaf that is refused the name has none
     return iterate(x, axes, rows, preconditioning, eps, ns_dtype)
 
@@ -147,26 +147,26 @@ def _preconditioned(x: mx.array, preconditioning: str, eps: float) -> mx.array:
 
 
 def check_iteration(
-    where: str, ns_coeffs: Coefficients, ns_steps: int, preconditioning: str, eps: float
+    caller: str, ns_coeffs: Coefficients, ns_steps: int, preconditioning: str, eps: float
 ) -> tuple[Sequence[Sequence[float]], float]:
     """Refuse bad arguments of `orthogonalize`; return the coefficients of every step, and `eps`."""
-    ns_steps = checks.integer(where, "ns_steps", ns_steps, least=1)
-    eps = checks.number(where, "eps", eps, least=0)
+    ns_steps = checks.integer(caller, "ns_steps", ns_steps, least=1)
+    eps = checks.number(caller, "eps", eps, least=0)
     if preconditioning not in _PRECONDITIONINGS:
-        raise checks.refuse(
-            where, f"preconditioning must be one of {', '.join(_PRECONDITIONINGS)}, got {preconditioning!r}"
+        raise checks.error(
+            caller, f"preconditioning must be one of {', '.join(_PRECONDITIONINGS)}, got {preconditioning!r}"
         )
     if isinstance(ns_coeffs, str) and ns_coeffs not in _PRESETS:
-        raise checks.refuse(where, f"ns_coeffs must be one of {', '.join(_PRESETS)}, got {ns_coeffs!r}")
+        raise checks.error(caller, f"ns_coeffs must be one of {', '.join(_PRESETS)}, got {ns_coeffs!r}")
     given: Any = _PRESETS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
     rows = [tuple(row) for row in given] if given and isinstance(given[0], Sequence) else [tuple(given)]
     if any(len(row) != 3 for row in rows):
-        raise checks.refuse(where, f"ns_coeffs must be three numbers, or rows of three, got {ns_coeffs}")
-    rows = [tuple(checks.number(where, "ns_coeffs", value) for value in row) for row in rows]
+        raise checks.error(caller, f"ns_coeffs must be three numbers, or rows of three, got {ns_coeffs}")
+    rows = [tuple(checks.number(caller, "ns_coeffs", value) for value in row) for row in rows]
     return rows * ns_steps if len(rows) == 1 else rows, eps
 
 
-def matrix_sides(where: str, matrices: Matrices, params: Tree) -> dict[str, Sides | None]:
+def matrix_sides(caller: str, matrices: Matrices, params: Tree) -> dict[str, Sides | None]:
     """Return, by path, the axes of every leaf that is a matrix, and `None` for the others."""
     known = None if matrices is None or callable(matrices) else dict(tree.items(matrices))
 
@@ -176,26 +176,26 @@ def matrix_sides(where: str, matrices: Matrices, params: Tree) -> dict[str, Side
         if known is None:
             return leaf.ndim == 2
         if path not in known:
-            raise checks.refuse(where, f"matrices has nothing at {path or 'the tree'}")
+            raise checks.error(caller, f"matrices has nothing at {path or 'the tree'}")
         return known[path]
 
-    return {path: sides(where, path, leaf, choice(path, leaf)) for path, leaf in tree.items(params)}
+    return {path: sides(caller, path, leaf, choice(path, leaf)) for path, leaf in tree.items(params)}
 
 
-def all_sides(where: str, matrices: Matrices, params: Tree) -> dict[str, Sides]:
+def all_sides(caller: str, matrices: Matrices, params: Tree) -> dict[str, Sides]:
     """Return the axes of every leaf by path; refuse a leaf that is not a matrix."""
     found: dict[str, Sides] = {}
-    for path, axes in matrix_sides(where, matrices, params).items():
+    for path, axes in matrix_sides(caller, matrices, params).items():
         if axes is None:
             shape = dict(tree.items(params))[path].shape
-            raise checks.refuse(
-                where, f"every leaf must be a matrix, got shape {shape} at {path or 'the tree'}"
+            raise checks.error(
+                caller, f"every leaf must be a matrix, got shape {shape} at {path or 'the tree'}"
             )
         found[path] = axes
     return found
 
 
-def sides(where: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
+def sides(caller: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
     """Return the axes that a choice gives a leaf; `None` when it is not to be a matrix."""
     if choice is None or choice is False:
         return None
@@ -203,17 +203,17 @@ def sides(where: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
     if choice is True:
         choice = MuonDimensionNumbers(tuple(range(1, leaf.ndim)), 0)
     if not isinstance(choice, MuonDimensionNumbers):
-        raise checks.refuse(where, f"matrices must say True, False or axes, got {choice!r} at {path}")
+        raise checks.error(caller, f"matrices must say True, False or axes, got {choice!r} at {path}")
     if leaf.ndim < 2:
-        raise checks.refuse(where, f"a matrix must have at least 2 axes, got shape {leaf.shape} at {path}")
+        raise checks.error(caller, f"a matrix must have at least 2 axes, got shape {leaf.shape} at {path}")
     reduction, output = (
         (axes,) if isinstance(axes, int) else tuple(axes)
         for axes in (choice.reduction_axis, choice.output_axis)
     )
     given = output + reduction
     if not all(-leaf.ndim <= i < leaf.ndim for i in given):
-        raise checks.refuse(where, f"axes must be those of shape {leaf.shape}, got {choice} at {path}")
+        raise checks.error(caller, f"axes must be those of shape {leaf.shape}, got {choice} at {path}")
     found = Sides(tuple(i % leaf.ndim for i in output), tuple(i % leaf.ndim for i in reduction))
     if not output or not reduction or len(set(found.output + found.reduction)) != len(given):
-        raise checks.refuse(where, f"axes must be some for each side, none twice, got {choice} at {path}")
+        raise checks.error(caller, f"axes must be some for each side, none twice, got {choice} at {path}")
     return found

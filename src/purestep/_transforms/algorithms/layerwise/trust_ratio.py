@@ -41,10 +41,10 @@ def scale_by_trust_ratio(
     >>> scale_by_trust_ratio().update({"w": mx.array([0.0, 2.0])}, (), params)[0]
     {'w': array([0, 5], dtype=float32)}
     """
-    where = "scale_by_trust_ratio"
-    min_norm = checks.number(where, "min_norm", min_norm, least=0)
-    trust_coefficient = checks.number(where, "trust_coefficient", trust_coefficient, least=0)
-    eps = checks.number(where, "eps", eps, least=0)
+    caller = "scale_by_trust_ratio"
+    min_norm = checks.number(caller, "min_norm", min_norm, least=0)
+    trust_coefficient = checks.number(caller, "trust_coefficient", trust_coefficient, least=0)
+    eps = checks.number(caller, "eps", eps, least=0)
 
     def scaled(update: mx.array, param: mx.array) -> mx.array:
         of_param = mx.maximum(block_norm(param), min_norm)
@@ -53,7 +53,7 @@ def scale_by_trust_ratio(
         ratio = trust_coefficient * of_param / mx.where(moving, of_update + eps, 1.0)
         return update.astype(mx.float32) * mx.where(moving, ratio, 1.0)
 
-    return leafwise(where, scaled)
+    return leafwise(caller, scaled)
 
 
 def lamb(

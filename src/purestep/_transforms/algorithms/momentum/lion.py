@@ -68,17 +68,17 @@ def scale_by_lion(
     >>> updates  # 0.9 * 0.05 outweighs 0.1 * -0.1
     {'w': array(1, dtype=float32)}
     """
-    where = "scale_by_lion"
-    b1 = checks.number(where, "b1", b1, least=0, below=1)
-    b2 = checks.number(where, "b2", b2, least=0, below=1)
-    smooth_beta = checks.number(where, "smooth_beta", smooth_beta, above=0)
+    caller = "scale_by_lion"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    smooth_beta = checks.number(caller, "smooth_beta", smooth_beta, above=0)
     directions = {
         "hard": sign,
         "smooth": lambda x: mx.tanh(smooth_beta * x),
         "refined": lambda x: mx.clip(x, -1.0, 1.0),
     }
     if mode not in directions:
-        raise checks.refuse(where, f"mode must be one of {', '.join(directions)}, got {mode!r}")
+        raise checks.error(caller, f"mode must be one of {', '.join(directions)}, got {mode!r}")
     direction = directions[mode]
 
     def init(params: Params) -> ScaleByLionState:
@@ -92,7 +92,7 @@ def scale_by_lion(
         mu = moments.stored(moments.mean(gradients, state.mu, b2), mu_dtype)
         return updates, ScaleByLionState(scalars.increment(state.count), mu)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def lion(

@@ -70,12 +70,12 @@ def scale_by_madgrad(
     >>> round(updates["w"].item(), 5)  # 8 over the cube root of 64
     -2.0
     """
-    where = "scale_by_madgrad"
+    caller = "scale_by_madgrad"
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
     state_type = ScheduledMadgradState if callable(learning_rate) else ScaleByMadgradState
-    momentum = checks.number(where, "momentum", momentum, least=0, below=1)
-    eps = checks.number(where, "eps", eps, above=0)
+    momentum = checks.number(caller, "momentum", momentum, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByMadgradState:
         count, first = rate.init(params)
@@ -86,7 +86,7 @@ def scale_by_madgrad(
         updates: Updates, state: ScaleByMadgradState, params: Params | None = None
     ) -> tuple[Updates, ScaleByMadgradState]:
         if params is None:
-            raise checks.refuse(where, "params is needed: call update(updates, state, params)")
+            raise checks.error(caller, "params is needed: call update(updates, state, params)")
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         weight = (now + eps) * mx.sqrt(count.astype(mx.float32))
         g = tree.map(lambda x: x.astype(mx.float32), updates)
@@ -100,7 +100,7 @@ def scale_by_madgrad(
         updates = tree.map(step, gone, params, state.x0)
         return updates, state_type(count, now, squares, sums, state.x0)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def madgrad(

@@ -119,7 +119,7 @@ def optimistic_adam(
     if optimism is not None:
         change: float = checks.number("optimistic_adam", "optimism", optimism)
         if callable(learning_rate) or isinstance(learning_rate, mx.array):
-            raise checks.refuse("optimistic_adam", "learning_rate must be a number when optimism is given")
+            raise checks.error("optimistic_adam", "learning_rate must be a number when optimism is given")
         rate: float = checks.number("optimistic_adam", "learning_rate", learning_rate, above=0)
         learning_rate, beta = rate, change / rate
     return optimistic_adam_v2(

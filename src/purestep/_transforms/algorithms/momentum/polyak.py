@@ -39,12 +39,12 @@ def scale_by_polyak(
     >>> transform.update({"w": mx.array(2.0)}, (), value=mx.array(1.0))[0]
     {'w': array(0.5, dtype=float32)}
     """
-    where = "scale_by_polyak"
-    f_min = checks.number(where, "f_min", f_min)
-    max_learning_rate = checks.number(where, "max_learning_rate", max_learning_rate, above=0)
-    eps = checks.number(where, "eps", eps, least=0)
+    caller = "scale_by_polyak"
+    f_min = checks.number(caller, "f_min", f_min)
+    max_learning_rate = checks.number(caller, "max_learning_rate", max_learning_rate, above=0)
+    eps = checks.number(caller, "eps", eps, least=0)
     if variant not in ("sps", "sps+"):
-        raise checks.refuse(where, f"variant must be 'sps' or 'sps+', got {variant!r}")
+        raise checks.error(caller, f"variant must be 'sps' or 'sps+', got {variant!r}")
 
     def update(
         updates: Updates,
@@ -54,7 +54,7 @@ def scale_by_polyak(
         value: mx.array | float | None = None,
     ) -> tuple[Updates, tuple[()]]:
         if value is None:
-            raise checks.refuse(where, "value is needed: call update(..., value=loss)")
+            raise checks.error(caller, "value is needed: call update(..., value=loss)")
         gap = scalars.float32(value) - f_min
         if variant == "sps+":
             gap = mx.maximum(gap, 0)
@@ -63,7 +63,7 @@ def scale_by_polyak(
         step = mx.where(flat, 0.0, mx.minimum(gap / mx.where(flat, 1.0, below), max_learning_rate))
         return tree.map(lambda u: (step * u).astype(u.dtype), updates), state
 
-    return checked(where, lambda params: (), update)
+    return checked(caller, lambda params: (), update)
 
 
 def polyak_sgd(

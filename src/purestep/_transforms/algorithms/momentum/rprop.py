@@ -71,13 +71,13 @@ def scale_by_rprop(
     0.0
     -0.375
     """
-    where = "scale_by_rprop"
-    learning_rate = checks.number(where, "learning_rate", learning_rate, above=0)
-    eta_minus = checks.number(where, "eta_minus", eta_minus, above=0, below=1)
-    eta_plus = checks.number(where, "eta_plus", eta_plus, above=1)
-    min_step_size = checks.number(where, "min_step_size", min_step_size, least=0)
+    caller = "scale_by_rprop"
+    learning_rate = checks.number(caller, "learning_rate", learning_rate, above=0)
+    eta_minus = checks.number(caller, "eta_minus", eta_minus, above=0, below=1)
+    eta_plus = checks.number(caller, "eta_plus", eta_plus, above=1)
+    min_step_size = checks.number(caller, "min_step_size", min_step_size, least=0)
     least = 0 if isinstance(min_step_size, mx.array) else min_step_size
-    max_step_size = checks.number(where, "max_step_size", max_step_size, least=least)
+    max_step_size = checks.number(caller, "max_step_size", max_step_size, least=least)
 
     def init(params: Params) -> ScaleByRpropState:
         sizes = moments.full_like(params, learning_rate)
@@ -96,7 +96,7 @@ def scale_by_rprop(
         updates = tree.map(lambda s, d, size: mx.where(s < 0, 0.0, size * d), agreement, signs, sizes)
         return updates, ScaleByRpropState(sizes, updates)
 
-    return checked(where, init, update)
+    return checked(caller, init, update)
 
 
 def rprop(
