@@ -120,7 +120,7 @@ def test_a_run_prints_one_line_of_json_or_a_table(tmp_path, monkeypatch, capsys)
     assert set(result) == {"w", "seconds", "peak_memory_mb", "out"}
     assert conduct(out=None, json=False, compile=False) == 0
     said = capsys.readouterr().out
-    assert "first 6/6  loss" in said
+    assert "first 6/6  0:00 left  loss" in said
     assert "runs/toy" in said
     assert json.loads((tmp_path / "runs/toy/run.json").read_text())["settings"] == {
         "steps": STEPS, "seed": 0, "compile": False,
