@@ -53,7 +53,7 @@ class Panel(NamedTuple):
 def draw(path: Path, panels: Sequence[Panel], title: str) -> None:
     """Draw panels side by side into a PNG."""
     width = 8.0 if len(panels) == 1 else 5.4 * len(panels)
-    figure = Figure(figsize=(width, 4.5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, 5.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -66,8 +66,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     for curve in panel.curves:
         _draw_curve(axes, curve)
         last = max([last, *(row["step"] for row in curve.history)])
-    for name, value in panel.levels.items():
-        axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2, label=f"{name}: {value:.3f}")
+    for (name, value), style in zip(panel.levels.items(), ("--", ":", "-."), strict=False):
+        axes.axhline(value, color=GREY, linestyle=style, linewidth=1.4, label=f"{name}: {value:.3f}")
     if panel.limits:
         axes.set_ylim(*panel.limits)
     axes.set(xlabel="step", ylabel=panel.ylabel, xlim=(-0.02 * last, 1.02 * last))
@@ -75,7 +75,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.grid(alpha=0.25)
     # With one line alone, the axis says what it is.
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend(frameon=False)
+        # Below the axes it covers no curve.
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def _draw_curve(axes: Axes, curve: Curve) -> None:
@@ -84,7 +85,7 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
     label, reach = curve.label, smoothing_reach(len(rows))
     if curve.noisy and reach:
         axes.plot(steps, values, color=curve.color, alpha=0.3, linewidth=0.8)
-        values, label = smoothed(values, reach), f"{label} (mean of {2 * reach + 1}; thin: each)"
+        values, label = smoothed(values, reach), f"{label} (mean of {2 * reach + 1} batches; thin: each)"
     if curve.band:
         low, high = ([row[name] for row in rows] for name in curve.band)
         axes.fill_between(steps, low, high, color=curve.color, alpha=0.18, linewidth=0)

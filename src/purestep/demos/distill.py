@@ -146,7 +146,7 @@ def picture(session: Session, result: dict[str, Any]) -> None:
                 levels={"teacher, at its end": result["teacher_loss"]},
             ),
             curves.Panel(
-                "training loss on the text itself (nats a character)",
+                "training loss on the text (nats a character)",
                 [
                     curves.Curve("student alone", alone, "loss", curves.ORANGE, noisy=True),
                     curves.Curve("student taught", taught, "hard", curves.BLUE, noisy=True),

@@ -227,7 +227,9 @@ def picture(session: Session, result: dict[str, Any]) -> None:
     levels = {"nothing known of the hint": math.log(MODULUS) / 2, "best possible": least_hint_loss() / 2}
     seen = [[row[name] for row in curve.history] for curve in losses for name in ("low", "high")]
     panels = [
-        Panel("loss of the next token, unseen batches (nats)", losses, levels, zoomed(seen, levels.values())),
+        Panel(
+            "loss of the next token on unseen batches (nats)", losses, levels, zoomed(seen, levels.values())
+        ),
         Panel(
             "share of sums known before the hint is read",
             lines("sums_known"),
@@ -239,6 +241,7 @@ def picture(session: Session, result: dict[str, Any]) -> None:
     title = (
         f"A head that predicts one token further: next-token loss {ahead:.3f} with it, {alone:.3f} without; "
         f"lower in {result['pairs_won_ahead']} of {result['pairs']} pairs\n"
-        f"lines: mean of {result['pairs']} runs; bands: from the lowest to the highest of them"
+        f"Sequences are a b = hint sum, and most hints are not the sum of a and b. "
+        f"Lines: mean of {result['pairs']} runs; bands: lowest to highest"
     )
     curves.draw(session.directory.path / "curves.png", panels, title)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -10,12 +11,14 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from purestep import hardware
+from purestep.checkpoint.signals import Signals, signals
 from purestep.demos.run_directory import RunDirectory, latest, next_free
 from purestep.demos.settings import agreed, damage
 
 SettingsT = TypeVar("SettingsT", bound=Any)
 
 INTERRUPTED = 130
+_AT_ONCE = "interrupted; the last state that was saved stays. To go on from it:"
 
 
 class StoppedError(Exception):
@@ -98,21 +101,33 @@ def compare_computers(facts: Mapping[str, Any], console: Console) -> None:
 
 
 def ended(
-    work: Callable[[], dict[str, Any]], name: str, directory: RunDirectory, console: Console, as_json: bool
+    work: Callable[[Signals], dict[str, Any]],
+    name: str,
+    directory: RunDirectory,
+    console: Console,
+    as_json: bool,
 ) -> dict[str, Any] | int:
     """Do the work; return its result, or the exit status of a run that did not come to its end."""
-    command = f"  python -m purestep demo {name} --resume --out {directory.path}"
+    asked = Signals()
     try:
-        return work()
+        with signals() as asked:
+            return work(asked)
     except StoppedError as stopped:
-        say(console, f"interrupted {stopped}; the state is saved. To go on:")
+        said = f"interrupted {stopped}; the state is saved. To go on:"
     except KeyboardInterrupt:
-        say(console, "interrupted; the last state that was saved stays. To go on from it:")
+        said = _AT_ONCE
     except FloatingPointError as error:
         say(console, f"stopped: {error}", "red")
         if as_json:
             print(f"demo: {error}", file=sys.stderr)
         return 1
+    except RuntimeError:
+        # A terminal sends Ctrl-C to the C++ compiler too, which MLX may be running: then a kernel is missing.
+        if not asked.received:
+            raise
+        said = _AT_ONCE
+    say(console, said)
+    command = f"  python -m purestep demo {name} --resume --out {shlex.quote(str(directory.path))}"
     console.print(command, soft_wrap=True)
     return INTERRUPTED
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 from rich.console import Console
 
 from purestep import checkpoint
-from purestep.checkpoint.signals import Signals, signals
+from purestep.checkpoint.signals import Signals
 from purestep.demos import running
 from purestep.demos.progress import TrainingProgress
 from purestep.demos.run_directory import RunDirectory
@@ -70,9 +70,8 @@ def conduct(
     else:
         running.compare_computers(facts, console)
 
-    def whole() -> dict[str, Any]:
-        with signals() as asked:
-            return work(Session(settings, directory, console, asked, phases))
+    def whole(asked: Signals) -> dict[str, Any]:
+        return work(Session(settings, directory, console, asked, phases))
 
     result = running.ended(whole, name, directory, console, options.json)
     if isinstance(result, int):

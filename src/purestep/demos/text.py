@@ -13,7 +13,7 @@ from rich.console import Console
 
 from purestep import hardware, losses, optimizers, schedules, transforms, tree
 from purestep._modules.bridge import functional
-from purestep.checkpoint.signals import Signals, signals
+from purestep.checkpoint.signals import Signals
 from purestep.data.text import Characters, RandomWindows, consecutive_windows
 from purestep.demos import curves, running
 from purestep.demos.curves import Curve, Panel
@@ -169,7 +169,7 @@ class Run:
         logits = self.apply(params, batch["inputs"], rng=rng)
         return losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
-    def go(self) -> dict[str, Any]:
+    def go(self, asked: Signals) -> dict[str, Any]:
         """Train from the last checkpoint to the end; return the figures, and under `sample` what it wrote."""
         began = time.perf_counter()
         say(
@@ -178,17 +178,16 @@ class Run:
             f"{tree.size(self.initial.params):,} parameters; {hardware.device_name()}, "
             f"{hardware.blas()} BLAS; files in {self.directory.path}/",
         )
-        with signals() as asked:
-            baseline = ngram_loss(self.train_text, self.validation_text)
-            say(
-                self.console,
-                f"to beat: a character trigram model, {baseline:.3f} nats a character on validation",
-            )
-            trained = self.train(self.directory.restore(self.initial), asked)
-            with self.directory.writing(self.directory.path / "sample.txt"):
-                (self.directory.path / "sample.txt").write_text(trained.sample, encoding="utf-8")
-            with self.directory.writing(self.directory.path / "loss.png"):
-                picture(self.directory, self.settings.steps, trained.validation_loss, baseline)
+        baseline = ngram_loss(self.train_text, self.validation_text)
+        say(
+            self.console,
+            f"to beat: a character trigram model, {baseline:.3f} nats a character on validation",
+        )
+        trained = self.train(self.directory.restore(self.initial), asked)
+        with self.directory.writing(self.directory.path / "sample.txt"):
+            (self.directory.path / "sample.txt").write_text(trained.sample, encoding="utf-8")
+        with self.directory.writing(self.directory.path / "loss.png"):
+            picture(self.directory, self.settings.steps, trained.validation_loss, baseline)
         return {
             "validation_loss": trained.validation_loss,
             "trigram_loss": baseline,
