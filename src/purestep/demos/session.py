@@ -18,6 +18,7 @@ from rich.table import Table
 from purestep import checkpoint, hardware
 from purestep.checkpoint import atomic
 from purestep.checkpoint.signals import Signals, signals
+from purestep.demos.console import EscapingConsole
 from purestep.demos.progress import TrainingProgress
 from purestep.demos.run_directory import RunDirectory, latest, next_free
 from purestep.metrics import nonfinite_paths
@@ -64,7 +65,7 @@ def conduct(
 ) -> int:
     """Open or resume a run, do the work, report what it returns; return the exit code."""
     began = time.perf_counter()
-    console = Console(stderr=options.json, quiet=options.json, highlight=False)
+    console = EscapingConsole(stderr=options.json, quiet=options.json, highlight=False)
     given = {key: value for key, value in vars(options).items() if key in Settings.__dataclass_fields__}
     settings = replace(Settings(steps), **given)
     if settings.steps < 1:

@@ -21,6 +21,7 @@ from purestep._modules.bridge import functional
 from purestep.checkpoint.signals import Signals, signals
 from purestep.data.text import Characters, RandomWindows, consecutive_windows
 from purestep.demos import picture
+from purestep.demos.console import EscapingConsole
 from purestep.demos.ngram import ngram_loss
 from purestep.demos.progress import TrainingProgress
 from purestep.demos.run_directory import RunDirectory, latest, next_free
@@ -80,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit code."""
-    console = Console(stderr=options.json, quiet=options.json, highlight=False)
+    console = EscapingConsole(stderr=options.json, quiet=options.json, highlight=False)
     given = {name: value for name, value in vars(options).items() if name in Settings.__dataclass_fields__}
     if options.resume:
         directory = RunDirectory(options.out or latest("runs/text"))
