@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
+from purestep import __main__
 from purestep.checkpoint import to_bytes
 from purestep.checkpoint.header import FORMAT, seal, unseal
 from purestep.cli import inspect, stored
@@ -141,6 +143,59 @@ def test_the_difference_of_two(capsys, run, tmp_path):
     code, out, _ = call(capsys, run, "--diff", run)
     assert (code, out.splitlines()[-1]) == (0, "identical")
     assert f"of the same bits: {len(ps.tree.leaves(STATE))}, not: 0" in out
+
+
+def test_the_difference_is_told_in_the_order_of_typing(capsys, run):
+    one, two = run / "step_00000100", run / "step_00000200"
+    for arguments in (("--diff", one, two), (one, "--diff", two)):
+        said = answer(capsys, *arguments, code=1)
+        assert (said["first"], said["second"]) == (str(one), str(two))
+
+
+@pytest.mark.parametrize("damaged", [100, 200])
+def test_a_difference_with_damage_is_never_called_identical(capsys, run, damaged):
+    (run / f"step_00000{damaged}" / "manifest.json").write_text("{")
+    code, out, _ = call(capsys, run, "--diff", run)
+    assert (code, out.splitlines()[-1]) == ((2, "damaged") if damaged == 200 else (0, "identical"))
+
+
+@pytest.mark.parametrize("command", ["inspect", "replay", "demo"])
+def test_every_exit_status_is_in_the_help(capsys, monkeypatch, command):
+    monkeypatch.setattr(sys, "argv", ["purestep", command, "--help"])
+    assert __main__.main() == 0
+    said = capsys.readouterr().out
+    assert "Exit status: 0" in said
+    for status in ("1", "2", "130", "141", "70"):
+        assert re.search(rf"\b{status}\s", said)
+
+
+def test_a_directory_of_files_is_shown_like_a_run(capsys, tmp_path):
+    place = tmp_path / "runs"
+    place.mkdir()
+    (place / "run.json").write_text("{}")
+    ps.checkpoint.save(place / "reference.safetensors", STATE)
+    ps.checkpoint.save(place / "policy.safetensors", LATER, shard_bytes=30)
+    for number, name in enumerate(["reference.safetensors", "policy.safetensors.index.json"]):
+        os.utime(place / name, (1000 + number, 1000 + number))
+    said = answer(capsys, place)
+    assert [file["name"] for file in said["files"]] == [
+        "reference.safetensors",
+        "policy.safetensors.index.json",
+    ]
+    assert said["source"].endswith("policy.safetensors.index.json")
+    assert list(by_path(said)) == ps.tree.paths(LATER)
+    assert call(capsys, place)[1].startswith("2 files\n")
+    assert answer(capsys, place, "--diff", place)["verdict"] == "identical"
+    (place / "old.safetensors").write_text("no arrays")
+    os.utime(place / "old.safetensors", (900, 900))
+    assert answer(capsys, place, "--diff", place)["verdict"] == "identical"
+    assert len(answer(capsys, place, code=1)["problems"]) == 1
+    (place / "policy.safetensors.index.json").write_text("{")
+    assert answer(capsys, place, code=1)["problems"]
+    assert answer(capsys, place, "--diff", place, code=2)["verdict"] == "damaged"
+    code, _, err = call(capsys, place, "--step", "3")
+    assert code == 2
+    assert "--step needs a directory of checkpoints" in err
 
 
 def test_a_writer_and_what_a_dead_one_left_are_named(capsys, run):

@@ -73,8 +73,8 @@ def call(capsys, *arguments):
 
 @pytest.mark.parametrize("name", ["step", "build"])
 def test_a_bundle_is_replayed_and_the_culprit_named(capsys, bundle, name):
-    code, out, _ = call(capsys, bundle, "--step", f"users_step:{name}")
-    assert code == 0
+    code, out, err = call(capsys, bundle, "--step", f"users_step:{name}")
+    assert code == 0, err
     assert "first: gradients.w: 1 NaN of 2, first at [1]" in out
     assert "made again to the bit" in out
 

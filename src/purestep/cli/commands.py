@@ -80,6 +80,8 @@ def _ended(name: str, main: _Main, arguments: Sequence[str]) -> int:
     except OutputError as error:
         return _output_failed(name, error)
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the terminal has written ^C
         output.fail(name, "interrupted")
         return INTERRUPTED
     except SystemExit as end:

@@ -1,5 +1,6 @@
 """What `inspect` finds, as plain values: one stored state array by array, or the difference of two."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,9 +74,12 @@ def _of_files(path: Path) -> Opened:
     files, sources = list_files(WHERE, path)
     if not files:
         raise checks.refuse(WHERE, f"there is no checkpoint in {path}: name one, or a file")
-    problems = [problem for file in files for problem in file.problems]
-    newest = next((sources[file.name] for file in reversed(files) if file.name in sources), None)
-    return Opened(None, files, newest, problems)
+    passed_over: list[str] = []
+    for file in reversed(files):
+        if file.name in sources:
+            return Opened(None, files, sources[file.name], [*passed_over, *file.problems])
+        passed_over += file.problems
+    return Opened(None, files, None, passed_over)
 
 
 def _source(path: Path) -> tuple[Source | None, list[str]]:
@@ -98,8 +102,9 @@ def inspected(found: Opened, pattern: str | None) -> dict[str, Any]:
             continue
         status = "verified" if found.source.summed else "no checksum"
         entries.append(Entry(path, dtype, shape, array.nbytes, _norm(array), status))
-    for checkpoint in [] if found.listing is None else found.listing.checkpoints:
-        problems += [problem for problem in checkpoint.problems if problem not in problems]
+    listed = (() if found.listing is None else found.listing.checkpoints, found.files or ())
+    for entry in chain.from_iterable(listed):
+        problems += [problem for problem in entry.problems if problem not in problems]
     record = None if found.source is None else found.source.record
     return {
         "source": None if found.source is None else str(found.source.path),

@@ -11,6 +11,7 @@ from rich.text import Text
 from purestep.escaping import printable
 
 _ALIGNED = 120  # cells up to this width line up in a pipe; one very long name must not pad every row
+_READABLE = 24  # at least so many cells of a name in one line of a table
 
 
 def say(*lines: str) -> None:
@@ -27,7 +28,7 @@ def table(
     *,
     footer: Sequence[str] | None = None,
 ) -> None:
-    """Print a table. Every cell is escaped and is never taken for markup.
+    """Print a table and an empty line. Every cell is escaped and is never taken for markup.
 
     Args:
         title: a line above it.
@@ -35,16 +36,40 @@ def table(
         rows: the cells of each row.
         footer: a last row, set apart.
     """
-    heads = [head for head, _ in columns]
-    right = [side == "right" for _, side in columns]
-    cells = [[printable(cell) for cell in row] for row in rows]
-    say(title)
+    rows = [[printable(cell) for cell in row] for row in rows]
+    # A column without a head holds remarks; often there is none.
+    kept = [number for number, (head, _) in enumerate(columns) if head or any(row[number] for row in rows)]
+    heads = [columns[number][0] for number in kept]
+    right = [columns[number][1] == "right" for number in kept]
+    cells = [[row[number] for number in kept] for row in rows]
+    foot = None if footer is None else [footer[number] for number in kept]
     console = _console()
-    if console.is_terminal:
-        console.print(_drawn(heads, right, cells, footer))
-        return
-    for line in _lines([heads, *cells, *([] if footer is None else [footer])], right):
-        console.print(Text(line), soft_wrap=True)
+    say(title)
+    if console.is_terminal and not (right[0] or _roomy([heads, *cells], console.width)):
+        lines = _stacked([heads, *cells, *([] if foot is None else [foot])], right)
+    elif console.is_terminal:
+        console.print(_drawn(heads, right, cells, foot))
+        lines = []
+    else:
+        lines = _lines([heads, *cells, *([] if foot is None else [foot])], right)
+    for line in lines:
+        console.print(Text(line), soft_wrap=not console.is_terminal)
+    console.print()
+
+
+def _roomy(rows: Sequence[Sequence[str]], width: int) -> bool:
+    """Tell whether a drawn table leaves the names, in the first column, enough room to be read."""
+    names, *others = (max(map(cell_len, column)) for column in zip(*rows, strict=True))
+    return width - sum(others) - 3 * len(others) - 4 >= min(names, _READABLE)
+
+
+def _stacked(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterable[str]:
+    """Return the lines of a table for a narrow terminal: each name on a line, its other cells below."""
+    below = _lines([row[1:] for row in rows], right[1:])
+    for row, line in zip(rows, below, strict=True):
+        yield row[0]
+        if line:
+            yield f"    {line}"
 
 
 def _drawn(
