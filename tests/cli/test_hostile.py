@@ -1,5 +1,6 @@
 """Nothing from a file, a path, an argument or an error reaches the screen raw, in any command."""
 
+import io
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import sys
 
 import mlx.core as mx
 import pytest
+from rich.table import Table
 
 import purestep as ps
 from purestep import __main__
@@ -197,3 +199,16 @@ def test_pipes_and_devices_are_not_read(capsys, here):
     assert call(capsys, inspect.main, "run")[0] == 1
     (here / "x.index.json").write_text(json.dumps({"weight_map": {"w": "pipe"}}))
     assert call(capsys, inspect.main, "x.index.json")[0] == 1
+
+
+def test_a_demo_in_a_pipe_does_not_fold_its_lines():
+    pipe = io.StringIO()
+    console = EscapingConsole(file=pipe, highlight=False)
+    table = Table(show_header=False, box=None)
+    table.add_row("out", "a/" * 300)
+    console.print("word " * 100 + "end")
+    console.print(table)
+    assert [line.rstrip() for line in pipe.getvalue().splitlines()] == [
+        "word " * 100 + "end",
+        f" out  {'a/' * 300}",
+    ]
