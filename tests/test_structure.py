@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[1]
 
 # Each imports only from its left.
 LAYOUT = (
-    "types checks hardware microbatching sums scalars tree mean graph context rng _modules schedules "
-    "transforms optimizers losses wrappers adapters state steps parallel checkpoint data metrics replay "
-    "loop testing demos cli __main__"
+    "types checks escaping hardware microbatching sums scalars tree mean graph context rng _modules "
+    "schedules transforms optimizers losses wrappers adapters state steps parallel checkpoint data metrics "
+    "replay loop testing demos cli __main__"
 ).split()
 FOREIGN = {"mlx", "msgpack", "safetensors"}
 EXTRAS = {

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from purestep import hardware
 from purestep.checkpoint.signals import Signals, signals
+from purestep.demos.console import EscapingConsole
 from purestep.demos.run_directory import RunDirectory, latest, next_free
 from purestep.demos.settings import agreed, damage
 
@@ -26,8 +27,8 @@ class StoppedError(Exception):
 
 
 def open_console(options: argparse.Namespace) -> Console:
-    """Return where to show; with --json nothing is shown. No text is taken for markup."""
-    return Console(stderr=options.json, quiet=options.json, highlight=False, markup=False, emoji=False)
+    """Return where to show; with --json nothing is shown."""
+    return EscapingConsole(stderr=options.json, quiet=options.json, highlight=False)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
