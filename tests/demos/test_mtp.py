@@ -132,7 +132,7 @@ def test_the_picture_shows_the_figures_of_the_summary_as_means_and_bands(tmp_pat
             assert last[curve.figure] == pytest.approx(result[f"{kind}_{figure}"])
             ends = result[f"{kind}_{figure}_by_pair"]
             assert [last[name] for name in curve.band] == pytest.approx([min(ends), max(ends)], abs=1e-4)
-    assert "next token" in losses.ylabel
+    assert "next-token loss" in losses.ylabel
     assert f"{result['ahead_validation_loss']:.3f} with it" in title
     assert f"{result['alone_validation_loss']:.3f} without" in title
     assert f"lower in {result['pairs_won_ahead']} of 2 pairs" in title

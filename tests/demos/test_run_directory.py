@@ -61,10 +61,17 @@ def test_what_cannot_be_written_says_what_stays_and_how_to_go_on(directory, monk
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(run_directory.checkpoint, "save", full)
-    stays = "The last state that was saved stays; to go on from it, once this is mended: --resume --out "
+    stays = "States that were saved before stay; to go on, once this is mended: --resume --out "
     with pytest.raises(WriteError, match=f"state.safetensors cannot be written: No space left.*{stays}"):
         directory.save(directory.state, state)
     assert directory.state.read_bytes() == before
+
+    def short(path, state):
+        raise OSError(f"cannot write 9 bytes to {path}: [write] Unable to write 2 bytes to file.")
+
+    monkeypatch.setattr(run_directory.checkpoint, "save", short)
+    with pytest.raises(WriteError, match=f"^demo: cannot write 9 bytes to .*2 bytes to file. {stays}"):
+        directory.save(directory.state, state)
     directory.metrics.unlink()
     directory.metrics.mkdir()
     with pytest.raises(WriteError, match=r"^demo: .*metrics.jsonl cannot be written: Is a directory"):

@@ -197,7 +197,7 @@ def picture(session: Session, result: dict[str, Any]) -> None:
                 ],
             ),
             curves.Panel(
-                "share",
+                "share of unseen pairs, of samples",
                 [
                     curves.Curve("pairs told apart", history, "test_rewards_accuracies", curves.GREEN),
                     curves.Curve("samples sorted upwards", history, "samples_upwards", curves.BLUE),

@@ -227,9 +227,7 @@ def picture(session: Session, result: dict[str, Any]) -> None:
     levels = {"nothing known of the hint": math.log(MODULUS) / 2, "best possible": least_hint_loss() / 2}
     seen = [[row[name] for row in curve.history] for curve in losses for name in ("low", "high")]
     panels = [
-        Panel(
-            "loss of the next token on unseen batches (nats)", losses, levels, zoomed(seen, levels.values())
-        ),
+        Panel("next-token loss on unseen batches (nats)", losses, levels, zoomed(seen, levels.values())),
         Panel(
             "share of sums known before the hint is read",
             lines("sums_known"),

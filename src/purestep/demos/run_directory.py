@@ -102,9 +102,11 @@ class RunDirectory:
         except WriteError:
             raise
         except OSError as error:
+            # A checkpoint's own error has no errno, and names the file.
+            said = f"{file} cannot be written: {error.strerror}" if error.strerror else str(error).rstrip(".")
             raise WriteError(
-                f"demo: {file} cannot be written: {_reason(error)}. The last state that was saved stays; "
-                f"to go on from it, once this is mended: --resume --out {self.path}"
+                f"demo: {said}. States that were saved before stay; "
+                f"to go on, once this is mended: --resume --out {self.path}"
             ) from error
 
 
