@@ -47,11 +47,11 @@ class Manifest(NamedTuple):
     files: dict[str, tuple[int, str]]
 
     def stored(self, where: str) -> Stored:
-        """Return what the directory offers to a restore, each file's header checked as it is read."""
+        """Return what the directory offers to a restore, each file checked as it is read."""
         directory = self.record.path
 
         def check(file: Path) -> None:
-            self.check_file(where, file.name)  # to the bit, so that nobody need look at the header again
+            self.check_file(where, file.name)
 
         def read(paths: list[str]) -> dict[str, mx.array]:
             return reader.read(where, directory, self.places, self.leaves, paths, check)
@@ -145,8 +145,14 @@ def write(
     atomic.flush(directory)
 
 
-def read(where: str, directory: Path) -> Manifest:
+def read(where: str, directory: Path, *, values: int | None = None) -> Manifest:
     """Read a manifest.
+
+    Args:
+        where: the public name that the user called.
+        directory: of the checkpoint.
+        values: how many plain values it may hold for each array, and a thousand times as many; a run's own
+            metadata has no bound.
 
     Raises:
         CorruptError: if it is missing, changed, or makes no sense.
@@ -155,12 +161,9 @@ def read(where: str, directory: Path) -> Manifest:
     path = directory / MANIFEST
     _check_plain(where, directory, directory=True)
     _check_plain(where, path)
-    try:
-        with reading(where, path):
-            text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CorruptError(f"{where}: {path} is damaged: it is not text") from None
-    content = unseal(where, str(path), text)
+    with reading(where, path):
+        text = path.read_bytes()
+    content = unseal(where, str(path), text, values=values)
     leaves = leaf_specs(where, str(path), content.get("tree"))
     try:
         places = {leaf: reader.Place(*map(str, place)) for leaf, place in content["leaves"].items()}

@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.checkpoint import atomic, checksum, device, reader, tensors
-from purestep.checkpoint.contents import contents
+from purestep.checkpoint.contents import metadata_of
 from purestep.checkpoint.header import CorruptError, reading, seal, sealed, unseal
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import leaf_specs
@@ -147,12 +147,8 @@ def stored_tree(where: str, path: Path, content: dict[str, Any], held: dict[str,
         raise CorruptError(f"{where}: {path} is damaged: its header does not name the same arrays twice")
     places = {name: reader.Place(held[name], name, str(sums[name])) for name in leaves}
 
-    def check(file: Path) -> None:
-        if file != path:  # its header has just been read
-            contents(where, file)
-
     def read(paths: list[str]) -> dict[str, mx.array]:
-        return reader.read(where, path.parent, places, leaves, paths, check)
+        return reader.read(where, path.parent, places, leaves, paths)
 
     return Stored(str(path), content["tree"], read)
 
@@ -205,14 +201,14 @@ def _foreign(where: str, path: Path, like: Tree, **options: Any) -> Tree:
 
 
 def _header(where: str, path: Path) -> dict[str, Any] | None:
-    found = contents(where, path).metadata
+    found, size = metadata_of(where, path)
     shard = _SHARD.fullmatch(path.name)
     if shard and _KEY not in found:
         index = shard[1] + tensors.SUFFIX + _INDEX
         raise checks.refuse(where, f"{path} is one of several files of a state: load {index}")
     if _KEY not in found and not sealed(json.dumps(found)):
         return None
-    content = unseal(where, str(path), found.pop(_KEY, None))
+    content = unseal(where, str(path), found.pop(_KEY, None), size=size, values=0)
     if found != tensors.ECOSYSTEM:
         raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
     return content
