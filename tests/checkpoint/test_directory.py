@@ -152,7 +152,9 @@ def test_a_restore_looks_at_each_header_once(tmp_path, monkeypatch):
     path = written(tmp_path)
     checked, check = [], reader.check_arrays
     monkeypatch.setattr(
-        reader, "check_arrays", lambda where, file, names: checked.append(file.name) or check(where, file, names)
+        reader,
+        "check_arrays",
+        lambda where, file, names: checked.append(file.name) or check(where, file, names),
     )
     assert same_bits(read_back(path), STATE)
     assert sorted(checked) == sorted(file.name for file in path.glob("*.safetensors"))

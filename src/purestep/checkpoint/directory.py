@@ -145,14 +145,13 @@ def write(
     atomic.flush(directory)
 
 
-def read(where: str, directory: Path, *, values: int | None = None) -> Manifest:
+def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
     """Read a manifest.
 
     Args:
         where: the public name that the user called.
         directory: of the checkpoint.
-        values: how many plain values it may hold for each array, and a thousand times as many; a run's own
-            metadata has no bound.
+        only: the one member of its metadata that is wanted, which then has a bound, as in `unseal`.
 
     Raises:
         CorruptError: if it is missing, changed, or makes no sense.
@@ -163,7 +162,7 @@ def read(where: str, directory: Path, *, values: int | None = None) -> Manifest:
     _check_plain(where, path)
     with reading(where, path):
         text = path.read_bytes()
-    content = unseal(where, str(path), text, values=values)
+    content = unseal(where, str(path), text, only=only)
     leaves = leaf_specs(where, str(path), content.get("tree"))
     try:
         places = {leaf: reader.Place(*map(str, place)) for leaf, place in content["leaves"].items()}
@@ -173,7 +172,7 @@ def read(where: str, directory: Path, *, values: int | None = None) -> Manifest:
             serial=int(content.get("serial", 0)),
             time=float(content["time"]),
             metrics={str(name): float(value) for name, value in content["metrics"].items()},
-            metadata=dict(content["metadata"]),
+            metadata=dict(content.get("metadata", {})),
             versions=dict(content["versions"]),
             bytes=len(text) + sum(size for size, _ in files.values()),
             path=directory,

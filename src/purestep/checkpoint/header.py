@@ -27,6 +27,7 @@ _SEAL = re.compile(rb'\{"format":(\d{1,9}),"digest":"([0-9a-z_:]{1,80})",\n"cont
 _SUM = rb'"[0-9A-Za-z_:]{0,80}"'
 _SUMMED = re.compile(_SUM)
 _PLACED = re.compile(rb'\["([^"]{1,1500})",(' + scan.STRING + rb")," + _SUM + rb"\]")
+_VALUES = 16  # for each array
 _PLAIN = {"step", "serial", "time", "metrics", "metadata", "versions", "files"}
 
 # What the system says when the file itself is at fault: the disk cannot give its bytes, or it is no file.
@@ -112,7 +113,13 @@ class Opened(NamedTuple):
 
 
 def unseal(
-    where: str, source: str, text: Any, *, size: int | None = None, values: int | None = None
+    where: str,
+    source: str,
+    text: Any,
+    *,
+    size: int | None = None,
+    names: tuple[int, int] | None = None,
+    only: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of a sealed text, which is checked before any of it becomes an object.
 
@@ -121,7 +128,9 @@ def unseal(
         source: what errors call the text.
         text: a string or bytes.
         size: the bytes of all arrays, where they are known.
-        values: how many plain values it may hold for each array, and a thousand times as many.
+        names: how many arrays an index names, and the characters of their names.
+        only: the one member that its metadata may have; then the plain values it holds are bounded by the
+            number of its arrays. Metadata of others is left out.
 
     Raises:
         CorruptError: if it was not written by purestep, is not as it was written, or does not name the same
@@ -130,26 +139,29 @@ def unseal(
     """
     found = opened(where, source, text)
     damaged = f"{where}: {source} is damaged: "
-    named = None
+    named = outline.Extent()
     content: dict[str, Any] = {}
     sums = [name for name in ("checksums", "leaves") if name in found.members]
     if "tree" in found.members:
         named = described(where, source, found)
-        if [_names(found, name) for name in sums] != [named[:2]]:
+        if [_names(found, name) for name in sums] != [named[:2]] or names not in (None, named[:2]):
             raise CorruptError(damaged + "its header does not name the same arrays twice")
         if size not in (None, named.bytes):
             raise CorruptError(
-                f"{damaged}its arrays are not those its header names: {size} bytes, {named.bytes} were written"
+                f"{damaged}its arrays are not those its header names: "
+                f"{size} bytes, {named.bytes} were written"
             )
-    plain = sum(scan.count(found.text, *found.members[name]) for name in found.members.keys() & _PLAIN)
-    if values is not None and plain > values * (1000 + (named.arrays if named else 0)):
-        raise CorruptError(damaged + "its header holds more than it should")
     try:
+        plain = _plain(found, sums, named, only)
+        if plain is None:
+            raise CorruptError(damaged + "its header holds more than it should")
         for name, (start, stop) in found.members.items():
             if name == "tree":
                 content[name] = outline.built(found.text, start, stop)
-            elif name in _PLAIN or name in sums:
-                content[name] = json.loads(bytes(found.text[start:stop]))
+            elif name in plain or name in sums:
+                content[name] = json.loads(str(found.text[start:stop], "ascii"))
+    except CorruptError:
+        raise
     except (ValueError, RecursionError):
         raise CorruptError(damaged + "its header is not JSON") from None
     return content
@@ -190,6 +202,25 @@ def described(where: str, source: str, found: Opened) -> outline.Extent:
     except LookupError as error:
         wrong = f"{error.args[0] or 'its array'} has no dtype and shape that there is"
     raise CorruptError(f"{where}: {source} is damaged: {wrong}")
+
+
+def _plain(found: Opened, sums: list[str], named: outline.Extent, only: str | None) -> set[str] | None:
+    """Return which plain members are to be read, or `None` if they are larger than they should be."""
+    plain = _PLAIN & found.members.keys()
+    if only is None:
+        return plain
+    if "metadata" in plain:
+        span = found.members["metadata"]
+        if only not in (key for key, *_ in scan.members(found.text, *span)):
+            plain.remove("metadata")
+    lengths = {name: stop - start for name, (start, stop) in found.members.items()}
+    values = sum(scan.count(found.text, *found.members[name]) for name in plain)
+    most = (1 << 16) + 2 * sum(lengths.get(name, 0) for name in ("tree", *sums))
+    return (
+        plain
+        if values <= _VALUES * (64 + named.arrays) and sum(map(lengths.__getitem__, plain)) <= most
+        else None
+    )
 
 
 def _names(found: Opened, member: str) -> tuple[int, int] | None:

@@ -13,8 +13,8 @@ from purestep import tree
 from purestep.checkpoint import checksum, device, outline, scan
 from purestep.checkpoint.header import CorruptError, Opened, described, opened, seal, verified
 from purestep.checkpoint.restore import Rename, Stored, restore
-from purestep.checkpoint.specs import DTYPES, leaf_specs, nbytes
 from purestep.checkpoint.scan import ScanError
+from purestep.checkpoint.specs import DTYPES, leaf_specs, nbytes
 from purestep.checkpoint.tensors import check_depth, evaluated
 from purestep.state import check_arrays
 from purestep.types import Tree
@@ -23,8 +23,8 @@ _MAGIC = "purestep"
 _CHUNK = 1 << 30  # bytes; msgpack holds less than 4 GiB in one value
 _BIN32 = struct.Struct(">BI")
 _LONGEST_SUM = 100  # bytes, of a checksum
-# Of each kind of value: the first byte of a short one and the bits of its length, and how many bytes the length
-# has behind each first byte of a longer one.
+# Of each kind of value: the first byte of a short one and the bits of its length; and of how many bytes the
+# length is, by the first byte of a longer one.
 _KINDS: dict[str, tuple[int, int, dict[int, int]]] = {
     "array": (0x90, 0x0F, {0xDC: 2, 0xDD: 4}),
     "str": (0xA0, 0x1F, {0xD9: 1, 0xDA: 2, 0xDB: 4}),
@@ -207,7 +207,9 @@ def _verify(where: str, text: Opened, chunks: Iterator[memoryview]) -> None:
             if len(whole) != size or not verified(where, node.path, expected, whole):
                 raise CorruptError(f"{where}: data is damaged: {node.path} is not as it was written")
     except (ScanError, KeyError):
-        raise CorruptError(f"{where}: data is damaged: its header does not name the same arrays twice") from None
+        raise CorruptError(
+            f"{where}: data is damaged: its header does not name the same arrays twice"
+        ) from None
 
 
 def _pieces(size: int) -> int:

@@ -6,7 +6,6 @@ moving over its text; only one that is sound is turned into objects.
 
 import json
 import re
-
 from collections.abc import Iterator, Sequence
 
 Text = bytes | bytearray | memoryview

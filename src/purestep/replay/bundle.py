@@ -19,7 +19,6 @@ from purestep.checkpoint.restore import restore
 from purestep.types import Batch, Metrics, Tree
 
 _KEY = "replay"
-_VALUES = 16  # of a bundle's facts for each array: its checksum afterwards, whether it was not finite
 
 
 class Bundle(NamedTuple):
@@ -82,7 +81,7 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
         raise checks.refuse(
             where, f"{path} holds bundles: name one, {store.existing(where, path, inside[-1])}"
         )
-    manifest = directory.read(where, path, values=_VALUES)
+    manifest = directory.read(where, path, only=_KEY)
     facts = manifest.record.metadata.get(_KEY)
     if facts is None:
         raise checks.refuse(where, f"{path} is a checkpoint: only replay.record writes bundles")
