@@ -47,11 +47,11 @@ class Manifest(NamedTuple):
     files: dict[str, tuple[int, str]]
 
     def stored(self, where: str) -> Stored:
-        """Return what the directory offers to a restore, each file's header checked as it is read."""
+        """Return what the directory offers to a restore, each file checked as it is read."""
         directory = self.record.path
 
         def check(file: Path) -> None:
-            self.check_file(where, file.name)  # to the bit, so that nobody need look at the header again
+            self.check_file(where, file.name)
 
         def read(paths: list[str]) -> dict[str, mx.array]:
             return reader.read(where, directory, self.places, self.leaves, paths, check)
@@ -145,8 +145,13 @@ def write(
     atomic.flush(directory)
 
 
-def read(where: str, directory: Path) -> Manifest:
+def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
     """Read a manifest.
+
+    Args:
+        where: the public name that the user called.
+        directory: of the checkpoint.
+        only: the one member of its metadata that is wanted, which then has a bound, as in `unseal`.
 
     Raises:
         CorruptError: if it is missing, changed, or makes no sense.
@@ -155,12 +160,9 @@ def read(where: str, directory: Path) -> Manifest:
     path = directory / MANIFEST
     _check_plain(where, directory, directory=True)
     _check_plain(where, path)
-    try:
-        with reading(where, path):
-            text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CorruptError(f"{where}: {path} is damaged: it is not text") from None
-    content = unseal(where, str(path), text)
+    with reading(where, path):
+        text = path.read_bytes()
+    content = unseal(where, str(path), text, only=only)
     leaves = leaf_specs(where, str(path), content.get("tree"))
     try:
         places = {leaf: reader.Place(*map(str, place)) for leaf, place in content["leaves"].items()}
@@ -170,7 +172,7 @@ def read(where: str, directory: Path) -> Manifest:
             serial=int(content.get("serial", 0)),
             time=float(content["time"]),
             metrics={str(name): float(value) for name, value in content["metrics"].items()},
-            metadata=dict(content["metadata"]),
+            metadata=dict(content.get("metadata", {})),
             versions=dict(content["versions"]),
             bytes=len(text) + sum(size for size, _ in files.values()),
             path=directory,

@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.checkpoint import checksum, device
-from purestep.checkpoint.contents import contents
+from purestep.checkpoint.contents import check_names as check_arrays
 from purestep.checkpoint.header import CorruptError, reading, verified
 from purestep.checkpoint.specs import Leaves
 
@@ -59,7 +59,7 @@ def read(
         places: of every array that the files hold, those not wanted too.
         leaves: dtype and shape of each array.
         paths: of the arrays wanted.
-        check: refuses a file whose header was changed; `contents` by default.
+        check: refuses a file that is not the one that was written, before anything in it is believed.
 
     Raises:
         CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.
@@ -180,7 +180,9 @@ def _opened(
     opened: dict[str, dict[str, mx.array]] = {}
     for name in files:
         file = directory / name
-        contents(where, file) if check is None else check(file)
+        if check is not None:
+            check(file)
+        check_arrays(where, file, keys[name])  # before MLX makes room for what the file says it holds
         opened[name] = lazy(where, file)
         if opened[name].keys() != keys[name]:
             raise CorruptError(f"{where}: {file} is damaged: its arrays are not those its header names")

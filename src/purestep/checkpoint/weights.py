@@ -4,14 +4,15 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from purestep import checks, tree
 from purestep.checkpoint import reader
 from purestep.checkpoint.contents import contents
-from purestep.checkpoint.header import CorruptError, reading
+from purestep.checkpoint.header import CorruptError
+from purestep.checkpoint.index import read_index
 from purestep.checkpoint.matching import Rename, renamed, split
 from purestep.checkpoint.restore import check_rename, finished, patterns_of
 from purestep.checkpoint.specs import DTYPES, Leaves
@@ -98,11 +99,12 @@ def weights_at(where: str, path: Path) -> Weights:
     if not path.name.endswith(".json"):
         leaves = _readable(where, path)
         return Weights(str(path), path.parent, dict.fromkeys(leaves, path.name), leaves)
-    files = _index(where, path)
-    held = {name: _readable(where, path.parent / name) for name in dict.fromkeys(files.values())}
-    lost = [key for key, name in files.items() if key not in held[name]]
-    if lost:
-        raise CorruptError(f"{where}: {path} is damaged: {lost[0]} is not in {files[lost[0]]}")
+    index = read_index(where, path, "")
+    held = {name: _readable(where, path.parent / name) for name in index.files}
+    for key, name in index.placed():
+        if key not in held[name]:
+            raise CorruptError(f"{where}: {path} is damaged: {key[:1000]} is not in {name}")
+    files = dict(index.placed())
     leaves = {key: held[name][key] for key, name in files.items()}
     return Weights(str(path), path.parent, files, leaves)
 
@@ -208,16 +210,3 @@ def _in_directory(where: str, path: Path) -> Path:
             shown = ", ".join(entry.name for entry in found[:5])
             raise FileNotFoundError(f"{where}: {path} has several files, give one of {shown}")
     raise FileNotFoundError(f"{where}: {path} has no safetensors file")
-
-
-def _index(where: str, path: Path) -> dict[str, str]:
-    with reading(where, path):
-        text = path.read_bytes()
-    try:
-        files: Any = json.loads(text)["weight_map"]
-        if type(files) is not dict or not all(isinstance(name, str) for name in files.values()):
-            raise TypeError
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise CorruptError(f"{where}: {path} is damaged: it is not an index of safetensors files") from None
-    reader.check_names(where, path, files.values())
-    return files

@@ -81,7 +81,7 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
         raise checks.refuse(
             where, f"{path} holds bundles: name one, {store.existing(where, path, inside[-1])}"
         )
-    manifest = directory.read(where, path)
+    manifest = directory.read(where, path, only=_KEY)
     facts = manifest.record.metadata.get(_KEY)
     if facts is None:
         raise checks.refuse(where, f"{path} is a checkpoint: only replay.record writes bundles")
