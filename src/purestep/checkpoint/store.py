@@ -128,7 +128,8 @@ def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
         fill(temporary)
         temporary.rename(final)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # which closing a directory raises all the same
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
     atomic.flush_name(final)
     _tidy(root)
