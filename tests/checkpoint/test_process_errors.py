@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import resource
+import time
 import warnings
 
 import mlx.core as mx
@@ -129,6 +130,25 @@ def test_what_mlx_could_not_read_is_not_damaged(run, tmp_path, monkeypatch, numb
                 )
                 with pytest.raises(OSError, match="as it is"):
                     uses[0]()
+
+
+def test_a_read_that_fails_and_is_not_awaited_does_not_fail_what_is_computed_next(tmp_path, monkeypatch):
+    file, begin = tmp_path / "s.safetensors", mx.async_eval
+    state = {f"{number}": mx.full(1000, 1.0 + number) for number in range(8)}
+    save(file, state)
+
+    def cut(arrays):
+        os.truncate(file, 2000)
+        with contextlib.suppress(RuntimeError):
+            begin(arrays)
+        raise ValueError("something else is found first")
+
+    monkeypatch.setattr(mx, "async_eval", cut)
+    with pytest.raises(ValueError, match="something else"):
+        load(file, like=state)
+    for _ in range(3):
+        time.sleep(0.01)
+        mx.eval(mx.ones(3) + 1)
 
 
 def test_a_file_that_was_cut_while_mlx_read_it_is_damaged(tmp_path, monkeypatch):

@@ -50,6 +50,16 @@ def lazy(where: str, path: Path) -> dict[str, mx.array]:
     return arrays
 
 
+def _settle() -> None:
+    """Wait for what MLX has begun to read, so that its errors do not meet whatever is evaluated next."""
+    for _ in range(100):  # each raises what it finds, and then there may be more
+        try:
+            mx.synchronize(mx.default_stream(mx.cpu))
+            return
+        except RuntimeError:
+            continue
+
+
 def _probe(where: str, path: Path) -> None:
     """Read a file through the system, which says why it cannot.
 
@@ -124,9 +134,11 @@ def read(
             while sums:
                 finish()
             mx.eval(found)
-    except BaseException:
+    except BaseException as error:
         found.clear()
         sums.clear()
+        if isinstance(error, Exception):  # an interrupt does not wait
+            _settle()
         raise
     finally:
         device.trim()
@@ -164,6 +176,7 @@ def _evaluate(where: str, source: str, files: Iterable[Path], evaluation: Callab
     try:
         evaluation()
     except RuntimeError as error:
+        _settle()
         if "alloc" in str(error):
             raise MemoryError(f"{where}: there is no room for {source}: {error}") from None
         raise _unreadable(where, source, files, error) from None
