@@ -373,12 +373,10 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypat
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(mx, "load", vanished)
-    with pytest.raises(
-        CorruptError, match=r"^checkpoint.load: .*/s cannot be read by MLX \(.*Failed to open"
-    ):
+    with pytest.raises(OSError, match=r"^checkpoint.load: .*/s cannot be read by MLX \(.*Failed to open"):
         load(tmp_path / "s")
     monkeypatch.setattr(Path, "open", broken)
-    with pytest.raises(CorruptError, match=r"^checkpoint.load: .*/s cannot be read \(Input/output error\)$"):
+    with pytest.raises(OSError, match=r"checkpoint.load: .*/s cannot be read \(Input/output error\)$"):
         load(tmp_path / "s")
 
 

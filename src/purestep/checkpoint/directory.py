@@ -8,6 +8,7 @@
 Files over the shard limit are divided, with an index each, as on Hugging Face.
 """
 
+import errno
 import platform
 import re
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep.checkpoint import atomic, checksum, reader, tensors
-from purestep.checkpoint.header import CorruptError, kind_of, reading, seal, unseal, verified
+from purestep.checkpoint.header import CorruptError, kind_of, naming, problem, reading, seal, unseal, verified
 from purestep.checkpoint.record import Record
 from purestep.checkpoint.restore import Stored
 from purestep.checkpoint.specs import Leaves, leaf_specs
@@ -70,8 +71,12 @@ class Manifest(NamedTuple):
             raise CorruptError(f"{where}: {path} is damaged: it is not as it was written")
 
     def verify(self, where: str) -> list[str]:
-        """Return what is wrong with the files, a line each; reads every byte, an array at a time."""
-        problems: list[CorruptError] = []
+        """Return what is wrong with the files, a line each; reads every byte, an array at a time.
+
+        Raises:
+            OSError: if one cannot be read for another reason than damage or an error of the disk.
+        """
+        problems: list[Exception] = []
         held: dict[str, dict[str, reader.Place]] = {}
         for path, place in self.places.items():
             held.setdefault(place.file, {})[path] = place
@@ -82,7 +87,11 @@ class Manifest(NamedTuple):
                     problems += reader.examine(where, self.record.path, name, held[name], self.leaves)
             except CorruptError as error:
                 problems.append(error)
-        return [str(error).removeprefix(f"{where}: ") for error in problems]
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                problems.append(error)
+        return [problem(where, error) for error in problems]
 
 
 def located(root: Path, step: int, attempt: int = 1) -> Path:
@@ -196,7 +205,7 @@ def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:
 
 def _unsummed(path: Path) -> bytes:
     """Return what the checksums of arrays leave out: the whole file, or its header if it holds arrays."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         if path.suffix != tensors.SUFFIX:
             return file.read()
         start = file.read(8)
@@ -205,7 +214,9 @@ def _unsummed(path: Path) -> bytes:
 
 
 def _check_plain(where: str, path: Path, directory: bool = False) -> None:
-    if path.is_symlink():
+    with reading(where, path):
+        linked = path.is_symlink()
+    if linked:
         raise CorruptError(
             f"{where}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
         )
@@ -217,7 +228,8 @@ def _check_plain(where: str, path: Path, directory: bool = False) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    with naming(path):
+        path.write_text(text, encoding="utf-8")
     atomic.flush(path)
 
 

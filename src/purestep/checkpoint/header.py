@@ -30,11 +30,11 @@ _PLACED = re.compile(rb'\["([^"]{1,1500})",(' + scan.STRING + rb")," + _SUM + rb
 _VALUES = 16  # for each array
 _PLAIN = {"step", "serial", "time", "metrics", "metadata", "versions", "files"}
 
-# What the system says when the file itself is at fault: the disk cannot give its bytes, or it is no file.
+# What the system says when the file itself is at fault: it is no file, or the file system has read bytes
+# that do not have its own checksum. EIO says less: a disk or a network that fails now may be back later.
 _FILE_AT_FAULT = {
-    errno.EIO,
     errno.EBADMSG,
-    getattr(errno, "EUCLEAN", errno.EIO),
+    getattr(errno, "EUCLEAN", errno.EBADMSG),
     errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
@@ -50,17 +50,18 @@ class CorruptError(ValueError):
 def reading(where: str, path: Path) -> Iterator[None]:
     """Name the file that cannot be read, in a `CorruptError` where it is itself at fault.
 
-    Any other error, such as too many open files or a missing permission, does not mean that the file is
-    damaged: it stays an `OSError`, and no other checkpoint is restored instead.
+    Any other error, such as too many open files, a missing permission or a device that does not answer,
+    does not mean that the file is damaged: it stays an `OSError`, and no other checkpoint is restored
+    instead. Only bytes that were read and are wrong are damage.
 
+    >>> with reading("load", Path("file")):
+    ...     raise OSError(21, "Is a directory")
+    Traceback (most recent call last):
+    purestep.checkpoint.header.CorruptError: load: file cannot be read (Is a directory)
     >>> with reading("load", Path("file")):
     ...     raise OSError(5, "Input/output error")
     Traceback (most recent call last):
-    purestep.checkpoint.header.CorruptError: load: file cannot be read (Input/output error)
-    >>> with reading("load", Path("file")):
-    ...     raise OSError(24, "Too many open files")
-    Traceback (most recent call last):
-    OSError: [Errno 24] load: file cannot be read (Too many open files)
+    OSError: [Errno 5] load: file cannot be read (Input/output error)
     """
     try:
         yield
@@ -69,6 +70,23 @@ def reading(where: str, path: Path) -> Iterator[None]:
         if error.errno in _FILE_AT_FAULT:
             raise CorruptError(message) from None
         raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give the system's errors about an open file, which name none, the file's name.
+
+    >>> with naming(Path("file")):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'file'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def kind_of(where: str, path: Path, *, follow: bool = True) -> str:
@@ -86,8 +104,15 @@ def kind_of(where: str, path: Path, *, follow: bool = True) -> str:
     except OSError as error:
         if error.errno == errno.ELOOP:
             return "other"
-        raise OSError(error.errno, f"{where}: {path} cannot be read ({error.strerror})") from None
+        shown = f"{where}: {path}" if where else f"{path}"
+        raise OSError(error.errno, f"{shown} cannot be read ({error.strerror})") from None
     return "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "other"
+
+
+def problem(where: str, error: Exception) -> str:
+    """Return what is wrong with a stored state, as a line of a list."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return (said or str(error)).removeprefix(f"{where}: ")
 
 
 def seal(content: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.checkpoint import atomic, checksum, device, reader, tensors
 from purestep.checkpoint.contents import metadata_of
-from purestep.checkpoint.header import CorruptError, seal, sealed, unseal
+from purestep.checkpoint.header import CorruptError, kind_of, seal, sealed, unseal
 from purestep.checkpoint.index import read_index
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import leaf_specs
@@ -103,12 +103,12 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CorruptError: (a ValueError) if it is cut, changed, no safetensors file, or cannot be read.
+        CorruptError: (a ValueError) if it is cut, changed, or no safetensors file.
         ValueError: if it differs from the template: every path that is missing, extra, of another
             shape, dtype or container is listed; if there is both one file and a divided state; or if
             another program wrote it and `like` is not given.
-        OSError: if the system cannot read it for another reason than damage (permissions, too
-            many open files).
+        OSError: if the system cannot read it, which does not mean damage (permissions, too many open
+            files, an error of the disk).
         MemoryError: if there is no room for the arrays.
 
     Warns:
@@ -124,13 +124,13 @@ def load(
     """
     where, path = "checkpoint.load", Path(path)
     index = _index_of(path)
-    if index.is_file():
-        if path.exists():
+    if kind_of(where, index) == "file":
+        if kind_of(where, path):
             raise checks.refuse(
                 where, f"{path} and {index.name} are two states of one name: remove the older"
             )
         path = index
-    if not path.is_file():
+    if kind_of(where, path) != "file":
         raise FileNotFoundError(f"{where}: no file at {path}")
     content, held = _index(where, path) if path.name.endswith(_INDEX) else (_header(where, path), None)
     if content is None:
@@ -159,7 +159,7 @@ def _write(where: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard
     index = _index_of(path)
     older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(_INDEX)]
     for taken in older:
-        if taken.exists():
+        if kind_of(where, taken):
             raise FileExistsError(
                 f"{where}: {path.parent} already holds {taken.name}: "
                 "delete that state first, or save under another name"

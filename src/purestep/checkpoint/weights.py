@@ -11,7 +11,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.checkpoint import reader
 from purestep.checkpoint.contents import contents
-from purestep.checkpoint.header import CorruptError
+from purestep.checkpoint.header import CorruptError, kind_of
 from purestep.checkpoint.index import read_index
 from purestep.checkpoint.matching import Rename, renamed, split
 from purestep.checkpoint.restore import check_rename, finished, patterns_of
@@ -75,6 +75,7 @@ def load_weights(
         CorruptError: (a ValueError) if a file is cut, is no safetensors file, or lacks what its index names.
         ValueError: if the arrays differ from `like`: every name that is missing, extra, of another shape or
             dtype is listed; or if an array has a dtype that MLX cannot read.
+        OSError: if the system cannot read a file, which does not mean damage.
         MemoryError: if there is no room for the arrays.
 
     >>> import tempfile
@@ -92,9 +93,9 @@ def load_weights(
 
 def weights_at(where: str, path: Path) -> Weights:
     """Return what a file, an index or a directory of either holds, headers checked."""
-    if path.is_dir():
+    if kind_of(where, path) == "directory":
         path = _in_directory(where, path)
-    if not path.is_file():
+    if kind_of(where, path) != "file":
         raise FileNotFoundError(f"{where}: no file at {path}")
     if not path.name.endswith(".json"):
         leaves = _readable(where, path)
@@ -200,10 +201,12 @@ def _plain(path: str) -> str:
 
 def _in_directory(where: str, path: Path) -> Path:
     for name in ("model" + SUFFIX + INDEX, "model" + SUFFIX):
-        if (path / name).is_file():
+        if kind_of(where, path / name) == "file":
             return path / name
     for end in (SUFFIX + INDEX, SUFFIX):
-        found = sorted(entry for entry in path.iterdir() if entry.name.endswith(end) and entry.is_file())
+        found = sorted(
+            entry for entry in path.iterdir() if entry.name.endswith(end) and kind_of(where, entry) == "file"
+        )
         if len(found) == 1:
             return found[0]
         if found:

@@ -13,6 +13,7 @@ import mlx.core as mx
 from purestep import checks, sums, tree
 from purestep.checkpoint import directory as layout
 from purestep.checkpoint import store
+from purestep.checkpoint.atomic import NotFlushedError
 from purestep.metrics.difference import bits
 from purestep.metrics.finite import nonfinite_paths
 from purestep.replay import bundle
@@ -145,7 +146,13 @@ class Recorder:
         own = isinstance(getattr(state, "step", None), mx.array) and state.step.ndim == 0
         step = int(state.step.item()) if own else count
         fast = isinstance(self._step, Compiled)
-        path = bundle.write(self._root, step, state, made.batch, made.metrics, after, reason, compiled=fast)
+        try:
+            path = bundle.write(
+                self._root, step, state, made.batch, made.metrics, after, reason, compiled=fast
+            )
+        except NotFlushedError as error:
+            self.bundles.append(error.path)
+            raise
         self.bundles.append(path)
         shown = ", ".join(reason[:4]) + (f" and {len(reason) - 4} more" if len(reason) > 4 else "")
         warnings.warn(
@@ -226,8 +233,8 @@ def _check_own(where: str, root: Path) -> None:
     for entry in store.entries(root):
         try:
             manifest = layout.read(where, entry)
-        except (ValueError, OSError):
-            continue
+        except ValueError:
+            continue  # damaged: nobody can tell what it was
         if not bundle.is_bundle(manifest):
             raise checks.refuse(where, f"{root} holds checkpoints: give bundles a directory of their own")
 
