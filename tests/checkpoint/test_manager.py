@@ -345,14 +345,14 @@ def test_a_manifest_that_the_disk_does_not_give_is_not_passed_over(checkpointer,
     for step in (1, 2):
         checkpointer.save({"w": mx.ones(1)}, step=step)
     checkpointer.wait()
-    read = type(checkpointer.path).read_text
+    read = type(checkpointer.path).read_bytes
 
     def fail(path, *arguments, **options):
         if path.parent.name == "step_00000002":
             raise OSError(5, "Input/output error")
         return read(path, *arguments, **options)
 
-    monkeypatch.setattr(type(checkpointer.path), "read_text", fail)
+    monkeypatch.setattr(type(checkpointer.path), "read_bytes", fail)
     with pytest.raises(OSError, match=r"step_00000002/manifest.json cannot be read \(Input/output error\)"):
         checkpointer.restore(like={"w": mx.ones(1)})
     assert checkpointer.restore(1).record.step == 1  # for those who know what they ask for

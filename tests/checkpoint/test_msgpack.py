@@ -205,3 +205,8 @@ def test_from_bytes_copies_nothing_before_it_becomes_an_array():
         from_bytes(data)
     tracemalloc.stop()
     assert max(held) < len(data) / 50
+
+
+def test_dict_keys_whose_hashes_are_equal_are_different_keys():
+    state = {"": mx.zeros(1), 0: mx.zeros(2), -1: mx.zeros(3), -2: mx.zeros(4)}
+    assert same_bits(from_bytes(to_bytes(state)), state)

@@ -13,6 +13,7 @@ import mlx.core as mx
 from purestep import checks, tree
 from purestep.checkpoint import checksum, device
 from purestep.checkpoint.contents import check_names as check_arrays
+from purestep.checkpoint.contents import contents
 from purestep.checkpoint.header import CorruptError, reading, verified
 from purestep.checkpoint.specs import Leaves
 
