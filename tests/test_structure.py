@@ -26,7 +26,7 @@ LAYOUT = {
         "_core _modules _schedules _transforms _losses _steps checkpoint _data _measures replay "
         "rng tree transforms optimizers losses schedules data metrics testing demos cli __main__"
     ).split(),
-    "_core": "types checks hardware microbatching scalars sums tree mean graph context rng".split(),
+    "_core": "types escaping checks hardware microbatching scalars sums tree mean graph context rng".split(),
     "_core.tree": "paths patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),

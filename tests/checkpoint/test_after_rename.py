@@ -86,6 +86,72 @@ def test_a_cleaning_that_fails_in_the_system_is_an_os_error(tmp_path, monkeypatc
     checkpointer.close()
 
 
+def test_a_checkpoint_that_is_deleted_is_said_to_be_where_its_files_remain(tmp_path, monkeypatch):
+    with Checkpointer(tmp_path, asynchronous=False) as checkpointer:
+        checkpointer.save(ONES, step=1)
+        checkpointer.save(TWOS, step=2)
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                store.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "I/O"))
+            )
+            with pytest.raises(
+                OSError, match=r"step_00000001 is deleted, but its files could not be removed"
+            ):
+                checkpointer.delete(1)
+        assert [record.step for record in checkpointer.list()] == [2]
+        assert list(tmp_path.glob(".step_*tmp"))
+        checkpointer.save(ONES, step=3)
+    assert not list(tmp_path.glob(".step_*tmp"))
+
+
+def test_a_temporary_that_could_not_be_removed_is_removed_by_the_next_save(tmp_path, monkeypatch):
+    file, replace = tmp_path / "s.safetensors", Path.replace
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    for patched in (file, tmp_path / "d.safetensors"):
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "replace", fail)
+            broken.setattr(Path, "unlink", fail)
+            with pytest.raises(OSError, match="Input/output error"):
+                save(patched, {"a": mx.ones(8), "b": mx.ones(8)}, shard_bytes=32 if patched != file else None)
+    assert len(list(tmp_path.glob(".*tmp*"))) == 2
+    assert Path.replace is replace
+    save(file, ONES)
+    save(tmp_path / "d.safetensors", ONES)  # one file now: what is left has another name
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["d.safetensors", "s.safetensors"]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "close"])
+def test_errors_of_the_system_name_the_file_and_keep_their_number(tmp_path, monkeypatch, failing):
+    real = getattr(atomic.os, failing)
+
+    def fail(descriptor):
+        if failing == "close":
+            real(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpointer = Checkpointer(tmp_path / "run", asynchronous=False)
+    checkpointer.save(ONES, step=1)
+    for use, said in (
+        (lambda: save(tmp_path / "s.safetensors", ONES), str(tmp_path)),
+        (
+            lambda: checkpointer.save(ONES, step=2),
+            "step 2 was not saved: No space left on device: " + str(tmp_path),
+        ),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(atomic.os, failing, fail)
+            with pytest.raises(OSError, match=said) as error:
+                use()
+        assert error.value.errno == errno.ENOSPC
+    save(tmp_path / "s.safetensors", ONES)
+    checkpointer.save(ONES, step=3)
+    checkpointer.close()
+    assert not list(tmp_path.rglob(".*tmp*"))
+
+
 def test_the_parents_that_a_save_makes_are_on_the_disk(tmp_path, monkeypatch):
     flushed, flush = [], atomic.flush
     monkeypatch.setattr(atomic, "flush", lambda path: (flushed.append(Path(path)), flush(path)))

@@ -90,18 +90,18 @@ def test_what_has_the_name_but_not_the_kind_is_told(tmp_path):
         read_back(path)
 
 
-def test_a_manifest_that_cannot_be_read_is_damage_with_the_reason(tmp_path, monkeypatch):
+def test_a_manifest_that_the_disk_does_not_give_is_no_damage(tmp_path, monkeypatch):
     path = written(tmp_path)
 
     def broken(self, *arguments, **options):
         raise OSError(5, "Input/output error", str(self))
 
     monkeypatch.setattr(pathlib.Path, "open", broken)
-    with pytest.raises(CorruptError, match=r"^read: .*manifest\.json cannot be read \(Input/output error\)$"):
+    with pytest.raises(OSError, match=r" read: .*manifest\.json cannot be read \(Input/output error\)$"):
         directory.read("read", path)
 
 
-def test_a_file_that_cannot_be_read_is_damage_with_the_reason(tmp_path, monkeypatch):
+def test_a_file_that_the_disk_does_not_give_is_listed_with_the_reason(tmp_path, monkeypatch):
     path = written(tmp_path)
     manifest = directory.read("read", path)
 
@@ -148,9 +148,13 @@ def test_verify_holds_one_array_at_a_time(tmp_path):
     assert mx.get_peak_memory() - before < 3_000_000
 
 
-def test_a_restore_parses_each_header_once(tmp_path, monkeypatch):
+def test_a_restore_looks_at_each_header_once(tmp_path, monkeypatch):
     path = written(tmp_path)
-    parsed = []
-    monkeypatch.setattr(reader, "contents", lambda where, file: parsed.append(file))
+    checked, check = [], reader.check_arrays
+    monkeypatch.setattr(
+        reader,
+        "check_arrays",
+        lambda where, file, names: checked.append(file.name) or check(where, file, names),
+    )
     assert same_bits(read_back(path), STATE)
-    assert not parsed  # the digest of the header says that it is as it was written
+    assert sorted(checked) == sorted(file.name for file in path.glob("*.safetensors"))

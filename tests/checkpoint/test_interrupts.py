@@ -1,23 +1,38 @@
-"""Ctrl-C at any instruction of taking or giving back a lock leaves the directory free."""
+"""Ctrl-C at any instruction of taking or giving back a lock leaves the directory free, and of a save, a file.
+
+`pytest tests/checkpoint/test_interrupts.py --full` interrupts at more than 2,000 instructions.
+"""
 
 import gc
+import shutil
 import sys
 
 import mlx.core as mx
 import pytest
 
-from purestep.checkpoint import Checkpointer, LockedError, lock, manager, store
+from purestep.checkpoint import (
+    Checkpointer,
+    LockedError,
+    atomic,
+    keep_last,
+    load,
+    lock,
+    manager,
+    save,
+    store,
+    tensors,
+)
 
 FILES = {module.__file__ for module in (lock, manager, store)}
 
 
-def interrupted(use, position):
+def interrupted(use, position, files=FILES):
     """Run with an interrupt at the given instruction of the modules; tell whether it came so far."""
     passed = 0
 
     def trace(frame, event, _):
         nonlocal passed
-        if frame.f_code.co_filename not in FILES:
+        if frame.f_code.co_filename not in files:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
@@ -41,7 +56,7 @@ def interrupted(use, position):
 
 @pytest.fixture
 def stride(full):
-    return 1 if full else 3
+    return 1 if full else 21
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a file that is dropped open
@@ -63,6 +78,7 @@ def test_a_lock_that_was_interrupted_is_free_once_it_is_gone(tmp_path):
                 pytest.fail(f"locked after an interrupt at instruction {position}")
             position += 1
         assert position > 50
+        print(position, "interrupts")
     with pytest.raises(LockedError, match=r"is being written by pid \d+"):
         (lock.Lock("test", tmp_path), lock.Lock("test", tmp_path))
 
@@ -88,5 +104,58 @@ def test_a_checkpointer_that_was_interrupted_leaves_the_directory_free(tmp_path,
                 gc.collect()
         else:
             pytest.fail(f"locked after an interrupt at instruction {position}")
-        position += stride * 7
-    assert position > 100
+        position += stride
+    assert position > 500
+    print(position // stride, "interrupts")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_was_saved_before_an_interrupt_is_restored_after_it(tmp_path, full):
+    said, stride = [], 1 if full else 101
+
+    def use(root):
+        with Checkpointer(root, keep=keep_last(2), asynchronous=False) as checkpointer:
+            for step in (1, 2, 3):
+                checkpointer.save({"w": mx.full(2, float(step))}, step=step)
+                said.append(step)
+            checkpointer.restore(3)
+            checkpointer.delete(2)
+
+    position = 1
+    while interrupted(lambda number=position: use(tmp_path / f"{number}"), position):
+        root, least = tmp_path / f"{position}", max(said, default=0)
+        gc.collect()
+        reader = Checkpointer(root)
+        if least or reader.list():
+            state, record = reader.restore()
+            assert least <= record.step <= least + 1
+            assert state["w"].tolist() == [float(record.step)] * 2
+        for _ in range(200):
+            try:
+                with Checkpointer(root) as other:
+                    other.save({"w": mx.zeros(2)}, step=9)
+                break
+            except LockedError:
+                gc.collect()
+        assert reader.restore().record.step == 9, f"after an interrupt at instruction {position}"
+        assert not list(root.glob(".*tmp"))
+        said.clear()
+        shutil.rmtree(root)
+        position += stride
+    assert position > 1000
+    print(position // stride, "interrupts")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_save_that_was_interrupted_leaves_a_whole_file_and_the_next_tidies_up(tmp_path, stride):
+    file, files = tmp_path / "s.safetensors", {module.__file__ for module in (atomic, tensors)}
+    save(file, {"w": mx.array(0)})
+    position, old = 1, 0
+    while interrupted(lambda number=position: save(file, {"w": mx.array(number)}), position, files):
+        assert load(file)["w"].item() in (old, position)
+        save(file, {"w": mx.array(-position)})
+        assert load(file)["w"].item() == -position
+        assert [entry.name for entry in tmp_path.iterdir()] == [file.name], f"at instruction {position}"
+        position, old = position + stride, -position
+    assert position > 300
+    print(position // stride, "interrupts")

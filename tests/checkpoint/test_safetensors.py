@@ -167,7 +167,8 @@ def test_arrays_that_are_not_those_of_the_header_are_refused(tmp_path):
     for arrays_, message in (
         ({"v": mx.ones(3)}, "its arrays are not those its header names"),
         ({"w": mx.ones(3), "x": mx.ones(1)}, "its arrays are not those its header names"),
-        ({"w": mx.ones(4)}, "w has another dtype or shape"),
+        ({"w": mx.ones(4)}, "its arrays are not those its header names: 16 bytes, 12 were written"),
+        ({"w": mx.ones((1, 3))}, "w has another dtype or shape"),
         ({"w": mx.ones(3, mx.int32)}, "w has another dtype or shape"),
         ({"w": mx.zeros(3)}, "its bytes do not have the checksum"),
     ):
@@ -372,12 +373,10 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypat
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(mx, "load", vanished)
-    with pytest.raises(
-        CorruptError, match=r"^checkpoint.load: .*/s cannot be read by MLX \(.*Failed to open"
-    ):
+    with pytest.raises(OSError, match=r"^checkpoint.load: .*/s cannot be read by MLX \(.*Failed to open"):
         load(tmp_path / "s")
     monkeypatch.setattr(Path, "open", broken)
-    with pytest.raises(CorruptError, match=r"^checkpoint.load: .*/s cannot be read \(Input/output error\)$"):
+    with pytest.raises(OSError, match=r"checkpoint.load: .*/s cannot be read \(Input/output error\)$"):
         load(tmp_path / "s")
 
 

@@ -4,13 +4,25 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from purestep.checkpoint import lock
+from purestep.checkpoint.header import kind_of, naming
+
+# Random parts of the names of temporaries that this process is writing.
+_UNDER_WAY: set[str] = set()
+_DIVIDED = re.compile(r"-\d{5,}-of-\d{5,}(?=\.)|\.index\.json$")
 
 
 class NotFlushedError(OSError):
-    """What was written is in its place, and may not survive a crash of the system."""
+    """What was written is in its place, and may not survive a crash of the system.
+
+    Attributes:
+        path: what was written.
+    """
+
+    path: Path
 
 
 def write(path: Path, fill: Callable[[Path], None]) -> None:
@@ -18,23 +30,30 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
 
     A reader sees the old file or the new one, whole, also after a crash: the data and the directory
     are flushed to the disk before and after the rename. When `fill` fails, `path` is untouched and the
-    temporary file is gone. What processes of this host that were killed left of the same file is removed.
+    temporary file is removed. Temporaries of the same state that were left on this host are removed first:
+    those of processes that were killed, and those of this one that it could not remove.
 
     Raises:
         NotFlushedError: if the new file is there, and the directory could not be flushed.
     """
     make_directory(path.parent)
     _remove_abandoned(path)
-    temporary = path.parent / f".{path.name}.{lock.owner_name()}.{secrets.token_hex(4)}.tmp{path.suffix}"
-    # Not tempfile's: its files are for their owner alone, and a process has only one umask to ask about.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    token = secrets.token_hex(4)
+    temporary = path.parent / f".{path.name}.{lock.owner_name()}.{token}.tmp{path.suffix}"
+    _UNDER_WAY.add(token)
     try:
+        # Not tempfile's: its files are for their owner alone, and a process has only one umask to ask about.
+        with naming(temporary):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         fill(temporary)
         flush(temporary)
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one to see
+            temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _UNDER_WAY.discard(token)
     flush_name(path)
 
 
@@ -47,16 +66,18 @@ def flush_name(path: Path) -> None:
     try:
         flush(path.parent)
     except OSError as error:
-        raise NotFlushedError(
+        failure = NotFlushedError(
             error.errno,
             f"{path} is written and can be read, but its directory could not be flushed to the disk "
             f"({error.strerror or error}): a crash of the system may undo it",
-        ) from error
+        )
+        failure.path = path
+        raise failure from error
 
 
 def make_directory(root: Path) -> None:
     """Make a directory and its parents, each of them on the disk."""
-    missing = [path for path in [root, *root.parents] if not path.exists()]
+    missing = [path for path in [root, *root.parents] if not kind_of("", path)]
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
         flush(path.parent)
@@ -66,7 +87,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a file of text, complete or absent."""
 
     def fill(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+        with naming(temporary):
+            temporary.write_text(text, encoding="utf-8")
 
     write(path, fill)
 
@@ -74,19 +96,24 @@ def write_text(path: Path, text: str) -> None:
 def flush(path: Path) -> None:
     """Wait until a file's data, or a directory's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with naming(path):
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_abandoned(path: Path) -> None:
-    host = lock.owner_name().rpartition(".")[0]
-    name = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(host)}\.([1-9]\d{{0,8}})\.\w+\.tmp.*")
-    for entry in path.parent.iterdir():
-        found = name.fullmatch(entry.name)
-        if found and not _lives(int(found[1])) and not entry.is_dir():
-            entry.unlink(missing_ok=True)
+    name = re.compile(rf"\.(.+)\.{re.escape(lock.host())}\.([1-9]\d{{0,8}})\.(\w+)\.tmp.*")
+    state = _DIVIDED.sub("", path.name)
+    with suppress(OSError):  # one that cannot be removed, somebody else's, must not prevent a save
+        for entry in path.parent.iterdir():
+            found = name.fullmatch(entry.name)
+            if not found or _DIVIDED.sub("", found[1]) != state or entry.is_dir():
+                continue
+            pid, token = int(found[2]), found[3]
+            if token not in _UNDER_WAY if pid == os.getpid() else not _lives(pid):
+                entry.unlink(missing_ok=True)
 
 
 def _lives(pid: int) -> bool:

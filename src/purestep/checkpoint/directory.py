@@ -8,6 +8,7 @@
 Files over the shard limit are divided, with an index each, as on Hugging Face.
 """
 
+import errno
 import platform
 import re
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep.checkpoint import atomic, checksum, reader, tensors
-from purestep.checkpoint.header import CorruptError, kind_of, reading, seal, unseal, verified
+from purestep.checkpoint.header import CorruptError, kind_of, naming, problem, reading, seal, unseal, verified
 from purestep.checkpoint.record import Record
 from purestep.checkpoint.restore import Stored
 from purestep.checkpoint.specs import Leaves, leaf_specs
@@ -47,11 +48,11 @@ class Manifest(NamedTuple):
     files: dict[str, tuple[int, str]]
 
     def stored(self, where: str) -> Stored:
-        """Return what the directory offers to a restore, each file's header checked as it is read."""
+        """Return what the directory offers to a restore, each file checked as it is read."""
         directory = self.record.path
 
         def check(file: Path) -> None:
-            self.check_file(where, file.name)  # to the bit, so that nobody need look at the header again
+            self.check_file(where, file.name)
 
         def read(paths: list[str]) -> dict[str, mx.array]:
             return reader.read(where, directory, self.places, self.leaves, paths, check)
@@ -70,8 +71,12 @@ class Manifest(NamedTuple):
             raise CorruptError(f"{where}: {path} is damaged: it is not as it was written")
 
     def verify(self, where: str) -> list[str]:
-        """Return what is wrong with the files, a line each; reads every byte, an array at a time."""
-        problems: list[CorruptError] = []
+        """Return what is wrong with the files, a line each; reads every byte, an array at a time.
+
+        Raises:
+            OSError: if one cannot be read for another reason than damage or an error of the disk.
+        """
+        problems: list[Exception] = []
         held: dict[str, dict[str, reader.Place]] = {}
         for path, place in self.places.items():
             held.setdefault(place.file, {})[path] = place
@@ -82,7 +87,11 @@ class Manifest(NamedTuple):
                     problems += reader.examine(where, self.record.path, name, held[name], self.leaves)
             except CorruptError as error:
                 problems.append(error)
-        return [str(error).removeprefix(f"{where}: ") for error in problems]
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                problems.append(error)
+        return [problem(where, error) for error in problems]
 
 
 def located(root: Path, step: int, attempt: int = 1) -> Path:
@@ -145,8 +154,13 @@ def write(
     atomic.flush(directory)
 
 
-def read(where: str, directory: Path) -> Manifest:
+def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
     """Read a manifest.
+
+    Args:
+        where: the public name that the user called.
+        directory: of the checkpoint.
+        only: the one member of its metadata that is wanted, which then has a bound, as in `unseal`.
 
     Raises:
         CorruptError: if it is missing, changed, or makes no sense.
@@ -155,12 +169,9 @@ def read(where: str, directory: Path) -> Manifest:
     path = directory / MANIFEST
     _check_plain(where, directory, directory=True)
     _check_plain(where, path)
-    try:
-        with reading(where, path):
-            text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CorruptError(f"{where}: {path} is damaged: it is not text") from None
-    content = unseal(where, str(path), text)
+    with reading(where, path):
+        text = path.read_bytes()
+    content = unseal(where, str(path), text, only=only)
     leaves = leaf_specs(where, str(path), content.get("tree"))
     try:
         places = {leaf: reader.Place(*map(str, place)) for leaf, place in content["leaves"].items()}
@@ -170,7 +181,7 @@ def read(where: str, directory: Path) -> Manifest:
             serial=int(content.get("serial", 0)),
             time=float(content["time"]),
             metrics={str(name): float(value) for name, value in content["metrics"].items()},
-            metadata=dict(content["metadata"]),
+            metadata=dict(content.get("metadata", {})),
             versions=dict(content["versions"]),
             bytes=len(text) + sum(size for size, _ in files.values()),
             path=directory,
@@ -194,7 +205,7 @@ def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:
 
 def _unsummed(path: Path) -> bytes:
     """Return what the checksums of arrays leave out: the whole file, or its header if it holds arrays."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         if path.suffix != tensors.SUFFIX:
             return file.read()
         start = file.read(8)
@@ -203,7 +214,9 @@ def _unsummed(path: Path) -> bytes:
 
 
 def _check_plain(where: str, path: Path, directory: bool = False) -> None:
-    if path.is_symlink():
+    with reading(where, path):
+        linked = path.is_symlink()
+    if linked:
         raise CorruptError(
             f"{where}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
         )
@@ -215,7 +228,8 @@ def _check_plain(where: str, path: Path, directory: bool = False) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    with naming(path):
+        path.write_text(text, encoding="utf-8")
     atomic.flush(path)
 
 

@@ -1,5 +1,6 @@
 """One writer to a directory: the second is told who the first is."""
 
+import contextlib
 import errno
 import fcntl
 import io
@@ -9,6 +10,8 @@ import re
 import socket
 import weakref
 from pathlib import Path
+
+from purestep.checkpoint.header import naming
 
 _NAME = ".lock"
 
@@ -61,12 +64,15 @@ class Lock:
     def release(self) -> None:
         """Let the next writer in, also when a forked child still has the file open."""
         if self._file is not None:
-            self._file.truncate(0)
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):  # only the note of who had it
+                self._file.truncate(0)
+            with contextlib.suppress(OSError):  # closing it lets go too, but for the child
+                fcntl.flock(self._file, fcntl.LOCK_UN)
             self._close()
 
     def _is_at_its_path(self, file: io.FileIO) -> bool:
-        mine = os.fstat(file.fileno())
+        with naming(self._path):
+            mine = os.fstat(file.fileno())
         try:
             there = os.stat(self._path, follow_symlinks=False)
         except FileNotFoundError:
@@ -76,7 +82,8 @@ class Lock:
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            with contextlib.suppress(OSError):  # it is closed all the same
+                file.close()
 
     def __del__(self) -> None:
         self._close()

@@ -1,5 +1,6 @@
 """A run's checkpoints: written in the background, complete or absent, restored from the newest intact one."""
 
+import errno
 import math
 import os
 import time
@@ -15,7 +16,7 @@ from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 from purestep.checkpoint import atomic, device, directory, lock, store, tensors
-from purestep.checkpoint.header import CorruptError, kind_of
+from purestep.checkpoint.header import CorruptError, kind_of, problem
 from purestep.checkpoint.keeping import KeepPolicy, superfluous
 from purestep.checkpoint.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
 from purestep.checkpoint.restore import Rename, restore
@@ -88,7 +89,7 @@ class Checkpointer:
         max_pending = checks.integer(where, "max_pending", max_pending, least=1)
         shard_bytes = tensors.check_limit(where, shard_bytes)
         self.path = Path(path).absolute()
-        if self.path.exists() and not self.path.is_dir():
+        if kind_of(where, self.path) not in ("", "directory"):
             raise NotADirectoryError(f"{where}: path must be a directory, {self.path} is a file")
         self._keep = keep
         self._save_when = save_when
@@ -97,9 +98,10 @@ class Checkpointer:
         self._shard_bytes = shard_bytes
         self._writer = Writer(max_pending)
         self._lock: lock.Lock | None = None
+        self._listed = False
         self._closed, self._process = False, os.getpid()
         self._started = time.time()
-        # Filled when the lock is taken: then nobody else changes what is there.
+        # Filled once the lock is taken: then nobody else changes what is there.
         self._complete: dict[int, Record] = {}
         self._pending: dict[int, Record] = {}
         self._serial = 0
@@ -193,6 +195,10 @@ class Checkpointer:
     ) -> Restored:
         """Return a state, every byte of it verified, and the record it was saved with.
 
+        Only bytes that were read and are wrong, and files that are missing, are damage. Whether a checkpoint
+        that the system cannot read now, be it for an error of the disk (EIO), is sound, nobody knows: an
+        older one is returned only if `step` names it.
+
         Args:
             step: which checkpoint. Without it, the newest intact one: a damaged one is passed over with
                 a `CorruptWarning`, and stays where it is.
@@ -206,7 +212,7 @@ class Checkpointer:
             FileNotFoundError: if there is no such checkpoint, or none at all.
             CorruptError: if it, or every one, is damaged.
             OSError: if one cannot be read for another reason than damage, such as too many open
-                files or a missing permission: no older one is taken instead.
+                files, a missing permission or an error of the disk: no older one is taken instead.
             ValueError: if it differs from the template, with every differing path.
             MemoryError: if there is no room for the arrays, which does not mean damage.
 
@@ -233,7 +239,7 @@ class Checkpointer:
                         break  # its writer has deleted it, so there are newer ones
                     if isinstance(error, OSError):
                         raise  # the checkpoint may be sound
-                    damaged.append(str(error).removeprefix(f"{where}: "))
+                    damaged.append(problem(where, error))
                     continue
                 if damaged:
                     used, listed = manifest.record.step, "\n  ".join(damaged)
@@ -266,7 +272,14 @@ class Checkpointer:
         return next(iter(best_of(store.records(where, self.path), metric, mode)), None)
 
     def verify(self, step: int | None = None) -> Problems:
-        """Read every byte of one checkpoint, or of all; return the problems of each by step."""
+        """Read every byte of one checkpoint, or of all; return the problems of each by step.
+
+        An error of the disk (EIO) is listed with the others, as what it is: `cannot be read`.
+
+        Raises:
+            FileNotFoundError: if there is no such checkpoint.
+            OSError: if one cannot be read for another reason, such as too many open files.
+        """
         where = "Checkpointer.verify"
         self._settle(where)
         if step is not None:
@@ -278,26 +291,29 @@ class Checkpointer:
                 try:
                     found = directory.read(where, entry).verify(where)
                 except (ValueError, OSError) as error:
-                    if isinstance(error, OSError) and kind_of(where, entry, follow=False):
+                    listed = not isinstance(error, OSError) or error.errno == errno.EIO
+                    if not listed and kind_of(where, entry, follow=False):
                         raise
-                    found = [str(error).removeprefix(f"{where}: ")]
+                    found = [problem(where, error)]
                 if kind_of(where, entry, follow=False):  # otherwise its writer has deleted it meanwhile
                     problems[number] = found
         return problems
 
     def delete(self, step: int) -> None:
-        """Delete one checkpoint, damaged or not.
+        """Delete one checkpoint, damaged or not, also one that cannot be read.
 
         Raises:
             FileNotFoundError: if there is none.
             LockedError: if another writer has the directory.
+            OSError: if that fails; it says so if the checkpoint is gone, and only its files remain.
         """
         where = "Checkpointer.delete"
         self._check_open(where)
         self._settle(where)
         step = checks.integer(where, "step", step, least=0)
         store.existing(where, self.path, step)
-        self._begin(where)
+        if self._lock is None:
+            self._lock = store.claim(where, self.path)
         for entry in store.of_step(self.path, step):
             store.remove(entry)
         self._complete.pop(step, None)
@@ -345,15 +361,16 @@ class Checkpointer:
 
     def _begin(self, where: str) -> None:
         """Become the directory's only writer, and learn what is there."""
-        if self._lock is None:
-            claimed = store.claim(where, self.path)
+        if not self._listed:
+            claimed = store.claim(where, self.path) if self._lock is None else self._lock
             try:
                 self._complete = {r.step: r for r in store.records(where, self.path, stacklevel=4)}
             except BaseException:
-                claimed.release()  # a listing that was not read in full would give out a serial again
+                if self._lock is None:
+                    claimed.release()  # a listing that was not read in full would give out a serial again
                 raise
             self._serial = max((r.serial for r in self._complete.values()), default=0)
-            self._lock = claimed
+            self._lock, self._listed = claimed, True
 
     def _write(self, arrays: dict[str, mx.array], spec: Any, record: Record) -> None:
         """Write one checkpoint and delete the superfluous: the work of the background thread."""
@@ -371,12 +388,11 @@ class Checkpointer:
             raise
         except atomic.NotFlushedError as error:
             # The copy counts. Older ones stay: a crash may leave these alone.
-            self._complete[step] = record._replace(path=store.of_step(self.path, step)[-1])
+            self._complete[step] = record._replace(path=error.path)
             raise OSError(error.errno, f"Checkpointer: step {step} is saved: {error.strerror}") from error
         except Exception as error:
-            kind = OSError if isinstance(error, OSError) else RuntimeError
-            raise kind(
-                f"Checkpointer: step {step} was not saved: {error}; earlier checkpoints are intact"
+            raise _failure(
+                error, f"step {step} was not saved: {{}}; earlier checkpoints are intact"
             ) from error
         finally:
             self._pending.pop(step, None)
@@ -387,10 +403,7 @@ class Checkpointer:
             self._complete[step] = directory.read(where, path).record
             self._clean(step, path)
         except Exception as error:
-            kind = OSError if isinstance(error, OSError) else RuntimeError
-            raise kind(
-                f"Checkpointer: step {step} is saved, but cleaning up after it failed: {error!r}"
-            ) from error
+            raise _failure(error, f"step {step} is saved, but cleaning up after it failed: {{}}") from error
 
     def _clean(self, step: int, path: Path) -> None:
         """Delete older checkpoints of the same step, and those that are not kept."""
@@ -404,3 +417,13 @@ class Checkpointer:
             for entry in store.of_step(self.path, old):
                 store.remove(entry)
             del self._complete[old]
+
+
+def _failure(error: Exception, text: str) -> Exception:
+    """Return an error of the background, of the system's kind and number if it is one of the system's."""
+    if not isinstance(error, OSError):
+        return RuntimeError("Checkpointer: " + text.replace("{}", f"{error!r}"))
+    if error.errno is None:
+        return OSError("Checkpointer: " + text.replace("{}", str(error)))
+    named = f": {os.fspath(error.filename)}" if error.filename else ""
+    return OSError(error.errno, "Checkpointer: " + text.replace("{}", f"{error.strerror}{named}"))

@@ -2,7 +2,8 @@
 
 import io
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import mlx.core as mx
@@ -11,15 +12,24 @@ import msgpack
 from purestep._core import tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
-from purestep.checkpoint import checksum, device
-from purestep.checkpoint.header import CorruptError, seal, unseal, verified
+from purestep.checkpoint import checksum, device, outline, scan
+from purestep.checkpoint.header import CorruptError, Opened, described, opened, seal, verified
 from purestep.checkpoint.restore import Rename, Stored, restore
+from purestep.checkpoint.scan import ScanError
 from purestep.checkpoint.specs import DTYPES, leaf_specs, nbytes
 from purestep.checkpoint.tensors import check_depth, evaluated
 
 _MAGIC = "purestep"
 _CHUNK = 1 << 30  # bytes; msgpack holds less than 4 GiB in one value
 _BIN32 = struct.Struct(">BI")
+_LONGEST_SUM = 100  # bytes, of a checksum
+# Of each kind of value: the first byte of a short one and the bits of its length; and of how many bytes the
+# length is, by the first byte of a longer one.
+_KINDS: dict[str, tuple[int, int, dict[int, int]]] = {
+    "array": (0x90, 0x0F, {0xDC: 2, 0xDD: 4}),
+    "str": (0xA0, 0x1F, {0xD9: 1, 0xDA: 2, 0xDB: 4}),
+    "bin": (0, 0, {0xC4: 1, 0xC5: 2, 0xC6: 4}),
+}
 _UNSIGNED: dict[int, Any] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # what buffers call integers of so many bytes
 
 
@@ -82,30 +92,31 @@ def from_bytes(
     where = "checkpoint.from_bytes"
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"{where}: data must be bytes, as to_bytes returns, got {type(data).__name__}")
-    header, chunks = _unpack(where, data)
-    chunks.reverse()
-    content = unseal(where, "data", header)
-    leaves = leaf_specs(where, "data", content.get("tree"))
-    sums = content.get("checksums")
-    if not isinstance(sums, dict) or sums.keys() != leaves.keys():
-        raise CorruptError(f"{where}: data is damaged: its header does not name the same arrays twice")
-    if sum(_pieces(nbytes(*leaf)) for leaf in leaves.values()) != len(chunks):
+    header, chunks = _unpacked(where, memoryview(data))
+    text = opened(where, "data", header)
+    described(where, "data", text)
+    if sum(_pieces(nbytes(node.name, node.shape)) for node in _arrays(text)) != sum(1 for _ in chunks()):
         raise CorruptError(f"{where}: data is damaged: it does not hold the arrays its header names")
+    # All of it is verified before any of it becomes an object.
+    _verify(where, text, chunks())
+    pieces = chunks()
+    places = {
+        node.path: [next(pieces) for _ in range(_pieces(nbytes(node.name, node.shape)))]
+        for node in _arrays(text)
+    }
+    spec = outline.built(text.text, *text.members["tree"])
+    leaves = leaf_specs(where, "data", spec)
 
     def read(paths: list[str]) -> dict[str, mx.array]:
-        wanted = set(paths)
         found = {}
-        for path, (dtype, shape) in leaves.items():  # the order of the chunks
-            whole = _joined(chunks, _pieces(nbytes(dtype, shape)))
-            if len(whole) != nbytes(dtype, shape) or not verified(where, path, str(sums[path]), whole):
-                raise CorruptError(f"{where}: data is damaged: {path} is not as it was written")
-            if path in wanted:
-                found[path] = device.placed(_array(whole, DTYPES[dtype], shape))
+        for path in paths:
+            dtype, shape = leaves[path]
+            found[path] = device.placed(_array(_joined(places.pop(path)), DTYPES[dtype], shape))
         device.evaluate(found.values())
         device.trim()
         return found
 
-    stored = Stored("data", content["tree"], read)
+    stored = Stored("data", spec, read)
     return restore(where, stored, like, cast=cast, partial=partial, rename=rename)
 
 
@@ -125,31 +136,80 @@ def _packed(arrays: dict[str, mx.array], spec: Any) -> bytes:
     return packed.getvalue()
 
 
-def _unpack(where: str, data: bytes | bytearray | memoryview) -> tuple[str, list[bytes]]:
-    def only(values: list[Any]) -> list[Any]:
-        # Called as each list ends, so a list within the list is met first, and never kept.
-        whole = values[:1] == [_MAGIC] and len(values) >= 2 and isinstance(values[1], str)
-        if not whole or not all(isinstance(chunk, bytes) for chunk in values[2:]):
-            raise CorruptError(f"{where}: data was not written by purestep.checkpoint")
-        return values
-
+def _unpacked(where: str, data: memoryview) -> tuple[memoryview, Callable[[], Iterator[memoryview]]]:
+    """Return the header, and a function that yields the pieces of the arrays, all without a copy."""
+    data = data.cast("B") if data.c_contiguous else memoryview(bytes(data))
     try:
-        # A list costs 8 bytes an entry before any is read: an honest one has far fewer than bytes / 8.
-        unpacked = msgpack.unpackb(
-            data,
-            list_hook=only,
-            max_bin_len=_CHUNK,
-            max_map_len=0,
-            max_ext_len=0,
-            max_array_len=memoryview(data).nbytes // 8,
-        )
-    except CorruptError:
-        raise
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise CorruptError(f"{where}: data is cut or was not written by purestep ({error})") from None
-    if not isinstance(unpacked, list):
-        raise CorruptError(f"{where}: data was not written by purestep.checkpoint")
-    return unpacked[1], unpacked[2:]
+        count, at = _head(data, 0, "array")
+        words = []
+        for _ in range(2):
+            size, at = _head(data, at, "str")
+            words.append(data[at : at + size])
+            at += size
+        if count < 2 or words[0] != _MAGIC.encode():
+            raise _ForeignError
+        start = at
+        for _ in range(count - 2):
+            size, at = _head(data, at, "bin")
+            at += size
+        if at != len(data):
+            raise _ForeignError
+    except _ForeignError:
+        raise CorruptError(f"{where}: data is cut or was not written by purestep") from None
+
+    def chunks() -> Iterator[memoryview]:
+        at = start
+        for _ in range(count - 2):
+            size, at = _head(data, at, "bin")
+            yield data[at : at + size]
+            at += size
+
+    return words[1], chunks
+
+
+class _ForeignError(Exception):
+    """There is another value than `to_bytes` writes there, or not all of it."""
+
+
+def _head(data: memoryview, at: int, kind: str) -> tuple[int, int]:
+    """Return the length of a value of msgpack that must be of this kind, and where its content starts.
+
+    Here rather than by msgpack, which makes room for every entry of a list that says it has some.
+    """
+    if at >= len(data):
+        raise _ForeignError
+    first, (short, mask, long) = data[at], _KINDS[kind]
+    if mask and first & ~mask & 0xFF == short:
+        return first & mask, at + 1
+    if first not in long:
+        raise _ForeignError
+    width = long[first]
+    size = int.from_bytes(data[at + 1 : at + 1 + width], "big")
+    if at + 1 + width + (size if kind != "array" else 0) > len(data):
+        raise _ForeignError
+    return size, at + 1 + width
+
+
+def _arrays(text: Opened) -> Iterator[outline.Node]:
+    return (node for node in outline.walk(text.text, *text.members["tree"]) if node.kind == "array")
+
+
+def _verify(where: str, text: Opened, chunks: Iterator[memoryview]) -> None:
+    """Check the bytes of every array: the tree, the checksums and the bytes are in one order."""
+    try:
+        sums = scan.members(text.text, *text.members["checksums"])
+        for node, found in zip_longest(_arrays(text), sums):
+            if node is None or found is None or node.path != found[0] or found[2] - found[1] > _LONGEST_SUM:
+                raise ScanError("other paths")
+            size = nbytes(node.name, node.shape)
+            whole = _joined([next(chunks) for _ in range(_pieces(size))])
+            expected = scan.string(text.text, *found[1:])
+            if len(whole) != size or not verified(where, node.path, expected, whole):
+                raise CorruptError(f"{where}: data is damaged: {node.path} is not as it was written")
+    except (ScanError, KeyError):
+        raise CorruptError(
+            f"{where}: data is damaged: its header does not name the same arrays twice"
+        ) from None
 
 
 def _pieces(size: int) -> int:
@@ -164,12 +224,11 @@ def _chunks(array: mx.array) -> Iterator[memoryview]:
     return (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
 
 
-def _joined(chunks: list[bytes], count: int) -> bytes:
-    pieces = [chunks.pop() for _ in range(count)]
-    return pieces[0] if count == 1 else b"".join(pieces)
+def _joined(pieces: list[memoryview]) -> Any:
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _array(data: bytes, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
+def _array(data: Any, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
     with mx.stream(mx.cpu):  # no GPU has doubles
         if not data:
             return mx.zeros(shape, dtype)

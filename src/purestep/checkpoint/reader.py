@@ -1,6 +1,7 @@
 """Named arrays from safetensors files: nothing is given out that is not as it was written."""
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,12 +12,15 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep.checkpoint import checksum, device
+from purestep.checkpoint.contents import check_names as check_arrays
 from purestep.checkpoint.contents import contents
 from purestep.checkpoint.header import CorruptError, reading, verified
 from purestep.checkpoint.specs import Leaves
 
 _SUMMING = min(4, os.cpu_count() or 1)  # threads
 _UNSUMMED = 2 * _SUMMING  # arrays that wait to be summed while MLX reads on
+# MLX's words where the system has refused to open or to read; it does not say why.
+_REFUSED = re.compile("Failed to open|Unable to read")
 
 
 class Place(NamedTuple):
@@ -31,16 +35,52 @@ def lazy(where: str, path: Path) -> dict[str, mx.array]:
     """Return the arrays of a file whose header has been checked; each is read when it is evaluated.
 
     Raises:
-        CorruptError: if it cannot be read, or holds a dtype that MLX does not have.
+        CorruptError: if it is damaged, or holds a dtype that MLX does not have.
+        OSError: if the system cannot read it.
     """
-    try:
-        # Where there is a device's memory too, the host would have to fetch from it what it is to check.
-        arrays: Any = mx.load(os.fspath(path), format="safetensors", stream=mx.cpu)
-    except (RuntimeError, ValueError, LookupError, TypeError) as error:
-        with reading(where, path), path.open("rb"):  # MLX does not say why it cannot open a file
-            pass
-        raise CorruptError(f"{where}: {path} cannot be read by MLX ({error})") from None
+    arrays: Any = None
+    for last in (False, True):
+        try:
+            # Where there is a device's memory too, the host would have to fetch from it what it is to check.
+            arrays = mx.load(os.fspath(path), format="safetensors", stream=mx.cpu)
+            break
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            if last or not isinstance(error, RuntimeError):
+                raise _unreadable(where, f"{path}", [path], error) from None
+            _probe(where, path)  # whatever is not wrong with the file may have passed
     return arrays
+
+
+def _settle() -> None:
+    """Wait for what MLX has begun to read, so that its errors do not meet whatever is evaluated next."""
+    for _ in range(100):  # each raises what it finds, and then there may be more
+        try:
+            mx.synchronize(mx.default_stream(mx.cpu))
+            return
+        except RuntimeError:
+            continue
+
+
+def _probe(where: str, path: Path) -> None:
+    """Read a file through the system, which says why it cannot.
+
+    Raises:
+        CorruptError: if it is missing or cut.
+        OSError: for another reason than damage.
+    """
+    contents(where, path)
+    with reading(where, path), path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
+
+
+def _unreadable(where: str, source: str, files: Iterable[Path], error: Exception) -> Exception:
+    """Return what an error of MLX's means, once the system has read the files without one."""
+    for file in files:
+        _probe(where, file)
+    if _REFUSED.search(str(error)):
+        return OSError(f"{where}: {source} cannot be read by MLX ({error}), but now by the system: try again")
+    return CorruptError(f"{where}: {source} cannot be read by MLX ({error})")
 
 
 def read(
@@ -59,10 +99,12 @@ def read(
         places: of every array that the files hold, those not wanted too.
         leaves: dtype and shape of each array.
         paths: of the arrays wanted.
-        check: refuses a file whose header was changed; `contents` by default.
+        check: refuses a file that is not the one that was written, before anything in it is believed.
 
     Raises:
         CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.
+        OSError: if the system cannot read one for another reason.
+        MemoryError: if there is no room for the arrays.
     """
     files = {places[path].file for path in paths}
     found = _chosen(where, directory, places, leaves, paths, _opened(where, directory, places, files, check))
@@ -80,10 +122,11 @@ def read(
     # that are there are summed by other threads, which need no more of MLX than the memory.
     try:
         with ThreadPoolExecutor(_SUMMING) as pool:
-            _evaluate(where, f"{directory}", lambda: mx.async_eval(found))
+            named = [directory / name for name in files]
+            _evaluate(where, f"{directory}", named, lambda: mx.async_eval(found))
             for path in found:
-                source = f"{path} in {directory / places[path].file}"
-                _evaluate(where, source, lambda path=path: mx.eval(found[path]))
+                file = directory / places[path].file
+                _evaluate(where, f"{path} in {file}", [file], lambda path=path: mx.eval(found[path]))
                 raw = checksum.raw(found[path])
                 sums.append((path, pool.submit(_check_bytes, where, directory, path, places[path], raw)))
                 del raw  # which would keep the array
@@ -92,9 +135,11 @@ def read(
             while sums:
                 finish()
             mx.eval(found)
-    except BaseException:
+    except BaseException as error:
         found.clear()
         sums.clear()
+        if isinstance(error, Exception):  # an interrupt does not wait
+            _settle()
         raise
     finally:
         device.trim()
@@ -107,7 +152,8 @@ def unsummed(
     """Return arrays by name, in memory, of files without checksums whose headers have been checked.
 
     Raises:
-        CorruptError: for a file that cannot be read, or an array of another dtype or shape.
+        CorruptError: for a file that is missing or cut, or an array of another dtype or shape.
+        OSError: if the system cannot read one for another reason.
     """
     wanted = list(keys)
     opened = {name: lazy(where, directory / name) for name in dict.fromkeys(files[key] for key in wanted)}
@@ -118,21 +164,23 @@ def unsummed(
         _check_kind(where, directory, key, Place(name, key, ""), leaves[key], found[key])
     opened.clear()
     for key in wanted:
-        _evaluate(where, f"{key} in {directory / files[key]}", lambda key=key: mx.eval(found[key]))
+        file = directory / files[key]
+        _evaluate(where, f"{key} in {file}", [file], lambda key=key: mx.eval(found[key]))
         found[key] = device.placed(found[key])
     mx.eval(found)
     device.trim()
     return found
 
 
-def _evaluate(where: str, source: str, evaluation: Callable[[], object]) -> None:
-    """Read arrays; where there is no memory for them nothing is damaged."""
+def _evaluate(where: str, source: str, files: Iterable[Path], evaluation: Callable[[], object]) -> None:
+    """Read arrays of files; where there is no memory for them nothing is damaged."""
     try:
         evaluation()
     except RuntimeError as error:
+        _settle()
         if "alloc" in str(error):
             raise MemoryError(f"{where}: there is no room for {source}: {error}") from None
-        raise CorruptError(f"{where}: {source} cannot be read ({error})") from None
+        raise _unreadable(where, source, files, error) from None
 
 
 def examine(
@@ -142,16 +190,16 @@ def examine(
 
     Raises:
         CorruptError: if none of them can be read.
+        OSError: if the system cannot read the file for another reason than damage.
     """
     arrays = _opened(where, directory, held, {file}, None)[file]
     for path, place in held.items():
         array = arrays.pop(place.key)
         try:
             _check_kind(where, directory, path, place, leaves[path], array)
-            mx.eval(array)
+            source = f"{path} in {directory / file}"
+            _evaluate(where, source, [directory / file], lambda array=array: mx.eval(array))
             _check_bytes(where, directory, path, place, checksum.raw(array))
-        except RuntimeError as error:
-            yield CorruptError(f"{where}: {path} in {directory / file} cannot be read ({error})")
         except CorruptError as error:
             yield error
 
@@ -180,7 +228,9 @@ def _opened(
     opened: dict[str, dict[str, mx.array]] = {}
     for name in files:
         file = directory / name
-        contents(where, file) if check is None else check(file)
+        if check is not None:
+            check(file)
+        check_arrays(where, file, keys[name])  # before MLX makes room for what the file says it holds
         opened[name] = lazy(where, file)
         if opened[name].keys() != keys[name]:
             raise CorruptError(f"{where}: {file} is damaged: its arrays are not those its header names")

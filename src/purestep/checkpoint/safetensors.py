@@ -13,8 +13,9 @@ from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 from purestep.checkpoint import atomic, checksum, device, reader, tensors
-from purestep.checkpoint.contents import contents
-from purestep.checkpoint.header import CorruptError, reading, seal, sealed, unseal
+from purestep.checkpoint.contents import metadata_of
+from purestep.checkpoint.header import CorruptError, kind_of, seal, sealed, unseal
+from purestep.checkpoint.index import read_index
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.specs import leaf_specs
 from purestep.checkpoint.weights import read_weights, weights_at
@@ -102,12 +103,12 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CorruptError: (a ValueError) if it is cut, changed, no safetensors file, or cannot be read.
+        CorruptError: (a ValueError) if it is cut, changed, or no safetensors file.
         ValueError: if it differs from the template: every path that is missing, extra, of another
             shape, dtype or container is listed; if there is both one file and a divided state; or if
             another program wrote it and `like` is not given.
-        OSError: if the system cannot read it for another reason than damage (permissions, too
-            many open files).
+        OSError: if the system cannot read it, which does not mean damage (permissions, too many open
+            files, an error of the disk).
         MemoryError: if there is no room for the arrays.
 
     Warns:
@@ -123,11 +124,11 @@ def load(
     """
     where, path = "checkpoint.load", Path(path)
     index = _index_of(path)
-    if index.is_file():
-        if path.exists():
+    if kind_of(where, index) == "file":
+        if kind_of(where, path):
             raise checks.error(where, f"{path} and {index.name} are two states of one name: remove the older")
         path = index
-    if not path.is_file():
+    if kind_of(where, path) != "file":
         raise FileNotFoundError(f"{where}: no file at {path}")
     content, held = _index(where, path) if path.name.endswith(_INDEX) else (_header(where, path), None)
     if content is None:
@@ -145,12 +146,8 @@ def stored_tree(where: str, path: Path, content: dict[str, Any], held: dict[str,
         raise CorruptError(f"{where}: {path} is damaged: its header does not name the same arrays twice")
     places = {name: reader.Place(held[name], name, str(sums[name])) for name in leaves}
 
-    def check(file: Path) -> None:
-        if file != path:  # its header has just been read
-            contents(where, file)
-
     def read(paths: list[str]) -> dict[str, mx.array]:
-        return reader.read(where, path.parent, places, leaves, paths, check)
+        return reader.read(where, path.parent, places, leaves, paths)
 
     return Stored(str(path), content["tree"], read)
 
@@ -160,7 +157,7 @@ def _write(where: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard
     index = _index_of(path)
     older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(_INDEX)]
     for taken in older:
-        if taken.exists():
+        if kind_of(where, taken):
             raise FileExistsError(
                 f"{where}: {path.parent} already holds {taken.name}: "
                 "delete that state first, or save under another name"
@@ -203,30 +200,22 @@ def _foreign(where: str, path: Path, like: Tree, **options: Any) -> Tree:
 
 
 def _header(where: str, path: Path) -> dict[str, Any] | None:
-    found = contents(where, path).metadata
+    found, size = metadata_of(where, path)
     shard = _SHARD.fullmatch(path.name)
     if shard and _KEY not in found:
         index = shard[1] + tensors.SUFFIX + _INDEX
         raise checks.error(where, f"{path} is one of several files of a state: load {index}")
     if _KEY not in found and not sealed(json.dumps(found)):
         return None
-    content = unseal(where, str(path), found.pop(_KEY, None))
+    content = unseal(where, str(path), found.pop(_KEY, None), size=size, only="")
     if found != tensors.ECOSYSTEM:
         raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
     return content
 
 
 def _index(where: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    with reading(where, path):
-        text = path.read_bytes()
-    try:
-        index = json.loads(text)
-        metadata, held = index.get("metadata") or {}, dict(index["weight_map"])
-        foreign = held and _KEY not in metadata and not sealed(text.decode(errors="replace"))
-        header = metadata.get(_KEY)
-        if not all(isinstance(name, str) for name in held.values()):
-            raise TypeError
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise CorruptError(f"{where}: {path} is damaged: it is not an index of safetensors files") from None
-    reader.check_names(where, path, held.values())
-    return None if foreign else unseal(where, str(path), header), held
+    index = read_index(where, path, _KEY)
+    if index.header is None and index.arrays and not sealed(index.text.decode(errors="replace")):
+        return None, {}
+    content = unseal(where, str(path), index.header, names=(index.arrays, index.characters), only="")
+    return content, dict(index.placed())

@@ -1,18 +1,14 @@
 """What a stored state says of its tree, believed only after it was checked to the last number."""
 
-import math
 from typing import Any
-
-import mlx.core as mx
 
 from purestep._core import tree
 from purestep.checkpoint.header import CorruptError
+from purestep.checkpoint.kinds import DTYPES as DTYPES
+from purestep.checkpoint.kinds import is_kind
+from purestep.checkpoint.kinds import nbytes as nbytes
 
-DTYPES = {tree.dtype_name(kind): kind for kind in vars(mx).values() if isinstance(kind, mx.Dtype)}
 Leaves = dict[str, tuple[str, tuple[int, ...]]]
-
-_LARGEST = 2**63  # bytes; more has no number
-_LONGEST = 2**31  # along an axis, for MLX
 
 
 def leaf_specs(where: str, source: str, spec: Any) -> Leaves:
@@ -30,19 +26,10 @@ def leaf_specs(where: str, source: str, spec: Any) -> Leaves:
         raise CorruptError(f"{where}: {source} is damaged: it does not describe a tree of arrays")
     leaves = dict(tree.spec_items(spec))
     for path, (dtype, shape) in leaves.items():
-        if not _is_kind(dtype, shape):
+        if not is_kind(dtype, shape):
             named = path or "its array"
             raise CorruptError(f"{where}: {source} is damaged: {named} has no dtype and shape that there is")
     return leaves
-
-
-def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Return the bytes of an array.
-
-    >>> nbytes("bfloat16", (2, 3))
-    12
-    """
-    return DTYPES[dtype].size * math.prod(shape)
 
 
 def _is_spec(node: Any) -> bool:
@@ -67,10 +54,3 @@ def _are_pairs(below: list[Any]) -> bool:
         if not _is_spec(pair[1]):
             return False
     return len({key for key, _ in below}) == len(below)
-
-
-def _is_kind(dtype: str, shape: tuple[Any, ...]) -> bool:
-    if dtype not in DTYPES or not all(type(n) is int and n >= 0 for n in shape):
-        return False
-    # One that is too long cannot have been stored, unless it is empty and needs no bytes.
-    return nbytes(dtype, shape) < _LARGEST if 0 not in shape else max(shape) < _LONGEST

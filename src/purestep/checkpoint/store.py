@@ -6,10 +6,11 @@ import secrets
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from purestep.checkpoint import atomic, directory, lock
-from purestep.checkpoint.header import kind_of
+from purestep.checkpoint.header import kind_of, problem
 from purestep.checkpoint.record import Record
 
 ATTEMPTS = 50  # to read while a writer cleans up
@@ -64,7 +65,7 @@ def manifests(where: str, root: Path) -> tuple[list[directory.Manifest], list[st
                 elif isinstance(error, OSError):
                     raise  # the checkpoint may be sound, and the newest
                 else:
-                    damaged.append(str(error).removeprefix(f"{where}: "))
+                    damaged.append(problem(where, error))
         if not vanished:
             return sorted(sound.values(), key=lambda manifest: manifest.record.serial), damaged
     raise OSError(f"{where}: {root} is cleaned up faster than it can be read")
@@ -94,18 +95,27 @@ def claim(where: str, root: Path) -> lock.Lock:
             f"{where}: {error.filename or root} cannot be written ({error.strerror}): "
             "choose another directory or change its permissions",
         ) from None
-    for entry in root.iterdir():
-        # Having the lock shows that no writer of this host is alive; of other hosts it shows nothing.
-        found = _TEMPORARY.fullmatch(entry.name)
-        if found and found[1] == lock.host() and entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
+    _tidy(root)
     return claimed
+
+
+def _tidy(root: Path) -> None:
+    """Remove what is left of checkpoints that were being written or deleted, where that can be done.
+
+    Having the lock shows that no other writer of this host is alive; of other hosts it shows nothing.
+    """
+    with suppress(OSError):
+        for entry in root.iterdir():
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and found[1] == lock.host() and entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
     """Let `fill` fill a hidden directory, then give it a free name of this step, by one rename.
 
     A checkpoint of the same step that is there already stays as it is: the new one has a higher number.
+    The caller has the directory's lock: hidden directories that could not be removed before are removed.
 
     Raises:
         NotFlushedError: if it has its name, and the directory could not be flushed. Others leave nothing.
@@ -118,20 +128,33 @@ def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
         fill(temporary)
         temporary.rename(final)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # which closing a directory raises all the same
+            shutil.rmtree(temporary, ignore_errors=True)
         raise
     atomic.flush_name(final)
+    _tidy(root)
     return final
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, first its name, so that no reader ever meets half of one."""
+    """Delete a checkpoint, first its name, so that no reader ever meets half of one.
+
+    Raises:
+        OSError: if that fails, and says so if only its files remain, under a hidden name.
+    """
     hidden = _hidden(path)
     path.rename(hidden)
-    if hidden.is_dir() and not hidden.is_symlink():
-        shutil.rmtree(hidden)
-    else:
-        hidden.unlink()
+    try:
+        if kind_of("", hidden, follow=False) == "directory":
+            shutil.rmtree(hidden)
+        else:
+            hidden.unlink()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} is deleted, but its files could not be removed from {hidden} "
+            f"({error.strerror or error}): the next save removes them",
+        ) from error
 
 
 def _hidden(final: Path) -> Path:

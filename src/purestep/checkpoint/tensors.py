@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,12 @@ def _put(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]
     try:
         mx.save_safetensors(str(named), dict(arrays), {**ECOSYSTEM, **metadata})
     except (RuntimeError, ValueError) as error:
-        named.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free
+        free = ""
+        with suppress(OSError):  # MLX's error is the one to see
+            named.unlink(missing_ok=True)
+            free = f" ({shutil.disk_usage(path.parent).free} bytes are free there)"
         size = sum(array.nbytes for array in arrays.values())
-        raise OSError(f"cannot write {size} bytes to {path} ({free} bytes are free there): {error}") from None
+        raise OSError(f"cannot write {size} bytes to {path}{free}: {error}") from None
     if named != path:
         named.replace(path)
 

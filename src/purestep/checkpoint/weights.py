@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -14,7 +14,8 @@ from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 from purestep.checkpoint import reader
 from purestep.checkpoint.contents import contents
-from purestep.checkpoint.header import CorruptError, reading
+from purestep.checkpoint.header import CorruptError, kind_of
+from purestep.checkpoint.index import read_index
 from purestep.checkpoint.matching import Rename, renamed, split
 from purestep.checkpoint.restore import check_rename, finished, patterns_of
 from purestep.checkpoint.specs import DTYPES, Leaves
@@ -74,6 +75,7 @@ def load_weights(
         CorruptError: (a ValueError) if a file is cut, is no safetensors file, or lacks what its index names.
         ValueError: if the arrays differ from `like`: every name that is missing, extra, of another shape or
             dtype is listed; or if an array has a dtype that MLX cannot read.
+        OSError: if the system cannot read a file, which does not mean damage.
         MemoryError: if there is no room for the arrays.
 
     >>> import tempfile
@@ -91,18 +93,19 @@ def load_weights(
 
 def weights_at(where: str, path: Path) -> Weights:
     """Return what a file, an index or a directory of either holds, headers checked."""
-    if path.is_dir():
+    if kind_of(where, path) == "directory":
         path = _in_directory(where, path)
-    if not path.is_file():
+    if kind_of(where, path) != "file":
         raise FileNotFoundError(f"{where}: no file at {path}")
     if not path.name.endswith(".json"):
         leaves = _readable(where, path)
         return Weights(str(path), path.parent, dict.fromkeys(leaves, path.name), leaves)
-    files = _index(where, path)
-    held = {name: _readable(where, path.parent / name) for name in dict.fromkeys(files.values())}
-    lost = [key for key, name in files.items() if key not in held[name]]
-    if lost:
-        raise CorruptError(f"{where}: {path} is damaged: {lost[0]} is not in {files[lost[0]]}")
+    index = read_index(where, path, "")
+    held = {name: _readable(where, path.parent / name) for name in index.files}
+    for key, name in index.placed():
+        if key not in held[name]:
+            raise CorruptError(f"{where}: {path} is damaged: {key[:1000]} is not in {name}")
+    files = dict(index.placed())
     leaves = {key: held[name][key] for key, name in files.items()}
     return Weights(str(path), path.parent, files, leaves)
 
@@ -198,26 +201,15 @@ def _plain(path: str) -> str:
 
 def _in_directory(where: str, path: Path) -> Path:
     for name in ("model" + SUFFIX + INDEX, "model" + SUFFIX):
-        if (path / name).is_file():
+        if kind_of(where, path / name) == "file":
             return path / name
     for end in (SUFFIX + INDEX, SUFFIX):
-        found = sorted(entry for entry in path.iterdir() if entry.name.endswith(end) and entry.is_file())
+        found = sorted(
+            entry for entry in path.iterdir() if entry.name.endswith(end) and kind_of(where, entry) == "file"
+        )
         if len(found) == 1:
             return found[0]
         if found:
             shown = ", ".join(entry.name for entry in found[:5])
             raise FileNotFoundError(f"{where}: {path} has several files, give one of {shown}")
     raise FileNotFoundError(f"{where}: {path} has no safetensors file")
-
-
-def _index(where: str, path: Path) -> dict[str, str]:
-    with reading(where, path):
-        text = path.read_bytes()
-    try:
-        files: Any = json.loads(text)["weight_map"]
-        if type(files) is not dict or not all(isinstance(name, str) for name in files.values()):
-            raise TypeError
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise CorruptError(f"{where}: {path} is damaged: it is not an index of safetensors files") from None
-    reader.check_names(where, path, files.values())
-    return files

@@ -1,56 +1,79 @@
-"""The picture of a run."""
+"""What a picture of a run shows: smoothing, ticks, bands and ranges, as functions of plain data."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+MOST_TICKS = 7
 
 
-def loss_curve(
-    path: Path, history: Sequence[Mapping[str, Any]], baseline: tuple[str, float], title: str
-) -> None:
-    """Draw training and validation loss by step, and a horizontal line to beat.
+def smoothed(values: Sequence[float], reach: int) -> list[float]:
+    """Return centred means: each value's with its `reach` neighbours on either side.
 
-    Args:
-        path: the PNG to write.
-        history: rows with `step`, `loss` and, in some, `validation_loss`.
-        baseline: its name and its loss.
-        title: the heading.
+    Near the ends the window shrinks on both sides alike, so that the curve neither lags nor leads: a straight
+    line stays as it is.
+
+    >>> smoothed([0.0, 3.0, 0.0, 3.0], reach=1)
+    [0.0, 1.0, 2.0, 3.0]
     """
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    steps = [row["step"] for row in history]
-    losses = [row["loss"] for row in history]
-    axes.plot(steps, losses, color="#b8cce4", linewidth=1, label="training, each batch")
-    axes.plot(steps, smoothed(losses), color="#1f5fa8", linewidth=1.8, label="training, smoothed")
-    measured = [row for row in history if "validation_loss" in row]
-    axes.plot(
-        [row["step"] for row in measured],
-        [row["validation_loss"] for row in measured],
-        color="#d1622b",
-        marker="o",
-        linewidth=1.8,
-        label="validation",
-    )
-    name, value = baseline
-    axes.axhline(
-        value, color="#555555", linestyle="--", linewidth=1.2, label=f"{name}, validation: {value:.3f}"
-    )
-    if losses:
-        axes.set_ylim(min([value, *losses]) * 0.9, max([value * 1.1, *losses[:5]]) * 1.05)
-    axes.set(xlabel="step", ylabel="loss (nats a character)", title=title)
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    figure.savefig(path)
+    means = []
+    for index in range(len(values)):
+        near = min(reach, index, len(values) - 1 - index)
+        window = values[index - near : index + near + 1]
+        means.append(sum(window) / len(window))
+    return means
 
 
-def smoothed(values: Sequence[float], decay: float = 0.95) -> list[float]:
-    """Return the bias-corrected running mean."""
-    mean, out = 0.0, []
-    for count, value in enumerate(values, start=1):
-        mean = decay * mean + (1 - decay) * value
-        out.append(mean / (1 - decay**count))
-    return out
+def smoothing_reach(count: int) -> int:
+    """Return how many neighbours on either side to smooth with; 0 for few values, which need none.
+
+    >>> [smoothing_reach(count) for count in (10, 20, 200, 10_000)]
+    [0, 1, 5, 15]
+    """
+    return min(count // 40, 15) if count >= 40 else int(count >= 20)
+
+
+def whole_ticks(last: int) -> list[int]:
+    """Return the ticks of an axis from 0 to a last step: whole numbers, at most `MOST_TICKS`.
+
+    >>> whole_ticks(1), whole_ticks(6), whole_ticks(600)
+    ([0, 1], [0, 1, 2, 3, 4, 5, 6], [0, 100, 200, 300, 400, 500, 600])
+    """
+    size = 1
+    while True:
+        for factor in (1, 2, 5):
+            if last // (factor * size) < MOST_TICKS:
+                return list(range(0, last + 1, factor * size))
+        size *= 10
+
+
+def band(histories: Sequence[Sequence[Mapping[str, Any]]], figure: str) -> list[dict[str, Any]]:
+    """Return rows of `step, mean, low, high` of a figure over several runs, for the steps that all have.
+
+    >>> band([[{"step": 3, "loss": 1.0}], [{"step": 3, "loss": 2.0}]], "loss")
+    [{'step': 3, 'mean': 1.5, 'low': 1.0, 'high': 2.0}]
+    """
+    runs = [{row["step"]: row[figure] for row in history if figure in row} for history in histories]
+    rows = []
+    for step in sorted(set.intersection(*map(set, runs))) if runs else []:
+        values = [run[step] for run in runs]
+        rows.append(
+            {"step": step, "mean": sum(values) / len(values), "low": min(values), "high": max(values)}
+        )
+    return rows
+
+
+def zoomed(curves: Iterable[Sequence[float]], levels: Iterable[float] = ()) -> tuple[float, float] | None:
+    """Return a range that holds the second half of every curve and all levels; `None` without any.
+
+    A loss begins so high that what matters, how it ends, would else be flat.
+
+    >>> zoomed([[9.0, 3.0, 2.0, 1.0]], [1.5])
+    (0.9, 2.1)
+    """
+    seen = [value for curve in curves for value in curve[len(curve) // 2 :]]
+    seen += levels
+    if not seen:
+        return None
+    low, high = min(seen), max(seen)
+    margin = (high - low) / 10 or 0.1
+    return low - margin, high + margin

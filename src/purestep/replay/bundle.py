@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from purestep._core import checks, hardware, tree
 from purestep._core.types import Batch, Metrics, Tree
 from purestep.checkpoint import checksum, directory, store, tensors
-from purestep.checkpoint.header import CorruptError
+from purestep.checkpoint.header import CorruptError, kind_of
 from purestep.checkpoint.restore import restore
 
 _KEY = "replay"
@@ -63,6 +63,7 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
         FileNotFoundError: if there is nothing at the path.
         CorruptError: (a ValueError) if the bundle is not as it was written.
         ValueError: if it is a checkpoint and no bundle, or holds a NamedTuple whose type is not at hand.
+        OSError: if the system cannot read it, which does not mean damage.
 
     >>> import mlx.core as mx, purestep as ps, tempfile, warnings
     >>> step = lambda state, batch: (state, {"loss": mx.log(batch["x"])})
@@ -74,14 +75,14 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
     (0, {'x': array(0, dtype=float32)}, ('metrics.loss',))
     """
     where, path = "replay.load", Path(path).absolute()
-    if not os.path.lexists(path):
+    if not kind_of(where, path, follow=False):
         raise FileNotFoundError(f"{where}: no bundle at {path}")
     inside = store.steps(path)
     if inside:
         raise checks.error(
             where, f"{path} holds bundles: name one, {store.existing(where, path, inside[-1])}"
         )
-    manifest = directory.read(where, path)
+    manifest = directory.read(where, path, only=_KEY)
     facts = manifest.record.metadata.get(_KEY)
     if facts is None:
         raise checks.error(where, f"{path} is a checkpoint: only replay.record writes bundles")

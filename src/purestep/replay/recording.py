@@ -18,6 +18,7 @@ from purestep._steps.compile import Compiled
 from purestep._steps.state import check_arrays
 from purestep.checkpoint import directory as layout
 from purestep.checkpoint import store
+from purestep.checkpoint.atomic import NotFlushedError
 from purestep.replay import bundle
 
 # Up to this many elements arrays are added up together: each alone costs a kernel to start.
@@ -145,7 +146,13 @@ class Recorder:
         own = isinstance(getattr(state, "step", None), mx.array) and state.step.ndim == 0
         step = int(state.step.item()) if own else count
         fast = isinstance(self._step, Compiled)
-        path = bundle.write(self._root, step, state, made.batch, made.metrics, after, reason, compiled=fast)
+        try:
+            path = bundle.write(
+                self._root, step, state, made.batch, made.metrics, after, reason, compiled=fast
+            )
+        except NotFlushedError as error:
+            self.bundles.append(error.path)
+            raise
         self.bundles.append(path)
         shown = ", ".join(reason[:4]) + (f" and {len(reason) - 4} more" if len(reason) > 4 else "")
         warnings.warn(
@@ -226,8 +233,8 @@ def _check_own(where: str, root: Path) -> None:
     for entry in store.entries(root):
         try:
             manifest = layout.read(where, entry)
-        except (ValueError, OSError):
-            continue
+        except ValueError:
+            continue  # damaged: nobody can tell what it was
         if not bundle.is_bundle(manifest):
             raise checks.error(where, f"{root} holds checkpoints: give bundles a directory of their own")
 
