@@ -13,10 +13,10 @@ import pytest
 
 import purestep as ps
 from purestep import __main__
+from purestep._checkpoint.format.header import FORMAT, seal, unseal
+from purestep._replay import bundle
 from purestep.checkpoint import to_bytes
-from purestep.checkpoint.header import FORMAT, seal, unseal
 from purestep.cli import inspect, stored
-from purestep.replay import bundle
 
 TRANSFORM = ps.optimizers.adam(0.1)
 STATE = ps.TrainState.create(

@@ -3,8 +3,8 @@
 import pytest
 from matplotlib.axes import Axes
 
-from purestep.demos import curves
-from purestep.demos.curves import Curve, Panel
+from purestep.demos.pictures import curves
+from purestep.demos.pictures.curves import Curve, Panel
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from purestep.demos import digits
 from purestep.demos import grpo as demo
+from purestep.demos.models import digits
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from purestep.demos import progress
-from purestep.demos.progress import TrainingProgress
+from purestep.demos.shared import progress
+from purestep.demos.shared.progress import TrainingProgress
 
 
 @pytest.fixture

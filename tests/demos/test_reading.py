@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from purestep.demos import reading
-from purestep.demos.reading import read_text
+from purestep.demos.shared import reading
+from purestep.demos.shared.reading import read_text
 
 
 def test_of_a_large_file_the_first_part_is_read_and_that_is_said(tmp_path, monkeypatch):

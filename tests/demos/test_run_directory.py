@@ -7,8 +7,8 @@ import mlx.core as mx
 import pytest
 
 from purestep import TrainState, optimizers
-from purestep.demos import run_directory
-from purestep.demos.run_directory import RunDirectory, WriteError
+from purestep.demos.shared import run_directory
+from purestep.demos.shared.run_directory import RunDirectory, WriteError
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ import json
 import pytest
 from rich.console import Console
 
-from purestep.demos import NAMES, running
-from purestep.demos.run_directory import RunDirectory
-from purestep.demos.running import StoppedError
+from purestep.demos import NAMES
+from purestep.demos.shared import running
+from purestep.demos.shared.run_directory import RunDirectory
+from purestep.demos.shared.running import StoppedError
 
 DEMOS = {name: importlib.import_module(f"purestep.demos.{name}") for name in NAMES}
 

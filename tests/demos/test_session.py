@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 import purestep as ps
-from purestep.demos import session as shared
-from purestep.demos.run_directory import RunDirectory
-from purestep.demos.session import Session, Settings, StoppedError
+from purestep.demos.shared import session as shared
+from purestep.demos.shared.run_directory import RunDirectory
+from purestep.demos.shared.session import Session, Settings, StoppedError
 
 TRANSFORM = ps.optimizers.adam(0.1)
 STEPS = 6

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from purestep.demos.session import Settings
-from purestep.demos.settings import agreed, damage, out_of_range
+from purestep.demos.shared.session import Settings
+from purestep.demos.shared.settings import agreed, damage, out_of_range
 from purestep.demos.text import Settings as TextSettings
 from purestep.demos.text import fault
 

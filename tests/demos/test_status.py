@@ -3,7 +3,7 @@
 import pytest
 
 from purestep.demos import mtp
-from purestep.demos.status import (
+from purestep.demos.shared.status import (
     LEAST_BAR,
     clock,
     is_milestone,

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from purestep import checkpoint
 from purestep.demos import text as demo
-from purestep.demos.run_directory import RunDirectory, latest, next_free
-from purestep.demos.running import StoppedError
+from purestep.demos.shared.run_directory import RunDirectory, latest, next_free
+from purestep.demos.shared.running import StoppedError
 
 STEPS = 5
 

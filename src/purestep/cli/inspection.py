@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from purestep._checkpoint.run import directory, store
 from purestep._core import checks, tree
 from purestep._core.tree.patterns import compile_pattern
 from purestep._measures.difference import difference
-from purestep.checkpoint import directory, store
 from purestep.cli.listing import File, Listing, list_files, list_run
 from purestep.cli.stored import Source, open_source, read_all
 

@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from purestep.checkpoint import directory, store
-from purestep.checkpoint.header import CorruptError
-from purestep.checkpoint.specs import nbytes
-from purestep.checkpoint.tensors import SUFFIX
+from purestep._checkpoint.disk.tensors import SUFFIX
+from purestep._checkpoint.format.header import CorruptError
+from purestep._checkpoint.format.specs import nbytes
+from purestep._checkpoint.run import directory, store
 from purestep.cli.stored import INDEX, Source, open_source
 
 _LOCK = ".lock"

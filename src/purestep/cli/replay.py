@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from purestep._checkpoint.format.header import CorruptError
 from purestep._core import checks
+from purestep._replay.bundle import Bundle, load
+from purestep._replay.explaining import Report, explain
 from purestep._steps.compile import Compiled
-from purestep.checkpoint.header import CorruptError
 from purestep.cli import output
 from purestep.cli.commands import ENDS, Parser, command
 from purestep.cli.demo import with_openblas
-from purestep.replay.bundle import Bundle, load
-from purestep.replay.explaining import Report, explain
 
 _DESCRIPTION = """Make a recorded step again, to the bit, and name the first array on its way that is not
 finite: the state and batch going in, the loss, the gradients, the updates, the new state."""

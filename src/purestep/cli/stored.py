@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from purestep._checkpoint.disk import reader, tensors
+from purestep._checkpoint.files.msgpack import from_bytes
+from purestep._checkpoint.files.safetensors import stored_tree
+from purestep._checkpoint.format.contents import contents
+from purestep._checkpoint.format.header import CorruptError, reading, sealed, unseal
+from purestep._checkpoint.format.specs import Leaves, nbytes
+from purestep._checkpoint.run import directory
+from purestep._checkpoint.run.record import Record
 from purestep._core import tree
-from purestep.checkpoint import directory, reader, tensors
-from purestep.checkpoint.contents import contents
-from purestep.checkpoint.header import CorruptError, reading, sealed, unseal
-from purestep.checkpoint.msgpack import from_bytes
-from purestep.checkpoint.record import Record
-from purestep.checkpoint.safetensors import stored_tree
-from purestep.checkpoint.specs import Leaves, nbytes
 
 # Arrays are read together up to this many bytes: one by one, each would parse its file's header again.
 _TOGETHER = 64 << 20

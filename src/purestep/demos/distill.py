@@ -21,10 +21,11 @@ from purestep._core.rng import scope
 from purestep._core.types import Batch, Params
 from purestep._modules.bridge import Apply
 from purestep.data import Characters, RandomWindows, consecutive_windows
-from purestep.demos import curves, session
-from purestep.demos.session import Session, made
+from purestep.demos.models.transformer import Transformer
+from purestep.demos.pictures import curves
+from purestep.demos.shared import session
+from purestep.demos.shared.session import Session, made
 from purestep.demos.text import read_text
-from purestep.demos.transformer import Transformer
 from purestep.losses import distillation_loss
 
 STEPS = 300

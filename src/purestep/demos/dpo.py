@@ -10,9 +10,10 @@ from purestep import Mean, TrainState, chain, eval_step, functional, losses, opt
 from purestep._core.rng import fold_in, scope
 from purestep._core.types import Batch, Params
 from purestep.data import sampler
-from purestep.demos import curves, session
-from purestep.demos.digits import DIGITS, STOP, Decoder, prompts
-from purestep.demos.session import Session, made
+from purestep.demos.models.digits import DIGITS, STOP, Decoder, prompts
+from purestep.demos.pictures import curves
+from purestep.demos.shared import session
+from purestep.demos.shared.session import Session, made
 from purestep.losses import completion_mask, dpo_loss, sequence_logps, shift, token_logps
 
 STEPS = 200

@@ -10,10 +10,20 @@ from purestep import Mean, TrainState, chain, functional, optimizers, schedules,
 from purestep._core.rng import scope
 from purestep._core.types import Batch, Params
 from purestep.data import rollout, sampler
-from purestep.demos import curves, session
-from purestep.demos.digits import DIGITS, EQUALS, STOP, VOCABULARY, Decoder, answer, correctness, prompts
-from purestep.demos.running import say
-from purestep.demos.session import Session
+from purestep.demos.models.digits import (
+    DIGITS,
+    EQUALS,
+    STOP,
+    VOCABULARY,
+    Decoder,
+    answer,
+    correctness,
+    prompts,
+)
+from purestep.demos.pictures import curves
+from purestep.demos.shared import session
+from purestep.demos.shared.running import say
+from purestep.demos.shared.session import Session
 from purestep.losses import grpo_loss, shift, token_logps
 
 STEPS = 800

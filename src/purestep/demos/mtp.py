@@ -21,11 +21,12 @@ from purestep import (
 from purestep._core.rng import fold_in, scope
 from purestep._core.types import Batch, LossFn, Params
 from purestep._modules.bridge import Apply
-from purestep.demos import curves, session
-from purestep.demos.curves import Curve, Panel
-from purestep.demos.picture import band, zoomed
-from purestep.demos.session import Session, made
-from purestep.demos.transformer import Block
+from purestep.demos.models.transformer import Block
+from purestep.demos.pictures import curves
+from purestep.demos.pictures.curves import Curve, Panel
+from purestep.demos.pictures.picture import band, zoomed
+from purestep.demos.shared import session
+from purestep.demos.shared.session import Session, made
 from purestep.losses import MultiTokenPrediction, multi_token_loss
 
 STEPS = 480

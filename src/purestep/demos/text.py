@@ -24,21 +24,22 @@ from purestep import (
     train_step,
     transforms,
 )
+from purestep._checkpoint.run.signals import Signals
 from purestep._core import hardware, tree
 from purestep._core.rng import fold_in, scope
 from purestep._core.types import Batch, Params, Step
-from purestep.checkpoint.signals import Signals
 from purestep.data import Characters, RandomWindows, consecutive_windows
-from purestep.demos import curves, running
-from purestep.demos.curves import Curve, Panel
-from purestep.demos.ngram import ngram_loss
-from purestep.demos.progress import TrainingProgress
-from purestep.demos.reading import read_text
-from purestep.demos.run_directory import RunDirectory
-from purestep.demos.running import StoppedError, say
-from purestep.demos.settings import out_of_range
-from purestep.demos.status import is_milestone
-from purestep.demos.transformer import Transformer
+from purestep.demos.models.ngram import ngram_loss
+from purestep.demos.models.transformer import Transformer
+from purestep.demos.pictures import curves
+from purestep.demos.pictures.curves import Curve, Panel
+from purestep.demos.shared import running
+from purestep.demos.shared.progress import TrainingProgress
+from purestep.demos.shared.reading import read_text
+from purestep.demos.shared.run_directory import RunDirectory
+from purestep.demos.shared.running import StoppedError, say
+from purestep.demos.shared.settings import out_of_range
+from purestep.demos.shared.status import is_milestone
 from purestep.metrics import nonfinite_paths
 
 CONTEXT = 64
