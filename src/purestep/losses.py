@@ -3,8 +3,13 @@
 Every loss per token or per example is a `Mean`.
 """
 
-from purestep._losses.policy.grpo import group_advantages, grpo_loss, leave_one_out_advantages
-from purestep._losses.policy.ppo import generalized_advantages, ppo_loss
+from purestep._losses.policy.advantages import (
+    generalized_advantages,
+    group_advantages,
+    leave_one_out_advantages,
+)
+from purestep._losses.policy.grpo import grpo_loss
+from purestep._losses.policy.ppo import ppo_loss
 from purestep._losses.policy.reinforce import reinforce_loss
 from purestep._losses.preference.dpo import cpo_loss, dpo_loss, simpo_loss
 from purestep._losses.preference.kto import kto_loss

@@ -10,7 +10,7 @@ from purestep._core.rng import fold_in
 from purestep._core.types import Batch, Params, Tree
 from purestep._data.completions import check_prompts
 from purestep._data.sampling import Decode, Sampler, sampler
-from purestep._losses.policy.grpo import group_advantages
+from purestep._losses.policy.advantages import group_advantages
 from purestep._steps.state import TrainState
 
 RewardFn = Callable[..., Sequence[float]]

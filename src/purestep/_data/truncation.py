@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from purestep._core import checks
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs
 
 
 def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float | None = None) -> mx.array:
@@ -32,7 +32,7 @@ def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float
     """
     caller = "truncated_logits"
     check_truncation(caller, top_k, top_p)
-    reduce.floating(caller, "logits", logits)
+    inputs.floating(caller, "logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise checks.error(caller, f"logits must be [..., vocab] with vocab >= 1, got {logits.shape}")
     logits = logits.astype(mx.float32)
