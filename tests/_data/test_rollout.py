@@ -1,4 +1,4 @@
-"""Rollout: batches are a function of the state, and say what was drawn, by whom, and what it was worth."""
+"""Rollout: batches as a function of the state, their arrays, resumption, and bad arguments."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -80,7 +80,7 @@ def test_every_prompt_is_in_every_batch_unless_a_batch_size_is_given():
     batch = a_source(stop_tokens=()).at(a_state())
     assert batch["tokens"].shape == (20, 8)
     assert batch["tokens"][::4, 0].tolist() == [prompt[0] for prompt in PROMPTS]
-    assert batch["truncated"].tolist() == [0] * 20  # nothing was cut short: there is no way to end early
+    assert batch["truncated"].tolist() == [0] * 20  # without stop tokens nothing is truncated
 
 
 @pytest.mark.parametrize("compile", [False, True])
@@ -261,6 +261,8 @@ def test_rewards_that_cannot_be_used_are_refused(reward_fn, error, message):
         ({"prompts": []}, "prompts must hold at least one prompt, got none"),
         ({"prompts": [[1], []]}, "prompts must have at least one token each, got none in 1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"top_p": 2.0}, "top_p must be at most 1, got 2.0"),
     ],
 )
 def test_options_out_of_range_are_refused_before_anything_is_drawn(options, message):

@@ -1,4 +1,4 @@
-"""The fused cross entropy of a GPU, on any device: its first and second gradients."""
+"""The fused cross entropy of a GPU, on any device: first and second derivatives."""
 
 import mlx.core as mx
 import numpy as np
@@ -30,7 +30,7 @@ def _(primals, cotangent, _):
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch):
-    """Do as on a GPU, whose fused operation has one gradient and no second: here that is zero."""
+    """Imitate a GPU, whose fused operation has no second derivative: here it is zero."""
     monkeypatch.setattr(hardware, "on_gpu", lambda: True)
     if not mx.cuda.is_available():
         monkeypatch.setattr(mx.fast, "cross_entropy", first_only)
@@ -42,7 +42,7 @@ def probabilities():
 
 
 def by_hand():
-    """Return losses, their gradient, and that of half its square: `J^T g`, with J = diag(p) - p p^T."""
+    """Return losses, their gradient `g`, and the gradient of `|g|^2 / 2`: `J^T g`, J = diag(p) - p p^T."""
     p, cotangent = probabilities(), np.asarray(COTANGENT, np.float64)
     rows = np.arange(5), np.asarray(TARGETS)
     slope = p.copy()
@@ -92,7 +92,7 @@ def test_second_gradients_of_half_precision_are_in_its_dtype_and_near(dtype):
 
 @pytest.mark.parametrize("loss", [cross_entropy, lambda x, y: -token_logps(x, y).mean()])
 def test_a_gradient_penalty_compiles(loss):
-    """The losses themselves are no result here: MLX has failed on that."""
+    """MLX failed to compile this when the losses themselves are not a result."""
 
     def value(logits):
         found = loss(logits, TARGETS)

@@ -1,4 +1,4 @@
-"""Sequence helpers: torch's log-probabilities in float64, masks against loops, and what is refused."""
+"""Log-probabilities against torch in float64, masks against loops, and bad arguments."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_log_probabilities_and_their_gradient_are_those_of_torch_in_float64(name
 
     (_, logps), gradient = mx.value_and_grad(total)(mx.array(case["logits"]))
     np.testing.assert_allclose(logps, case["logps"], RTOL, ATOL)
-    # CUDA makes the gradient from the loss, which is thousands of nats where the logits are extreme.
+    # CUDA computes the gradient from the loss, which is thousands of nats for extreme logits.
     rtol = 1e-3 if name == "extreme" and hardware.on_gpu() else RTOL
     np.testing.assert_allclose(gradient, case["gradient"], rtol, ATOL)
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.mean import Mean
 from purestep._losses.core.numerics import softplus
-from purestep._losses.preference.pairs import masked_logps, pair_metrics
+from purestep._losses.preference.pairs import logps_and_nll, masked_logps, pair_metrics
 
 LossType: TypeAlias = Literal["sigmoid", "hinge", "ipo"]
 LOSS_TYPES: tuple[LossType, ...] = get_args(LossType)
@@ -68,8 +68,7 @@ def dpo_loss(
     (array(0.313262, dtype=float32), array(1, dtype=float32))
     """
     caller = "dpo_loss"
-    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(caller, beta, label_smoothing, loss_type)
+    beta, label_smoothing = _checked(caller, beta, label_smoothing, loss_type)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     if not reference_free:
         if ref_chosen_logps is None or ref_rejected_logps is None:
@@ -116,8 +115,7 @@ def cpo_loss(
     Returns:
         `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero, and `nll`.
 
-    Raises:
-        ValueError, TypeError: as `dpo_loss`.
+    Raises: as `dpo_loss`.
 
     Reference: Xu et al., arXiv:2401.08417.
 
@@ -125,14 +123,9 @@ def cpo_loss(
     array(1.69315, dtype=float32)
     """
     caller = "cpo_loss"
-    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(caller, beta, label_smoothing, loss_type)
+    beta, label_smoothing = _checked(caller, beta, label_smoothing, loss_type)
     cpo_alpha = checks.number(caller, "cpo_alpha", cpo_alpha, least=0)
-    given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
-    if chosen_nll is not None:
-        given["chosen_nll"] = chosen_nll
-    weights, (chosen, rejected, *rest) = masked_logps(caller, weights, given)
-    nll = rest[0] if rest else -chosen
+    weights, chosen, rejected, nll = logps_and_nll(caller, weights, chosen_logps, rejected_logps, chosen_nll)
     losses = _preference(chosen - rejected, beta, label_smoothing, loss_type) + cpo_alpha * nll
     metrics = pair_metrics(beta * chosen, beta * rejected, weights)
     return Mean.of(losses, weights), metrics | {"nll": Mean.of(mx.stop_gradient(nll), weights)}
@@ -164,8 +157,7 @@ def simpo_loss(
     Returns:
         `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero.
 
-    Raises:
-        ValueError, TypeError: as `dpo_loss`.
+    Raises: as `dpo_loss`.
 
     Reference: Meng et al., arXiv:2405.14734.
 
@@ -173,8 +165,7 @@ def simpo_loss(
     array(0.693147, dtype=float32)
     """
     caller = "simpo_loss"
-    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(caller, beta, label_smoothing, "sigmoid")
+    beta, label_smoothing = _checked(caller, beta, label_smoothing, "sigmoid")
     gamma = checks.number(caller, "gamma", gamma, least=0)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     weights, (chosen, rejected) = masked_logps(caller, weights, given)
@@ -197,7 +188,10 @@ def _smoothed(margin: mx.array, label_smoothing: float) -> mx.array:
     return (1 - label_smoothing) * losses + label_smoothing * softplus(margin) if label_smoothing else losses
 
 
-def _check_options(caller: str, beta: float | mx.array, label_smoothing: float, loss_type: str) -> None:
+def _checked(
+    caller: str, beta: float | mx.array, label_smoothing: float, loss_type: LossType
+) -> tuple[float | mx.array, float]:
+    """Return beta and the smoothing; raise an error if an option is out of its range."""
     beta = checks.number(caller, "beta", beta, above=0)
     label_smoothing = checks.number(caller, "label_smoothing", label_smoothing, least=0, most=0.5)
     checks.one_of(caller, "loss_type", loss_type, LOSS_TYPES)
@@ -205,3 +199,4 @@ def _check_options(caller: str, beta: float | mx.array, label_smoothing: float, 
         raise checks.error(
             caller, f"label_smoothing must be 0 for loss_type {loss_type!r}, got {label_smoothing}"
         )
+    return beta, label_smoothing

@@ -7,7 +7,7 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.mean import Mean
 from purestep._losses.core.numerics import softplus
-from purestep._losses.preference.pairs import masked_logps, pair_metrics
+from purestep._losses.preference.pairs import logps_and_nll, pair_metrics
 
 _NEAREST = -(2.0**-24)  # the log-probability closest to zero that has finite odds in float32
 
@@ -50,11 +50,7 @@ def orpo_loss(
     """
     caller = "orpo_loss"
     beta = checks.number(caller, "beta", beta, above=0)
-    given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
-    if chosen_nll is not None:
-        given["chosen_nll"] = chosen_nll
-    weights, (chosen, rejected, *rest) = masked_logps(caller, weights, given)
-    nll = rest[0] if rest else -chosen
+    weights, chosen, rejected, nll = logps_and_nll(caller, weights, chosen_logps, rejected_logps, chosen_nll)
     log_odds = _log_odds(chosen) - _log_odds(rejected)
     metrics = pair_metrics(beta * chosen, beta * rejected, weights)
     metrics["nll"] = Mean.of(mx.stop_gradient(nll), weights)

@@ -18,6 +18,22 @@ def masked_logps(
     return weights, [weighting.masked(weights, values.astype(mx.float32)) for values in named.values()]
 
 
+def logps_and_nll(
+    caller: str,
+    weights: mx.array | None,
+    chosen_logps: mx.array,
+    rejected_logps: mx.array,
+    chosen_nll: mx.array | None,
+) -> tuple[mx.array | None, mx.array, mx.array, mx.array]:
+    """Return the weights, and the masked log-probabilities and negative log-likelihoods of pairs."""
+    named = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
+    if chosen_nll is None:
+        weights, (chosen, rejected) = masked_logps(caller, weights, named)
+        return weights, chosen, rejected, -chosen
+    weights, (chosen, rejected, nll) = masked_logps(caller, weights, named | {"chosen_nll": chosen_nll})
+    return weights, chosen, rejected, nll
+
+
 def pair_metrics(chosen: mx.array, rejected: mx.array, weights: mx.array | None) -> dict[str, Mean]:
     """Return the rewards, their difference, and the fraction of positive differences; no gradient."""
     chosen, rejected = mx.stop_gradient(chosen), mx.stop_gradient(rejected)

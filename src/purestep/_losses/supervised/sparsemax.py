@@ -51,14 +51,7 @@ def multiclass_sparsemax_loss(scores: mx.array, labels: mx.array, *, weights: mx
 
     It is zero if the score of the label exceeds every other score by at least 1.
 
-    Args:
-        scores: floating [..., classes].
-        labels: integer [...], in [0, classes); any other value makes the loss and its gradient NaN.
-        weights: [...] or a shape that broadcasts to it; labels of weight 0 are skipped.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-        TypeError: if scores are not floating or labels not integers.
+    Args and Raises: as `multiclass_hinge_loss`.
 
     Reference: Martins and Astudillo, arXiv:1602.02068.
 
