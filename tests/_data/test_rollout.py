@@ -193,7 +193,7 @@ def test_columns_reach_the_reward_function_a_value_a_completion():
     assert seen["answer"] == [sum(prompt) for prompt in seen["prompts"]]
     assert len(seen["weight"]) == 12
     assert seen["weight"] == ["abcde"[PROMPTS.index(prompt)] for prompt in seen["prompts"]]
-    with pytest.raises(ValueError, match=r"columns\['answer'\] must have a value a prompt, 5, got 2"):
+    with pytest.raises(ValueError, match=r"columns\['answer'\] .* 5, got 2"):
         a_source(columns={"answer": [1, 2]})
 
 
@@ -230,7 +230,7 @@ def test_rewards_may_be_the_scalars_of_an_array_library(number):
 @pytest.mark.parametrize(
     ("reward_fn", "error", "message"),
     [
-        (lambda p, c: [1.0] * 19, ValueError, "must return 20 rewards, one a completion, got 19"),
+        (lambda p, c: [1.0] * 19, ValueError, "must return 20 rewards, .* got 19"),
         (
             lambda p, c: [0.0] * 3 + [float("nan")] * 17,
             ValueError,
@@ -255,7 +255,7 @@ def test_rewards_that_cannot_be_used_are_refused(reward_fn, error, message):
     [
         ({"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
         ({"batch_size": 10}, "batch_size must be divisible by group_size=4, so that groups are of equal"),
-        ({"batch_size": 24}, "batch_size must be at most 20, 4 a prompt, got 24"),
+        ({"batch_size": 24}, "batch_size must be at most 20, .* got 24"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"prompts": []}, "prompts must hold at least one prompt, got none"),

@@ -23,7 +23,7 @@ def checked_rewards(caller: str, rewards: Any, count: int) -> mx.array:
         )
     if len(rewards) != count:
         raise checks.error(
-            caller, f"reward_fn must return {count} rewards, one a completion, got {len(rewards)}"
+            caller, f"reward_fn must return {count} rewards, one for each completion, got {len(rewards)}"
         )
     rewards = [reward.tolist() if hasattr(reward, "tolist") else reward for reward in rewards]
     for number, reward in enumerate(rewards):

@@ -15,7 +15,7 @@ from purestep._data.sampling import Sampler
 from purestep._losses.policy.advantages import group_advantages
 from purestep._steps.state import TrainState
 
-# A step draws from `split(state.rng)`. Folding in this number gives keys that no step uses; 0 would not.
+# A step draws from `split(state.rng)`. Folding in 0 could repeat keys of later steps; this number does not.
 _ROLLOUT = 0x526F6C6C
 
 
@@ -49,12 +49,14 @@ class _Task(NamedTuple):
         if batch_size // group_size > count:
             raise checks.error(
                 caller,
-                f"batch_size must be at most {group_size * count}, {group_size} a prompt, got {batch_size}",
+                f"batch_size must be at most {group_size * count}, {group_size} for each prompt, "
+                f"got {batch_size}",
             )
         for name, column in self.columns.items():
             if len(column) != count:
                 raise checks.error(
-                    caller, f"columns[{name!r}] must have a value a prompt, {count}, got {len(column)}"
+                    caller,
+                    f"columns[{name!r}] must have one value for each prompt, {count}, got {len(column)}",
                 )
         return self._replace(group_size=group_size, batch_size=batch_size, seed=seed)
 

@@ -42,7 +42,10 @@ class Characters(NamedTuple):
         index = {symbol: number for number, symbol in enumerate(self.symbols)}
         unknown = sorted(set(text) - index.keys())
         if unknown:
-            raise checks.error("Characters.encode", f"the vocabulary lacks {''.join(unknown)[:20]!r}")
+            raise checks.error(
+                "Characters.encode",
+                f"text must consist of characters of the vocabulary, got {''.join(unknown)[:20]!r}",
+            )
         return mx.array([index[symbol] for symbol in text], mx.int32)
 
     def decode(self, tokens: mx.array) -> str:

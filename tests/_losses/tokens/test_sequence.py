@@ -173,7 +173,7 @@ TOKENS = mx.zeros((2, 4), mx.int32)
         (lambda: token_logps(mx.zeros((2, 3), mx.int32), mx.array([0, 0])), TypeError,
          "token_logps: logits must be floating"),
         (lambda: token_logps(mx.zeros((2, 3)), mx.array([0, 0]), mask=mx.ones(3)), ValueError,
-         "token_logps: weights must broadcast to targets' (2,), got (3,)"),
+         "token_logps: mask must broadcast to targets' (2,), got (3,)"),
         (lambda: sequence_logps(mx.zeros((2, 3)), mx.zeros((2, 2))), ValueError,
          "sequence_logps: mask must have token_logps' shape (2, 3), got (2, 2)"),
         (lambda: sequence_logps(TOKENS, TOKENS), TypeError, "sequence_logps: token_logps must be floating"),

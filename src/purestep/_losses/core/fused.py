@@ -1,4 +1,4 @@
-"""MLX's fused cross entropy, with the second derivative that it lacks on a GPU."""
+"""MLX's fused cross entropy, extended by a second derivative on a GPU."""
 
 from typing import Any
 

@@ -63,7 +63,7 @@ def labelled(
 
 
 def signed(labels: mx.array) -> mx.array:
-    """Return integers in a signed dtype: it holds -1, any `ignore_index` and any number of classes."""
+    """Return integers in a signed dtype that can hold -1, any `ignore_index` and any number of classes."""
     if labels.dtype in (mx.int32, mx.int64):
         return labels
     return labels.astype(mx.int64 if labels.dtype in (mx.uint32, mx.uint64) else mx.int32)

@@ -11,7 +11,8 @@ LOG_ZERO = -1e30
 def shifted(logits: mx.array) -> tuple[mx.array, mx.array]:
     """Return logits minus their largest, and that largest [..., 1] without a gradient.
 
-    A loss is a difference of two numbers of the logits' size: at 1e4 float32 would leave three digits of it.
+    A loss is a difference of two logits or of a logit and a logsumexp. At 1e4 float32 keeps three digits of
+    such a difference; of shifted logits it keeps all.
     """
     largest = mx.stop_gradient(logits.max(axis=-1, keepdims=True))
     return logits - largest, largest

@@ -45,7 +45,7 @@ def perceptron_loss(
 
 
 def multiclass_hinge_loss(scores: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return how much the score of the label lacks to exceed every other score by 1.
+    """Return the loss that is zero if the score of the label exceeds every other score by 1.
 
         max_c (score_c + [c != label]) - score_label
 

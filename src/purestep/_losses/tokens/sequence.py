@@ -166,7 +166,7 @@ def token_logps(
     inputs.labelled(caller, logits, targets)
     inputs.floating(caller, "logits", logits)
     inputs.integers(caller, "targets", targets)
-    kept = weighting.broadcast(caller, mask, targets.shape, "targets'")
+    kept = weighting.broadcast(caller, mask, targets.shape, "targets'", "mask")
     if targets.size == 0:
         return sums.total(logits, -1)
     targets = inputs.signed(targets)
