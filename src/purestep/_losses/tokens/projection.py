@@ -34,6 +34,7 @@ class Form(NamedTuple):
                 logits = self.soft_cap * mx.tanh(logits / self.soft_cap)
             logits, largest = numerics.shifted(logits)
             normalizer = mx.logsumexp(logits, axis=-1)
+            # `cross_entropy` adds these terms in another order, for class weights, and rounds differently.
             found = normalizer - (1 - self.label_smoothing) * numerics.gather(logits, targets)
             if self.label_smoothing:
                 found = found - self.label_smoothing * sums.mean(logits, -1)
