@@ -1,6 +1,6 @@
 """Killed, corrupted, out of space: nothing is lost, and nothing wrong is ever returned.
 
-`pytest tests/_checkpoint/test_faults.py --full` runs 200 kills and 2,000 corruptions, some ten minutes.
+`pytest tests/_checkpoint/test_faults.py --full` runs 200 kills and 3,000 corruptions, some ten minutes.
 """
 
 import random
@@ -178,7 +178,7 @@ def test_every_corruption_is_detected_with_an_error_and_little_memory(samples, t
     cases = forms(tmp_path / "copy")
     for _, read in cases:
         read()
-    for number in range(2000 if full else 200):
+    for number in range(3000 if full else 200):
         files, read = draw.choice(cases)
         file = draw.choice(files)
         intact = file.read_bytes()

@@ -208,10 +208,19 @@ def examine(
 def check_names(where: str, source: Path, names: Iterable[str]) -> None:
     """Refuse names of files that lead out of the directory of the file that lists them."""
     for name in names:
-        if name in ("", "..") or Path(name).name != name or "\0" in name:
+        if name in ("", "..") or Path(name).name != name or "\0" in name or not _can_name(name):
             raise checks.error(
                 where, f"{source} names {name!r}, which is not in its directory: do not trust it"
             )
+
+
+def _can_name(name: str) -> bool:
+    """Tell whether the system can have a file of this name: not of a lone surrogate."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _opened(
