@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms, tree
-from purestep._transforms.core.base import check_state, checked, taking_extra
+from purestep._transforms.core.base import checked, taking_extra
 from purestep._transforms.core.fitting import StateCheck
 from purestep.testing.samples import array
 from tests.catalogue import CATALOGUE
@@ -116,7 +116,7 @@ def test_a_strict_check_compares_dtypes_and_names_the_place():
     with pytest.raises(ValueError, match=message):
         check(half, PARAMS)
     with pytest.raises(ValueError, match=r"here: state.trace.w has dtype"):
-        check_state("here", transforms.trace(0.9), half, PARAMS)
+        StateCheck("here", transforms.trace(0.9).init)(half, PARAMS)
     transforms.trace(0.9).update(PARAMS, half)  # an update reads any float
 
 

@@ -99,5 +99,5 @@ def test_any_state_joins_by_its_method():
 
 
 def test_an_optimizer_state_alone_is_not_enough():
-    with pytest.raises(ValueError, match="eval_params: params is needed beside an optimizer state"):
+    with pytest.raises(ValueError, match="eval_params: params is needed"):
         eval_params(averaged(ps.identity()).init(PARAMS))

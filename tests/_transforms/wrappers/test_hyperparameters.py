@@ -81,7 +81,7 @@ def test_a_train_state_is_changed_with_no_retrace_and_trains_on():
 
 def test_an_ambiguous_name_is_refused_and_its_path_accepted():
     state = TWO.init(PARAMS)
-    message = "learning_rate is ambiguous: give one of inner_states.a.1.learning_rate, inner_states.b"
+    message = "learning_rate is ambiguous: use one of inner_states.a.1.learning_rate, inner_states.b"
     with pytest.raises(ValueError, match=re.escape(message)):
         set_hyperparameters(state, learning_rate=1.0)
     key = "inner_states.b.1.learning_rate"
