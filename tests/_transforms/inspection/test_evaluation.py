@@ -9,7 +9,8 @@ import purestep as ps
 from purestep import eval_params, optimizers, transforms, tree
 from purestep._transforms.inspection.evaluation import where_held
 from purestep.transforms import averaged, lookahead, masked, named_chain, partition, skip_nonfinite
-from tests.trees import like, same_bits
+from tests._transforms.walking import trained
+from tests.trees import same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
 
@@ -23,12 +24,9 @@ class DoubleState(NamedTuple):
         return where_held(lambda factor, param: factor * param, self.factors, params)
 
 
-def after(transform, steps=3):
-    params, state = PARAMS, transform.init(PARAMS)
-    for seed in range(steps):
-        updates, state = transform.update(like(params, seed), state, params)
-        params = ps.apply_updates(params, updates)
-    return params, state
+def after(transform):
+    """Return the parameters and the state after three steps."""
+    return trained(transform, PARAMS, 3)[-1]
 
 
 def test_without_an_average_the_parameters_are_returned():

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from purestep.transforms import scale_by_param_block_norm, scale_by_param_block_rms, step_on_sphere
+from tests._transforms.walking import only
 
 NAN = float("nan")
-
-
-def only(transform, updates, params):
-    return transform.update({"w": updates}, transform.init({"w": params}), {"w": params})[0]["w"]
 
 
 def test_updates_follow_the_norm_or_the_root_mean_square():

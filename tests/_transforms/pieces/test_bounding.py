@@ -8,13 +8,9 @@ import pytest
 
 import purestep as ps
 from purestep.transforms import adaptive_grad_clip, clip, clip_by_block_rms, keep_params_nonnegative
+from tests._transforms.walking import only
 
 NAN, INF = float("nan"), float("inf")
-
-
-def only(transform, updates, params=None):
-    tree = None if params is None else {"w": params}
-    return transform.update({"w": updates}, transform.init(tree), tree)[0]["w"]
 
 
 def test_clip_bounds_each_element_and_lets_a_nan_show():

@@ -1,4 +1,4 @@
-"""accumulate: the exact weighted mean, the rest in between, and what the wrapped transform sees."""
+"""accumulate, flush and apply_every: exact weighted means, and sums, of the gradients of several steps."""
 
 import re
 
@@ -8,7 +8,7 @@ import pytest
 
 import purestep as ps
 from purestep import schedules, transforms, tree
-from purestep.transforms import accumulate, flush, scale
+from purestep.transforms import accumulate, apply_every, flush, scale
 
 
 def run(transform, gradients, weights=None, dtype=mx.float32):
@@ -209,3 +209,34 @@ def test_every_may_follow_a_schedule_of_the_updates_made():
 def test_flush_refuses_what_is_no_transform():
     with pytest.raises(TypeError, match="flush: transform must be a GradientTransform"):
         flush(ps.optimizers.adam, (), {})
+
+
+def sums(k, gradients, dtype=mx.float32):
+    """Return the updates of `apply_every(k)`, and the last state."""
+    updates, states = run(apply_every(k), gradients, dtype=dtype)
+    return numbers(updates), states[-1]
+
+
+def test_the_sum_comes_out_every_k_calls():
+    assert sums(3, [1, 2, 4, 8, 16, 32, 64])[0] == [0, 0, 7, 0, 0, 56, 0]
+    assert sums(1, [1, 2])[0] == [1, 2]
+    _, state = sums(3, [1, 2, 4, 8])
+    assert (state.count.item(), state.grad_acc["w"].item()) == (1, 8)
+
+
+def test_bfloat16_updates_are_summed_in_float32():
+    out, state = sums(301, [256.0] + [1.0] * 300, mx.bfloat16)
+    assert out[-1] == 556
+    assert state.grad_acc["w"].dtype == mx.float32
+
+
+def test_an_infinite_update_does_not_outlive_its_window():
+    assert sums(2, [mx.inf, 1.0, 1.0, 1.0])[0] == [0, mx.inf, 0, 2]
+
+
+def test_a_bad_period_of_sums_is_refused():
+    with pytest.raises(ValueError, match="apply_every: k must be at least 1, got 0"):
+        apply_every(0)
+    with pytest.raises(TypeError, match="apply_every: k must be an integer, got 2.0"):
+        apply_every(2.0)
+    assert tree.leaves(apply_every().init({"a": None}).grad_acc) == []

@@ -8,17 +8,15 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms
 from purestep.transforms import conditionally_mask, conditionally_transform
+from tests._transforms.walking import draws, steps_of
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
 
 
 def run(transform, steps, **extra):
-    state, seen = transform.init(PARAMS), []
-    for seed in range(steps):
-        updates, state = transform.update(like(PARAMS, seed), state, PARAMS, **extra)
-        seen.append((updates, state))
-    return seen
+    """Return (updates, state) after each step."""
+    return steps_of(transform, draws(PARAMS, steps), PARAMS, **extra)
 
 
 @pytest.mark.parametrize("wrap", [conditionally_mask, conditionally_transform])

@@ -9,6 +9,7 @@ import pytest
 import purestep as ps
 from purestep import hyperparameters, optimizers, schedules, set_hyperparameters, transforms, tree
 from purestep.transforms import inject_hyperparams, named_chain, partition
+from tests._transforms.walking import draws, steps_of
 from tests.trees import like, same_bits, snapshot
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
@@ -29,11 +30,8 @@ def loss_fn(params, batch, rng):
 
 
 def run(transform, steps, state=None):
-    state = transform.init(PARAMS) if state is None else state
-    updates = None
-    for seed in range(steps):
-        updates, state = transform.update(like(PARAMS, seed), state, PARAMS)
-    return updates, state
+    """Return the updates of the last step, and the last state."""
+    return steps_of(transform, draws(PARAMS, steps), PARAMS, state)[-1]
 
 
 def test_a_name_that_occurs_once_is_its_own_key_and_others_have_their_path():

@@ -8,6 +8,7 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms, tree
 from purestep.transforms import group_table, masked, partition, set_to_zero
+from tests._transforms.walking import draws, steps_of
 from tests.trees import like, same_bits
 
 PARAMS = {
@@ -19,11 +20,9 @@ GRADIENTS = like(PARAMS, 0)
 LABELS = {"fc": {"weight": "a", "bias": "b"}, "norm": ["b", None], "scale": "a"}
 
 
-def run(transform, params=PARAMS, steps=3):
-    state, updates = transform.init(params), None
-    for seed in range(steps):
-        updates, state = transform.update(like(params, seed), state, params)
-    return updates, state
+def run(transform):
+    """Return the updates of the third step, and the state."""
+    return steps_of(transform, draws(PARAMS, 3), PARAMS)[-1]
 
 
 @pytest.mark.parametrize(
