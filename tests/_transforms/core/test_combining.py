@@ -15,7 +15,7 @@ TREE = {"w": mx.ones((2, 3)), "b": None}
 
 
 def recorder(seen, name=None):
-    """Return a transform that notes what it is handed, under the one extra argument it names."""
+    """Return a transform that appends its arguments to `seen`; it names one extra argument or accepts all."""
 
     def update_value(updates, state, params=None, *, value=None):
         seen.append({"updates": updates["w"].item(), "params": params, "value": value})
@@ -28,7 +28,7 @@ def recorder(seen, name=None):
     return ps.GradientTransform(lambda params: (), update_value if name == "value" else update_all)
 
 
-def test_the_first_member_sees_the_gradients_and_each_next_one_what_the_last_made():
+def test_the_first_member_sees_the_gradients_and_each_next_one_the_updates_before_it():
     seen = []
     transform = ps.chain(recorder(seen), transforms.scale(2.0), recorder(seen), transforms.scale(-3.0))
     updates, _ = transform.update({"w": mx.array(5.0)}, transform.init(PARAMS), PARAMS)

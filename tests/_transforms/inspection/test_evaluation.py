@@ -1,4 +1,4 @@
-"""eval_params: one way to the parameters to evaluate with, whatever keeps them."""
+"""eval_params finds the averages of every transform that keeps them."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
 
 
 class DoubleState(NamedTuple):
-    """A state of someone else's that joins by its method."""
+    """A user's state with a method `eval_params`."""
 
     factors: Any
 
@@ -60,7 +60,7 @@ def test_a_whole_train_state_brings_its_parameters():
     assert same_bits(eval_params(state), eval_params(opt_state, PARAMS))
 
 
-def test_parameters_that_no_average_holds_stay_the_very_arrays():
+def test_parameters_without_an_average_are_returned_as_the_same_arrays():
     transform = masked(averaged(optimizers.sgd(0.1), 0.5), {"w": True, "b": False})
     params, state = after(transform)
     found = eval_params(state, params)
@@ -79,7 +79,7 @@ def test_averages_of_different_groups_are_joined():
     assert same_bits(found["b"][0], state.inner_states["mean"].average["b"][0].astype(mx.bfloat16))
 
 
-def test_of_two_that_wrap_one_another_the_outer_one_counts():
+def test_the_outer_of_two_nested_averages_is_returned():
     params, state = after(averaged(lookahead(optimizers.sgd(0.1), 2, 0.5), 0.5))
     assert same_bits(eval_params(state, params)["w"], state.average["w"])
 
@@ -90,7 +90,7 @@ def test_two_averages_of_one_parameter_side_by_side_are_refused():
         eval_params(state, PARAMS)
 
 
-def test_any_state_joins_by_its_method():
+def test_any_state_with_the_method_is_found():
     found = eval_params(({"deep": [DoubleState({"w": 3.0, "b": [None, None]})]},), PARAMS)
     assert found["w"][0, 0].item() == 3.0
     assert found["b"][0] is PARAMS["b"][0]

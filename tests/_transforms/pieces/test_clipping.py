@@ -1,4 +1,4 @@
-"""clip_by_global_norm: the bound, the bits within it, and what is not finite."""
+"""clip_by_global_norm: the bound, unchanged bits within it, and norms that are not finite."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""trace: the decayed sum, its dtype, and sgd on top of it."""
+"""trace: the decayed sum and its dtype; sgd with momentum."""
 
 import re
 
@@ -64,7 +64,7 @@ def test_sgd_with_momentum_steps_against_the_decayed_sum():
     assert [update.item() for update in updates] == [-0.5, -1.25]
 
 
-def test_sgd_hands_its_options_to_the_trace():
+def test_sgd_passes_its_options_to_the_trace():
     updates, state = run(sgd(0.5, momentum=0.5, nesterov=True, accumulator_dtype=mx.float16), [1.0, 2.0])
     assert [update.item() for update in updates] == [-0.75, -1.625]
     assert state[0].trace["w"].dtype == mx.float16

@@ -1,4 +1,4 @@
-"""scale and scale_by_learning_rate: signs, dtypes, and the rate that lives in the state."""
+"""scale, scale_by_learning_rate, scale_by_schedule: signs, dtypes, and the rate in the state."""
 
 import re
 
@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from purestep import schedules
-from purestep.transforms import scale, scale_by_learning_rate
+from purestep.transforms import scale, scale_by_learning_rate, scale_by_schedule
 from tests.refusals import BAD_NUMBERS
 
 PARAMS = {"w": mx.array([0.0, 0.0])}
@@ -14,7 +14,7 @@ GRADIENT = {"w": mx.array([2.0, -4.0])}
 
 
 def rates(transform, count):
-    """Return the factor that each of so many updates is multiplied by, and the rate left in the state."""
+    """Return, for each of `count` updates, its factor and the rate in the state after it."""
     state, seen = transform.init(PARAMS), []
     for _ in range(count):
         updates, state = transform.update(GRADIENT, state, PARAMS)
@@ -38,7 +38,7 @@ def test_scaling_keeps_the_dtype(dtype, step_size):
 
 
 @pytest.mark.parametrize(("flip_sign", "want"), [(True, [-1.0, 2.0]), (False, [1.0, -2.0])])
-def test_the_sign_turns_unless_it_is_told_not_to(flip_sign, want):
+def test_the_sign_changes_only_with_flip_sign(flip_sign, want):
     transform = scale_by_learning_rate(0.5, flip_sign=flip_sign)
     assert transform.update(GRADIENT, transform.init(PARAMS))[0]["w"].tolist() == want
 
@@ -101,3 +101,19 @@ def test_a_negative_rate_and_a_schedule_of_vectors_are_refused():
         scale_by_learning_rate(-0.1)
     with pytest.raises(ValueError, match=r"learning_rate must be a number or a 0-d array, got shape"):
         scale_by_learning_rate(lambda count: mx.ones(1)).init(PARAMS)
+
+
+def test_a_factor_follows_a_schedule_of_the_count_before_the_increment():
+    transform = scale_by_schedule(schedules.linear(1.0, 0.0, 4))
+    state, seen = transform.init({}), []
+    for _ in range(5):
+        updates, state = transform.update({"w": mx.array(8.0, mx.bfloat16)}, state)
+        seen.append(updates["w"].item())
+    assert seen == [8.0, 6.0, 4.0, 2.0, 0.0]
+    assert updates["w"].dtype == mx.bfloat16
+    assert state.count.item() == 5
+
+
+def test_a_schedule_must_be_callable():
+    with pytest.raises(TypeError, match="scale_by_schedule: step_size_fn must be callable"):
+        scale_by_schedule(0.1)

@@ -1,4 +1,4 @@
-"""add_decayed_weights: what decays, what the mask spares, and what is refused."""
+"""add_decayed_weights: the decay, its mask, and refusals."""
 
 import re
 
@@ -33,7 +33,7 @@ def test_the_decay_may_be_a_0d_array():
 
 
 @pytest.mark.parametrize("mask", [{"w": True, "b": False}, matrices, lambda params: {"w": True, "b": False}])
-def test_a_mask_given_as_a_tree_or_a_function_spares_what_it_does_not_select(mask):
+def test_a_tree_or_a_function_as_mask_selects_the_parameters_that_decay(mask):
     assert decayed(0.25, mask=mask) == ([[1.5, 0.0]], [1.0])
 
 
@@ -62,7 +62,7 @@ def test_adamw_decays_apart_from_the_gradients_scale():
         np.testing.assert_allclose(updates["w"], [-0.5 * (1 + 0.25 * 2), 0.5 * 0.25 * 4], rtol=1e-4)
 
 
-def test_adamw_spares_what_its_mask_does_not_select():
+def test_adamw_decays_only_the_parameters_that_its_mask_selects():
     transform = adamw(0.5, weight_decay=0.25, mask=matrices)
     zeros = {"w": mx.zeros((1, 2)), "b": mx.zeros(1)}
     updates, _ = transform.update(zeros, transform.init(PARAMS), PARAMS)

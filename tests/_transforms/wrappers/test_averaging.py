@@ -1,4 +1,4 @@
-"""ema of updates, and averages of parameters that are kept beside training."""
+"""ema averages updates; averaged keeps an average of the parameters."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_the_mean_of_updates_by_hand():
         for gradient, expected in zip((1.0, 4.0), want, strict=True):
             updates, state = transform.update({"w": mx.array(gradient)}, state)
             assert updates["w"].item() == pytest.approx(expected)
-        assert state.ema["w"].item() == 2.25  # what is kept is never debiased
+        assert state.ema["w"].item() == 2.25  # the mean in the state is not debiased
 
 
 def test_a_mean_of_bfloat16_updates_is_float32_unless_asked():

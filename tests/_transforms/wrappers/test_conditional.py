@@ -1,4 +1,4 @@
-"""conditionally_mask and conditionally_transform: when the wrapped transform runs."""
+"""conditionally_mask and conditionally_transform: the steps at which the wrapped transform applies."""
 
 import re
 
@@ -47,7 +47,7 @@ def test_the_condition_sees_extra_arguments_when_asked(wrap):
         assert state.inner_state[0].count.item() == ran
 
 
-def test_a_python_boolean_will_do():
+def test_the_condition_may_return_a_python_boolean():
     assert same_bits(
         run(conditionally_mask(transforms.scale(2.0), lambda step: True), 1)[0][0],
         run(transforms.scale(2.0), 1)[0][0],

@@ -1,4 +1,4 @@
-"""Hyperparameters in the state: found, changed, injected, and refused where a change would be lost."""
+"""Hyperparameters in the state: read, set, injected; changes that a schedule would overwrite are refused."""
 
 import re
 from typing import NamedTuple
@@ -45,7 +45,7 @@ def test_a_name_that_occurs_once_is_its_own_key_and_others_have_their_path():
     assert hyperparameters(transforms.trace(0.9).init(PARAMS)) == {}
 
 
-def test_a_whole_train_state_is_looked_through_for_its_optimizer_state():
+def test_hyperparameters_are_found_in_a_whole_train_state():
     state = ps.TrainState.create(PARAMS, named_chain(("adam", TWO), ("end", ps.identity())))
     assert list(hyperparameters(state)) == [
         "opt_state.adam.inner_states.a.1.learning_rate",
@@ -53,7 +53,7 @@ def test_a_whole_train_state_is_looked_through_for_its_optimizer_state():
     ]
 
 
-def test_a_rate_set_is_the_rate_used_and_all_else_stays():
+def test_a_new_rate_is_used_and_the_rest_of_the_state_is_unchanged():
     transform = optimizers.adam(0.1)
     _, state = run(transform, 2)
     before = snapshot(state)
@@ -175,7 +175,7 @@ def test_a_factory_of_ones_own_may_compute_with_its_arguments():
     assert updates["w"].item() == -6.0
 
 
-def test_static_arguments_are_handed_on_as_they_are():
+def test_static_arguments_are_passed_on_unchanged():
     transform = inject_hyperparams(optimizers.adamw, static_args=["mask", "eps_root"])(
         0.1, eps_root=0.0, mask=transforms.matrices
     )
@@ -186,7 +186,7 @@ def test_static_arguments_are_handed_on_as_they_are():
     assert half.init(PARAMS).hyperparams["learning_rate"].dtype == mx.float16
 
 
-def test_a_rate_that_its_state_only_shows_cannot_be_set():
+def test_a_read_only_rate_cannot_be_set():
     state = (ShownState(mx.array(0.5)), ())
     assert hyperparameters(state)["learning_rate"].item() == 0.5
     with pytest.raises(ValueError, match="learning_rate follows a schedule, which would overwrite it"):

@@ -1,4 +1,4 @@
-"""lookahead: the fast parameters run, the slow ones follow, and then both stand at one place."""
+"""lookahead: the slow parameters follow, and the fast ones are reset to them."""
 
 import re
 
@@ -37,7 +37,7 @@ def test_a_slow_step_of_one_is_the_fast_optimizer():
         assert same_bits(state.fast_state, want_state)
 
 
-def test_the_fast_state_begins_anew_only_when_asked():
+def test_the_fast_state_is_initialized_again_only_with_reset_state():
     for reset in (False, True):
         states = [state for _, state in trained(lookahead(optimizers.adam(0.1), 2, 0.5, reset), PARAMS, 5)]
         counts = [state.fast_state[0].count.item() for state in states]

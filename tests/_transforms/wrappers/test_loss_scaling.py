@@ -1,4 +1,4 @@
-"""dynamic_loss_scale: the scale grows, backs off, and is never felt inside."""
+"""dynamic_loss_scale: the scale grows and shrinks; the inner transform sees unscaled gradients."""
 
 import re
 
@@ -61,7 +61,7 @@ def test_gradients_too_small_for_float16_are_not_lost():
     transform = dynamic_loss_scale(ps.identity(), 2.0**15)
     updates, _ = transform.update({"w": mx.array([2.0**-10], mx.float16)}, transform.init(params), params)
     assert updates["w"].dtype == mx.float32
-    assert updates["w"].item() == 2.0**-25  # float16 would say 0
+    assert updates["w"].item() == 2.0**-25  # 0 in float16
 
 
 def test_norms_and_gradients_handed_on_are_unscaled():
@@ -90,7 +90,7 @@ def test_clipping_within_sees_the_true_norm():
     assert updates["w"].item() == 0.5
 
 
-def test_the_scale_is_read_wherever_it_is():
+def test_the_scale_is_found_at_any_depth():
     transform = ps.chain(ps.identity(), dynamic_loss_scale(optimizers.adam(0.1), 4.0))
     assert loss_scale(transform.init(PARAMS)).item() == 4.0
     for state, count in (((), 0), ((transform.init(PARAMS), transform.init(PARAMS)), 2)):

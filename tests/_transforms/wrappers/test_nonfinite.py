@@ -1,4 +1,4 @@
-"""Gradients with NaN or infinity: nothing moves, everything is counted, and the counters reset."""
+"""Gradients with NaN or infinity are skipped and counted; the counters reset."""
 
 import re
 
@@ -30,7 +30,7 @@ def numbers(transform, values):
 
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("place", ["first", "middle"])
-def test_a_nonfinite_step_leaves_no_trace_but_its_count(value, place):
+def test_a_nonfinite_step_changes_only_the_counts(value, place):
     inner = ps.chain(
         transforms.clip_by_global_norm(1.0),
         averaged(optimizers.adamw(schedules.linear(0.1, 0.2, 10)), 0.9),
@@ -62,7 +62,7 @@ def test_after_too_many_in_a_row_one_is_let_through_and_the_counting_begins_agai
     assert states[-1].total.item() == 7
 
 
-def test_by_default_none_is_ever_let_through():
+def test_by_default_every_nonfinite_gradient_is_skipped():
     updates, states = numbers(skip_nonfinite(transforms.scale(1.0)), [mx.nan] * 20)
     assert updates == [0.0] * 20
     assert states[-1].consecutive.item() == 20
@@ -83,7 +83,7 @@ def test_finite_gradients_whose_norm_overflows_are_not_skipped():
     assert states[0].total.item() == 0
 
 
-def test_the_inner_transform_is_handed_the_very_gradients():
+def test_the_inner_transform_receives_the_same_gradients_object():
     gradients, seen = {"w": mx.array(1.0)}, []
 
     def note(updates, state, params=None, *, gradients, value):

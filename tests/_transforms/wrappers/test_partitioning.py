@@ -1,4 +1,4 @@
-"""partition and group_table: every parameter in one group, each group on its own."""
+"""partition and group_table: every parameter belongs to one group with its own transform."""
 
 import re
 
@@ -34,7 +34,7 @@ def run(transform):
         {"fc": {"weight": "a", "bias": "b"}, "norm": "b", "scale": "a"},
     ],
 )
-def test_each_group_is_what_its_transform_alone_makes_of_it(labels):
+def test_each_group_gets_the_updates_of_its_transform_alone(labels):
     make = {"a": lambda: optimizers.adamw(0.1, weight_decay=0.3), "b": lambda: optimizers.sgd(0.2, 0.9)}
     updates, state = run(partition({label: fn() for label, fn in make.items()}, labels))
     for label, fn in make.items():
