@@ -1,11 +1,12 @@
 """Multiplication of updates by a number, by the learning rate in the state, or by a schedule."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
-from purestep._core.types import Params, ScalarOrSchedule, Schedule, Updates
+from purestep._core.types import Params, ScalarOrSchedule, Updates
 from purestep._transforms.core.base import GradientTransform, checked, without_state
 from purestep._transforms.core.scheduled import value_at
 
@@ -95,7 +96,7 @@ class ScaleByScheduleState(NamedTuple):
     count: mx.array
 
 
-def scale_by_schedule(step_size_fn: Schedule) -> GradientTransform:
+def scale_by_schedule(step_size_fn: Callable[[mx.array], mx.array | float]) -> GradientTransform:
     """Multiply updates by a schedule of the number of updates made before; signs and dtypes are unchanged.
 
     Args:

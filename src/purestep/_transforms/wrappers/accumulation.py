@@ -31,7 +31,7 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate(
-    transform: GradientTransform, *, every: int | Callable[[mx.array], mx.array]
+    transform: GradientTransform, *, every: int | Callable[[mx.array], mx.array | int]
 ) -> GradientTransform:
     """Apply the wrapped transform once for every `every` steps, to the mean of their gradients.
 

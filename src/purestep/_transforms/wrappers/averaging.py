@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
-from purestep._core.types import Params, Schedule, Tree, Updates
+from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core.base import (
     GradientTransform,
     check_transform,
@@ -88,7 +88,7 @@ class AveragedState(NamedTuple):
 
 
 def averaged(
-    inner: GradientTransform, decay: float | Schedule | None = 0.999, *, start: int = 0
+    inner: GradientTransform, decay: ScalarOrSchedule | None = 0.999, *, start: int = 0
 ) -> GradientTransform:
     """Keep a float32 average of the parameters for evaluation; the updates are those of `inner`.
 
