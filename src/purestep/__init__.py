@@ -1,17 +1,7 @@
 """Training as a pure function on MLX: `step(state, batch) -> (state, metrics)`."""
 
-from purestep import (
-    checkpoint,
-    data,
-    losses,
-    metrics,
-    optimizers,
-    replay,
-    rng,
-    schedules,
-    transforms,
-    tree,
-)
+from purestep import checkpoint, data, losses, metrics, optimizers, replay, schedules, transforms
+from purestep._core import rng, tree
 from purestep._core.mean import Mean, MeanSum
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back

@@ -1,6 +1,7 @@
 """The text demo: interrupted anywhere it ends with the same bits, and a NaN stops it."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +16,8 @@ from rich.console import Console
 
 from purestep import checkpoint
 from purestep.demos import text as demo
-from purestep.demos.run_directory import RunDirectory, latest, next_free
+from purestep.demos.shared.run_directory import RunDirectory, latest, next_free
+from purestep.demos.shared.running import StoppedError
 
 STEPS = 5
 
@@ -57,7 +59,8 @@ def a_run(path, book, *, begun=False, **settings):
 
 def final_bits(run, asked=None):
     state = run.directory.restore(run.initial)
-    run.train(state, asked or Asked())
+    with contextlib.suppress(StoppedError):
+        run.train(state, asked or Asked())
     return run.directory.state.read_bytes()
 
 

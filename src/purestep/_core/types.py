@@ -23,7 +23,7 @@ Metrics: TypeAlias = dict[str, mx.array]
 Schedule: TypeAlias = Callable[[mx.array], mx.array]
 """`count -> value`, 0-d array to 0-d float32 array, traceable."""
 
-ScalarOrSchedule: TypeAlias = float | mx.array | Schedule
+ScalarOrSchedule: TypeAlias = float | mx.array | Callable[[mx.array], mx.array | float]
 
 LossFn: TypeAlias = Callable[..., Any]
 """`loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`; with `model_state` if stateful."""

@@ -64,7 +64,7 @@ def sam_step(
     check_transform(caller, "transform", transform)
     check_opt_state = opt_state_check(caller, transform)
 
-    def probe(updates: Updates, state: Tree, params: Params) -> tuple[Updates, Tree]:
+    def probe(updates: Updates, state: Tree, params: Params = None) -> tuple[Updates, Tree]:
         return tree.zeros_like(updates), _perturbation(updates, params, rho, adaptive)
 
     def perturbed(params: Params, carried: tuple[Tree, Tree], batch: Batch, rng: mx.array) -> Any:

@@ -1,4 +1,4 @@
-"""Preference losses: the published formulas in float64, extremes, masks, and what is refused."""
+"""Preference losses against the published formulas in float64: extremes, masks, bad arguments."""
 
 import re
 
@@ -33,7 +33,7 @@ CASES = {
 
 
 def inputs(name):
-    """Return chosen, rejected, their references and weights, poisoned where the weight is zero."""
+    """Return chosen, rejected, their references and weights; entries of zero weight are NaN or infinite."""
     weights = RECORD[f"{name}/weights"]
     bad = np.resize(np.array([np.nan, np.inf, -np.inf], np.float32), weights.shape)
     parts = [RECORD[f"{name}/{part}"] for part in ("chosen", "rejected", "ref_chosen", "ref_rejected")]
