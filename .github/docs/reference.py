@@ -64,15 +64,15 @@ def plain(text: str) -> str:
     """Return Markdown without links to other objects, and with examples in fences."""
 
     def code(match: re.Match[str]) -> str:
-        inner = _LINK.sub(r"\1", match[1])
-        return f"`{inner}`"
+        return "`" + _LINK.sub(r"\1", match[1]) + "`"
 
     def fenced(match: re.Match[str]) -> str:
         lines = match[0].rstrip("\n").split("\n")
         indent = min(len(line) - len(line.lstrip()) for line in lines)
         return "```pycon\n" + "\n".join(line[indent:] for line in lines) + "\n```\n"
 
-    text = _EXAMPLE.sub(fenced, _LINKED.sub(code, text) + "\n")
+    text = _LINK.sub(r"\1", _LINKED.sub(code, text))
+    text = _EXAMPLE.sub(fenced, text + "\n")
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -104,7 +104,7 @@ def page(package: griffe.Module, namespace: str) -> str:
     for name in SUBMODULES.get(namespace, ()):
         text.append(f"## `{full}.{name}`\n")
         for member in package[f"{namespace}.{name}"].members.values():
-            if member.is_function and not member.is_alias and not member.name.startswith("_"):
+            if not member.is_alias and member.is_function and not member.name.startswith("_"):
                 text.append(plain(render_object_docs(member, _OPTIONS)))
     return "\n".join(part for part in text if part)
 
