@@ -1,6 +1,7 @@
 """What a stored state says of its tree, believed only after it was checked to the last number."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ from purestep._core import tree
 from purestep.checkpoint.header import CorruptError
 
 DTYPES = {tree.dtype_name(kind): kind for kind in vars(mx).values() if isinstance(kind, mx.Dtype)}
-Leaves = dict[str, tuple[str, tuple[int, ...]]]
+Leaves = Mapping[str, tuple[str, tuple[int, ...]]]
 
 _LARGEST = 2**63  # bytes; more has no number
 _LONGEST = 2**31  # along an axis, for MLX

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from purestep import GradientTransform, TrainState, checkpoint, compiled, train_step
 from purestep._core import hardware
-from purestep._core.types import Batch, LossFn, Step
+from purestep._core.types import Batch, LossFn, StepFn
 from purestep.checkpoint import atomic
 from purestep.checkpoint.signals import Signals, signals
 from purestep.demos.progress import TrainingProgress
@@ -124,7 +124,7 @@ class Session:
         self.settings, self.directory, self.console = settings, directory, console
         self._asked = asked
 
-    def step(self, loss_fn: LossFn, transform: GradientTransform) -> Step:
+    def step(self, loss_fn: LossFn, transform: GradientTransform) -> StepFn:
         """Return the training step, compiled unless the settings say otherwise."""
         step = train_step(loss_fn, transform)
         return compiled(step) if self.settings.compile else step
@@ -137,7 +137,7 @@ class Session:
         self,
         phase: str,
         state: TrainState,
-        step: Step,
+        step: StepFn,
         batch_of: Callable[[TrainState], Batch],
         *,
         steps: int,
