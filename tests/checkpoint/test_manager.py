@@ -71,9 +71,9 @@ def test_the_files_are_those_that_the_ecosystem_reads(checkpointer):
         "model.safetensors",
         "state.safetensors",
     ]
-    assert mx.load(str(directory / "model.safetensors")).keys() == set(ps.tree.paths(state.params))
+    assert mx.load(str(directory / "model.safetensors")).keys() == set(ps.tree.paths(state.params))  # type: ignore
     rest = {path for path in ps.tree.paths(state) if not path.startswith("params.")}
-    assert mx.load(str(directory / "state.safetensors")).keys() == rest
+    assert mx.load(str(directory / "state.safetensors")).keys() == rest  # type: ignore
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["format"] == 2
     assert manifest["content"]["leaves"].keys() == set(ps.tree.paths(state))
@@ -521,7 +521,7 @@ def test_links_and_paths_that_lead_elsewhere_are_refused(tmp_path):
     content = json.loads(manifest.read_text())["content"]
     content["files"]["../step_00000001/state.safetensors"] = content["files"].pop("state.safetensors")
     content["leaves"]["step"][0] = "../step_00000001/state.safetensors"
-    manifest.write_text(ps.checkpoint.header.seal(content))
+    manifest.write_text(ps.checkpoint.header.seal(content))  # type: ignore
     with pytest.raises(ValueError, match="which is not in its directory"):
         Checkpointer(run).restore(1)
 
