@@ -23,7 +23,9 @@ STATE = {"params": {"w": mx.ones(3), "b": mx.zeros(2)}, "step": mx.array(1)}
 def written(root, state=STATE, step=1, shard_bytes=None):
     path = directory.located(root, step)
     path.mkdir()
-    directory.write(path, tensors.snapshot(state), tree.spec(state), {"step": step, **FACTS}, shard_bytes)
+    directory.write(
+        path, tensors.snapshot(state), tree.to_plain(tree.spec(state)), {"step": step, **FACTS}, shard_bytes
+    )
     return path
 
 

@@ -1,6 +1,7 @@
 """What a run shows: one live line on a terminal, lines at milestones elsewhere, in any encoding."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,12 +13,9 @@ from purestep.demos.shared.progress import TrainingProgress
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that a test sets."""
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock.now)
-    clock.now = 0.0
-    return clock
-
-
-clock.now = 0.0
+    held = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: held.now)
+    return held
 
 
 def watch(console, clock, *, steps=10, every=5, step_seconds=1.0, pause_seconds=8.0, **options):

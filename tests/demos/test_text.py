@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_check
                 batch["targets"] = batch["targets"] + 10_000
             return batch
 
-    run.source = Poisoned()
+    run.source = Poisoned()  # type: ignore
     if broken == "params":
         step = run.step
 

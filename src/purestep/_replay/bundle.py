@@ -132,7 +132,7 @@ def write(
         OSError: if it cannot be written whole.
     """
     kept = {"state": state, "batch": batch, "metrics": metrics}
-    arrays, spec = tensors.snapshot(kept), tree.spec(kept)
+    arrays, spec = tensors.snapshot(kept), tree.to_plain(tree.spec(kept))
     facts = {
         "reason": list(reason),
         "compiled": compiled,

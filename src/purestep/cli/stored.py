@@ -173,7 +173,7 @@ def _check_foreign(where: str, path: Path, text: str) -> None:
 def _foreign(where: str, path: Path, kind: str, held: dict[str, Any]) -> Source:
     """Return what files without purestep's header hold: one file, or an index's file by key."""
     divided = None not in held.values()
-    leaves: Leaves = {}
+    leaves: dict[str, tuple[str, tuple[int, ...]]] = {}
     files: dict[str, str] = {}
     problems = []
     for name in dict.fromkeys(held.values() if divided else held):

@@ -27,7 +27,7 @@ from purestep import (
 from purestep._checkpoint.run.signals import Signals
 from purestep._core import hardware, tree
 from purestep._core.rng import fold_in, scope
-from purestep._core.types import Batch, Params, Step
+from purestep._core.types import Batch, Params, StepFn
 from purestep.data import Characters, RandomWindows, consecutive_windows
 from purestep.demos.models.ngram import ngram_loss
 from purestep.demos.models.transformer import Transformer
@@ -165,7 +165,7 @@ class Run:
         )
         self.initial = TrainState.create(params, self.transform, seed=settings.seed)
         step = train_step(self.loss, self.transform, microbatches=settings.microbatches)
-        self.step: Step = compiled(step) if settings.compile else step
+        self.step: StepFn = compiled(step) if settings.compile else step
         # Not compiled: on a CPU a dozen batches are measured sooner than their kernels are built.
         self.measure = eval_step(self.loss)
         self.evaluate_every = max(1, min(200, math.ceil(settings.steps / 4)))

@@ -29,7 +29,8 @@ def ppo(logps, values, **options):
 
 def test_policy_and_value_loss_are_the_formulas_in_float64():
     (value, metrics), (gradient, values_gradient) = mx.value_and_grad(
-        lambda x, v: (lambda loss, metrics: (loss.value, metrics))(*ppo(x, v)), argnums=(0, 1)
+        lambda x, v: (lambda loss, metrics: (loss.value, metrics))(*ppo(x, v)),  # type: ignore
+        argnums=(0, 1),
     )(poisoned("logps"), poisoned("values"))
     assert value.item() == pytest.approx(RECORD["ppo/value"].item(), rel=RTOL)
     np.testing.assert_allclose(gradient, RECORD["ppo/gradient"], RTOL, ATOL)

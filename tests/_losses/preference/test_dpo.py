@@ -8,7 +8,7 @@ import pytest
 
 from purestep import Mean
 from purestep.losses import cpo_loss, dpo_loss, kto_loss, orpo_loss, sequence_logps, simpo_loss, token_logps
-from tests.references import recorded
+from tests.references import recorded  # type: ignore
 
 RECORD = recorded("preference")
 SETS = ("random", "average", "extreme")

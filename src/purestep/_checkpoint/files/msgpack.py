@@ -52,7 +52,7 @@ def to_bytes(state: Tree) -> bytes:
     check_depth("checkpoint.to_bytes", state)
     arrays = evaluated(state)
     try:
-        return _packed(arrays, tree.spec(state))
+        return _packed(arrays, tree.to_plain(tree.spec(state)))
     finally:
         arrays.clear()
         device.trim()

@@ -63,7 +63,7 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     path = Path(path)
     arrays = tensors.snapshot(state, where)
     try:
-        _write(where, path, arrays, tree.spec(state), shard_bytes)
+        _write(where, path, arrays, tree.to_plain(tree.spec(state)), shard_bytes)
     finally:
         arrays.clear()
         device.trim()

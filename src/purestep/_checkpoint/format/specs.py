@@ -1,5 +1,6 @@
 """What a stored state says of its tree, believed only after it was checked to the last number."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from purestep._checkpoint.format.header import CorruptError
@@ -8,7 +9,7 @@ from purestep._checkpoint.format.kinds import is_kind
 from purestep._checkpoint.format.kinds import nbytes as nbytes
 from purestep._core import tree
 
-Leaves = dict[str, tuple[str, tuple[int, ...]]]
+Leaves = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 def leaf_specs(where: str, source: str, spec: Any) -> Leaves:

@@ -54,7 +54,7 @@ def restore(
         return _build(stored.tree, stored.read(list(leaves)), {kind.__name__: kind for kind in types})
     check_arrays(where, "like", like)
     sources, lines, notes = match(
-        where, stored.tree, tree.spec(like), cast=cast, partial=patterns, rename=rename
+        where, stored.tree, tree.to_plain(tree.spec(like)), cast=cast, partial=patterns, rename=rename
     )
     if lines:
         raise checks.error(where, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))

@@ -144,7 +144,7 @@ class Checkpointer:
             )
         values = plain(where, "metadata", dict(metadata or {}))
         self._begin(where)
-        arrays, spec = tensors.snapshot(state, where), tree.spec(state)
+        arrays, spec = tensors.snapshot(state, where), tree.to_plain(tree.spec(state))
         self._serial += 1
         record = Record(step, self._serial, time.time(), numbers, values, {}, 0, self.path)
         self._pending[step] = record

@@ -3,33 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from purestep._core import checks, tree
-from purestep._core.types import Params, Tree, Updates
+from purestep._core.types import Init, Params, Tree, Update, Updates
 from purestep._transforms.core.fitting import StateCheck, check_gradients
 from purestep._transforms.core.foreign import meant_instead
-
-
-class Init(Protocol):
-    """`init(params) -> state`."""
-
-    def __call__(self, params: Params, /) -> Tree:
-        """Return the state before the first update, a tree of arrays."""
-        ...
-
-
-class Update(Protocol):
-    """`update(updates, state, params=None, **extra) -> (updates, state)`."""
-
-    # To type checkers, `*args: Any, **extra: Any` accepts updates with any other arguments, or with none.
-    def __call__(
-        self, updates: Updates, state: Tree, /, params: Params | None = None, *args: Any, **extra: Any
-    ) -> tuple[Updates, Tree]:
-        """Return the changed updates and the next state."""
-        ...
 
 
 class GradientTransform(NamedTuple):

@@ -88,10 +88,10 @@ def _floating(leaf: Any) -> bool:
     return mx.issubdtype(leaf.dtype, mx.floating)
 
 
-def _named(name: str, spec: list[Any]) -> list[Any]:
+def _named(name: str, spec: tree.Spec) -> tree.Spec:
     """Return the spec of a tree that holds this one at a path."""
     for segment in reversed(name.split(".")):
-        spec = ["dict", [[segment, spec]]]
+        spec = tree.NodeSpec("dict", "dict", ((segment, spec),))
     return spec
 
 

@@ -61,5 +61,5 @@ def _holds_states(node: Any, params: Params) -> bool:
     return any(_holds_states(child, params) for _, child in tree.children(node) or [])
 
 
-def _containers(node: Tree) -> list[Any]:
+def _containers(node: Tree) -> tree.Spec:
     return tree.spec(tree.map(lambda _: mx.array(0), node))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from purestep import GradientTransform, TrainState, checkpoint, compiled, train_step
 from purestep._checkpoint.run.signals import Signals
-from purestep._core.types import Batch, LossFn, Step
+from purestep._core.types import Batch, LossFn, StepFn
 from purestep.demos.shared import running
 from purestep.demos.shared.progress import TrainingProgress
 from purestep.demos.shared.run_directory import RunDirectory
@@ -102,7 +102,7 @@ class Session:
         self.settings, self.directory, self.console = settings, directory, console
         self._asked, self._phases = asked, phases
 
-    def step(self, loss_fn: LossFn, transform: GradientTransform) -> Step:
+    def step(self, loss_fn: LossFn, transform: GradientTransform) -> StepFn:
         """Return the training step, compiled unless the settings say otherwise."""
         step = train_step(loss_fn, transform)
         return compiled(step) if self.settings.compile else step
@@ -115,7 +115,7 @@ class Session:
         self,
         phase: str,
         state: TrainState,
-        step: Step,
+        step: StepFn,
         batch_of: Callable[[TrainState], Batch],
         *,
         steps: int,
