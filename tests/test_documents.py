@@ -81,7 +81,7 @@ def test_the_table_of_state_memory_is_what_the_code_says():
 def test_every_message_in_the_guide_of_errors_is_one_of_the_library():
     source = " ".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     joined = re.sub(r'"\s*\n\s*f?"', "", source)
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / ".github/docs/errors.md").read_text(), re.MULTILINE)
-    for row in rows:
-        for phrase in re.findall(r"`([^`]+)`", row):
-            assert phrase in joined, phrase
+    rows = re.findall(r"^\| `(.*?)`", (ROOT / ".github/docs/errors.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for phrase in rows:
+        assert phrase in joined, phrase

@@ -24,6 +24,7 @@ NAMESPACES = (
     "metrics",
     "rng",
     "tree",
+    "types",
     "testing",
 )
 # The modules among the public names that have functions of their own.
@@ -37,7 +38,7 @@ _OPTIONS = ConfigDict(
     separate_signature=True,
     show_signature_annotations=True,
     annotations_path="brief",
-    members=True,
+    members=None,
     filters=["!^_"],
     docstring_section_style="list",
     line_length=88,
