@@ -110,7 +110,8 @@ def check_arrays(where: str, name: str, value: Tree) -> None:
         if home in ("numpy", "torch", "jax", "jaxlib"):
             raise TypeError(f"{where}: {shown} must be an mx.array, got {home}'s {kind}; write mx.array(...)")
         if isinstance(leaf, (bool, int, float)):
-            raise TypeError(f"{where}: {shown} is the Python number {leaf!r}; write mx.array({leaf!r})")
+            value = checks.shown(leaf)
+            raise TypeError(f"{where}: {shown} is the Python number {value}; write mx.array({value})")
         raise TypeError(f"{where}: {shown} must be an mx.array in dicts, lists and tuples, got {kind}")
 
 

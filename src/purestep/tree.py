@@ -20,6 +20,7 @@ from purestep.types import Tree
 
 # Leaves of up to this many elements are put in one vector to be summed.
 _SMALL = 1 << 12
+_LARGEST_KEY = 10_000  # bits; Python writes no integer of more than 4300 digits
 _CHAIN = 64  # squares in one plain sum: the root halves its error
 _ROWS = 1 << 16  # of arrays of up to this many rows only the rows are summed apart
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
@@ -54,6 +55,8 @@ def key_segment(key: Any) -> str:
     if isinstance(key, str):
         return key if _PLAIN_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
     if isinstance(key, int) and not isinstance(key, bool):
+        if key.bit_length() > _LARGEST_KEY:
+            raise ValueError(f"tree: dict keys must be less than 2**{_LARGEST_KEY}, got a larger integer")
         return f"[{key}]"
     raise TypeError(f"tree: dict keys must be strings or integers, got {key!r}")
 

@@ -345,14 +345,14 @@ def test_a_manifest_that_cannot_be_read_is_passed_over(checkpointer, monkeypatch
     for step in (1, 2):
         checkpointer.save({"w": mx.ones(1)}, step=step)
     checkpointer.wait()
-    read = type(checkpointer.path).read_text
+    read = type(checkpointer.path).read_bytes
 
     def fail(path, *arguments, **options):
         if path.parent.name == "step_00000002":
             raise OSError(5, "Input/output error")
         return read(path, *arguments, **options)
 
-    monkeypatch.setattr(type(checkpointer.path), "read_text", fail)
+    monkeypatch.setattr(type(checkpointer.path), "read_bytes", fail)
     with pytest.warns(CorruptWarning, match="used step 1.*\n.*Input/output error"):
         assert checkpointer.restore(like={"w": mx.ones(1)}).record.step == 1
     assert "Input/output error" in checkpointer.verify()[2][0]

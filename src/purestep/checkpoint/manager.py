@@ -15,6 +15,7 @@ from purestep import checks, tree
 from purestep.checkpoint import atomic, device, directory, lock, store, tensors
 from purestep.checkpoint.header import CorruptError, kind_of
 from purestep.checkpoint.keeping import KeepPolicy, superfluous
+from purestep.checkpoint.naming import check_path
 from purestep.checkpoint.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
 from purestep.checkpoint.restore import Rename, restore
 from purestep.checkpoint.saving import SavePolicy
@@ -87,7 +88,7 @@ class Checkpointer:
         check_metric(where, "" if metric is None else metric, mode)
         max_pending = checks.integer(where, "max_pending", max_pending, least=1)
         shard_bytes = tensors.check_limit(where, shard_bytes)
-        self.path = Path(path).absolute()
+        self.path = check_path(where, check_path(where, path).absolute())
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{where}: path must be a directory, {self.path} is a file")
         self._keep = keep
@@ -139,7 +140,7 @@ class Checkpointer:
             raise checks.refuse(
                 where, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
             )
-        values = plain(where, "metadata", dict(metadata or {}))
+        values = plain(where, "metadata", {} if metadata is None else metadata)
         self._begin(where)
         arrays, spec = tensors.snapshot(state, where), tree.spec(state)
         self._serial += 1

@@ -15,7 +15,7 @@ from purestep.checkpoint.header import CorruptError, Opened, described, opened, 
 from purestep.checkpoint.restore import Rename, Stored, restore
 from purestep.checkpoint.scan import ScanError
 from purestep.checkpoint.specs import DTYPES, leaf_specs, nbytes
-from purestep.checkpoint.tensors import check_depth, evaluated
+from purestep.checkpoint.tensors import check_storable, evaluated
 from purestep.state import check_arrays
 from purestep.types import Tree
 
@@ -48,7 +48,7 @@ def to_bytes(state: Tree) -> bytes:
     {'w': array([1, 2], dtype=float32)}
     """
     check_arrays("checkpoint.to_bytes", "state", state)
-    check_depth("checkpoint.to_bytes", state)
+    check_storable("checkpoint.to_bytes", state)
     arrays = evaluated(state)
     try:
         return _packed(arrays, tree.spec(state))

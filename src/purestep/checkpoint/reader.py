@@ -13,6 +13,7 @@ from purestep import checks, tree
 from purestep.checkpoint import checksum, device
 from purestep.checkpoint.contents import check_names as check_arrays
 from purestep.checkpoint.header import CorruptError, reading, verified
+from purestep.checkpoint.naming import is_file_name
 from purestep.checkpoint.specs import Leaves
 
 _SUMMING = min(4, os.cpu_count() or 1)  # threads
@@ -159,9 +160,9 @@ def examine(
 def check_names(where: str, source: Path, names: Iterable[str]) -> None:
     """Refuse names of files that lead out of the directory of the file that lists them."""
     for name in names:
-        if name in ("", "..") or Path(name).name != name or "\0" in name:
+        if not is_file_name(name):
             raise checks.refuse(
-                where, f"{source} names {name!r}, which is not in its directory: do not trust it"
+                where, f"{source} names {name[:300]!a}, which is not in its directory: do not trust it"
             )
 
 

@@ -14,6 +14,7 @@ from purestep.checkpoint.contents import contents
 from purestep.checkpoint.header import CorruptError
 from purestep.checkpoint.index import read_index
 from purestep.checkpoint.matching import Rename, renamed, split
+from purestep.checkpoint.naming import check_path
 from purestep.checkpoint.restore import check_rename, finished, patterns_of
 from purestep.checkpoint.specs import DTYPES, Leaves
 from purestep.state import check_arrays
@@ -87,7 +88,7 @@ def load_weights(
     {'body': {'w': array([1, 1], dtype=float32)}, 'dropout': {}}
     """
     where = "checkpoint.load_weights"
-    return read_weights(where, weights_at(where, Path(path)), like, cast, partial, rename)
+    return read_weights(where, weights_at(where, check_path(where, path)), like, cast, partial, rename)
 
 
 def weights_at(where: str, path: Path) -> Weights:
