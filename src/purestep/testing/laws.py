@@ -8,6 +8,8 @@ Each law takes a function that makes the transform, and parameters to try it on.
 `LawBroken`, an AssertionError with the name of the law, what happened, and the path.
 """
 
+from functools import partial
+
 from purestep._core.types import Params
 from purestep._transforms.core.base import GradientTransform
 from purestep.testing._laws.compositions import associativity, complement, neutrality, packing, separation
@@ -96,5 +98,4 @@ def check(
                 law(builder, sample)
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)
