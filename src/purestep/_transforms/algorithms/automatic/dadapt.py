@@ -1,4 +1,4 @@
-"""D-Adaptation: AdamW that finds its learning rate from below."""
+"""D-Adaptation: AdamW with an estimated learning rate that grows from a small value."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import mlx.core as mx
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.algorithms.automatic.prodigy import check_betas, correction, estimate, total
-from purestep._transforms.core.base import GradientTransform, checked, taking_extra
+from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
 
 
@@ -20,7 +20,7 @@ class ScaleByDAdaptState(NamedTuple):
         exp_avg_sq: like params, float32, the running mean of squared gradients.
         grad_sum: like params, float32, a running mean of gradients times the step size, decayed more slowly.
         estim_lr: 0-d float32, the estimate of the distance to the solution: the base learning rate.
-        numerator_weighted: 0-d float32, the decayed sum that the estimate is a share of.
+        numerator_weighted: 0-d float32, the decayed sum in the numerator of the estimate.
         count: 0-d int32, updates made.
         learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
     """
@@ -35,7 +35,7 @@ class ScaleByDAdaptState(NamedTuple):
 
 
 class ScheduledDAdaptState(ScaleByDAdaptState):
-    """State of `scale_by_dadapt` under a schedule: the same fields, but the rate only shows."""
+    """State of `scale_by_dadapt` with a schedule: the learning rate in it is shown, and cannot be set."""
 
     scheduled = True
 
@@ -47,10 +47,10 @@ def scale_by_dadapt(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """Turn gradients into the steps of D-adapted AdamW, sign and learning rate included.
+    """Turn gradients into the steps of D-adapted AdamW; the sign and the learning rate are included.
 
-    With `g` the gradient, `x` the parameters, `q = sqrt(b2)`, `t` the number of this update, counted from
-    1, and sums over all parameters together:
+    With `g` the gradient, `x` the parameters, `q = sqrt(b2)`, `t` the number of this update, counted from 1,
+    and sums over all parameters:
 
         l = d * learning_rate * sqrt(1 - b2 ** t) / (1 - b1 ** t)
         r = q * r + (1 - q) * l * sum(g * s / (sqrt(v) + eps))
@@ -60,18 +60,18 @@ def scale_by_dadapt(
         d = max(d, r / ((1 - q) * sum(|s|)))
         update = -m / (sqrt(v) + eps) - weight_decay * l * x
 
-    It differs from optax in these points:
+    Differences from optax:
 
     1. Moments, scalars and updates are float32.
-    2. While every gradient or learning rate has been zero the estimate stays; in optax it becomes NaN, 0
-       over 0, and stays so: a warmup there must not start at 0.
-    3. The learning rate is in the state, and can be read and set there.
+    2. The estimate does not change while every gradient or learning rate is zero. In optax it becomes NaN
+       and stays NaN, so a warm-up there must not start at 0.
+    3. The learning rate is in the state and can be read and set there.
 
     Args:
-        learning_rate: a factor on the estimate, at least 0, or a schedule that falls from 1.
+        learning_rate: a factor for the estimate, at least 0, or a schedule that falls from 1.
         betas: decays of the two means, each in [0, 1).
         eps: added to the denominators, above 0.
-        estim_lr0: the first estimate, too small on purpose, above 0.
+        estim_lr0: the first estimate, above 0; it should be too small.
         weight_decay: decoupled, at least 0.
 
     Raises:
@@ -105,8 +105,7 @@ def scale_by_dadapt(
     def update(
         updates: Updates, state: ScaleByDAdaptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScaleByDAdaptState]:
-        if params is None:
-            raise checks.error(caller, "params is needed: call update(updates, state, params)")
+        params = required(caller, params)
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         step = state.estim_lr * now * correction(b1, b2, count)
         g = tree.map(lambda x: x.astype(mx.float32), updates)
@@ -133,14 +132,10 @@ def dadapt_adamw(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """`scale_by_dadapt`, which takes the learning rate and the decay (arXiv:2301.07733).
+    """`scale_by_dadapt`, which applies the learning rate and the decay (arXiv:2301.07733).
 
     Args:
-        learning_rate: a factor on the estimate, at least 0, or a schedule that falls from 1.
-        betas: as in `scale_by_dadapt`, like the arguments that follow.
-        eps: added to the denominators.
-        estim_lr0: the first estimate.
-        weight_decay: decoupled, at least 0.
+        learning_rate, betas, eps, estim_lr0, weight_decay: as in `scale_by_dadapt`.
 
     >>> transform = dadapt_adamw(estim_lr0=0.01)
     >>> params = {"w": mx.array(1.0)}

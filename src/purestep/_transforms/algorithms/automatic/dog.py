@@ -1,4 +1,4 @@
-"""Step sizes from the distance gone so far and the gradients met: DoG, its layer-wise form, and DoWG."""
+"""DoG, layer-wise DoG and DoWG: the step size is a distance over a norm of past gradients."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, sums, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
-from purestep._transforms.core.base import GradientTransform, checked, identity
+from purestep._transforms.core.base import GradientTransform, checked, identity, required
 from purestep._transforms.core.combining import chain
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
@@ -19,8 +19,8 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
     """State of `scale_by_distance_over_gradients`.
 
     Attributes:
-        max_dist: a 0-d float32 for every parameter, the farthest it has been from its start.
-        grad_sum_of_squares: a 0-d float32 for every parameter, over all its gradients.
+        max_dist: a 0-d float32 for every parameter, its largest distance from its first value.
+        grad_sum_of_squares: a 0-d float32 for every parameter, the sum over all its gradients.
         init_params: like params, in `param_dtype`, the parameters given to `init`.
     """
 
@@ -34,8 +34,8 @@ class ScaleByDoGState(NamedTuple):
 
     Attributes:
         is_init_step: 0-d bool, true until the first update.
-        init_params: the parameters given to `init`, dtypes and all.
-        max_dist: 0-d float32, the farthest that the parameters have been from there.
+        init_params: the parameters given to `init`, in their dtypes.
+        max_dist: 0-d float32, the largest distance of the parameters from their first values.
         sum_sq_norm_grads: 0-d float32, the sum of the squared norms of all gradients.
     """
 
@@ -49,9 +49,9 @@ class ScaleByDoWGState(NamedTuple):
     """State of `scale_by_dowg`.
 
     Attributes:
-        init_params: the parameters given to `init`, dtypes and all.
-        weighted_sq_norm_grads: 0-d float32, the sum of squared norms, each times the estimate of its time.
-        estim_sq_dist: 0-d float32, the largest squared distance from the start so far.
+        init_params: the parameters given to `init`, in their dtypes.
+        weighted_sq_norm_grads: 0-d float32, the sum of squared norms, each times the estimate at that update.
+        estim_sq_dist: 0-d float32, the largest squared distance from the first values so far.
     """
 
     init_params: Tree
@@ -65,23 +65,23 @@ def scale_by_distance_over_gradients(
     param_dtype: mx.Dtype = mx.float32,
     global_scale: float = 1.0,
 ) -> GradientTransform:
-    """Rescale each parameter's gradient by its own distance over its own gradients: layer-wise DoG.
+    """Rescale the gradient of each parameter by its distance over the norm of its gradients: layer-wise DoG.
 
-    With `x` the parameter, `x0` its start and `g` its gradient, `d` starting at `reps_rel * (1 + |x0|)`:
+    With `x` the parameter, `x0` its first value, `g` its gradient, and `d = reps_rel * (1 + |x0|)` at first:
 
         d = max(d, |x - x0|)
         G = G + |g| ** 2
         update = global_scale * d / sqrt(G + eps) * g
 
-    The authors advise evaluating at an average of the parameters.
+    The authors advise to evaluate at an average of the parameters.
 
-    It differs from optax in keeping both scalars of a parameter 0-d and float32.
+    Differences from optax: both scalars of a parameter are 0-d and float32.
 
     Args:
         reps_rel: sets the first step, above 0; 1e-4 is advised with batch normalization, 1e-6 without.
-        eps: keeps the divisor from 0, above 0.
-        param_dtype: the dtype in which the start is stored.
-        global_scale: a factor; the sign is left to `scale_by_learning_rate`.
+        eps: added to the divisor, above 0.
+        param_dtype: the dtype in which the first values are stored.
+        global_scale: a factor; `scale_by_learning_rate` changes the sign.
 
     Raises:
         ValueError: at update, if params is not given.
@@ -122,22 +122,22 @@ def scale_by_distance_over_gradients(
 
 
 def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTransform:
-    """Rescale gradients by the distance gone over the root of the sum of their squared norms.
+    """Rescale gradients by the distance from the start over the root of the sum of squared norms: DoG.
 
-    With `x` all parameters together, `x0` their start and `g` the gradient:
+    With `x` all parameters, `x0` their first values and `g` the gradient:
 
         d = max(d, |x - x0|)
         G = G + |g| ** 2
         update = d / sqrt(G + eps) * g
 
-    The authors advise evaluating at an average of the parameters. `init` needs the real parameters.
+    The authors advise to evaluate at an average of the parameters. `init` needs the real parameters.
 
-    It differs from optax in keeping the scalars in float32, whatever the parameters' dtype.
+    Differences from optax: the scalars are float32 whatever the parameters' dtype.
 
     Args:
-        init_step: ("distance", r) starts `d` at r; ("heuristic", a) at a * (1 + |x0|); ("learning_rate", r)
-            makes r the factor of the first update and starts `d` at 0. The number is above 0.
-        eps: keeps the divisor from 0, above 0.
+        init_step: the first `d`: r for ("distance", r), a * (1 + |x0|) for ("heuristic", a). For
+            ("learning_rate", r) it is 0, and the factor of the first update is r. The number is above 0.
+        eps: added to the divisor, above 0.
 
     Raises:
         ValueError: at update, if params is not given.
@@ -184,19 +184,19 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
 
 
 def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) -> GradientTransform:
-    """Rescale gradients by the squared distance gone over the root of their weighted squared norms.
+    """Rescale gradients by the squared distance from the start over the root of weighted squared norms: DoWG.
 
-    With `x` all parameters together, `x0` their start and `g` the gradient:
+    With `x` all parameters, `x0` their first values and `g` the gradient:
 
         D = max(D, |x - x0| ** 2)
         G = G + D * |g| ** 2
         update = D / (sqrt(G) + eps) * g
 
-    It differs from optax in keeping the scalars in float32, whatever the parameters' dtype.
+    Differences from optax: the scalars are float32 whatever the parameters' dtype.
 
     Args:
-        init_estim_sq_dist: where `D` starts, above 0; `None` is `eps`.
-        eps: keeps the divisor from 0, above 0.
+        init_estim_sq_dist: the first `D`, above 0; by default `eps`.
+        eps: added to the divisor, above 0.
 
     Raises:
         ValueError: at update, if params is not given.
@@ -231,9 +231,8 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
 
 
 def _difference(caller: str, params: Params | None, start: Params) -> Tree:
-    """Return how far each parameter has come, in float32."""
-    if params is None:
-        raise checks.error(caller, "params is needed: call update(updates, state, params)")
+    """Return each parameter minus its first value, in float32."""
+    params = required(caller, params)
     return tree.map(lambda p, p0: p.astype(mx.float32) - p0.astype(mx.float32), params, start)
 
 
@@ -244,16 +243,15 @@ def dog(
     weight_decay: float | mx.array | None = None,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`add_decayed_weights` (when given), `scale_by_dog`, then `scale_by_learning_rate` (arXiv:2302.12022).
+    """`add_decayed_weights` (if given), `scale_by_dog`, then `scale_by_learning_rate` (arXiv:2302.12022).
 
-    The decay is added to the gradient, and so counts in its norm.
+    The decay is added to the gradient, so the norm includes it.
 
     Args:
-        learning_rate: a factor on the step size found, at least 0, or a schedule.
+        learning_rate: a factor for the step size, at least 0, or a schedule.
         init_step: as in `scale_by_dog`; ("heuristic", 1e-4) is advised with batch normalization.
         eps: as in `scale_by_dog`.
-        weight_decay: at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
+        weight_decay, mask: as in `add_decayed_weights`.
 
     >>> transform = dog(init_step=("distance", 0.1))
     >>> params = {"w": mx.array(1.0)}
@@ -272,16 +270,14 @@ def dowg(
     weight_decay: float | mx.array | None = None,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`add_decayed_weights` (when given), `scale_by_dowg`, then `scale_by_learning_rate` (arXiv:2305.16284).
+    """`add_decayed_weights` (if given), `scale_by_dowg`, then `scale_by_learning_rate` (arXiv:2305.16284).
 
-    The decay is added to the gradient, and so counts in its norm.
+    The decay is added to the gradient, so the norm includes it.
 
     Args:
-        learning_rate: a factor on the step size found, at least 0, or a schedule.
-        init_estim_sq_dist: as in `scale_by_dowg`.
-        eps: as in `scale_by_dowg`.
-        weight_decay: at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
+        learning_rate: a factor for the step size, at least 0, or a schedule.
+        init_estim_sq_dist, eps: as in `scale_by_dowg`.
+        weight_decay, mask: as in `add_decayed_weights`.
 
     >>> transform = dowg(init_estim_sq_dist=0.04, eps=1e-8)
     >>> params = {"w": mx.array(1.0)}

@@ -1,4 +1,4 @@
-"""Prodigy: AdamW that finds its learning rate by estimating the distance to the solution."""
+"""Prodigy: AdamW with a learning rate estimated from the distance to the solution."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, sums, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
-from purestep._transforms.core.base import GradientTransform, checked, taking_extra
+from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
 from purestep._transforms.core.moments import bias_correction
 from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
@@ -20,10 +20,10 @@ class ScaleByProdigyState(NamedTuple):
     Attributes:
         exp_avg: like params, float32, the running mean of gradients times the estimate.
         exp_avg_sq: like params, float32, the running mean of their squares.
-        grad_sum: like params, float32, the decayed sum of gradients that the estimate divides by.
-        params0: the parameters given to `init`, dtypes and all.
+        grad_sum: like params, float32, the decayed sum of gradients in the denominator of the estimate.
+        params0: the parameters given to `init`, in their dtypes.
         estim_lr: 0-d float32, the estimate of the distance to the solution: the base learning rate.
-        numerator_weighted: 0-d float32, the decayed sum that the estimate is a share of.
+        numerator_weighted: 0-d float32, the decayed sum in the numerator of the estimate.
         count: 0-d int32, updates made.
         learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
     """
@@ -39,7 +39,7 @@ class ScaleByProdigyState(NamedTuple):
 
 
 class ScheduledProdigyState(ScaleByProdigyState):
-    """State of `scale_by_prodigy` under a schedule: the same fields, but the rate only shows."""
+    """State of `scale_by_prodigy` with a schedule: the learning rate in it is shown, and cannot be set."""
 
     scheduled = True
 
@@ -54,35 +54,35 @@ def scale_by_prodigy(
     weight_decay: float | mx.array = 0.0,
     safeguard_warmup: bool = False,
 ) -> GradientTransform:
-    """Turn gradients into Prodigy's steps, sign and learning rate included.
+    """Turn gradients into Prodigy's steps; the sign and the learning rate are included.
 
-    With `g` the gradient, `x` the parameters, `x0` their start, `d0 = estim_lr0`, `t` the number of this
-    update, counted from 1, and sums over all parameters together:
+    With `g` the gradient, `x` the parameters, `x0` their first values, `d0 = estim_lr0`, `t` the number of
+    this update, counted from 1, and sums over all parameters:
 
         l = d * learning_rate * sqrt(1 - b2 ** t) / (1 - b1 ** t)
         r = beta3 * r + d / d0 * l * sum(g * (x0 - x))
-        s = beta3 * s + l * d / d0 * g            (d in the place of l with safeguard_warmup)
+        s = beta3 * s + l * d / d0 * g            (d instead of l with safeguard_warmup)
         m = b1 * m + (1 - b1) * d * g
         v = b2 * v + (1 - b2) * (d * g) ** 2
         d = max(d, estim_lr_coef * r / sum(|s|))
         update = -l * (m / (sqrt(v) + d * eps) + weight_decay * x)
 
-    It differs from optax in these points:
+    Differences from optax:
 
     1. Moments, scalars and updates are float32.
-    2. While every gradient or learning rate has been zero the estimate stays; in optax it becomes NaN, 0
-       over 0, and stays so: a warmup there must not start at 0.
-    3. The learning rate is in the state, and can be read and set there.
+    2. The estimate does not change while every gradient or learning rate is zero. In optax it becomes NaN
+       and stays NaN, so a warm-up there must not start at 0.
+    3. The learning rate is in the state and can be read and set there.
 
     Args:
-        learning_rate: a factor on the estimate, at least 0, or a schedule that falls from 1.
+        learning_rate: a factor for the estimate, at least 0, or a schedule that falls from 1.
         betas: decays of the two means, each in [0, 1).
         beta3: decay of both sums, in [0, 1); `None` is the root of the second beta.
         eps: added to the denominator, times the estimate; at least 0.
-        estim_lr0: the first estimate, too small on purpose, above 0.
-        estim_lr_coef: a factor on every further estimate, above 0.
+        estim_lr0: the first estimate, above 0; it should be too small.
+        estim_lr_coef: a factor for every later estimate, above 0.
         weight_decay: decoupled, at least 0.
-        safeguard_warmup: keep the learning rate out of `s`, for a schedule that starts with a warmup.
+        safeguard_warmup: leave the learning rate out of `s`, for a schedule that starts with a warm-up.
 
     Raises:
         ValueError: at update, if params is not given.
@@ -118,8 +118,7 @@ def scale_by_prodigy(
     def update(
         updates: Updates, state: ScaleByProdigyState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScaleByProdigyState]:
-        if params is None:
-            raise checks.error(caller, "params is needed: call update(updates, state, params)")
+        params = required(caller, params)
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         old = state.estim_lr
         step = old * now * correction(b1, b2, count)
@@ -142,7 +141,7 @@ def scale_by_prodigy(
 
 
 def check_betas(caller: str, betas: tuple[float, float]) -> tuple[float, float]:
-    """Refuse what is not two decays."""
+    """Return the two decays; refuse any other value."""
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise checks.error(caller, f"betas must be two numbers, got {betas!r}")
     b1, b2 = (checks.number(caller, "betas", beta, least=0, below=1) for beta in betas)
@@ -150,17 +149,17 @@ def check_betas(caller: str, betas: tuple[float, float]) -> tuple[float, float]:
 
 
 def correction(b1: float, b2: float, count: mx.array) -> mx.array:
-    """Return Adam's correction of both means together, as a factor on the step."""
+    """Return Adam's bias correction of both means as one factor of the step."""
     return mx.sqrt(bias_correction(b2, count)) / bias_correction(b1, count)
 
 
 def total(fn: Callable[..., mx.array], *trees: Tree) -> mx.array:
-    """Return the sum of what `fn` makes of the leaves, 0-d float32."""
+    """Return the sum of `fn(*leaves)` over all leaves, 0-d float32."""
     return tree.added([sums.total(x) for x in tree.leaves(tree.map(fn, *trees))])
 
 
 def estimate(old: mx.array, numerator: mx.array, denominator: mx.array) -> mx.array:
-    """Return the larger of the old estimate and the quotient, which is none while nothing has been summed."""
+    """Return the larger of the old estimate and the quotient; the old one while the denominator is 0."""
     quotient = numerator / mx.where(denominator > 0, denominator, 1.0)
     return mx.maximum(old, mx.where(denominator > 0, quotient, 0.0))
 
@@ -175,17 +174,11 @@ def prodigy(
     weight_decay: float | mx.array = 0.0,
     safeguard_warmup: bool = False,
 ) -> GradientTransform:
-    """`scale_by_prodigy`, which takes the learning rate and the decay (arXiv:2306.06101).
+    """`scale_by_prodigy`, which applies the learning rate and the decay (arXiv:2306.06101).
 
     Args:
-        learning_rate: a factor on the estimate, at least 0, or a schedule that falls from 1.
-        betas: as in `scale_by_prodigy`, like the arguments that follow.
-        beta3: decay of the sums behind the estimate.
-        eps: added to the denominator, times the estimate.
-        estim_lr0: the first estimate.
-        estim_lr_coef: a factor on every further estimate.
-        weight_decay: decoupled, at least 0.
-        safeguard_warmup: for a schedule that starts with a warmup.
+        learning_rate, betas, beta3, eps: as in `scale_by_prodigy`.
+        estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup: as in `scale_by_prodigy`.
 
     >>> transform = prodigy(estim_lr0=0.01)
     >>> params = {"w": mx.array(1.0)}

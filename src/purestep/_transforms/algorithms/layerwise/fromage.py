@@ -1,4 +1,4 @@
-"""Fromage: steps relative to each layer's norm, with a rate that needs little tuning."""
+"""Fromage: steps relative to the norm of each layer."""
 
 import mlx.core as mx
 

@@ -1,4 +1,4 @@
-"""Muon: momentum, each matrix of it replaced by an orthogonal one close by."""
+"""Muon: every matrix of the momentum is replaced by a nearby orthogonal matrix."""
 
 import math
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class ScaleByMuonState(NamedTuple):
 
     Attributes:
         count: 0-d int32, updates made.
-        mu: like params, the running mean of gradients; float32 unless `mu_dtype` says otherwise.
+        mu: like params, the running mean of gradients, in `mu_dtype` or float32.
     """
 
     count: mx.array
@@ -42,8 +42,8 @@ class MatricesAndRestState(NamedTuple):
     """State of `matrices_and_rest`.
 
     Attributes:
-        matrices: the state of the matrices' transform, made of parameters that are `()` elsewhere.
-        rest: the state of the rest's, made of parameters that are `()` at every matrix.
+        matrices: the state of the transform of the matrices; the other parameters are `()` in it.
+        rest: the state of the transform of the rest; the matrices are `()` in it.
     """
 
     matrices: Tree
@@ -63,16 +63,16 @@ def scale_by_muon(
     matrices: Matrices = None,
     ns_dtype: mx.Dtype = mx.float32,
 ) -> GradientTransform:
-    """Replace gradients by the orthogonalized mean of their past.
+    """Replace gradients by their orthogonalized running mean.
 
-    It differs from optax in these points:
+    Differences from optax:
 
-    1. A weight is [out, in], as MLX has it, and one of more axes that is named a matrix (a convolution's
-       [out, height, width, in]) is [out, everything else]; `MuonDimensionNumbers` says otherwise.
-    2. `matrices` stands for `weight_dimension_numbers`: a function of (path, leaf), or a mask.
-    3. `ns_dtype` is new: in mx.bfloat16 the iteration takes half the memory, and on a GPU less time.
-    4. There is no preconditioning "spectral": MLX has no singular values on a GPU.
-    5. Several rows of coefficients are one step each, and `ns_steps` is not looked at.
+    1. A weight is [out, in], as in MLX. A matrix with more axes, such as the weight of a convolution
+       [out, height, width, in], is [out, everything else]. `MuonDimensionNumbers` selects other axes.
+    2. `matrices` replaces `weight_dimension_numbers`. It is a function of (path, leaf), or a mask.
+    3. `ns_dtype` is new. In mx.bfloat16 the iteration takes half the memory, and less time on a GPU.
+    4. The preconditioning "spectral" is missing, because MLX has no singular values on a GPU.
+    5. Each of several rows of coefficients is one step, and `ns_steps` is ignored.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -82,18 +82,14 @@ def scale_by_muon(
         update = orthogonalize(m), times sum(m * orthogonalize(m)) if adaptive
 
     Args:
-        ns_coeffs: as in `orthogonalize`.
-        ns_steps: as in `orthogonalize`.
+        ns_coeffs, ns_steps, eps, preconditioning, ns_dtype: as in `orthogonalize`.
         beta: decay of the mean, in [0, 1).
-        eps: as in `orthogonalize`.
         mu_dtype: the dtype in which `mu` is stored.
         nesterov: look ahead by one step of momentum.
         adaptive: multiply by the dual norm of the mean.
-        preconditioning: as in `orthogonalize`.
-        matrices: which leaves are matrices, and by which axes; here all of them must be. A function of
-            (path, leaf) to True, False or `MuonDimensionNumbers`, a tree of booleans built like the
-            parameters, or `None` for those of exactly 2 axes. The leaf may be a gradient: ask its shape.
-        ns_dtype: as in `orthogonalize`.
+        matrices: which leaves are matrices, and their axes; here every leaf must be a matrix. A function of
+            (path, leaf) that returns True, False or `MuonDimensionNumbers`, a tree of booleans built like the
+            parameters, or `None` for the leaves of exactly 2 axes. The leaf may be a gradient: use its shape.
 
     Raises:
         ValueError: at init and update, for a leaf that is not a matrix, with its path.
@@ -146,11 +142,11 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
 
         sqrt(max(1, out / in)), or sqrt(max(out, in)) * consistent_rms
 
-    It differs from optax in points 1 and 2 of `scale_by_muon`.
+    Differences from optax: 1 and 2 of `scale_by_muon`.
 
     Args:
         matrices: as in `scale_by_muon`.
-        consistent_rms: at least 0: the root mean square that an orthogonal update then has; 0.2 is AdamW's.
+        consistent_rms: at least 0, the root mean square of an orthogonal update; 0.2 is that of AdamW.
 
     Reference: Liu et al., Muon is scalable for LLM training, arXiv:2502.16982.
 
@@ -177,9 +173,9 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
 def matrices_and_rest(
     on_matrices: GradientTransform, on_rest: GradientTransform, matrices: Matrices = None
 ) -> GradientTransform:
-    """Hand the matrices to one transform and every other leaf to another.
+    """Apply one transform to the matrices and another to every other leaf.
 
-    Each sees its own leaves at their paths and `()` at the others, in updates and in params.
+    Each transform gets its own leaves at their paths and `()` at the others, in updates and in params.
 
     Args:
         on_matrices: for the leaves that `matrices` selects.
@@ -251,31 +247,24 @@ def muon(
     Matrices: `scale_by_muon`, `scale_by_shape`, `add_decayed_weights`, `scale_by_learning_rate`; the decay
     is decoupled. The rest: `adamw`. Both are wrapped in `matrices_and_rest`.
 
-    It differs from optax as `scale_by_muon` says: weights are [out, in], and `matrices`, a function of
-    (path, leaf) or a mask, stands for `muon_weight_dimension_numbers`. Embeddings and output heads are
-    matrices by their shape, and usually better off with AdamW:
+    Embeddings and output heads have the shape of matrices but usually train better with AdamW:
     `matrices=lambda path, leaf: leaf.ndim == 2 and "embed" not in path`.
+
+    Differences from optax: those of `scale_by_muon`. `matrices` replaces `muon_weight_dimension_numbers`.
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
-        ns_coeffs: as in `orthogonalize`, like `ns_steps`.
-        ns_steps: iterations.
-        beta: decay of the mean of gradients, in [0, 1).
+        ns_coeffs, ns_steps, preconditioning, ns_dtype: as in `orthogonalize`.
+        beta, adaptive, matrices: as in `scale_by_muon`.
         eps: added to the norm of a matrix, and to AdamW's denominator.
         weight_decay: of the matrices, at least 0.
         weight_decay_mask: which matrices decay, as in `add_decayed_weights`.
-        mu_dtype: the dtype in which means of gradients are stored, AdamW's too.
-        nesterov: look ahead by one step of momentum, in AdamW too.
-        adaptive: as in `scale_by_muon`.
-        preconditioning: as in `orthogonalize`.
-        adam_b1: AdamW's `b1`.
-        adam_b2: AdamW's `b2`.
-        adam_eps_root: AdamW's `eps_root`.
-        adam_weight_decay: AdamW's decay, of all that are not matrices.
-        adam_learning_rate: AdamW's rate; `None` is that of the matrices.
-        matrices: as in `scale_by_muon`; `None` selects the parameters of exactly 2 axes.
+        mu_dtype: the dtype in which means of gradients are stored, also AdamW's.
+        nesterov: look ahead by one step of momentum, also in AdamW.
+        adam_b1, adam_b2, adam_eps_root: AdamW's `b1`, `b2` and `eps_root`.
+        adam_weight_decay: AdamW's decay of the parameters that are not matrices.
+        adam_learning_rate: AdamW's learning rate; by default that of the matrices.
         consistent_rms: as in `scale_by_shape`.
-        ns_dtype: the dtype of the iteration, mx.float32 or mx.bfloat16.
 
     Reference: Jordan et al., Muon, 2024, kellerjordan.github.io/posts/muon; arXiv:2502.16982.
 

@@ -1,4 +1,4 @@
-"""Rates that depend on width: what muP asks of an optimizer."""
+"""muP: learning rates that depend on the width of the model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +13,9 @@ from purestep._transforms.core.masks import resolve_mask
 
 
 def hidden_matrices(path: str, leaf: mx.array) -> bool:
-    """Select matrices, by (path, leaf), but not embeddings: what grows with width on its input side.
+    """Select matrices but not embeddings, by (path, leaf): their number of inputs grows with the width.
 
-    An embedding is told by its path: a name in it is `wte` or `wpe`, or holds `embed`.
+    A leaf is an embedding if a name in its path is `wte` or `wpe`, or contains `embed`.
 
     >>> hidden_matrices("layers.0.weight", mx.zeros((2, 3))), hidden_matrices("norm.weight", mx.zeros(3))
     (True, False)
@@ -27,14 +27,15 @@ def hidden_matrices(path: str, leaf: mx.array) -> bool:
 
 
 def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_matrices) -> GradientTransform:
-    """Divide the updates of the selected parameters by how much wider they are than the tuned model's.
+    """Divide the updates of the selected parameters by the width multiplier.
 
-    Placed before `add_decayed_weights` it leaves the decay as it is; `mup` puts it after everything.
+    Before `add_decayed_weights` it does not change the decay. `mup` puts it last.
 
     Args:
-        width_mult: inputs of a unit over inputs of a unit in the model whose rates were tuned, above 0.
-        mask: which parameters, as in `masked`: a function of (path, leaf), of the params, or a tree of
-            booleans.
+        width_mult: the number of inputs of a unit, divided by that number in the model whose learning rate
+            was tuned; above 0.
+        mask: the selected parameters, as in `masked`: a function of (path, leaf) or of the params, or a tree
+            of booleans.
 
     Reference: Yang et al., Tensor programs V, arXiv:2203.03466, tables 3 and 8.
 
@@ -54,24 +55,25 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
 def mup(
     optimizer: GradientTransform, width_mult: float, *, mask: Tree | Callable[..., Any] = hidden_matrices
 ) -> GradientTransform:
-    """The optimizer, then `scale_by_width`: the rates of Adam and its kin under muP (arXiv:2203.03466).
+    """The optimizer, then `scale_by_width`: learning rates under muP (arXiv:2203.03466).
 
-    With `m` the width multiplier, matrices learn at `1 / m` of the rate; biases, norms and embeddings
-    at the rate itself. What the model has to do (tables 3 and 8 of the paper): hidden matrices start with
-    variance 1 / fan_in, attention logits are divided by the head's size, not its root, and of the output
-    layer either
+    With `m` the width multiplier, matrices learn at `1 / m` of the learning rate. Biases, norms and
+    embeddings learn at the whole rate. The model must follow tables 3 and 8 of the paper: hidden matrices
+    start with variance 1 / fan_in, attention logits are divided by the head's size instead of its root, and
+    the output layer either
 
-    1. the variance at the start is 1 / fan_in ** 2: it is then one of the matrices here (table 3), or
-    2. the result is divided by `m`: leave it out through `mask` (table 8).
+    1. starts with variance 1 / fan_in ** 2 and is one of the selected matrices (table 3), or
+    2. divides its result by `m` and is left out by `mask` (table 8).
 
-    The optimizer's updates must not grow with the gradients' scale: Adam, Lion, Adafactor; not SGD, whose
-    rates under muP are others. A decoupled decay inside is divided with the rate; to keep it, chain
-    `scale_by_adam`, `scale_by_width`, `add_decayed_weights` and `scale_by_learning_rate` yourself.
+    The updates of the optimizer must not grow with the scale of the gradients. This holds for Adam, Lion and
+    Adafactor, and not for SGD, which has other learning rates under muP. A decoupled weight decay inside
+    the optimizer is divided too. To keep it, chain `scale_by_adam`, `scale_by_width`, `add_decayed_weights`
+    and `scale_by_learning_rate` yourself.
 
     Args:
-        optimizer: made with the rate that was tuned.
-        width_mult: the model's width over that of the tuned one, greater than 0.
-        mask: which parameters count as matrices of width, as in `masked`, above all `(path, leaf) -> bool`.
+        optimizer: made with the tuned learning rate.
+        width_mult: the model's width divided by that of the tuned model, greater than 0.
+        mask: the matrices whose updates are divided, as in `scale_by_width`.
 
     >>> import mlx.core as mx
     >>> from purestep.optimizers import adam

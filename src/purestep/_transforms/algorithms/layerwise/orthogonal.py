@@ -1,4 +1,4 @@
-"""Newton-Schulz orthogonalization, and which leaves of a tree are matrices."""
+"""Newton-Schulz orthogonalization, and the selection of matrices in a tree."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _PRECONDITIONINGS = ("frobenius", "aol", "schatten")
 
 
 class MuonDimensionNumbers(NamedTuple):
-    """Which axes of a weight are summed over and which are made; those left over count matrices.
+    """The input axes and the output axes of a weight; the other axes number its matrices.
 
     The defaults are those of an MLX weight [out, in].
 
@@ -43,20 +43,20 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 Coefficients: TypeAlias = str | Sequence[float] | Sequence[Sequence[float]]
-"""Three numbers, or rows of three, or the name of a preset."""
+"""Three numbers, rows of three numbers, or the name of a preset."""
 
 Matrices: TypeAlias = Callable[[str, mx.array], bool | MuonDimensionNumbers | None] | Tree | None
-"""Which leaves are matrices: a function of (path, leaf), a tree of booleans, or `None`, those of 2 axes."""
+"""Which leaves are matrices: a function of (path, leaf), a tree of booleans, or `None` (those of 2 axes)."""
 
 
 class Sides(NamedTuple):
-    """The axes of a matrix, counted from the front: those made and those summed over."""
+    """The output axes and the input axes of a matrix, counted from the front."""
 
     output: tuple[int, ...]
     reduction: tuple[int, ...]
 
     def sizes(self, x: mx.array) -> tuple[int, int]:
-        """Return how many numbers the matrix makes and how many it sums over."""
+        """Return the numbers of outputs and of inputs."""
         return math.prod(x.shape[i] for i in self.output), math.prod(x.shape[i] for i in self.reduction)
 
 
@@ -70,22 +70,23 @@ def orthogonalize(
     eps: float = 1e-8,
     ns_dtype: mx.Dtype = mx.float32,
 ) -> mx.array:
-    """Bring the singular values of a matrix near 1, by a Newton-Schulz iteration: matrix products only.
+    """Bring the singular values of a matrix near 1 by a Newton-Schulz iteration.
 
-    Divide the matrix by a norm, so that no singular value exceeds 1, then repeat
+    The matrix is divided by a norm, so that no singular value exceeds 1. Then this step is repeated:
 
         A = X X^T;  X = a X + (b A + c A A) X
 
-    With the standard coefficients the singular values end between about 0.7 and 1.2: they are chosen for
-    speed, not for the limit. What lies below a thousandth of the norm needs more than five steps.
+    With the standard coefficients, which are chosen for speed, the singular values end between about 0.7 and
+    1.2. Singular values below a thousandth of the norm need more than five steps.
 
     Args:
         x: [out, in], or [out, ...] taken as [out, everything else].
-        dimension_numbers: the axes, when they are others.
+        dimension_numbers: the axes, if they are different.
         ns_coeffs: (a, b, c), or rows of them, one a step, or "standard" or "dion".
-        ns_steps: how often to repeat a single row, at least 1; several rows are gone through once.
-        preconditioning: "frobenius" divides by the norm of all entries; "schatten" by the root of that of
-            X X^T, a tighter bound; "aol" divides each row by the root of the absolute row sum of X X^T.
+        ns_steps: how often a single row is repeated, at least 1; several rows are used once each.
+        preconditioning: "frobenius" divides by the norm of all entries. "schatten" divides by the root of the
+            norm of X X^T, a tighter bound. "aol" divides each row by the root of the absolute row sum of
+            X X^T.
         eps: added to the norm (the least value of the sum, for the other two), at least 0.
         ns_dtype: the dtype of the iteration; the norm is taken in float32.
 
@@ -114,7 +115,7 @@ def iterate(
     eps: float,
     ns_dtype: mx.Dtype,
 ) -> mx.array:
-    """Do what `orthogonalize` says, its arguments being known to be good."""
+    """Compute `orthogonalize`; the arguments are already checked."""
     x = x.astype(mx.float32)
     if x.size == 0:
         return x
@@ -122,7 +123,7 @@ def iterate(
     order = counted + axes.output + axes.reduction
     moved = x.transpose(order)
     wide = moved.reshape(-1, *axes.sizes(x))
-    # The smaller Gram matrix is the cheaper one. A square is turned too: "aol" then sums as optax's does.
+    # The smaller Gram matrix is cheaper. Square matrices are transposed too, so that "aol" sums as in optax.
     turned = wide.shape[1] >= wide.shape[2]
     wide = wide.swapaxes(1, 2) if turned else wide
     wide = _preconditioned(wide, preconditioning, eps).astype(ns_dtype)
@@ -196,7 +197,7 @@ def all_sides(caller: str, matrices: Matrices, params: Tree) -> dict[str, Sides]
 
 
 def sides(caller: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
-    """Return the axes that a choice gives a leaf; `None` when it is not to be a matrix."""
+    """Return the axes that a choice gives a leaf, or `None` if the leaf is not a matrix."""
     if choice is None or choice is False:
         return None
     path = path or "the tree"

@@ -1,4 +1,4 @@
-"""Steps in proportion to the parameters: the layerwise rates of LARS and LAMB."""
+"""LARS and LAMB: a layer's step is proportional to the norm of its parameters."""
 
 from collections.abc import Callable
 
@@ -23,9 +23,9 @@ def scale_by_trust_ratio(
 ) -> GradientTransform:
     """Give each array of updates the norm of its parameters, times `trust_coefficient`.
 
-    With `P` and `U` the norms of an array of parameters and of its updates, neither taken to be less
-    than `min_norm`, the updates are multiplied by `trust_coefficient * P / (U + eps)`, or by 1 where
-    either norm is 0. Norms are float32, and so are the updates.
+    Let `P` and `U` be the norms of an array of parameters and of its updates, each at least `min_norm`. The
+    updates are multiplied by `trust_coefficient * P / (U + eps)`, or by 1 if either norm is 0. Norms and
+    updates are float32.
 
     Args:
         min_norm: at least 0.
@@ -69,12 +69,8 @@ def lamb(
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
-        b1: as in `scale_by_adam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        weight_decay: as in `add_decayed_weights`.
-        mask: which parameters decay.
+        b1, b2, eps, eps_root: as in `scale_by_adam`.
+        weight_decay, mask: as in `add_decayed_weights`.
 
     Reference: You et al., arXiv:1904.00962.
 
@@ -104,15 +100,15 @@ def lars(
 ) -> GradientTransform:
     """`add_decayed_weights`, `scale_by_trust_ratio`, `scale_by_learning_rate`, then `trace`.
 
-    Biases and norms are best left out of both masks: `transforms.matrices`.
+    Leave biases and norms out of both masks, with `transforms.matrices`.
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
         weight_decay: as in `add_decayed_weights`.
-        weight_decay_mask: which parameters decay, as in `masked`; True for all.
+        weight_decay_mask: the parameters that decay, as in `masked`; True for all.
         trust_coefficient: as in `scale_by_trust_ratio`.
-        eps: added under the ratio.
-        trust_ratio_mask: which parameters have a rate of their own; True for all.
+        eps: as in `scale_by_trust_ratio`.
+        trust_ratio_mask: the parameters that are scaled by the trust ratio; True for all.
         momentum: the decay of `trace`.
         nesterov: as in `trace`.
 

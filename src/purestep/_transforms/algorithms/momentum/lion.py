@@ -1,4 +1,4 @@
-"""Lion: the sign of gradients and momentum mixed."""
+"""Lion: the sign of a mixture of gradient and momentum."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -20,7 +20,7 @@ class ScaleByLionState(NamedTuple):
 
     Attributes:
         count: 0-d int32, updates made.
-        mu: like params, the running mean of gradients; float32 unless `mu_dtype` says otherwise.
+        mu: like params, the running mean of gradients, in `mu_dtype` or float32.
     """
 
     count: mx.array
@@ -35,11 +35,11 @@ def scale_by_lion(
     mode: Literal["hard", "smooth", "refined"] = "hard",
     smooth_beta: float = 1.0,
 ) -> GradientTransform:
-    """Replace gradients by the sign of their mixture with a running mean, whose own decay is slower.
+    """Replace gradients by the sign of their mixture with a running mean, which decays more slowly.
 
     Differences from optax:
 
-    1. The mean, unless `mu_dtype` says otherwise, and the updates are float32 whatever the gradients' dtype.
+    1. The updates are float32 whatever the gradients' dtype, and so is the mean if `mu_dtype` is not given.
     2. An unknown `mode` is refused at construction.
 
     With `g` the gradient:
@@ -53,10 +53,10 @@ def scale_by_lion(
     A NaN in the mixture stays NaN in the update.
 
     Args:
-        b1: the mean's part in the mixture, in [0, 1).
+        b1: the weight of the mean in the mixture, in [0, 1).
         b2: decay of the mean, in [0, 1).
         mu_dtype: the dtype in which `mu` is stored.
-        mode: what takes the place of the sign, which is `"hard"`.
+        mode: the function applied to the mixture, as above.
         smooth_beta: how steep the tanh of `"smooth"` is, greater than 0.
 
     Reference: Chen et al., Symbolic discovery of optimization algorithms, arXiv:2302.06675.
@@ -105,16 +105,13 @@ def lion(
 ) -> GradientTransform:
     """`scale_by_lion`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2302.06675).
 
-    Every step is as long as the learning rate in every coordinate: take a rate 3 to 10 times smaller than
-    AdamW's, and a decay as much larger.
+    Every step moves every coordinate by the learning rate. Use a learning rate 3 to 10 times smaller than
+    AdamW's, and a weight decay larger by the same factor.
 
     Args:
         learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_lion`, like the arguments that follow.
-        b2: decay of the mean of gradients.
-        mu_dtype: the dtype in which that mean is stored.
-        weight_decay: at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
+        b1, b2, mu_dtype: as in `scale_by_lion`.
+        weight_decay, mask: as in `add_decayed_weights`.
 
     >>> transform = lion(1e-3, weight_decay=0.1)
     >>> params = {"w": mx.array(1.0)}

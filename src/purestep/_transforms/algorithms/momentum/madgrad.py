@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
-from purestep._transforms.core.base import GradientTransform, checked, taking_extra
+from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
 from purestep._transforms.core.combining import chain
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
@@ -20,7 +20,7 @@ class ScaleByMadgradState(NamedTuple):
         learning_rate: 0-d float32, as in `ScaleByLearningRateState`.
         grad_sum_sq: like params, float32, the weighted sum of squared gradients.
         s: like params, float32, the weighted sum of gradients.
-        x0: the parameters given to `init`, dtypes and all.
+        x0: the parameters given to `init`, in their dtypes.
     """
 
     count: mx.array
@@ -31,7 +31,7 @@ class ScaleByMadgradState(NamedTuple):
 
 
 class ScheduledMadgradState(ScaleByMadgradState):
-    """State of `scale_by_madgrad` under a schedule: the same fields, but the rate only shows."""
+    """State of `scale_by_madgrad` with a schedule: the learning rate in it is shown, and cannot be set."""
 
     scheduled = True
 
@@ -39,9 +39,9 @@ class ScheduledMadgradState(ScaleByMadgradState):
 def scale_by_madgrad(
     learning_rate: ScalarOrSchedule, momentum: float = 0.9, eps: float = 1e-6
 ) -> GradientTransform:
-    """Turn gradients into MADGRAD's steps, sign and learning rate included.
+    """Turn gradients into MADGRAD's steps; the sign and the learning rate are included.
 
-    With `g` the gradient, `x` the parameter, `x0` its start, `n` the updates made before:
+    With `g` the gradient, `x` the parameter, `x0` its first value and `n` the number of earlier updates:
 
         w = (learning_rate + eps) * sqrt(n + 1)
         G = G + w * g ** 2
@@ -49,10 +49,10 @@ def scale_by_madgrad(
         z = x0 - s / (cbrt(G) + eps)
         update = (1 - momentum) * (z - x)
 
-    It differs from optax in two points:
+    Differences from optax:
 
     1. `G`, `s` and the updates are float32.
-    2. The learning rate is in the state, and can be read and set there.
+    2. The learning rate is in the state and can be read and set there.
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
@@ -85,8 +85,7 @@ def scale_by_madgrad(
     def update(
         updates: Updates, state: ScaleByMadgradState, params: Params | None = None
     ) -> tuple[Updates, ScaleByMadgradState]:
-        if params is None:
-            raise checks.error(caller, "params is needed: call update(updates, state, params)")
+        params = required(caller, params)
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         weight = (now + eps) * mx.sqrt(count.astype(mx.float32))
         g = tree.map(lambda x: x.astype(mx.float32), updates)
@@ -109,15 +108,13 @@ def madgrad(
     weight_decay: float | mx.array = 0.0,
     eps: float = 1e-6,
 ) -> GradientTransform:
-    """`add_decayed_weights`, then `scale_by_madgrad`, which takes the learning rate (arXiv:2101.11075).
+    """`add_decayed_weights`, then `scale_by_madgrad`, which applies the learning rate (arXiv:2101.11075).
 
-    The decay is added to the gradient; the authors advise less of it than for SGD, often none.
+    The decay is added to the gradient. The authors advise a smaller decay than for SGD, often zero.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        momentum: in [0, 1).
+        learning_rate, momentum, eps: as in `scale_by_madgrad`.
         weight_decay: at least 0.
-        eps: above 0.
 
     >>> transform = madgrad(1.0, momentum=0.0, eps=1e-8)
     >>> params = {"w": mx.array(0.0)}

@@ -17,7 +17,7 @@ class ScaleByOptimisticGradientState(NamedTuple):
 
     Attributes:
         is_initial_step: 0-d bool, true before the first update.
-        previous_gradient: like params, float32, what came in last.
+        previous_gradient: like params, float32, the gradient of the last update.
     """
 
     is_initial_step: mx.array
@@ -27,9 +27,9 @@ class ScaleByOptimisticGradientState(NamedTuple):
 def scale_by_optimistic_gradient(
     alpha: float | mx.array = 1.0, beta: float | mx.array = 1.0
 ) -> GradientTransform:
-    """Step beyond the gradient by its change: `alpha * g + beta * (g - previous)`.
+    """Add the change of the gradient to the gradient: `alpha * g + beta * (g - previous)`.
 
-    The first update has no change. What is kept, and what comes out, is float32.
+    In the first update the change is zero. The state and the updates are float32.
 
     Args:
         alpha: finite.
@@ -71,7 +71,7 @@ def optimistic_gradient_descent(
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
-        alpha: the gradient's factor.
+        alpha: the factor of the gradient.
         beta: the factor of its change.
 
     >>> transform = optimistic_gradient_descent(0.1)
@@ -95,19 +95,14 @@ def optimistic_adam(
 ) -> GradientTransform:
     """`scale_by_adam`, `scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1711.00141).
 
-    `optimistic_adam_v2` with `beta = optimism / learning_rate`: of a schedule, and of a rate changed in
-    the state, optimism keeps that proportion.
+    It is `optimistic_adam_v2` with `beta = optimism / learning_rate`. If the learning rate in the state is
+    changed later, the optimism changes in proportion.
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
-        optimism: the rate of the change; by default the learning rate. Wants a learning rate that is a
-            number above 0.
-        b1: as in `scale_by_adam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        mu_dtype: the dtype in which the mean of gradients is stored.
-        nesterov: NAdam's look-ahead.
+        optimism: the learning rate of the change; by default the learning rate itself. If it is given, the
+            learning rate must be a number above 0.
+        b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
     >>> transform = optimistic_adam(1e-2)
     >>> params = {"w": mx.array(1.0)}
@@ -122,15 +117,8 @@ def optimistic_adam(
             raise checks.error("optimistic_adam", "learning_rate must be a number when optimism is given")
         rate: float = checks.number("optimistic_adam", "learning_rate", learning_rate, above=0)
         learning_rate, beta = rate, change / rate
-    return optimistic_adam_v2(
-        learning_rate,
-        beta=beta,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        eps_root=eps_root,
-        mu_dtype=mu_dtype,
-        nesterov=nesterov,
+    return _optimistic(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), 1.0, beta, learning_rate
     )
 
 
@@ -152,12 +140,7 @@ def optimistic_adam_v2(
         learning_rate: a number of at least 0, or a schedule.
         alpha: the factor of Adam's update.
         beta: the factor of its change.
-        b1: as in `scale_by_adam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        mu_dtype: the dtype in which the mean of gradients is stored.
-        nesterov: NAdam's look-ahead.
+        b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
     >>> transform = optimistic_adam_v2(1e-2, nesterov=False)
     >>> params = {"w": mx.array(1.0)}
@@ -165,8 +148,12 @@ def optimistic_adam_v2(
     >>> round(updates["w"].item(), 6)
     -0.01
     """
-    return chain(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
-        scale_by_optimistic_gradient(alpha, beta),
-        scale_by_learning_rate(learning_rate),
+    return _optimistic(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), alpha, beta, learning_rate
     )
+
+
+def _optimistic(
+    adam: GradientTransform, alpha: float | mx.array, beta: float | mx.array, learning_rate: ScalarOrSchedule
+) -> GradientTransform:
+    return chain(adam, scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))

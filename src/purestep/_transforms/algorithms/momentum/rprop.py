@@ -1,4 +1,4 @@
-"""Rprop: a step size for every element, led by the signs of its gradients."""
+"""Rprop: every element has a step size, which the signs of its gradients change."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ class ScaleByRpropState(NamedTuple):
     """State of `scale_by_rprop`.
 
     Attributes:
-        step_sizes: like params, float32, the length of each element's last step.
-        prev_updates: like params, float32, the last updates; 0 where the gradient had just changed its sign.
+        step_sizes: like params, float32, the size of each element's last step.
+        prev_updates: like params, float32, the last updates; 0 where the gradient changed its sign.
     """
 
     step_sizes: Tree
@@ -36,10 +36,10 @@ def scale_by_rprop(
 
     Differences from optax:
 
-    1. The update is the one that the present gradient gives, as published and as in PyTorch. Optax 0.2.8
-       gives that of the step before, and so nothing at first (its pull request 1725). The states are equal.
+    1. The update belongs to the present gradient, as published and as in PyTorch. Optax 0.2.8 returns the
+       update of the step before, and zero at first (its pull request 1725). The states are equal.
     2. The state's arrays, and so the updates, are float32 whatever the gradients' dtype.
-    3. Signs are multiplied, not gradients, so that products of tiny gradients do not vanish.
+    3. Signs are multiplied instead of gradients, so products of tiny gradients do not become zero.
 
     With `g` the gradient and `s = sign(g) * prev_updates`:
 
@@ -48,8 +48,8 @@ def scale_by_rprop(
                     step_size                                                   where s = 0
         update = 0 where s < 0, else step_size * sign(g)
 
-    For whole batches: the signs of small batches are mostly noise. What comes out has the gradients' sign and
-    is the step itself, to be followed by `scale(-1.0)`.
+    Rprop is meant for whole batches: the signs of small batches are mostly noise. The update has the sign of
+    the gradient and the size of the step. `scale(-1.0)` must follow.
 
     Args:
         learning_rate: the first step size, greater than 0.
@@ -108,14 +108,11 @@ def rprop(
 ) -> GradientTransform:
     """`scale_by_rprop`, then `scale(-1.0)` (Riedmiller and Braun, 1993).
 
-    As PyTorch's; optax 0.2.8 is a step late, as `scale_by_rprop` tells.
+    It agrees with PyTorch. Optax 0.2.8 is one step late: see `scale_by_rprop`.
 
     Args:
-        learning_rate: the first step size of every element, greater than 0; no schedule can follow it.
-        eta_minus: as in `scale_by_rprop`, like the arguments that follow.
-        eta_plus: by how much a step grows.
-        min_step_size: the shortest step.
-        max_step_size: the longest step.
+        learning_rate: the first step size of every element, greater than 0. A schedule is refused.
+        eta_minus, eta_plus, min_step_size, max_step_size: as in `scale_by_rprop`.
 
     >>> transform = rprop(0.01)
     >>> params = {"w": mx.array(1.0)}

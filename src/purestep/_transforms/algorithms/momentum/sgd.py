@@ -1,4 +1,4 @@
-"""Stochastic gradient descent."""
+"""Stochastic gradient descent, with momentum and with noise."""
 
 import mlx.core as mx
 
@@ -16,7 +16,7 @@ def sgd(
     nesterov: bool = False,
     accumulator_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`trace` (when momentum is given), then `scale_by_learning_rate`.
+    """`trace` (if momentum is given), then `scale_by_learning_rate`.
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
@@ -43,9 +43,8 @@ def noisy_sgd(
 
     Args:
         learning_rate: a number of at least 0, or a schedule.
-        eta: as in `add_noise`, like the arguments that follow.
-        gamma: how fast the variance falls.
-        key: must be given.
+        eta, gamma: as in `add_noise`.
+        key: as in `add_noise`; must be given.
 
     >>> transform = noisy_sgd(0.1, eta=0.0, key=0)
     >>> params = {"w": mx.array(1.0)}

@@ -1,4 +1,4 @@
-"""The sign of gradients, their size left out."""
+"""The sign of gradients: signSGD and Signum."""
 
 import mlx.core as mx
 
@@ -22,7 +22,7 @@ def scale_by_sign() -> GradientTransform:
 
 
 def sign(x: mx.array) -> mx.array:
-    """Return the sign; that of NaN is NaN, where `mx.sign` says 0 and would hide it.
+    """Return the sign. The sign of NaN is NaN; `mx.sign` returns 0 and would hide it.
 
     >>> sign(mx.array([-2.0, float("nan")]))
     array([-1, nan], dtype=float32)
@@ -51,8 +51,8 @@ def signum(
 
     Differences from optax:
 
-    1. The state holds the decayed sum of gradients where optax holds their running mean, which is
-       `1 - beta` times as large and so of the same sign.
+    1. The state holds the decayed sum of gradients. Optax holds their running mean, which is `1 - beta` times
+       as large and has the same sign.
 
     Args:
         learning_rate: a number of at least 0, a 0-d array, or a schedule.
