@@ -45,7 +45,7 @@ def full_like(params: Params, value: float | mx.array) -> Tree:
     return tree.map(lambda p: mx.full(p.shape, scalars.float32(value), mx.float32), params)
 
 
-def mean(gradients: Tree, old: Tree, decay: float) -> Tree:
+def mean(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
     """Return `decay * old + (1 - decay) * gradients`, in float32 whatever dtype `old` is stored in.
 
     >>> mean({"w": mx.array(4.0)}, {"w": mx.array(1.0, mx.float16)}, 0.5)
@@ -54,13 +54,23 @@ def mean(gradients: Tree, old: Tree, decay: float) -> Tree:
     return tree.map(lambda g, m: decay * m.astype(mx.float32) + (1 - decay) * g, gradients, old)
 
 
-def mean_square(gradients: Tree, old: Tree, decay: float) -> Tree:
+def mean_square(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
     """Return `decay * old + (1 - decay) * gradients ** 2`.
 
     >>> mean_square({"w": mx.array(2.0)}, {"w": mx.array(0.0)}, 0.5)
     {'w': array(2, dtype=float32)}
     """
     return tree.map(lambda g, v: decay * v + (1 - decay) * mx.square(g), gradients, old)
+
+
+def advance(updates: Updates, count: mx.array, mu: Tree, b1: float | mx.array) -> tuple[Tree, mx.array, Tree]:
+    """Return the gradients in float32, the next count and the next mean of gradients.
+
+    >>> advance({"w": mx.array(4.0, mx.float16)}, mx.array(0), {"w": mx.array(0.0)}, 0.75)
+    ({'w': array(4, dtype=float32)}, array(1, dtype=int32), {'w': array(1, dtype=float32)})
+    """
+    gradients = float32(updates)
+    return gradients, scalars.increment(count), mean(gradients, mu, b1)
 
 
 def stored(mean: Tree, dtype: mx.Dtype | None) -> Tree:
@@ -85,20 +95,20 @@ def debias(decay: float | mx.array, count: mx.array) -> mx.array:
     return 1 / bias_correction(decay, count)
 
 
-def corrected(mean: Tree, decay: float, count: mx.array) -> Tree:
+def corrected(mean: Tree, decay: float | mx.array, count: mx.array) -> Tree:
     """Return a running mean that started at 0, corrected for its bias after `count` updates."""
     scale = debias(decay, count)
     return tree.map(lambda m: scale * m, mean)
 
 
-def looking_ahead(mu: Tree, gradients: Tree, b1: float, count: mx.array) -> Tree:
+def looking_ahead(mu: Tree, gradients: Tree, b1: float | mx.array, count: mx.array) -> Tree:
     """Return the corrected mean of gradients one step of momentum later (NAdam)."""
     scale = (1 - b1) / bias_correction(b1, count)
     next_scale = b1 / bias_correction(b1, scalars.increment(count))
     return tree.map(lambda m, g: next_scale * m + scale * g, mu, gradients)
 
 
-def direction(mu: Tree, gradients: Tree, b1: float, count: mx.array, *, nesterov: bool) -> Tree:
+def direction(mu: Tree, gradients: Tree, b1: float | mx.array, count: mx.array, *, nesterov: bool) -> Tree:
     """Return the corrected mean of gradients; with `nesterov`, one step of momentum later."""
     return looking_ahead(mu, gradients, b1, count) if nesterov else corrected(mu, b1, count)
 
