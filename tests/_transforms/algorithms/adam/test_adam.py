@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep._transforms.algorithms.adam.adam import bias_correction
+from purestep._transforms.core.moments import bias_correction
 from purestep.transforms import scale_by_adam
 
 
