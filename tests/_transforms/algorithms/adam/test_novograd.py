@@ -65,7 +65,7 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
 def test_a_weight_decay_needs_the_parameters():
     transform = scale_by_novograd(weight_decay=0.1)
     state = transform.init({"w": mx.zeros(2)})
-    with pytest.raises(ValueError, match="scale_by_novograd: params is needed for its weight_decay"):
+    with pytest.raises(ValueError, match="scale_by_novograd: params is needed"):
         transform.update({"w": mx.zeros(2)}, state)
     with pytest.raises(ValueError, match=re.escape("w has shape (2,) in updates, (3,) in params")):
         transform.update({"w": mx.zeros(2)}, state, {"w": mx.zeros(3)})
