@@ -9,6 +9,7 @@ import pytest
 import purestep as ps
 from purestep._transforms.core.moments import bias_correction
 from purestep.transforms import scale_by_adam
+from tests.running import run
 
 
 def by_the_book(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, nesterov=False):
@@ -21,15 +22,6 @@ def by_the_book(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, nesterov=Fa
         else:
             numerator = mu / (1 - b1**t)
         yield numerator / (np.sqrt(nu / (1 - b2**t) + eps_root) + eps)
-
-
-def run(transform, gradients, dtype=mx.float32):
-    """Return the updates that these gradients give one after another, and the last state."""
-    state, updates = transform.init({"w": mx.zeros(np.shape(gradients)[1:], dtype)}), []
-    for gradient in gradients:
-        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state)
-        updates.append(update["w"])
-    return updates, state
 
 
 @pytest.mark.parametrize(

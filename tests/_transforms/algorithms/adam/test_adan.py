@@ -8,15 +8,7 @@ import pytest
 
 from purestep.optimizers import adan
 from purestep.transforms import scale_by_adan
-
-
-def run(transform, gradients, dtype=mx.float32):
-    """Return the updates that these gradients give one after another, and the last state."""
-    state, updates = transform.init({"w": mx.zeros(np.shape(gradients)[1:], dtype)}), []
-    for gradient in gradients:
-        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state)
-        updates.append(update["w"])
-    return updates, state
+from tests.running import run
 
 
 def by_the_book(gradients, b1=0.98, b2=0.92, b3=0.99, eps=1e-8, eps_root=0.0):

@@ -8,15 +8,7 @@ import pytest
 
 from purestep.optimizers import adopt
 from purestep.transforms import scale_by_adopt
-
-
-def run(transform, gradients, dtype=mx.float32):
-    """Return the updates that these gradients give one after another, and the last state."""
-    state, updates = transform.init({"w": mx.zeros(np.shape(gradients)[1:], dtype)}), []
-    for gradient in gradients:
-        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state)
-        updates.append(update["w"])
-    return updates, state
+from tests.running import run
 
 
 def by_the_book(gradients, b1=0.9, b2=0.9999, eps=1e-6, nesterov=False, use_clipping=True):
