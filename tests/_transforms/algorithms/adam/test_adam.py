@@ -1,4 +1,4 @@
-"""scale_by_adam: the equations in float64, the dtypes of the moments, and what is refused."""
+"""scale_by_adam: the equations in float64, the dtypes of the moments, and bad arguments."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_the_updates_are_those_of_the_equations(options):
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
 def test_the_first_update_is_the_sign_of_the_gradient_whatever_its_size(size):
     updates, _ = run(scale_by_adam(), [[size, -size]])
-    np.testing.assert_allclose(updates[0], [1, -1], rtol=2e-4)  # eps of 1e-8 beside 1e-4
+    np.testing.assert_allclose(updates[0], [1, -1], rtol=2e-4)  # 1e-8 (eps) is added to 1e-4
 
 
 def test_no_gradient_gives_no_update():
