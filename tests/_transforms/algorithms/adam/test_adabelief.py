@@ -1,4 +1,4 @@
-"""scale_by_belief: the equations in float64, steady gradients, and what is refused."""
+"""scale_by_belief: the equations in float64, steady gradients, and bad arguments."""
 
 import re
 
@@ -32,7 +32,7 @@ def test_the_updates_are_those_of_the_equations(b1, b2, eps, eps_root, nesterov)
     assert_updates(transform, gradients, by_the_book())
 
 
-def test_gradients_as_expected_are_believed_and_others_are_not():
+def test_steady_gradients_give_large_updates_and_others_small_ones():
     steady, _ = run(scale_by_belief(b1=0.5, b2=0.5), [[1.0]] * 8)
     erratic, _ = run(scale_by_belief(b1=0.5, b2=0.5), [[1.0], [-1.0]] * 4)
     assert steady[-1].item() > 10 * abs(erratic[-1].item())
@@ -41,7 +41,7 @@ def test_gradients_as_expected_are_believed_and_others_are_not():
 def test_no_gradient_gives_no_update():
     updates, state = run(scale_by_belief(), [[0.0], [0.0]])
     assert [update.item() for update in updates] == [0, 0]
-    assert state.nu["w"].item() == pytest.approx(1.999e-16, rel=1e-4)  # eps_root gathers in the state
+    assert state.nu["w"].item() == pytest.approx(1.999e-16, rel=1e-4)  # eps_root accumulates in the state
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])

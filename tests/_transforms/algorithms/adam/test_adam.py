@@ -1,4 +1,4 @@
-"""scale_by_adam: the equations in float64, the dtypes of the moments, and what is refused."""
+"""scale_by_adam: the equations in float64, the dtypes of the moments, and bad arguments."""
 
 import re
 
@@ -9,6 +9,7 @@ import pytest
 import purestep as ps
 from purestep._transforms.core.moments import bias_correction
 from purestep.transforms import scale_by_adam
+from tests.running import run
 
 
 def by_the_book(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, nesterov=False):
@@ -21,15 +22,6 @@ def by_the_book(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, nesterov=Fa
         else:
             numerator = mu / (1 - b1**t)
         yield numerator / (np.sqrt(nu / (1 - b2**t) + eps_root) + eps)
-
-
-def run(transform, gradients, dtype=mx.float32):
-    """Return the updates that these gradients give one after another, and the last state."""
-    state, updates = transform.init({"w": mx.zeros(np.shape(gradients)[1:], dtype)}), []
-    for gradient in gradients:
-        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state)
-        updates.append(update["w"])
-    return updates, state
 
 
 @pytest.mark.parametrize(
@@ -53,7 +45,7 @@ def test_the_updates_are_those_of_the_equations(options):
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
 def test_the_first_update_is_the_sign_of_the_gradient_whatever_its_size(size):
     updates, _ = run(scale_by_adam(), [[size, -size]])
-    np.testing.assert_allclose(updates[0], [1, -1], rtol=2e-4)  # eps of 1e-8 beside 1e-4
+    np.testing.assert_allclose(updates[0], [1, -1], rtol=2e-4)  # 1e-8 (eps) is added to 1e-4
 
 
 def test_no_gradient_gives_no_update():

@@ -1,4 +1,4 @@
-"""scale_by_adan: the equations in float64, and what is refused."""
+"""scale_by_adan: the equations in float64, and bad arguments."""
 
 import re
 
@@ -8,15 +8,7 @@ import pytest
 
 from purestep.optimizers import adan
 from purestep.transforms import scale_by_adan
-
-
-def run(transform, gradients, dtype=mx.float32):
-    """Return the updates that these gradients give one after another, and the last state."""
-    state, updates = transform.init({"w": mx.zeros(np.shape(gradients)[1:], dtype)}), []
-    for gradient in gradients:
-        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state)
-        updates.append(update["w"])
-    return updates, state
+from tests.running import run
 
 
 def by_the_book(gradients, b1=0.98, b2=0.92, b3=0.99, eps=1e-8, eps_root=0.0):
@@ -55,7 +47,9 @@ def test_the_first_gradient_is_not_a_difference_from_zero():
 
 
 def test_differences_of_bfloat16_gradients_are_taken_in_float32():
-    updates, state = run(scale_by_adan(b2=0.0), [[256.0], [257.0], [1.0]], mx.bfloat16)  # 257 is 256 there
+    updates, state = run(
+        scale_by_adan(b2=0.0), [[256.0], [257.0], [1.0]], mx.bfloat16
+    )  # 257 rounds to 256 in bfloat16
     assert {leaf["w"].dtype for leaf in state[:4]} | {updates[0].dtype} == {mx.float32}
     assert state.v["w"].item() == -255.0
 

@@ -44,7 +44,7 @@ def test_without_an_estimate_it_is_the_sign_of_the_mean():
     assert state.nu["w"].item() == 0.0
 
 
-def test_an_estimate_between_its_times_is_left_out_even_if_infinite():
+def test_an_estimate_that_is_not_due_is_ignored_even_if_infinite():
     _, state = run(scale_by_sophia(b2=0.5, update_interval=2), [1.0, 1.0], [4.0, float("inf")])
     assert state.nu["w"].item() == 2.0
 
@@ -60,7 +60,7 @@ def test_without_a_threshold_the_step_is_newtons():
     assert updates[1].item() == 16.0
 
 
-def test_the_moments_are_float32_unless_asked():
+def test_the_moments_are_float32_without_mu_dtype():
     updates, state = run(scale_by_sophia(), [1.0], [1.0], mx.bfloat16)
     assert {updates[0].dtype, state.mu["w"].dtype, state.nu["w"].dtype} == {mx.float32}
     _, state = run(scale_by_sophia(mu_dtype=mx.bfloat16), [1.0], [1.0])
@@ -75,7 +75,7 @@ def test_an_estimate_built_differently_is_refused():
 
 
 def quadratic(params):
-    """Return x^T A x / 2 over both leaves together, for A with 2, 3, 5 on its diagonal and 1 beside."""
+    """Return x^T A x / 2, with x both leaves concatenated; A has 2, 3, 5 on its diagonal and 1 elsewhere."""
     x = mx.concatenate([params["a"].reshape(-1), params["b"][0]])
     matrix = mx.array([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 5.0]])
     return 0.5 * (x @ matrix @ x)
@@ -120,12 +120,12 @@ def test_gauss_newton_bartlett_is_right_on_average():
     params = {"w": mx.array([[0.2, -0.4], [0.1, 0.3], [-0.5, 0.0]])}  # [classes, in]
     drawn = [gauss_newton_bartlett_diagonal(lambda p: inputs @ p["w"].T, params, key)["w"] for key in KEYS]
     p = mx.softmax(inputs @ params["w"].T, axis=-1)
-    want = ((p * (1 - p)).T @ mx.square(inputs)) / 3  # of the mean over three
+    want = ((p * (1 - p)).T @ mx.square(inputs)) / 3  # the loss is a mean over three
     np.testing.assert_allclose(mx.stack(drawn).mean(axis=0), want, rtol=0.25)
     assert min(each.min().item() for each in drawn) >= 0
 
 
-def test_predictions_of_no_weight_do_not_count():
+def test_predictions_with_weight_zero_do_not_count():
     inputs = mx.array([[1.0], [1.0], [50.0]])
     params = {"w": mx.array([[0.2], [-0.4]])}
 
@@ -155,7 +155,7 @@ def test_a_step_makes_the_estimate_and_passes_it_on():
     for n in range(60):
         state, metrics = (step if n % 3 else estimating)(state, {"x": mx.zeros((4, 2))})
         mx.eval(state, metrics)
-    # b2 of 0.99 over 20 estimates: both coordinates have seen the same share of 2 and of 200
+    # After 20 estimates with b2 = 0.99, both elements hold the same share of 2 and of 200.
     nu = state.opt_state[0].nu["w"]
     np.testing.assert_allclose(nu, (1 - 0.99**20) * np.array([2.0, 200.0]), rtol=1e-4)
     assert metrics["loss"].item() < 5
