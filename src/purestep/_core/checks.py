@@ -1,4 +1,4 @@
-"""The wording of argument errors: who refuses, which argument, the rule, the value."""
+"""Checks of arguments, and the form of their errors: `caller: argument rule, got value`."""
 
 import math
 import numbers
@@ -12,7 +12,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def error(caller: str, message: str) -> ValueError:
-    """Return the error for callers to raise; `caller` is the public name the user called."""
+    """Return the error to raise; `caller` is the public name that the user called."""
     return ValueError(f"{caller}: {message}")
 
 
@@ -26,10 +26,10 @@ def number(
     below: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """Refuse a value that is not a finite number within the bounds; return it as a Python number.
+    """Return a finite number within the bounds as a Python number; refuse every other value.
 
-    Compute with what is returned: a number of numpy's times an array of MLX's is an array of numpy's.
-    A 0-d `mx.array` is returned unread: its value is known only to the device, and no check waits for that.
+    Use the returned number: a numpy number times an MLX array is a numpy array. A 0-d `mx.array` is returned
+    unchecked, because reading it would wait for the device.
 
     >>> number("sgd", "learning_rate", 0.1, least=0)
     0.1
@@ -55,7 +55,7 @@ def number(
 
 
 def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> int:
-    """Refuse what is not an integer of at least `least`; return it as a Python integer.
+    """Return an integer of at least `least` as a Python integer; refuse every other value.
 
     >>> integer("train_step", "microbatches", 4, least=1)
     4
@@ -69,29 +69,29 @@ def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> 
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number that `number` takes for one, not an `mx.array`."""
+    """Return whether `number` accepts the value as a number; False for an `mx.array`."""
     return type(python_number(value)) in (int, float)
 
 
 def python_number(value: Any) -> Any:
-    """Return another library's integer or real number, or its 0-d array of them, as Python's."""
+    """Return an integer or real number of another library, or its 0-d array, as a Python number."""
     if type(value) in (bool, int, float):
         return value
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        value = value.item()  # a scalar or a 0-d array; a boolean stays one, and is refused
+        value = value.item()  # a scalar or a 0-d array; a boolean stays a boolean
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def function(caller: str, name: str, value: Any) -> None:
-    """Refuse what cannot be called."""
+    """Refuse a value that cannot be called."""
     if not isinstance(value, Callable):
         raise TypeError(f"{caller}: {name} must be callable, got {value!r}")
 
 
 def one_of(caller: str, name: str, value: Any, allowed: Collection[str]) -> None:
-    """Refuse a value that is not one of the names allowed."""
+    """Refuse a value that is not one of the allowed names."""
     if not isinstance(value, str) or value not in allowed:
         raise error(caller, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 

@@ -1,4 +1,4 @@
-"""A fact of the trace: whether the batch that a loss function is given is whole, or one part of several."""
+"""Whether the batch of a loss function is the whole batch or one microbatch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _COUNT: ContextVar[int] = ContextVar("purestep_microbatches", default=1)
 
 @contextmanager
 def cut_into(count: int) -> Iterator[None]:
-    """Say, to all that is called within, that batches are one of `count` parts.
+    """Declare, within the `with` block, that batches are one of `count` microbatches.
 
     >>> with cut_into(4):
     ...     whole_batch("ntxent", "every row is a negative of all others")
@@ -27,6 +27,6 @@ def cut_into(count: int) -> Iterator[None]:
 
 
 def whole_batch(caller: str, why: str, remedy: str = "use microbatches=1") -> None:
-    """Refuse to compute from a part of a batch what is defined by the whole of it."""
+    """Refuse to compute a loss that needs the whole batch from a microbatch."""
     if _COUNT.get() > 1:
         raise checks.error(caller, f"{why}, got one of microbatches={_COUNT.get()}; {remedy}")

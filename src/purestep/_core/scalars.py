@@ -1,4 +1,4 @@
-"""Numbers that may be arrays already, and counts."""
+"""Scalars: numbers or 0-d arrays, square roots of sums, and counts."""
 
 import mlx.core as mx
 
@@ -8,15 +8,15 @@ _MOST = 2**31 - 1  # the largest int32
 def float32(value: float | mx.array) -> mx.array:
     """Return a Python number or an array as a float32 array.
 
-    Not through `mx.array(value)`: given an array, that puts a conversion, and in a step a kernel, in its way.
+    `mx.array(value)` of an array would add a conversion, and so a kernel to every step.
     """
     return value.astype(mx.float32) if isinstance(value, mx.array) else mx.array(value, mx.float32)
 
 
 def root(square: mx.array) -> mx.array:
-    """Return the square root, whose derivative at 0 counts as 0, not as infinity.
+    """Return the square root, with a derivative of 0 at 0.
 
-    A norm of zeros has no slope. Through `mx.sqrt` its derivative would be NaN, infinity times zero.
+    The derivative of a norm of zeros is then 0. With `mx.sqrt` it would be infinity times zero, NaN.
 
     >>> mx.grad(lambda x: root(mx.square(x).sum()))(mx.zeros(2))
     array([0, 0], dtype=float32)
@@ -26,7 +26,7 @@ def root(square: mx.array) -> mx.array:
 
 
 def increment(count: mx.array, by: int | mx.array = 1) -> mx.array:
-    """Return `count + by`, or the largest int32 where that would be more: a count stays, it does not wrap.
+    """Return `count + by`, at most the largest int32: a count never wraps to negative numbers.
 
     >>> increment(mx.array(2**31 - 2)), increment(mx.array(2**31 - 1))
     (array(2147483647, dtype=int32), array(2147483647, dtype=int32))
@@ -35,12 +35,12 @@ def increment(count: mx.array, by: int | mx.array = 1) -> mx.array:
 
 
 def elapsed(count: int | mx.array, begin: int = 0, longest: int = 0) -> mx.array:
-    """Return `count - begin`, subtracted as integers: float32 holds no odd number beyond 2**24.
+    """Return `count - begin`, subtracted as integers because float32 has no odd numbers above 2**24.
 
     Args:
-        count: an integer, or an array of them; of floats the difference is float32.
+        count: an integer or an array of integers; for an array of floats the result is float32.
         begin: at least 0.
-        longest: a number that the difference will be compared with or divided by.
+        longest: a number with which the difference is compared or by which it is divided.
 
     >>> elapsed(mx.array(2**24 + 1), 2**24)
     array(1, dtype=int32)

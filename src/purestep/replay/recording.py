@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from purestep._core import checks, sums, tree
 from purestep._core.types import Batch, Metrics, Tree
-from purestep._measures.difference import bits
+from purestep._measures.difference import bit_pattern
 from purestep._measures.finite import nonfinite_paths
 from purestep._steps.compile import Compiled
 from purestep._steps.state import check_arrays
@@ -234,7 +234,7 @@ def _check_own(where: str, root: Path) -> None:
 
 def _same(first: Metrics, second: Metrics) -> bool:
     return first.keys() == second.keys() and all(
-        bool(mx.array_equal(bits(first[name]), bits(second[name])).item()) for name in first
+        bool(mx.array_equal(bit_pattern(first[name]), bit_pattern(second[name])).item()) for name in first
     )
 
 

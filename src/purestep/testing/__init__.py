@@ -1,4 +1,4 @@
-"""For tests of your own: laws to hold a transform to, trees to try it on, comparisons to the bit.
+"""Tools for your own tests: the laws of transforms, trees to try them on, comparisons to the bit.
 
 `strategies` needs hypothesis and is imported by its full name, `purestep.testing.strategies`.
 """

@@ -1,4 +1,4 @@
-"""Maps over trees that keep every container as it was."""
+"""Maps over trees that keep the containers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,14 @@ def leaves(tree: Tree) -> list[Any]:
     return found
 
 
-_leaves = leaves  # where an argument takes the name
+_leaves = leaves  # for functions with an argument of that name
 
 
 def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply `fn(leaf, *other_leaves)` to every leaf and keep the containers.
 
     Raises:
-        ValueError: if a tree of `rest` is built differently, with the path where it first differs.
+        ValueError: if a tree of `rest` has another structure, with the first path that differs.
 
     >>> map(lambda x, y: x + y, {"a": 1, "b": [2]}, {"a": 10, "b": [20]})
     {'a': 11, 'b': [22]}
@@ -35,11 +35,11 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
 
 class _DiffersError(Exception):
-    """Two trees of one map are built differently; which path differs is for `map_with_path` to say."""
+    """Two trees have different structures. `map_with_path` finds the path."""
 
 
 def _map(fn: Callable[..., Any], node: Any, rest: tuple[Any, ...]) -> Any:
-    # Steps map whole states, so this goes without paths: it is most of what an uncompiled step costs.
+    # Without paths, which would be slow: this function is most of the cost of an uncompiled step.
     kind = type(node)
     if kind is dict:
         if not all(type(other) is dict and other.keys() == node.keys() for other in rest):
@@ -61,7 +61,7 @@ def _map(fn: Callable[..., Any], node: Any, rest: tuple[Any, ...]) -> Any:
 
 
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-    """Apply `fn(path, leaf, *other_leaves)` to every leaf and keep the containers; errors as in `map`."""
+    """Apply `fn(path, leaf, *other_leaves)` to every leaf and keep the containers. Raises as `map` does."""
     return _map_with_path(fn, "", tree, rest)
 
 
@@ -97,10 +97,10 @@ def unflatten(like: Tree, leaves: list[Any]) -> Tree:
 
 
 def fitted(tree: Tree, like: Tree) -> Tree:
-    """Return the leaves of a tree in the containers of another that has leaves at the same paths.
+    """Return the leaves of a tree in the containers of `like`, if both have the same paths.
 
-    Readers of files leave out what holds no leaves: `{}` of a layer without weights, `None`, the end of a
-    list. This puts it back. A tree that has other paths is returned as it is, for its user to refuse.
+    Readers of files drop containers without leaves: `{}` of a layer without weights, `None`, the end of a
+    list. This puts them back. A tree with other paths is returned unchanged.
 
     >>> fitted({"body": {"w": 1}}, {"body": {"w": 0, "b": None}, "dropout": {}})
     {'body': {'w': 1, 'b': None}, 'dropout': {}}
@@ -112,12 +112,12 @@ def fitted(tree: Tree, like: Tree) -> Tree:
 
 
 def alike(first: Tree, second: Tree) -> bool:
-    """Tell whether two trees have the same containers, shapes and dtypes."""
+    """Return whether two trees have the same containers, shapes and dtypes."""
     return matches(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, first, second)
 
 
 def matches(same: Callable[[Any, Any], bool], first: Tree, second: Tree) -> bool:
-    """Tell whether two trees have the same containers, and `same` says of every pair of leaves that it holds.
+    """Return whether two trees have the same containers and `same` is true for every pair of leaves.
 
     >>> matches(lambda a, b: a < b, {"w": 1}, {"w": 2}), matches(lambda a, b: True, {"w": 1}, {"b": 2})
     (True, False)
@@ -131,7 +131,7 @@ def matches(same: Callable[[Any, Any], bool], first: Tree, second: Tree) -> bool
 
 
 def where(condition: mx.array, on_true: Tree, on_false: Tree) -> Tree:
-    """Choose between two trees leaf by leaf, by one 0-d boolean array."""
+    """Return `on_true` or `on_false`, leaf by leaf, as one 0-d boolean array selects."""
     return map(lambda a, b: mx.where(condition, a, b), on_true, on_false)
 
 

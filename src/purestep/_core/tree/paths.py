@@ -1,9 +1,4 @@
-"""Paths of leaves: how a place in a tree is written, and the leaves by path.
-
-A path names a leaf in one unambiguous string: `opt_state.1.mu.layers.0.weight`. NamedTuple fields and
-plain dict keys are written bare, list and tuple positions as digits, dict keys that would read as
-something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
-"""
+"""Paths: unambiguous strings that name the leaves of a tree, such as `opt_state.1.mu.layers.0.weight`."""
 
 import json
 import re
@@ -28,7 +23,7 @@ def children(node: Any) -> list[tuple[str, Any]] | None:
 
 
 def is_namedtuple(node: Any) -> bool:
-    """Tell whether a value is a NamedTuple."""
+    """Return whether a value is a NamedTuple."""
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
 
@@ -38,7 +33,11 @@ def join(path: str, segment: str) -> str:
 
 
 def key_segment(key: Any) -> str:
-    """Return how a path writes a dict key."""
+    """Return the path segment of a dict key.
+
+    >>> key_segment("weight"), key_segment("a.b"), key_segment(0)
+    ('weight', '"a.b"', '[0]')
+    """
     if isinstance(key, str):
         return key if _PLAIN_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
     if isinstance(key, int) and not isinstance(key, bool):
@@ -47,7 +46,7 @@ def key_segment(key: Any) -> str:
 
 
 def items(tree: Tree) -> list[tuple[str, Any]]:
-    """Return every leaf with its path, in the order that containers hold them.
+    """Return every leaf with its path, in the order of the containers.
 
     >>> items({"layers": [{"weight": 1}, {}], "0": 2, "bias": None})
     [('layers.0.weight', 1), ('"0"', 2)]
@@ -57,8 +56,8 @@ def items(tree: Tree) -> list[tuple[str, Any]]:
     return found
 
 
-# Recursion is by functions of the module throughout: one that is defined within another and calls itself is
-# a cycle, which keeps what it has seen, whole states, until Python's collector comes by.
+# Recursive functions are functions of the module. A recursive inner function is a reference cycle, which
+# keeps whole states in memory until Python collects cycles.
 def _collect(path: str, node: Any, found: list[tuple[str, Any]]) -> None:
     below = children(node)
     if below is None:
@@ -74,7 +73,7 @@ def paths(tree: Tree) -> list[str]:
 
 
 def fields(tree: Tree, name: str) -> list[tuple[str, Any]]:
-    """Return, with its path, what every NamedTuple in the tree holds in the field of this name."""
+    """Return the path and value of the field `name` in every NamedTuple of the tree."""
     found: list[tuple[str, Any]] = []
     _collect_fields("", tree, name, found)
     return found
