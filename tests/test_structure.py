@@ -27,7 +27,7 @@ LAYOUT = {
         "_core _modules _schedules _transforms _losses _steps checkpoint _data _measures replay "
         "types rng tree transforms optimizers losses schedules data metrics testing demos cli __main__"
     ).split(),
-    "_core": "hardware sums mean types checks microbatching scalars tree graph context rng".split(),
+    "_core": "facades hardware sums mean types checks microbatching scalars tree graph context rng".split(),
     "_core.tree": "paths patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),

@@ -13,6 +13,7 @@ from purestep import (
     tree,
     types,
 )
+from purestep._core.facades import listing
 from purestep._core.mean import Mean, MeanSum
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
@@ -73,6 +74,4 @@ __all__ = [
     "types",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = listing(__all__)

@@ -1,11 +1,10 @@
 """Measurements of states and gradients."""
 
+from purestep._core.facades import listing
 from purestep._measures.finite import nonfinite_paths
 
 __all__ = [
     "nonfinite_paths",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = listing(__all__)

@@ -3,6 +3,7 @@
 A key is a uint32 array of shape [2], as made by `mx.random.key`.
 """
 
+from purestep._core.facades import listing
 from purestep._core.rng import check_key, fold_in, forbidden, from_seed, scope
 
 __all__ = [
@@ -13,6 +14,4 @@ __all__ = [
     "scope",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = listing(__all__)

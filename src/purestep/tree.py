@@ -8,6 +8,7 @@ plain dict keys are written as they are, and positions in lists and tuples as di
 something else are in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
 """
 
+from purestep._core.facades import listing
 from purestep._core.tree import (
     ArraySpec,
     NodeSpec,
@@ -79,6 +80,4 @@ __all__ = [
     "from_plain",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = listing(__all__)

@@ -1,5 +1,6 @@
 """Types for annotations: what passes through a step, and the functions that users write."""
 
+from purestep._core.facades import listing
 from purestep._core.types import (
     Apply,
     Batch,
@@ -47,6 +48,4 @@ __all__ = [
     "EvalStepFn",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = listing(__all__)

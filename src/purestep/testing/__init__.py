@@ -3,12 +3,11 @@
 `strategies` needs hypothesis and is imported by its full name, `purestep.testing.strategies`.
 """
 
+from purestep._core.facades import listing
 from purestep.testing import laws
 from purestep.testing.assertions import bits, first_difference, same_bits
 from purestep.testing.samples import like
 
 __all__ = ["bits", "first_difference", "laws", "like", "same_bits"]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = listing(__all__)

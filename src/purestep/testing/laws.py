@@ -8,6 +8,7 @@ Each law takes a function that makes the transform, and parameters to try it on.
 `LawBroken`, an AssertionError with the name of the law, what happened, and the path.
 """
 
+from purestep._core.facades import listing
 from purestep._core.types import Params
 from purestep._transforms.core.base import GradientTransform
 from purestep.testing._laws.compositions import associativity, complement, neutrality, packing, separation
@@ -96,5 +97,4 @@ def check(
                 law(builder, sample)
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = listing(__all__)
