@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from tests._steps.test_train import BATCH, PARAMS, TRANSFORM, classifier, ragged, start
+from tests.training import BATCH, PARAMS, TRANSFORM, classifier, ragged, start
 from tests.trees import same_bits
 
 

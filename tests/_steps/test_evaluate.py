@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import evaluate
-from tests._steps.test_train import BATCH, classifier, ragged, start
+from tests.training import BATCH, classifier, ragged, start
 from tests.trees import snapshot
 
 

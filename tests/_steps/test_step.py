@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 import purestep as ps
-from tests._steps.test_train import BATCH, DENSE, TRANSFORM, linear_loss, start
+from tests.training import BATCH, DENSE, TRANSFORM, linear_loss, start
 from tests.trees import same_bits
 
 

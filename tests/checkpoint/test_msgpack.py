@@ -13,7 +13,7 @@ import purestep as ps
 from purestep.checkpoint import CorruptError, checksum, from_bytes, to_bytes
 from purestep.checkpoint import msgpack as own
 from purestep.checkpoint.header import seal
-from tests._steps.test_train import start
+from tests.training import start
 from tests.trees import FLOATS, arrays, containers, same_bits
 
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 import purestep as ps
 from purestep.checkpoint import CorruptError, atomic, checksum, load, lock, save, tensors, to_bytes
 from purestep.checkpoint.header import seal
-from tests._steps.test_train import TRANSFORM, classifier, ragged, start
+from tests.training import TRANSFORM, classifier, ragged, start
 from tests.trees import FLOATS, Pair, arrays, containers, same_bits
 
 EVERY_DTYPE = {

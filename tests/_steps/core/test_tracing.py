@@ -13,7 +13,7 @@ import pytest
 
 import purestep as ps
 from purestep.testing import laws
-from tests._steps.test_train import start
+from tests.training import start
 
 
 def summing(state, batch):
