@@ -16,7 +16,7 @@ def built(build, seed=0):
 
 
 def keeps_the_first_weights(build):
-    """Return whether an apply and other parameters hold more memory than those parameters."""
+    """Return whether the first weights stay in memory when only apply and new parameters are kept."""
 
     def bridged():
         apply, params, _ = ps.functional(built(build))

@@ -67,7 +67,7 @@ def test_compiled_apply_equals_eager_and_leaves_no_tracers(net):
 
     eager = run(params, X, mx.random.key(1), state)
     compiled = mx.compile(run)(params, X, mx.random.key(1), state)
-    if hardware.on_gpu():  # whose fused kernels round once where others round twice
+    if hardware.on_gpu():  # its fused kernels round once instead of twice
         for one, other in zip(tree.leaves(compiled), tree.leaves(eager), strict=True):
             np.testing.assert_allclose(one, other, 1e-6, 1e-6)
     else:

@@ -1,4 +1,4 @@
-"""What the forward pass changes is refused by path, and nothing from outside reaches apply."""
+"""Changes by a forward pass are refused with their path, and changes to the module do not affect apply."""
 
 import threading
 from collections import defaultdict, deque
@@ -159,7 +159,7 @@ class TrainedInPlace(Base):
 def test_state_that_nobody_receives_is_refused_by_path(kind, path):
     module = built(kind)
     apply, params, state = ps.functional(module)
-    for _ in range(2):  # nothing of the first call is left for the second
+    for _ in range(2):  # the first call has no effect on the second
         with pytest.raises(ValueError, match=rf"^apply: the forward pass (changed|rewrote) {path}\b"):
             apply(params, X, rng=mx.random.key(1), model_state=state)
     assert apply is not None

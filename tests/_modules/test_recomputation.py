@@ -1,4 +1,4 @@
-"""Functions under mx.checkpoint: the same gradient as without, the same draws, and no traces left."""
+"""Functions under mx.checkpoint have the same gradient and draws as without it, and leave no traces."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -64,7 +64,7 @@ def network(call, frozen=()):
 
 
 def gradient(module, *, seed=0, compiled=False, held=None):
-    """The gradient of one step, whatever the global stream."""
+    """Return the gradient of one step, and check that it leaves the global stream unchanged."""
     apply, params, state = ps.functional(module)
     state = state if held is None else held
     mx.random.seed(seed)

@@ -10,7 +10,7 @@ from tests.trees import same_bits
 
 @pytest.fixture(scope="module")
 def step():
-    """One compiled step for all tests: its kernels are built once."""
+    """Return one compiled step for all tests, so that its kernels are built once."""
     return ps.compiled(ps.train_step(classifier, TRANSFORM), max_traces=2)
 
 

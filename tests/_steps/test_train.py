@@ -1,4 +1,4 @@
-"""The training step: a function, exact over microbatches, strict about what it is given."""
+"""The training step is a function, is exact over microbatches, and checks its arguments."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -56,7 +56,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(seed, count):
 
 
 def test_averaging_the_means_of_microbatches_would_be_wrong_on_these_batches():
-    # The test above is worth something only if the parts weigh differently.
+    # The test above is meaningful only if the parts have different weights.
     state, batch = start(), ragged(3)
     halves = [{name: leaf[i : i + 4] for name, leaf in batch.items()} for i in (0, 4)]
     whole = classifier(state.params, batch, None)[0].value
