@@ -30,7 +30,7 @@ from purestep.checkpoint import (
     save_on_best,
     save_on_signal,
 )
-from tests._steps.test_train import TRANSFORM, classifier, ragged, start
+from tests.training import TRANSFORM, classifier, ragged, start
 from tests.trees import same_bits
 
 VALUE = {"params": {"w": mx.arange(6.0), "b": mx.zeros((2, 2), mx.bfloat16)}, "step": mx.array(3)}
