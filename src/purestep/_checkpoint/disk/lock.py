@@ -27,7 +27,7 @@ class Lock:
     Python closes when it is dropped. A descriptor in a variable, an interrupt would leave open.
     """
 
-    def __init__(self, where: str, directory: Path):
+    def __init__(self, caller: str, directory: Path):
         self._path = directory / _NAME
         self._file: io.FileIO | None = None
         _HELD.add(self)  # before there is a file: a child may be forked at any moment
@@ -35,29 +35,29 @@ class Lock:
             if self._path.is_symlink():  # which would make a file elsewhere
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
             self._file = file = io.FileIO(self._path, "a+")
-            self._acquire(where, directory, file)
+            self._acquire(caller, directory, file)
         except BaseException:
             self._close()
             raise
 
-    def _acquire(self, where: str, directory: Path, file: io.FileIO) -> None:
+    def _acquire(self, caller: str, directory: Path, file: io.FileIO) -> None:
         if not self._is_at_its_path(file):
             raise OSError(errno.EBUSY, "replaced while it was opened", str(self._path))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LockedError(
-                f"{where}: {directory} is being written by {_owner(file.fileno())}: "
+                f"{caller}: {directory} is being written by {_owner(file.fileno())}: "
                 "close that writer first, or use another directory"
             ) from None
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
-    def check(self, where: str) -> None:
+    def check(self, caller: str) -> None:
         """Refuse to go on when the lock's file was removed or replaced: another writer may have another."""
         if self._file is None or not self._is_at_its_path(self._file):
             raise LockedError(
-                f"{where}: {self._path} was removed or replaced while it was held: close this writer, "
+                f"{caller}: {self._path} was removed or replaced while it was held: close this writer, "
                 "and make another if no other process writes there"
             )
 

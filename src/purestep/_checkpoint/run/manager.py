@@ -83,16 +83,16 @@ class Checkpointer:
         max_pending: int = 1,
         shard_bytes: int | None = 5_000_000_000,
     ):
-        where = "Checkpointer"
+        caller = "Checkpointer"
         for label, policy in (("keep", keep), ("save_when", save_when)):
             if policy is not None:
-                checks.function(where, label, policy)
-        check_metric(where, "" if metric is None else metric, mode)
-        max_pending = checks.integer(where, "max_pending", max_pending, least=1)
-        shard_bytes = tensors.check_limit(where, shard_bytes)
-        self.path = check_path(where, check_path(where, path).absolute())
-        if kind_of(where, self.path) not in ("", "directory"):
-            raise NotADirectoryError(f"{where}: path must be a directory, {self.path} is a file")
+                checks.function(caller, label, policy)
+        check_metric(caller, "" if metric is None else metric, mode)
+        max_pending = checks.integer(caller, "max_pending", max_pending, least=1)
+        shard_bytes = tensors.check_limit(caller, shard_bytes)
+        self.path = check_path(caller, check_path(caller, path).absolute())
+        if kind_of(caller, self.path) not in ("", "directory"):
+            raise NotADirectoryError(f"{caller}: path must be a directory, {self.path} is a file")
         self._keep = keep
         self._save_when = save_when
         self._metric, self._mode = metric, mode
@@ -134,18 +134,18 @@ class Checkpointer:
             LockedError: if another writer has the directory, with its pid and host.
             OSError: if the directory cannot be written, or an earlier save could not.
         """
-        where = "Checkpointer.save"
-        self._check_open(where)
-        check_arrays(where, "state", state)
-        step = step_of(where, state, step)
-        numbers = dict(Numbers(where, metrics))
+        caller = "Checkpointer.save"
+        self._check_open(caller)
+        check_arrays(caller, "state", state)
+        step = step_of(caller, state, step)
+        numbers = dict(Numbers(caller, metrics))
         if self._metric is not None and math.isnan(numbers.get(self._metric, 0.0)):
             raise checks.error(
-                where, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
+                caller, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
             )
-        values = plain(where, "metadata", {} if metadata is None else metadata)
-        self._begin(where)
-        arrays, spec = tensors.snapshot(state, where), tree.to_plain(tree.spec(state))
+        values = plain(caller, "metadata", {} if metadata is None else metadata)
+        self._begin(caller)
+        arrays, spec = tensors.snapshot(state, caller), tree.to_plain(tree.spec(state))
         self._serial += 1
         record = Record(step, self._serial, time.time(), numbers, values, {}, 0, self.path)
         self._pending[step] = record
@@ -168,13 +168,13 @@ class Checkpointer:
         Metrics that are arrays are read only when the policy looks at them, or saves; the one that decides
         which is best is left out, with a warning, when it is NaN. The first call takes the directory's lock.
         """
-        where = "Checkpointer.save_if_due"
-        self._check_open(where)
+        caller = "Checkpointer.save_if_due"
+        self._check_open(caller)
         if self._save_when is None:
-            raise checks.error(where, "there is no policy: give Checkpointer save_when")
-        step = step_of(where, state, step)
-        self._begin(where)
-        numbers = Numbers(where, metrics)
+            raise checks.error(caller, "there is no policy: give Checkpointer save_when")
+        step = step_of(caller, state, step)
+        self._begin(caller)
+        numbers = Numbers(caller, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
         if not self._save_when(moment, [*{**self._complete, **self._pending}.values()]):
             return False
@@ -182,7 +182,9 @@ class Checkpointer:
         if self._metric is not None and math.isnan(kept.get(self._metric, 0.0)):
             # Refused, a loss of NaN would cost the last checkpoint of a run that is asked to stop.
             del kept[self._metric]
-            warnings.warn(f"{where}: step {step} is saved without {self._metric}, which is NaN", stacklevel=2)
+            warnings.warn(
+                f"{caller}: step {step} is saved without {self._metric}, which is NaN", stacklevel=2
+            )
         self.save(state, step=step, metrics=kept, metadata=metadata)
         return True
 
@@ -221,36 +223,36 @@ class Checkpointer:
         Warns:
             HyperparameterWarning: for another constant hyperparameter than that of `like`, as in `load`.
         """
-        where = "Checkpointer.restore"
-        self._settle(where)
+        caller = "Checkpointer.restore"
+        self._settle(caller)
         partial = partial if isinstance(partial, str) else list(partial)  # which serves several tries
         options: dict[str, Any] = {"cast": cast, "partial": partial, "rename": rename}
         if step is not None:
-            step = checks.integer(where, "step", step, least=0)
-            manifest = directory.read(where, store.existing(where, self.path, step))
-            return Restored(restore(where, manifest.stored(where), like, **options), manifest.record)
+            step = checks.integer(caller, "step", step, least=0)
+            manifest = directory.read(caller, store.existing(caller, self.path, step))
+            return Restored(restore(caller, manifest.stored(caller), like, **options), manifest.record)
         for _ in range(store.ATTEMPTS):
-            sound, damaged = store.manifests(where, self.path)
+            sound, damaged = store.manifests(caller, self.path)
             if not sound and not damaged:
-                raise FileNotFoundError(f"{where}: there is no checkpoint in {self.path}")
+                raise FileNotFoundError(f"{caller}: there is no checkpoint in {self.path}")
             for manifest in reversed(sound):
                 try:
-                    state = restore(where, manifest.stored(where), like, **options)
+                    state = restore(caller, manifest.stored(caller), like, **options)
                 except (CorruptError, OSError) as error:
-                    if not kind_of(where, manifest.record.path):
+                    if not kind_of(caller, manifest.record.path):
                         break  # its writer has deleted it, so there are newer ones
                     if isinstance(error, OSError):
                         raise  # the checkpoint may be sound
-                    damaged.append(problem(where, error))
+                    damaged.append(problem(caller, error))
                     continue
                 if damaged:
                     used, listed = manifest.record.step, "\n  ".join(damaged)
-                    message = f"{where}: used step {used}, passed over\n  {listed}"
+                    message = f"{caller}: used step {used}, passed over\n  {listed}"
                     warnings.warn(message, CorruptWarning, stacklevel=2)
                 return Restored(state, manifest.record)
             else:
-                raise CorruptError(f"{where}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
-        raise OSError(f"{where}: {self.path} is cleaned up faster than it can be read")
+                raise CorruptError(f"{caller}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
+        raise OSError(f"{caller}: {self.path} is cleaned up faster than it can be read")
 
     def list(self) -> list[Record]:
         """Return the record of every complete checkpoint, in the order of saving; warn of damaged ones."""
@@ -264,14 +266,14 @@ class Checkpointer:
 
     def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
         """Return the record with the best metric, or `None`; of equals the one saved first."""
-        where = "Checkpointer.best"
+        caller = "Checkpointer.best"
         metric = self._metric if metric is None else metric
         if metric is None:
-            raise checks.error(where, "metric must be named, here or to Checkpointer")
+            raise checks.error(caller, "metric must be named, here or to Checkpointer")
         mode = self._mode if mode is None else mode
-        check_metric(where, metric, mode)
-        self._settle(where)
-        return next(iter(best_of(store.records(where, self.path), metric, mode)), None)
+        check_metric(caller, metric, mode)
+        self._settle(caller)
+        return next(iter(best_of(store.records(caller, self.path), metric, mode)), None)
 
     def verify(self, step: int | None = None) -> Problems:
         """Read every byte of one checkpoint, or of all; return the problems of each by step.
@@ -282,22 +284,22 @@ class Checkpointer:
             FileNotFoundError: if there is no such checkpoint.
             OSError: if one cannot be read for another reason, such as too many open files.
         """
-        where = "Checkpointer.verify"
-        self._settle(where)
+        caller = "Checkpointer.verify"
+        self._settle(caller)
         if step is not None:
-            step = checks.integer(where, "step", step, least=0)
-            store.existing(where, self.path, step)
+            step = checks.integer(caller, "step", step, least=0)
+            store.existing(caller, self.path, step)
         problems: Problems = {}
         for number in store.steps(self.path) if step is None else [step]:
             for entry in store.of_step(self.path, number)[-1:]:
                 try:
-                    found = directory.read(where, entry).verify(where)
+                    found = directory.read(caller, entry).verify(caller)
                 except (ValueError, OSError) as error:
                     listed = not isinstance(error, OSError) or error.errno == errno.EIO
-                    if not listed and kind_of(where, entry, follow=False):
+                    if not listed and kind_of(caller, entry, follow=False):
                         raise
-                    found = [problem(where, error)]
-                if kind_of(where, entry, follow=False):  # otherwise its writer has deleted it meanwhile
+                    found = [problem(caller, error)]
+                if kind_of(caller, entry, follow=False):  # otherwise its writer has deleted it meanwhile
                     problems[number] = found
         return problems
 
@@ -309,13 +311,13 @@ class Checkpointer:
             LockedError: if another writer has the directory.
             OSError: if that fails; it says so if the checkpoint is gone, and only its files remain.
         """
-        where = "Checkpointer.delete"
-        self._check_open(where)
-        self._settle(where)
-        step = checks.integer(where, "step", step, least=0)
-        store.existing(where, self.path, step)
+        caller = "Checkpointer.delete"
+        self._check_open(caller)
+        self._settle(caller)
+        step = checks.integer(caller, "step", step, least=0)
+        store.existing(caller, self.path, step)
         if self._lock is None:
-            self._lock = store.claim(where, self.path)
+            self._lock = store.claim(caller, self.path)
         for entry in store.of_step(self.path, step):
             store.remove(entry)
         self._complete.pop(step, None)
@@ -350,23 +352,23 @@ class Checkpointer:
             self._lock.release()
             self._lock = None
 
-    def _check_open(self, where: str) -> None:
+    def _check_open(self, caller: str) -> None:
         if self._closed:
-            raise checks.error(where, "the Checkpointer is closed: make another")
+            raise checks.error(caller, "the Checkpointer is closed: make another")
         if self._process != os.getpid():
-            raise checks.error(where, "the Checkpointer belongs to the process that made it: make another")
+            raise checks.error(caller, "the Checkpointer belongs to the process that made it: make another")
 
-    def _settle(self, where: str) -> None:
+    def _settle(self, caller: str) -> None:
         """Wait for what is being written; a forked child has no part in that."""
         if self._process == os.getpid():
             self._writer.wait()
 
-    def _begin(self, where: str) -> None:
+    def _begin(self, caller: str) -> None:
         """Become the directory's only writer, and learn what is there."""
         if not self._listed:
-            claimed = store.claim(where, self.path) if self._lock is None else self._lock
+            claimed = store.claim(caller, self.path) if self._lock is None else self._lock
             try:
-                self._complete = {r.step: r for r in store.records(where, self.path, stacklevel=4)}
+                self._complete = {r.step: r for r in store.records(caller, self.path, stacklevel=4)}
             except BaseException:
                 if self._lock is None:
                     claimed.release()  # a listing that was not read in full would give out a serial again
@@ -376,13 +378,13 @@ class Checkpointer:
 
     def _write(self, arrays: dict[str, mx.array], spec: Any, record: Record) -> None:
         """Write one checkpoint and delete the superfluous: the work of the background thread."""
-        where, step = "Checkpointer.save", record.step
+        caller, step = "Checkpointer.save", record.step
         shown = {k: v if math.isfinite(v) else repr(v) for k, v in record.metrics.items()}
         facts = {**record._asdict(), "metrics": shown}
         facts = {name: facts[name] for name in ("step", "serial", "time", "metrics", "metadata")}
         try:
             if self._lock is not None:
-                self._lock.check(where)
+                self._lock.check(caller)
             path = store.put(
                 self.path, step, lambda place: directory.write(place, arrays, spec, facts, self._shard_bytes)
             )
@@ -402,7 +404,7 @@ class Checkpointer:
             device.trim()
         self._complete[step] = record._replace(path=path)
         try:
-            self._complete[step] = directory.read(where, path).record
+            self._complete[step] = directory.read(caller, path).record
             self._clean(step, path)
         except Exception as error:
             raise _failure(error, f"step {step} is saved, but cleaning up after it failed: {{}}") from error

@@ -43,44 +43,44 @@ def of_step(root: Path, step: int) -> list[Path]:
     return [entry for entry in entries(root) if (directory.step_of(entry) or (None,))[0] == step]
 
 
-def existing(where: str, root: Path, step: int) -> Path:
+def existing(caller: str, root: Path, step: int) -> Path:
     """Return the directory of a checkpoint; refuse a step that is not there, with those that are."""
     found = of_step(root, step)
     if not found:
         there = ", ".join(map(str, steps(root))) or "none"
-        raise FileNotFoundError(f"{where}: {root} has no step {step}; it has: {there}")
+        raise FileNotFoundError(f"{caller}: {root} has no step {step}; it has: {there}")
     return found[-1]
 
 
-def manifests(where: str, root: Path) -> tuple[list[directory.Manifest], list[str]]:
+def manifests(caller: str, root: Path) -> tuple[list[directory.Manifest], list[str]]:
     """Return every sound manifest, in the order of saving, and what is wrong with the others."""
     for _ in range(ATTEMPTS):
         sound, damaged, vanished = {}, [], False
         for entry in entries(root):
             try:
-                manifest = directory.read(where, entry)
+                manifest = directory.read(caller, entry)
                 sound[manifest.record.step] = manifest  # of a step saved again, the newer
             except (ValueError, OSError) as error:
-                if not kind_of(where, entry, follow=False):
+                if not kind_of(caller, entry, follow=False):
                     vanished = True  # its writer has deleted it: there may be a newer one than were listed
                 elif isinstance(error, OSError):
                     raise  # the checkpoint may be sound, and the newest
                 else:
-                    damaged.append(problem(where, error))
+                    damaged.append(problem(caller, error))
         if not vanished:
             return sorted(sound.values(), key=lambda manifest: manifest.record.serial), damaged
-    raise OSError(f"{where}: {root} is cleaned up faster than it can be read")
+    raise OSError(f"{caller}: {root} is cleaned up faster than it can be read")
 
 
-def records(where: str, root: Path, stacklevel: int = 3) -> list[Record]:
+def records(caller: str, root: Path, stacklevel: int = 3) -> list[Record]:
     """Return the record of every checkpoint with a sound manifest, in the order of saving; warn of others."""
-    sound, damaged = manifests(where, root)
+    sound, damaged = manifests(caller, root)
     if damaged:
-        warnings.warn(f"{where}: damaged:\n  " + "\n  ".join(damaged), CorruptWarning, stacklevel=stacklevel)
+        warnings.warn(f"{caller}: damaged:\n  " + "\n  ".join(damaged), CorruptWarning, stacklevel=stacklevel)
     return [manifest.record for manifest in sound]
 
 
-def claim(where: str, root: Path) -> lock.Lock:
+def claim(caller: str, root: Path) -> lock.Lock:
     """Make the directory if need be, become its only writer, and tidy up after one that died.
 
     Raises:
@@ -89,11 +89,11 @@ def claim(where: str, root: Path) -> lock.Lock:
     """
     try:
         atomic.make_directory(root)
-        claimed = lock.Lock(where, root)
+        claimed = lock.Lock(caller, root)
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"{where}: {error.filename or root} cannot be written ({error.strerror}): "
+            f"{caller}: {error.filename or root} cannot be written ({error.strerror}): "
             "choose another directory or change its permissions",
         ) from None
     _tidy(root)
