@@ -4,7 +4,7 @@ import io
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
-from typing import Any
+from typing import Any, overload
 
 import mlx.core as mx
 import msgpack
@@ -15,7 +15,7 @@ from purestep._checkpoint.format import checksum, outline, scan
 from purestep._checkpoint.format.header import CorruptError, Opened, described, opened, seal, verified
 from purestep._checkpoint.format.scan import ScanError
 from purestep._checkpoint.format.specs import DTYPES, leaf_specs, nbytes
-from purestep._checkpoint.restoring.restore import Rename, Stored, restore
+from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
 from purestep._core import tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -56,6 +56,28 @@ def to_bytes(state: Tree) -> bytes:
     finally:
         arrays.clear()
         device.trim()
+
+
+@overload
+def from_bytes(
+    data: bytes | bytearray | memoryview,
+    *,
+    like: None = None,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Tree: ...
+
+
+@overload
+def from_bytes(
+    data: bytes | bytearray | memoryview,
+    *,
+    like: Template,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Template: ...
 
 
 def from_bytes(

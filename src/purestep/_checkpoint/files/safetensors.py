@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import mlx.core as mx
 
@@ -17,7 +17,7 @@ from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.contents import metadata_of
 from purestep._checkpoint.format.header import MARKS, CorruptError, kind_of, reading, seal, sealed, unseal
 from purestep._checkpoint.format.specs import leaf_specs, nbytes
-from purestep._checkpoint.restoring.restore import Rename, Stored, restore
+from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -75,6 +75,28 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     finally:
         arrays.clear()
         device.trim()
+
+
+@overload
+def load(
+    path: str | os.PathLike[str],
+    *,
+    like: None = None,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Tree: ...
+
+
+@overload
+def load(
+    path: str | os.PathLike[str],
+    *,
+    like: Template,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Template: ...
 
 
 def load(

@@ -15,7 +15,7 @@ from purestep._checkpoint.format.contents import contents
 from purestep._checkpoint.format.header import CorruptError, kind_of
 from purestep._checkpoint.format.specs import DTYPES, Leaves
 from purestep._checkpoint.restoring.matching import Rename, renamed, split
-from purestep._checkpoint.restoring.restore import check_rename, finished, patterns_of
+from purestep._checkpoint.restoring.restore import Template, check_rename, finished, patterns_of
 from purestep._core import checks, tree
 from purestep._core.tree.patterns import compile_pattern
 from purestep._core.types import Tree
@@ -45,11 +45,11 @@ class Weights(NamedTuple):
 def load_weights(
     path: str | os.PathLike[str],
     *,
-    like: Tree,
+    like: Template,
     cast: bool = False,
     partial: Iterable[str] = (),
     rename: Rename | None = None,
-) -> Tree:
+) -> Template:
     """Read parameters from safetensors files that any program wrote, as those on Hugging Face.
 
     Arrays are matched by name, `layers.0.weight`. The result has the containers of `like`, those without

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 
@@ -14,6 +14,9 @@ from purestep._checkpoint.restoring.rates import warn_of_others
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
+
+Template = TypeVar("Template")
+"""The type of the template, and so of the tree that is restored into it."""
 
 
 class RestoreWarning(UserWarning):

@@ -1,39 +1,27 @@
 """A run's checkpoints: written in the background, complete or absent, restored from the newest intact one."""
 
-import errno
 import math
 import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, overload
 
-import mlx.core as mx
-
-from purestep._checkpoint.disk import atomic, device, lock, tensors
+from purestep._checkpoint.disk import tensors
 from purestep._checkpoint.disk.naming import check_path
-from purestep._checkpoint.format.header import CorruptError, kind_of, problem
-from purestep._checkpoint.restoring.restore import Rename, restore
+from purestep._checkpoint.format.header import kind_of
+from purestep._checkpoint.restoring.restore import Rename, Template
 from purestep._checkpoint.run import directory, store
-from purestep._checkpoint.run.keeping import KeepPolicy, superfluous
+from purestep._checkpoint.run.committing import Committer
+from purestep._checkpoint.run.keeping import KeepPolicy
+from purestep._checkpoint.run.newest import Restored, newest, restored
 from purestep._checkpoint.run.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
 from purestep._checkpoint.run.saving import SavePolicy
-from purestep._checkpoint.run.store import CorruptWarning
 from purestep._checkpoint.run.writer import Writer
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
-
-Problems = dict[int, list[str]]
-
-
-class Restored(NamedTuple):
-    """What `Checkpointer.restore` returns: the state, and the record it was saved with."""
-
-    state: Tree
-    record: Record
 
 
 class Checkpointer:
@@ -61,7 +49,7 @@ class Checkpointer:
             for room.
         shard_bytes: the most that one file holds.
 
-    >>> import purestep as ps, tempfile
+    >>> import mlx.core as mx, purestep as ps, tempfile
     >>> state = ps.TrainState.create({"w": mx.ones(2)}, ps.optimizers.sgd(0.1))
     >>> with Checkpointer(tempfile.mkdtemp(), keep=lambda records: set(), metric="loss") as checkpointer:
     ...     for step, loss in enumerate([0.3, 0.1, 0.2]):
@@ -93,20 +81,13 @@ class Checkpointer:
         self.path = check_path(caller, check_path(caller, path).absolute())
         if kind_of(caller, self.path) not in ("", "directory"):
             raise NotADirectoryError(f"{caller}: path must be a directory, {self.path} is a file")
-        self._keep = keep
         self._save_when = save_when
         self._metric, self._mode = metric, mode
         self._asynchronous = asynchronous
-        self._shard_bytes = shard_bytes
         self._writer = Writer(max_pending)
-        self._lock: lock.Lock | None = None
-        self._listed = False
+        self._committer = Committer(self.path, keep, metric, mode, shard_bytes)
         self._closed, self._process = False, os.getpid()
         self._started = time.time()
-        # Filled once the lock is taken: then nobody else changes what is there.
-        self._complete: dict[int, Record] = {}
-        self._pending: dict[int, Record] = {}
-        self._serial = 0
 
     def save(
         self,
@@ -144,12 +125,11 @@ class Checkpointer:
                 caller, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
             )
         values = plain(caller, "metadata", {} if metadata is None else metadata)
-        self._begin(caller)
+        self._committer.begin(caller)
         arrays, spec = tensors.snapshot(state, caller), tree.to_plain(tree.spec(state))
-        self._serial += 1
-        record = Record(step, self._serial, time.time(), numbers, values, {}, 0, self.path)
-        self._pending[step] = record
-        self._writer.submit(lambda: self._write(arrays, spec, record))
+        record = self._committer.announce(step, numbers, values)
+        commit = self._committer.commit
+        self._writer.submit(lambda: commit(arrays, spec, record))
         if not self._asynchronous:
             self._writer.wait()
 
@@ -173,10 +153,10 @@ class Checkpointer:
         if self._save_when is None:
             raise checks.error(caller, "there is no policy: give Checkpointer save_when")
         step = step_of(caller, state, step)
-        self._begin(caller)
+        self._committer.begin(caller)
         numbers = Numbers(caller, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
-        if not self._save_when(moment, [*{**self._complete, **self._pending}.values()]):
+        if not self._save_when(moment, self._committer.records()):
             return False
         kept = dict(numbers)
         if self._metric is not None and math.isnan(kept.get(self._metric, 0.0)):
@@ -188,6 +168,28 @@ class Checkpointer:
         self.save(state, step=step, metrics=kept, metadata=metadata)
         return True
 
+    @overload
+    def restore(
+        self,
+        step: int | None = None,
+        *,
+        like: None = None,
+        cast: bool = False,
+        partial: Iterable[str] = (),
+        rename: Rename | None = None,
+    ) -> Restored[Tree]: ...
+
+    @overload
+    def restore(
+        self,
+        step: int | None = None,
+        *,
+        like: Template,
+        cast: bool = False,
+        partial: Iterable[str] = (),
+        rename: Rename | None = None,
+    ) -> Restored[Template]: ...
+
     def restore(
         self,
         step: int | None = None,
@@ -196,7 +198,7 @@ class Checkpointer:
         cast: bool = False,
         partial: Iterable[str] = (),
         rename: Rename | None = None,
-    ) -> Restored:
+    ) -> Restored[Tree]:
         """Return a state, every byte of it verified, and the record it was saved with.
 
         Only bytes that were read and are wrong, and files that are missing, are damage. Whether a checkpoint
@@ -229,30 +231,10 @@ class Checkpointer:
         options: dict[str, Any] = {"cast": cast, "partial": partial, "rename": rename}
         if step is not None:
             step = checks.integer(caller, "step", step, least=0)
-            manifest = directory.read(caller, store.existing(caller, self.path, step))
-            return Restored(restore(caller, manifest.stored(caller), like, **options), manifest.record)
-        for _ in range(store.ATTEMPTS):
-            sound, damaged = store.manifests(caller, self.path)
-            if not sound and not damaged:
-                raise FileNotFoundError(f"{caller}: there is no checkpoint in {self.path}")
-            for manifest in reversed(sound):
-                try:
-                    state = restore(caller, manifest.stored(caller), like, **options)
-                except (CorruptError, OSError) as error:
-                    if not kind_of(caller, manifest.record.path):
-                        break  # its writer has deleted it, so there are newer ones
-                    if isinstance(error, OSError):
-                        raise  # the checkpoint may be sound
-                    damaged.append(problem(caller, error))
-                    continue
-                if damaged:
-                    used, listed = manifest.record.step, "\n  ".join(damaged)
-                    message = f"{caller}: used step {used}, passed over\n  {listed}"
-                    warnings.warn(message, CorruptWarning, stacklevel=2)
-                return Restored(state, manifest.record)
-            else:
-                raise CorruptError(f"{caller}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
-        raise OSError(f"{caller}: {self.path} is cleaned up faster than it can be read")
+            return restored(
+                caller, directory.read(caller, store.existing(caller, self.path, step)), like, options
+            )
+        return newest(caller, self.path, like, options)
 
     def list(self) -> list[Record]:
         """Return the record of every complete checkpoint, in the order of saving; warn of damaged ones."""
@@ -275,7 +257,7 @@ class Checkpointer:
         self._settle(caller)
         return next(iter(best_of(store.records(caller, self.path), metric, mode)), None)
 
-    def verify(self, step: int | None = None) -> Problems:
+    def verify(self, step: int | None = None) -> store.Problems:
         """Read every byte of one checkpoint, or of all; return the problems of each by step.
 
         An error of the disk (EIO) is listed with the others, as what it is: `cannot be read`.
@@ -289,19 +271,7 @@ class Checkpointer:
         if step is not None:
             step = checks.integer(caller, "step", step, least=0)
             store.existing(caller, self.path, step)
-        problems: Problems = {}
-        for number in store.steps(self.path) if step is None else [step]:
-            for entry in store.of_step(self.path, number)[-1:]:
-                try:
-                    found = directory.read(caller, entry).verify(caller)
-                except (ValueError, OSError) as error:
-                    listed = not isinstance(error, OSError) or error.errno == errno.EIO
-                    if not listed and kind_of(caller, entry, follow=False):
-                        raise
-                    found = [problem(caller, error)]
-                if kind_of(caller, entry, follow=False):  # otherwise its writer has deleted it meanwhile
-                    problems[number] = found
-        return problems
+        return store.problems(caller, self.path, step)
 
     def delete(self, step: int) -> None:
         """Delete one checkpoint, damaged or not, also one that cannot be read.
@@ -316,11 +286,8 @@ class Checkpointer:
         self._settle(caller)
         step = checks.integer(caller, "step", step, least=0)
         store.existing(caller, self.path, step)
-        if self._lock is None:
-            self._lock = store.claim(caller, self.path)
-        for entry in store.of_step(self.path, step):
-            store.remove(entry)
-        self._complete.pop(step, None)
+        self._committer.claim(caller)
+        self._committer.remove(step)
 
     def wait(self) -> None:
         """Wait until everything that was saved is on the disk, and raise what failed."""
@@ -332,7 +299,7 @@ class Checkpointer:
             return  # a forked child has neither the thread nor the lock
         self._closed = True
         # By the writer's thread, after its last job: an interrupted close must not let another writer in.
-        self._writer.close(self._release)
+        self._writer.close(self._committer.release)
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -347,11 +314,6 @@ class Checkpointer:
                 raise
             error.add_note(f"and a checkpoint failed: {failure}")  # the body's error is the one to see
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
     def _check_open(self, caller: str) -> None:
         if self._closed:
             raise checks.error(caller, "the Checkpointer is closed: make another")
@@ -362,72 +324,3 @@ class Checkpointer:
         """Wait for what is being written; a forked child has no part in that."""
         if self._process == os.getpid():
             self._writer.wait()
-
-    def _begin(self, caller: str) -> None:
-        """Become the directory's only writer, and learn what is there."""
-        if not self._listed:
-            claimed = store.claim(caller, self.path) if self._lock is None else self._lock
-            try:
-                self._complete = {r.step: r for r in store.records(caller, self.path, stacklevel=4)}
-            except BaseException:
-                if self._lock is None:
-                    claimed.release()  # a listing that was not read in full would give out a serial again
-                raise
-            self._serial = max((r.serial for r in self._complete.values()), default=0)
-            self._lock, self._listed = claimed, True
-
-    def _write(self, arrays: dict[str, mx.array], spec: Any, record: Record) -> None:
-        """Write one checkpoint and delete the superfluous: the work of the background thread."""
-        caller, step = "Checkpointer.save", record.step
-        shown = {k: v if math.isfinite(v) else repr(v) for k, v in record.metrics.items()}
-        facts = {**record._asdict(), "metrics": shown}
-        facts = {name: facts[name] for name in ("step", "serial", "time", "metrics", "metadata")}
-        try:
-            if self._lock is not None:
-                self._lock.check(caller)
-            path = store.put(
-                self.path, step, lambda place: directory.write(place, arrays, spec, facts, self._shard_bytes)
-            )
-        except lock.LockedError:
-            raise
-        except atomic.NotFlushedError as error:
-            # The copy counts. Older ones stay: a crash may leave these alone.
-            self._complete[step] = record._replace(path=error.path)
-            raise OSError(error.errno, f"Checkpointer: step {step} is saved: {error.strerror}") from error
-        except Exception as error:
-            raise _failure(
-                error, f"step {step} was not saved: {{}}; earlier checkpoints are intact"
-            ) from error
-        finally:
-            self._pending.pop(step, None)
-            arrays.clear()
-            device.trim()
-        self._complete[step] = record._replace(path=path)
-        try:
-            self._complete[step] = directory.read(caller, path).record
-            self._clean(step, path)
-        except Exception as error:
-            raise _failure(error, f"step {step} is saved, but cleaning up after it failed: {{}}") from error
-
-    def _clean(self, step: int, path: Path) -> None:
-        """Delete older checkpoints of the same step, and those that are not kept."""
-        superseded = [entry for entry in store.of_step(self.path, step) if entry != path]
-        for entry in superseded:
-            store.remove(entry)
-        if self._keep is None:
-            return
-        records = sorted(self._complete.values(), key=lambda record: record.serial)
-        for old in superfluous(records, self._keep, self._metric, self._mode):
-            for entry in store.of_step(self.path, old):
-                store.remove(entry)
-            del self._complete[old]
-
-
-def _failure(error: Exception, text: str) -> Exception:
-    """Return an error of the background, of the system's kind and number if it is one of the system's."""
-    if not isinstance(error, OSError):
-        return RuntimeError("Checkpointer: " + text.replace("{}", f"{error!r}"))
-    if error.errno is None:
-        return OSError("Checkpointer: " + text.replace("{}", str(error)))
-    named = f": {os.fspath(error.filename)}" if error.filename else ""
-    return OSError(error.errno, "Checkpointer: " + text.replace("{}", f"{error.strerror}{named}"))

@@ -1,5 +1,6 @@
 """The directory of all checkpoints: what is there, putting one in its place, removing one, tidying up."""
 
+import errno
 import os
 import re
 import secrets
@@ -13,6 +14,8 @@ from purestep._checkpoint.disk import atomic, lock
 from purestep._checkpoint.format.header import kind_of, problem
 from purestep._checkpoint.run import directory
 from purestep._checkpoint.run.record import Record
+
+Problems = dict[int, list[str]]
 
 ATTEMPTS = 50  # to read while a writer cleans up
 # Ends of a temporary's name, after its checkpoint, its writer and eight random digits.
@@ -78,6 +81,27 @@ def records(caller: str, root: Path, stacklevel: int = 3) -> list[Record]:
     if damaged:
         warnings.warn(f"{caller}: damaged:\n  " + "\n  ".join(damaged), CorruptWarning, stacklevel=stacklevel)
     return [manifest.record for manifest in sound]
+
+
+def problems(caller: str, root: Path, step: int | None) -> Problems:
+    """Read every byte of the checkpoint of a step, or of all; return the problems of each, by step.
+
+    Raises:
+        OSError: if the system cannot read one for another reason than an error of the disk (EIO).
+    """
+    listed: Problems = {}
+    for number in steps(root) if step is None else [step]:
+        for entry in of_step(root, number)[-1:]:
+            try:
+                found = directory.read(caller, entry).verify(caller)
+            except (ValueError, OSError) as error:
+                refused = isinstance(error, OSError) and error.errno != errno.EIO
+                if refused and kind_of(caller, entry, follow=False):
+                    raise
+                found = [problem(caller, error)]
+            if kind_of(caller, entry, follow=False):  # Otherwise its writer has deleted it meanwhile.
+                listed[number] = found
+    return listed
 
 
 def claim(caller: str, root: Path) -> lock.Lock:
