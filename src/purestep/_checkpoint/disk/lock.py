@@ -11,9 +11,8 @@ import socket
 import weakref
 from pathlib import Path
 
+from purestep._checkpoint.format import names
 from purestep._checkpoint.format.header import naming
-
-_NAME = ".lock"
 
 
 class LockedError(RuntimeError):
@@ -28,7 +27,7 @@ class Lock:
     """
 
     def __init__(self, caller: str, directory: Path):
-        self._path = directory / _NAME
+        self._path = directory / names.LOCK
         self._file: io.FileIO | None = None
         _HELD.add(self)  # before there is a file: a child may be forked at any moment
         try:
@@ -104,11 +103,6 @@ os.register_at_fork(after_in_child=_forget)
 def host() -> str:
     """Return this host's name as it stands in the names of temporaries."""
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
-
-
-def owner_name() -> str:
-    """Return `host.pid` of this process, as it stands in the names of temporaries."""
-    return f"{host()}.{os.getpid()}"
 
 
 def _owner(descriptor: int) -> str:

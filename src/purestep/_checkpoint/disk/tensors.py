@@ -13,12 +13,11 @@ from purestep._checkpoint.disk import atomic, device
 from purestep._checkpoint.disk.line import Line
 from purestep._checkpoint.format import checksum, outline
 from purestep._checkpoint.format.kinds import AXES
+from purestep._checkpoint.format.names import ECOSYSTEM as ECOSYSTEM
+from purestep._checkpoint.format.names import SUFFIX as SUFFIX
+from purestep._checkpoint.format.names import shard
 from purestep._core import checks, tree
 from purestep._core.types import Tree
-
-SUFFIX = ".safetensors"
-# Readers of the ecosystem ask for this before they open a file.
-ECOSYSTEM = {"format": "mlx"}
 
 
 def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array]:
@@ -94,10 +93,7 @@ def shards(stem: str, arrays: Mapping[str, mx.array], limit: int | None) -> dict
         filled += array.nbytes
     if len(groups) == 1:
         return {stem + SUFFIX: groups[0]}
-    return {
-        f"{stem}-{number:05}-of-{len(groups):05}{SUFFIX}": group
-        for number, group in enumerate(groups, start=1)
-    }
+    return {shard(stem, number, len(groups)): group for number, group in enumerate(groups, start=1)}
 
 
 def index(files: Mapping[str, Mapping[str, mx.array]], metadata: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, overload
@@ -16,16 +15,12 @@ from purestep._checkpoint.files.weights import read_weights, weights_at
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.contents import metadata_of
 from purestep._checkpoint.format.header import MARKS, CorruptError, kind_of, reading, seal, sealed, unseal
+from purestep._checkpoint.format.names import ECOSYSTEM, INDEX, KEY, PART, SHARD, SUFFIX, index_of
 from purestep._checkpoint.format.specs import leaf_specs, nbytes
 from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
-
-_KEY = "purestep"
-_PART = "purestep_part_of"  # in the metadata of one of several files: the name of the index
-_INDEX = ".index.json"
-_SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}" + re.escape(tensors.SUFFIX))
 
 
 def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None = None) -> None:
@@ -65,8 +60,8 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     check_arrays(caller, "state", state)
     shard_bytes = tensors.check_limit(caller, shard_bytes)
     path = check_path(caller, path)
-    if path.name.endswith(_INDEX):
-        raise checks.error(caller, f"path must not end in {_INDEX}, as an index does, got {path.name!r}")
+    if path.name.endswith(INDEX):
+        raise checks.error(caller, f"path must not end in {INDEX}, as an index does, got {path.name!r}")
     if path.is_dir():
         raise IsADirectoryError(f"{caller}: path must be a file, got the directory {path}")
     arrays = tensors.snapshot(state, caller)
@@ -164,7 +159,7 @@ def load(
         path = index
     if kind_of(caller, path) != "file":
         raise FileNotFoundError(f"{caller}: no file at {path}")
-    content, held = _index(caller, path) if path.name.endswith(_INDEX) else (_header(caller, path), None)
+    content, held = _index(caller, path) if path.name.endswith(INDEX) else (_header(caller, path), None)
     if content is None:
         return _foreign(caller, path, like, cast=cast, partial=partial, rename=rename)
     stored = stored_tree(caller, path, content, held)
@@ -187,9 +182,9 @@ def stored_tree(caller: str, path: Path, content: dict[str, Any], held: dict[str
 
 
 def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard_bytes: int | None) -> None:
-    files = tensors.shards(path.name.removesuffix(tensors.SUFFIX), arrays, shard_bytes)
+    files = tensors.shards(path.name.removesuffix(SUFFIX), arrays, shard_bytes)
     index = _index_of(path)
-    older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(_INDEX)]
+    older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(INDEX)]
     for taken in older:
         if kind_of(caller, taken):
             raise FileExistsError(
@@ -201,17 +196,17 @@ def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shar
     sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
     header = seal({"tree": spec, "checksums": sums})
     if len(files) == 1:
-        atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {_KEY: header}))
+        atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {KEY: header}))
         return
     for name, shard in files.items():
         try:
             atomic.write(
                 path.parent / name,
-                lambda temporary, shard=shard: tensors.write(temporary, shard, {_PART: index.name}),
+                lambda temporary, shard=shard: tensors.write(temporary, shard, {PART: index.name}),
             )
         except atomic.NotFlushedError as error:
             raise OSError(error.errno, f"{caller}: {index} was not written: {error.strerror}") from error
-    atomic.write_text(index, tensors.index(files, {_KEY: header}))
+    atomic.write_text(index, tensors.index(files, {KEY: header}))
 
 
 def _check_free(caller: str, path: Path, index: Path | None) -> None:
@@ -226,7 +221,7 @@ def _check_free(caller: str, path: Path, index: Path | None) -> None:
         )
     if not os.path.lexists(path):
         return
-    for other in path.parent.glob("*" + _INDEX):
+    for other in path.parent.glob("*" + INDEX):
         if other.is_file() and _names(caller, other, path.name):
             raise FileExistsError(
                 f"{caller}: {path} is a part of the state that {other.name} names: "
@@ -235,7 +230,7 @@ def _check_free(caller: str, path: Path, index: Path | None) -> None:
     if index is None:
         return
     try:
-        part = metadata_of(caller, path)[0].get(_PART)
+        part = metadata_of(caller, path)[0].get(PART)
     except CorruptError:
         part = None
     if part != index.name.encode():
@@ -253,14 +248,14 @@ def _names(caller: str, index: Path, name: str) -> bool:
 
 
 def _index_of(path: Path) -> Path:
-    return path.parent / (path.name.removesuffix(tensors.SUFFIX) + tensors.SUFFIX + _INDEX)
+    return path.parent / index_of(path.name)
 
 
 def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
     """Read what another program wrote, where there is a template to read it into."""
     said = f"{path} is a sound safetensors file that purestep did not write"
     if like is None:
-        for name in read_index(caller, path, _KEY).files if path.name.endswith(_INDEX) else []:
+        for name in read_index(caller, path, KEY).files if path.name.endswith(INDEX) else []:
             metadata_of(caller, path.parent / name)
         raise checks.error(
             caller, f"{said}: read it with checkpoint.load_weights(path, like=params), or with mx.load"
@@ -278,22 +273,22 @@ def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
 
 def _header(caller: str, path: Path) -> dict[str, Any] | None:
     found, size = metadata_of(caller, path)
-    shard = _SHARD.fullmatch(path.name)
-    if shard and _KEY not in found:
-        index = shard[1] + tensors.SUFFIX + _INDEX
+    shard = SHARD.fullmatch(path.name)
+    if shard and KEY not in found:
+        index = index_of(shard[1])
         raise checks.error(caller, f"{path} is one of several files of a state: load {index}")
-    if _KEY not in found and not any(mark.encode() in text for text in found.values() for mark in MARKS):
+    if KEY not in found and not any(mark.encode() in text for text in found.values() for mark in MARKS):
         return None
-    content = unseal(caller, str(path), found.pop(_KEY, None), size=size, only="")
-    if found != {name: value.encode() for name, value in tensors.ECOSYSTEM.items()}:
+    content = unseal(caller, str(path), found.pop(KEY, None), size=size, only="")
+    if found != {name: value.encode() for name, value in ECOSYSTEM.items()}:
         raise CorruptError(f"{caller}: {path} is damaged: its metadata is not what was written")
     return content
 
 
 def _index(caller: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    index = read_index(caller, path, _KEY)
+    index = read_index(caller, path, KEY)
     if index.header is None and index.arrays and not sealed(index.text.decode(errors="replace")):
-        if any(_PART in metadata_of(caller, path.parent / name)[0] for name in index.files):
+        if any(PART in metadata_of(caller, path.parent / name)[0] for name in index.files):
             raise CorruptError(f"{caller}: {path} is damaged: purestep's header is not in it")
         return None, {}
     content = unseal(caller, str(path), index.header, names=(index.arrays, index.characters), only="")

@@ -13,6 +13,7 @@ from purestep._checkpoint.disk.index import read_index
 from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.format.contents import contents
 from purestep._checkpoint.format.header import CorruptError, kind_of
+from purestep._checkpoint.format.names import INDEX, SUFFIX, index_of
 from purestep._checkpoint.format.specs import DTYPES, Leaves
 from purestep._checkpoint.restoring.matching import Rename, renamed, split
 from purestep._checkpoint.restoring.restore import Template, check_rename, finished, patterns_of
@@ -21,8 +22,6 @@ from purestep._core.tree.patterns import compile_pattern
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
-SUFFIX = ".safetensors"
-INDEX = ".index.json"
 _FLOATING = {"float16", "bfloat16", "float32"}
 
 
@@ -201,7 +200,7 @@ def _plain(path: str) -> str:
 
 
 def _in_directory(caller: str, path: Path) -> Path:
-    for name in ("model" + SUFFIX + INDEX, "model" + SUFFIX):
+    for name in (index_of("model"), "model" + SUFFIX):
         if kind_of(caller, path / name) == "file":
             return path / name
     for end in (SUFFIX + INDEX, SUFFIX):

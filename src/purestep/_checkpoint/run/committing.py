@@ -12,6 +12,7 @@ from purestep._checkpoint.disk import atomic, device, lock
 from purestep._checkpoint.run import directory, store
 from purestep._checkpoint.run.keeping import KeepPolicy, superfluous
 from purestep._checkpoint.run.record import Record
+from purestep._core import checks
 
 
 class Committer:
@@ -54,11 +55,6 @@ class Committer:
             self._serial = max((r.serial for r in self._complete.values()), default=0)
             self._lock, self._listed = claimed, True
 
-    def claim(self, caller: str) -> None:
-        """Take the lock, without reading the records."""
-        if self._lock is None:
-            self._lock = store.claim(caller, self.path)
-
     def release(self) -> None:
         """Release the lock."""
         if self._lock is not None:
@@ -76,8 +72,12 @@ class Committer:
         self._pending[step] = record
         return record
 
-    def remove(self, step: int) -> None:
-        """Delete all checkpoints of a step."""
+    def remove(self, caller: str, step: int) -> None:
+        """Take the lock and delete every checkpoint of a step."""
+        step = checks.integer(caller, "step", step, least=0)
+        store.existing(caller, self.path, step)
+        if self._lock is None:
+            self._lock = store.claim(caller, self.path)
         for entry in store.of_step(self.path, step):
             store.remove(entry)
         self._complete.pop(step, None)

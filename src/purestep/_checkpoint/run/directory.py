@@ -30,11 +30,11 @@ from purestep._checkpoint.format.header import (
     unseal,
     verified,
 )
+from purestep._checkpoint.format.names import MANIFEST as MANIFEST
+from purestep._checkpoint.format.names import SUFFIX, index_of
 from purestep._checkpoint.format.specs import Leaves, leaf_specs
 from purestep._checkpoint.restoring.restore import Stored
 from purestep._checkpoint.run.record import Record
-
-MANIFEST = "manifest.json"
 
 _PARAMS = "params."
 _NAME = re.compile(r"step_(\d{8,18})(?:\.([1-9]\d{0,8}))?")
@@ -143,7 +143,7 @@ def write(
         names += shards
         paths |= {(file, key): keys[key] for file, shard in shards.items() for key in shard}
         if len(shards) > 1:
-            index = f"{stem}{tensors.SUFFIX}.index.json"
+            index = index_of(stem)
             _write_text(directory / index, tensors.index(shards, {}))
             names.append(index)
     summed = tensors.write_summed(directory, files)
@@ -234,7 +234,7 @@ def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:
 def _unsummed(path: Path) -> bytes:
     """Return what the checksums of arrays leave out: the whole file, or its header if it holds arrays."""
     with naming(path), path.open("rb") as file:
-        if path.suffix != tensors.SUFFIX:
+        if path.suffix != SUFFIX:
             return file.read()
         start = file.read(8)
         # A damaged length asks for no more than there is.

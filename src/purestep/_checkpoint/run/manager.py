@@ -1,4 +1,4 @@
-"""A run's checkpoints: written in the background, complete or absent, restored from the newest intact one."""
+"""The `Checkpointer`, which saves and restores the checkpoints of one run."""
 
 import math
 import os
@@ -9,14 +9,21 @@ from types import TracebackType
 from typing import Any, overload
 
 from purestep._checkpoint.disk import tensors
-from purestep._checkpoint.disk.naming import check_path
-from purestep._checkpoint.format.header import kind_of
 from purestep._checkpoint.restoring.restore import Rename, Template
-from purestep._checkpoint.run import directory, store
+from purestep._checkpoint.run import store
 from purestep._checkpoint.run.committing import Committer
 from purestep._checkpoint.run.keeping import KeepPolicy
-from purestep._checkpoint.run.newest import Restored, newest, restored
-from purestep._checkpoint.run.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
+from purestep._checkpoint.run.newest import Restored, restored
+from purestep._checkpoint.run.record import (
+    Moment,
+    Numbers,
+    Record,
+    best_of,
+    check_metric,
+    check_rated,
+    plain,
+    step_of,
+)
 from purestep._checkpoint.run.saving import SavePolicy
 from purestep._checkpoint.run.writer import Writer
 from purestep._core import checks, tree
@@ -27,27 +34,27 @@ from purestep._steps.state import check_arrays
 class Checkpointer:
     """The checkpoints of one run, a directory each: `step_00000100`.
 
-    A state is immutable, so a save takes hold of its arrays and returns; one thread writes them, with no
-    copy, while training goes on. A checkpoint appears whole, by one rename, after everything in it is
-    on the disk. Reading never changes or deletes anything and needs no right to write.
+    States are immutable, so `save` keeps references to the arrays and returns immediately. One background
+    thread writes them, without a copy. A checkpoint gets its name by one rename after all its data is on
+    the disk, so it is complete or absent. Reading needs no write permission and changes nothing.
 
-    Checkpoints are ordered by when they were saved: after going back to step 400 of 500, the newest is the
-    410 saved next. Use it as a context manager, or call `close`: both wait for what is being written. It
-    belongs to one thread of one process.
+    Checkpoints are ordered by the time of saving: if a run goes back from step 500 to step 400 and saves
+    step 410, the newest checkpoint is 410. Use a `Checkpointer` as a context manager or call `close`: both
+    wait for pending saves. Use it from one thread of one process.
 
     Args:
-        path: the directory of all checkpoints; made by the first save.
-        keep: what to keep when a save has succeeded, one of `keep_last, keep_best, keep_every, keep_any`
-            or your own function from records to the steps that stay; `None` keeps everything. The newest
-            stays whatever it says, and the best by `metric`. Damaged ones are never deleted.
-        save_when: when `save_if_due` saves, one of `save_every_steps, save_every_seconds, save_on_best,
-            save_on_signal, save_any` or your own function `(moment, records) -> bool`.
-        metric: the metric that `best` looks at.
+        path: the directory of all checkpoints. The first save creates it.
+        keep: which checkpoints to keep after each save: `keep_last`, `keep_best`, `keep_every`, `keep_any`
+            or your own function from records to steps. `None` keeps all. The newest checkpoint and the best
+            by `metric` are always kept. Damaged checkpoints are never deleted.
+        save_when: when `save_if_due` saves: `save_every_steps`, `save_every_seconds`, `save_on_best`,
+            `save_on_signal`, `save_any` or your own function `(moment, records) -> bool`.
+        metric: the metric that `best` compares.
         mode: `min` if a smaller metric is better, or `max`.
-        asynchronous: write in the background; otherwise `save` returns when the checkpoint is there.
-        max_pending: saves under way or waiting, each of which keeps its arrays in memory; `save` waits
-            for room.
-        shard_bytes: the most that one file holds.
+        asynchronous: write in the background. If false, `save` returns after the checkpoint is written.
+        max_pending: the number of unfinished saves. Each keeps its arrays in memory; `save` waits if there
+            are more.
+        shard_bytes: the largest size of one file, or `None` for no limit.
 
     >>> import mlx.core as mx, purestep as ps, tempfile
     >>> state = ps.TrainState.create({"w": mx.ones(2)}, ps.optimizers.sgd(0.1))
@@ -78,9 +85,7 @@ class Checkpointer:
         check_metric(caller, "" if metric is None else metric, mode)
         max_pending = checks.integer(caller, "max_pending", max_pending, least=1)
         shard_bytes = tensors.check_limit(caller, shard_bytes)
-        self.path = check_path(caller, check_path(caller, path).absolute())
-        if kind_of(caller, self.path) not in ("", "directory"):
-            raise NotADirectoryError(f"{caller}: path must be a directory, {self.path} is a file")
+        self.path = store.root_of(caller, path)
         self._save_when = save_when
         self._metric, self._mode = metric, mode
         self._asynchronous = asynchronous
@@ -97,33 +102,30 @@ class Checkpointer:
         metrics: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Save a state; a checkpoint of the same step is deleted once the new one is on the disk.
+        """Save a state. A checkpoint of the same step is deleted after the new one is on the disk.
 
-        Evaluates the state on this thread. Everything else happens in the background. A failure there is
-        raised by the next call of this object, at the latest by `close`; the next save is begun all the same.
+        The state is evaluated on this thread; the rest happens in the background. The next call of any
+        method raises an error of the background, `close` at the latest. The save of that call still starts.
 
         Args:
-            state: a tree of arrays: a `TrainState`, or a dict of one and more.
-            step: names the checkpoint; `state.step` if the state has one.
+            state: a tree of arrays, such as a `TrainState` or a dict that contains one.
+            step: the step that names the checkpoint. The default is `state.step`.
             metrics: numbers or 0-d arrays, for policies and `best`.
-            metadata: plain JSON values that the run needs to go on: epoch, position in the data, samples
-                seen, best value, counters of early stopping, history. `restore` gives them back.
+            metadata: plain JSON values that the run needs to resume, such as epoch, position in the data,
+                best value, early-stopping counters or history. `restore` returns them in the record.
 
         Raises:
-            TypeError: for a leaf that is not an array, or metadata that is not plain, with its path.
-            ValueError: for a metric that is NaN and should decide which checkpoint is best.
-            LockedError: if another writer has the directory, with its pid and host.
-            OSError: if the directory cannot be written, or an earlier save could not.
+            TypeError: if a leaf is not an array or metadata is not plain; the message has the path.
+            ValueError: if the metric that selects the best checkpoint is NaN.
+            LockedError: if another writer uses the directory; the message has its pid and host.
+            OSError: if the directory cannot be written, or an earlier save failed.
         """
         caller = "Checkpointer.save"
         self._check_open(caller)
         check_arrays(caller, "state", state)
         step = step_of(caller, state, step)
         numbers = dict(Numbers(caller, metrics))
-        if self._metric is not None and math.isnan(numbers.get(self._metric, 0.0)):
-            raise checks.error(
-                caller, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
-            )
+        check_rated(caller, numbers, self._metric)
         values = plain(caller, "metadata", {} if metadata is None else metadata)
         self._committer.begin(caller)
         arrays, spec = tensors.snapshot(state, caller), tree.to_plain(tree.spec(state))
@@ -142,16 +144,17 @@ class Checkpointer:
         metadata: Mapping[str, Any] | None = None,
         signalled: bool = False,
     ) -> bool:
-        """Save if the policy `save_when` says so; tell whether it did.
+        """Save if the policy `save_when` returns true; return whether it did.
 
-        Give `step` as a Python integer: otherwise each call waits for the device to read `state.step`.
-        Metrics that are arrays are read only when the policy looks at them, or saves; the one that decides
-        which is best is left out, with a warning, when it is NaN. The first call takes the directory's lock.
+        Pass `step` as a Python integer: without it, each call waits for the device to read `state.step`.
+        Metrics that are arrays are read only if the policy reads them or the state is saved. If the metric
+        that selects the best checkpoint is NaN, it is left out with a warning. The first call takes the
+        lock of the directory.
         """
         caller = "Checkpointer.save_if_due"
         self._check_open(caller)
         if self._save_when is None:
-            raise checks.error(caller, "there is no policy: give Checkpointer save_when")
+            raise checks.error(caller, "save_when must be given to Checkpointer, got None")
         step = step_of(caller, state, step)
         self._committer.begin(caller)
         numbers = Numbers(caller, metrics)
@@ -160,7 +163,7 @@ class Checkpointer:
             return False
         kept = dict(numbers)
         if self._metric is not None and math.isnan(kept.get(self._metric, 0.0)):
-            # Refused, a loss of NaN would cost the last checkpoint of a run that is asked to stop.
+            # An error here would lose the last checkpoint of a run that is about to stop.
             del kept[self._metric]
             warnings.warn(
                 f"{caller}: step {step} is saved without {self._metric}, which is NaN", stacklevel=2
@@ -199,106 +202,92 @@ class Checkpointer:
         partial: Iterable[str] = (),
         rename: Rename | None = None,
     ) -> Restored[Tree]:
-        """Return a state, every byte of it verified, and the record it was saved with.
+        """Return a state, with every byte verified, and the record it was saved with.
 
-        Only bytes that were read and are wrong, and files that are missing, are damage. Whether a checkpoint
-        that the system cannot read now, be it for an error of the disk (EIO), is sound, nobody knows: an
-        older one is returned only if `step` names it.
+        A checkpoint is damaged if bytes that were read are wrong or files are missing. A checkpoint that the
+        system cannot read now, even because of a disk error (EIO), may be intact: an `OSError` is raised,
+        and an older checkpoint is returned only if `step` names it.
 
         Args:
-            step: which checkpoint. Without it, the newest intact one: a damaged one is passed over with
-                a `CorruptWarning`, and stays where it is.
-            like: a tree with the structure, shapes and dtypes that the checkpoint must have; without it,
+            step: the step of the checkpoint. The default is the newest intact checkpoint: damaged ones are
+                skipped with a `CorruptWarning` and stay on the disk.
+            like: a tree with the structure, shapes and dtypes that the checkpoint must have. Without it,
                 plain dicts, lists and tuples are returned.
             cast: accept other floating-point dtypes, as in `checkpoint.load`.
             partial: patterns of paths that may be missing, extra or of another shape, as in `load`.
-            rename: from names in the checkpoint to names in the template, as in `load`.
+            rename: from names in the checkpoint to names in `like`, as in `load`.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint, or none at all.
-            CorruptError: if it, or every one, is damaged.
-            OSError: if one cannot be read for another reason than damage, such as too many open
-                files, a missing permission or an error of the disk: no older one is taken instead.
-            ValueError: if it differs from the template, with every differing path.
-            MemoryError: if there is no room for the arrays, which does not mean damage.
+            FileNotFoundError: if the checkpoint does not exist, or there is none.
+            CorruptError: if the checkpoint, or every checkpoint, is damaged.
+            OSError: if the system cannot read a checkpoint: too many open files, no permission, a disk error.
+            ValueError: if the checkpoint differs from `like`; the message lists every path that differs.
+            MemoryError: if there is not enough memory for the arrays. The checkpoint may be intact.
 
         Warns:
-            HyperparameterWarning: for another constant hyperparameter than that of `like`, as in `load`.
+            HyperparameterWarning: if a constant hyperparameter differs from that of `like`, as in `load`.
         """
-        caller = "Checkpointer.restore"
-        self._settle(caller)
-        partial = partial if isinstance(partial, str) else list(partial)  # which serves several tries
-        options: dict[str, Any] = {"cast": cast, "partial": partial, "rename": rename}
-        if step is not None:
-            step = checks.integer(caller, "step", step, least=0)
-            return restored(
-                caller, directory.read(caller, store.existing(caller, self.path, step)), like, options
-            )
-        return newest(caller, self.path, like, options)
+        self._settle()
+        partial = partial if isinstance(partial, str) else list(partial)  # It is used for each attempt.
+        options = {"cast": cast, "partial": partial, "rename": rename}
+        return restored("Checkpointer.restore", self.path, step, like, options)
 
     def list(self) -> list[Record]:
-        """Return the record of every complete checkpoint, in the order of saving; warn of damaged ones."""
-        self._settle("Checkpointer.list")
+        """Return the records of all complete checkpoints in the order of saving; warn of damaged ones."""
+        self._settle()
         return store.records("Checkpointer.list", self.path)
 
     def latest(self) -> Record | None:
-        """Return the record of the checkpoint saved last, or `None`."""
-        self._settle("Checkpointer.latest")
+        """Return the record of the checkpoint that was saved last, or `None`."""
+        self._settle()
         return next(reversed(store.records("Checkpointer.latest", self.path)), None)
 
     def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
-        """Return the record with the best metric, or `None`; of equals the one saved first."""
+        """Return the record with the best metric, or `None`. Among equals, it is the one saved first."""
         caller = "Checkpointer.best"
         metric = self._metric if metric is None else metric
         if metric is None:
             raise checks.error(caller, "metric must be named, here or to Checkpointer")
         mode = self._mode if mode is None else mode
         check_metric(caller, metric, mode)
-        self._settle(caller)
+        self._settle()
         return next(iter(best_of(store.records(caller, self.path), metric, mode)), None)
 
     def verify(self, step: int | None = None) -> store.Problems:
-        """Read every byte of one checkpoint, or of all; return the problems of each by step.
+        """Read every byte of one checkpoint, or of all; return a list of problems by step.
 
-        An error of the disk (EIO) is listed with the others, as what it is: `cannot be read`.
+        A disk error (EIO) is listed too, as `cannot be read`.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint.
-            OSError: if one cannot be read for another reason, such as too many open files.
+            FileNotFoundError: if the checkpoint does not exist.
+            OSError: if the system cannot read a file for another reason, such as too many open files.
         """
-        caller = "Checkpointer.verify"
-        self._settle(caller)
-        if step is not None:
-            step = checks.integer(caller, "step", step, least=0)
-            store.existing(caller, self.path, step)
-        return store.problems(caller, self.path, step)
+        self._settle()
+        return store.problems("Checkpointer.verify", self.path, step)
 
     def delete(self, step: int) -> None:
-        """Delete one checkpoint, damaged or not, also one that cannot be read.
+        """Delete one checkpoint, even if it is damaged or cannot be read.
 
         Raises:
-            FileNotFoundError: if there is none.
-            LockedError: if another writer has the directory.
-            OSError: if that fails; it says so if the checkpoint is gone, and only its files remain.
+            FileNotFoundError: if the checkpoint does not exist.
+            LockedError: if another writer uses the directory.
+            OSError: if deleting fails. The message says if the checkpoint is gone and only files remain.
         """
         caller = "Checkpointer.delete"
         self._check_open(caller)
-        self._settle(caller)
-        step = checks.integer(caller, "step", step, least=0)
-        store.existing(caller, self.path, step)
-        self._committer.claim(caller)
-        self._committer.remove(step)
+        self._settle()
+        self._committer.remove(caller, step)
 
     def wait(self) -> None:
-        """Wait until everything that was saved is on the disk, and raise what failed."""
-        self._settle("Checkpointer.wait")
+        """Wait until all saves are on the disk; raise their errors."""
+        self._settle()
 
     def close(self) -> None:
-        """Wait, raise what failed, and let another writer in."""
+        """Wait until all saves are on the disk, release the lock, and raise errors of saves."""
         if self._process != os.getpid() or self._closed:
-            return  # a forked child has neither the thread nor the lock
+            return  # A forked child has neither the thread nor the lock.
         self._closed = True
-        # By the writer's thread, after its last job: an interrupted close must not let another writer in.
+        # The writer's thread releases the lock after its last job, even if this call is interrupted.
         self._writer.close(self._committer.release)
 
     def __enter__(self) -> "Checkpointer":
@@ -312,7 +301,7 @@ class Checkpointer:
         except Exception as failure:
             if error is None:
                 raise
-            error.add_note(f"and a checkpoint failed: {failure}")  # the body's error is the one to see
+            error.add_note(f"and a checkpoint failed: {failure}")  # The error of the body matters more.
 
     def _check_open(self, caller: str) -> None:
         if self._closed:
@@ -320,7 +309,7 @@ class Checkpointer:
         if self._process != os.getpid():
             raise checks.error(caller, "the Checkpointer belongs to the process that made it: make another")
 
-    def _settle(self, caller: str) -> None:
-        """Wait for what is being written; a forked child has no part in that."""
+    def _settle(self) -> None:
+        """Wait for pending saves and raise their errors; a forked child has none."""
         if self._process == os.getpid():
             self._writer.wait()

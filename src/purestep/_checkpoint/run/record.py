@@ -89,6 +89,12 @@ def step_of(caller: str, state: Tree, step: int | None) -> int:
     return step
 
 
+def check_rated(caller: str, metrics: Mapping[str, float], metric: str | None) -> None:
+    """Refuse a NaN for the metric that selects the best checkpoint."""
+    if metric is not None and math.isnan(metrics.get(metric, 0.0)):
+        raise checks.error(caller, f"metrics[{metric!r}] must not be NaN: save without this metric")
+
+
 class Numbers(Mapping[str, float]):
     """Metrics as Python numbers; one that is a 0-d array is read, and waited for, when it is asked for."""
 

@@ -2,28 +2,37 @@
 
 import errno
 import os
-import re
 import secrets
 import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from purestep._checkpoint.disk import atomic, lock
+from purestep._checkpoint.disk.naming import check_path
+from purestep._checkpoint.format import names
 from purestep._checkpoint.format.header import kind_of, problem
 from purestep._checkpoint.run import directory
 from purestep._checkpoint.run.record import Record
+from purestep._core import checks
 
 Problems = dict[int, list[str]]
 
 ATTEMPTS = 50  # to read while a writer cleans up
-# Ends of a temporary's name, after its checkpoint, its writer and eight random digits.
-_TEMPORARY = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.\d+\.[0-9a-f]{8}tmp")
 
 
 class CorruptWarning(UserWarning):
     """A checkpoint is damaged and was passed over."""
+
+
+def root_of(caller: str, path: Any) -> Path:
+    """Return the absolute path of a directory of checkpoints, which may not exist yet."""
+    root = check_path(caller, check_path(caller, path).absolute())
+    if kind_of(caller, root) not in ("", "directory"):
+        raise NotADirectoryError(f"{caller}: path must be a directory, {root} is a file")
+    return root
 
 
 def entries(root: Path) -> list[Path]:
@@ -89,6 +98,9 @@ def problems(caller: str, root: Path, step: int | None) -> Problems:
     Raises:
         OSError: if the system cannot read one for another reason than an error of the disk (EIO).
     """
+    if step is not None:
+        step = checks.integer(caller, "step", step, least=0)
+        existing(caller, root, step)
     listed: Problems = {}
     for number in steps(root) if step is None else [step]:
         for entry in of_step(root, number)[-1:]:
@@ -131,8 +143,7 @@ def _tidy(root: Path) -> None:
     """
     with suppress(OSError):
         for entry in root.iterdir():
-            found = _TEMPORARY.fullmatch(entry.name)
-            if found and found[1] == lock.host() and entry.is_dir() and not entry.is_symlink():
+            if names.host_of(entry.name) == lock.host() and entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -183,4 +194,6 @@ def remove(path: Path) -> None:
 
 
 def _hidden(final: Path) -> Path:
-    return final.parent / f".{final.name}.{lock.host()}.{os.getpid()}.{secrets.token_hex(4)}tmp"
+    return final.parent / names.temporary_directory(
+        final.name, lock.host(), os.getpid(), secrets.token_hex(4)
+    )
