@@ -7,27 +7,15 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep import (
-    Mean,
-    TrainState,
-    chain,
-    eval_step,
-    evaluate,
-    functional,
-    optimizers,
-    schedules,
-    transforms,
-)
-from purestep._core.rng import fold_in, scope
-from purestep._core.types import Batch, LossFn, Params
-from purestep._modules.bridge import Apply
+import purestep as ps
 from purestep.demos.models.transformer import Block
 from purestep.demos.pictures import curves
 from purestep.demos.pictures.curves import Curve, Panel
 from purestep.demos.pictures.picture import band, zoomed
 from purestep.demos.shared import session
-from purestep.demos.shared.session import Session, made
-from purestep.losses import MultiTokenPrediction, multi_token_loss
+from purestep.demos.shared.building import seeded
+from purestep.demos.shared.figures import made
+from purestep.demos.shared.session import Session
 
 STEPS = 480
 PAIRS = 5  # of runs, each pair from weights and batches of its own
@@ -73,9 +61,9 @@ class Hints(NamedTuple):
     batch_size: int
     seed: int
 
-    def at(self, step: int) -> Batch:
+    def at(self, step: int) -> ps.types.Batch:
         """Return the batch of one step: inputs and targets, int32 [batch, 4]."""
-        key = fold_in(mx.random.key(self.seed), step)
+        key = ps.rng.fold_in(mx.random.key(self.seed), step)
         terms_key, truth_key, noise_key = mx.random.split(key, 3)
         terms = mx.random.randint(0, MODULUS, (self.batch_size, 2), key=terms_key)
         total = terms.sum(axis=1, keepdims=True) % MODULUS
@@ -106,7 +94,7 @@ class Reader(nn.Module):
         self.embedding.weight = 0.05 * mx.random.normal((VOCABULARY, WIDTH))
         self.blocks = [Block(WIDTH, HEADS) for _ in range(LAYERS)]
         self.norm = nn.RMSNorm(WIDTH)
-        self.mtp = MultiTokenPrediction(WIDTH, MTP_HEADS, 1, feed_width=WIDTH)
+        self.mtp = ps.losses.MultiTokenPrediction(WIDTH, MTP_HEADS, 1, feed_width=WIDTH)
 
     def __call__(self, tokens: mx.array, *, ahead: bool) -> list[mx.array]:
         """Return the hidden states of each depth, or those for the next token alone."""
@@ -117,15 +105,6 @@ class Reader(nn.Module):
         return self.mtp(x, embedded) if ahead else [x]
 
 
-def begin(seed: int) -> tuple[Apply, Params]:
-    """Return the model as a function, and the weights that a seed gives it."""
-    with scope(mx.random.key(seed)):
-        model = Reader()
-        mx.eval(model.parameters())
-    apply, params, _ = functional(model)
-    return apply, params
-
-
 def compare(session: Session) -> dict[str, Any]:
     """Train pairs of equal models, from the same weights on the same batches; return the figures.
 
@@ -133,64 +112,68 @@ def compare(session: Session) -> dict[str, Any]:
     may go the other way, when the model without it happens to find the sum early: hence several pairs.
     """
     settings = session.settings
-    apply, _ = begin(settings.seed)
+    apply, _ = seeded(Reader, settings.seed)
     warmup = settings.steps // 12
-    transform = chain(
-        transforms.clip_by_global_norm(1.0),
-        optimizers.adamw(
-            schedules.warmup_cosine_decay(0.0, RATE, warmup, settings.steps, end_value=RATE / 10),
+    transform = ps.chain(
+        ps.transforms.clip_by_global_norm(1.0),
+        ps.optimizers.adamw(
+            ps.schedules.warmup_cosine_decay(0.0, RATE, warmup, settings.steps, end_value=RATE / 10),
             b2=0.99,
             weight_decay=0.01,
-            mask=transforms.matrices,
+            mask=ps.transforms.matrices,
         ),
     )
 
-    def loss_of(mtp_weight: float) -> LossFn:
-        def loss_fn(params: Params, batch: Batch, rng: mx.array | None) -> tuple[Mean, dict[str, Mean]]:
+    def loss_of(mtp_weight: float) -> ps.types.LossFn:
+        def loss_fn(
+            params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None
+        ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
             states = apply(params, batch["inputs"], rng=rng, ahead=mtp_weight > 0)
             matrix, targets = params["embedding"]["weight"], batch["targets"]
-            loss, means = multi_token_loss(
+            loss, means = ps.losses.multi_token_loss(
                 states, matrix, targets, mtp_weight=mtp_weight, ignore_index=IGNORED
             )
             return loss, {"next_token_loss": means["next_token_loss"]}
 
         return loss_fn
 
-    def figures(params: Params, batch: Batch, rng: mx.array | None) -> tuple[Mean, dict[str, Mean]]:
+    def figures(
+        params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None
+    ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
         """Return what is compared: the next token alone, whatever the model was trained on."""
         states = apply(params, batch["inputs"], rng=rng, ahead=False)
         matrix, targets = params["embedding"]["weight"], batch["targets"]
 
-        def loss_over(first: int) -> Mean:
+        def loss_over(first: int) -> ps.Mean:
             within = (targets >= first) & (targets < first + MODULUS)
             only = mx.where(within, targets, IGNORED)
-            return multi_token_loss(states, matrix, only, ignore_index=IGNORED)[0]
+            return ps.losses.multi_token_loss(states, matrix, only, ignore_index=IGNORED)[0]
 
         # The likeliest hint is the sum, to who knows it.
         guess = (states[0][:, -2] @ matrix.T).argmax(axis=-1) - HINT
         found = {"hint_loss": loss_over(HINT), "sum_loss": loss_over(SUM)}
-        found["sums_known"] = Mean.of(guess == targets[:, -1] - SUM)
-        return multi_token_loss(states, matrix, targets, ignore_index=IGNORED)[0], found
+        found["sums_known"] = ps.Mean.of(guess == targets[:, -1] - SUM)
+        return ps.losses.multi_token_loss(states, matrix, targets, ignore_index=IGNORED)[0], found
 
     steps = {kind: session.step(loss_of(weight), transform) for kind, weight in KINDS.items()}
     # Not compiled: on a CPU a few measurements are done sooner than their kernels are built.
-    look = eval_step(figures)
+    look = ps.eval_step(figures)
     ends: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for pair in range(PAIRS):
         seed = settings.seed * PAIRS + pair  # no two values of --seed share a pair
-        (_, params), source = begin(seed), Hints(BATCH_SIZE, seed)
+        (_, params), source = seeded(Reader, seed), Hints(BATCH_SIZE, seed)
         # Its step number is past any that training asks for.
         unseen = Hints(MEASURED, seed).at(2**31)
 
-        def measure(state: TrainState, unseen: Batch = unseen) -> dict[str, float]:
-            found = evaluate(look, state, [unseen])
+        def measure(state: ps.TrainState, unseen: ps.types.Batch = unseen) -> dict[str, float]:
+            found = ps.evaluate(look, state, [unseen])
             found["validation_loss"] = found["loss"]
             return {figure: found[figure] for figure in FIGURES}
 
         for kind, step in steps.items():
             state = session.train(
                 f"{kind}-{pair + 1}",
-                TrainState.create(params, transform, seed=seed),
+                ps.TrainState.create(params, transform, seed=seed),
                 step,
                 lambda state, source=source: source.at(made(state)),
                 steps=settings.steps,
@@ -249,4 +232,4 @@ def picture(session: Session, result: dict[str, Any]) -> None:
         f"Sequences are a b = hint sum, and most hints are not the sum of a and b. "
         f"Lines: mean of {result['pairs']} runs; bands: lowest to highest"
     )
-    curves.draw(session.directory.path / "curves.png", panels, title)
+    session.draw(panels, title)

@@ -6,41 +6,25 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from rich.console import Console
 
-from purestep import (
-    Mean,
-    TrainState,
-    chain,
-    compiled,
-    eval_step,
-    functional,
-    losses,
-    optimizers,
-    schedules,
-    train_step,
-    transforms,
-)
-from purestep._checkpoint.run.signals import Signals
-from purestep._core import hardware, tree
-from purestep._core.rng import fold_in, scope
-from purestep._core.types import Batch, Params, StepFn
-from purestep.data import Characters, RandomWindows, consecutive_windows
+import purestep as ps
 from purestep.demos.models.ngram import ngram_loss
 from purestep.demos.models.transformer import Transformer
 from purestep.demos.pictures import curves
 from purestep.demos.pictures.curves import Curve, Panel
 from purestep.demos.shared import running
+from purestep.demos.shared.building import clipped_adamw, seeded
+from purestep.demos.shared.figures import as_float, check_finite, made, means_over
 from purestep.demos.shared.progress import TrainingProgress
 from purestep.demos.shared.reading import read_text
 from purestep.demos.shared.run_directory import RunDirectory
-from purestep.demos.shared.running import StoppedError, say
+from purestep.demos.shared.running import Signals, StoppedError, say
 from purestep.demos.shared.settings import out_of_range
 from purestep.demos.shared.status import is_milestone
-from purestep.metrics import nonfinite_paths
 
 CONTEXT = 64
 BATCH_SIZE = 16
@@ -128,7 +112,7 @@ class Trained(NamedTuple):
         sample: a prompt, and what the model wrote after it.
     """
 
-    state: TrainState
+    state: ps.TrainState
     validation_loss: float
     tokens_per_second: float
     sample: str
@@ -141,49 +125,36 @@ class Run:
         self.settings, self.directory, self.console = settings, directory, console
         split = len(text) * 9 // 10
         self.train_text, self.validation_text = text[:split], text[split:]
-        self.characters = Characters.of(text)
-        self.source = RandomWindows(
+        self.characters = ps.data.Characters.of(text)
+        self.source = ps.data.RandomWindows(
             self.characters.encode(self.train_text), BATCH_SIZE, CONTEXT, settings.seed
         )
-        self.validation = consecutive_windows(
+        self.validation = ps.data.consecutive_windows(
             self.characters.encode(self.validation_text), 4 * BATCH_SIZE, CONTEXT, ignore_index=-100
         )
-        with scope(mx.random.key(settings.seed)):
-            model = Transformer(len(self.characters.symbols))
-            mx.eval(model.parameters())
-        self.apply, params, _ = functional(model)
-        self.transform = chain(
-            transforms.clip_by_global_norm(1.0),
-            optimizers.adamw(
-                schedules.warmup_cosine_decay(
-                    0.0, PEAK_RATE, settings.steps // 20, settings.steps, end_value=0.05 * PEAK_RATE
-                ),
-                b2=0.99,
-                weight_decay=0.1,
-                mask=transforms.matrices,
-            ),
-        )
-        self.initial = TrainState.create(params, self.transform, seed=settings.seed)
-        step = train_step(self.loss, self.transform, microbatches=settings.microbatches)
-        self.step: StepFn = compiled(step) if settings.compile else step
+        self.apply, params = seeded(lambda: Transformer(len(self.characters.symbols)), settings.seed)
+        self.transform = clipped_adamw(PEAK_RATE, settings.steps)
+        self.initial = ps.TrainState.create(params, self.transform, seed=settings.seed)
+        step = ps.train_step(self.loss, self.transform, microbatches=settings.microbatches)
+        self.step: ps.types.StepFn = ps.compiled(step) if settings.compile else step
         # Not compiled: on a CPU a dozen batches are measured sooner than their kernels are built.
-        self.measure = eval_step(self.loss)
+        self.measure = ps.eval_step(self.loss)
         self.evaluate_every = max(1, min(200, math.ceil(settings.steps / 4)))
 
-    def loss(self, params: Params, batch: Batch, rng: mx.array | None) -> Mean:
+    def loss(self, params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None) -> ps.Mean:
         """Return the cross entropy of a batch."""
-        params = tree.cast(params, getattr(mx, self.settings.dtype))
+        params = ps.tree.cast(params, getattr(mx, self.settings.dtype))
         logits = self.apply(params, batch["inputs"], rng=rng)
-        return losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
+        return ps.losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
     def go(self, asked: Signals) -> dict[str, Any]:
         """Train from the last checkpoint to the end; return the figures, and under `sample` what it wrote."""
-        began = time.perf_counter()
+        began, computer = time.perf_counter(), running.computer()
         say(
             self.console,
             f"{len(self.train_text):,} characters to learn, {len(self.validation_text):,} to predict; "
-            f"{tree.size(self.initial.params):,} parameters; {hardware.device_name()}, "
-            f"{hardware.blas()} BLAS; files in {self.directory.path}/",
+            f"{ps.tree.size(self.initial.params):,} parameters; {computer['device']}, "
+            f"{computer['blas']} BLAS; files in {self.directory.path}/",
         )
         baseline = ngram_loss(self.train_text, self.validation_text)
         say(
@@ -206,7 +177,7 @@ class Run:
             "sample": trained.sample[CONTEXT:],
         }
 
-    def train(self, state: TrainState, asked: Signals) -> Trained:
+    def train(self, state: ps.TrainState, asked: Signals) -> Trained:
         """Make the remaining steps and write a sample.
 
         Raises:
@@ -227,7 +198,12 @@ class Run:
                 after, metrics = self.step(state, self.source.at(number))
                 mx.eval(after, metrics)
                 figures = {name: as_float(value) for name, value in metrics.items()}
-                self.check_finite(number, figures, state, after)
+                kept = (
+                    f"the last good checkpoint is {self.directory.state}"
+                    if self.directory.state.exists()
+                    else "no checkpoint was written yet"
+                )
+                check_finite(f"step {number + 1}", figures, state, after, note=f"; {kept}")
                 state, row = after, {"step": number + 1, **figures}
                 row["tokens_per_second"] = round(tokens / progress.step_seconds())
                 milestone = is_milestone(number + 1, total, self.evaluate_every)
@@ -247,42 +223,20 @@ class Run:
             progress.finish()
         return Trained(state, validation_loss, speed, sample)
 
-    def check_finite(
-        self, number: int, figures: dict[str, float], before: TrainState, after: TrainState
-    ) -> None:
-        """Stop before a state that a NaN has touched takes the place of a good one."""
-        broken = [name for name, value in figures.items() if not math.isfinite(value)]
-        if not broken:
-            return
-        held = [*nonfinite_paths(before), *nonfinite_paths(after), "the loss itself"][0]
-        saved = self.directory.state.exists()
-        kept = (
-            f"the last good checkpoint is {self.directory.state}"
-            if saved
-            else "no checkpoint was written yet"
-        )
-        raise FloatingPointError(
-            f"{' and '.join(broken)} not finite in step {number + 1}; first in {held}; {kept}"
-        )
-
-    def save(self, state: TrainState) -> None:
+    def save(self, state: ps.TrainState) -> None:
         """Write the checkpoint, unless the state is damaged: the last good one then stays."""
-        damaged = nonfinite_paths(state)
+        damaged = ps.metrics.nonfinite_paths(state)
         if damaged:
             raise FloatingPointError(
                 f"{damaged[0]} is not finite after step {made(state)}; the last good checkpoint stays"
             )
         self.directory.save(self.directory.state, state)
 
-    def evaluate(self, state: TrainState) -> float:
+    def evaluate(self, state: ps.TrainState) -> float:
         """Return the loss over every character of the validation text but its first."""
-        means = []
-        for batch in self.validation:
-            means.append(self.measure(state, batch)["loss"])
-            mx.eval(means[-1])
-        return as_float(Mean.merge(*means).value)
+        return means_over(self.measure, state, self.validation)["loss"]
 
-    def sample(self, params: Params) -> str:
+    def sample(self, params: ps.types.Params) -> str:
         """Write on from the first characters of the validation text."""
         prompt = self.validation_text[:CONTEXT]
         window = self.characters.encode(prompt)
@@ -290,9 +244,8 @@ class Run:
         key, drawn = mx.random.key(self.settings.seed), []
         for number in range(SAMPLE):
             logits = self.apply(params, window[None])[0, -1]
-            token = mx.random.categorical(logits / TEMPERATURE, key=fold_in(key, number)).astype(mx.int32)[
-                None
-            ]
+            token = mx.random.categorical(logits / TEMPERATURE, key=ps.rng.fold_in(key, number))
+            token = token.astype(mx.int32)[None]
             window = mx.concatenate([window[1:], token])
             mx.eval(window)
             drawn.append(token)
@@ -329,13 +282,3 @@ def picture(directory: RunDirectory, steps: int, validation_loss: float, baselin
         f"to beat: a trigram model, {baseline:.3f}"
     )
     curves.draw(directory.path / "loss.png", [panel], title)
-
-
-def made(state: TrainState) -> int:
-    """Return how many steps a state has seen."""
-    return int(as_float(state.step))
-
-
-def as_float(value: mx.array) -> float:
-    """Return a 0-d array as a Python number; waits for the device."""
-    return cast(float, value.item())
