@@ -17,6 +17,8 @@ from purestep._core import checks, tree
 from purestep._core.types import Tree
 
 SUFFIX = ".safetensors"
+INDEX = ".index.json"
+KEY = "purestep"  # the name of the header in the metadata of a file or an index
 # Readers of the ecosystem ask for this before they open a file.
 ECOSYSTEM = {"format": "mlx"}
 

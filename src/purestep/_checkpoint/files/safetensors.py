@@ -22,9 +22,9 @@ from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
-_KEY = "purestep"
+_KEY = tensors.KEY
 _PART = "purestep_part_of"  # in the metadata of one of several files: the name of the index
-_INDEX = ".index.json"
+_INDEX = tensors.INDEX
 _SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}" + re.escape(tensors.SUFFIX))
 
 

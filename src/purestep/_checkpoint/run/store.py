@@ -16,7 +16,7 @@ from purestep._checkpoint.run.record import Record
 
 ATTEMPTS = 50  # to read while a writer cleans up
 # Ends of a temporary's name, after its checkpoint, its writer and eight random digits.
-_TEMPORARY = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.\d+\.[0-9a-f]{8}tmp")
+TEMPORARY = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.(\d+)\.[0-9a-f]{8}tmp")
 
 
 class CorruptWarning(UserWarning):
@@ -107,7 +107,7 @@ def _tidy(root: Path) -> None:
     """
     with suppress(OSError):
         for entry in root.iterdir():
-            found = _TEMPORARY.fullmatch(entry.name)
+            found = TEMPORARY.fullmatch(entry.name)
             if found and found[1] == lock.host() and entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
 
