@@ -168,7 +168,7 @@ def test_what_contradicts_a_run_is_refused(tmp_path, book, monkeypatch):
     with pytest.raises(ValueError, match="--seed is 5, the run in run began with 0"):
         demo.run(options(resume=True, out="run", seed=5))
     (tmp_path / "book.txt").write_text(book + "more")
-    with pytest.raises(ValueError, match="the text is not the one this run began with"):
+    with pytest.raises(ValueError, match="--data must be the text this run began with"):
         demo.run(options(resume=True, out="run"))
 
 

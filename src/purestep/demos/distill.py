@@ -1,4 +1,4 @@
-"""Train a small character model on a little text twice, alone and with a teacher, and compare."""
+"""Train a small character model with and without a teacher, and compare."""
 
 import argparse
 from typing import Any
@@ -17,7 +17,7 @@ from purestep.demos.shared.session import Session
 STEPS = 300
 TEACHER_STEPS = 500
 CONTEXT, BATCH_SIZE = 64, 16
-LITTLE = 30_000  # characters that the student sees; the teacher sees all of the training text
+LITTLE = 30_000  # characters for the student; the teacher trains on all of the training text
 TEACHER: dict[str, int] = {"width": 48, "layers": 2, "heads": 3}
 STUDENT: dict[str, int] = {"width": 32, "layers": 1, "heads": 2}
 RATE = 5e-3
@@ -26,7 +26,7 @@ PHASES = ("teacher", "alone", "taught")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the options."""
     session.add_arguments(parser, "distill", STEPS)
 
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def teach(session: Session) -> dict[str, Any]:
-    """Train a teacher, a student alone and the same student taught; return the figures."""
+    """Train a teacher, a student without it and the same student with it; return the figures."""
     settings, text = session.settings, read_text(None)
     split = len(text) * 9 // 10
     characters = ps.data.Characters.of(text)
@@ -59,7 +59,7 @@ def teach(session: Session) -> dict[str, Any]:
         source: ps.data.RandomWindows,
         teacher: Any,
     ) -> ps.types.Params:
-        """Train on a source; with a teacher, `teacher(inputs)` gives the logits to learn from."""
+        """Train on a source. If there is a teacher, `teacher(inputs)` returns the target logits."""
 
         def plain(params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None) -> ps.Mean:
             return ps.losses.cross_entropy(
@@ -121,7 +121,7 @@ def teach(session: Session) -> dict[str, Any]:
 
 
 def picture(session: Session, result: dict[str, Any]) -> None:
-    """Draw the validation losses of the student, alone and taught, and the teacher's."""
+    """Draw the validation losses of both students and of the teacher."""
     alone, taught = session.history("alone"), session.history("taught")
     session.draw(
         [

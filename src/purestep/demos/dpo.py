@@ -1,4 +1,4 @@
-"""Teach a transformer that sorts digits either way which way is preferred, with DPO."""
+"""Teach a transformer that sorts digits up or down to prefer one order, with DPO."""
 
 import argparse
 import math
@@ -23,7 +23,7 @@ BETA, SMOOTHING = 0.5, 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the options."""
     session.add_arguments(parser, "dpo", STEPS)
 
 
@@ -33,22 +33,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def learn_a_preference(session: Session) -> dict[str, Any]:
-    """Train a reference that sorts up or down by chance, then a policy that prefers up; return figures."""
+    """Train a reference that sorts up or down at random, then a policy that sorts up; return the figures."""
     settings = session.settings
     some = [
-        [prompt for prompt in part if len(set(prompt)) > 2]  # 4 4 4 4 reads the same either way
+        [prompt for prompt in part if len(set(prompt)) > 2]  # 4 4 4 4 is the same in both orders
         for part in prompts(TRAIN, TEST, settings.seed)
     ]
     (chosen, rejected), (test_chosen, test_rejected) = (pairs(part) for part in some)
     apply, params = seeded(Decoder, settings.seed)
-    mask = ps.losses.completion_mask(chosen[:1], DIGITS + 1)  # of one row: every prompt is as long
+    mask = ps.losses.completion_mask(chosen[:1], DIGITS + 1)  # one row: all prompts have the same length
 
     def drawn(state: ps.TrainState, rows: int) -> mx.array:
-        """Return the numbers of the rows of a step's batch."""
+        """Return the row numbers of a step's batch."""
         key = ps.rng.fold_in(mx.random.key(settings.seed), made(state))
         return mx.random.randint(0, chosen.shape[0], (rows,), key=key)
 
-    # The reference: half of its data is sorted upwards, half downwards.
+    # The reference trains on data that is half sorted upwards, half downwards.
     def likelihood(params: ps.types.Params, batch: ps.types.Batch, rng: mx.array) -> ps.Mean:
         inputs, targets = ps.losses.shift(batch["tokens"])
         weights = mx.broadcast_to(mask, targets.shape)
@@ -70,7 +70,7 @@ def learn_a_preference(session: Session) -> dict[str, Any]:
         tokens=REFERENCE_BATCH * chosen.shape[1],
     ).params
 
-    # The policy: begins as the reference, whose log-probabilities are computed once.
+    # The policy starts as the reference. The log-probabilities of the reference are computed once.
     def scores(params: ps.types.Params, tokens: mx.array) -> mx.array:
         inputs, targets = ps.losses.shift(tokens)
         logps = ps.losses.token_logps(apply(params, inputs), targets)
@@ -154,7 +154,7 @@ def learn_a_preference(session: Session) -> dict[str, Any]:
 
 
 def pairs(prompts: list[list[int]]) -> tuple[mx.array, mx.array]:
-    """Return the prompts with their digits sorted upwards, and downwards, int32 [prompts, length]."""
+    """Return the prompts with their digits in ascending and in descending order, int32 [prompts, length]."""
     both = (
         [*prompt, *sorted(prompt[:-1], reverse=down), STOP] for down in (False, True) for prompt in prompts
     )
@@ -163,7 +163,7 @@ def pairs(prompts: list[list[int]]) -> tuple[mx.array, mx.array]:
 
 
 def picture(session: Session, result: dict[str, Any]) -> None:
-    """Draw how the two ways of sorting come apart."""
+    """Draw the rewards and the log-probabilities of both orders."""
     history = session.history("dpo")
     session.draw(
         [
@@ -176,7 +176,7 @@ def picture(session: Session, result: dict[str, Any]) -> None:
                     ),
                     curves.Curve("margin: chosen - rejected", history, "test_rewards_margins", curves.GREEN),
                 ],
-                # With smoothing s the loss is least at the margin log((1 - s) / s), not at infinity.
+                # With smoothing s the loss has its minimum at the margin log((1 - s) / s).
                 levels={"margin of the least loss": math.log((1 - SMOOTHING) / SMOOTHING)},
             ),
             curves.Panel(

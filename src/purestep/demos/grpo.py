@@ -1,4 +1,4 @@
-"""Teach a transformer that knows nothing to sort digits by reward alone, with GRPO."""
+"""Teach an untrained transformer to sort digits with GRPO, from rewards alone."""
 
 import argparse
 import math
@@ -33,7 +33,7 @@ BETA = 0.02
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the options."""
     session.add_arguments(parser, "grpo", STEPS)
 
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def learn_to_sort(session: Session) -> dict[str, Any]:
-    """Train from nothing; return the figures."""
+    """Train from random weights; return the figures."""
     settings = session.settings
     train, test = prompts(TRAIN, TEST, settings.seed)
     apply, params = seeded(Decoder, settings.seed)
@@ -58,7 +58,7 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
     )
     transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), muon)
 
-    # Each batch: 32 prompts, 8 completions a prompt, drawn by the parameters of the moment and scored.
+    # A batch has 32 prompts with 8 completions each, drawn with the current parameters and scored.
     source = ps.data.rollout(
         apply,
         train,
@@ -76,8 +76,8 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
     ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
         inputs, targets = ps.losses.shift(batch["tokens"])
         logps = ps.losses.token_logps(apply(params, inputs), targets, temperature=TEMPERATURE)
-        # The reference is the model before its first step, which is uniform: to stay near it is to keep
-        # trying, where a policy that is sure of a wrong answer would get no variance to learn from.
+        # The reference is the untrained model, which is uniform. The KL term keeps the policy exploring: a
+        # policy that is certain of a wrong answer gets rewards without variance, and so no gradient.
         objective, metrics = ps.losses.grpo_loss(
             logps,
             batch["behavior_logps"],
@@ -128,7 +128,7 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
 
 
 def picture(session: Session, result: dict[str, Any]) -> None:
-    """Draw the rewards of the run, and how many prompts it sorts."""
+    """Draw the rewards and the share of prompts that are sorted."""
     history = session.history("grpo")
     session.draw(
         [

@@ -1,4 +1,4 @@
-"""Train a character transformer on a text, and write some more of it."""
+"""Train a character transformer on a text and continue the text."""
 
 import argparse
 import hashlib
@@ -30,14 +30,14 @@ CONTEXT = 64
 BATCH_SIZE = 16
 PEAK_RATE = 5e-3
 SAMPLE = 500  # characters to write at the end
-DRAWN_A_STEP = 10  # about, in the time of a step
+DRAWN_A_STEP = 10  # characters drawn in the time of a training step, roughly
 TEMPERATURE = 0.7
 DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the bits of a run. Everything else about it is decoration."""
+    """The settings that determine the results of a run bit for bit."""
 
     steps: int = 600
     seed: int = 0
@@ -48,7 +48,7 @@ class Settings:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; those of `Settings` are absent from the result unless given."""
+    """Add the options. A setting that is not given is absent from the result."""
     running.add_shared_arguments(parser, "text", Settings.steps, "the weights and the batches")
     unset: Any = argparse.SUPPRESS
     parser.add_argument(
@@ -57,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--microbatches", type=int, default=unset, help=f"a divisor of {BATCH_SIZE} (default 1)"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default=unset, help="to compute in")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=unset,
+        help="dtype of the computation (default float32)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -73,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     }
     if begun is not None:
         if begun.get("sha256") != facts["sha256"]:
-            raise ValueError("demo: the text is not the one this run began with")
+            raise ValueError("demo: --data must be the text this run began with, got another text")
         running.compare_computers(begun, console)
     prepared = Run(settings, text, directory, console)
     if begun is None:
@@ -90,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def fault(settings: Settings) -> str | None:
-    """Return what is wrong with settings, or `None`.
+    """Return the first error in the settings, or `None`.
 
     >>> fault(Settings(microbatches=3))
     '--microbatches must divide 16, got 3'
@@ -103,13 +108,13 @@ def fault(settings: Settings) -> str | None:
 
 
 class Trained(NamedTuple):
-    """What training ends with.
+    """The results of training.
 
     Attributes:
-        state: after the last step.
-        validation_loss: of it, in nats a character.
-        tokens_per_second: over the last steps.
-        sample: a prompt, and what the model wrote after it.
+        state: the state after the last step.
+        validation_loss: its loss on the validation text, in nats per character.
+        tokens_per_second: the rate of the last steps.
+        sample: a prompt and the text that the model wrote after it.
     """
 
     state: ps.TrainState
@@ -119,7 +124,7 @@ class Trained(NamedTuple):
 
 
 class Run:
-    """One run: what it trains, on what, and where it writes."""
+    """One run: the model, the text and the output directory."""
 
     def __init__(self, settings: Settings, text: str, directory: RunDirectory, console: Console):
         self.settings, self.directory, self.console = settings, directory, console
@@ -137,18 +142,18 @@ class Run:
         self.initial = ps.TrainState.create(params, self.transform, seed=settings.seed)
         step = ps.train_step(self.loss, self.transform, microbatches=settings.microbatches)
         self.step: ps.types.StepFn = ps.compiled(step) if settings.compile else step
-        # Not compiled: on a CPU a dozen batches are measured sooner than their kernels are built.
+        # Not compiled: on a CPU, building the kernels takes longer than measuring a dozen batches.
         self.measure = ps.eval_step(self.loss)
         self.evaluate_every = max(1, min(200, math.ceil(settings.steps / 4)))
 
     def loss(self, params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None) -> ps.Mean:
-        """Return the cross entropy of a batch."""
+        """Return the cross-entropy of a batch."""
         params = ps.tree.cast(params, getattr(mx, self.settings.dtype))
         logits = self.apply(params, batch["inputs"], rng=rng)
         return ps.losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
     def go(self, asked: Signals) -> dict[str, Any]:
-        """Train from the last checkpoint to the end; return the figures, and under `sample` what it wrote."""
+        """Train from the last checkpoint to the end; return the figures, with the written text as `sample`."""
         began, computer = time.perf_counter(), running.computer()
         say(
             self.console,
@@ -178,17 +183,17 @@ class Run:
         }
 
     def train(self, state: ps.TrainState, asked: Signals) -> Trained:
-        """Make the remaining steps and write a sample.
+        """Run the remaining steps and write a sample.
 
         Raises:
-            StoppedError: when asked to stop before the last step; the state is saved.
-            FloatingPointError: when something is not finite; the last good state stays.
+            StoppedError: if an interruption arrives before the last step; the state is saved.
+            FloatingPointError: if a figure is not finite; the last good checkpoint is kept.
         """
         start, total, validation_loss = made(state), self.settings.steps, None
         tokens = BATCH_SIZE * CONTEXT
         progress = TrainingProgress(
             self.console, "text", total, start, self.evaluate_every, tokens,
-            # The forward pass is a third of a step, here for four times as many windows.
+            # A forward pass takes a third of a step; a validation batch has four times as many windows.
             pause_steps=len(self.validation) * 4 / 3,
             after_steps=SAMPLE / DRAWN_A_STEP,
         )  # fmt: skip
@@ -224,20 +229,20 @@ class Run:
         return Trained(state, validation_loss, speed, sample)
 
     def save(self, state: ps.TrainState) -> None:
-        """Write the checkpoint, unless the state is damaged: the last good one then stays."""
+        """Write the checkpoint. A state that is not finite raises, and the last good checkpoint is kept."""
         damaged = ps.metrics.nonfinite_paths(state)
         if damaged:
             raise FloatingPointError(
-                f"{damaged[0]} is not finite after step {made(state)}; the last good checkpoint stays"
+                f"{damaged[0]} is not finite after step {made(state)}; the last good checkpoint is kept"
             )
         self.directory.save(self.directory.state, state)
 
     def evaluate(self, state: ps.TrainState) -> float:
-        """Return the loss over every character of the validation text but its first."""
+        """Return the loss over the validation text, without its first character."""
         return means_over(self.measure, state, self.validation)["loss"]
 
     def sample(self, params: ps.types.Params) -> str:
-        """Write on from the first characters of the validation text."""
+        """Continue the first characters of the validation text."""
         prompt = self.validation_text[:CONTEXT]
         window = self.characters.encode(prompt)
 
@@ -253,7 +258,7 @@ class Run:
 
 
 def described(figures: Mapping[str, float], validation_loss: float | None) -> list[str]:
-    """Return the figures of a step as the status line shows them, the most important first.
+    """Return the figures of a step as the status line shows them, most important first.
 
     >>> described({"loss": 1.5, "learning_rate": 0.005, "grad_norm": 0.7}, None)
     ['loss 1.500', 'val   -  ', 'lr 5.0e-03', '|g| 0.70']
@@ -267,7 +272,7 @@ def described(figures: Mapping[str, float], validation_loss: float | None) -> li
 
 
 def picture(directory: RunDirectory, steps: int, validation_loss: float, baseline: float) -> None:
-    """Draw training and validation loss by step, and the loss to beat."""
+    """Draw the training and validation loss by step, and the loss of the trigram model."""
     history = directory.history()
     panel = Panel(
         "loss (nats a character)",
