@@ -1,13 +1,13 @@
 """The distillation demo: the same student on the same batches, with and without its teacher."""
 
-import argparse
 import json
 
 import mlx.core as mx
 import pytest
 
 from purestep.demos import distill as demo
-from purestep.demos.text import read_text
+from purestep.demos.shared.reading import read_text
+from tests.demos.runs import check_files, options
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +35,7 @@ def test_both_students_see_the_same_and_differ_by_the_teacher_alone(tmp_path, mo
         return train(self, phase, state, step, noted, **options)
 
     monkeypatch.setattr(demo.Session, "train", watched)
-    options = argparse.Namespace(out="run", resume=False, json=True, compile=False, steps=3)
-    assert demo.run(options) == 0
+    assert demo.run(options(out="run", steps=3)) == 0
     result = json.loads(capsys.readouterr().out)
     assert {"teacher_loss", "student_alone_loss", "student_alone_best_loss", "student_taught_loss"} < set(
         result
@@ -49,7 +48,4 @@ def test_both_students_see_the_same_and_differ_by_the_teacher_alone(tmp_path, mo
         assert {name: taught[name] for name in alone} == alone
     weights = [seen[f"{phase} begins"]["embedding"]["weight"] for phase in ("alone", "taught")]
     assert mx.array_equal(*weights)
-    names = {file.name for file in (tmp_path / "run").iterdir()}
-    states = {f"{phase}.safetensors" for phase in ("teacher", "alone", "taught")}
-    assert names == {"run.json", "metrics.jsonl", "curves.png"} | states
-    assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
+    check_files(tmp_path / "run", "teacher", "alone", "taught")

@@ -1,12 +1,12 @@
 """The DPO demo: margins separate, and the pairs differ in their completions alone."""
 
-import argparse
 import json
 
 import pytest
 
 from purestep.demos import dpo as demo
 from purestep.demos.models import digits
+from tests.demos.runs import check_files, options, rows
 
 
 @pytest.fixture(autouse=True)
@@ -21,20 +21,15 @@ def small(monkeypatch, tmp_path):
 
 
 def test_margins_separate_and_the_files_and_figures_are_there(tmp_path, capsys):
-    options = argparse.Namespace(out="run", resume=False, json=True, compile=False, steps=20)
-    assert demo.run(options) == 0
+    assert demo.run(options(out="run", steps=20)) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["reward_accuracy"] > 0.9
     assert result["reward_margin"] > 0.1
     before = result["logp_chosen_before"] - result["logp_rejected_before"]
     after = result["logp_chosen_after"] - result["logp_rejected_after"]
     assert after - before == pytest.approx(result["reward_margin"] / demo.BETA, rel=1e-3)
-    names = {file.name for file in (tmp_path / "run").iterdir()}
-    states = {"reference.safetensors", "dpo.safetensors"}
-    assert names == {"run.json", "metrics.jsonl", "curves.png"} | states
-    assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    first = next(row for row in rows if row["phase"] == "dpo")
+    check_files(tmp_path / "run", "reference", "dpo")
+    first = next(row for row in rows(tmp_path / "run") if row["phase"] == "dpo")
     # The policy begins as its reference.
     assert first["test_rewards_margins"] == pytest.approx(0, abs=1e-4)
 

@@ -8,6 +8,7 @@ import pytest
 
 from purestep.demos import grpo as demo
 from purestep.demos.models import digits
+from tests.demos.runs import check_files, options, rows
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +23,7 @@ def small(monkeypatch, tmp_path):
 
 
 def run(**given):
-    defaults = {"out": "run", "resume": False, "json": True, "compile": False}
-    return demo.run(argparse.Namespace(**{**defaults, **given}))
+    return demo.run(options(**{"out": "run", **given}))
 
 
 def test_reward_rises_and_the_files_and_figures_are_there(tmp_path, monkeypatch, capsys):
@@ -37,11 +37,8 @@ def test_reward_rises_and_the_files_and_figures_are_there(tmp_path, monkeypatch,
     assert result["chance_reward"] < 0.15
     assert result["reward"] > result["chance_reward"] + 0.3
     assert {"test_reward", "test_sorted", "seconds"} <= result.keys()
-    names = {file.name for file in (tmp_path / "run").iterdir()}
-    assert names == {"run.json", "metrics.jsonl", "grpo.safetensors", "curves.png"}
-    assert (tmp_path / "run/curves.png").read_bytes().startswith(b"\x89PNG")
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert all(abs(row["ratio"] - 1) < 1e-4 for row in rows[1:])
+    check_files(tmp_path / "run", "grpo")
+    assert all(abs(row["ratio"] - 1) < 1e-4 for row in rows(tmp_path / "run")[1:])
 
 
 def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,5 @@
 """The multi-token demo: its hints are as said, pairs start alike, its summary adds up, runs leave files."""
 
-import argparse
 import json
 import math
 from typing import Any
@@ -9,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 from purestep.demos import mtp as demo
+from tests.demos.runs import check_files, options, rows
 
 
 @pytest.fixture(autouse=True)
@@ -22,14 +22,6 @@ def small(monkeypatch):
 
 
 PHASES = ["alone-1", "ahead-1", "alone-2", "ahead-2"]
-
-
-def options(**given):
-    return argparse.Namespace(**{"out": None, "resume": False, "json": True, "compile": False, **given})
-
-
-def rows(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_the_sums_are_right_and_the_hints_mostly_mislead():
@@ -80,7 +72,7 @@ def test_a_run_leaves_its_files_and_the_two_of_a_pair_start_alike(tmp_path, caps
         halves = result[f"{kind}_hint_loss"], result[f"{kind}_sum_loss"]
         assert result[f"{kind}_validation_loss"] == pytest.approx(sum(halves) / 2, rel=1e-5)
         assert 0 <= result[f"{kind}_sums_known"] <= 1
-    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    check_files(tmp_path / "run", *PHASES)
     first = [row for row in rows(tmp_path / "run") if row["step"] == 0]
     assert [row.pop("phase") for row in first] == PHASES
     assert first[0] == first[1]

@@ -6,8 +6,7 @@ import json
 import mlx.core as mx
 import pytest
 
-from purestep import TrainState, optimizers
-from purestep.demos.shared import run_directory
+from purestep import TrainState, checkpoint, optimizers
 from purestep.demos.shared.run_directory import RunDirectory, WriteError
 
 
@@ -60,7 +59,7 @@ def test_what_cannot_be_written_says_what_stays_and_how_to_go_on(directory, monk
     def full(path, state):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(run_directory.checkpoint, "save", full)
+    monkeypatch.setattr(checkpoint, "save", full)
     stays = "States that were saved before stay; to go on, once this is mended: --resume --out "
     with pytest.raises(WriteError, match=f"state.safetensors cannot be written: No space left.*{stays}"):
         directory.save(directory.state, state)
@@ -69,7 +68,7 @@ def test_what_cannot_be_written_says_what_stays_and_how_to_go_on(directory, monk
     def short(path, state):
         raise OSError(f"cannot write 9 bytes to {path}: [write] Unable to write 2 bytes to file.")
 
-    monkeypatch.setattr(run_directory.checkpoint, "save", short)
+    monkeypatch.setattr(checkpoint, "save", short)
     with pytest.raises(WriteError, match=f"^demo: cannot write 9 bytes to .*2 bytes to file. {stays}"):
         directory.save(directory.state, state)
     directory.metrics.unlink()

@@ -1,6 +1,5 @@
 """What the short demos share: phases end with the same bits wherever interrupted; files and reports."""
 
-import argparse
 import json
 
 import mlx.core as mx
@@ -10,22 +9,12 @@ from rich.console import Console
 import purestep as ps
 from purestep.demos.shared import session as shared
 from purestep.demos.shared.run_directory import RunDirectory
-from purestep.demos.shared.session import Session, Settings, StoppedError
+from purestep.demos.shared.running import StoppedError
+from purestep.demos.shared.session import Session, Settings
+from tests.demos.runs import Asked, options
 
 TRANSFORM = ps.optimizers.adam(0.1)
 STEPS = 6
-
-
-class Asked:
-    """An interruption that comes at so many questions, two a step."""
-
-    def __init__(self, after=10**9):
-        self.left = after
-
-    @property
-    def received(self):
-        self.left -= 1
-        return self.left <= 0
 
 
 def loss_fn(params, batch, rng):
@@ -84,7 +73,7 @@ def test_rows_that_a_crash_left_behind_the_saved_state_are_dropped(tmp_path, mon
         if len(saves) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(shared.checkpoint, "save", dying)
+    monkeypatch.setattr(ps.checkpoint, "save", dying)
     with pytest.raises(KeyboardInterrupt):
         work(session)
     session.directory.record({"phase": "first", "step": 4, "loss": 0.0})
@@ -105,20 +94,16 @@ def test_a_loss_that_is_not_a_number_stops_the_phase_and_keeps_the_last_good_sta
     assert ps.checkpoint.load(tmp_path / "it.safetensors", like=state).step.item() == 3
 
 
-def options(**given):
-    return argparse.Namespace(**{"out": "run", "resume": False, "json": True, **given})
-
-
 def conduct(name="toy", work=work, **given):
-    return shared.conduct(options(**given), name, STEPS, work)
+    return shared.conduct(options(**{"out": "run", **given}), name, STEPS, work)
 
 
 def test_a_run_prints_one_line_of_json_or_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert conduct(compile=False) == 0
+    assert conduct() == 0
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {"w", "seconds", "peak_memory_mb", "out"}
-    assert conduct(out=None, json=False, compile=False) == 0
+    assert conduct(out=None, json=False) == 0
     said = capsys.readouterr().out
     assert "first 6/6  0:00 left  loss" in said
     assert "runs/toy" in said
@@ -134,7 +119,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, monkeypatch, ca
         session._asked = Asked(3)
         return work(session)
 
-    assert conduct(work=stopped, json=False, compile=False) == 130
+    assert conduct(work=stopped, json=False) == 130
     assert "python -m purestep demo toy --resume --out run" in capsys.readouterr().out
     assert conduct(resume=True) == 0
     assert json.loads(capsys.readouterr().out)["w"] == work(a_session(tmp_path / "whole"))["w"]
@@ -160,7 +145,7 @@ def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=message):
             conduct(**given)
     assert not list(tmp_path.iterdir())
-    assert conduct(compile=False) == 0
+    assert conduct() == 0
     with pytest.raises(ValueError, match="--out run already holds a run"):
         conduct()
     with pytest.raises(ValueError, match="--seed is 4, the run in run began with 0"):

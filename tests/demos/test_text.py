@@ -1,6 +1,5 @@
 """The text demo: interrupted anywhere it ends with the same bits, and a NaN stops it."""
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -18,20 +17,10 @@ from purestep import checkpoint
 from purestep.demos import text as demo
 from purestep.demos.shared.run_directory import RunDirectory, latest, next_free
 from purestep.demos.shared.running import StoppedError
+from tests.demos.runs import Asked, options
+from tests.demos.runs import rows as rows_of
 
 STEPS = 5
-
-
-class Asked:
-    """An interruption that comes after so many questions."""
-
-    def __init__(self, after=10**9):
-        self.left = after
-
-    @property
-    def received(self):
-        self.left -= 1
-        return self.left <= 0
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +132,6 @@ def test_a_damaged_state_is_never_saved_over_a_good_one(tmp_path, book):
     assert run.directory.state.read_bytes() == before
 
 
-def options(**given):
-    return argparse.Namespace(**{"out": None, "resume": False, "json": True, "compile": False, **given})
-
-
 def test_a_whole_run_leaves_its_files_and_prints_one_line_of_json(tmp_path, book, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(book)
@@ -157,7 +142,7 @@ def test_a_whole_run_leaves_its_files_and_prints_one_line_of_json(tmp_path, book
     names = {file.name for file in (tmp_path / "runs/text").iterdir()}
     assert names == {"run.json", "metrics.jsonl", "state.safetensors", "loss.png", "sample.txt"}
     assert (tmp_path / "runs/text/loss.png").read_bytes().startswith(b"\x89PNG")
-    rows = [json.loads(line) for line in (tmp_path / "runs/text/metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(tmp_path / "runs/text")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     assert rows[-1]["validation_loss"] == result["validation_loss"]
     assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= rows[0].keys()
@@ -183,7 +168,7 @@ def test_what_contradicts_a_run_is_refused(tmp_path, book, monkeypatch):
     with pytest.raises(ValueError, match="--seed is 5, the run in run began with 0"):
         demo.run(options(resume=True, out="run", seed=5))
     (tmp_path / "book.txt").write_text(book + "more")
-    with pytest.raises(ValueError, match="the text is not the one this run began with"):
+    with pytest.raises(ValueError, match="--data must be the text this run began with"):
         demo.run(options(resume=True, out="run"))
 
 

@@ -15,14 +15,13 @@ from purestep.cli import output
 from purestep.cli.commands import ENDS, Parser, command
 from purestep.demos import NAMES
 
-# Here, too, what each module's docstring says: to import them needs rich and matplotlib.
+# The first lines of the modules' docstrings, repeated: importing the modules needs rich and matplotlib.
 ABOUT = {
-    "text": "Train a character transformer on a text, and write some more of it.",
-    "grpo": "Teach a transformer that knows nothing to sort digits by reward alone, with GRPO.",
-    "dpo": "Teach a transformer that sorts digits either way which way is preferred, with DPO.",
-    "distill": "Train a small character model on a little text twice, alone and with a teacher, and compare.",
-    "mtp": "Teach a small transformer from hints that mostly mislead, with and without predicting what "
-    "follows them.",
+    "text": "Train a character transformer on a text and continue the text.",
+    "grpo": "Teach an untrained transformer to sort digits with GRPO, from rewards alone.",
+    "dpo": "Teach a transformer that sorts digits up or down to prefer one order, with DPO.",
+    "distill": "Train a small character model with and without a teacher, and compare.",
+    "mtp": "Train a small transformer with and without multi-token prediction, and compare.",
 }
 
 _ENDS = f"""Exit status: 0 the run is complete; 1 it stopped at a value that is not finite, or its output

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from purestep.cli import output
 from purestep.cli.commands import ENDS, Parser, command
-from purestep.cli.inspection import WHERE, compared, inspected, opened
+from purestep.cli.inspection import CALLER, compared, inspected, opened
 
 _DESCRIPTION = """Show what is stored: the checkpoints of a run and one of them array by array; or one
 checkpoint, a safetensors file or the index of several, a file of checkpoint.to_bytes, a directory of
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--leaves", metavar="PATTERN", help="only arrays of such paths, as *.weight")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     options = parser.parse_args(arguments)
-    tables = None if options.json else output.need_tables(WHERE)
+    tables = None if options.json else output.need_tables(CALLER)
     if tables is None and not options.json:
         return 2
     try:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
                 first, second = both if options.order[0] == "path" else both[::-1]  # as they were typed
                 answer, show = compared(first, second, options.leaves), _show_difference
     except (OSError, ValueError, TypeError) as error:
-        output.fail(WHERE, error)
+        output.fail(CALLER, error)
         return 2
     if options.json:
         output.print_json(answer)

@@ -11,9 +11,9 @@ from purestep._core import checks, tree
 from purestep._core.tree.patterns import compile_pattern
 from purestep._measures.difference import difference
 from purestep.cli.listing import File, Listing, list_files, list_run
-from purestep.cli.stored import Source, open_source, read_all
+from purestep.cli.stored import Source, open_source, problem_of, read_all
 
-WHERE = "inspect"
+CALLER = "inspect"
 
 
 class Entry(NamedTuple):
@@ -47,22 +47,22 @@ def opened(path: Path, step: int | None) -> Opened:
     """Look at a path; damage becomes problems, a mistake in the arguments an error."""
     path = path.absolute()
     if path.exists() and not path.is_dir() and not path.is_file():
-        raise checks.error(WHERE, f"{path} is no file")  # reading a device may never end
+        raise checks.error(CALLER, f"{path} is no file")  # reading a device may never end
     if not path.is_dir() or (path / directory.MANIFEST).exists() or directory.step_of(path) is not None:
         if step is not None:
-            raise checks.error(WHERE, f"--step needs the directory of a run, {path} is not one")
+            raise checks.error(CALLER, f"--step needs the directory of a run, {path} is not one")
         return Opened(None, None, *_source(path))
-    listing = list_run(WHERE, path)
+    listing = list_run(CALLER, path)
     steps = [checkpoint.step for checkpoint in listing.checkpoints]
     if not steps:
         if step is not None:
-            raise checks.error(WHERE, f"--step needs a directory of checkpoints, {path} holds none")
+            raise checks.error(CALLER, f"--step needs a directory of checkpoints, {path} holds none")
         return _of_files(path)
     if step is not None:
-        return Opened(listing, None, *_source(store.existing(WHERE, path, step)))
+        return Opened(listing, None, *_source(store.existing(CALLER, path, step)))
     passed_over: list[str] = []
     for number in reversed(steps):
-        source, problems = _source(store.existing(WHERE, path, number))
+        source, problems = _source(store.existing(CALLER, path, number))
         if source is not None:
             return Opened(listing, None, source, [*passed_over, *problems])
         passed_over += problems
@@ -71,9 +71,9 @@ def opened(path: Path, step: int | None) -> Opened:
 
 def _of_files(path: Path) -> Opened:
     """Return what a directory of files leads to, a demo's run or a model: the file written last."""
-    files, sources = list_files(WHERE, path)
+    files, sources = list_files(CALLER, path)
     if not files:
-        raise checks.error(WHERE, f"there is no checkpoint in {path}: name one, or a file")
+        raise checks.error(CALLER, f"there is no checkpoint in {path}: name one, or a file")
     passed_over: list[str] = []
     for file in reversed(files):
         if file.name in sources:
@@ -84,9 +84,9 @@ def _of_files(path: Path) -> Opened:
 
 def _source(path: Path) -> tuple[Source | None, list[str]]:
     try:
-        source = open_source(WHERE, path)
+        source = open_source(CALLER, path)
     except ValueError as error:
-        return None, [str(error).removeprefix(f"{WHERE}: ")]
+        return None, [problem_of(CALLER, error)]
     return source, list(source.problems)
 
 
@@ -126,11 +126,11 @@ def compared(first: Opened, second: Opened, pattern: str | None) -> dict[str, An
         return {"verdict": "damaged", "first": None, "second": None, "problems": problems}
     ours, theirs = _matching(a, pattern, required=False), _matching(b, pattern, required=False)
     if pattern is not None and not ours and not theirs:
-        raise checks.error(WHERE, f"--leaves {pattern!r} matches no array of either")
+        raise checks.error(CALLER, f"--leaves {pattern!r} matches no array of either")
     both = [path for path in ours if path in b.leaves]
     alike = [path for path in both if a.leaves[path] == b.leaves[path]]
     differ, same = [], 0
-    for one, other in zip(read_all(WHERE, a, alike), read_all(WHERE, b, alike), strict=True):
+    for one, other in zip(read_all(CALLER, a, alike), read_all(CALLER, b, alike), strict=True):
         path, left, problem = one
         _, right, other_problem = other
         problems += [said for said in (problem, other_problem) if said]
@@ -167,16 +167,16 @@ def compared(first: Opened, second: Opened, pattern: str | None) -> dict[str, An
 
 
 def _arrays(source: Source | None, pattern: str | None) -> Any:
-    return [] if source is None else read_all(WHERE, source, _matching(source, pattern, required=True))
+    return [] if source is None else read_all(CALLER, source, _matching(source, pattern, required=True))
 
 
 def _matching(source: Source, pattern: str | None, *, required: bool) -> list[str]:
     if pattern is None:
         return list(source.leaves)
-    compiled = compile_pattern(WHERE, pattern)
+    compiled = compile_pattern(CALLER, pattern)
     found = [path for path in source.leaves if compiled.fullmatch(path)]
     if required and not found:
-        raise checks.error(WHERE, f"--leaves {pattern!r} matches no array of {source.path}")
+        raise checks.error(CALLER, f"--leaves {pattern!r} matches no array of {source.path}")
     return found
 
 

@@ -71,38 +71,38 @@ def find_step(text: str) -> tuple[ModuleType, Any]:
     Raises:
         ValueError: if there is none, with what is in its place.
     """
-    where = "replay"
+    caller = "replay"
     name, _, attribute = text.partition(":")
     if not name or not attribute:
-        raise checks.error(where, f"--step must be module:function, got {text!r}")
+        raise checks.error(caller, f"--step must be module:function, got {text!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # the user's module may do anything as it is imported
         raise checks.error(
-            where, f"--step: importing {name} failed ({type(error).__name__}: {error})"
+            caller, f"--step: importing {name} failed ({type(error).__name__}: {error})"
         ) from error
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise checks.error(where, f"--step: {name} has no {attribute}")
+            raise checks.error(caller, f"--step: {name} has no {attribute}")
         found = getattr(found, part)
     if _takes(found) == 0:
         try:
             made = found()
         except (Exception, SystemExit) as error:
             raise checks.error(
-                where, f"--step: {attribute}() failed ({type(error).__name__}: {error})"
+                caller, f"--step: {attribute}() failed ({type(error).__name__}: {error})"
             ) from error
         if _takes(made) != 2:
             raise checks.error(
-                where, f"--step: {attribute}() must return a step(state, batch), got {type(made).__name__}"
+                caller, f"--step: {attribute}() must return a step(state, batch), got {type(made).__name__}"
             )
         return module, made
     if _takes(found) != 2:
         raise checks.error(
-            where,
+            caller,
             f"--step: {attribute} must be a step(state, batch), or a function without arguments that returns "
             f"one, got {found!r:.200}",
         )

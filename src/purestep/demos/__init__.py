@@ -1,3 +1,3 @@
-"""What `python -m purestep demo NAME` runs: the library's own examples, one a file."""
+"""The demos that `python -m purestep demo NAME` runs, one in each file."""
 
 NAMES = ("text", "grpo", "dpo", "distill", "mtp")

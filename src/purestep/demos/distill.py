@@ -1,37 +1,23 @@
-"""Train a small character model on a little text twice, alone and with a teacher, and compare."""
+"""Train a small character model with and without a teacher, and compare."""
 
 import argparse
 from typing import Any
 
 import mlx.core as mx
 
-from purestep import (
-    GradientTransform,
-    Mean,
-    TrainState,
-    chain,
-    eval_step,
-    functional,
-    losses,
-    optimizers,
-    schedules,
-    transforms,
-)
-from purestep._core.rng import scope
-from purestep._core.types import Batch, Params
-from purestep._modules.bridge import Apply
-from purestep.data import Characters, RandomWindows, consecutive_windows
+import purestep as ps
 from purestep.demos.models.transformer import Transformer
 from purestep.demos.pictures import curves
 from purestep.demos.shared import session
-from purestep.demos.shared.session import Session, made
-from purestep.demos.text import read_text
-from purestep.losses import distillation_loss
+from purestep.demos.shared.building import clipped_adamw, seeded
+from purestep.demos.shared.figures import made, means_over
+from purestep.demos.shared.reading import read_text
+from purestep.demos.shared.session import Session
 
 STEPS = 300
 TEACHER_STEPS = 500
 CONTEXT, BATCH_SIZE = 64, 16
-LITTLE = 30_000  # characters that the student sees; the teacher sees all of the training text
+LITTLE = 30_000  # characters for the student; the teacher trains on all of the training text
 TEACHER: dict[str, int] = {"width": 48, "layers": 2, "heads": 3}
 STUDENT: dict[str, int] = {"width": 32, "layers": 1, "heads": 2}
 RATE = 5e-3
@@ -40,7 +26,7 @@ PHASES = ("teacher", "alone", "taught")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the options."""
     session.add_arguments(parser, "distill", STEPS)
 
 
@@ -50,39 +36,40 @@ def run(options: argparse.Namespace) -> int:
 
 
 def teach(session: Session) -> dict[str, Any]:
-    """Train a teacher, a student alone and the same student taught; return the figures."""
+    """Train a teacher, a student without it and the same student with it; return the figures."""
     settings, text = session.settings, read_text(None)
     split = len(text) * 9 // 10
-    characters = Characters.of(text)
+    characters = ps.data.Characters.of(text)
     much, little = (
-        RandomWindows(characters.encode(part), BATCH_SIZE, CONTEXT, settings.seed)
+        ps.data.RandomWindows(characters.encode(part), BATCH_SIZE, CONTEXT, settings.seed)
         for part in (text[:split], text[: min(LITTLE, split)])
     )
-    validation = consecutive_windows(
+    validation = ps.data.consecutive_windows(
         characters.encode(text[split:]), 4 * BATCH_SIZE, CONTEXT, ignore_index=-100
     )
 
-    def built(sizes: dict[str, int]) -> tuple[Apply, Params]:
-        with scope(mx.random.key(settings.seed)):
-            model = Transformer(len(characters.symbols), **sizes)
-            mx.eval(model.parameters())
-        return functional(model)[:2]
-
-    def transform(steps: int) -> GradientTransform:
-        rate = schedules.warmup_cosine_decay(0.0, RATE, steps // 20, steps, end_value=0.05 * RATE)
-        adamw = optimizers.adamw(rate, b2=0.99, weight_decay=0.1, mask=transforms.matrices)
-        return chain(transforms.clip_by_global_norm(1.0), adamw)
+    def built(sizes: dict[str, int]) -> tuple[ps.types.Apply, ps.types.Params]:
+        return seeded(lambda: Transformer(len(characters.symbols), **sizes), settings.seed)
 
     def train(
-        phase: str, apply: Apply, params: Params, steps: int, source: RandomWindows, teacher: Any
-    ) -> Params:
-        """Train on a source; with a teacher, `teacher(inputs)` gives the logits to learn from."""
+        phase: str,
+        apply: ps.types.Apply,
+        params: ps.types.Params,
+        steps: int,
+        source: ps.data.RandomWindows,
+        teacher: Any,
+    ) -> ps.types.Params:
+        """Train on a source. If there is a teacher, `teacher(inputs)` returns the target logits."""
 
-        def plain(params: Params, batch: Batch, rng: mx.array | None) -> Mean:
-            return losses.cross_entropy(apply(params, batch["inputs"]), batch["targets"], ignore_index=-100)
+        def plain(params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None) -> ps.Mean:
+            return ps.losses.cross_entropy(
+                apply(params, batch["inputs"]), batch["targets"], ignore_index=-100
+            )
 
-        def taught(params: Params, batch: Batch, rng: mx.array | None) -> tuple[Mean, dict[str, Mean]]:
-            return distillation_loss(
+        def taught(
+            params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None
+        ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
+            return ps.losses.distillation_loss(
                 apply(params, batch["inputs"]),
                 batch["teacher_logits"],
                 batch["targets"],
@@ -90,24 +77,19 @@ def teach(session: Session) -> dict[str, Any]:
                 alpha=ALPHA,
             )
 
-        def batch_of(state: TrainState) -> Batch:
+        def batch_of(state: ps.TrainState) -> ps.types.Batch:
             batch = source.at(made(state))
             return {**batch, "teacher_logits": teacher(batch["inputs"])} if teacher else batch
 
-        evaluate = eval_step(plain)
+        look = ps.eval_step(plain)
 
-        def measure(state: TrainState) -> dict[str, float]:
-            means = []
-            for batch in validation:
-                means.append(evaluate(state, batch)["loss"])
-                mx.eval(means[-1])
-            loss: Any = Mean.merge(*means).value.item()
-            return {"validation_loss": loss}
+        def measure(state: ps.TrainState) -> dict[str, float]:
+            return {"validation_loss": means_over(look, state, validation)["loss"]}
 
-        optimizer = transform(steps)
+        optimizer = clipped_adamw(RATE, steps)
         return session.train(
             phase,
-            TrainState.create(params, optimizer, seed=settings.seed),
+            ps.TrainState.create(params, optimizer, seed=settings.seed),
             session.step(taught if teacher else plain, optimizer),
             batch_of,
             steps=steps,
@@ -139,10 +121,9 @@ def teach(session: Session) -> dict[str, Any]:
 
 
 def picture(session: Session, result: dict[str, Any]) -> None:
-    """Draw the validation losses of the student, alone and taught, and the teacher's."""
+    """Draw the validation losses of both students and of the teacher."""
     alone, taught = session.history("alone"), session.history("taught")
-    curves.draw(
-        session.directory.path / "curves.png",
+    session.draw(
         [
             curves.Panel(
                 "validation loss (nats a character)",

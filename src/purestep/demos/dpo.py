@@ -1,4 +1,4 @@
-"""Teach a transformer that sorts digits either way which way is preferred, with DPO."""
+"""Teach a transformer that sorts digits up or down to prefer one order, with DPO."""
 
 import argparse
 import math
@@ -6,15 +6,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import Mean, TrainState, chain, eval_step, functional, losses, optimizers, schedules, transforms
-from purestep._core.rng import fold_in, scope
-from purestep._core.types import Batch, Params
-from purestep.data import sampler
+import purestep as ps
 from purestep.demos.models.digits import DIGITS, STOP, Decoder, prompts
 from purestep.demos.pictures import curves
 from purestep.demos.shared import session
-from purestep.demos.shared.session import Session, made
-from purestep.losses import completion_mask, dpo_loss, sequence_logps, shift, token_logps
+from purestep.demos.shared.building import seeded
+from purestep.demos.shared.figures import as_float, made, means_over
+from purestep.demos.shared.session import Session
 
 STEPS = 200
 REFERENCE_STEPS = 600
@@ -25,7 +23,7 @@ BETA, SMOOTHING = 0.5, 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the options."""
     session.add_arguments(parser, "dpo", STEPS)
 
 
@@ -35,51 +33,48 @@ def run(options: argparse.Namespace) -> int:
 
 
 def learn_a_preference(session: Session) -> dict[str, Any]:
-    """Train a reference that sorts up or down by chance, then a policy that prefers up; return figures."""
+    """Train a reference that sorts up or down at random, then a policy that sorts up; return the figures."""
     settings = session.settings
     some = [
-        [prompt for prompt in part if len(set(prompt)) > 2]  # 4 4 4 4 reads the same either way
+        [prompt for prompt in part if len(set(prompt)) > 2]  # 4 4 4 4 is the same in both orders
         for part in prompts(TRAIN, TEST, settings.seed)
     ]
     (chosen, rejected), (test_chosen, test_rejected) = (pairs(part) for part in some)
-    with scope(mx.random.key(settings.seed)):
-        model = Decoder()
-        mx.eval(model.parameters())
-    apply, params, _ = functional(model)
-    mask = completion_mask(chosen[:1], DIGITS + 1)  # of one row: every prompt is as long
+    apply, params = seeded(Decoder, settings.seed)
+    mask = ps.losses.completion_mask(chosen[:1], DIGITS + 1)  # one row: all prompts have the same length
 
-    def drawn(state: TrainState, rows: int) -> mx.array:
-        """Return the numbers of the rows of a step's batch."""
-        key = fold_in(mx.random.key(settings.seed), made(state))
+    def drawn(state: ps.TrainState, rows: int) -> mx.array:
+        """Return the row numbers of a step's batch."""
+        key = ps.rng.fold_in(mx.random.key(settings.seed), made(state))
         return mx.random.randint(0, chosen.shape[0], (rows,), key=key)
 
-    # The reference: half of its data is sorted upwards, half downwards.
-    def likelihood(params: Params, batch: Batch, rng: mx.array) -> Mean:
-        inputs, targets = shift(batch["tokens"])
+    # The reference trains on data that is half sorted upwards, half downwards.
+    def likelihood(params: ps.types.Params, batch: ps.types.Batch, rng: mx.array) -> ps.Mean:
+        inputs, targets = ps.losses.shift(batch["tokens"])
         weights = mx.broadcast_to(mask, targets.shape)
-        return losses.cross_entropy(apply(params, inputs), targets, weights=weights)
+        return ps.losses.cross_entropy(apply(params, inputs), targets, weights=weights)
 
-    def either_way(state: TrainState) -> Batch:
+    def either_way(state: ps.TrainState) -> ps.types.Batch:
         rows = drawn(state, REFERENCE_BATCH)
         half = REFERENCE_BATCH // 2
         return {"tokens": mx.concatenate([chosen[rows[:half]], rejected[rows[half:]]])}
 
-    rate = schedules.warmup_cosine_decay(0.0, REFERENCE_RATE, REFERENCE_STEPS // 20, REFERENCE_STEPS)
-    transform = chain(transforms.clip_by_global_norm(1.0), optimizers.adamw(rate))
+    rate = ps.schedules.warmup_cosine_decay(0.0, REFERENCE_RATE, REFERENCE_STEPS // 20, REFERENCE_STEPS)
+    transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(rate))
     reference = session.train(
         "reference",
-        TrainState.create(params, transform, seed=settings.seed),
+        ps.TrainState.create(params, transform, seed=settings.seed),
         session.step(likelihood, transform),
         either_way,
         steps=REFERENCE_STEPS,
         tokens=REFERENCE_BATCH * chosen.shape[1],
     ).params
 
-    # The policy: begins as the reference, whose log-probabilities are computed once.
-    def scores(params: Params, tokens: mx.array) -> mx.array:
-        inputs, targets = shift(tokens)
-        logps = token_logps(apply(params, inputs), targets)
-        return sequence_logps(logps, mx.broadcast_to(mask, logps.shape))
+    # The policy starts as the reference. The log-probabilities of the reference are computed once.
+    def scores(params: ps.types.Params, tokens: mx.array) -> mx.array:
+        inputs, targets = ps.losses.shift(tokens)
+        logps = ps.losses.token_logps(apply(params, inputs), targets)
+        return ps.losses.sequence_logps(logps, mx.broadcast_to(mask, logps.shape))
 
     train = {
         "chosen": chosen,
@@ -95,10 +90,12 @@ def learn_a_preference(session: Session) -> dict[str, Any]:
     }
     mx.eval(train, test)
 
-    def preference(params: Params, batch: Batch, rng: mx.array | None) -> tuple[Mean, dict[str, Mean]]:
+    def preference(
+        params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None
+    ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
         both = scores(params, mx.concatenate([batch["chosen"], batch["rejected"]]))
         chosen_logps, rejected_logps = mx.split(both, 2)
-        loss, metrics = dpo_loss(
+        loss, metrics = ps.losses.dpo_loss(
             chosen_logps,
             rejected_logps,
             batch["ref_chosen_logps"],
@@ -106,26 +103,25 @@ def learn_a_preference(session: Session) -> dict[str, Any]:
             beta=BETA,
             label_smoothing=SMOOTHING,
         )
-        logps = {"logps_chosen": Mean.of(chosen_logps), "logps_rejected": Mean.of(rejected_logps)}
+        logps = {"logps_chosen": ps.Mean.of(chosen_logps), "logps_rejected": ps.Mean.of(rejected_logps)}
         return loss, {**metrics, **logps}
 
-    evaluate = eval_step(preference)
-    sample = sampler(apply, max_tokens=DIGITS + 1, stop_tokens=(STOP,), compile=settings.compile)
+    look = ps.eval_step(preference)
+    sample = ps.data.sampler(apply, max_tokens=DIGITS + 1, stop_tokens=(STOP,), compile=settings.compile)
 
-    def measure(state: TrainState) -> dict[str, float]:
-        figures: dict[str, Any] = {
-            f"test_{name}": mean.value.item() for name, mean in evaluate(state, test).items()
-        }
+    def measure(state: ps.TrainState) -> dict[str, float]:
+        means = means_over(look, state, [test])
+        figures = {f"test_{name}": mean for name, mean in means.items()}
         written = sample(state.params, some[1], mx.random.key(settings.seed)).tokens
         for name, wanted in (("upwards", test_chosen), ("downwards", test_rejected)):
-            figures[f"samples_{name}"] = (written == wanted).all(axis=1).astype(mx.float32).mean().item()
+            figures[f"samples_{name}"] = as_float((written == wanted).all(axis=1).astype(mx.float32).mean())
         return figures
 
-    rate = schedules.warmup_constant(0.0, RATE, settings.steps // 10)
-    transform = chain(transforms.clip_by_global_norm(1.0), optimizers.adamw(rate, weight_decay=0.0))
+    rate = ps.schedules.warmup_constant(0.0, RATE, settings.steps // 10)
+    transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(rate, weight_decay=0.0))
     session.train(
         "dpo",
-        TrainState.create(reference, transform, seed=settings.seed),
+        ps.TrainState.create(reference, transform, seed=settings.seed),
         session.step(preference, transform),
         lambda state: {name: array[drawn(state, PAIRS)] for name, array in train.items()},
         steps=settings.steps,
@@ -158,7 +154,7 @@ def learn_a_preference(session: Session) -> dict[str, Any]:
 
 
 def pairs(prompts: list[list[int]]) -> tuple[mx.array, mx.array]:
-    """Return the prompts with their digits sorted upwards, and downwards, int32 [prompts, length]."""
+    """Return the prompts with their digits in ascending and in descending order, int32 [prompts, length]."""
     both = (
         [*prompt, *sorted(prompt[:-1], reverse=down), STOP] for down in (False, True) for prompt in prompts
     )
@@ -167,10 +163,9 @@ def pairs(prompts: list[list[int]]) -> tuple[mx.array, mx.array]:
 
 
 def picture(session: Session, result: dict[str, Any]) -> None:
-    """Draw how the two ways of sorting come apart."""
+    """Draw the rewards and the log-probabilities of both orders."""
     history = session.history("dpo")
-    curves.draw(
-        session.directory.path / "curves.png",
+    session.draw(
         [
             curves.Panel(
                 "implicit reward on unseen pairs",
@@ -181,7 +176,7 @@ def picture(session: Session, result: dict[str, Any]) -> None:
                     ),
                     curves.Curve("margin: chosen - rejected", history, "test_rewards_margins", curves.GREEN),
                 ],
-                # With smoothing s the loss is least at the margin log((1 - s) / s), not at infinity.
+                # With smoothing s the loss has its minimum at the margin log((1 - s) / s).
                 levels={"margin of the least loss": math.log((1 - SMOOTHING) / SMOOTHING)},
             ),
             curves.Panel(

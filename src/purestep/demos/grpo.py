@@ -1,4 +1,4 @@
-"""Teach a transformer that knows nothing to sort digits by reward alone, with GRPO."""
+"""Teach an untrained transformer to sort digits with GRPO, from rewards alone."""
 
 import argparse
 import math
@@ -6,10 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import Mean, TrainState, chain, functional, optimizers, schedules, transforms
-from purestep._core.rng import scope
-from purestep._core.types import Batch, Params
-from purestep.data import rollout, sampler
+import purestep as ps
 from purestep.demos.models.digits import (
     DIGITS,
     EQUALS,
@@ -22,9 +19,9 @@ from purestep.demos.models.digits import (
 )
 from purestep.demos.pictures import curves
 from purestep.demos.shared import session
+from purestep.demos.shared.building import seeded
 from purestep.demos.shared.running import say
 from purestep.demos.shared.session import Session
-from purestep.losses import grpo_loss, shift, token_logps
 
 STEPS = 800
 TRAIN, TEST = 4096, 256  # prompts
@@ -36,7 +33,7 @@ BETA = 0.02
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+    """Add the options."""
     session.add_arguments(parser, "grpo", STEPS)
 
 
@@ -46,26 +43,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def learn_to_sort(session: Session) -> dict[str, Any]:
-    """Train from nothing; return the figures."""
+    """Train from random weights; return the figures."""
     settings = session.settings
     train, test = prompts(TRAIN, TEST, settings.seed)
-    with scope(mx.random.key(settings.seed)):
-        model = Decoder()
-        mx.eval(model.parameters())
-    apply, params, _ = functional(model)
-    rate = schedules.warmup_cosine_decay(
+    apply, params = seeded(Decoder, settings.seed)
+    rate = ps.schedules.warmup_cosine_decay(
         0.0, PEAK_RATE, settings.steps // 40, settings.steps, end_value=0.1 * PEAK_RATE
     )
     # Muon for the matrices of the blocks, AdamW for the rest.
-    muon = optimizers.muon(
+    muon = ps.optimizers.muon(
         rate,
         consistent_rms=0.2,
         matrices=lambda path, leaf: leaf.ndim == 2 and path.startswith("blocks"),
     )
-    transform = chain(transforms.clip_by_global_norm(1.0), muon)
+    transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), muon)
 
-    # Each batch: 32 prompts, 8 completions a prompt, drawn by the parameters of the moment and scored.
-    source = rollout(
+    # A batch has 32 prompts with 8 completions each, drawn with the current parameters and scored.
+    source = ps.data.rollout(
         apply,
         train,
         correctness,
@@ -77,12 +71,14 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
         compile=settings.compile,
     )
 
-    def loss(params: Params, batch: Batch, rng: mx.array) -> tuple[Mean, dict[str, Mean]]:
-        inputs, targets = shift(batch["tokens"])
-        logps = token_logps(apply(params, inputs), targets, temperature=TEMPERATURE)
-        # The reference is the model before its first step, which is uniform: to stay near it is to keep
-        # trying, where a policy that is sure of a wrong answer would get no variance to learn from.
-        objective, metrics = grpo_loss(
+    def loss(
+        params: ps.types.Params, batch: ps.types.Batch, rng: mx.array
+    ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
+        inputs, targets = ps.losses.shift(batch["tokens"])
+        logps = ps.losses.token_logps(apply(params, inputs), targets, temperature=TEMPERATURE)
+        # The reference is the untrained model, which is uniform. The KL term keeps the policy exploring: a
+        # policy that is certain of a wrong answer gets rewards without variance, and so no gradient.
+        objective, metrics = ps.losses.grpo_loss(
             logps,
             batch["behavior_logps"],
             batch["advantages"],
@@ -90,19 +86,19 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
             ref_logps=mx.full(logps.shape, -math.log(VOCABULARY)),
             beta=BETA,
         )
-        return objective, {**metrics, "reward": Mean.of(batch["rewards"])}
+        return objective, {**metrics, "reward": ps.Mean.of(batch["rewards"])}
 
-    greedy = sampler(
+    greedy = ps.data.sampler(
         apply, max_tokens=MAX_TOKENS, temperature=0.0, stop_tokens=(STOP,), compile=settings.compile
     )
 
-    def measure(state: TrainState) -> dict[str, float]:
+    def measure(state: ps.TrainState) -> dict[str, float]:
         scores = correctness(test, greedy(state.params, test, state.rng).lists())
         return {"test_reward": sum(scores) / TEST, "test_sorted": scores.count(1.0) / TEST}
 
     state = session.train(
         "grpo",
-        TrainState.create(params, transform, seed=settings.seed),
+        ps.TrainState.create(params, transform, seed=settings.seed),
         session.step(loss, transform),
         source.at,
         steps=settings.steps,
@@ -132,10 +128,9 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
 
 
 def picture(session: Session, result: dict[str, Any]) -> None:
-    """Draw the rewards of the run, and how many prompts it sorts."""
+    """Draw the rewards and the share of prompts that are sorted."""
     history = session.history("grpo")
-    curves.draw(
-        session.directory.path / "curves.png",
+    session.draw(
         [
             curves.Panel(
                 "reward: mean share of places that are right",

@@ -1,4 +1,4 @@
-"""Train a character transformer on a text, and write some more of it."""
+"""Train a character transformer on a text and continue the text."""
 
 import argparse
 import hashlib
@@ -6,54 +6,38 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from rich.console import Console
 
-from purestep import (
-    Mean,
-    TrainState,
-    chain,
-    compiled,
-    eval_step,
-    functional,
-    losses,
-    optimizers,
-    schedules,
-    train_step,
-    transforms,
-)
-from purestep._checkpoint.run.signals import Signals
-from purestep._core import hardware, tree
-from purestep._core.rng import fold_in, scope
-from purestep._core.types import Batch, Params, StepFn
-from purestep.data import Characters, RandomWindows, consecutive_windows
+import purestep as ps
 from purestep.demos.models.ngram import ngram_loss
 from purestep.demos.models.transformer import Transformer
 from purestep.demos.pictures import curves
 from purestep.demos.pictures.curves import Curve, Panel
 from purestep.demos.shared import running
+from purestep.demos.shared.building import clipped_adamw, seeded
+from purestep.demos.shared.figures import as_float, check_finite, made, means_over
 from purestep.demos.shared.progress import TrainingProgress
 from purestep.demos.shared.reading import read_text
 from purestep.demos.shared.run_directory import RunDirectory
-from purestep.demos.shared.running import StoppedError, say
+from purestep.demos.shared.running import Signals, StoppedError, say
 from purestep.demos.shared.settings import out_of_range
 from purestep.demos.shared.status import is_milestone
-from purestep.metrics import nonfinite_paths
 
 CONTEXT = 64
 BATCH_SIZE = 16
 PEAK_RATE = 5e-3
 SAMPLE = 500  # characters to write at the end
-DRAWN_A_STEP = 10  # about, in the time of a step
+DRAWN_A_STEP = 10  # characters drawn in the time of a training step, roughly
 TEMPERATURE = 0.7
 DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the bits of a run. Everything else about it is decoration."""
+    """The settings that determine the results of a run bit for bit."""
 
     steps: int = 600
     seed: int = 0
@@ -64,7 +48,7 @@ class Settings:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; those of `Settings` are absent from the result unless given."""
+    """Add the options. A setting that is not given is absent from the result."""
     running.add_shared_arguments(parser, "text", Settings.steps, "the weights and the batches")
     unset: Any = argparse.SUPPRESS
     parser.add_argument(
@@ -73,7 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--microbatches", type=int, default=unset, help=f"a divisor of {BATCH_SIZE} (default 1)"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default=unset, help="to compute in")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=unset,
+        help="dtype of the computation (default float32)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -89,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     }
     if begun is not None:
         if begun.get("sha256") != facts["sha256"]:
-            raise ValueError("demo: the text is not the one this run began with")
+            raise ValueError("demo: --data must be the text this run began with, got another text")
         running.compare_computers(begun, console)
     prepared = Run(settings, text, directory, console)
     if begun is None:
@@ -106,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def fault(settings: Settings) -> str | None:
-    """Return what is wrong with settings, or `None`.
+    """Return the first error in the settings, or `None`.
 
     >>> fault(Settings(microbatches=3))
     '--microbatches must divide 16, got 3'
@@ -119,71 +108,58 @@ def fault(settings: Settings) -> str | None:
 
 
 class Trained(NamedTuple):
-    """What training ends with.
+    """The results of training.
 
     Attributes:
-        state: after the last step.
-        validation_loss: of it, in nats a character.
-        tokens_per_second: over the last steps.
-        sample: a prompt, and what the model wrote after it.
+        state: the state after the last step.
+        validation_loss: its loss on the validation text, in nats per character.
+        tokens_per_second: the rate of the last steps.
+        sample: a prompt and the text that the model wrote after it.
     """
 
-    state: TrainState
+    state: ps.TrainState
     validation_loss: float
     tokens_per_second: float
     sample: str
 
 
 class Run:
-    """One run: what it trains, on what, and where it writes."""
+    """One run: the model, the text and the output directory."""
 
     def __init__(self, settings: Settings, text: str, directory: RunDirectory, console: Console):
         self.settings, self.directory, self.console = settings, directory, console
         split = len(text) * 9 // 10
         self.train_text, self.validation_text = text[:split], text[split:]
-        self.characters = Characters.of(text)
-        self.source = RandomWindows(
+        self.characters = ps.data.Characters.of(text)
+        self.source = ps.data.RandomWindows(
             self.characters.encode(self.train_text), BATCH_SIZE, CONTEXT, settings.seed
         )
-        self.validation = consecutive_windows(
+        self.validation = ps.data.consecutive_windows(
             self.characters.encode(self.validation_text), 4 * BATCH_SIZE, CONTEXT, ignore_index=-100
         )
-        with scope(mx.random.key(settings.seed)):
-            model = Transformer(len(self.characters.symbols))
-            mx.eval(model.parameters())
-        self.apply, params, _ = functional(model)
-        self.transform = chain(
-            transforms.clip_by_global_norm(1.0),
-            optimizers.adamw(
-                schedules.warmup_cosine_decay(
-                    0.0, PEAK_RATE, settings.steps // 20, settings.steps, end_value=0.05 * PEAK_RATE
-                ),
-                b2=0.99,
-                weight_decay=0.1,
-                mask=transforms.matrices,
-            ),
-        )
-        self.initial = TrainState.create(params, self.transform, seed=settings.seed)
-        step = train_step(self.loss, self.transform, microbatches=settings.microbatches)
-        self.step: StepFn = compiled(step) if settings.compile else step
-        # Not compiled: on a CPU a dozen batches are measured sooner than their kernels are built.
-        self.measure = eval_step(self.loss)
+        self.apply, params = seeded(lambda: Transformer(len(self.characters.symbols)), settings.seed)
+        self.transform = clipped_adamw(PEAK_RATE, settings.steps)
+        self.initial = ps.TrainState.create(params, self.transform, seed=settings.seed)
+        step = ps.train_step(self.loss, self.transform, microbatches=settings.microbatches)
+        self.step: ps.types.StepFn = ps.compiled(step) if settings.compile else step
+        # Not compiled: on a CPU, building the kernels takes longer than measuring a dozen batches.
+        self.measure = ps.eval_step(self.loss)
         self.evaluate_every = max(1, min(200, math.ceil(settings.steps / 4)))
 
-    def loss(self, params: Params, batch: Batch, rng: mx.array | None) -> Mean:
-        """Return the cross entropy of a batch."""
-        params = tree.cast(params, getattr(mx, self.settings.dtype))
+    def loss(self, params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None) -> ps.Mean:
+        """Return the cross-entropy of a batch."""
+        params = ps.tree.cast(params, getattr(mx, self.settings.dtype))
         logits = self.apply(params, batch["inputs"], rng=rng)
-        return losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
+        return ps.losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
     def go(self, asked: Signals) -> dict[str, Any]:
-        """Train from the last checkpoint to the end; return the figures, and under `sample` what it wrote."""
-        began = time.perf_counter()
+        """Train from the last checkpoint to the end; return the figures and the text as `sample`."""
+        began, computer = time.perf_counter(), running.computer()
         say(
             self.console,
             f"{len(self.train_text):,} characters to learn, {len(self.validation_text):,} to predict; "
-            f"{tree.size(self.initial.params):,} parameters; {hardware.device_name()}, "
-            f"{hardware.blas()} BLAS; files in {self.directory.path}/",
+            f"{ps.tree.size(self.initial.params):,} parameters; {computer['device']}, "
+            f"{computer['blas']} BLAS; files in {self.directory.path}/",
         )
         baseline = ngram_loss(self.train_text, self.validation_text)
         say(
@@ -206,18 +182,18 @@ class Run:
             "sample": trained.sample[CONTEXT:],
         }
 
-    def train(self, state: TrainState, asked: Signals) -> Trained:
-        """Make the remaining steps and write a sample.
+    def train(self, state: ps.TrainState, asked: Signals) -> Trained:
+        """Run the remaining steps and write a sample.
 
         Raises:
-            StoppedError: when asked to stop before the last step; the state is saved.
-            FloatingPointError: when something is not finite; the last good state stays.
+            StoppedError: if an interruption arrives before the last step; the state is saved.
+            FloatingPointError: if a figure is not finite; the last good checkpoint is kept.
         """
         start, total, validation_loss = made(state), self.settings.steps, None
         tokens = BATCH_SIZE * CONTEXT
         progress = TrainingProgress(
             self.console, "text", total, start, self.evaluate_every, tokens,
-            # The forward pass is a third of a step, here for four times as many windows.
+            # A forward pass takes a third of a step; a validation batch has four times as many windows.
             pause_steps=len(self.validation) * 4 / 3,
             after_steps=SAMPLE / DRAWN_A_STEP,
         )  # fmt: skip
@@ -227,7 +203,12 @@ class Run:
                 after, metrics = self.step(state, self.source.at(number))
                 mx.eval(after, metrics)
                 figures = {name: as_float(value) for name, value in metrics.items()}
-                self.check_finite(number, figures, state, after)
+                kept = (
+                    f"the last good checkpoint is {self.directory.state}"
+                    if self.directory.state.exists()
+                    else "no checkpoint was written yet"
+                )
+                check_finite(f"step {number + 1}", figures, state, after, note=f"; {kept}")
                 state, row = after, {"step": number + 1, **figures}
                 row["tokens_per_second"] = round(tokens / progress.step_seconds())
                 milestone = is_milestone(number + 1, total, self.evaluate_every)
@@ -247,52 +228,29 @@ class Run:
             progress.finish()
         return Trained(state, validation_loss, speed, sample)
 
-    def check_finite(
-        self, number: int, figures: dict[str, float], before: TrainState, after: TrainState
-    ) -> None:
-        """Stop before a state that a NaN has touched takes the place of a good one."""
-        broken = [name for name, value in figures.items() if not math.isfinite(value)]
-        if not broken:
-            return
-        held = [*nonfinite_paths(before), *nonfinite_paths(after), "the loss itself"][0]
-        saved = self.directory.state.exists()
-        kept = (
-            f"the last good checkpoint is {self.directory.state}"
-            if saved
-            else "no checkpoint was written yet"
-        )
-        raise FloatingPointError(
-            f"{' and '.join(broken)} not finite in step {number + 1}; first in {held}; {kept}"
-        )
-
-    def save(self, state: TrainState) -> None:
-        """Write the checkpoint, unless the state is damaged: the last good one then stays."""
-        damaged = nonfinite_paths(state)
+    def save(self, state: ps.TrainState) -> None:
+        """Write the checkpoint. A state that is not finite raises, and the last good checkpoint is kept."""
+        damaged = ps.metrics.nonfinite_paths(state)
         if damaged:
             raise FloatingPointError(
-                f"{damaged[0]} is not finite after step {made(state)}; the last good checkpoint stays"
+                f"{damaged[0]} is not finite after step {made(state)}; the last good checkpoint is kept"
             )
         self.directory.save(self.directory.state, state)
 
-    def evaluate(self, state: TrainState) -> float:
-        """Return the loss over every character of the validation text but its first."""
-        means = []
-        for batch in self.validation:
-            means.append(self.measure(state, batch)["loss"])
-            mx.eval(means[-1])
-        return as_float(Mean.merge(*means).value)
+    def evaluate(self, state: ps.TrainState) -> float:
+        """Return the loss over the validation text, without its first character."""
+        return means_over(self.measure, state, self.validation)["loss"]
 
-    def sample(self, params: Params) -> str:
-        """Write on from the first characters of the validation text."""
+    def sample(self, params: ps.types.Params) -> str:
+        """Continue the first characters of the validation text."""
         prompt = self.validation_text[:CONTEXT]
         window = self.characters.encode(prompt)
 
         key, drawn = mx.random.key(self.settings.seed), []
         for number in range(SAMPLE):
             logits = self.apply(params, window[None])[0, -1]
-            token = mx.random.categorical(logits / TEMPERATURE, key=fold_in(key, number)).astype(mx.int32)[
-                None
-            ]
+            token = mx.random.categorical(logits / TEMPERATURE, key=ps.rng.fold_in(key, number))
+            token = token.astype(mx.int32)[None]
             window = mx.concatenate([window[1:], token])
             mx.eval(window)
             drawn.append(token)
@@ -300,7 +258,7 @@ class Run:
 
 
 def described(figures: Mapping[str, float], validation_loss: float | None) -> list[str]:
-    """Return the figures of a step as the status line shows them, the most important first.
+    """Return the figures of a step as the status line shows them, most important first.
 
     >>> described({"loss": 1.5, "learning_rate": 0.005, "grad_norm": 0.7}, None)
     ['loss 1.500', 'val   -  ', 'lr 5.0e-03', '|g| 0.70']
@@ -314,7 +272,7 @@ def described(figures: Mapping[str, float], validation_loss: float | None) -> li
 
 
 def picture(directory: RunDirectory, steps: int, validation_loss: float, baseline: float) -> None:
-    """Draw training and validation loss by step, and the loss to beat."""
+    """Draw the training and validation loss by step, and the loss of the trigram model."""
     history = directory.history()
     panel = Panel(
         "loss (nats a character)",
@@ -329,13 +287,3 @@ def picture(directory: RunDirectory, steps: int, validation_loss: float, baselin
         f"to beat: a trigram model, {baseline:.3f}"
     )
     curves.draw(directory.path / "loss.png", [panel], title)
-
-
-def made(state: TrainState) -> int:
-    """Return how many steps a state has seen."""
-    return int(as_float(state.step))
-
-
-def as_float(value: mx.array) -> float:
-    """Return a 0-d array as a Python number; waits for the device."""
-    return cast(float, value.item())

@@ -111,15 +111,5 @@ def _remove_abandoned(path: Path) -> None:
             if not found or names.undivided(found[1]) != state or entry.is_dir():
                 continue
             pid, token = int(found[2]), found[3]
-            if token not in _UNDER_WAY if pid == os.getpid() else not _lives(pid):
+            if token not in _UNDER_WAY if pid == os.getpid() else not lock.alive(pid):
                 entry.unlink(missing_ok=True)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is somebody else's
-        return True
-    return True

@@ -111,3 +111,32 @@ def _owner(descriptor: int) -> str:
         return f"pid {int(owner['pid'])} on {str(owner['host'])[:100]}"
     except (ValueError, LookupError, TypeError):
         return "another process"
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process of this host exists. A number that no process can have counts as alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError, ValueError):  # another user's process, or an odd number
+        return True
+    return True
+
+
+def writer(directory: Path) -> str | None:
+    """Return the process that holds the lock of a directory, in words; `None` if it is free.
+
+    Does not take the lock: a writer that starts at that moment would fail.
+    """
+    path = directory / names.LOCK
+    try:
+        if not path.is_file():
+            return None  # reading a pipe would wait for its writer
+        with path.open("rb") as file:
+            owner = json.loads(file.read(1000))
+        pid, owner_host = int(owner["pid"]), str(owner["host"])[:100]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    is_dead = owner_host == socket.gethostname() and not alive(pid)
+    return f"pid {pid} on {owner_host}" + (", which is no longer alive" if is_dead else "")

@@ -15,7 +15,7 @@ ECOSYSTEM = {"format": "mlx"}  # the metadata that other readers require before 
 SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}" + re.escape(SUFFIX))
 
 _DIVIDED = re.compile(r"-\d{5,}-of-\d{5,}(?=\.)|" + re.escape(INDEX) + "$")
-_TEMPORARY = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.\d+\.[0-9a-f]{8}tmp")
+_TEMPORARY = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.(\d+)\.[0-9a-f]{8}tmp")
 
 
 def shard(stem: str, number: int, count: int) -> str:
@@ -60,7 +60,7 @@ def temporary_directory(name: str, host: str, pid: int, token: str) -> str:
     return f".{name}.{host}.{pid}.{token}tmp"
 
 
-def host_of(name: str) -> str | None:
-    """Return the host in the name of a temporary directory, or `None` for any other name."""
+def writer_of(name: str) -> tuple[str, str] | None:
+    """Return the host and the pid in the name of a temporary directory, or `None` for any other name."""
     found = _TEMPORARY.fullmatch(name)
-    return found[1] if found else None
+    return (found[1], found[2]) if found else None

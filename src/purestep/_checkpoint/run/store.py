@@ -143,7 +143,11 @@ def _tidy(root: Path) -> None:
     """
     with suppress(OSError):
         for entry in root.iterdir():
-            if names.host_of(entry.name) == lock.host() and entry.is_dir() and not entry.is_symlink():
+            if (
+                (names.writer_of(entry.name) or ("",))[0] == lock.host()
+                and entry.is_dir()
+                and not entry.is_symlink()
+            ):
                 shutil.rmtree(entry, ignore_errors=True)
 
 

@@ -1,1 +1,1 @@
-"""The models and the data that demos train on."""
+"""The models and the data of the demos."""

@@ -1,4 +1,4 @@
-"""Sorting digits: a task whose answers can be checked, and a model small enough to learn it on a CPU."""
+"""The task of sorting digits, and a model small enough to learn it on a CPU."""
 
 import random
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ DIGITS = 4
 
 
 class Decoder(nn.Module):
-    """A plain pre-norm decoder, uniform over the vocabulary before it is trained.
+    """A pre-norm decoder. Before training its predictions are uniform over the vocabulary.
 
     Args:
-        width: of the residual stream, a multiple of `heads`.
+        width: size of the residual stream, a multiple of `heads`.
         layers: number of blocks.
-        heads: attention heads a block.
+        heads: attention heads per block.
     """
 
     def __init__(self, width: int = 64, layers: int = 2, heads: int = 4):
@@ -38,7 +38,7 @@ class Decoder(nn.Module):
 
 
 def prompts(train: int, test: int, seed: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Return two sets of prompts, `7 3 3 1 =`, no prompt in both.
+    """Return two disjoint lists of prompts such as `7 3 3 1 =`.
 
     >>> prompts(1, 1, seed=0)
     ([[6, 3, 1, 1, 10]], [[6, 8, 9, 0, 10]])
@@ -49,7 +49,7 @@ def prompts(train: int, test: int, seed: int) -> tuple[list[list[int]], list[lis
 
 
 def answer(prompt: Sequence[int]) -> list[int]:
-    """Return the completion that a prompt asks for.
+    """Return the correct completion of a prompt.
 
     >>> answer([7, 3, 3, 1, EQUALS])
     [1, 3, 3, 7, 11]
@@ -58,7 +58,7 @@ def answer(prompt: Sequence[int]) -> list[int]:
 
 
 def correctness(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> list[float]:
-    """Return for each completion the share of its places that are right; 1 for the answer alone.
+    """Return the share of correct places of each completion; 1 for exactly the answer.
 
     >>> correctness([[7, 3, 3, 1, EQUALS]], [[1, 3, 7, 3, STOP]])
     [0.6]

@@ -1,18 +1,19 @@
-"""A character n-gram model: what a network has to beat before it has learned anything worth a network."""
+"""A character n-gram model, the baseline for a network."""
 
 import math
 from collections import Counter
 
 
 def ngram_loss(train: str, validation: str, order: int = 3) -> float:
-    """Fit an interpolated n-gram model and return its mean loss on the validation text, in nats a character.
+    """Fit an interpolated n-gram model and return its mean validation loss, in nats per character.
 
-    Each order is mixed with the one below by the number of different characters seen after a context
-    (Witten and Bell, 1991), down to the uniform distribution over all characters: nothing is tuned.
+    Each order is interpolated with the next lower one by the number of different characters that follow a
+    context (Witten and Bell, 1991), down to the uniform distribution over all characters. There are no
+    hyperparameters.
 
     Args:
         train: the text to count.
-        validation: the text to predict, each character after its first, from the `order - 1` before it.
+        validation: the text to predict, each character from the `order - 1` characters before it.
         order: 3 for a trigram.
 
     >>> round(ngram_loss("abababab", "abab"), 2)

@@ -7,15 +7,15 @@ import mlx.nn as nn
 class Transformer(nn.Module):
     """A pre-norm decoder with rotary positions, squared ReLU and tied embeddings.
 
-    Beside its character, each position looks up its last two and last three characters in a hashed table
-    (n-gram embeddings, arXiv:2501.16975): a lookup costs no matrix product, and a run of two minutes on a
-    CPU need not spend them on learning which letters follow which.
+    Each position adds the embeddings of its last two and last three characters from a hashed table (n-gram
+    embeddings, arXiv:2501.16975). A lookup costs no matrix product, and the model learns frequent letter
+    sequences sooner.
 
     Args:
         vocabulary: number of characters.
-        width: of the residual stream, a multiple of `heads`.
+        width: size of the residual stream, a multiple of `heads`.
         layers: number of blocks.
-        heads: attention heads a block.
+        heads: attention heads per block.
         buckets: rows of the hashed table for each n-gram length; a power of two.
     """
 
@@ -62,7 +62,7 @@ class NgramEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal self-attention, then a feed-forward layer, each on a normalized residual stream."""
+    """Causal self-attention, then a feed-forward layer, each on the normalized residual stream."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()

@@ -1,1 +1,1 @@
-"""Curves and how they are drawn."""
+"""Pictures of training curves."""

@@ -1,4 +1,4 @@
-"""Pictures of several curves side by side."""
+"""Panels of curves, side by side in a PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +11,19 @@ from matplotlib.figure import Figure
 from purestep.demos.pictures.picture import smoothed, smoothing_reach, whole_ticks
 
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d1622b", "#2e8b57", "#555555"
-FEW = 40  # points, each of which gets a mark
+FEW = 40  # points; curves of at most so many points get markers
 
 
 class Curve(NamedTuple):
     """One figure of a history, by step.
 
     Attributes:
-        label: for the legend.
-        history: rows with `step` and, in some, the figure.
-        figure: its name in the rows.
-        color: of the line.
-        noisy: whether it is one batch's: then drawn thin, and smoothed over it.
-        band: the names of a lower and an upper figure, to shade what is between.
+        label: the name in the legend.
+        history: rows with `step`; rows without the figure are skipped.
+        figure: the name of the figure in the rows.
+        color: the color of the line.
+        noisy: draw the values thin, and a smoothed curve over them.
+        band: the names of a lower and an upper figure; the area between them is shaded.
     """
 
     label: str
@@ -38,10 +38,10 @@ class Panel(NamedTuple):
     """A pair of axes.
 
     Attributes:
-        ylabel: what is drawn, with its unit.
-        curves: what to draw.
+        ylabel: the label of the y axis, with the unit.
+        curves: the curves.
         levels: names and heights of horizontal lines.
-        limits: of the y axis.
+        limits: the limits of the y axis.
     """
 
     ylabel: str
@@ -73,9 +73,9 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set(xlabel="step", ylabel=panel.ylabel, xlim=(-0.02 * last, 1.02 * last))
     axes.set_xticks(whole_ticks(last))
     axes.grid(alpha=0.25)
-    # With one line alone, the axis says what it is.
+    # A single line needs no legend: the y axis names it.
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        # Below the axes it covers no curve.
+        # Below the axes, the legend covers no curve.
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 

@@ -1,4 +1,4 @@
-"""What a picture of a run shows: smoothing, ticks, bands and ranges, as functions of plain data."""
+"""Smoothing, ticks, bands and ranges of a picture, as functions of plain data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ MOST_TICKS = 7
 
 
 def smoothed(values: Sequence[float], reach: int) -> list[float]:
-    """Return centred means: each value's with its `reach` neighbours on either side.
+    """Return centred moving averages over each value and `reach` neighbours on either side.
 
-    Near the ends the window shrinks on both sides alike, so that the curve neither lags nor leads: a straight
-    line stays as it is.
+    Near the ends the window shrinks equally on both sides, so the curve is not shifted and a straight line is
+    unchanged.
 
     >>> smoothed([0.0, 3.0, 0.0, 3.0], reach=1)
     [0.0, 1.0, 2.0, 3.0]
@@ -24,7 +24,7 @@ def smoothed(values: Sequence[float], reach: int) -> list[float]:
 
 
 def smoothing_reach(count: int) -> int:
-    """Return how many neighbours on either side to smooth with; 0 for few values, which need none.
+    """Return the number of neighbours on either side to smooth over; 0 for fewer than 20 values.
 
     >>> [smoothing_reach(count) for count in (10, 20, 200, 10_000)]
     [0, 1, 5, 15]
@@ -33,7 +33,7 @@ def smoothing_reach(count: int) -> int:
 
 
 def whole_ticks(last: int) -> list[int]:
-    """Return the ticks of an axis from 0 to a last step: whole numbers, at most `MOST_TICKS`.
+    """Return at most `MOST_TICKS` integer ticks for an axis from 0 to the last step.
 
     >>> whole_ticks(1), whole_ticks(6), whole_ticks(600)
     ([0, 1], [0, 1, 2, 3, 4, 5, 6], [0, 100, 200, 300, 400, 500, 600])
@@ -47,7 +47,7 @@ def whole_ticks(last: int) -> list[int]:
 
 
 def band(histories: Sequence[Sequence[Mapping[str, Any]]], figure: str) -> list[dict[str, Any]]:
-    """Return rows of `step, mean, low, high` of a figure over several runs, for the steps that all have.
+    """Return rows of `step, mean, low, high` of a figure over several runs, for the steps that all runs have.
 
     >>> band([[{"step": 3, "loss": 1.0}], [{"step": 3, "loss": 2.0}]], "loss")
     [{'step': 3, 'mean': 1.5, 'low': 1.0, 'high': 2.0}]
@@ -63,9 +63,9 @@ def band(histories: Sequence[Sequence[Mapping[str, Any]]], figure: str) -> list[
 
 
 def zoomed(curves: Iterable[Sequence[float]], levels: Iterable[float] = ()) -> tuple[float, float] | None:
-    """Return a range that holds the second half of every curve and all levels; `None` without any.
+    """Return a range that contains the second half of every curve and all levels; `None` without values.
 
-    A loss begins so high that what matters, how it ends, would else be flat.
+    A loss starts so high that its end would be flat on an axis that shows all values.
 
     >>> zoomed([[9.0, 3.0, 2.0, 1.0]], [1.5])
     (0.9, 2.1)

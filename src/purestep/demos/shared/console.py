@@ -1,4 +1,4 @@
-"""The console on which a demo shows what it does."""
+"""The console of a demo."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from rich.text import Text
 
 from purestep._core.escaping import printable_lines
 
-_UNFOLDED = 100_000  # columns
+_UNFOLDED = 100_000  # columns of a pipe, so that lines are not wrapped
 
 
 class EscapingConsole(Console):
-    """A console of rich's that takes every string for plain text and escapes what a terminal would obey.
+    """A rich console that treats every string as plain text and escapes control characters.
 
-    Paths, settings of an earlier run and text that a model writes are shown, and none of them is markup.
-    Lines are folded at the width of a terminal, and in a pipe not at all.
+    It shows paths, settings of earlier runs and text that a model wrote, so markup is not interpreted. Lines
+    are wrapped at the width of a terminal; in a pipe they are not wrapped.
     """
 
     def __init__(self, **options: Any):
@@ -23,6 +23,6 @@ class EscapingConsole(Console):
             self.width = _UNFOLDED
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return the text to show, without markup and emoji codes."""
+        """Return the text without interpreting markup or emoji codes."""
         plain: dict[str, Any] = {"markup": False, "emoji": False}
         return super().render_str(printable_lines(text), **(options | plain))

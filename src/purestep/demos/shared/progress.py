@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a live line on a terminal, a line at each milestone elsewhere."""
+"""The progress of a run: a live line on a terminal, one line per milestone elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from rich.text import Text
 
 from purestep.demos.shared.status import milestones_left, seconds_left, status_line, typical
 
-RECENT = 50  # steps whose time counts
+RECENT = 50  # the last steps, whose times are used
 
 
 class TrainingProgress:
-    """A context manager to make steps in.
+    """A context manager that shows the progress of the steps made in it.
 
     Args:
-        console: where to show; a quiet one shows nothing.
-        name: of what is trained.
-        total: the last step.
-        start: the steps made before.
-        every: steps from one milestone to the next.
-        tokens_per_step: for tokens a second.
-        pause_steps: about how many steps take as long as the measurement at a milestone, until one is timed.
-        after_steps: about how many steps take as long as what follows the last one.
+        console: the console; a quiet one shows nothing.
+        name: the name of the phase.
+        total: the number of the last step.
+        start: the number of steps made before.
+        every: the number of steps from one milestone to the next.
+        tokens_per_step: the number of tokens of a step, for the rate.
+        pause_steps: a guess of the time of a measurement, in steps, used until one is timed.
+        after_steps: a guess of the time of the work after the last step, in steps.
     """
 
     def __init__(
@@ -59,31 +59,31 @@ class TrainingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        """Leave the last line standing."""
+        """Stop the live line; its last state stays visible."""
         if self._is_live:
             self._live.stop()
 
     def step_seconds(self) -> float:
-        """Return the time since the last call or `pause`, and note it as that of a step."""
+        """Return the seconds since the last call or `pause`, and record them as the time of a step."""
         seconds = self._lap()
-        # The first, which compiles, stays in front.
+        # The first time, which includes compilation, stays first.
         self._seconds = [*self._seconds[:1], *self._seconds[1:][-RECENT:], seconds]
         return seconds
 
     def pause(self) -> None:
-        """Note the time since the last step as that of a measurement."""
+        """Record the time since the last step as the time of a measurement."""
         self._pauses.append(self._lap())
 
     def tokens_per_second(self) -> float:
-        """Return the rate over the last steps."""
+        """Return the rate of the last steps."""
         return self.tokens_per_step / (typical(self._seconds) or float("inf"))
 
     def say(self, text: str) -> None:
-        """Show what is being done in place of figures."""
+        """Show a text in place of the figures."""
         self._figures = (text,)
 
     def show(self, step: int, figures: Sequence[str], *, milestone: bool) -> None:
-        """Show the figures of a step; a milestone also leaves a line where there is no live one."""
+        """Show the figures of a step. Without a live line, print one line at each milestone."""
         self._left = seconds_left(
             typical(self._seconds),
             self.total - step,
@@ -100,7 +100,7 @@ class TrainingProgress:
             self.console.print(f"{line.head}{line.tail}", soft_wrap=True)
 
     def finish(self) -> None:
-        """Show that nothing is left to do."""
+        """Show 0:00 as the time left."""
         self._left = 0.0
 
     def _lap(self) -> float:
@@ -109,7 +109,7 @@ class TrainingProgress:
         return seconds
 
     def _line(self) -> Text:
-        """Return the line of this moment; called from the thread that redraws it."""
+        """Return the current line; called from the thread that redraws it."""
         left = None if self._left is None else self._left - (time.perf_counter() - self._shown)
         line = status_line(
             self.console.width, self.name, self._step, self.total, left, self._figures, signs=self._signs

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from purestep import TrainState, checkpoint
+import purestep as ps
 from purestep._checkpoint.disk import atomic
+from purestep.demos.shared.figures import made
 
 _LARGEST_RUN = 1_000_000  # bytes of run.json; ours have some 300
 
@@ -50,19 +51,18 @@ class RunDirectory:
         except (ValueError, RecursionError):
             raise ValueError(f"demo: {self.run} is damaged: it is not JSON") from None
 
-    def restore(self, like: TrainState) -> TrainState:
+    def restore(self, like: ps.TrainState) -> ps.TrainState:
         """Return the last state saved, or the template itself where none was; later metrics are dropped."""
-        state = checkpoint.load(self.state, like=like) if self.state.exists() else like
-        made: Any = state.step.item()
-        self.rewrite([row for row in self.history() if row["step"] <= made])
+        state = ps.checkpoint.load(self.state, like=like) if self.state.exists() else like
+        self.rewrite([row for row in self.history() if row["step"] <= made(state)])
         return state
 
-    def save(self, file: Path, state: TrainState) -> None:
+    def save(self, file: Path, state: ps.TrainState) -> None:
         """Write a state, complete or not at all; the metrics of its steps are then on the disk too."""
         with self.writing(self.metrics):
             atomic.flush(self.metrics)
         with self.writing(file):
-            checkpoint.save(file, state)
+            ps.checkpoint.save(file, state)
 
     def record(self, row: Mapping[str, Any]) -> None:
         """Append one line of metrics."""

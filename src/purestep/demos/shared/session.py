@@ -10,16 +10,15 @@ from typing import Any
 import mlx.core as mx
 from rich.console import Console
 
-from purestep import GradientTransform, TrainState, checkpoint, compiled, train_step
-from purestep._checkpoint.run.signals import Signals
-from purestep._core.types import Batch, LossFn, StepFn
+import purestep as ps
+from purestep.demos.pictures import curves
 from purestep.demos.shared import running
+from purestep.demos.shared.figures import as_float, check_finite, made
 from purestep.demos.shared.progress import TrainingProgress
 from purestep.demos.shared.run_directory import RunDirectory
-from purestep.demos.shared.running import StoppedError as StoppedError
+from purestep.demos.shared.running import Signals, StoppedError
 from purestep.demos.shared.settings import out_of_range
 from purestep.demos.shared.status import is_milestone
-from purestep.metrics import nonfinite_paths
 
 MEASUREMENTS = 8  # a phase
 
@@ -102,10 +101,14 @@ class Session:
         self.settings, self.directory, self.console = settings, directory, console
         self._asked, self._phases = asked, phases
 
-    def step(self, loss_fn: LossFn, transform: GradientTransform) -> StepFn:
+    def step(self, loss_fn: ps.types.LossFn, transform: ps.GradientTransform) -> ps.types.StepFn:
         """Return the training step, compiled unless the settings say otherwise."""
-        step = train_step(loss_fn, transform)
-        return compiled(step) if self.settings.compile else step
+        step = ps.train_step(loss_fn, transform)
+        return ps.compiled(step) if self.settings.compile else step
+
+    def draw(self, panels: Sequence[curves.Panel], title: str) -> None:
+        """Draw panels side by side into `curves.png`."""
+        curves.draw(self.directory.path / "curves.png", panels, title)
 
     def history(self, phase: str) -> list[dict[str, Any]]:
         """Return the metrics of one phase; its first row, of step 0, holds measurements alone."""
@@ -114,15 +117,15 @@ class Session:
     def train(
         self,
         phase: str,
-        state: TrainState,
-        step: StepFn,
-        batch_of: Callable[[TrainState], Batch],
+        state: ps.TrainState,
+        step: ps.types.StepFn,
+        batch_of: Callable[[ps.TrainState], ps.types.Batch],
         *,
         steps: int,
         tokens: int,
-        measure: Callable[[TrainState], Mapping[str, float]] = lambda state: {},
+        measure: Callable[[ps.TrainState], Mapping[str, float]] = lambda state: {},
         shown: Mapping[str, str] | None = None,
-    ) -> TrainState:
+    ) -> ps.TrainState:
         """Make the steps of one phase that are not made yet, measuring now and then.
 
         Args:
@@ -142,7 +145,7 @@ class Session:
         """
         shown = {"loss": "loss", "grad_norm": "|g|"} if shown is None else shown
         file = self.directory.path / f"{phase}.safetensors"
-        state = checkpoint.load(file, like=state) if file.exists() else state
+        state = ps.checkpoint.load(file, like=state) if file.exists() else state
         start, every = made(state), max(1, math.ceil(steps / MEASUREMENTS))
         self._rewind(phase, start)
         measured: Mapping[str, float] = {}
@@ -156,8 +159,8 @@ class Session:
             for number in range(start + 1, steps + 1):
                 after, metrics = step(state, batch_of(state))
                 mx.eval(after, metrics)
-                figures: dict[str, Any] = {name: value.item() for name, value in metrics.items()}
-                _check_finite(phase, number, figures, after)
+                figures = {name: as_float(value) for name, value in metrics.items()}
+                check_finite(f"step {number} of {phase}", figures, after)
                 state, row = after, {"phase": phase, "step": number, **figures}
                 progress.step_seconds()
                 milestone = is_milestone(number, steps, every)
@@ -187,22 +190,7 @@ class Session:
         self.directory.rewrite(kept)
 
 
-def made(state: TrainState) -> int:
-    """Return how many steps a state has seen."""
-    step: Any = state.step.item()
-    return step
-
-
 def _numbered(phase: str, phases: Sequence[str]) -> str:
     if phase not in phases or len(phases) < 2:
         return phase
     return f"{phase} ({phases.index(phase) + 1} of {len(phases)})"
-
-
-def _check_finite(phase: str, number: int, figures: Mapping[str, float], after: TrainState) -> None:
-    broken = [name for name, value in figures.items() if not math.isfinite(value)]
-    if broken:
-        held = [*nonfinite_paths(after), "the loss itself"][0]
-        raise FloatingPointError(
-            f"{' and '.join(broken)} not finite in step {number} of {phase}; first in {held}"
-        )

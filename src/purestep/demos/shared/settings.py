@@ -80,7 +80,7 @@ def damage(facts: Any, name: str, kind: type) -> str | None:
 
 
 def agreed(
-    facts: Mapping[str, Any], name: str, kind: type[SettingsT], given: Mapping[str, Any], where: str
+    facts: Mapping[str, Any], name: str, kind: type[SettingsT], given: Mapping[str, Any], path: str
 ) -> SettingsT:
     """Return the settings that a run began with.
 
@@ -89,13 +89,13 @@ def agreed(
         name: of the demo that asks.
         kind: the dataclass of its settings.
         given: the settings given now.
-        where: the directory of the run, to name it.
+        path: the directory of the run, for messages.
 
     Raises:
         ValueError: if it is a run of another demo, or an option contradicts it.
     """
     if facts["demo"] != name:
-        raise ValueError(f"demo: {where} holds a run of {_name(facts['demo'])}, not of {name}")
+        raise ValueError(f"demo: {path} holds a run of {_name(facts['demo'])}, not of {name}")
     begun = facts["settings"]
     for key, value in given.items():
         if begun[key] == value:
@@ -103,7 +103,7 @@ def agreed(
         said = f"{flag(key)} is given" if key == "compile" else f"{flag(key)} is {value!r}"
         was = "without it" if key == "compile" else f"with {begun[key]!r}"
         raise ValueError(
-            f"demo: {said}, the run in {where} began {was}: "
+            f"demo: {said}, the run in {path} began {was}: "
             "leave it out to resume, or start a run of its own in another directory"
         )
     return kind(**begun)
