@@ -63,7 +63,7 @@ def read_index(where: str, path: Path, key: str) -> Index:
                     raise CorruptError(f"{where}: {path} was not written by purestep.checkpoint")
                 header = scan.utf8(text, start, stop)
         for name, file in _placed(text):
-            hashes.append(hash((name,)))
+            hashes.append(hash(name))
             characters += len(name)
             if file not in files:
                 reader.check_names(where, path, [file])

@@ -186,7 +186,7 @@ def _entered(data: Text, at: int, stop: int, container: _Container) -> tuple[Any
         container.segment = key
     else:
         raise ScanError("a field has a name that there is not")
-    container.hashes.append(hash((key,)))
+    container.hashes.append(hash(container.segment))
     return key, found.end()
 
 
