@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import purestep as ps
-from purestep import hardware
+from purestep._core import hardware
 
 _SETTLE = 0.05  # seconds between turns: OpenBLAS threads spin for up to some 30 ms after their last product
 

@@ -18,7 +18,7 @@ import purestep as ps
 from benchmarks import harness
 from benchmarks.harness import ContestantError, Spread, Worker
 from benchmarks.workloads import Transformer, tokens
-from purestep.types import Batch, Params, Tree
+from purestep._core.types import Batch, Params, Tree
 
 TARGET, TOLERANCE, IGNORED = 1.25, 1e-5, -100
 MODES = {"compiled": True, "uncompiled": False}

@@ -20,7 +20,7 @@ SHAPES = {
 }
 NEEDS_A_KEY = {"noisy_sgd"}
 NO_RATE = {"polyak_sgd"}
-NAMES = sorted(name for name in vars(optimizers) if callable(getattr(optimizers, name)) and name != "mup")
+NAMES = sorted(name for name in optimizers.__all__ if name != "mup")
 
 
 def table() -> dict[str, float]:

@@ -24,7 +24,7 @@ from benchmarks import harness
 from benchmarks.contestants import CONTESTANTS, Contestant, disagreement, named
 from benchmarks.harness import ContestantError, Spread, Worker
 from benchmarks.workloads import STEP
-from purestep.types import Metrics
+from purestep._core.types import Metrics
 
 AGREEMENT_STEPS = 20
 TOLERANCE = 1e-4  # of each metric, relative; of the parameters, as a share of the way they have come

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep.types import Batch
+from purestep._core.types import Batch
 
 
 class Workload(NamedTuple):

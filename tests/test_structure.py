@@ -2,12 +2,14 @@
 
 import ast
 import doctest
-import importlib
+import importlib.util
+import inspect
 import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -19,15 +21,24 @@ from tests import readme_blocks
 PACKAGE = Path(purestep.__file__).parent
 ROOT = Path(__file__).parents[1]
 
-# Each imports only from its left.
-LAYOUT = (
-    "types checks hardware microbatching sums scalars tree mean graph context rng _modules schedules "
-    "transforms optimizers losses wrappers adapters state steps parallel checkpoint data metrics replay "
-    "loop testing demos cli __main__"
-).split()
+# Each imports only from its left; so do the rooms within a room.
+LAYOUT = {
+    "": (
+        "_core _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay "
+        "types rng tree transforms optimizers schedules losses data checkpoint replay metrics testing "
+        "demos cli __main__"
+    ).split(),
+    "_core": "escaping hardware sums mean types checks microbatching scalars tree graph context rng".split(),
+    "_core.tree": "paths patterns mapping specs numbers".split(),
+    "_transforms": "core inspection pieces wrappers algorithms".split(),
+    "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
+    "_losses": "core supervised tokens preference policy".split(),
+    "_checkpoint": "format disk restoring files run".split(),
+    "_steps": "state step core train compile evaluate sam loss_scaled cached_contrastive".split(),
+}
 FOREIGN = {"mlx", "msgpack", "safetensors"}
 EXTRAS = {
-    "checkpoint": {"xxhash"},
+    "_checkpoint": {"xxhash"},
     "testing": {"hypothesis"},
     "demos": {"rich", "matplotlib"},
     "cli": {"rich", "matplotlib"},
@@ -84,43 +95,85 @@ def test_no_function_within_a_function_calls_itself():
     assert not cyclic
 
 
+def points_up(own, imported):
+    """Tell whether a file may import a module: where their rooms part, the module's comes first."""
+    shared = 0
+    while shared < min(len(own), len(imported)) and own[shared] == imported[shared]:
+        shared += 1
+    if shared == min(len(own), len(imported)) or own[shared] == "__init__":
+        return True
+    order = LAYOUT.get(".".join(own[:shared]))
+    if not shared and imported[0] not in order:  # a public name
+        return own[0] in ("testing", "demos", "cli")
+    return order is None or order.index(imported[shared]) < order.index(own[shared])
+
+
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
 )
 def test_imports_point_up_the_layout_and_stay_within_the_dependencies(path):
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    own = parts[0]
+    own = path.relative_to(PACKAGE).with_suffix("").parts
     for module, inside in imports(path):
-        top, _, below = module.partition(".")
+        top, *below = module.split(".")
         assert not inside, f"{module} is imported inside a function"
         if top == "purestep":
-            layer = below.partition(".")[0]
-            if own == "__init__" or layer == own:
-                continue
-            if own == "__main__" and layer == "__version__":
-                continue
-            assert LAYOUT.index(layer) < LAYOUT.index(own), f"{own} imports {module}"
+            if own not in (("__init__",), ("__main__",)):
+                assert points_up(own, below), f"{'.'.join(own)} imports {module}"
         else:
-            allowed = FOREIGN | EXTRAS.get(own, set())
+            allowed = FOREIGN | EXTRAS.get(own[0], set())
             assert top in sys.stdlib_module_names or top in allowed, f"{module} is not a dependency"
 
 
+NAMESPACES = ["purestep"] + [
+    f"purestep.{info.name}"
+    for info in pkgutil.iter_modules(purestep.__path__)
+    if not info.name.startswith("_") and info.name not in ("demos", "cli")
+]
+
+
 def test_every_public_name_has_one_address():
-    namespaces = [purestep] + [
-        importlib.import_module(f"purestep.{info.name}")
-        for info in pkgutil.iter_modules(purestep.__path__)
-        if info.ispkg and info.name not in ("steps", "demos", "cli")
-    ]
     seen = {}
-    for namespace in namespaces:
-        for node in ast.parse(Path(namespace.__file__).read_text()).body:
-            for alias in getattr(node, "names", []):
-                assert alias.asname == alias.name, (
-                    f"{namespace.__name__}: import {alias.name} as {alias.name}"
-                )
-                value = getattr(namespace, alias.name)
-                address = f"{namespace.__name__}.{alias.name}"
+    for name in NAMESPACES:
+        namespace = importlib.import_module(name)
+        for label in namespace.__all__:
+            value = getattr(namespace, label)
+            address = f"{name}.{label}"
+            if not inspect.ismodule(value) and value is not Any:  # several aliases of a tree
                 assert seen.setdefault(id(value), address) == address, f"{address} is also {seen[id(value)]}"
+
+
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_a_public_namespace_shows_its_public_names_alone(name):
+    namespace = importlib.import_module(name)
+    assert dir(namespace) == sorted(namespace.__all__)
+    assert len(set(namespace.__all__)) == len(namespace.__all__)
+
+
+def test_no_public_name_of_an_earlier_version_is_missing():
+    recorded = (ROOT / "tests/references/public_names.txt").read_text().split()
+    missing = [name for name in recorded if not has(name)]
+    assert not missing
+
+
+def has(name):
+    value = purestep
+    for part in name.split("."):
+        if inspect.ismodule(value) and not hasattr(value, part):
+            importlib.import_module(f"{value.__name__}.{part}")  # `metrics` and `testing` are asked for
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
+def test_importing_a_module_hides_no_public_name():
+    """A module that shares its name with a function would take its place on import."""
+    for name in MODULES:
+        importlib.import_module(name)
+    for space in NAMESPACES:
+        namespace = importlib.import_module(space)
+        for label in {*namespace.__all__} - {"laws", *(each.rpartition(".")[2] for each in NAMESPACES)}:
+            assert not inspect.ismodule(getattr(namespace, label)), f"{space}.{label} is a module"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -132,9 +185,9 @@ def test_every_docstring_example_runs(name):
 
 def public(namespace):
     """Yield the functions and classes that a namespace offers as its own."""
-    for name, value in vars(namespace).items():
-        if not name.startswith("_") and getattr(value, "__module__", "").startswith(namespace.__name__):
-            yield name, value
+    for name in namespace.__all__:
+        if inspect.isfunction(getattr(namespace, name)) or inspect.isclass(getattr(namespace, name)):
+            yield name, getattr(namespace, name)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +238,7 @@ def test_the_readme_examples_run_and_learn(number, tmp_path, monkeypatch):
 
 def test_importing_the_library_starts_nothing_and_loads_no_extras():
     code = (
-        "import sys, threading, purestep; from purestep import hardware; "
+        "import sys, threading, purestep; from purestep._core import hardware; "
         "print(sorted({'rich', 'matplotlib', 'numpy', 'torch', 'jax'} & set(sys.modules)), "
         "threading.active_count(), hardware.blas())"
     )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep import hardware, tree
+from purestep import tree
+from purestep._core import hardware
 from tests.trees import same_bits, snapshot
 
 

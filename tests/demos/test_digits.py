@@ -3,8 +3,8 @@
 import mlx.core as mx
 import pytest
 
-from purestep._modules.bridge import functional
-from purestep.demos.digits import DIGITS, EQUALS, STOP, Decoder, answer, correctness, prompts
+from purestep import functional
+from purestep.demos.models.digits import DIGITS, EQUALS, STOP, Decoder, answer, correctness, prompts
 from purestep.rng import scope
 
 

@@ -3,8 +3,12 @@
 `strategies` needs hypothesis and is imported by its full name, `purestep.testing.strategies`.
 """
 
-from purestep.testing import laws as laws
-from purestep.testing.assertions import bits as bits
-from purestep.testing.assertions import first_difference as first_difference
-from purestep.testing.assertions import same_bits as same_bits
-from purestep.testing.samples import like as like
+from purestep.testing import laws
+from purestep.testing.assertions import bits, first_difference, same_bits
+from purestep.testing.samples import like
+
+__all__ = ["bits", "first_difference", "laws", "like", "same_bits"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

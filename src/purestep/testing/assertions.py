@@ -4,8 +4,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import tree
-from purestep.types import Tree
+from purestep._core import tree
+from purestep._core.types import Tree
 
 # Relative to the larger of the two, for a handful of operations in that dtype; also the absolute floor.
 TOLERANCES = {mx.float32: 2e-6, mx.bfloat16: 2**-7, mx.float16: 2**-10}

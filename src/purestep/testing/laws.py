@@ -13,19 +13,19 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep import tree
+from purestep._core import tree
+from purestep._core.types import Params, Tree, Updates
+from purestep._steps.compile import compiled
+from purestep._steps.state import check_arrays
+from purestep._transforms.core.base import GradientTransform, identity, taking_extra
+from purestep._transforms.core.combining import chain
+from purestep._transforms.pieces.scaling import scale
+from purestep._transforms.wrappers.flattening import flatten
+from purestep._transforms.wrappers.masking import masked
+from purestep._transforms.wrappers.partitioning import partition
 from purestep.checkpoint import from_bytes, to_bytes
-from purestep.state import check_arrays
-from purestep.steps.compile import compiled
 from purestep.testing.assertions import bits, first_difference, same_bits
 from purestep.testing.samples import like, parameters
-from purestep.transforms.base import GradientTransform, identity, taking_extra
-from purestep.transforms.combining import chain
-from purestep.transforms.flattening import flatten
-from purestep.transforms.masking import masked
-from purestep.transforms.partitioning import partition
-from purestep.transforms.scaling import scale
-from purestep.types import Params, Tree, Updates
 
 Make = Callable[[], GradientTransform]
 Law = Callable[[Make, Params], None]
@@ -322,7 +322,7 @@ def check(
         elementwise: it treats each element apart: adds `packing` too.
         without: laws to leave out, such as `population` for a transform that MLX cannot vmap.
 
-    >>> from purestep.transforms.momentum import trace
+    >>> from purestep.transforms import trace
     >>> check(lambda: trace(0.9), params={"w": mx.ones(3)}, elementwise=True, without=(compilation,))
     """
     builder: Make = (lambda: make) if isinstance(make, GradientTransform) else make

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep import rng, tree
-from purestep.types import Params
+from purestep._core import rng, tree
+from purestep._core.types import Params
 
 
 class Pair(NamedTuple):

@@ -6,10 +6,10 @@ from typing import Any
 import mlx.core as mx
 from hypothesis import strategies as st
 
+from purestep._core.types import Batch, Params
+from purestep._transforms.core.base import GradientTransform
+from purestep._transforms.core.combining import chain
 from purestep.testing.samples import Pair, array, like
-from purestep.transforms.base import GradientTransform
-from purestep.transforms.combining import chain
-from purestep.types import Batch, Params
 
 FLOATS = (mx.float32, mx.bfloat16, mx.float16)
 SHAPES = ((), (3,), (2, 3), (0,), (2, 0, 3))

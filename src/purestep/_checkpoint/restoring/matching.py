@@ -1,0 +1,198 @@
+"""What is stored against what a template wants: which array goes where, what differs, what may pass."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from purestep._core import checks, tree
+from purestep._core.tree.patterns import compile_pattern
+
+Rename = Mapping[str, str] | Callable[[str], str]
+
+_SEGMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^.]+')
+
+
+class Match(NamedTuple):
+    """A stored tree laid on a template.
+
+    Attributes:
+        sources: the stored path for each path of the template that takes its array from there.
+        lines: what does not fit, a line each; nothing may be restored unless there are none.
+        notes: what was let pass or renamed, a line each.
+    """
+
+    sources: dict[str, str]
+    lines: list[str]
+    notes: list[str]
+
+
+class _End(NamedTuple):
+    """An array, a `None` or an empty container that is stored."""
+
+    segments: tuple[str, ...]
+    name: str  # after renaming
+    node: list[Any]
+    above: list[list[Any]]  # the containers that hold it, from the outermost
+
+
+def match(
+    where: str,
+    stored: list[Any],
+    like: list[Any],
+    *,
+    cast: bool,
+    partial: Collection[str],
+    rename: Rename | None,
+) -> Match:
+    """Compare two specs at every path: arrays, `None` and containers, which renaming takes along."""
+    wanted = {".".join(segments): node for segments, node in tree.spec_nodes(like)}
+    ends = list(_ends(stored))
+    ends, lines, notes = _renamed(where, ends, rename)
+    offered = _offered(ends, wanted)
+    patterns = [compile_pattern(where, text) for text in partial]
+    for text, pattern in zip(partial, patterns, strict=True):
+        if not any(pattern.fullmatch(path) for path in [*wanted, *offered]):
+            raise checks.error(where, f"partial pattern {text!r} matches no path of the file or of like")
+    refused: set[str] = set()
+    met: set[str] = set()
+
+    def differs(path: str, found: list[str], note: str) -> None:
+        met.add(path)
+        if any(pattern.fullmatch(path) for pattern in patterns):
+            notes.append(note)
+        elif not any(above in refused for above in _above(path)):
+            refused.add(path)
+            lines.extend(found)
+
+    arrays = {end.name: ".".join(end.segments) for end in ends if end.node[0] == "array"}
+    names = {end.name for end in ends}
+    sources: dict[str, str] = {}
+    for path, nodes in offered.items():
+        if path not in wanted:
+            if path in names:
+                differs(path, [f"{path} is in the file, not in like"], f"{path} was left in the file")
+            continue
+        want = wanted[path]
+        found = [_differences(path, node, want, cast) for node in nodes]
+        worst = max(found, key=len, default=[])
+        if worst:
+            passed = "kept from like" if _is_end(want) else "let pass"
+            differs(path, worst, f"{' and '.join(worst)}: {passed}")
+        elif want[0] == "array" and path in arrays:
+            sources[path] = arrays[path]
+    for path, node in wanted.items():
+        present = path in arrays if node[0] == "array" else path in offered
+        if _is_end(node) and not present and path not in met:
+            differs(path, [f"{path} is in like, not in the file"], f"{path} was kept from like")
+    return Match(sources, lines, sorted(notes))
+
+
+def _offered(ends: list[_End], wanted: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
+    """Return what is stored by its new path, without what it holds: outer containers before inner ones.
+
+    A container takes the path that its contents take. One whose contents are all new is listed with no
+    node; one that is put together from several has a node for each kind among them.
+    """
+    taken = {above for end in ends if end.name in wanted for above in _above(end.name)}
+    offered: dict[str, list[list[Any]]] = {}
+    for end in ends:
+        segments = split(end.name)
+        kinds = {new: end.above[old] for old, new in _aligned(end.segments, segments)}
+        for depth, path in enumerate(_above(end.name)):
+            nodes = offered.setdefault(path, [])
+            # What is left in the file says nothing of a container that something else goes into.
+            if depth in kinds and (end.name in wanted or path not in taken) and kinds[depth] not in nodes:
+                nodes.append(kinds[depth])
+        offered.setdefault(end.name, []).append(_alone(end.node))
+    return offered
+
+
+def _aligned(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[tuple[int, int]]:
+    """Yield the depths at which a path and its new name have the same container.
+
+    Paths of one length agree at every depth. Otherwise the container of a segment that is kept is the same,
+    counted from the end; and from the start, down to the first segment that is not kept.
+    """
+    if len(old) == len(new):
+        yield from ((depth, depth) for depth in range(len(old)))
+        return
+    kept = _agreeing(old[::-1], new[::-1])
+    yield from ((len(old) - count, len(new) - count) for count in range(1, kept + 1))
+    above = min(_agreeing(old, new) + 1, len(old) - kept, len(new) - kept)
+    yield from ((depth, depth) for depth in range(above))
+
+
+def _agreeing(a: tuple[str, ...], b: tuple[str, ...]) -> int:
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def renamed(where: str, path: str, rename: Rename, used: set[str]) -> str:
+    """Return the new name of a path, and note in `used` which leading part decided."""
+    if not isinstance(rename, Mapping):
+        new: Any = rename(path)
+        if not isinstance(new, str):
+            raise TypeError(f"{where}: rename must return a path, got {new!r} for {path!r}")
+        return new
+    # The longest of the given leading parts decides.
+    for start in sorted(rename, key=len, reverse=True):
+        if path == start or path.startswith(start + "."):
+            used.add(start)
+            return (rename[start] + path[len(start) :]).removeprefix("" if rename[start] else ".")
+    return path
+
+
+def _renamed(where: str, ends: list[_End], rename: Rename | None) -> tuple[list[_End], list[str], list[str]]:
+    """Return the ends under their new names, what is wrong with these, and which arrays they concern."""
+    if rename is None:
+        return ends, [], []
+    used: set[str] = set()
+    named = [end._replace(name=renamed(where, end.name, rename, used)) for end in ends]
+    sources: dict[str, str] = {}
+    lines, notes = [], []
+    for end, new in zip(ends, named, strict=True):
+        if new.name in sources:
+            lines.append(f"{sources[new.name]} and {end.name} would both be named {new.name}")
+        if new.name != end.name and end.node[0] == "array":
+            notes.append(f"{end.name} was read as {new.name}")
+        sources[new.name] = end.name
+    if isinstance(rename, Mapping):
+        lines += [f"rename: {old} is not in the file" for old in rename if old not in used]
+    return named, lines, notes
+
+
+def _ends(spec: list[Any]) -> Iterator[_End]:
+    nodes = dict(tree.spec_nodes(spec))
+    for segments, node in nodes.items():
+        if _is_end(node):
+            above = [_alone(nodes[segments[:depth]]) for depth in range(len(segments))]
+            yield _End(segments, ".".join(segments), node, above)
+
+
+def _is_end(node: list[Any]) -> bool:
+    return node[0] in ("array", "none") or not node[-1]
+
+
+def _alone(node: list[Any]) -> list[Any]:
+    return node if node[0] in ("array", "none") else [*node[:-1], []]
+
+
+def _differences(path: str, node: list[Any], want: list[Any], cast: bool) -> list[str]:
+    if node[0] == "none" and want == ["tuple", []]:
+        return []  # a state below a mask held None for what is not its own, and now holds ()
+    lines = tree.differences(node, _alone(want), "the file", "like", cast=cast)
+    return [line.replace("the tree", path, 1) if path else line for line in lines]
+
+
+def split(path: str) -> tuple[str, ...]:
+    """Return the segments of a path."""
+    return tuple(_SEGMENT.findall(path))
+
+
+def _above(path: str) -> list[str]:
+    """Return the paths of the containers that hold a path, from the outermost.
+
+    >>> _above('opt."a.b".w')
+    ['', 'opt', 'opt."a.b"']
+    """
+    segments = split(path)
+    return [".".join(segments[:depth]) for depth in range(len(segments))]

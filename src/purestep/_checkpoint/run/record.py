@@ -1,0 +1,149 @@
+"""What is known of one checkpoint without reading its arrays: what policies decide by."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks
+from purestep._core.types import Tree
+
+MODES = ("min", "max")
+LARGEST_STEP = 10**18 - 1
+_DEEPEST = 100  # containers within containers
+
+
+class Record(NamedTuple):
+    """One complete checkpoint.
+
+    Attributes:
+        step: steps made.
+        serial: its place in the order of saving, which after a rollback is not that of the steps.
+        time: when it was saved, seconds since 1970.
+        metrics: the numbers it was saved with.
+        metadata: the user's own plain values: epoch, position in the data, best value, history.
+        versions: of purestep, MLX and Python, when it was saved.
+        bytes: of all its files.
+        path: its directory.
+    """
+
+    step: int
+    serial: int
+    time: float
+    metrics: dict[str, float]
+    metadata: dict[str, Any]
+    versions: dict[str, str]
+    bytes: int
+    path: Path
+
+
+class Moment(NamedTuple):
+    """A point of a run at which a policy says whether to save.
+
+    Attributes:
+        step: steps made.
+        time: now, seconds since 1970.
+        metrics: of this step; a policy that looks at one waits for the device.
+        signalled: whether somebody asked the process to stop.
+        started: when the run was started, seconds since 1970.
+    """
+
+    step: int
+    time: float
+    metrics: Mapping[str, float]
+    signalled: bool
+    started: float
+
+
+def best_of(records: Sequence[Record], metric: str, mode: str) -> list[Record]:
+    """Return the records that have this metric, best first; of equals the one saved first.
+
+    NaN is never a best value.
+    """
+    rated = [r for r in records if metric in r.metrics and not math.isnan(r.metrics[metric])]
+    sign = 1 if mode == "min" else -1
+    return sorted(rated, key=lambda r: (sign * r.metrics[metric], r.serial))
+
+
+def check_metric(where: str, metric: str, mode: str) -> None:
+    """Refuse what cannot name a metric and a direction."""
+    if not isinstance(metric, str):
+        raise TypeError(f"{where}: metric must be the name of a metric, got {metric!r}")
+    if mode not in MODES:
+        raise checks.error(where, f"mode must be min or max, got {mode!r}")
+
+
+def step_of(where: str, state: Tree, step: int | None) -> int:
+    """Return the step given, or the state's own, which waits for the device."""
+    if step is None:
+        found = getattr(state, "step", None)
+        if not isinstance(found, mx.array) or found.ndim != 0:
+            raise checks.error(where, "step must be given: the state has none of its own")
+        number: Any = found.item()
+        step = int(number)
+    step = checks.integer(where, "step", step, least=0)
+    if step > LARGEST_STEP:
+        raise checks.error(where, f"step must be at most {LARGEST_STEP}, got {checks.shown(step)}")
+    return step
+
+
+class Numbers(Mapping[str, float]):
+    """Metrics as Python numbers; one that is a 0-d array is read, and waited for, when it is asked for."""
+
+    def __init__(self, where: str, metrics: Mapping[str, Any] | None):
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise TypeError(f"{where}: metrics must map names to numbers, got {checks.shown(metrics)}")
+        self._metrics = {} if metrics is None else dict(metrics)
+        for name, value in self._metrics.items():
+            if not isinstance(name, str):
+                raise TypeError(f"{where}: metrics must have names, got the key {name!r}")
+            array = isinstance(value, mx.array) and value.ndim == 0 and value.dtype != mx.complex64
+            if not (array or checks.is_number(value)):
+                raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
+            if isinstance(value, int) and abs(value) > 2**63:
+                raise checks.error(where, f"metrics[{name!r}] must be less than 2**63, got a larger integer")
+
+    def __getitem__(self, name: str) -> float:
+        given = self._metrics[name]
+        value: Any = given.item() if isinstance(given, mx.array) else given
+        return float(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+
+def plain(where: str, path: str, value: Any) -> dict[str, Any]:
+    """Return a copy of a dict of JSON's own values; refuse what JSON cannot restore.
+
+    Numbers of other libraries, such as numpy's, become Python's.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where}: {path} must be a dict, got {checks.shown(value)}")
+    return _plain(where, path, dict(value), 0)
+
+
+def _plain(where: str, path: str, value: Any, depth: int) -> Any:
+    value = checks.python_number(value)
+    if depth > _DEEPEST:
+        raise checks.error(where, f"metadata must be nested at most {_DEEPEST} deep, got more in {path[:80]}")
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                raise TypeError(f"{where}: {path} has the key {key!r}; keys must be strings")
+        return {key: _plain(where, f"{path}[{key!r}]", child, depth + 1) for key, child in value.items()}
+    if type(value) is list:
+        return [_plain(where, f"{path}[{number}]", child, depth + 1) for number, child in enumerate(value)]
+    if type(value) is int and abs(value) > 2**63:
+        raise checks.error(
+            where, f"{path} must be less than 2**63, got an integer of {value.bit_length()} bits"
+        )
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    raise TypeError(
+        f"{where}: {path} must be plain (dict, list, str, int, float, bool, None), got {type(value).__name__}"
+    )

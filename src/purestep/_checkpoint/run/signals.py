@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM as a question that a loop asks between steps."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from purestep._core import checks
+
+
+class Signals:
+    """Whether somebody asked the process to stop."""
+
+    received = False
+
+
+@contextmanager
+def signals() -> Iterator[Signals]:
+    """Note the first SIGINT or SIGTERM instead of stopping in the middle of a step; a second SIGINT raises.
+
+    Works in the main thread only, as handlers do. A signal that is ignored (as under nohup) stays ignored.
+    The handlers that were there come back at the end.
+
+    Raises:
+        ValueError: in another thread.
+
+    >>> with signals() as asked:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     asked.received
+    True
+    """
+    asked = Signals()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.received = True
+
+    if threading.current_thread() is not threading.main_thread():
+        raise checks.error("signals", "must be entered in the main thread: Python handles signals there")
+    watched = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in watched}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,117 @@
+"""The wording of argument errors: who refuses, which argument, the rule, the value."""
+
+import math
+import numbers
+import sys
+from collections.abc import Callable, Collection
+from typing import Any
+
+import mlx.core as mx
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def error(caller: str, message: str) -> ValueError:
+    """Return the error for callers to raise; `caller` is the public name the user called."""
+    return ValueError(f"{caller}: {message}")
+
+
+def number(
+    caller: str,
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """Refuse a value that is not a finite number within the bounds; return it as a Python number.
+
+    Compute with what is returned: a number of numpy's times an array of MLX's is an array of numpy's.
+    A 0-d `mx.array` is returned unread: its value is known only to the device, and no check waits for that.
+
+    >>> number("sgd", "learning_rate", 0.1, least=0)
+    0.1
+    """
+    if isinstance(value, mx.array):
+        if value.ndim != 0:
+            raise error(caller, f"{name} must be a number or a 0-d array, got shape {value.shape}")
+        return value
+    value = python_number(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{caller}: {name} must be a number, got {value!r}")
+    rules = (
+        (not math.isfinite(value), "must be finite"),
+        (above is not None and not value > above, f"must be greater than {above}"),
+        (least is not None and not value >= least, f"must be at least {least}"),
+        (below is not None and not value < below, f"must be less than {below}"),
+        (most is not None and not value <= most, f"must be at most {most}"),
+    )
+    for broken, rule in rules:
+        if broken:
+            raise error(caller, f"{name} {rule}, got {value}")
+    return value
+
+
+def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> int:
+    """Refuse what is not an integer of at least `least`; return it as a Python integer.
+
+    >>> integer("train_step", "microbatches", 4, least=1)
+    4
+    """
+    value = python_number(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{caller}: {name} must be an integer, got {shown(value)}")
+    if least is not None and value < least:
+        raise error(caller, f"{name} must be at least {least}, got {shown(value)}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """Return how an error shows a value; Python itself writes no integer of more than 4300 digits.
+
+    >>> shown("a"), shown(10**5000)
+    ("'a'", 'an integer of 16610 bits')
+    """
+    try:
+        return repr(value)
+    except ValueError:
+        return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number that `number` takes for one, not an `mx.array`."""
+    return type(python_number(value)) in (int, float)
+
+
+def python_number(value: Any) -> Any:
+    """Return another library's integer or real number, or its 0-d array of them, as Python's."""
+    if type(value) in (bool, int, float):
+        return value
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()  # a scalar or a 0-d array; a boolean stays one, and is refused
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def function(caller: str, name: str, value: Any) -> None:
+    """Refuse what cannot be called."""
+    if not isinstance(value, Callable):
+        raise TypeError(f"{caller}: {name} must be callable, got {value!r}")
+
+
+def one_of(caller: str, name: str, value: Any, allowed: Collection[str]) -> None:
+    """Refuse a value that is not one of the names allowed."""
+    if not isinstance(value, str) or value not in allowed:
+        raise error(caller, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def users_level() -> int:
+    """Return the `stacklevel` that makes a warning point at the first line outside the package."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+        frame, level = frame.f_back, level + 1
+    return level

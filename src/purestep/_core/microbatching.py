@@ -1,0 +1,32 @@
+"""A fact of the trace: whether the batch that a loss function is given is whole, or one part of several."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from purestep._core import checks
+
+_COUNT: ContextVar[int] = ContextVar("purestep_microbatches", default=1)
+
+
+@contextmanager
+def cut_into(count: int) -> Iterator[None]:
+    """Say, to all that is called within, that batches are one of `count` parts.
+
+    >>> with cut_into(4):
+    ...     whole_batch("ntxent", "every row is a negative of all others")
+    Traceback (most recent call last):
+        ...
+    ValueError: ntxent: every row is a negative of all others, got one of microbatches=4; use microbatches=1
+    """
+    token = _COUNT.set(count)
+    try:
+        yield
+    finally:
+        _COUNT.reset(token)
+
+
+def whole_batch(caller: str, why: str, remedy: str = "use microbatches=1") -> None:
+    """Refuse to compute from a part of a batch what is defined by the whole of it."""
+    if _COUNT.get() > 1:
+        raise checks.error(caller, f"{why}, got one of microbatches={_COUNT.get()}; {remedy}")

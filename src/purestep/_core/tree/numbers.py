@@ -1,0 +1,56 @@
+"""Arithmetic over all leaves of a tree."""
+
+import mlx.core as mx
+
+from purestep._core import scalars, sums
+from purestep._core.tree.mapping import leaves, map
+from purestep._core.types import Tree
+
+# Leaves of up to this many elements are put in one vector to be summed.
+_SMALL = 1 << 12
+_CHAIN = 64  # squares in one plain sum: the root halves its error
+_ROWS = 1 << 16  # of arrays of up to this many rows only the rows are summed apart
+
+
+def cast(tree: Tree, dtype: mx.Dtype) -> Tree:
+    """Return the tree with its floating-point leaves in `dtype`; integer and boolean leaves stay."""
+    return map(lambda x: x.astype(dtype) if mx.issubdtype(x.dtype, mx.floating) else x, tree)
+
+
+def zeros_like(tree: Tree, dtype: mx.Dtype | None = None) -> Tree:
+    """Return zeros of the same shapes, in `dtype` when given."""
+    return map(lambda x: mx.zeros(x.shape, dtype or x.dtype), tree)
+
+
+def norm(tree: Tree) -> mx.array:
+    """Return the Euclidean norm of all leaves together, 0-d, summed in float32 whatever their dtypes."""
+    small: list[mx.array] = []
+    sums_of_squares: list[mx.array] = []
+    for x in (leaf.astype(mx.float32) for leaf in leaves(tree)):
+        if x.size <= _SMALL:
+            small.append(x.reshape(-1))
+        elif x.ndim > 1 and x.shape[0] <= _ROWS:
+            sums_of_squares.append(sums.total(mx.square(x), range(1, x.ndim), chain=_CHAIN))
+        else:
+            sums_of_squares.append(sums.total(mx.square(x)).reshape(1))
+    if small:
+        sums_of_squares.append(mx.square(_joined(small)))
+    # What is left of all leaves is added up together: each alone would cost several kernels to start.
+    return scalars.root(sums.total(_joined(sums_of_squares))) if sums_of_squares else mx.array(0.0)
+
+
+def _joined(vectors: list[mx.array]) -> mx.array:
+    return mx.concatenate(vectors) if len(vectors) > 1 else vectors[0]
+
+
+def added(terms: list[mx.array]) -> mx.array:
+    """Return the sum of 0-d arrays, neighbours first: in order, a thousand of them would lose digits."""
+    while len(terms) > 1:
+        pairs = zip(terms[::2], terms[1::2], strict=False)
+        terms = [a + b for a, b in pairs] + terms[len(terms) - len(terms) % 2 :]
+    return terms[0] if terms else mx.array(0.0)
+
+
+def size(tree: Tree) -> int:
+    """Return the number of elements in all leaves together."""
+    return sum(x.size for x in leaves(tree))

@@ -1,0 +1,18 @@
+"""Patterns of paths: `*` stands for any text, `?` for one character."""
+
+import re
+from collections.abc import Sequence
+
+
+def compile_pattern(caller: str, pattern: str) -> re.Pattern[str]:
+    """Return the regular expression of a path pattern."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"{caller}: a pattern must be a string, got {pattern!r}")
+    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+
+
+def shown_paths(paths: Sequence[str]) -> str:
+    """Return up to eight paths as text."""
+    more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+    named = ", ".join(path or "the tree" for path in paths[:8])
+    return f"the paths {named}{more}" if paths else "no paths: the tree is empty"

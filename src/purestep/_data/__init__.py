@@ -1,0 +1,1 @@
+"""Sources of batches, text, and sampling from a model."""

@@ -1,0 +1,17 @@
+"""The protocol of batch sources."""
+
+from typing import Protocol
+
+from purestep._core.types import Batch
+
+
+class Source(Protocol):
+    """Batches as a pure function of the step number.
+
+    A resumed run sees the same batches as an uninterrupted one, because a source has no iterator whose state
+    must be saved.
+    """
+
+    def at(self, step: int) -> Batch:
+        """Return the batch of one step, counted from 0; every call with one step returns the same batch."""
+        ...

@@ -1,0 +1,1 @@
+"""Loss functions and objectives: pure functions of arrays."""

@@ -1,0 +1,1 @@
+"""Checks, weights and arithmetic that losses share."""

@@ -1,0 +1,1 @@
+"""Losses of preferred and rejected completions."""

@@ -1,0 +1,1 @@
+"""Losses against labels, numbers or other embeddings."""

@@ -1,0 +1,1 @@
+"""Losses over vocabularies and sequences of tokens."""

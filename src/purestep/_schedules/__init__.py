@@ -1,0 +1,1 @@
+"""Schedules: functions from a step count to a value."""

@@ -1,0 +1,1 @@
+"""Training and evaluation steps, and the state they map."""

@@ -1,0 +1,83 @@
+"""The training step of a contrastive loss over a batch whose activations do not fit in memory at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks
+from purestep._core.types import Batch, Encoder, LossOutput, Params, Tree
+from purestep._steps.core.batches import check_batch
+from purestep._steps.core.cached import Contrast, Inputs, cached_loss
+from purestep._steps.core.outcome import check_loss_fn, check_takes
+from purestep._steps.step import Step
+from purestep._steps.train import step_for
+from purestep._transforms.core.base import GradientTransform
+
+
+def cached_contrastive_step(
+    encode: Encoder,
+    loss_fn: Callable[[Params, Tree, Batch], LossOutput],
+    transform: GradientTransform,
+    *,
+    microbatches: int,
+    stateful: bool = False,
+) -> Step:
+    """Build a `train_step` whose loss is over all examples, and whose encoder receives some at a time.
+
+    In a contrastive loss every example is a negative of all others, so the loss cannot be divided into
+    parts. This step computes the gradient over the whole batch with the activations of one part in memory:
+
+    1. It encodes each microbatch, and keeps only the representations.
+    2. It computes the loss of all representations, and its gradient with respect to them.
+    3. It encodes each microbatch again, with the same key, and passes that gradient back through the encoder.
+
+    The cost is one more forward pass of the encoder than `train_step` on the whole batch. The gradient is the
+    same up to rounding. The encoder's random draws, as in Dropout, depend on the number of microbatches, and
+    are the same in both passes.
+
+    A step can be differentiated. The gradient is that of `train_step` on the whole batch, and needs the
+    activations of all parts in memory. The batch and the model_state are constants.
+
+    Args:
+        encode: `encode(params, batch, rng) -> representations`, a tree of floating-point arrays with the
+            first axis of the batch, such as `{"queries": ..., "keys": ...}`.
+        loss_fn: `loss_fn(params, representations, batch) -> loss` or `-> (loss, metrics)`, over the whole
+            batch; loss and metrics as in `train_step`. It may use `params`, such as a learned temperature.
+        transform: as in `train_step`.
+        microbatches: the number of parts into which the batch is cut for the encoder.
+        stateful: the encoder is `encode(params, model_state, batch, rng) -> (representations, model_state)`.
+            Each microbatch passes its model_state to the next, and the step returns that of the first pass.
+
+    Returns:
+        A step as `train_step` returns it, with the same metrics. Gradients are summed in float32 and rounded
+        once to the dtype of the parameters.
+
+    Raises:
+        TypeError: when the step is built, if a function takes other arguments.
+        ValueError, TypeError: on the first call, as `train_step`; also for representations that are not
+            floating-point arrays with one row for each example of their microbatch.
+
+    Reference: Gao et al., arXiv:2101.06983.
+
+    >>> import purestep as ps
+    >>> encode = lambda params, batch, rng: {"queries": batch["a"] @ params["w"], "keys": batch["b"]}
+    >>> loss_fn = lambda params, found, batch: ps.losses.info_nce(**found, temperature=1.0)
+    >>> transform = ps.optimizers.sgd(0.1)
+    >>> state = ps.TrainState.create({"w": mx.eye(4)}, transform)
+    >>> step = cached_contrastive_step(encode, loss_fn, transform, microbatches=2)
+    >>> state, metrics = step(state, {"a": mx.eye(4), "b": mx.eye(4)})
+    >>> metrics["loss"]
+    array(0.743668, dtype=float32)
+    """
+    caller = "cached_contrastive_step"
+    check_loss_fn(caller, encode, stateful=stateful, name="encode")
+    check_takes(caller, "loss_fn", loss_fn, ("params", "representations", "batch"))
+    microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
+    contrast = Contrast(caller, encode, loss_fn, microbatches, stateful)
+
+    def cached(params: Params, model_state: Tree, batch: Batch, rng: mx.array) -> Any:
+        check_batch(caller, batch, microbatches)
+        return cached_loss(contrast, params, Inputs(model_state, batch, rng))
+
+    return step_for(caller, cached, transform, stateful=True)

@@ -1,0 +1,83 @@
+"""The training step of a float16 model: the loss is scaled so that gradients do not underflow."""
+
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.mean import Mean, map_terms
+from purestep._core.types import Batch, LossFn, Params, Tree
+from purestep._steps.core.outcome import check_loss_fn, outcome_of
+from purestep._steps.state import TrainState, check_state
+from purestep._steps.step import Parts, Step
+from purestep._steps.train import opt_state_check, step_for
+from purestep._transforms.core.base import GradientTransform, check_transform
+
+
+def loss_scaled_step(
+    loss_fn: LossFn, transform: GradientTransform, *, microbatches: int = 1, stateful: bool = False
+) -> Step:
+    """Build a `train_step` that multiplies the gradient of its loss by the scale in the optimizer state.
+
+    `transform` is or contains `transforms.dynamic_loss_scale(...)`, which divides by the scale again, skips
+    gradients that overflowed and adapts the scale. Only the backward pass is scaled: the metric `loss`
+    and the transform's `value` are unscaled.
+
+    The metrics are those of `train_step`, with `grad_norm` divided by the scale, and `loss_scale`.
+
+    Args:
+        loss_fn: as in `train_step`. It may compute in float16, but the loss itself should be float32.
+        transform: as in `train_step`, with one `dynamic_loss_scale` in it.
+        microbatches: as in `train_step`.
+        stateful: as in `train_step`. The forward pass of a skipped step still updates the model_state.
+
+    Raises:
+        ValueError: on the first call, if the optimizer state has no scale, and as in `train_step`.
+
+    >>> import purestep as ps
+    >>> from purestep.transforms import dynamic_loss_scale
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = dynamic_loss_scale(ps.optimizers.sgd(0.5), init_scale=1024.0)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> state, metrics = loss_scaled_step(loss_fn, transform)(state, {"x": mx.array([1.0, 3.0])})
+    >>> state.params["w"], metrics["loss"], metrics["loss_scale"]
+    (array(2, dtype=float32), array(5, dtype=float32), array(1024, dtype=float32))
+    """
+    caller = "loss_scaled_step"
+    check_loss_fn(caller, loss_fn, stateful=stateful)
+    check_transform(caller, "transform", transform)
+    check_opt_state = opt_state_check(caller, transform)
+
+    def scaled(params: Params, carried: tuple[mx.array, Tree], batch: Batch, rng: mx.array) -> Any:
+        scale, model_state = carried
+        outcome = outcome_of(
+            caller, loss_fn, params, model_state, batch, rng, stateful=stateful, training=True
+        )
+
+        def times(mean: Mean) -> Mean:
+            # The value is that of the total; the gradient is `scale` times its gradient.
+            total = mean.total + (scale - 1) * (mean.total - mx.stop_gradient(mean.total))
+            return Mean(total, mean.weight)
+
+        return map_terms(times, outcome.loss), outcome.metrics, (scale, outcome.model_state)
+
+    # The scale reaches the loss function in every microbatch, as part of its model_state.
+    inner = step_for(caller, scaled, transform, microbatches=microbatches, stateful=True)
+
+    def parts(state: TrainState, batch: Batch) -> Parts:
+        check_state(caller, state)
+        check_opt_state(state.opt_state, state.params)
+        scales = tree.fields(state.opt_state, "loss_scale")
+        if len(scales) != 1:
+            raise checks.error(
+                caller, f"state must hold one loss_scale, from dynamic_loss_scale, got {len(scales)}"
+            )
+        scale = scales[0][1]
+        made = inner.parts(state.replace(model_state=(scale, state.model_state)), batch)
+        new, metrics = made.state, made.metrics
+        if "loss_scale" in metrics:
+            raise checks.error(caller, "loss_fn's metrics may not be named loss_scale")
+        metrics |= {"grad_norm": metrics["grad_norm"] / scale, "loss_scale": scale}
+        return made._replace(state=new.replace(model_state=new.model_state[1]))
+
+    return Step(parts)

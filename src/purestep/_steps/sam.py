@@ -1,0 +1,112 @@
+"""Sharpness-aware minimization (SAM): the gradient at the worst point nearby."""
+
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.types import Batch, LossFn, Params, Tree, Updates
+from purestep._steps.core.outcome import check_loss_fn, outcome_of
+from purestep._steps.state import TrainState, check_state
+from purestep._steps.step import Parts, Step
+from purestep._steps.train import opt_state_check, step_for
+from purestep._transforms.core.base import GradientTransform, check_transform
+
+
+def sam_step(
+    loss_fn: LossFn,
+    transform: GradientTransform,
+    *,
+    rho: float = 0.05,
+    adaptive: bool = False,
+    microbatches: int = 1,
+    stateful: bool = False,
+) -> Step:
+    """Build the pure function that makes one step of SAM, from two gradients and one update.
+
+    With `g` the gradient at the parameters `p`, the transform receives the gradient at
+
+        p + rho * g / |g|                   and with adaptive, elementwise,
+        p + rho * p ** 2 * g / |abs(p) * g|
+
+    Both gradients are those of the whole batch, also with microbatches, and use the same key and so the same
+    dropout mask.
+
+    Differences from optax:
+
+    1. `optax.contrib.sam` is a transform; this is a step. Each call makes a whole update from one batch, and
+       the transform receives only the gradients at the second point.
+
+    Args:
+        loss_fn: as in `train_step`.
+        transform: as in `train_step`. Its `value` and `grad_norm` are those at the second point.
+        rho: the distance to the second point, at least 0. With 0 the result is that of `train_step`, at
+            twice the cost.
+        adaptive: measure the distance relative to the parameters (ASAM; use a rho of 0.5 to 2).
+        microbatches: as in `train_step`.
+        stateful: as in `train_step`; the model_state is that of the first pass.
+
+    Returns:
+        A step as `train_step` returns it. The metrics are those of the first pass, at the parameters
+        themselves, with `perturbed_loss`, the loss of the second pass.
+
+    Reference: Foret et al., arXiv:2010.01412; Kwon et al., arXiv:2102.11600.
+
+    >>> import purestep as ps
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = ps.optimizers.sgd(0.25)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> state, metrics = sam_step(loss_fn, transform, rho=1.0)(state, {"x": mx.array([2.0])})
+    >>> state.params["w"], metrics["loss"], metrics["perturbed_loss"]  # the gradient at -1
+    (array(1.5, dtype=float32), array(4, dtype=float32), array(9, dtype=float32))
+    """
+    caller = "sam_step"
+    check_loss_fn(caller, loss_fn, stateful=stateful)
+    rho = checks.number(caller, "rho", rho, least=0)
+    check_transform(caller, "transform", transform)
+    check_opt_state = opt_state_check(caller, transform)
+
+    def probe(updates: Updates, state: Tree, params: Params = None) -> tuple[Updates, Tree]:
+        return tree.zeros_like(updates), _perturbation(updates, params, rho, adaptive)
+
+    def perturbed(params: Params, carried: tuple[Tree, Tree], batch: Batch, rng: mx.array) -> Any:
+        shift, model_state = carried
+        there = tree.map(lambda p, s: (p + s).astype(p.dtype), params, shift)
+        outcome = outcome_of(
+            caller, loss_fn, there, model_state, batch, rng, stateful=stateful, training=True
+        )
+        return outcome.loss, {}, carried
+
+    # The first step changes no parameter and leaves the perturbation as its optimizer state. The second step
+    # receives the perturbation as model_state, which reaches the loss function in every microbatch.
+    look = GradientTransform(lambda params: tree.zeros_like(params, mx.float32), probe)
+    first = step_for(caller, loss_fn, look, microbatches=microbatches, stateful=stateful)
+    second = step_for(caller, perturbed, transform, microbatches=microbatches, stateful=True)
+
+    def parts(state: TrainState, batch: Batch) -> Parts:
+        check_state(caller, state)
+        check_opt_state(state.opt_state, state.params)
+        seen, metrics = first(state.replace(opt_state=look.init(state.params)), batch)
+        carried = (seen.opt_state, state.model_state)
+        made = second.parts(state.replace(model_state=carried), batch)
+        if "perturbed_loss" in metrics or "learning_rate" in metrics:
+            raise checks.error(caller, "loss_fn's metrics may not be named perturbed_loss or learning_rate")
+        metrics["perturbed_loss"] = made.metrics["loss"]
+        if "learning_rate" in made.metrics:
+            metrics["learning_rate"] = made.metrics["learning_rate"]
+        return made._replace(state=made.state.replace(model_state=seen.model_state), metrics=metrics)
+
+    return Step(parts)
+
+
+def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool) -> Tree:
+    gradients = tree.map(lambda g: g.astype(mx.float32), gradients)
+    if adaptive:
+        weighted = tree.map(lambda g, p: mx.abs(p.astype(mx.float32)) * g, gradients, params)
+    else:
+        weighted = gradients
+    norm = tree.norm(weighted)
+    factor = rho / mx.where(norm > 0, norm, 1.0)  # a zero gradient has no direction
+    if adaptive:
+        return tree.map(lambda w, p: factor * mx.abs(p.astype(mx.float32)) * w, weighted, params)
+    return tree.map(lambda w: factor * w, weighted)

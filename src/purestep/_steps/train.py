@@ -1,0 +1,168 @@
+"""The training step: `step(state, batch) -> (state, metrics)`."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.rng import fold_in, scope
+from purestep._core.scalars import increment
+from purestep._core.types import Batch, LossFn, Metrics, Tree, Update, Updates
+from purestep._steps.core.batches import check_batch
+from purestep._steps.core.gradients import Differentiated, Objective, differentiate
+from purestep._steps.core.outcome import check_loss_fn, own
+from purestep._steps.state import TrainState, check_state
+from purestep._steps.step import Parts, Step
+from purestep._transforms.core.base import GradientTransform, apply_updates, check_transform, taking_extra
+from purestep._transforms.core.fitting import StateCheck
+
+_UPDATE = 0x7570  # folded into a key for the draws of the transform, so that they differ from the loss's
+
+
+def train_step(
+    loss_fn: LossFn, transform: GradientTransform, *, microbatches: int = 1, stateful: bool = False
+) -> Step:
+    """Build the pure function that makes one step of training.
+
+    `step(state, batch) -> (state, metrics)` splits `state.rng`, computes the gradient of the loss, passes it
+    through the transform and adds the updates to the parameters. It mutates nothing and never waits for the
+    device. It can be compiled, vmapped, differentiated and replayed. `step.parts(state, batch)` also returns
+    the gradients and updates, as `Parts`.
+
+    The metrics are 0-d float32 arrays: `loss`; `grad_norm`, the norm of the gradient before the transforms;
+    `learning_rate`, if the transform's state has one; and the metrics of the loss function.
+
+    The transform's `update` receives these keyword arguments if it names them: `value` (the loss), `weight`
+    (the weight of the loss's mean; the first term's for a sum of means), `gradients` (as the first transform
+    receives them) and `grad_norm` (their norm).
+
+    A step can be differentiated, for hypergradients. The gradient flows through its parameters, optimizer
+    state and `loss`. The loss function's own metrics and the model_state are constants.
+
+    Args:
+        loss_fn: `loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`. `loss` is a 0-d array, a
+            `Mean`, or a sum of `Mean`s such as `ce + 0.01 * aux`; `metrics` is a dict of these. `rng` is a
+            new key at every step. Random numbers drawn without a key are a function of `state.rng` too.
+        transform: turns gradients into updates.
+        microbatches: cut the batch along its first axis into this many parts, and keep the activations of
+            one part at a time. If the loss is a `Mean`, or a sum of `Mean`s, the gradient is that of the
+            whole batch, even if the parts have different weights. If the loss is a plain scalar, every part
+            counts equally. Gradients are summed in float32, and the transform receives them in float32. For
+            a sum of `Mean`s the loss function is called twice for each part, first for the weights; the
+            first call computes only what the weights depend on. Losses that need the whole batch, such as
+            contrastive losses, are refused: use `cached_contrastive_step`.
+        stateful: the loss function is `loss_fn(params, model_state, batch, rng) -> (loss, metrics,
+            model_state)`. Each microbatch passes its model_state to the next.
+
+    Raises:
+        TypeError: when the step is built, if the loss function takes other arguments.
+        ValueError, TypeError: on the first call with a new structure, before anything is computed, with the
+            path: for a state that is not a `TrainState` or that belongs to another transform; an empty batch
+            or one that cannot be divided; a leaf that is not an array; a loss that is not a floating-point
+            scalar or depends on no parameter; a step that would change the structure, a shape or a dtype of
+            the state.
+
+    >>> import purestep as ps
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = ps.optimizers.sgd(0.5)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> state, metrics = train_step(loss_fn, transform)(state, {"x": mx.array([1.0, 3.0])})
+    >>> state.params["w"], metrics["loss"]
+    (array(2, dtype=float32), array(5, dtype=float32))
+    """
+    return step_for("train_step", loss_fn, transform, microbatches=microbatches, stateful=stateful)
+
+
+def step_for(
+    caller: str,
+    loss_fn: Callable[..., Any],
+    transform: GradientTransform,
+    *,
+    microbatches: int = 1,
+    stateful: bool = False,
+) -> Step:
+    """Build a `train_step` whose errors name the public function that the user called."""
+    check_loss_fn(caller, loss_fn, stateful=stateful)
+    check_transform(caller, "transform", transform)
+    microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
+    objective = Objective(caller, loss_fn, microbatches, stateful)
+    update = taking_extra(transform)
+    check_opt_state = opt_state_check(caller, transform)
+    depends_known = False
+
+    def parts(state: TrainState, batch: Batch) -> Parts:
+        nonlocal depends_known
+        check_state(caller, state)
+        check_batch(caller, batch, microbatches)
+        check_opt_state(state.opt_state, state.params)
+        rng, key = mx.random.split(state.rng)
+        made = differentiate(objective, state, batch, key, check_depends=not depends_known)
+        depends_known = True  # a property of loss_fn, checked on the first call
+        grad_norm = tree.norm(made.gradients)
+        updates, opt_state = _transformed(update, state, made, grad_norm, key)
+        new = state._replace(
+            params=apply_updates(state.params, updates),
+            opt_state=opt_state,
+            step=increment(state.step),
+            rng=rng,
+            model_state=made.outcome.model_state if stateful else state.model_state,
+        )
+        metrics = _metrics(caller, made, grad_norm, opt_state)
+        _check_unchanged(caller, state, new)
+        return Parts(new, metrics, made.gradients, updates)
+
+    return Step(parts)
+
+
+def opt_state_check(caller: str, transform: GradientTransform) -> StateCheck:
+    """Return the check that an optimizer state belongs to this transform.
+
+    The check compares structure, shapes and dtypes with those of `transform.init(params)`. It runs `init`
+    within a step, so `init` must not draw from the global stream or change the parameters.
+    """
+
+    def init(params: Tree) -> Tree:
+        with scope(mx.random.key(0)):
+            return transform.init(own(params))
+
+    return StateCheck(caller, init, "state.opt_state")
+
+
+def _transformed(
+    update: Update, state: TrainState, made: Differentiated, grad_norm: mx.array, key: mx.array
+) -> tuple[Updates, Tree]:
+    """Return the updates and the new optimizer state.
+
+    The transform receives containers and handles of its own: writing into them changes nothing outside. Its
+    draws without a key are a function of `key`.
+    """
+    with scope(fold_in(key, _UPDATE)):
+        return update(
+            own(made.gradients),
+            own(state.opt_state),
+            own(state.params),
+            value=copy.copy(made.value),
+            weight=copy.copy(made.outcome.loss.weight),
+            gradients=own(made.gradients),
+            grad_norm=copy.copy(grad_norm),
+        )
+
+
+def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, opt_state: Tree) -> Metrics:
+    metrics = {"loss": made.value, "grad_norm": grad_norm}
+    rates = tree.fields(opt_state, "learning_rate")
+    if rates:
+        metrics["learning_rate"] = rates[0][1]
+    own_metrics = made.outcome.metrics
+    taken = sorted(metrics.keys() & own_metrics.keys())
+    if taken:
+        raise checks.error(caller, f"loss_fn's metrics may not be named {', '.join(taken)}")
+    return metrics | {name: mean.value for name, mean in own_metrics.items()}
+
+
+def _check_unchanged(caller: str, before: TrainState, after: TrainState) -> None:
+    if not tree.alike(before, after):
+        lines = tree.differences(tree.spec(after), tree.spec(before), "the new state", "the old")
+        raise checks.error(caller, "a step must keep the structure of the state: " + "; ".join(lines))

@@ -1,0 +1,1 @@
+"""Gradient transforms and optimizers."""

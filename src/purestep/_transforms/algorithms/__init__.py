@@ -1,0 +1,1 @@
+"""Optimizers: one file an algorithm, its `scale_by_*` and its optimizers together."""

@@ -1,0 +1,109 @@
+"""AdaDelta: gradients rescaled to the size of recent updates."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core import moments
+from purestep._transforms.core.base import GradientTransform, checked
+from purestep._transforms.core.combining import chain
+from purestep._transforms.core.quotients import nonzero
+from purestep._transforms.pieces.scaling import scale_by_learning_rate
+from purestep._transforms.pieces.weight_decay import add_decayed_weights
+
+
+class ScaleByAdaDeltaState(NamedTuple):
+    """State of `scale_by_adadelta`.
+
+    Attributes:
+        e_g: like params, float32, the running mean of squared gradients.
+        e_x: like params, float32, the running mean of squared updates.
+    """
+
+    e_g: Tree
+    e_x: Tree
+
+
+def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
+    """Rescale gradients by the root mean square of past updates over that of gradients.
+
+    Differences from optax:
+
+    1. The means, and so the updates, are float32 whatever the gradients' dtype.
+
+    With `g` the gradient:
+
+        e_g = rho * e_g + (1 - rho) * g ** 2
+        update = g * sqrt(e_x + eps) / sqrt(e_g + eps)
+        e_x = rho * e_x + (1 - rho) * update ** 2
+
+    Args:
+        rho: decay of both means, in [0, 1).
+        eps: at least 0; from an `eps` of 0 nothing ever moves, since `e_x` begins at 0.
+
+    Reference: Zeiler, ADADELTA: an adaptive learning rate method, arXiv:1212.5701.
+
+    >>> transform = scale_by_adadelta(rho=0.75, eps=1.0)
+    >>> updates, state = transform.update({"w": mx.array(4.0)}, transform.init({"w": mx.array(0.0)}))
+    >>> round(updates["w"].item(), 6), state.e_g["w"].item()  # 4 / sqrt(4 + 1)
+    (1.788854, 4.0)
+    """
+    rho = checks.number("scale_by_adadelta", "rho", rho, least=0, below=1)
+    eps = checks.number("scale_by_adadelta", "eps", eps, least=0)
+
+    def init(params: Params) -> ScaleByAdaDeltaState:
+        return ScaleByAdaDeltaState(*(tree.zeros_like(params, mx.float32) for _ in range(2)))
+
+    def update(
+        updates: Updates, state: ScaleByAdaDeltaState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByAdaDeltaState]:
+        gradients = moments.float32(updates)
+        e_g = moments.mean_square(gradients, state.e_g, rho)
+        updates = tree.map(
+            lambda g, v, x: mx.sqrt(x + eps) / nonzero(g, mx.sqrt(v + eps), eps) * g,
+            gradients,
+            e_g,
+            state.e_x,
+        )
+        return updates, ScaleByAdaDeltaState(e_g, moments.mean_square(updates, state.e_x, rho))
+
+    return checked("scale_by_adadelta", init, update)
+
+
+def adadelta(
+    learning_rate: ScalarOrSchedule | None = None,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float | mx.array = 0.0,
+    weight_decay_mask: Tree | Callable[[Params], Tree] | None = None,
+) -> GradientTransform:
+    """`add_decayed_weights`, `scale_by_adadelta`, then `scale_by_learning_rate` (arXiv:1212.5701).
+
+    Differences from optax:
+
+    1. Without a learning rate it is 1, as published, and descends. Optax then leaves the last transform out,
+       with its change of sign, and climbs.
+
+    The decay comes first and is rescaled with the gradient, as PyTorch's is.
+
+    Args:
+        learning_rate: a number of at least 0, a 0-d array, or a schedule; `None` is 1.
+        rho: decay of both means.
+        eps: as in `scale_by_adadelta`.
+        weight_decay: at least 0.
+        weight_decay_mask: which parameters decay, as in `add_decayed_weights`.
+
+    >>> transform = adadelta(1.0)
+    >>> params = {"w": mx.array(1.0)}
+    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
+    >>> round(updates["w"].item(), 6)
+    -0.003162
+    """
+    return chain(
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_adadelta(rho, eps),
+        scale_by_learning_rate(1.0 if learning_rate is None else learning_rate),
+    )

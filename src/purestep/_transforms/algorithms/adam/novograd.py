@@ -1,0 +1,134 @@
+"""NovoGrad: momentum of gradients that are normalized array by array."""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, scalars, sums, tree
+from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core import moments
+from purestep._transforms.core.base import GradientTransform, checked
+from purestep._transforms.core.combining import chain
+from purestep._transforms.core.quotients import nonzero
+from purestep._transforms.pieces.scaling import scale_by_learning_rate
+from purestep._transforms.pieces.weight_decay import add_decayed_weights
+
+
+class ScaleByNovogradState(NamedTuple):
+    """State of `scale_by_novograd`.
+
+    Attributes:
+        count: 0-d int32, updates made.
+        mu: like params, the decayed sum of normalized gradients; float32 unless `mu_dtype` says otherwise.
+        nu: for each array of params one 0-d float32, the running mean of its gradient's squared norm.
+    """
+
+    count: mx.array
+    mu: Tree
+    nu: Tree
+
+
+def scale_by_novograd(
+    b1: float = 0.9,
+    b2: float = 0.25,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float | mx.array = 0.0,
+    mu_dtype: mx.Dtype | None = None,
+) -> GradientTransform:
+    """Divide each array's gradient by its running norm, add the weight decay, and gather momentum.
+
+    Differences from optax:
+
+    1. The state, unless `mu_dtype` says otherwise, and the updates are float32 whatever the gradients' dtype;
+       updates are not rounded to `mu_dtype`.
+    2. `params` may be left out when there is no weight decay.
+
+    With `g` the gradient of one array:
+
+        nu = b2 * nu + (1 - b2) * sum(g ** 2)           the first time, nu = sum(g ** 2)
+        mu = b1 * mu + g / (sqrt(nu + eps_root) + eps) + weight_decay * param
+        update = mu
+
+    Args:
+        b1: decay of the momentum, in [0, 1).
+        b2: decay of the mean of squared norms, in [0, 1).
+        eps: added outside the root, at least 0.
+        eps_root: added inside the root, at least 0.
+        weight_decay: at least 0.
+        mu_dtype: the dtype in which `mu` is stored.
+
+    Raises:
+        ValueError: at update, if there is a weight decay and params is not given.
+
+    Reference: Ginsburg et al., Stochastic gradient methods with layer-wise adaptive moments,
+    arXiv:1905.11286.
+
+    >>> transform = scale_by_novograd()
+    >>> params = {"w": mx.array([0.0, 0.0])}
+    >>> updates, state = transform.update({"w": mx.array([3.0, 4.0])}, transform.init(params))
+    >>> [round(x, 6) for x in updates["w"].tolist()], state.nu["w"]
+    ([0.6, 0.8], array(25, dtype=float32))
+    """
+    caller = "scale_by_novograd"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    eps = checks.number(caller, "eps", eps, least=0)
+    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
+    decays = isinstance(weight_decay, mx.array) or weight_decay != 0
+    decay = add_decayed_weights(weight_decay)
+
+    def init(params: Params) -> ScaleByNovogradState:
+        return ScaleByNovogradState(
+            count=mx.array(0, mx.int32),
+            mu=tree.zeros_like(params, mu_dtype or mx.float32),
+            nu=tree.map(lambda p: mx.array(0.0), params),
+        )
+
+    def update(
+        updates: Updates, state: ScaleByNovogradState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByNovogradState]:
+        if decays and params is None:
+            raise checks.error(
+                caller, "params is needed for its weight_decay: call update(updates, state, params)"
+            )
+        gradients = moments.float32(updates)
+        part = mx.where(state.count == 0, 1.0, 1 - b2)  # nu begins at 0, so only the new part must differ
+        nu = tree.map(lambda g, v: b2 * v + part * sums.total(mx.square(g)), gradients, state.nu)
+        updates = tree.map(lambda g, v: g / nonzero(g, moments.root(v, eps_root) + eps, eps), gradients, nu)
+        if decays:
+            updates, _ = decay.update(updates, (), params)
+        mu = tree.map(lambda u, m: b1 * m.astype(mx.float32) + u, updates, state.mu)
+        return mu, ScaleByNovogradState(scalars.increment(state.count), moments.stored(mu, mu_dtype), nu)
+
+    return checked(caller, init, update)
+
+
+def novograd(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.25,
+    eps: float = 1e-6,
+    eps_root: float = 0.0,
+    weight_decay: float | mx.array = 0.0,
+) -> GradientTransform:
+    """`scale_by_novograd`, then `scale_by_learning_rate` (arXiv:1905.11286).
+
+    Args:
+        learning_rate: a number of at least 0, a 0-d array, or a schedule.
+        b1: as in `scale_by_novograd`, like the arguments that follow.
+        b2: decay of the mean of squared norms.
+        eps: added outside the root.
+        eps_root: added inside the root.
+        weight_decay: at least 0; it passes through the momentum.
+
+    >>> transform = novograd(1e-3, weight_decay=0.1)
+    >>> params = {"w": mx.array(1.0)}
+    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
+    >>> round(updates["w"].item(), 6)
+    -0.0011
+    """
+    return chain(
+        scale_by_novograd(b1, b2, eps, eps_root, weight_decay), scale_by_learning_rate(learning_rate)
+    )

@@ -1,0 +1,1 @@
+"""Optimizers that set their own learning rate or need no schedule."""

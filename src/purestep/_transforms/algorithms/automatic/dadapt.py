@@ -1,0 +1,151 @@
+"""D-Adaptation: AdamW that finds its learning rate from below."""
+
+import math
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, scalars, tree
+from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.algorithms.automatic.prodigy import check_betas, correction, estimate, total
+from purestep._transforms.core.base import GradientTransform, checked, taking_extra
+from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
+
+
+class ScaleByDAdaptState(NamedTuple):
+    """State of `scale_by_dadapt`.
+
+    Attributes:
+        exp_avg: like params, float32, the running mean of gradients times the step size.
+        exp_avg_sq: like params, float32, the running mean of squared gradients.
+        grad_sum: like params, float32, a running mean of gradients times the step size, decayed more slowly.
+        estim_lr: 0-d float32, the estimate of the distance to the solution: the base learning rate.
+        numerator_weighted: 0-d float32, the decayed sum that the estimate is a share of.
+        count: 0-d int32, updates made.
+        learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
+    """
+
+    exp_avg: Tree
+    exp_avg_sq: Tree
+    grad_sum: Tree
+    estim_lr: mx.array
+    numerator_weighted: mx.array
+    count: mx.array
+    learning_rate: mx.array
+
+
+class ScheduledDAdaptState(ScaleByDAdaptState):
+    """State of `scale_by_dadapt` under a schedule: the same fields, but the rate only shows."""
+
+    scheduled = True
+
+
+def scale_by_dadapt(
+    learning_rate: ScalarOrSchedule = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    estim_lr0: float = 1e-6,
+    weight_decay: float | mx.array = 0.0,
+) -> GradientTransform:
+    """Turn gradients into the steps of D-adapted AdamW, sign and learning rate included.
+
+    With `g` the gradient, `x` the parameters, `q = sqrt(b2)`, `t` the number of this update, counted from
+    1, and sums over all parameters together:
+
+        l = d * learning_rate * sqrt(1 - b2 ** t) / (1 - b1 ** t)
+        r = q * r + (1 - q) * l * sum(g * s / (sqrt(v) + eps))
+        m = b1 * m + (1 - b1) * l * g
+        v = b2 * v + (1 - b2) * g ** 2
+        s = q * s + (1 - q) * l * g
+        d = max(d, r / ((1 - q) * sum(|s|)))
+        update = -m / (sqrt(v) + eps) - weight_decay * l * x
+
+    It differs from optax in these points:
+
+    1. Moments, scalars and updates are float32.
+    2. While every gradient or learning rate has been zero the estimate stays; in optax it becomes NaN, 0
+       over 0, and stays so: a warmup there must not start at 0.
+    3. The learning rate is in the state, and can be read and set there.
+
+    Args:
+        learning_rate: a factor on the estimate, at least 0, or a schedule that falls from 1.
+        betas: decays of the two means, each in [0, 1).
+        eps: added to the denominators, above 0.
+        estim_lr0: the first estimate, too small on purpose, above 0.
+        weight_decay: decoupled, at least 0.
+
+    Raises:
+        ValueError: at update, if params is not given.
+
+    Reference: Defazio and Mishchenko, Learning-rate-free learning by D-Adaptation, arXiv:2301.07733.
+
+    >>> transform = scale_by_dadapt(estim_lr0=0.01)
+    >>> params = {"w": mx.array(1.0)}
+    >>> state = transform.init(params)
+    >>> for _ in range(5):
+    ...     updates, state = transform.update({"w": mx.array(3.0)}, state, params)
+    >>> state.estim_lr > 0.01
+    array(True, dtype=bool)
+    """
+    caller = "scale_by_dadapt"
+    b1, b2 = check_betas(caller, betas)
+    q = math.sqrt(b2)
+    rate = scale_by_learning_rate(learning_rate)
+    next_rate = taking_extra(rate)
+    state_type = ScheduledDAdaptState if callable(learning_rate) else ScaleByDAdaptState
+    eps = checks.number(caller, "eps", eps, above=0)
+    estim_lr0 = checks.number(caller, "estim_lr0", estim_lr0, above=0)
+    weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
+
+    def init(params: Params) -> ScaleByDAdaptState:
+        mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
+        first = scalars.float32(estim_lr0)
+        return state_type(mean, square, sums, first, mx.array(0.0), *rate.init(params))
+
+    def update(
+        updates: Updates, state: ScaleByDAdaptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, ScaleByDAdaptState]:
+        if params is None:
+            raise checks.error(caller, "params is needed: call update(updates, state, params)")
+        _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
+        step = state.estim_lr * now * correction(b1, b2, count)
+        g = tree.map(lambda x: x.astype(mx.float32), updates)
+        scaled = tree.map(lambda s, v: s / (mx.sqrt(v) + eps), state.grad_sum, state.exp_avg_sq)
+        numerator = q * state.numerator_weighted + (1 - q) * step * total(mx.multiply, g, scaled)
+        mean = tree.map(lambda m, x: b1 * m + (1 - b1) * (step * x), state.exp_avg, g)
+        square = tree.map(lambda v, x: b2 * v + (1 - b2) * mx.square(x), state.exp_avg_sq, g)
+        sums = tree.map(lambda s, x: q * s + (1 - q) * (step * x), state.grad_sum, g)
+        new = estimate(state.estim_lr, numerator, (1 - q) * total(mx.abs, sums))
+
+        def direction(m: mx.array, v: mx.array, p: mx.array) -> mx.array:
+            return -m / (mx.sqrt(v) + eps) - weight_decay * step * p.astype(mx.float32)
+
+        updates = tree.map(direction, mean, square, params)
+        return updates, state_type(mean, square, sums, new, numerator, count, now)
+
+    return checked(caller, init, update)
+
+
+def dadapt_adamw(
+    learning_rate: ScalarOrSchedule = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    estim_lr0: float = 1e-6,
+    weight_decay: float | mx.array = 0.0,
+) -> GradientTransform:
+    """`scale_by_dadapt`, which takes the learning rate and the decay (arXiv:2301.07733).
+
+    Args:
+        learning_rate: a factor on the estimate, at least 0, or a schedule that falls from 1.
+        betas: as in `scale_by_dadapt`, like the arguments that follow.
+        eps: added to the denominators.
+        estim_lr0: the first estimate.
+        weight_decay: decoupled, at least 0.
+
+    >>> transform = dadapt_adamw(estim_lr0=0.01)
+    >>> params = {"w": mx.array(1.0)}
+    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
+    >>> round(updates["w"].item(), 5)
+    -0.01
+    """
+    return scale_by_dadapt(learning_rate, betas, eps, estim_lr0, weight_decay)

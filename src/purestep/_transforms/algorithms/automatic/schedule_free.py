@@ -1,0 +1,244 @@
+"""Schedule-free learning: an average in the place of a decaying learning rate."""
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, scalars, tree
+from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._schedules.standard import linear
+from purestep._transforms.algorithms.adagrad.rmsprop import scale_by_rms
+from purestep._transforms.algorithms.momentum.sgd import sgd
+from purestep._transforms.core.base import GradientTransform, check_transform, checked, identity, taking_extra
+from purestep._transforms.core.combining import chain
+from purestep._transforms.core.scheduled import value_at
+from purestep._transforms.pieces.scaling import scale_by_learning_rate
+from purestep._transforms.pieces.weight_decay import add_decayed_weights
+
+
+class ScheduleFreeState(NamedTuple):
+    """State of `schedule_free`.
+
+    Attributes:
+        b1: 0-d float32, the share of the average in the parameters that are trained.
+        weight_sum: 0-d float32, the sum of the weights of the average.
+        step_count: 0-d int32, updates made, and 1.
+        max_lr: 0-d float32, the largest learning rate so far.
+        base_optimizer_state: the state of the wrapped optimizer.
+        z: like params, float32 unless `state_dtype` says otherwise, where the wrapped optimizer alone leads.
+    """
+
+    b1: mx.array
+    weight_sum: mx.array
+    step_count: mx.array
+    max_lr: mx.array
+    base_optimizer_state: Tree
+    z: Tree
+
+    def eval_params(self, params: Params) -> Params:
+        """Return the average, in the parameters' dtypes."""
+        rest = 1 - self.b1
+
+        def average(y: mx.array, z: mx.array) -> mx.array:
+            return ((y.astype(mx.float32) - rest * z.astype(mx.float32)) / self.b1).astype(y.dtype)
+
+        return tree.map(average, params, self.z)
+
+
+def schedule_free(
+    base_optimizer: GradientTransform,
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    weight_lr_power: float = 2.0,
+    state_dtype: mx.Dtype | None = None,
+) -> GradientTransform:
+    """Train at a point between where an optimizer leads and the average of where it has been.
+
+    With `u` the update of the wrapped optimizer for the gradient at `y`, and `z`, `x` and `y` all
+    starting at the parameters:
+
+        z = z + u
+        w = max(learning_rate so far) ** weight_lr_power;  c = w / sum(w so far)
+        x = (1 - c) * x + c * z
+        y = b1 * x + (1 - b1) * z
+
+    `y` is what is trained; evaluate at `x`, which `schedule_free_eval_params` recovers from `y` and `z`.
+    The learning rate may warm up and need not decay. The wrapped optimizer must have no momentum of its
+    own (`adam` with `b1=0`), and must be given the same learning rate.
+
+    It differs from optax in these points:
+
+    1. `z` is float32 unless `state_dtype` says otherwise. With parameters in bfloat16 the average, which
+       lives in `y`, stalls once its steps are below rounding: keep the parameters in float32.
+    2. The step of `y` is `b1 * c * (z - x) + (1 - b1) * u`, never a difference of two sums.
+
+    The learning rate in the state is that of the wrapped optimizer. Setting it leaves the weights of the
+    average as they are: they go by the argument here.
+
+    As in optax, a schedule is asked one count later here than by the wrapped optimizer.
+
+    Args:
+        base_optimizer: what makes the updates, learning rate and sign included.
+        learning_rate: its learning rate, a number of at least 0 or a schedule.
+        b1: the share of the average in `y`, above 0, at most 1.
+        weight_lr_power: how much more large learning rates count in the average, at least 0.
+        state_dtype: the dtype in which `z` is stored.
+
+    Raises:
+        ValueError: at update, if params is not given.
+
+    Reference: Defazio et al., The road less scheduled, arXiv:2405.15682.
+
+    >>> from purestep.transforms import scale
+    >>> transform = schedule_free(scale(-0.5), 0.5, b1=0.5)
+    >>> params = {"w": mx.array(0.0)}
+    >>> state = transform.init(params)
+    >>> for _ in range(2):  # z goes to 1, then to 2
+    ...     updates, state = transform.update({"w": mx.array(-2.0)}, state, params)
+    ...     params = tree.map(mx.add, params, updates)
+    >>> params, schedule_free_eval_params(state, params)
+    ({'w': array(1.75, dtype=float32)}, {'w': array(1.5, dtype=float32)})
+    """
+    caller = "schedule_free"
+    check_transform(caller, "base_optimizer", base_optimizer)
+    b1 = checks.number(caller, "b1", b1, above=0, most=1)
+    weight_lr_power = checks.number(caller, "weight_lr_power", weight_lr_power, least=0)
+    if not callable(learning_rate):
+        learning_rate = checks.number(caller, "learning_rate", learning_rate, least=0)
+    base_update = taking_extra(base_optimizer)
+    dtype = state_dtype or mx.float32
+
+    def init(params: Params) -> ScheduleFreeState:
+        return ScheduleFreeState(
+            b1=mx.array(b1, mx.float32),
+            weight_sum=mx.array(0.0),
+            step_count=mx.array(1, mx.int32),
+            max_lr=mx.array(0.0),
+            base_optimizer_state=base_optimizer.init(params),
+            z=tree.map(lambda p: p.astype(dtype), params),
+        )
+
+    def update(
+        updates: Updates, state: ScheduleFreeState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, ScheduleFreeState]:
+        if params is None:
+            raise checks.error(caller, "params is needed: call update(updates, state, params)")
+        if callable(learning_rate):
+            rate = value_at(caller, "learning_rate", learning_rate, state.step_count)
+        else:
+            rate = scalars.float32(learning_rate)
+        highest = mx.maximum(state.max_lr, rate)
+        weight = mx.power(highest, weight_lr_power)
+        weight_sum = state.weight_sum + weight
+        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 as long as the rate has been 0
+        taken, base_state = base_update(updates, state.base_optimizer_state, params, **extra)
+        taken = tree.map(lambda u: u.astype(mx.float32), taken)
+        z = tree.map(lambda a, u: a.astype(mx.float32) + u, state.z, taken)
+
+        def step(y: mx.array, old: mx.array, new: mx.array, u: mx.array) -> mx.array:
+            # b1 * (new - x), for x = (y - (1 - b1) * old) / b1
+            ahead = b1 * new + (1 - b1) * old.astype(mx.float32) - y.astype(mx.float32)
+            return share * ahead + (1 - b1) * u
+
+        updates = tree.map(step, params, state.z, z, taken)
+        z = tree.map(lambda a: a.astype(dtype), z)
+        return updates, ScheduleFreeState(
+            state.b1, weight_sum, scalars.increment(state.step_count), highest, base_state, z
+        )
+
+    return checked(caller, init, update)
+
+
+def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:
+    """Return the average that `schedule_free` keeps: the parameters to evaluate with.
+
+    Args:
+        state: what `schedule_free` keeps.
+        params: those that are trained.
+
+    >>> from purestep.transforms import scale
+    >>> params = {"w": mx.array(3.0)}
+    >>> schedule_free_eval_params(schedule_free(scale(-0.5), 0.5, b1=0.5).init(params), params)
+    {'w': array(3, dtype=float32)}
+    """
+    if not isinstance(state, ScheduleFreeState):
+        raise TypeError(
+            f"schedule_free_eval_params: state must be a ScheduleFreeState, got a {type(state).__name__}"
+        )
+    return state.eval_params(params)
+
+
+def schedule_free_sgd(
+    learning_rate: ScalarOrSchedule = 1.0,
+    warmup_steps: int | None = None,
+    b1: float = 0.9,
+    weight_decay: float | mx.array | None = None,
+    weight_lr_power: float = 2.0,
+    state_dtype: mx.Dtype | None = None,
+) -> GradientTransform:
+    """`schedule_free` around `add_decayed_weights` (when given) and `sgd` (arXiv:2405.15682).
+
+    Args:
+        learning_rate: a number of at least 0; a schedule only when there are no `warmup_steps`.
+        warmup_steps: updates over which the rate rises from 0 in a straight line.
+        b1: as in `schedule_free`, like the arguments that follow but one.
+        weight_decay: at least 0.
+        weight_lr_power: how much more large learning rates count in the average.
+        state_dtype: the dtype in which `z` is stored.
+
+    >>> transform = schedule_free_sgd(0.1, b1=0.5)
+    >>> params = {"w": mx.array(1.0)}
+    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
+    >>> round(updates["w"].item(), 5)
+    -0.2
+    """
+    rate = _warmed_up(learning_rate, warmup_steps)
+    decay = identity() if weight_decay is None else add_decayed_weights(weight_decay)
+    return schedule_free(chain(decay, sgd(rate)), rate, b1, weight_lr_power, state_dtype)
+
+
+def schedule_free_adamw(
+    learning_rate: ScalarOrSchedule = 0.0025,
+    warmup_steps: int | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float | mx.array = 0.0,
+    weight_lr_power: float = 2.0,
+    state_dtype: mx.Dtype | None = None,
+) -> GradientTransform:
+    """`schedule_free` around AdamW without momentum (arXiv:2405.15682).
+
+    That is `scale_by_rms` with its bias corrected, `add_decayed_weights` and `scale_by_learning_rate`.
+
+    Args:
+        learning_rate: a number of at least 0; a schedule only when there are no `warmup_steps`.
+        warmup_steps: updates over which the rate rises from 0 in a straight line.
+        b1: as in `schedule_free`.
+        b2: decay of the mean of squares, in [0, 1).
+        eps: added outside the root, at least 0.
+        weight_decay: decoupled, at least 0; it decays `z` by the trained parameters.
+        weight_lr_power: as in `schedule_free`.
+        state_dtype: the dtype in which `z` is stored.
+
+    >>> transform = schedule_free_adamw(0.1)
+    >>> params = {"w": mx.array(1.0)}
+    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
+    >>> round(updates["w"].item(), 5)
+    -0.1
+    """
+    rate = _warmed_up(learning_rate, warmup_steps)
+    optimizer = chain(
+        scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
+        add_decayed_weights(weight_decay),
+        scale_by_learning_rate(rate),
+    )
+    return schedule_free(optimizer, rate, b1, weight_lr_power, state_dtype)
+
+
+def _warmed_up(learning_rate: ScalarOrSchedule, warmup_steps: int | None) -> ScalarOrSchedule:
+    if warmup_steps is None:
+        return learning_rate
+    if callable(learning_rate):
+        raise ValueError("schedule_free: learning_rate must be a number when warmup_steps is given")
+    return linear(0.0, learning_rate, warmup_steps)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,1 @@
+"""Gradient descent, momentum, and updates made of signs."""

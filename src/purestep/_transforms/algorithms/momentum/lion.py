@@ -1,0 +1,129 @@
+"""Lion: the sign of gradients and momentum mixed."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, scalars, tree
+from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.algorithms.momentum.sign import sign
+from purestep._transforms.core import moments
+from purestep._transforms.core.base import GradientTransform, checked
+from purestep._transforms.core.combining import chain
+from purestep._transforms.pieces.scaling import scale_by_learning_rate
+from purestep._transforms.pieces.weight_decay import add_decayed_weights
+
+
+class ScaleByLionState(NamedTuple):
+    """State of `scale_by_lion`.
+
+    Attributes:
+        count: 0-d int32, updates made.
+        mu: like params, the running mean of gradients; float32 unless `mu_dtype` says otherwise.
+    """
+
+    count: mx.array
+    mu: Tree
+
+
+def scale_by_lion(
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: mx.Dtype | None = None,
+    *,
+    mode: Literal["hard", "smooth", "refined"] = "hard",
+    smooth_beta: float = 1.0,
+) -> GradientTransform:
+    """Replace gradients by the sign of their mixture with a running mean, whose own decay is slower.
+
+    Differences from optax:
+
+    1. The mean, unless `mu_dtype` says otherwise, and the updates are float32 whatever the gradients' dtype.
+    2. An unknown `mode` is refused at construction.
+
+    With `g` the gradient:
+
+        mixed = b1 * mu + (1 - b1) * g
+        mu = b2 * mu + (1 - b2) * g
+        update = sign(mixed)                        hard
+                 tanh(smooth_beta * mixed)          smooth
+                 mixed, cut off at -1 and 1         refined
+
+    A NaN in the mixture stays NaN in the update.
+
+    Args:
+        b1: the mean's part in the mixture, in [0, 1).
+        b2: decay of the mean, in [0, 1).
+        mu_dtype: the dtype in which `mu` is stored.
+        mode: what takes the place of the sign, which is `"hard"`.
+        smooth_beta: how steep the tanh of `"smooth"` is, greater than 0.
+
+    Reference: Chen et al., Symbolic discovery of optimization algorithms, arXiv:2302.06675.
+
+    >>> transform = scale_by_lion()
+    >>> state = transform.init({"w": mx.array(0.0)})
+    >>> for gradient in (5.0, -0.1):
+    ...     updates, state = transform.update({"w": mx.array(gradient)}, state)
+    >>> updates  # 0.9 * 0.05 outweighs 0.1 * -0.1
+    {'w': array(1, dtype=float32)}
+    """
+    caller = "scale_by_lion"
+    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    smooth_beta = checks.number(caller, "smooth_beta", smooth_beta, above=0)
+    directions = {
+        "hard": sign,
+        "smooth": lambda x: mx.tanh(smooth_beta * x),
+        "refined": lambda x: mx.clip(x, -1.0, 1.0),
+    }
+    if mode not in directions:
+        raise checks.error(caller, f"mode must be one of {', '.join(directions)}, got {mode!r}")
+    direction = directions[mode]
+
+    def init(params: Params) -> ScaleByLionState:
+        return ScaleByLionState(mx.array(0, mx.int32), tree.zeros_like(params, mu_dtype or mx.float32))
+
+    def update(
+        updates: Updates, state: ScaleByLionState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByLionState]:
+        gradients = moments.float32(updates)
+        updates = tree.map(direction, moments.mean(gradients, state.mu, b1))
+        mu = moments.stored(moments.mean(gradients, state.mu, b2), mu_dtype)
+        return updates, ScaleByLionState(scalars.increment(state.count), mu)
+
+    return checked(caller, init, update)
+
+
+def lion(
+    learning_rate: ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: mx.Dtype | None = None,
+    weight_decay: float | mx.array = 1e-3,
+    mask: Tree | Callable[[Params], Tree] | None = None,
+) -> GradientTransform:
+    """`scale_by_lion`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2302.06675).
+
+    Every step is as long as the learning rate in every coordinate: take a rate 3 to 10 times smaller than
+    AdamW's, and a decay as much larger.
+
+    Args:
+        learning_rate: a number of at least 0, a 0-d array, or a schedule.
+        b1: as in `scale_by_lion`, like the arguments that follow.
+        b2: decay of the mean of gradients.
+        mu_dtype: the dtype in which that mean is stored.
+        weight_decay: at least 0.
+        mask: which parameters decay, as in `add_decayed_weights`.
+
+    >>> transform = lion(1e-3, weight_decay=0.1)
+    >>> params = {"w": mx.array(1.0)}
+    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
+    >>> round(updates["w"].item(), 6)
+    -0.0011
+    """
+    return chain(
+        scale_by_lion(b1, b2, mu_dtype),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,172 @@
+"""Optimistic gradient descent and optimistic Adam."""
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.algorithms.adam.adam import scale_by_adam
+from purestep._transforms.core.base import GradientTransform, checked
+from purestep._transforms.core.combining import chain
+from purestep._transforms.pieces.scaling import scale_by_learning_rate
+
+
+class ScaleByOptimisticGradientState(NamedTuple):
+    """State of `scale_by_optimistic_gradient`.
+
+    Attributes:
+        is_initial_step: 0-d bool, true before the first update.
+        previous_gradient: like params, float32, what came in last.
+    """
+
+    is_initial_step: mx.array
+    previous_gradient: Tree
+
+
+def scale_by_optimistic_gradient(
+    alpha: float | mx.array = 1.0, beta: float | mx.array = 1.0
+) -> GradientTransform:
+    """Step beyond the gradient by its change: `alpha * g + beta * (g - previous)`.
+
+    The first update has no change. What is kept, and what comes out, is float32.
+
+    Args:
+        alpha: finite.
+        beta: finite; 0 leaves `alpha * g`.
+
+    Reference: Mokhtari et al., arXiv:1901.08511.
+
+    >>> transform = scale_by_optimistic_gradient()
+    >>> state = transform.init({"w": mx.array(0.0)})
+    >>> for gradient in (1.0, 3.0):
+    ...     updates, state = transform.update({"w": mx.array(gradient)}, state)
+    >>> updates
+    {'w': array(5, dtype=float32)}
+    """
+    alpha = checks.number("scale_by_optimistic_gradient", "alpha", alpha)
+    beta = checks.number("scale_by_optimistic_gradient", "beta", beta)
+
+    def init(params: Params) -> ScaleByOptimisticGradientState:
+        return ScaleByOptimisticGradientState(mx.array(True), tree.zeros_like(params, mx.float32))
+
+    def update(
+        updates: Updates, state: ScaleByOptimisticGradientState, params: Params | None = None
+    ) -> tuple[Updates, ScaleByOptimisticGradientState]:
+        gradients = tree.map(lambda u: u.astype(mx.float32), updates)
+
+        def ahead(g: mx.array, previous: mx.array) -> mx.array:
+            return alpha * g + beta * (g - mx.where(state.is_initial_step, g, previous))
+
+        updates = tree.map(ahead, gradients, state.previous_gradient)
+        return updates, ScaleByOptimisticGradientState(mx.array(False), gradients)
+
+    return checked("scale_by_optimistic_gradient", init, update)
+
+
+def optimistic_gradient_descent(
+    learning_rate: ScalarOrSchedule, alpha: float | mx.array = 1.0, beta: float | mx.array = 1.0
+) -> GradientTransform:
+    """`scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1901.08511).
+
+    Args:
+        learning_rate: a number of at least 0, or a schedule.
+        alpha: the gradient's factor.
+        beta: the factor of its change.
+
+    >>> transform = optimistic_gradient_descent(0.1)
+    >>> params = {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.2, dtype=float32)}
+    """
+    return chain(scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
+
+
+def optimistic_adam(
+    learning_rate: ScalarOrSchedule,
+    optimism: float | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: mx.Dtype | None = None,
+    *,
+    nesterov: bool = True,
+) -> GradientTransform:
+    """`scale_by_adam`, `scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1711.00141).
+
+    `optimistic_adam_v2` with `beta = optimism / learning_rate`: of a schedule, and of a rate changed in
+    the state, optimism keeps that proportion.
+
+    Args:
+        learning_rate: a number of at least 0, or a schedule.
+        optimism: the rate of the change; by default the learning rate. Wants a learning rate that is a
+            number above 0.
+        b1: as in `scale_by_adam`, like the arguments that follow.
+        b2: decay of the mean of squares.
+        eps: added outside the root.
+        eps_root: added inside the root.
+        mu_dtype: the dtype in which the mean of gradients is stored.
+        nesterov: NAdam's look-ahead.
+
+    >>> transform = optimistic_adam(1e-2)
+    >>> params = {"w": mx.array(1.0)}
+    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
+    >>> round(updates["w"].item(), 6)
+    -0.014737
+    """
+    beta = 1.0
+    if optimism is not None:
+        change: float = checks.number("optimistic_adam", "optimism", optimism)
+        if callable(learning_rate) or isinstance(learning_rate, mx.array):
+            raise checks.error("optimistic_adam", "learning_rate must be a number when optimism is given")
+        rate: float = checks.number("optimistic_adam", "learning_rate", learning_rate, above=0)
+        learning_rate, beta = rate, change / rate
+    return optimistic_adam_v2(
+        learning_rate,
+        beta=beta,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        eps_root=eps_root,
+        mu_dtype=mu_dtype,
+        nesterov=nesterov,
+    )
+
+
+def optimistic_adam_v2(
+    learning_rate: ScalarOrSchedule,
+    *,
+    alpha: float | mx.array = 1.0,
+    beta: float | mx.array = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: mx.Dtype | None = None,
+    nesterov: bool = True,
+) -> GradientTransform:
+    """`scale_by_adam`, `scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1711.00141).
+
+    Args:
+        learning_rate: a number of at least 0, or a schedule.
+        alpha: the factor of Adam's update.
+        beta: the factor of its change.
+        b1: as in `scale_by_adam`, like the arguments that follow.
+        b2: decay of the mean of squares.
+        eps: added outside the root.
+        eps_root: added inside the root.
+        mu_dtype: the dtype in which the mean of gradients is stored.
+        nesterov: NAdam's look-ahead.
+
+    >>> transform = optimistic_adam_v2(1e-2, nesterov=False)
+    >>> params = {"w": mx.array(1.0)}
+    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
+    >>> round(updates["w"].item(), 6)
+    -0.01
+    """
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_optimistic_gradient(alpha, beta),
+        scale_by_learning_rate(learning_rate),
+    )

@@ -1,0 +1,55 @@
+"""Stochastic gradient descent."""
+
+import mlx.core as mx
+
+from purestep._core.types import ScalarOrSchedule
+from purestep._transforms.core.base import GradientTransform, identity
+from purestep._transforms.core.combining import chain
+from purestep._transforms.pieces.momentum import trace
+from purestep._transforms.pieces.noise import add_noise
+from purestep._transforms.pieces.scaling import scale_by_learning_rate
+
+
+def sgd(
+    learning_rate: ScalarOrSchedule,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: mx.Dtype | None = None,
+) -> GradientTransform:
+    """`trace` (when momentum is given), then `scale_by_learning_rate`.
+
+    Args:
+        learning_rate: a number of at least 0, or a schedule.
+        momentum: the decay of `trace`, in [0, 1].
+        nesterov: as in `trace`.
+        accumulator_dtype: as in `trace`.
+
+    >>> transform = sgd(0.1, momentum=0.9)
+    >>> params = {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.2, dtype=float32)}
+    """
+    memory = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
+    return chain(memory, scale_by_learning_rate(learning_rate))
+
+
+def noisy_sgd(
+    learning_rate: ScalarOrSchedule,
+    eta: float | mx.array = 0.01,
+    gamma: float | mx.array = 0.55,
+    key: mx.array | int | None = None,
+) -> GradientTransform:
+    """`add_noise`, then `scale_by_learning_rate` (arXiv:1511.06807).
+
+    Args:
+        learning_rate: a number of at least 0, or a schedule.
+        eta: as in `add_noise`, like the arguments that follow.
+        gamma: how fast the variance falls.
+        key: must be given.
+
+    >>> transform = noisy_sgd(0.1, eta=0.0, key=0)
+    >>> params = {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.2, dtype=float32)}
+    """
+    return chain(add_noise(eta, gamma, key), scale_by_learning_rate(learning_rate))

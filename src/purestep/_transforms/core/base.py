@@ -1,0 +1,168 @@
+"""The contract of a gradient transform, and the functions that every transform is built and used with."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.types import Init, Params, Tree, Update, Updates
+from purestep._transforms.core.fitting import StateCheck, check_gradients
+from purestep._transforms.core.foreign import meant_instead
+
+
+class GradientTransform(NamedTuple):
+    """A pair of pure functions that turns gradients into the delta to add to the parameters.
+
+    Attributes:
+        init: `init(params) -> state`, a tree of arrays.
+        update: `update(updates, state, params=None, **extra) -> (updates, state)`. The updates keep the
+            structure and shapes of the gradients; the state keeps its structure, shapes and dtypes. Extra
+            arguments are keyword arguments, such as `value` (the loss) and `weight` (the weight of the
+            loss, a `Mean`'s). A transform receives those that its `update` names, through any `chain`.
+
+    The contract and the signs are optax's: gradients come in, and the updates that come out are added to
+    the parameters. `scale_by_learning_rate` changes the sign, once.
+
+    >>> def update(updates, state, params=None):
+    ...     return tree.map(lambda u: u / 2, updates), state
+    >>> halve = GradientTransform(lambda params: (), update)
+    >>> halve.update({"w": mx.array(3.0)}, halve.init({"w": mx.array(0.0)}))
+    ({'w': array(1.5, dtype=float32)}, ())
+    """
+
+    init: Init
+    update: Update
+
+
+def identity() -> GradientTransform:
+    """Return the transform that changes nothing: the neutral element of `chain`.
+
+    >>> identity().update({"w": mx.array(2.0)}, ())
+    ({'w': array(2, dtype=float32)}, ())
+    """
+    return without_state("identity", lambda updates, params: updates)
+
+
+def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
+    """Make a transform from a function `(updates, params) -> updates`; its state is `()`.
+
+    >>> import purestep as ps
+    >>> double = stateless(lambda updates, params: ps.tree.map(lambda u: 2 * u, updates))
+    >>> double.update({"w": mx.array(3.0)}, ())
+    ({'w': array(6, dtype=float32)}, ())
+    """
+    return without_state("stateless", fn)
+
+
+def without_state(caller: str, fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
+    """Return `stateless(fn)` with errors that name `caller`."""
+
+    def update(updates: Updates, state: tuple[()], params: Params | None = None) -> tuple[Updates, tuple[()]]:
+        return fn(updates, params), ()
+
+    return checked(caller, lambda params: (), update)
+
+
+def checked(caller: str, init: Init, update: Update) -> GradientTransform:
+    """Make a transform whose update compares gradients and state with the parameters before it computes.
+
+    Nested transforms are compared once, as a part of the whole: `taking_extra` calls them without checks.
+    Without params, the state is compared with the updates instead. Any floating-point dtype is accepted.
+
+    Args:
+        caller: the public name for errors.
+        init: as in `GradientTransform`.
+        update: as in `GradientTransform`.
+
+    Raises:
+        ValueError: at update, if gradients or state do not fit the parameters, with the path.
+
+    >>> transform = checked("halve", lambda params: (), lambda updates, state, params=None: (updates, ()))
+    >>> transform.update({"w": mx.ones(2)}, (), {"w": mx.ones(3)})
+    Traceback (most recent call last):
+        ...
+    ValueError: halve: w has shape (2,) in updates, (3,) in params
+    """
+    check = StateCheck(caller, init, strict=False)
+
+    @functools.wraps(update)
+    def guarded(
+        updates: Updates, state: Tree, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, Tree]:
+        check_gradients(caller, updates, params)
+        check(state, updates if params is None else params)
+        return update(updates, state, params, **extra)
+
+    guarded.unchecked = update  # type: ignore[attr-defined]
+    return GradientTransform(init, guarded)
+
+
+def taking_extra(transform: GradientTransform) -> Update:
+    """Return the transform's update as a function that accepts any keyword argument and drops unknown ones.
+
+    Wrappers call their members through it. The wrapper's own update is `checked`, so the members' states
+    and gradients are not compared again.
+    """
+    own = getattr(transform.update, "unchecked", transform.update)
+    parameters = inspect.signature(own).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return own
+    known = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+    def update(
+        updates: Updates, state: Tree, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, Tree]:
+        return own(updates, state, params, **{k: v for k, v in extra.items() if k in known})
+
+    return update
+
+
+def apply_updates(params: Params, updates: Updates) -> Params:
+    """Add the updates to the parameters; each sum is rounded once, to the parameter's dtype.
+
+    Args:
+        params: a tree of arrays.
+        updates: a tree of the same structure and shapes; a `None` in both stays `None`.
+
+    Raises:
+        ValueError: if the structures or shapes differ, with the path.
+
+    >>> apply_updates({"w": mx.array([1.0, 2.0])}, {"w": mx.array([0.5, -0.5])})
+    {'w': array([1.5, 1.5], dtype=float32)}
+    """
+
+    def add(path: str, param: mx.array, update: mx.array) -> mx.array:
+        if param.shape != update.shape:
+            raise checks.error(
+                "apply_updates",
+                f"{path or 'the tree'} has shape {update.shape} in updates, {param.shape} in params",
+            )
+        return (param + update).astype(param.dtype)
+
+    return tree.map_with_path(add, params, updates)
+
+
+def check_transform(caller: str, name: str, value: Any) -> None:
+    """Refuse a value that is not a transform, such as another library's optimizer or an uncalled factory."""
+    if isinstance(value, GradientTransform):
+        return
+    meant = meant_instead(value)
+    if meant or not (hasattr(value, "init") and hasattr(value, "update")):
+        raise TypeError(f"{caller}: {name} must be a GradientTransform, {meant or f'got {value!r}'}")
+
+
+def check_floating(caller: str, params: Params) -> None:
+    """Refuse parameters of integer and boolean dtypes, which have no gradient."""
+    for path, leaf in tree.items(params):
+        if not mx.issubdtype(leaf.dtype, mx.floating):
+            raise checks.error(caller, f"params must be floating, got {leaf.dtype} at {path or 'the tree'}")
+
+
+def required(caller: str, params: Params | None) -> Params:
+    """Return the params of an update; refuse `None`."""
+    if params is None:
+        raise checks.error(caller, "params is needed: call update(updates, state, params)")
+    return params

@@ -1,0 +1,1 @@
+"""Read what transforms keep in their states."""

@@ -1,0 +1,1 @@
+"""Small transforms from which optimizers are chained."""

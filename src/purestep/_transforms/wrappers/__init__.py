@@ -1,0 +1,1 @@
+"""Functions that take a transform and return a transform."""

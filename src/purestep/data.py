@@ -1,0 +1,29 @@
+"""Sources of batches, and sampling from a model.
+
+A source is a pure function of the step number (`at(step)`) or of the training state (`rollout`), so a resumed
+run sees the same batches as an uninterrupted one.
+"""
+
+from functools import partial
+
+from purestep._data.completions import Completions
+from purestep._data.rollout import rollout
+from purestep._data.sampling import sampler
+from purestep._data.source import Source
+from purestep._data.text import Characters, RandomWindows, consecutive_windows
+from purestep._data.truncation import truncated_logits
+
+__all__ = [
+    # Sources
+    "Source",
+    "Characters",
+    "consecutive_windows",
+    "RandomWindows",
+    # Sampling from a model
+    "Completions",
+    "rollout",
+    "sampler",
+    "truncated_logits",
+]
+
+__dir__ = partial(sorted, __all__)

@@ -1,1 +1,0 @@
-"""Steps, and what wraps them."""

@@ -1,0 +1,109 @@
+"""Compiled steps: the same function, traced once."""
+
+import mlx.core as mx
+import pytest
+
+import purestep as ps
+from tests._steps.test_train import BATCH, PARAMS, TRANSFORM, classifier, ragged, start
+from tests.trees import same_bits
+
+
+@pytest.fixture(scope="module")
+def step():
+    """One compiled step for all tests: its kernels are built once."""
+    return ps.compiled(ps.train_step(classifier, TRANSFORM), max_traces=2)
+
+
+def test_a_compiled_step_equals_the_eager_one_and_is_traced_once(step):
+    eager = ps.train_step(classifier, TRANSFORM)
+    a = b = start()
+    for number in range(4):
+        a, compiled_metrics = step(a, ragged(number))
+        b, eager_metrics = eager(b, ragged(number))
+        for x, y in zip(
+            ps.tree.leaves((a, compiled_metrics)), ps.tree.leaves((b, eager_metrics)), strict=True
+        ):
+            assert mx.allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert ps.tree.alike(a, b)
+    assert step.traces == 1
+
+
+def test_two_calls_with_one_state_give_the_same_bits(step):
+    assert same_bits(step(start(), BATCH), step(start(), BATCH))
+
+
+def test_too_many_shapes_are_refused_by_path_and_known_ones_go_on(step):
+    for rows in (8, 6):
+        step(start(), {name: leaf[:rows] for name, leaf in BATCH.items()})
+    with pytest.raises(
+        ValueError, match=r"^compiled: the step would be traced 3 times, max_traces is 2: "
+    ) as error:
+        step(start(), {name: leaf[:5] for name, leaf in BATCH.items()})
+    assert "batch.x varies: float32 (8, 5, 4), float32 (6, 5, 4), float32 (5, 5, 4)" in str(error.value)
+    assert "params" not in str(error.value)
+    step(start(), BATCH)
+    assert step.traces == 2
+
+
+def test_a_dtype_that_varies_is_named():
+    step = ps.compiled(lambda state, batch: (state, {"x": batch["x"]}), max_traces=1)
+    step(start(), {"x": mx.ones(2)})
+    with pytest.raises(ValueError, match=r"batch\.x varies: float32 \(2,\), int32 \(2,\)\."):
+        step(start(), {"x": mx.array([1, 2])})
+
+
+def test_python_numbers_and_foreign_arrays_are_refused_by_path_before_a_trace():
+    import numpy as np
+
+    traced = []
+    step = ps.compiled(lambda state, batch: traced.append(1) or (state, {}))
+    with pytest.raises(TypeError, match=r"batch\.x is the Python number 0\.5; write mx\.array\(0\.5\)"):
+        step(start(), {"x": 0.5})
+    with pytest.raises(TypeError, match=r"state\.params\.w is the Python number 1"):
+        step(start().replace(params={"w": 1}), BATCH)
+    with pytest.raises(TypeError, match=r"batch\.x must be an mx\.array, got numpy's ndarray"):
+        step(start(), {"x": np.ones(3)})
+    assert not traced
+
+
+def test_an_error_in_a_trace_leaves_the_step_usable():
+    calls = []
+
+    def step(state, batch):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("first")
+        return state, {"sum": batch["x"].sum()}
+
+    step = ps.compiled(step)
+    with pytest.raises(RuntimeError, match="first"):
+        step(start(), {"x": mx.ones(3)})
+    assert step(start(), {"x": mx.ones(3)})[1]["sum"].item() == 3.0
+    assert step.traces == 1
+
+
+def test_a_loss_function_is_traced_once_for_each_shape():
+    calls = []
+
+    def loss_fn(params, batch, rng):
+        calls.append(1)
+        return (params["w"] * batch["x"]).sum()
+
+    transform = ps.identity()
+    step = ps.compiled(ps.train_step(loss_fn, transform))
+    state = start(transform, {"w": mx.array(1.0)})
+    for _ in range(3):
+        state, _ = step(state, {"x": mx.ones(2)})
+    assert len(calls) == 1
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="^compiled: max_traces must be at least 1, got 0"):
+        ps.compiled(lambda state, batch: (state, batch), max_traces=0)
+    with pytest.raises(TypeError, match="^compiled: step must be callable, got 3"):
+        ps.compiled(3)
+
+
+def test_none_in_the_parameters_survives():
+    assert PARAMS["unused"] is None
+    assert ps.train_step(classifier, TRANSFORM)(start(), BATCH)[0].params["unused"] is None

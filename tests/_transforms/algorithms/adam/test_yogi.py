@@ -1,0 +1,63 @@
+"""scale_by_yogi: the equations in float64, a mean square that falls slowly, and what is refused."""
+
+import re
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from purestep.transforms import scale_by_yogi
+from tests.running import assert_updates, normal, run
+
+
+@pytest.mark.parametrize(
+    ("b1", "b2", "eps", "eps_root", "start"), [(0.9, 0.999, 1e-3, 0.0, 1e-6), (0.5, 0.75, 0.25, 0.125, 1.0)]
+)
+def test_the_updates_are_those_of_the_equations(b1, b2, eps, eps_root, start):
+    gradients = normal(6, 5)
+
+    def by_the_book():
+        mu = nu = start
+        for t, g in enumerate(gradients.astype(np.float64), start=1):
+            mu = b1 * mu + (1 - b1) * g
+            nu = nu - (1 - b2) * np.sign(nu - g**2) * g**2
+            yield mu / (1 - b1**t) / (np.sqrt(nu / (1 - b2**t) + eps_root) + eps)
+
+    assert_updates(scale_by_yogi(b1, b2, eps, eps_root, start), gradients, by_the_book())
+
+
+@pytest.mark.parametrize(("gradient", "want"), [(1.0, 3.5), (4.0, 12.0), (2.0, 4.0), (0.0, 4.0)])
+def test_the_mean_square_moves_by_a_part_of_the_new_square(gradient, want):
+    _, state = run(scale_by_yogi(b2=0.5, initial_accumulator_value=4.0), [[gradient]])
+    assert state.nu["w"].item() == want  # from 4: down by 1 / 2, up by 16 / 2, as it is, as it is
+
+
+def test_a_nan_shows():
+    updates, _ = run(scale_by_yogi(), [[float("nan"), 1.0], [1.0, 1.0]])
+    assert mx.isnan(updates[-1]).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype):
+    updates, state = run(scale_by_yogi(), [[0.5]], dtype)
+    assert {state.mu["w"].dtype, state.nu["w"].dtype, updates[0].dtype} == {mx.float32}
+    assert state.count.item() == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"b1": 1.0}, ValueError, "b1 must be less than 1, got 1.0"),
+        ({"b2": -1}, ValueError, "b2 must be at least 0, got -1"),
+        ({"eps": float("nan")}, ValueError, "eps must be finite, got nan"),
+        ({"eps_root": -1}, ValueError, "eps_root must be at least 0, got -1"),
+        (
+            {"initial_accumulator_value": -1},
+            ValueError,
+            "initial_accumulator_value must be at least 0, got -1",
+        ),
+    ],
+)
+def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(options, error, message):
+    with pytest.raises(error, match=re.escape(f"scale_by_yogi: {message}")):
+        scale_by_yogi(**options)

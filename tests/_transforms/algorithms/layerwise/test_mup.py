@@ -1,0 +1,70 @@
+"""Under muP a rate that suits a narrow model suits a wide one."""
+
+import re
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import purestep as ps
+from purestep.optimizers import mup
+
+PARAMS = {
+    "embed_tokens": {"weight": mx.ones((5, 4))},
+    "layers": [{"attention": {"weight": mx.ones((4, 4)), "bias": mx.ones(4)}, "norm": mx.ones(4)}],
+    "lm_head": {"weight": mx.ones((5, 4), mx.bfloat16)},
+}
+
+
+def test_matrices_learn_slower_and_all_else_at_the_rate_itself():
+    transform = mup(ps.optimizers.adam(0.5), width_mult=8)
+    got, _ = transform.update(PARAMS, transform.init(PARAMS), PARAMS)
+    rates = {path: -u.astype(mx.float32).mean().item() for path, u in ps.tree.items(got)}
+    assert rates == {
+        "embed_tokens.weight": pytest.approx(0.5),
+        "layers.0.attention.weight": pytest.approx(0.5 / 8),
+        "layers.0.attention.bias": pytest.approx(0.5),
+        "layers.0.norm": pytest.approx(0.5),
+        "lm_head.weight": pytest.approx(0.5 / 8),
+    }
+
+
+def moved(width, make):
+    """Return by how much one step moves what two layers, at their muP variances, make of fixed inputs."""
+    params = {
+        "embed": mx.random.normal((width, 16), key=mx.random.key(0)) / 4,
+        "hidden": mx.random.normal((width, width), key=mx.random.key(1)) / width**0.5,
+        "out": mx.random.normal((8, width), key=mx.random.key(2)) / width,
+    }
+    inputs = mx.random.normal((32, 16), key=mx.random.key(3))
+    targets = mx.random.normal((32, 8), key=mx.random.key(4))
+
+    def forward(params):
+        hidden = (inputs @ params["embed"].T) @ params["hidden"].T
+        return hidden, hidden @ params["out"].T
+
+    gradients = mx.grad(lambda params: mx.square(forward(params)[1] - targets).mean())(params)
+    transform = make(width)
+    updates, _ = transform.update(gradients, transform.init(params), params)
+    before, after = forward(params), forward(ps.apply_updates(params, updates))
+    return [mx.abs(a - b).mean().item() for a, b in zip(after, before, strict=True)]
+
+
+def test_one_step_moves_activations_alike_whatever_the_width():
+    narrow = moved(64, lambda width: ps.optimizers.adam(1e-2))
+    wide = moved(1024, lambda width: mup(ps.optimizers.adam(1e-2), width / 64))
+    np.testing.assert_allclose(wide, narrow, rtol=0.5)
+    plain = moved(1024, lambda width: ps.optimizers.adam(1e-2))
+    assert min(np.divide(plain, narrow)) > 8  # sixteen times as wide
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: mup(ps.optimizers.adam(0.1), 0.0), ValueError, "width_mult must be greater than 0, got 0.0"),
+        (lambda: mup(ps.optimizers.adam, 2.0), TypeError, "must be a GradientTransform, got <function adam"),
+    ],
+)
+def test_arguments_are_refused(make, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        make()
