@@ -112,7 +112,25 @@ def test_what_is_no_bundle_is_refused(path, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "facts", [3, [], {}, {"reason": 3}, {"reason": [], "device": "x", "after": [1]}, {"reason": []}]
+    "facts",
+    [
+        3,
+        [],
+        {},
+        {"reason": 3},
+        {"reason": [], "device": "x", "after": [1]},
+        {"reason": []},
+        *(
+            {"reason": [], "compiled": False, "device": "cpu", "after": {}, name: value}
+            for name, value in {
+                "reason": "loss",
+                "compiled": 1,
+                "device": None,
+                "after": {"w": 3},
+            }.items()
+        ),
+        {"reason": [["loss"]], "compiled": False, "device": "cpu", "after": {}},
+    ],
 )
 def test_a_sealed_manifest_that_makes_no_sense_is_refused(path, facts):
     from purestep._checkpoint.format import header
@@ -123,6 +141,19 @@ def test_a_sealed_manifest_that_makes_no_sense_is_refused(path, facts):
     manifest.write_text(header.seal(json.loads(json.dumps(content))))
     with pytest.raises(ps.checkpoint.CorruptError, match="does not describe a bundle"):
         replay.load(path, types=[OwnState])
+
+
+@pytest.mark.parametrize("types", [3, None, "OwnState"])
+def test_types_that_are_no_list_are_refused(path, types):
+    with pytest.raises(TypeError, match=r"^replay\.load: types must be a list of NamedTuple types, got "):
+        replay.load(path, types=types)
+
+
+def test_a_checkpoint_with_much_metadata_is_no_damaged_bundle(tmp_path):
+    with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save({"w": mx.ones(1)}, step=3, metadata={"losses": [0.5] * 20_000})
+    with pytest.raises(ValueError, match=r"is a checkpoint: only replay\.record writes bundles"):
+        replay.load(tmp_path / "step_00000003")
 
 
 def test_a_failed_write_leaves_nothing(path, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The recorder: which step it keeps, when it looks, and what it refuses."""
 
+from typing import NamedTuple
+
 import mlx.core as mx
 import pytest
 
@@ -189,3 +191,47 @@ def test_a_step_without_metrics_is_refused(tmp_path):
         pytest.raises(TypeError, match="metrics"),
     ):
         step(start(), batch())
+
+
+@pytest.mark.parametrize(
+    "leaf", [True, 3, 1.5, "a", b"a", {1}, 10**5000, len], ids=lambda leaf: type(leaf).__name__
+)
+def test_what_no_bundle_could_hold_is_refused_at_the_first_step(leaf, tmp_path):
+    made = []
+
+    def step(state, batch):
+        made.append(batch)
+        return {"w": leaf}, {"loss": mx.array(mx.nan)}
+
+    whole = {"w": mx.ones(1)}
+    with replay.record(step, tmp_path) as recorder:
+        for state, batch, name in (({"w": leaf}, whole, "state"), (whole, {"w": leaf}, "batch")):
+            with pytest.raises(TypeError, match=rf"^replay\.record: {name}\.w "):
+                recorder(state, batch)
+        with pytest.raises(ValueError, match=r"^replay\.record: state must be nested at most 100"):
+            recorder(nested(200), whole)
+        assert not made  # refused before anything was computed
+        with pytest.raises(TypeError, match=r"^replay\.record: the new state\.w "):
+            recorder(whole, whole)
+
+
+def nested(depth):
+    value = mx.ones(1)
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+class Counting(NamedTuple):
+    step: mx.array
+
+
+@pytest.mark.parametrize("step", [2.5, float("nan"), -3, [1], True, 4])
+def test_a_step_that_is_no_count_does_not_name_the_bundle(step, tmp_path):
+    with (
+        pytest.warns(replay.ReplayWarning),
+        replay.record(lambda state, batch: (state, {"loss": mx.array(mx.nan)}), tmp_path) as recorder,
+    ):
+        recorder(Counting(mx.array(step)), {})
+    found = replay.load(recorder.bundles[0], types=[Counting])
+    assert found.step == (4 if step == 4 else 0)

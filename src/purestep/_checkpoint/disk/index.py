@@ -64,7 +64,7 @@ def read_index(caller: str, path: Path, key: str) -> Index:
                     raise CorruptError(f"{caller}: {path} was not written by purestep.checkpoint")
                 header = scan.utf8(text, start, stop)
         for name, file in _placed(text):
-            hashes.append(hash((name,)))
+            hashes.append(hash(name))
             characters += len(name)
             if file not in files:
                 reader.check_names(caller, path, [file])

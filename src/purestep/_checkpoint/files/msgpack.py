@@ -43,6 +43,8 @@ def to_bytes(state: Tree) -> bytes:
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
+        ValueError: for an array of more than 64 axes, a path of more than 10,000 characters, or more than 100
+            containers within one another.
 
     >>> data = to_bytes({"w": mx.array([1.0, 2.0])})
     >>> from_bytes(data, like={"w": mx.zeros(2)})
@@ -90,8 +92,9 @@ def from_bytes(
 ) -> Tree:
     """Turn the bytes of `to_bytes` into a tree, every byte verified.
 
-    Takes as much memory as the data again, most of which the arrays returned keep, and once more the largest
-    array; data that is not sound never takes more than twice its size, whatever it says of itself.
+    Takes as much memory as the data again, which the arrays returned keep, and once more an array of more
+    than 1 GiB; and about 1 kB for each array and container, which counts where they are many and small. Data
+    that is not sound is refused before it takes more than twice its size, whatever it says of itself.
 
     Args:
         data: what `to_bytes` returned.

@@ -43,7 +43,8 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     Raises:
         TypeError: for a leaf that is not an array, with its path.
         ValueError: for an array that no such file can hold, as float64 or one of more than 64 axes, with its
-            path; for a path that is not UTF-8, or ends as that of an index.
+            path; for a path within the state of more than 10,000 characters; for a file's path that is not
+            UTF-8, or ends as that of an index.
         FileExistsError: if a divided state of that name is there, or one file where this is to be divided:
             one name never stands for two states; or if a file that would be replaced belongs to another
             state.
@@ -107,6 +108,8 @@ def load(
     With `like` the result is built as the template is, and whatever does not fit is refused, all of it
     at once. `cast`, `partial` and `rename` each let one thing pass; what they changed is reported in
     one `RestoreWarning`.
+
+    A header that is not sound is refused before it takes more than twice the size of its file.
 
     A safetensors file that another program wrote is read into `like` as `load_weights` does, and the
     `RestoreWarning` says that its bytes could not be verified.

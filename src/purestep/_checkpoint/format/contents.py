@@ -136,7 +136,7 @@ def _checked(text: bytes, size: int) -> dict[str, bytes | bytearray]:
     for name, dtype, shape, start, stop in _entries(text):
         if not 0 <= start <= stop <= size or stop - start != _size(dtype, shape, stop - start):
             raise _MalformedError(f"the bytes of {name[:100]!r} are not where they should be")
-        names.append(hash((name,)))
+        names.append(hash(name))
         if start == stop:
             empty.append(start)
         else:

@@ -130,7 +130,7 @@ def text(data: bytes | bytearray) -> str:
 
 def distinct(hashes: Sequence[int]) -> bool:
     """Tell whether all numbers are different, without all of them as objects at once."""
-    parts = 16 if len(hashes) > 10_000 else 1
+    parts = 16 if len(hashes) > 1000 else 1
     for part in range(parts):
         seen: set[int] = set()
         for number in hashes:
