@@ -1,11 +1,33 @@
-"""Running means of gradients and of their squares, as most adaptive transforms keep them: in float32."""
+"""Running means of gradients and of their squares, in float32, and the correction of their bias."""
 
 import math
+from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import scalars, tree
+from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, Tree, Updates
+from purestep._transforms.core.quotients import nonzero
+
+
+def decays(caller: str, **values: Any) -> list[Any]:
+    """Return the decays in their order; each must be in [0, 1).
+
+    >>> decays("adam", b1=0.9, b2=0.999)
+    [0.9, 0.999]
+    """
+    return [checks.number(caller, name, value, least=0, below=1) for name, value in values.items()]
+
+
+def epsilons(caller: str, **values: Any) -> list[Any]:
+    """Return the epsilons in their order; each must be at least 0.
+
+    >>> epsilons("adam", eps=1e-8, eps_root=-1.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: adam: eps_root must be at least 0, got -1.0
+    """
+    return [checks.number(caller, name, value, least=0) for name, value in values.items()]
 
 
 def float32(updates: Updates) -> Tree:
@@ -13,13 +35,18 @@ def float32(updates: Updates) -> Tree:
     return tree.map(lambda u: u.astype(mx.float32), updates)
 
 
+def zeros(params: Params, dtype: mx.Dtype | None = None) -> Tree:
+    """Return the running mean before the first update: zeros, float32 unless `dtype` is given."""
+    return tree.zeros_like(params, dtype or mx.float32)
+
+
 def full_like(params: Params, value: float | mx.array) -> Tree:
     """Return float32 arrays of the same shapes that hold `value`."""
     return tree.map(lambda p: mx.full(p.shape, scalars.float32(value), mx.float32), params)
 
 
-def mean(gradients: Tree, old: Tree, decay: float) -> Tree:
-    """Return `decay * old + (1 - decay) * gradients`, in float32 whatever dtype the old one is stored in.
+def mean(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
+    """Return `decay * old + (1 - decay) * gradients`, in float32 whatever dtype `old` is stored in.
 
     >>> mean({"w": mx.array(4.0)}, {"w": mx.array(1.0, mx.float16)}, 0.5)
     {'w': array(2.5, dtype=float32)}
@@ -27,7 +54,7 @@ def mean(gradients: Tree, old: Tree, decay: float) -> Tree:
     return tree.map(lambda g, m: decay * m.astype(mx.float32) + (1 - decay) * g, gradients, old)
 
 
-def mean_square(gradients: Tree, old: Tree, decay: float) -> Tree:
+def mean_square(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
     """Return `decay * old + (1 - decay) * gradients ** 2`.
 
     >>> mean_square({"w": mx.array(2.0)}, {"w": mx.array(0.0)}, 0.5)
@@ -36,38 +63,60 @@ def mean_square(gradients: Tree, old: Tree, decay: float) -> Tree:
     return tree.map(lambda g, v: decay * v + (1 - decay) * mx.square(g), gradients, old)
 
 
-def corrected(mean: Tree, decay: float, count: mx.array) -> Tree:
-    """Divide a running mean that started at 0 by the weight that it has gathered in `count` updates."""
-    scale = 1 / bias_correction(decay, count)
-    return tree.map(lambda m: scale * m, mean)
-
-
-def looking_ahead(mu: Tree, gradients: Tree, b1: float, count: mx.array) -> Tree:
-    """Return the corrected mean of gradients one step of momentum later, as NAdam takes it."""
-    scale = (1 - b1) / bias_correction(b1, count)
-    next_scale = b1 / bias_correction(b1, scalars.increment(count))
-    return tree.map(lambda m, g: next_scale * m + scale * g, mu, gradients)
-
-
 def stored(mean: Tree, dtype: mx.Dtype | None) -> Tree:
-    """Return the mean in the dtype in which a state keeps it; `None` leaves it as it is."""
+    """Return the mean in the dtype in which the state stores it; `None` leaves it unchanged."""
     return mean if dtype is None else tree.map(lambda m: m.astype(dtype), mean)
 
 
-def root(square: mx.array, eps_root: float | mx.array) -> mx.array:
-    """Return `sqrt(square + eps_root)`, without an addition of nothing."""
-    # MLX on a CPU fuses chains of at most 11 operations: what is not needed is left out.
-    nothing = not isinstance(eps_root, mx.array) and eps_root == 0
-    return mx.sqrt(square) if nothing else mx.sqrt(square + eps_root)
-
-
 def bias_correction(decay: float | mx.array, count: mx.array) -> mx.array:
-    """Return `1 - decay ** count`, the weight that a running mean started at zero has gathered, 0-d float32.
+    """Return `1 - decay ** count`, 0-d float32: the sum of the weights in a running mean that started at 0.
 
-    Through `expm1`: taken literally in float32, `1 - 0.999` is wrong in the fifth digit.
+    It is computed with `expm1`: in float32, `1 - 0.999` is wrong in the fifth digit.
     """
     if isinstance(decay, mx.array):
         rate = mx.log1p(decay - 1)
     else:
         rate = math.log(decay) if decay else -math.inf
     return -mx.expm1(rate * count.astype(mx.float32))
+
+
+def debias(decay: float | mx.array, count: mx.array) -> mx.array:
+    """Return `1 / (1 - decay ** count)`, 0-d float32: the factor that corrects a mean that started at 0."""
+    return 1 / bias_correction(decay, count)
+
+
+def corrected(mean: Tree, decay: float | mx.array, count: mx.array) -> Tree:
+    """Return a running mean that started at 0, corrected for its bias after `count` updates."""
+    scale = debias(decay, count)
+    return tree.map(lambda m: scale * m, mean)
+
+
+def looking_ahead(mu: Tree, gradients: Tree, b1: float | mx.array, count: mx.array) -> Tree:
+    """Return the corrected mean of gradients one step of momentum later (NAdam)."""
+    scale = (1 - b1) / bias_correction(b1, count)
+    next_scale = b1 / bias_correction(b1, scalars.increment(count))
+    return tree.map(lambda m, g: next_scale * m + scale * g, mu, gradients)
+
+
+def direction(mu: Tree, gradients: Tree, b1: float | mx.array, count: mx.array, *, nesterov: bool) -> Tree:
+    """Return the corrected mean of gradients; with `nesterov`, one step of momentum later."""
+    return looking_ahead(mu, gradients, b1, count) if nesterov else corrected(mu, b1, count)
+
+
+def root(square: mx.array, eps_root: float | mx.array) -> mx.array:
+    """Return `sqrt(square + eps_root)`; without the addition if `eps_root` is the Python number 0."""
+    # MLX on a CPU fuses chains of at most 11 operations: gradient clipping, Adam, decay and learning rate
+    # fit exactly. An array is not compared with 0: reading it would wait for the device.
+    added = isinstance(eps_root, mx.array) or eps_root != 0
+    return mx.sqrt(square + eps_root) if added else mx.sqrt(square)
+
+
+def rescaled(
+    direction: mx.array, square: mx.array, eps: float | mx.array, eps_root: float | mx.array = 0.0
+) -> mx.array:
+    """Return `direction / (sqrt(square + eps_root) + eps)`; 0, not NaN, where both sides are 0.
+
+    >>> rescaled(mx.array([6.0, 0.0]), mx.array([4.0, 0.0]), eps=0.0)
+    array([3, 0], dtype=float32)
+    """
+    return direction / nonzero(direction, root(square, eps_root) + eps, eps)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from purestep._transforms.algorithms.adam.adam import bias_correction
 from purestep.transforms import scale_by_adam
 
 
@@ -123,11 +122,6 @@ def test_the_state_given_is_left_as_it_was():
     state = transform.init({"w": mx.zeros(2)})
     transform.update({"w": mx.ones(2)}, state)
     assert (state.count.item(), state.mu["w"].tolist(), state.nu["w"].tolist()) == (0, [0, 0], [0, 0])
-
-
-def test_bias_correction_is_one_less_the_power():
-    for decay, count in [(0.9, 1), (0.9, 7), (0.5, 3), (0.0, 4)]:
-        assert bias_correction(decay, mx.array(count)).item() == pytest.approx(1 - decay**count, rel=1e-6)
 
 
 @pytest.mark.parametrize(

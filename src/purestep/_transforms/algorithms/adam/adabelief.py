@@ -1,15 +1,14 @@
-"""AdaBelief: gradients divided by how far they stray from their mean."""
+"""AdaBelief: gradients divided by their distance from their running mean."""
 
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 
 
@@ -17,9 +16,9 @@ class ScaleByBeliefState(NamedTuple):
     """State of `scale_by_belief`.
 
     Attributes:
-        count: 0-d int32, updates made.
+        count: 0-d int32, the number of updates.
         mu: like params, float32, the running mean of gradients.
-        nu: like params, float32, the running mean of the squared distance of gradients from `mu`.
+        nu: like params, float32, the running mean of the squared distance between gradients and `mu`.
     """
 
     count: mx.array
@@ -37,10 +36,6 @@ def scale_by_belief(
 ) -> GradientTransform:
     """Rescale gradients as Adam does, with the variance about the running mean in the root.
 
-    Differences from optax:
-
-    1. The means, and so the updates, are float32 whatever the gradients' dtype.
-
     With `g` the gradient and `t` the number of this update, counted from 1:
 
         mu = b1 * mu + (1 - b1) * g
@@ -49,8 +44,8 @@ def scale_by_belief(
 
     With `nesterov`, the numerator is `b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1 ** t)`.
 
-    The published algorithm adds `eps_root` in the state as here, so that it gathers up. Gradients that
-    hardly vary make steps much longer than the rate: that is the method, not an error.
+    As published, `eps_root` is added to the state at every update, so it accumulates. If gradients hardly
+    vary, steps become much longer than the learning rate. The method intends this.
 
     Args:
         b1: decay of the mean of gradients, in [0, 1).
@@ -59,22 +54,22 @@ def scale_by_belief(
         eps_root: added to `nu` at every update, at least 0.
         nesterov: look ahead by one step of momentum.
 
+    Differences from optax:
+
+    1. The state and the updates are float32 for gradients of any dtype.
+
     Reference: Zhuang et al., AdaBelief optimizer, arXiv:2010.07468.
 
     >>> transform = scale_by_belief()
     >>> updates, _ = transform.update({"w": mx.array(5.0)}, transform.init({"w": mx.array(0.0)}))
-    >>> round(updates["w"].item(), 4)  # 5 over its distance 4.5 from the mean
+    >>> round(updates["w"].item(), 4)  # 5 / 4.5, its distance from the mean
     1.1111
     """
-    caller = "scale_by_belief"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
-    eps = checks.number(caller, "eps", eps, least=0)
-    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    b1, b2 = moments.decays("scale_by_belief", b1=b1, b2=b2)
+    eps, eps_root = moments.epsilons("scale_by_belief", eps=eps, eps_root=eps_root)
 
     def init(params: Params) -> ScaleByBeliefState:
-        zeros = [tree.zeros_like(params, mx.float32) for _ in range(2)]
-        return ScaleByBeliefState(mx.array(0, mx.int32), *zeros)
+        return ScaleByBeliefState(mx.array(0, mx.int32), moments.zeros(params), moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleByBeliefState, params: Params | None = None
@@ -84,15 +79,12 @@ def scale_by_belief(
         mu = moments.mean(gradients, state.mu, b1)
         distance = tree.map(lambda g, m: g - m, gradients, mu)
         nu = tree.map(lambda v: v + eps_root, moments.mean_square(distance, state.nu, b2))
-        if nesterov:
-            direction = moments.looking_ahead(mu, gradients, b1, count)
-        else:
-            direction = moments.corrected(mu, b1, count)
+        direction = moments.direction(mu, gradients, b1, count, nesterov=nesterov)
         square = moments.corrected(nu, b2, count)
-        updates = tree.map(lambda d, v: d / nonzero(d, mx.sqrt(v) + eps, eps), direction, square)
+        updates = tree.map(lambda d, v: moments.rescaled(d, v, eps), direction, square)
         return updates, ScaleByBeliefState(count, mu, nu)
 
-    return checked(caller, init, update)
+    return checked("scale_by_belief", init, update)
 
 
 def adabelief(
@@ -107,14 +99,9 @@ def adabelief(
     """`scale_by_belief`, then `scale_by_learning_rate` (arXiv:2010.07468).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_belief`, like the arguments that follow.
-        b2: decay of the mean of squared distances.
-        eps: added outside the root.
-        eps_root: added inside the root at every update.
-        nesterov: look ahead by one step of momentum.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root, nesterov: as in `scale_by_belief`.
 
-    >>> import mlx.core as mx
     >>> transform = adabelief(0.9)
     >>> params = {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)

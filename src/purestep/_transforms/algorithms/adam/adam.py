@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.moments import bias_correction
-from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
@@ -19,8 +18,8 @@ class ScaleByAdamState(NamedTuple):
     """State of `scale_by_adam`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        mu: like params, the running mean of gradients; float32 unless `mu_dtype` says otherwise.
+        count: 0-d int32, the number of updates.
+        mu: like params, the running mean of gradients; float32, or `mu_dtype`.
         nu: like params, float32, the running mean of squared gradients.
     """
 
@@ -38,7 +37,7 @@ def scale_by_adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """Rescale gradients as Adam does, with both running means corrected for their start at zero.
+    """Rescale gradients as Adam does, with both running means corrected for their bias.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -48,16 +47,20 @@ def scale_by_adam(
 
     With `nesterov`, the numerator is `b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1 ** t)`.
 
-    The running means are float32 whatever the parameters' dtype, and so are the updates: rounding to
-    the parameters' dtype happens once, in `apply_updates`.
+    The running means and the updates are float32 for parameters of any dtype. Updates are rounded to the
+    parameters' dtype once, in `apply_updates`.
 
     Args:
         b1: decay of the mean of gradients, in [0, 1).
         b2: decay of the mean of squares, in [0, 1).
-        eps: added outside the root, at least 0; with 0, an element that has only seen 0 stays (optax: NaN).
+        eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0; above 0 it keeps the update differentiable at 0.
         mu_dtype: the dtype in which `mu` is stored.
         nesterov: look ahead by one step of momentum (NAdam).
+
+    Differences from optax:
+
+    1. With an `eps` of 0, the update is 0, not NaN, for an element whose gradients have all been 0.
 
     Reference: Kingma and Ba, arXiv:1412.6980; Dozat, Incorporating Nesterov momentum into Adam, 2016.
 
@@ -66,43 +69,29 @@ def scale_by_adam(
     >>> round(updates["w"].item(), 6)
     1.0
     """
-    caller = "scale_by_adam"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
-    eps = checks.number(caller, "eps", eps, least=0)
-    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
-
-    def root(square: mx.array) -> mx.array:
-        # MLX fuses chains of at most 11 operations: clip, Adam, decay and rate fit, with none to spare.
-        rooted = isinstance(eps_root, mx.array) or eps_root  # an array is not asked for its value
-        return mx.sqrt(square + eps_root) if rooted else mx.sqrt(square)
+    b1, b2 = moments.decays("scale_by_adam", b1=b1, b2=b2)
+    eps, eps_root = moments.epsilons("scale_by_adam", eps=eps, eps_root=eps_root)
 
     def init(params: Params) -> ScaleByAdamState:
-        return ScaleByAdamState(
-            count=mx.array(0, mx.int32),
-            mu=tree.zeros_like(params, mu_dtype or mx.float32),
-            nu=tree.zeros_like(params, mx.float32),
-        )
+        return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype), moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
-        gradients = tree.map(lambda g: g.astype(mx.float32), updates)
+        gradients = moments.float32(updates)
         count = scalars.increment(state.count)
-        mu = tree.map(lambda g, m: b1 * m.astype(mx.float32) + (1 - b1) * g, gradients, state.mu)
-        nu = tree.map(lambda g, v: b2 * v + (1 - b2) * mx.square(g), gradients, state.nu)
-        mu_scale, nu_scale = 1 / bias_correction(b1, count), 1 / bias_correction(b2, count)
+        mu = moments.mean(gradients, state.mu, b1)
+        nu = moments.mean_square(gradients, state.nu, b2)
+        mu_scale, nu_scale = moments.debias(b1, count), moments.debias(b2, count)
         if nesterov:
-            next_scale = 1 / bias_correction(b1, scalars.increment(count))
+            next_scale = moments.debias(b1, scalars.increment(count))
             direction = tree.map(lambda m, g: b1 * next_scale * m + (1 - b1) * mu_scale * g, mu, gradients)
         else:
             direction = tree.map(lambda m: mu_scale * m, mu)
-        updates = tree.map(lambda d, v: d / nonzero(d, root(nu_scale * v) + eps, eps), direction, nu)
-        if mu_dtype is not None:
-            mu = tree.map(lambda m: m.astype(mu_dtype), mu)
-        return updates, ScaleByAdamState(count, mu, nu)
+        updates = tree.map(lambda d, v: moments.rescaled(d, nu_scale * v, eps, eps_root), direction, nu)
+        return updates, ScaleByAdamState(count, moments.stored(mu, mu_dtype), nu)
 
-    return checked(caller, init, update)
+    return checked("scale_by_adam", init, update)
 
 
 def adam(
@@ -115,16 +104,11 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """`scale_by_adam`, then `scale_by_learning_rate`; bias-corrected, as published (arXiv:1412.6980).
+    """`scale_by_adam`, then `scale_by_learning_rate` (arXiv:1412.6980).
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        b1: as in `scale_by_adam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        mu_dtype: the dtype in which the mean of gradients is stored.
-        nesterov: NAdam's look-ahead.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
     >>> transform = adam(1e-3)
     >>> params = {"w": mx.array(1.0)}
@@ -152,18 +136,12 @@ def adamw(
 ) -> GradientTransform:
     """`scale_by_adam`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:1711.05101).
 
-    The decay is decoupled: each step takes `learning_rate * weight_decay` off a selected parameter.
+    The decay is decoupled: each step subtracts `learning_rate * weight_decay * param`.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        b1: as in `scale_by_adam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        mu_dtype: the dtype in which the mean of gradients is stored.
-        weight_decay: at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`; `transforms.matrices` spares vectors.
-        nesterov: NAdam's look-ahead.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
+        weight_decay, mask: as in `add_decayed_weights`; with `transforms.matrices`, vectors do not decay.
 
     >>> transform = adamw(1e-3, weight_decay=0.1)
     >>> params = {"w": mx.array(1.0)}
@@ -188,26 +166,21 @@ def nadam(
     *,
     nesterov: bool = True,
 ) -> GradientTransform:
-    """`adam` with `nesterov`: `scale_by_adam`, then `scale_by_learning_rate`.
-
-    The momentum is the constant `b1`. PyTorch's NAdam lets it rise to that; with a `momentum_decay` so large
-    that it is there from the first step, the two are equal.
+    """`adam` with `nesterov`: `scale_by_adam`, then `scale_by_learning_rate` (Dozat, 2016).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_adam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        mu_dtype: the dtype in which the mean of gradients is stored.
-        nesterov: the look-ahead; without it this is `adam`.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
-    Reference: Dozat, Incorporating Nesterov momentum into Adam, 2016.
+    Differences from torch:
+
+    1. The momentum is `b1` at every step. In PyTorch it rises to `b1`; with a very large `momentum_decay` it
+       starts there, and both are equal.
 
     >>> transform = nadam(1e-3)
     >>> params = {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 6)  # 0.9 * 0.1 / 0.19 + 0.1 / 0.1 rates
+    >>> round(updates["w"].item(), 6)  # the rate, times 0.9 * 0.1 / 0.19 + 0.1 / 0.1
     -0.001474
     """
     return adam(learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
@@ -228,15 +201,9 @@ def nadamw(
     """`adamw` with `nesterov`: `scale_by_adam`, `add_decayed_weights`, then `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_adam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        mu_dtype: the dtype in which the mean of gradients is stored.
-        weight_decay: at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
-        nesterov: the look-ahead; without it this is `adamw`.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
+        weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
     Reference: Dozat, 2016; Loshchilov and Hutter, arXiv:1711.05101.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
 from purestep._transforms.core import moments
@@ -16,11 +16,7 @@ from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
 
 def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransform:
-    """Divide the running mean of gradients by their largest size, which fades.
-
-    Differences from optax:
-
-    1. The state's arrays, and so the updates, are float32 whatever the gradients' dtype.
+    """Divide the running mean of gradients by the largest of their absolute values, which decays.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -28,12 +24,17 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
         nu = max(b2 * nu, abs(g) + eps)
         update = (mu / (1 - b1 ** t)) / nu
 
-    The state is a `ScaleByAdamState` whose `nu` is that largest size.
+    The state is a `ScaleByAdamState`; its `nu` is the decaying maximum.
 
     Args:
         b1: decay of the mean of gradients, in [0, 1).
-        b2: how the largest size fades, in [0, 1).
-        eps: at least 0; with 0, an element that has only seen 0 stays (optax: NaN).
+        b2: decay of the maximum, in [0, 1).
+        eps: added to the absolute value, at least 0.
+
+    Differences from optax:
+
+    1. The state and the updates are float32 for gradients of any dtype.
+    2. With an `eps` of 0, the update is 0, not NaN, for an element whose gradients have all been 0.
 
     Reference: Kingma and Ba, section 7.1, arXiv:1412.6980.
 
@@ -42,14 +43,11 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
     >>> round(updates["w"].item(), 6), state.nu["w"].item()
     (1.0, 5.0)
     """
-    caller = "scale_by_adamax"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
-    eps = checks.number(caller, "eps", eps, least=0)
+    b1, b2 = moments.decays("scale_by_adamax", b1=b1, b2=b2)
+    (eps,) = moments.epsilons("scale_by_adamax", eps=eps)
 
     def init(params: Params) -> ScaleByAdamState:
-        zeros = [tree.zeros_like(params, mx.float32) for _ in range(2)]
-        return ScaleByAdamState(mx.array(0, mx.int32), *zeros)
+        return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params), moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
@@ -61,7 +59,7 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
         updates = tree.map(lambda m, v: m / nonzero(m, v, eps), moments.corrected(mu, b1, count), nu)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked(caller, init, update)
+    return checked("scale_by_adamax", init, update)
 
 
 def adamax(
@@ -70,10 +68,8 @@ def adamax(
     """`scale_by_adamax`, then `scale_by_learning_rate` (arXiv:1412.6980, section 7.1).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_adamax`, like the arguments that follow.
-        b2: how the largest size fades.
-        eps: added to the size.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps: as in `scale_by_adamax`.
 
     >>> transform = adamax(1e-3)
     >>> params = {"w": mx.array(1.0)}
@@ -95,12 +91,9 @@ def adamaxw(
     """`scale_by_adamax`, `add_decayed_weights`, then `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_adamax`, like the two arguments that follow.
-        b2: how the largest size fades.
-        eps: added to the size.
-        weight_decay: at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps: as in `scale_by_adamax`.
+        weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
     Reference: Kingma and Ba, arXiv:1412.6980; Loshchilov and Hutter, arXiv:1711.05101.
 

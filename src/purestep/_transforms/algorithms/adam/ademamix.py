@@ -7,10 +7,9 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.moments import bias_correction
-from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.core.scheduled import value_at
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
@@ -20,9 +19,9 @@ class ScaleByAdEMAMixState(NamedTuple):
     """State of `scale_by_ademamix`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        m1: like params, the fast mean of gradients; float32 unless `mu_dtype` says otherwise.
-        m2: like params, the slow mean of gradients; in the same dtype.
+        count: 0-d int32, the number of updates.
+        m1: like params, the fast running mean of gradients; float32, or `mu_dtype`.
+        m2: like params, the slow running mean of gradients; float32, or `mu_dtype`.
         nu: like params, float32, the running mean of squared gradients.
     """
 
@@ -36,7 +35,7 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
     """State of `scale_by_simplified_ademamix`.
 
     Attributes:
-        t: 0-d int32, updates made.
+        t: 0-d int32, the number of updates.
         m: like params, float32, the decayed sum of gradients.
         n: like params, float32, the running mean of squared gradients.
     """
@@ -57,11 +56,6 @@ def scale_by_ademamix(
 ) -> GradientTransform:
     """Rescale gradients as AdEMAMix does.
 
-    It differs from optax in these points:
-
-    1. `mu_dtype` is kept at every update, and is that of the two means of gradients alone: `nu` is float32.
-    2. One count serves the schedules and the corrections; optax keeps two that are always equal.
-
     With `g` the gradient and `t` the number of this update, counted from 1:
 
         m1 = b1 * m1 + (1 - b1) * g
@@ -69,16 +63,22 @@ def scale_by_ademamix(
         nu = b2 * nu + (1 - b2) * g ** 2
         update = (m1 / (1 - b1 ** t) + alpha * m2) / (sqrt(nu / (1 - b2 ** t) + eps_root) + eps)
 
-    The slow mean is not corrected for its start at zero: it is meant to fill slowly.
+    The bias of the slow mean is not corrected: the mean is meant to grow slowly from 0.
 
     Args:
         b1: decay of the fast mean, in [0, 1).
         b2: decay of the mean of squares, in [0, 1).
         b3: decay of the slow mean, in [0, 1), or a schedule.
-        alpha: weight of the slow mean, at least 0, or a schedule; the paper raises both from small values.
+        alpha: weight of the slow mean, at least 0, or a schedule. The paper raises `b3` and `alpha` from
+            small values.
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0.
         mu_dtype: the dtype in which `m1` and `m2` are stored.
+
+    Differences from optax:
+
+    1. `m1` and `m2` are stored in `mu_dtype` after every update; `nu` is always float32.
+    2. One count serves the schedules and the bias corrections. Optax keeps two equal counts.
 
     Reference: Pagliardini et al., The AdEMAMix optimizer, arXiv:2409.03137.
 
@@ -88,18 +88,16 @@ def scale_by_ademamix(
     1.5
     """
     caller = "scale_by_ademamix"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    b1, b2 = moments.decays(caller, b1=b1, b2=b2)
     if not callable(b3):
-        b3 = checks.number(caller, "b3", b3, least=0, below=1)
+        (b3,) = moments.decays(caller, b3=b3)
     if not callable(alpha):
         alpha = checks.number(caller, "alpha", alpha, least=0)
-    eps = checks.number(caller, "eps", eps, least=0)
-    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    eps, eps_root = moments.epsilons(caller, eps=eps, eps_root=eps_root)
 
     def init(params: Params) -> ScaleByAdEMAMixState:
-        m1, m2 = (tree.zeros_like(params, mu_dtype or mx.float32) for _ in range(2))
-        return ScaleByAdEMAMixState(mx.array(0, mx.int32), m1, m2, tree.zeros_like(params, mx.float32))
+        m1, m2 = (moments.zeros(params, mu_dtype) for _ in range(2))
+        return ScaleByAdEMAMixState(mx.array(0, mx.int32), m1, m2, moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleByAdEMAMixState, params: Params | None = None
@@ -107,19 +105,16 @@ def scale_by_ademamix(
         slow = value_at(caller, "b3", b3, state.count) if callable(b3) else b3
         share = value_at(caller, "alpha", alpha, state.count) if callable(alpha) else alpha
         count = scalars.increment(state.count)
-        g = tree.map(lambda x: x.astype(mx.float32), updates)
-        m1 = tree.map(lambda m, x: b1 * m.astype(mx.float32) + (1 - b1) * x, state.m1, g)
-        m2 = tree.map(lambda m, x: slow * m.astype(mx.float32) + (1 - slow) * x, state.m2, g)
-        nu = tree.map(lambda v, x: b2 * v + (1 - b2) * mx.square(x), state.nu, g)
-        m1_scale, nu_scale = 1 / bias_correction(b1, count), 1 / bias_correction(b2, count)
+        g = moments.float32(updates)
+        m1, m2 = moments.mean(g, state.m1, b1), moments.mean(g, state.m2, slow)
+        nu = moments.mean_square(g, state.nu, b2)
+        m1_scale, nu_scale = moments.debias(b1, count), moments.debias(b2, count)
 
-        def scaled(a: mx.array, b: mx.array, v: mx.array) -> mx.array:
-            direction = m1_scale * a + share * b
-            return direction / nonzero(direction, mx.sqrt(nu_scale * v + eps_root) + eps, eps)
+        def divided(m1: mx.array, m2: mx.array, nu: mx.array) -> mx.array:
+            return moments.rescaled(m1_scale * m1 + share * m2, nu_scale * nu, eps, eps_root)
 
-        updates = tree.map(scaled, m1, m2, nu)
-        if mu_dtype is not None:
-            m1, m2 = (tree.map(lambda m: m.astype(mu_dtype), m) for m in (m1, m2))
+        updates = tree.map(divided, m1, m2, nu)
+        m1, m2 = moments.stored(m1, mu_dtype), moments.stored(m2, mu_dtype)
         return updates, ScaleByAdEMAMixState(count, m1, m2, nu)
 
     return checked(caller, init, update)
@@ -140,12 +135,12 @@ def scale_by_simplified_ademamix(
         n = b2 * n + (1 - b2) * g ** 2
         update = (m + alpha * g) / (sqrt(n / (1 - b2 ** t) + eps_root) + eps)
 
-    `m` is a sum, not a mean: learning rates are smaller than Adam's by about `1 - b1`.
+    `m` is a sum, not a mean: choose a learning rate about `1 - b1` times that of Adam.
 
     Args:
         b1: decay of the sum, in [0, 1).
         b2: decay of the mean of squares, in [0, 1).
-        alpha: weight of the gradient, at least 0, or a schedule; with 0 it is Adam up to a factor.
+        alpha: weight of the gradient, at least 0, or a schedule; with 0 this is Adam up to a factor.
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0.
 
@@ -157,33 +152,29 @@ def scale_by_simplified_ademamix(
     3.0
     """
     caller = "scale_by_simplified_ademamix"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    b1, b2 = moments.decays(caller, b1=b1, b2=b2)
     if not callable(alpha):
         alpha = checks.number(caller, "alpha", alpha, least=0)
-    eps = checks.number(caller, "eps", eps, least=0)
-    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    eps, eps_root = moments.epsilons(caller, eps=eps, eps_root=eps_root)
 
     def init(params: Params) -> ScaleBySimplifiedAdEMAMixState:
-        m, n = (tree.zeros_like(params, mx.float32) for _ in range(2))
-        return ScaleBySimplifiedAdEMAMixState(mx.array(0, mx.int32), m, n)
+        zeros = moments.zeros(params), moments.zeros(params)
+        return ScaleBySimplifiedAdEMAMixState(mx.array(0, mx.int32), *zeros)
 
     def update(
         updates: Updates, state: ScaleBySimplifiedAdEMAMixState, params: Params | None = None
     ) -> tuple[Updates, ScaleBySimplifiedAdEMAMixState]:
         share = value_at(caller, "alpha", alpha, state.t) if callable(alpha) else alpha
         t = scalars.increment(state.t)
-        g = tree.map(lambda x: x.astype(mx.float32), updates)
-        m = tree.map(lambda a, x: b1 * a + x, state.m, g)
-        n = tree.map(lambda a, x: b2 * a + (1 - b2) * mx.square(x), state.n, g)
-        n_scale = 1 / bias_correction(b2, t)
+        g = moments.float32(updates)
+        m = tree.map(lambda x, old: b1 * old + x, g, state.m)
+        n = moments.mean_square(g, state.n, b2)
+        n_scale = moments.debias(b2, t)
 
-        def scaled(a: mx.array, x: mx.array, c: mx.array) -> mx.array:
-            direction = a + share * x
-            return direction / nonzero(direction, mx.sqrt(n_scale * c + eps_root) + eps, eps)
+        def divided(m: mx.array, g: mx.array, n: mx.array) -> mx.array:
+            return moments.rescaled(m + share * g, n_scale * n, eps, eps_root)
 
-        updates = tree.map(scaled, m, g, n)
-        return updates, ScaleBySimplifiedAdEMAMixState(t, m, n)
+        return tree.map(divided, m, g, n), ScaleBySimplifiedAdEMAMixState(t, m, n)
 
     return checked(caller, init, update)
 
@@ -202,17 +193,12 @@ def ademamix(
 ) -> GradientTransform:
     """`scale_by_ademamix`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2409.03137).
 
+    The default of `alpha` is 5 here and 6 in `scale_by_ademamix`, as in optax.
+
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        b1: as in `scale_by_ademamix`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        b3: decay of the slow mean.
-        alpha: weight of the slow mean, 5 here by default, 6 there, as in optax.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        mu_dtype: the dtype in which the means of gradients are stored.
-        weight_decay: decoupled, at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, b3, alpha, eps, eps_root, mu_dtype: as in `scale_by_ademamix`.
+        weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
     >>> transform = ademamix(0.1, b3=0.8)
     >>> params = {"w": mx.array(1.0)}
@@ -240,14 +226,9 @@ def simplified_ademamix(
     """`scale_by_simplified_ademamix`, `add_decayed_weights`, `scale_by_learning_rate` (arXiv:2502.02431).
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        b1: as in `scale_by_simplified_ademamix`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        alpha: weight of the gradient.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        weight_decay: decoupled, at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, alpha, eps, eps_root: as in `scale_by_simplified_ademamix`.
+        weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
     >>> transform = simplified_ademamix(0.1, alpha=1.0)
     >>> params = {"w": mx.array(1.0)}

@@ -1,4 +1,4 @@
-"""ADOPT: Adam that divides by the mean square of the gradients before, and takes the mean after."""
+"""ADOPT: Adam that divides by the mean square of the earlier gradients, before it takes the mean."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import mlx.core as mx
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Updates
 from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
 from purestep._transforms.core.scheduled import called
@@ -25,7 +26,7 @@ def scale_by_adopt(
 ) -> GradientTransform:
     """Rescale gradients as ADOPT does; the state is a `ScaleByAdamState`.
 
-    With `g` the gradient and `n` the number of updates made before this one, for `n > 0`:
+    With `g` the gradient and `n` the number of earlier updates, for `n > 0`:
 
         r = clip(g / max(sqrt(nu), eps), -clip_value_fn(n), clip_value_fn(n))
         mu = b1 * mu + (1 - b1) * r
@@ -34,16 +35,18 @@ def scale_by_adopt(
 
     The first update is zero and sets `nu = g ** 2`.
 
-    It differs from optax in keeping `nu`, and so the updates, in float32.
-
     Args:
         b1: decay of the mean of rescaled gradients, in [0, 1).
         b2: decay of the mean of squares, in [0, 1).
-        eps: the least divisor, above 0.
+        eps: the smallest divisor, above 0.
         mu_dtype: the dtype in which `mu` is stored.
         nesterov: look ahead by one step of momentum.
         use_clipping: clip the rescaled gradients.
-        clip_value_fn: from `n`, 0-d float32, to the bound.
+        clip_value_fn: a function of `n`, 0-d float32, that returns the bound.
+
+    Differences from optax:
+
+    1. `nu` and the updates are float32 for gradients of any dtype.
 
     Reference: Taniguchi et al., ADOPT, arXiv:2411.02853.
 
@@ -56,17 +59,12 @@ def scale_by_adopt(
     0.1
     """
     caller = "scale_by_adopt"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    b1, b2 = moments.decays(caller, b1=b1, b2=b2)
     eps = checks.number(caller, "eps", eps, above=0)
     checks.function(caller, "clip_value_fn", clip_value_fn)
 
     def init(params: Params) -> ScaleByAdamState:
-        return ScaleByAdamState(
-            count=mx.array(0, mx.int32),
-            mu=tree.zeros_like(params, mu_dtype or mx.float32),
-            nu=tree.zeros_like(params, mx.float32),
-        )
+        return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype), moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
@@ -74,7 +72,7 @@ def scale_by_adopt(
         first = state.count == 0
         kept, taken = mx.where(first, 1.0, b1), mx.where(first, 0.0, 1 - b1)
         b2_now, b2_rest = mx.where(first, 0.0, b2), mx.where(first, 1.0, 1 - b2)
-        g = tree.map(lambda x: x.astype(mx.float32), updates)
+        g = moments.float32(updates)
         scaled = tree.map(lambda x, v: x / mx.maximum(mx.sqrt(v), eps), g, state.nu)
         if use_clipping:
             bound = called(caller, "clip_value_fn", clip_value_fn, state.count.astype(mx.float32))
@@ -82,9 +80,7 @@ def scale_by_adopt(
         mu = tree.map(lambda m, r: kept * m.astype(mx.float32) + taken * r, state.mu, scaled)
         nu = tree.map(lambda v, x: b2_now * v + b2_rest * mx.square(x), state.nu, g)
         updates = tree.map(lambda m, r: kept * m + taken * r, mu, scaled) if nesterov else mu
-        if mu_dtype is not None:
-            mu = tree.map(lambda m: m.astype(mu_dtype), mu)
-        return updates, ScaleByAdamState(scalars.increment(state.count), mu, nu)
+        return updates, ScaleByAdamState(scalars.increment(state.count), moments.stored(mu, mu_dtype), nu)
 
     return checked(caller, init, update)
 
@@ -103,14 +99,8 @@ def adopt(
     """`scale_by_adopt`, then `scale_by_learning_rate` (arXiv:2411.02853). The first update is zero.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        b1: as in `scale_by_adopt`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: the least divisor.
-        mu_dtype: the dtype in which the mean of rescaled gradients is stored.
-        nesterov: look ahead by one step of momentum.
-        use_clipping: clip the rescaled gradients.
-        clip_value_fn: from the number of updates made to the bound.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, mu_dtype, nesterov, use_clipping, clip_value_fn: as in `scale_by_adopt`.
 
     >>> transform = adopt(0.1)
     >>> params = {"w": mx.array(1.0)}
@@ -120,15 +110,8 @@ def adopt(
     >>> round(updates["w"].item(), 5)
     -0.01
     """
+    clipping = {"use_clipping": use_clipping, "clip_value_fn": clip_value_fn}
     return chain(
-        scale_by_adopt(
-            b1,
-            b2,
-            eps,
-            mu_dtype,
-            nesterov=nesterov,
-            use_clipping=use_clipping,
-            clip_value_fn=clip_value_fn,
-        ),
+        scale_by_adopt(b1, b2, eps, mu_dtype, nesterov=nesterov, **clipping),
         scale_by_learning_rate(learning_rate),
     )

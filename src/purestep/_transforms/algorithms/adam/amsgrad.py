@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 
 
@@ -17,10 +16,8 @@ class ScaleByAmsgradState(NamedTuple):
     """State of `scale_by_amsgrad`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        mu: like params, the running mean of gradients; float32 unless `mu_dtype` says otherwise.
-        nu: like params, float32, the running mean of squared gradients.
-        nu_max: like params, float32, the largest mean square so far, as the updates use it.
+        count, mu, nu: as in `ScaleByAdamState`.
+        nu_max: like params, float32, the largest mean square so far, by which updates are divided.
     """
 
     count: mx.array
@@ -38,11 +35,7 @@ def scale_by_amsgrad(
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ) -> GradientTransform:
-    """Rescale gradients as Adam does, by the largest mean square so far.
-
-    Differences from optax:
-
-    1. The state, unless `mu_dtype` says otherwise, and the updates are float32 whatever the gradients' dtype.
+    """Rescale gradients as Adam does, but by the largest mean square so far.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -51,17 +44,21 @@ def scale_by_amsgrad(
         nu_max = max(nu_max, nu / (1 - b2 ** t))
         update = (mu / (1 - b1 ** t)) / (sqrt(nu_max + eps_root) + eps)
 
-    Without a bias correction its divisor is 1. Where PyTorch's Adam has `amsgrad=True` it takes the largest
-    `nu` before the correction and corrects that: the first updates differ.
+    A mean that is not corrected is divided by 1.
 
     Args:
-        b1: decay of the mean of gradients, in [0, 1).
-        b2: decay of the mean of squares, in [0, 1).
-        eps: added outside the root, at least 0.
-        eps_root: added inside the root, at least 0.
-        mu_dtype: the dtype in which `mu` is stored.
-        bias_correction_mu: correct `mu` for its start at zero.
-        bias_correction_nu: correct `nu` for its start at zero, before the maximum.
+        b1, b2, eps, eps_root, mu_dtype: as in `scale_by_adam`.
+        bias_correction_mu: correct the bias of `mu`.
+        bias_correction_nu: correct the bias of `nu`, before the maximum.
+
+    Differences from optax:
+
+    1. `mu` is stored in `mu_dtype`; the other arrays of the state, and the updates, are float32.
+
+    Differences from torch:
+
+    1. PyTorch's Adam with `amsgrad=True` takes the largest `nu` first and corrects it afterwards: the first
+       updates differ.
 
     Reference: Reddi et al., On the convergence of Adam and beyond, arXiv:1904.09237.
 
@@ -69,22 +66,15 @@ def scale_by_amsgrad(
     >>> state = transform.init({"w": mx.array(0.0)})
     >>> for gradient in (4.0, 1.0):
     ...     updates, state = transform.update({"w": mx.array(gradient)}, state)
-    >>> updates  # 1 over the largest so far
+    >>> updates  # 1 / 4, the largest so far
     {'w': array(0.25, dtype=float32)}
     """
-    caller = "scale_by_amsgrad"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
-    eps = checks.number(caller, "eps", eps, least=0)
-    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    b1, b2 = moments.decays("scale_by_amsgrad", b1=b1, b2=b2)
+    eps, eps_root = moments.epsilons("scale_by_amsgrad", eps=eps, eps_root=eps_root)
 
     def init(params: Params) -> ScaleByAmsgradState:
-        return ScaleByAmsgradState(
-            count=mx.array(0, mx.int32),
-            mu=tree.zeros_like(params, mu_dtype or mx.float32),
-            nu=tree.zeros_like(params, mx.float32),
-            nu_max=tree.zeros_like(params, mx.float32),
-        )
+        nu, nu_max = moments.zeros(params), moments.zeros(params)
+        return ScaleByAmsgradState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype), nu, nu_max)
 
     def update(
         updates: Updates, state: ScaleByAmsgradState, params: Params | None = None
@@ -96,12 +86,10 @@ def scale_by_amsgrad(
         direction = moments.corrected(mu, b1, count) if bias_correction_mu else mu
         square = moments.corrected(nu, b2, count) if bias_correction_nu else nu
         nu_max = tree.map(mx.maximum, state.nu_max, square)
-        updates = tree.map(
-            lambda d, v: d / nonzero(d, moments.root(v, eps_root) + eps, eps), direction, nu_max
-        )
+        updates = tree.map(lambda d, v: moments.rescaled(d, v, eps, eps_root), direction, nu_max)
         return updates, ScaleByAmsgradState(count, moments.stored(mu, mu_dtype), nu, nu_max)
 
-    return checked(caller, init, update)
+    return checked("scale_by_amsgrad", init, update)
 
 
 def amsgrad(
@@ -117,14 +105,8 @@ def amsgrad(
     """`scale_by_amsgrad`, then `scale_by_learning_rate` (arXiv:1904.09237).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_amsgrad`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        mu_dtype: the dtype in which the mean of gradients is stored.
-        bias_correction_mu: correct the mean of gradients.
-        bias_correction_nu: correct the mean of squares.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu: as in `scale_by_amsgrad`.
 
     >>> transform = amsgrad(1e-3)
     >>> params = {"w": mx.array(1.0)}

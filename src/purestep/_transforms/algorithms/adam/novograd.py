@@ -9,7 +9,6 @@ from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
@@ -18,9 +17,9 @@ class ScaleByNovogradState(NamedTuple):
     """State of `scale_by_novograd`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        mu: like params, the decayed sum of normalized gradients; float32 unless `mu_dtype` says otherwise.
-        nu: for each array of params one 0-d float32, the running mean of its gradient's squared norm.
+        count: 0-d int32, the number of updates.
+        mu: like params, the decayed sum of normalized gradients; float32, or `mu_dtype`.
+        nu: a 0-d float32 for each array of params, the running mean of its gradient's squared norm.
     """
 
     count: mx.array
@@ -36,17 +35,11 @@ def scale_by_novograd(
     weight_decay: float | mx.array = 0.0,
     mu_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """Divide each array's gradient by its running norm, add the weight decay, and gather momentum.
-
-    Differences from optax:
-
-    1. The state, unless `mu_dtype` says otherwise, and the updates are float32 whatever the gradients' dtype;
-       updates are not rounded to `mu_dtype`.
-    2. `params` may be left out when there is no weight decay.
+    """Divide each array's gradient by its running norm, add the weight decay, and apply momentum.
 
     With `g` the gradient of one array:
 
-        nu = b2 * nu + (1 - b2) * sum(g ** 2)           the first time, nu = sum(g ** 2)
+        nu = b2 * nu + (1 - b2) * sum(g ** 2)           in the first update, nu = sum(g ** 2)
         mu = b1 * mu + g / (sqrt(nu + eps_root) + eps) + weight_decay * param
         update = mu
 
@@ -55,11 +48,16 @@ def scale_by_novograd(
         b2: decay of the mean of squared norms, in [0, 1).
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0.
-        weight_decay: at least 0.
+        weight_decay: at least 0; the decay is part of the momentum.
         mu_dtype: the dtype in which `mu` is stored.
 
     Raises:
-        ValueError: at update, if there is a weight decay and params is not given.
+        ValueError: at update, if `weight_decay` is not 0 and params is not given.
+
+    Differences from optax:
+
+    1. `mu` is stored in `mu_dtype`; `nu` and the updates are float32 for gradients of any dtype.
+    2. Without weight decay, `params` may be left out.
 
     Reference: Ginsburg et al., Stochastic gradient methods with layer-wise adaptive moments,
     arXiv:1905.11286.
@@ -71,20 +69,15 @@ def scale_by_novograd(
     ([0.6, 0.8], array(25, dtype=float32))
     """
     caller = "scale_by_novograd"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
-    eps = checks.number(caller, "eps", eps, least=0)
-    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    b1, b2 = moments.decays(caller, b1=b1, b2=b2)
+    eps, eps_root = moments.epsilons(caller, eps=eps, eps_root=eps_root)
     weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
     decays = isinstance(weight_decay, mx.array) or weight_decay != 0
     decay = add_decayed_weights(weight_decay)
 
     def init(params: Params) -> ScaleByNovogradState:
-        return ScaleByNovogradState(
-            count=mx.array(0, mx.int32),
-            mu=tree.zeros_like(params, mu_dtype or mx.float32),
-            nu=tree.map(lambda p: mx.array(0.0), params),
-        )
+        nu = tree.map(lambda p: mx.array(0.0), params)
+        return ScaleByNovogradState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype), nu)
 
     def update(
         updates: Updates, state: ScaleByNovogradState, params: Params | None = None
@@ -94,9 +87,9 @@ def scale_by_novograd(
                 caller, "params is needed for its weight_decay: call update(updates, state, params)"
             )
         gradients = moments.float32(updates)
-        part = mx.where(state.count == 0, 1.0, 1 - b2)  # nu begins at 0, so only the new part must differ
+        part = mx.where(state.count == 0, 1.0, 1 - b2)  # `nu` starts at 0: only the new part differs
         nu = tree.map(lambda g, v: b2 * v + part * sums.total(mx.square(g)), gradients, state.nu)
-        updates = tree.map(lambda g, v: g / nonzero(g, moments.root(v, eps_root) + eps, eps), gradients, nu)
+        updates = tree.map(lambda g, v: moments.rescaled(g, v, eps, eps_root), gradients, nu)
         if decays:
             updates, _ = decay.update(updates, (), params)
         mu = tree.map(lambda u, m: b1 * m.astype(mx.float32) + u, updates, state.mu)
@@ -116,12 +109,8 @@ def novograd(
     """`scale_by_novograd`, then `scale_by_learning_rate` (arXiv:1905.11286).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_novograd`, like the arguments that follow.
-        b2: decay of the mean of squared norms.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        weight_decay: at least 0; it passes through the momentum.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root, weight_decay: as in `scale_by_novograd`.
 
     >>> transform = novograd(1e-3, weight_decay=0.1)
     >>> params = {"w": mx.array(1.0)}

@@ -1,4 +1,4 @@
-"""RAdam: Adam that waits for its mean square to mean something."""
+"""RAdam: Adam that uses its mean square only once enough gradients are in it."""
 
 import math
 
@@ -23,13 +23,7 @@ def scale_by_radam(
     *,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """Rescale gradients as Adam does, the variance of the adaptive rate rectified.
-
-    Differences from optax:
-
-    1. The means, and so the updates, are float32 whatever the gradients' dtype.
-    2. `threshold` is at least 4: below, the rectification is the root of a negative number.
-    3. `rho` is right to float32; taken literally there, its formula cancels and is off by up to 3 %.
+    """Rescale gradients as Adam does, and rectify the variance of the adaptive learning rate.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -40,20 +34,32 @@ def scale_by_radam(
         r = sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
         update = r * (mu / (1 - b1 ** t)) / (sqrt(nu / (1 - b2 ** t) + eps_root) + eps)
 
-    and while `rho < threshold`, update = mu / (1 - b1 ** t): the first 5 updates by default, and all of them
-    for a `b2` so small that `limit` is not above the threshold. With `nesterov`, `mu / (1 - b1 ** t)` becomes
-    `b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1 ** t)`.
+    While `rho < threshold`, `update = mu / (1 - b1 ** t)`. By default these are the first 5 updates. If `b2`
+    is so small that `limit` is at most `threshold`, these are all updates.
+
+    With `nesterov`, `mu / (1 - b1 ** t)` becomes
+    `b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1 ** t)`. The state is a `ScaleByAdamState`.
 
     Args:
         b1: decay of the mean of gradients, in [0, 1).
-        b2: decay of the mean of squares, in [0, 1).
+        b2: decay of the mean of squares, in [0, 1); a Python number.
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0.
-        threshold: the `rho` from which on the mean square is used, at least 4.
+        threshold: the mean square is used once `rho` reaches this value; at least 4, a Python number.
         nesterov: look ahead by one step of momentum.
 
-    The state is a `ScaleByAdamState`. PyTorch's RAdam adds its eps before the mean square is corrected: the
-    two are equal when it is 0.
+    Raises:
+        TypeError: if `b2` or `threshold` is an array.
+
+    Differences from optax:
+
+    1. The state and the updates are float32 for gradients of any dtype.
+    2. `threshold` must be at least 4. Below 4, `r` is the root of a negative number.
+    3. `rho` is computed without cancellation. In float32, the formula above is wrong by up to 3 %.
+
+    Differences from torch:
+
+    1. PyTorch adds `eps` before the mean square is corrected: both are equal if `eps` is 0.
 
     Reference: Liu et al., On the variance of the adaptive learning rate and beyond, arXiv:1908.03265.
 
@@ -63,13 +69,11 @@ def scale_by_radam(
     5.0
     """
     caller = "scale_by_radam"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
-    eps = checks.number(caller, "eps", eps, least=0)
-    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
+    b1, b2 = moments.decays(caller, b1=b1, b2=b2)
+    eps, eps_root = moments.epsilons(caller, eps=eps, eps_root=eps_root)
     threshold = checks.number(caller, "threshold", threshold, least=4)
     for name, value in (("b2", b2), ("threshold", threshold)):
-        if isinstance(value, mx.array):  # Python chooses the formula by them, and waits for no device
+        if isinstance(value, mx.array):  # it decides in Python which formula is traced
             raise TypeError(
                 f"{caller}: {name} must be a Python number, got an array: "
                 "under inject_hyperparams name it in static_args"
@@ -78,8 +82,7 @@ def scale_by_radam(
     adapts = limit > threshold
 
     def init(params: Params) -> ScaleByAdamState:
-        zeros = [tree.zeros_like(params, mx.float32) for _ in range(2)]
-        return ScaleByAdamState(mx.array(0, mx.int32), *zeros)
+        return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params), moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
@@ -88,10 +91,7 @@ def scale_by_radam(
         count = scalars.increment(state.count)
         mu = moments.mean(gradients, state.mu, b1)
         nu = moments.mean_square(gradients, state.nu, b2)
-        if nesterov:
-            updates = moments.looking_ahead(mu, gradients, b1, count)
-        else:
-            updates = moments.corrected(mu, b1, count)
+        updates = moments.direction(mu, gradients, b1, count, nesterov=nesterov)
         if adapts:
             rho = length(b2, count)
             ready = rho >= threshold
@@ -107,11 +107,12 @@ def scale_by_radam(
 
 
 def length(decay: float, count: mx.array) -> mx.array:
-    """Return how many gradients a running mean over `count` of them is worth, RAdam's `rho`: 0-d float32.
+    """Return the effective number of gradients in a running mean over `count` of them, 0-d float32.
 
-    `2 / (1 - decay) - 1 - 2 * t * decay ** t / (1 - decay ** t)`. With `decay = exp(-x)` and `h = t * x` the
-    last term is `(2 / x) * h / (exp(h) - 1)`. For small h, where it nearly equals the first, the series
-    `h / (exp(h) - 1) = 1 - h / 2 + h ** 2 / 12 - h ** 4 / 720 + ...` takes out by hand what would cancel.
+    This is RAdam's `rho`, `2 / (1 - decay) - 1 - 2 * t * decay ** t / (1 - decay ** t)`. With
+    `decay = exp(-x)` and `h = t * x`, the last term is `(2 / x) * h / (exp(h) - 1)`. For small `h` it nearly
+    equals the first term. There the series `h / (exp(h) - 1) = 1 - h / 2 + h ** 2 / 12 - h ** 4 / 720 + ...`
+    removes the part that would cancel.
 
     >>> round(length(0.999, mx.array(6)).item(), 4)
     5.9942
@@ -141,19 +142,13 @@ def radam(
     """`scale_by_radam`, then `scale_by_learning_rate` (arXiv:1908.03265).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_radam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        threshold: from when on the mean of squares is used, at least 4.
-        nesterov: look ahead by one step of momentum.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root, threshold, nesterov: as in `scale_by_radam`.
 
-    >>> import mlx.core as mx
     >>> transform = radam(1e-3)
     >>> params = {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 6)  # the first updates are those of momentum
+    >>> round(updates["w"].item(), 6)  # the first 5 updates are plain momentum
     -0.002
     """
     return chain(

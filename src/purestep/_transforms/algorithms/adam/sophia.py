@@ -1,4 +1,4 @@
-"""Sophia: momentum divided by an estimate of the Hessian's diagonal, and clipped; with its estimators."""
+"""Sophia: momentum divided by the Hessian's diagonal and clipped; and two estimators of that diagonal."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,9 +8,9 @@ import mlx.core as mx
 from purestep._core import checks, rng, scalars, sums, tree
 from purestep._core.mean import Mean
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.moments import bias_correction
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
@@ -19,9 +19,9 @@ class ScaleBySophiaState(NamedTuple):
     """State of `scale_by_sophia`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        mu: like params, the running mean of gradients; float32 unless `mu_dtype` says otherwise.
-        nu: like params, float32, the running mean of estimates of the Hessian's diagonal.
+        count: 0-d int32, the number of updates.
+        mu: like params, the running mean of gradients; float32, or `mu_dtype`.
+        nu: like params, float32, the running mean of the estimates of the Hessian's diagonal.
     """
 
     count: mx.array
@@ -40,24 +40,16 @@ def scale_by_sophia(
 ) -> GradientTransform:
     """Rescale gradients as Sophia does.
 
-    With `g` the gradient, `n` the updates made before and `h` what is passed to this update as `hessian`:
+    With `g` the gradient, `n` the number of earlier updates and `h` the `hessian` passed to this update:
 
         mu = b1 * mu + (1 - b1) * g
         update = clip(mu / (1 - b1 ** (n + 1)) / max(gamma * nu, eps), -clip_threshold, clip_threshold)
-        nu = b2 * nu + (1 - b2) * h, when n is a multiple of update_interval and h is given
+        nu = b2 * nu + (1 - b2) * h, if n is a multiple of update_interval and h is given
 
-    It differs from optax in these points:
+    While `nu` is zero, as in the first update, every element is clipped: the update is the sign of the mean.
 
-    1. The estimate comes in as `update(updates, state, params, hessian=...)`, a tree like the parameters,
-       in the place of a transform `hessian_diagonal_fn`: see `hutchinson_diagonal` and
-       `gauss_newton_bartlett_diagonal`, pure functions of a key. An update without one keeps `nu`.
-    2. `nu` and the updates are float32.
-    3. Nothing is printed: no `verbose`, no `print_win_rate_every_n_steps`.
-
-    While `nu` is zero, as in the first update, every step is clipped: it is the sign of the mean.
-
-    The estimate costs about as much as a gradient, and what is passed at other counts is left out. So let
-    a second step make it, and run that one where it is due:
+    An estimate costs about as much as a gradient, and it is ignored unless `n` is a multiple of
+    `update_interval`. So make it in a second step, and run that step only when an estimate is due:
 
         step = ps.compiled(ps.train_step(loss_fn, transform))
 
@@ -74,11 +66,19 @@ def scale_by_sophia(
     Args:
         b1: decay of the mean of gradients, in [0, 1).
         b2: decay of the mean of estimates, in [0, 1).
-        eps: the least divisor, above 0.
-        gamma: a factor on the divisor, above 0; raise it until 10 to 50 % of the entries are not clipped.
-        clip_threshold: above 0; `None` does not clip.
+        eps: the smallest divisor, above 0.
+        gamma: a factor on the divisor, above 0; raise it until 10 to 50 % of the elements are not clipped.
+        clip_threshold: the largest absolute value in an update, above 0; `None` does not clip.
         update_interval: updates from one estimate to the next, at least 1.
         mu_dtype: the dtype in which `mu` is stored.
+
+    Differences from optax:
+
+    1. The estimate is an argument, `update(updates, state, params, hessian=...)`: a tree like the parameters.
+       `hutchinson_diagonal` and `gauss_newton_bartlett_diagonal` make it; both are pure functions of a key.
+       There is no `hessian_diagonal_fn`. An update without an estimate leaves `nu` unchanged.
+    2. `nu` and the updates are float32 for gradients of any dtype.
+    3. Nothing is printed: `verbose` and `print_win_rate_every_n_steps` do not exist.
 
     Reference: Liu et al., Sophia, arXiv:2305.14342.
 
@@ -91,8 +91,7 @@ def scale_by_sophia(
     0.75
     """
     caller = "scale_by_sophia"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    b1, b2 = moments.decays(caller, b1=b1, b2=b2)
     eps = checks.number(caller, "eps", eps, above=0)
     gamma = checks.number(caller, "gamma", gamma, above=0)
     if clip_threshold is not None:
@@ -101,12 +100,10 @@ def scale_by_sophia(
 
     def init(params: Params) -> ScaleBySophiaState:
         return ScaleBySophiaState(
-            count=mx.array(0, mx.int32),
-            mu=tree.zeros_like(params, mu_dtype or mx.float32),
-            nu=tree.zeros_like(params, mx.float32),
+            mx.array(0, mx.int32), moments.zeros(params, mu_dtype), moments.zeros(params)
         )
 
-    def direction(m: mx.array, v: mx.array) -> mx.array:
+    def clipped(m: mx.array, v: mx.array) -> mx.array:
         step = m / mx.maximum(gamma * v, eps)
         return step if clip_threshold is None else mx.clip(step, -clip_threshold, clip_threshold)
 
@@ -118,36 +115,31 @@ def scale_by_sophia(
         hessian: Tree = None,
     ) -> tuple[Updates, ScaleBySophiaState]:
         count = scalars.increment(state.count)
-        mu = tree.map(
-            lambda g, m: b1 * m.astype(mx.float32) + (1 - b1) * g.astype(mx.float32), updates, state.mu
-        )
-        scale = 1 / bias_correction(b1, count)
-        updates = tree.map(lambda m, v: direction(scale * m, v), mu, state.nu)
+        mu = moments.mean(moments.float32(updates), state.mu, b1)
+        updates = tree.map(clipped, moments.corrected(mu, b1, count), state.nu)
         nu = state.nu
         if hessian is not None:
             share = mx.where(state.count % update_interval == 0, 1 - b2, 0.0)
-            # Chosen, not multiplied: what is left out may be infinite.
+            # Selected with `where`, not multiplied by 0: an ignored estimate may be infinite.
             nu = tree.map(
                 lambda v, h: mx.where(share > 0, v + share * (h.astype(mx.float32) - v), v), nu, hessian
             )
-        if mu_dtype is not None:
-            mu = tree.map(lambda m: m.astype(mu_dtype), mu)
-        return updates, ScaleBySophiaState(count, mu, nu)
+        return updates, ScaleBySophiaState(count, moments.stored(mu, mu_dtype), nu)
 
     return checked(caller, init, update)
 
 
 def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: mx.array) -> Tree:
-    """Estimate the diagonal of the Hessian: `s * (H s)` for random signs `s`, which is right on average.
+    """Estimate the diagonal of the Hessian without bias: `s * (H s)` for random signs `s`.
 
     Args:
-        loss_fn: `loss_fn(params) -> loss`, a 0-d array or a `Mean`; a pair is taken to begin with it. It
-            must be differentiable twice: `mx.fast` kernels are not, everywhere.
-        params: where.
+        loss_fn: `loss_fn(params) -> loss`, a 0-d array or a `Mean`, or a pair whose first element is the
+            loss. It must be twice differentiable, which some `mx.fast` kernels are not.
+        params: the parameters at which to estimate.
         key: uint32 [2].
 
     Returns:
-        A float32 tree like params; entries may be negative, and exact ones need a diagonal Hessian.
+        A float32 tree like params. Elements may be negative. For a diagonal Hessian the estimate is exact.
 
     Reference: Liu et al., Sophia, arXiv:2305.14342, section 2.3.
 
@@ -188,19 +180,19 @@ def gauss_newton_bartlett_diagonal(
     *,
     weights: mx.array | None = None,
 ) -> Tree:
-    """Estimate the diagonal of the Gauss-Newton matrix of a mean cross entropy; never negative.
+    """Estimate the diagonal of the Gauss-Newton matrix of a mean cross entropy.
 
-    Targets are drawn from the model's own predictions; with `B` of them and `g` the gradient of their mean
-    loss, the estimate is `B * g ** 2`, which is right on average. One gradient, no second derivatives.
+    Targets are sampled from the model's own predictions. With `B` targets and `g` the gradient of their mean
+    loss, the estimate is `B * g ** 2`; it is unbiased. It takes one gradient and no second derivatives.
 
     Args:
         logits_fn: `logits_fn(params) -> logits`, [..., classes].
-        params: where.
+        params: the parameters at which to estimate.
         key: uint32 [2].
-        weights: [...], 1 for predictions that count and 0 for those that do not, such as padding.
+        weights: [...], 1 for predictions to count and 0 for others, such as padding.
 
     Returns:
-        A float32 tree like params.
+        A float32 tree like params; no element is negative.
 
     Reference: Liu et al., Sophia, arXiv:2305.14342, section 2.3 and algorithm 2.
 
@@ -237,21 +229,13 @@ def sophia(
 ) -> GradientTransform:
     """`scale_by_sophia`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2305.14342).
 
-    It differs from optax as `scale_by_sophia` says: `update` is handed an estimate of the Hessian's
-    diagonal as `hessian=`, and there is no `hessian_diagonal_fn`, `verbose` or
-    `print_win_rate_every_n_steps`. How a step makes the estimate is shown there.
+    `scale_by_sophia` shows how a step makes the estimate and passes it as `hessian`. It also lists the
+    differences from optax.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        b1: as in `scale_by_sophia`.
-        b2: decay of the mean of estimates.
-        eps: the least divisor.
-        weight_decay: decoupled, at least 0.
-        weight_decay_mask: which parameters decay, as in `add_decayed_weights`.
-        gamma: as in `scale_by_sophia`, like the arguments that follow.
-        clip_threshold: the largest entry of an update, before the learning rate.
-        update_interval: updates from one estimate to the next.
-        mu_dtype: the dtype in which the mean of gradients is stored.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, gamma, clip_threshold, update_interval, mu_dtype: as in `scale_by_sophia`.
+        weight_decay, weight_decay_mask: as in `add_decayed_weights`; the decay is decoupled.
 
     >>> transform = sophia(0.1, weight_decay=0.0)
     >>> params = {"w": mx.array(1.0)}

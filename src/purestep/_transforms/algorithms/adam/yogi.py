@@ -1,4 +1,4 @@
-"""Yogi: Adam whose mean square moves by steps that do not depend on how far it is off."""
+"""Yogi: Adam whose mean square moves by a share of the new square, however far away it is."""
 
 import mlx.core as mx
 
@@ -8,7 +8,6 @@ from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 
 
@@ -21,46 +20,41 @@ def scale_by_yogi(
 ) -> GradientTransform:
     """Rescale gradients as Adam does, with a mean square that cannot fall fast.
 
-    Differences from optax:
+    With `g` the gradient and `t` the number of this update, counted from 1:
 
-    1. The state's arrays, and so the updates, are float32 whatever the gradients' dtype.
-
-    With `g` the gradient and `t` the number of this update, counted from 1, from mu = nu =
-    initial_accumulator_value:
-
-        mu = b1 * mu + (1 - b1) * g
-        nu = nu - (1 - b2) * sign(nu - g ** 2) * g ** 2
+        mu = b1 * mu + (1 - b1) * g                         from mu = initial_accumulator_value
+        nu = nu - (1 - b2) * sign(nu - g ** 2) * g ** 2     from nu = initial_accumulator_value
         update = (mu / (1 - b1 ** t)) / (sqrt(nu / (1 - b2 ** t) + eps_root) + eps)
 
-    As in optax, `mu` begins where `nu` does, which the published algorithm has at 0, and both are
-    corrected as if they had begun at 0.
+    As in optax, `mu` starts where `nu` does; in the paper it starts at 0. Both means are corrected as if they
+    had started at 0. The state is a `ScaleByAdamState`.
 
     Args:
         b1: decay of the mean of gradients, in [0, 1).
-        b2: 1 less the part of `g ** 2` by which `nu` moves, in [0, 1).
+        b2: in [0, 1); `nu` moves by `(1 - b2) * g ** 2`.
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0.
-        initial_accumulator_value: where `mu` and `nu` begin, at least 0.
+        initial_accumulator_value: the first value of `mu` and `nu`, at least 0.
+
+    Differences from optax:
+
+    1. The state and the updates are float32 for gradients of any dtype.
 
     Reference: Zaheer et al., Adaptive methods for nonconvex optimization, NeurIPS 2018.
 
     >>> transform = scale_by_yogi(b2=0.75, initial_accumulator_value=1.0)
     >>> _, state = transform.update({"w": mx.array(4.0)}, transform.init({"w": mx.array(0.0)}))
-    >>> state.nu["w"]  # up by a quarter of 16
+    >>> state.nu["w"]  # 1 + 0.25 * 16
     array(5, dtype=float32)
     """
     caller = "scale_by_yogi"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
-    eps = checks.number(caller, "eps", eps, least=0)
-    eps_root = checks.number(caller, "eps_root", eps_root, least=0)
-    initial_accumulator_value = checks.number(
-        caller, "initial_accumulator_value", initial_accumulator_value, least=0
-    )
+    b1, b2 = moments.decays(caller, b1=b1, b2=b2)
+    eps, eps_root = moments.epsilons(caller, eps=eps, eps_root=eps_root)
+    start = checks.number(caller, "initial_accumulator_value", initial_accumulator_value, least=0)
 
     def init(params: Params) -> ScaleByAdamState:
-        starts = [moments.full_like(params, initial_accumulator_value) for _ in range(2)]
-        return ScaleByAdamState(mx.array(0, mx.int32), *starts)
+        mu, nu = (moments.full_like(params, start) for _ in range(2))
+        return ScaleByAdamState(mx.array(0, mx.int32), mu, nu)
 
     def moved(g: mx.array, v: mx.array) -> mx.array:
         square = mx.square(g)
@@ -71,12 +65,9 @@ def scale_by_yogi(
     ) -> tuple[Updates, ScaleByAdamState]:
         gradients = moments.float32(updates)
         count = scalars.increment(state.count)
-        mu = moments.mean(gradients, state.mu, b1)
-        nu = tree.map(moved, gradients, state.nu)
+        mu, nu = moments.mean(gradients, state.mu, b1), tree.map(moved, gradients, state.nu)
         direction, square = moments.corrected(mu, b1, count), moments.corrected(nu, b2, count)
-        updates = tree.map(
-            lambda d, v: d / nonzero(d, moments.root(v, eps_root) + eps, eps), direction, square
-        )
+        updates = tree.map(lambda d, v: moments.rescaled(d, v, eps, eps_root), direction, square)
         return updates, ScaleByAdamState(count, mu, nu)
 
     return checked(caller, init, update)
@@ -88,12 +79,9 @@ def yogi(
     """`scale_by_yogi`, then `scale_by_learning_rate` (Zaheer et al., NeurIPS 2018).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        b1: as in `scale_by_yogi`, like the arguments that follow.
-        b2: 1 less the part of the squared gradient by which its mean moves.
-        eps: added outside the root.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps: as in `scale_by_yogi`.
 
-    >>> import mlx.core as mx
     >>> transform = yogi(1e-3)
     >>> params = {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(50.0)}, transform.init(params), params)
