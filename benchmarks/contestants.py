@@ -17,7 +17,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 import purestep as ps
-from purestep._core.types import Batch, Metrics, Params, Step
+from purestep._core.types import Batch, Metrics, Params, StepFn
 
 WARMUP, DECAY, PEAK, WEIGHT_DECAY, MAX_NORM = 10, 1000, 1e-3, 0.01, 1.0
 
@@ -25,7 +25,7 @@ WARMUP, DECAY, PEAK, WEIGHT_DECAY, MAX_NORM = 10, 1000, 1e-3, 0.01, 1.0
 class Contestant(NamedTuple):
     """A step, the state to start from, and where in a state the parameters are."""
 
-    step: Step
+    step: StepFn
     state: Any
     params: Callable[[Any], Params]
 

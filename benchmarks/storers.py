@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 import purestep as ps
-from purestep.checkpoint import atomic
+from purestep._checkpoint.disk import atomic
 
 BASE = "mx.save_safetensors"
 LEAF = 1 << 22  # elements of a large leaf, 16 MiB

@@ -11,16 +11,18 @@ from purestep import (
     schedules,
     transforms,
     tree,
+    types,
 )
 from purestep._core.mean import Mean, MeanSum
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
 from purestep._steps.cached_contrastive import cached_contrastive_step
-from purestep._steps.compile import NotCompiledWarning, compiled
+from purestep._steps.compile import Compiled, NotCompiledWarning, compiled
 from purestep._steps.evaluate import eval_step, evaluate
 from purestep._steps.loss_scaled import loss_scaled_step
 from purestep._steps.sam import sam_step
 from purestep._steps.state import TrainState
+from purestep._steps.step import Parts, Step
 from purestep._steps.train import train_step
 from purestep._transforms.core.base import GradientTransform, apply_updates, identity
 from purestep._transforms.core.combining import chain
@@ -36,7 +38,10 @@ __all__ = [
     # The state and the step
     "TrainState",
     "train_step",
+    "Step",
+    "Parts",
     "compiled",
+    "Compiled",
     "loss_scaled_step",
     "sam_step",
     "cached_contrastive_step",
@@ -65,6 +70,7 @@ __all__ = [
     "schedules",
     "transforms",
     "tree",
+    "types",
 ]
 
 

@@ -1,10 +1,12 @@
 """`python -m purestep COMMAND`."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 
 from purestep import __version__
 from purestep.cli import demo, inspect, replay
+from purestep.cli.commands import Parser, command
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "demo": (demo.main, "train a small model and show what comes of it"),
@@ -12,30 +14,29 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "replay": (replay.main, "make a step that went wrong again, and say where it did"),
 }
 
-_USAGE = "\n".join(
-    [
-        "usage: python -m purestep COMMAND [options]",
-        "",
-        *(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()),
-        "",
-        "COMMAND --help lists its options.",
-    ]
-)
-
 
 def main() -> int:
-    """Run one command; return its exit code."""
-    command, *rest = sys.argv[1:] or ["--help"]
-    if command in ("-h", "--help"):
-        print(_USAGE)
-        return 0
-    if command == "--version":
-        print(__version__)
-        return 0
-    if command not in COMMANDS:
-        print(f"purestep: there is no command {command!r}\n\n{_USAGE}", file=sys.stderr)
+    """Run one command; return its exit status."""
+    arguments = sys.argv[1:] or ["--help"]
+    found = COMMANDS.get(arguments[0])
+    return _about(arguments) if found is None else found[0](arguments[1:])
+
+
+@command("purestep")
+def _about(arguments: Sequence[str]) -> int:
+    parser = Parser("", epilog="COMMAND --help lists the options of a command and its exit statuses.")
+    parser.add_argument("--version", action="version", version=__version__)
+    choices = parser.add_subparsers(
+        metavar="COMMAND", title="commands", required=True, parser_class=argparse.ArgumentParser
+    )
+    for name, (_, about) in COMMANDS.items():
+        choices.add_parser(name, help=about, add_help=False)
+    if not arguments[0].startswith("-"):
+        print(f"purestep: there is no command {arguments[0]!r}\n", file=sys.stderr)
+        parser.print_help(sys.stderr)
         return 2
-    return COMMANDS[command][0](rest)
+    parser.parse_args(arguments)
+    return 0
 
 
 if __name__ == "__main__":

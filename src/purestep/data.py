@@ -1,4 +1,10 @@
-"""Batches as functions of the step or of the state."""
+"""Sources of batches, and sampling from a model.
+
+A source is a pure function of the step number (`at(step)`) or of the training state (`rollout`), so a resumed
+run sees the same batches as an uninterrupted one.
+"""
+
+from functools import partial
 
 from purestep._data.completions import Completions
 from purestep._data.rollout import rollout
@@ -8,16 +14,16 @@ from purestep._data.text import Characters, RandomWindows, consecutive_windows
 from purestep._data.truncation import truncated_logits
 
 __all__ = [
+    # Sources
+    "Source",
     "Characters",
-    "Completions",
     "consecutive_windows",
     "RandomWindows",
+    # Sampling from a model
+    "Completions",
     "rollout",
     "sampler",
-    "Source",
     "truncated_logits",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

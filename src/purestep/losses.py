@@ -1,10 +1,19 @@
-"""Loss functions and objectives: pure functions of arrays.
+"""Loss functions: pure functions of arrays, never of models.
 
-Every loss per token or per example is a `Mean`.
+A loss returns a `Mean` over elements, rows, tokens or sequences, so parts of a batch merge exactly; some
+losses return metrics too. `weights` multiply the losses; inputs of weight 0 are skipped, even if they are
+NaN. Losses are computed in float32 for any dtype of the inputs.
 """
 
-from purestep._losses.policy.grpo import group_advantages, grpo_loss, leave_one_out_advantages
-from purestep._losses.policy.ppo import generalized_advantages, ppo_loss
+from functools import partial
+
+from purestep._losses.policy.advantages import (
+    generalized_advantages,
+    group_advantages,
+    leave_one_out_advantages,
+)
+from purestep._losses.policy.grpo import grpo_loss
+from purestep._losses.policy.ppo import ppo_loss
 from purestep._losses.policy.reinforce import reinforce_loss
 from purestep._losses.preference.dpo import cpo_loss, dpo_loss, simpo_loss
 from purestep._losses.preference.kto import kto_loss
@@ -66,59 +75,68 @@ from purestep._losses.tokens.sequence import (
 )
 
 __all__ = [
-    # Labels, numbers, embeddings
-    "binary_cross_entropy",
-    "binary_dice_loss",
-    "cosine_distance",
-    "cosine_similarity",
-    "dice_loss",
-    "gaussian_nll_loss",
-    "generalized_kl_divergence",
-    "hinge_loss",
+    # Regression
     "huber_loss",
-    "info_nce",
-    "kl_divergence",
-    "kl_divergence_with_log_targets",
     "l1_loss",
     "l2_loss",
     "log_cosh",
-    "make_fenchel_young_loss",
-    "margin_ranking_loss",
-    "multiclass_generalized_dice_loss",
+    "smooth_l1_loss",
+    "squared_error",
+    "gaussian_nll_loss",
+    # Binary labels
+    "binary_cross_entropy",
+    "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss",
+    "hinge_loss",
+    "perceptron_loss",
+    "sparsemax_loss",
+    # Classes
+    "cross_entropy",
+    "nll_loss",
+    "poly_loss_cross_entropy",
+    "smooth_labels",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multiclass_sparsemax_loss",
-    "nll_loss",
+    "make_fenchel_young_loss",
+    # Distributions
+    "kl_divergence",
+    "kl_divergence_with_log_targets",
+    "generalized_kl_divergence",
+    # Embeddings
+    "cosine_distance",
+    "cosine_similarity",
+    "info_nce",
     "ntxent",
-    "perceptron_loss",
-    "poly_loss_cross_entropy",
-    "ranking_softmax_loss",
-    "sigmoid_binary_cross_entropy",
-    "sigmoid_focal_loss",
-    "smooth_l1_loss",
-    "smooth_labels",
-    "sparsemax_loss",
-    "squared_error",
     "triplet_margin_loss",
-    # Tokens and sequences
-    "completion_mask",
-    "cross_entropy",
-    "ctc_loss",
-    "distillation_loss",
+    # Ranking
+    "margin_ranking_loss",
+    "ranking_softmax_loss",
+    # Segmentation
+    "binary_dice_loss",
+    "dice_loss",
+    "multiclass_generalized_dice_loss",
+    # Large vocabularies and several tokens
     "linear_cross_entropy",
     "multi_token_loss",
     "MultiTokenPrediction",
+    # Sequences
+    "ctc_loss",
+    "shift",
+    "token_logps",
+    "sequence_logps",
+    "completion_mask",
+    "prompt_mask",
+    "truncation_mask",
+    # Packed rows
     "packed_attention_mask",
     "packed_loss_mask",
     "packed_positions",
     "packed_segments",
-    "prompt_mask",
-    "sequence_logps",
-    "shift",
+    # Distillation
+    "distillation_loss",
     "soft_target_loss",
-    "token_logps",
     "top_k_logits",
-    "truncation_mask",
     # Preferences
     "cpo_loss",
     "dpo_loss",
@@ -126,14 +144,12 @@ __all__ = [
     "orpo_loss",
     "simpo_loss",
     # Policies
-    "generalized_advantages",
-    "group_advantages",
     "grpo_loss",
-    "leave_one_out_advantages",
     "ppo_loss",
     "reinforce_loss",
+    "generalized_advantages",
+    "group_advantages",
+    "leave_one_out_advantages",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

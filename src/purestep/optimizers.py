@@ -1,4 +1,9 @@
-"""Optimizers: named chains of gradient transforms."""
+"""Optimizers: chains of gradient transforms that end with the learning rate.
+
+The sections of `__all__` are the table of contents.
+"""
+
+from functools import partial
 
 from purestep._transforms.algorithms.adagrad.adadelta import adadelta
 from purestep._transforms.algorithms.adagrad.adafactor import adafactor
@@ -55,7 +60,7 @@ __all__ = [
     "simplified_ademamix",
     "sophia",
     "yogi",
-    # Second moments alone
+    # Second moments without momentum
     "adadelta",
     "adafactor",
     "adagrad",
@@ -89,7 +94,4 @@ __all__ = [
 ]
 
 refuse_unknown(globals(), __all__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

@@ -1,4 +1,9 @@
-"""Schedules: functions from a step count to a value, array to array."""
+"""Schedules: functions from the count of updates to a value, such as a learning rate.
+
+The sections of `__all__` are the table of contents.
+"""
+
+from functools import partial
 
 from purestep._schedules.cycles import cosine_onecycle, linear_onecycle, sgdr
 from purestep._schedules.decay import exponential_decay, piecewise_constant, piecewise_interpolate, polynomial
@@ -13,26 +18,27 @@ from purestep._schedules.warmup import (
 )
 
 __all__ = [
+    # Constant, changing, decaying
     "constant",
     "cosine_decay",
-    "cosine_onecycle",
     "exponential_decay",
-    "inverse_sqrt",
-    "join_schedules",
     "linear",
-    "linear_onecycle",
+    "polynomial",
+    # In pieces and in sequence
+    "join_schedules",
     "piecewise_constant",
     "piecewise_interpolate",
-    "polynomial",
-    "sgdr",
+    # With a warm-up
+    "inverse_sqrt",
     "warmup_constant",
     "warmup_cosine",
     "warmup_cosine_decay",
     "warmup_exponential_decay",
     "warmup_linear_decay",
     "warmup_stable_decay",
+    # In cycles
+    "cosine_onecycle",
+    "linear_onecycle",
+    "sgdr",
 ]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

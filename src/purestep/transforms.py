@@ -1,4 +1,9 @@
-"""Gradient transforms: functions between gradients and updates, to be chained."""
+"""Gradient transforms: pure functions from gradients to updates, combined with `ps.chain`.
+
+The sections of `__all__` are the table of contents. The classes `...State` are the transforms' states.
+"""
+
+from functools import partial
 
 from purestep._transforms.algorithms.adagrad.adadelta import ScaleByAdaDeltaState, scale_by_adadelta
 from purestep._transforms.algorithms.adagrad.adafactor import FactoredState, scale_by_factored_rms
@@ -143,7 +148,7 @@ from purestep._transforms.wrappers.partitioning import PartitionState, group_tab
 from purestep._transforms.wrappers.plateau import ReduceLROnPlateauState, reduce_on_plateau
 
 __all__ = [
-    # The contract
+    # Building and choosing: transforms from functions, chains by name, parameters by path
     "by_path",
     "named_chain",
     "stateless",
@@ -153,7 +158,7 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "keep_params_nonnegative",
-    # Scaling, decay, noise
+    # Scaling, momentum, weight decay, noise, half precision
     "add_decayed_weights",
     "add_noise",
     "AddNoiseState",
@@ -198,7 +203,7 @@ __all__ = [
     "ScaleByNovogradState",
     "ScaleBySimplifiedAdEMAMixState",
     "ScaleBySophiaState",
-    # Second moments alone
+    # Second moments without momentum
     "FactoredState",
     "scale_by_adadelta",
     "scale_by_factored_rms",
@@ -287,14 +292,11 @@ __all__ = [
     "SkipNonfiniteState",
     "zero_nans",
     "ZeroNansState",
-    # What a state holds
+    # Inspection: measurements of updates, memory of states
     "monitor",
     "MonitorState",
     "snapshot",
     "SnapshotState",
     "state_memory",
 ]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

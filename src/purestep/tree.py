@@ -9,6 +9,8 @@ something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in bracket
 """
 
 from purestep._core.tree import (
+    ArraySpec,
+    NodeSpec,
     added,
     alike,
     cast,
@@ -17,6 +19,7 @@ from purestep._core.tree import (
     dtype_name,
     fields,
     fitted,
+    from_plain,
     is_namedtuple,
     items,
     join,
@@ -32,38 +35,48 @@ from purestep._core.tree import (
     spec_children,
     spec_items,
     spec_nodes,
+    to_plain,
     unflatten,
     where,
     zeros_like,
 )
 
 __all__ = [
-    "added",
-    "alike",
-    "cast",
-    "children",
-    "differences",
-    "dtype_name",
-    "fields",
-    "fitted",
-    "is_namedtuple",
-    "items",
-    "join",
-    "key_segment",
-    "leaves",
+    # Maps
     "map",
     "map_with_path",
-    "matches",
-    "norm",
+    "leaves",
+    "unflatten",
+    "where",
+    "fitted",
+    # Paths
+    "items",
     "paths",
+    "fields",
+    "children",
+    "is_namedtuple",
+    "join",
+    "key_segment",
+    # Comparisons
+    "alike",
+    "matches",
+    "differences",
+    # Arithmetic
+    "added",
+    "cast",
+    "norm",
     "size",
+    "zeros_like",
+    # Specs: trees without their numbers
     "spec",
+    "ArraySpec",
+    "NodeSpec",
+    "dtype_name",
     "spec_children",
     "spec_items",
     "spec_nodes",
-    "unflatten",
-    "where",
-    "zeros_like",
+    "to_plain",
+    "from_plain",
 ]
 
 

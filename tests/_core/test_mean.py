@@ -35,10 +35,7 @@ def test_sums_are_float32_for_low_precision_values():
 
 
 def test_no_weight_at_all_is_zero_with_a_zero_gradient():
-    def value(x):
-        return Mean.of(x, mx.zeros(3)).value
-
-    value, gradient = mx.value_and_grad(value)(mx.array([1.0, mx.nan, 3.0]))
+    value, gradient = mx.value_and_grad(lambda x: Mean.of(x, mx.zeros(3)).value)(mx.array([1.0, mx.nan, 3.0]))
     assert value.item() == 0.0
     assert gradient.tolist() == [0.0, 0.0, 0.0]
 
@@ -86,7 +83,9 @@ def test_means_of_one_weight_are_one_term():
     both = Mean(mx.array(6.0), weights) + 0.5 * Mean(mx.array(3.0), weights)
     assert isinstance(both, Mean)
     assert (both.total.item(), both.weight.item()) == (7.5, 3.0)
-    assert len((A + 1 + mx.array(2.0) + B - 3.0).terms) == 3
+    three = A + 1 + mx.array(2.0) + B - 3.0
+    assert isinstance(three, MeanSum)
+    assert len(three.terms) == 3
 
 
 def test_a_sum_is_a_tree_of_arrays_for_mlx():
@@ -135,7 +134,7 @@ def test_what_else_a_tuple_would_do_is_refused(call, mean):
 
 
 def test_refusals_say_what_is_possible():
-    with pytest.raises(TypeError, match=r"^Mean: \* is not defined with Mean: a Mean is added to Means"):
+    with pytest.raises(TypeError, match=r"^Mean: \* is not defined with Mean: .* use mean\.value"):
         A * B
     with pytest.raises(TypeError, match=r"^Mean: \+ needs a real number or a 0-d array, got .* shape \(2,\)"):
         A + mx.ones(2)
@@ -143,7 +142,5 @@ def test_refusals_say_what_is_possible():
         A * float("nan")
     with pytest.raises(ZeroDivisionError):
         A / 0
-    with pytest.raises(
-        ValueError, match=r"^Mean.merge: every part must be a sum of as many means, got \[1, 2\]"
-    ):
+    with pytest.raises(ValueError, match=r"^Mean.merge: every part .*, got \[1, 2\]"):
         Mean.merge(A, A + B)

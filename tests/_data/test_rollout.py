@@ -1,4 +1,4 @@
-"""Rollout: batches are a function of the state, and say what was drawn, by whom, and what it was worth."""
+"""Rollout: batches as a function of the state, their arrays, resumption, and bad arguments."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -80,7 +80,7 @@ def test_every_prompt_is_in_every_batch_unless_a_batch_size_is_given():
     batch = a_source(stop_tokens=()).at(a_state())
     assert batch["tokens"].shape == (20, 8)
     assert batch["tokens"][::4, 0].tolist() == [prompt[0] for prompt in PROMPTS]
-    assert batch["truncated"].tolist() == [0] * 20  # nothing was cut short: there is no way to end early
+    assert batch["truncated"].tolist() == [0] * 20  # without stop tokens nothing is truncated
 
 
 @pytest.mark.parametrize("compile", [False, True])
@@ -193,7 +193,7 @@ def test_columns_reach_the_reward_function_a_value_a_completion():
     assert seen["answer"] == [sum(prompt) for prompt in seen["prompts"]]
     assert len(seen["weight"]) == 12
     assert seen["weight"] == ["abcde"[PROMPTS.index(prompt)] for prompt in seen["prompts"]]
-    with pytest.raises(ValueError, match=r"columns\['answer'\] must have a value a prompt, 5, got 2"):
+    with pytest.raises(ValueError, match=r"columns\['answer'\] .* 5, got 2"):
         a_source(columns={"answer": [1, 2]})
 
 
@@ -230,7 +230,7 @@ def test_rewards_may_be_the_scalars_of_an_array_library(number):
 @pytest.mark.parametrize(
     ("reward_fn", "error", "message"),
     [
-        (lambda p, c: [1.0] * 19, ValueError, "must return 20 rewards, one a completion, got 19"),
+        (lambda p, c: [1.0] * 19, ValueError, "must return 20 rewards, .* got 19"),
         (
             lambda p, c: [0.0] * 3 + [float("nan")] * 17,
             ValueError,
@@ -255,12 +255,14 @@ def test_rewards_that_cannot_be_used_are_refused(reward_fn, error, message):
     [
         ({"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
         ({"batch_size": 10}, "batch_size must be divisible by group_size=4, so that groups are of equal"),
-        ({"batch_size": 24}, "batch_size must be at most 20, 4 a prompt, got 24"),
+        ({"batch_size": 24}, "batch_size must be at most 20, .* got 24"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"prompts": []}, "prompts must hold at least one prompt, got none"),
         ({"prompts": [[1], []]}, "prompts must have at least one token each, got none in 1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"top_p": 2.0}, "top_p must be at most 1, got 2.0"),
     ],
 )
 def test_options_out_of_range_are_refused_before_anything_is_drawn(options, message):

@@ -1,4 +1,4 @@
-"""Sampling: the distribution drawn from, what truncation keeps, where completions end, their logps."""
+"""Sampling: the distribution of tokens, truncation, the ends of completions, and log-probabilities."""
 
 import itertools
 
@@ -18,7 +18,7 @@ KEY = mx.random.key(5)
 
 
 def table_model(params, tokens):
-    """The next token depends on the last one and on the place."""
+    """Predict the next token from the last one and from the position."""
     place = mx.arange(tokens.shape[1])[:, None]
     return params["table"][tokens] + 0.3 * mx.sin(place * mx.arange(1, VOCABULARY + 1))
 
@@ -44,7 +44,7 @@ CHI_SQUARE = {1: 15.14, 2: 18.42, 3: 21.11, 4: 23.51, 5: 25.74, 6: 27.86}
 )  # fmt: skip
 def test_samples_follow_the_softmax_at_the_temperature_over_what_truncation_keeps(options):
     draws = 4000
-    # The second token drawn, after a first that the model is sure of: the loop is tested, not one call.
+    # Counts the second token, after a first one that is certain: this covers the loop, not only one call.
     logits = mx.array([[-50.0] * 2 + [50.0] + [-50.0] * 4, [1.0, -0.5, 0.3, 2.0, 0.0, -2.0, 1.4]])
     model = lambda params, tokens: mx.where(tokens[..., None] == 2, logits[1], logits[0])  # noqa: E731
     drawn = sample({}, [(0,)] * draws, model=model, max_tokens=2, **options)
@@ -177,7 +177,7 @@ def test_bounds_for_the_lengths_fix_the_shapes_and_the_compiled_function():
 
 
 class Recurrent(nn.Module):
-    """A model with a short memory: its cache is one vector a row."""
+    """A recurrent model: its cache is one vector for each row."""
 
     def __init__(self):
         super().__init__()

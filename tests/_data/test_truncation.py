@@ -1,4 +1,4 @@
-"""What top-k and top-p sampling keep."""
+"""Top-k and top-p truncation."""
 
 import mlx.core as mx
 import numpy as np

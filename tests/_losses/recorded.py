@@ -1,4 +1,4 @@
-"""Comparison with the recorded references: what every supervised loss's own test file calls."""
+"""Comparison of losses with recorded references, and the contract that all losses keep."""
 
 import mlx.core as mx
 import numpy as np
@@ -15,13 +15,13 @@ RTOL, ATOL = 1e-5, 1e-7
 
 
 def cases(*losses):
-    """Return the `LOSS/CASE` that are recorded for these losses."""
+    """Return the recorded cases of these losses, as `LOSS/CASE`."""
     found = dict.fromkeys(key.rpartition("/")[0] for key in RECORD)
     return [name for name in found if name.partition("/")[0] in losses]
 
 
 def compare(name, loss, rtol=RTOL, atol=ATOL, rename=None, **options):
-    """Compare value, weight and gradients; poison with NaN what a weight of zero leaves out."""
+    """Compare value, weight and gradients; inputs of zero weight are set to NaN."""
     parts = {key[len(name) + 1 :]: part for key, part in RECORD.items() if key.startswith(f"{name}/")}
     grads = {key[5:]: part for key, part in parts.items() if key.startswith("grad.")}
     inputs = {
@@ -52,10 +52,10 @@ def compare(name, loss, rtol=RTOL, atol=ATOL, rename=None, **options):
 
 
 def check_contract(loss, *arrays, **options):
-    """Check what every loss promises of the array its gradient is taken by, the first, and its weights.
+    """Check the rules for weights and for the first array, which the gradient is taken of.
 
-    The mean is over weights; nothing counted is zero with no gradient; halves merge to the whole; half
-    precision is computed in float32; and vmap gives what a loop gives.
+    The mean is over weights. If every weight is zero, the loss and its gradient are zero. Halves of a batch
+    merge to the whole. Half precision is computed in float32. `mx.vmap` equals a loop.
     """
     first, *rest = arrays
     whole = loss(*arrays, **options)

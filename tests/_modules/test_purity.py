@@ -5,6 +5,7 @@ import threading
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -99,7 +100,7 @@ class Listed(Base):
 class InObject(Base):
     def __init__(self):
         super().__init__()
-        self.settings = Settings()
+        self.settings: Any = Settings()
         self.settings.mean = mx.zeros(4)
 
     def __call__(self, x):
@@ -184,7 +185,7 @@ class WithSettings(Base):
     def __init__(self):
         super().__init__()
         self.settings, self.scale = Settings(), 2.0
-        self.act = partial(nn.leaky_relu, negative_slope=0.5)
+        self.act: Any = partial(nn.leaky_relu, negative_slope=0.5)
         self.table = {"gain": [mx.ones(4)]}
 
     def __call__(self, x):

@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.core import checkpoint as bound
+from mlx.nn.utils import checkpoint
 
 import purestep as ps
 from tests.trees import same_bits
@@ -27,7 +28,7 @@ def plain(block, x):
 
 
 def by_utility(block, x):
-    return nn.utils.checkpoint(block)(x)
+    return checkpoint(block)(x)
 
 
 def by_hand(block, x):
@@ -39,7 +40,7 @@ def by_hand(block, x):
 
 
 def nested(block, x):
-    return nn.utils.checkpoint(block, lambda x: nn.utils.checkpoint(block)(x))(x)
+    return checkpoint(block, lambda x: checkpoint(block)(x))(x)
 
 
 class Net(nn.Module):
@@ -120,7 +121,7 @@ def test_a_function_checkpointed_when_the_module_was_built_is_recomputed_right()
     class Early(Net):
         def __init__(self):
             super().__init__(plain)
-            self._again = [nn.utils.checkpoint(block) for block in self.blocks]
+            self._again = [checkpoint(block) for block in self.blocks]
 
         def __call__(self, x):
             for again in self._again:
@@ -175,7 +176,7 @@ def test_draws_in_a_function_that_was_checkpointed_at_its_definition_are_refused
 def test_an_array_that_would_lose_its_gradient_is_refused_by_name():
     class Sharing(Net):
         def __call__(self, x):
-            return nn.utils.checkpoint(self.blocks[0], lambda x: self.blocks[1](self.blocks[0](x)))(x)
+            return checkpoint(self.blocks[0], lambda x: self.blocks[1](self.blocks[0](x)))(x)
 
     apply, params, state = ps.functional(made(lambda: Sharing(plain)))
     with pytest.raises(

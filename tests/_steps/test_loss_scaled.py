@@ -96,7 +96,7 @@ def test_a_stateful_loss_keeps_its_state(microbatches):
 def test_what_it_refuses():
     sgd = ps.optimizers.sgd(1.0)
     state, batch = ps.TrainState.create({"w": mx.array(1.0)}, sgd), {"x": mx.zeros(1)}
-    with pytest.raises(ValueError, match="loss_scaled_step: the state must hold one loss_scale"):
+    with pytest.raises(ValueError, match="loss_scaled_step: state must hold one loss_scale"):
         loss_scaled_step(lambda params, batch, rng: params["w"], sgd)(state, batch)
     with pytest.raises(TypeError, match="loss_scaled_step: loss_fn must be callable"):
         loss_scaled_step(3, sgd)

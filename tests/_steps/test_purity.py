@@ -276,7 +276,7 @@ def complex_metric(params, batch, rng):
         (
             lambda: ps.loss_scaled_step(never, SGD)(start(), BATCH),
             ValueError,
-            "loss_scaled_step: the state must hold one loss_scale",
+            "loss_scaled_step: state must hold one loss_scale",
         ),
         (
             lambda: ps.loss_scaled_step(never, SCALED)(start(), BATCH),

@@ -148,9 +148,9 @@ def test_sums_of_other_lengths_are_refused():
         return mean + ps.Mean.of(batch["f"]) if len(seen) % 2 else mean
 
     transform = ps.optimizers.sgd(1.0)
-    with pytest.raises(ValueError, match=r"^train_step: the loss must be a sum of as many means"):
+    with pytest.raises(ValueError, match=r"^train_step: the loss must be a sum of the same number of means"):
         ps.train_step(loss, transform, microbatches=4)(start(transform), BATCH)
     seen.clear()
     step = ps.eval_step(loss)
-    with pytest.raises(ValueError, match=r"^evaluate: loss must be a sum of as many means .* got 2 and 1"):
+    with pytest.raises(ValueError, match=r"^evaluate: loss .* got 2 and 1"):
         ps.evaluate(step, start(transform), [BATCH, BATCH])

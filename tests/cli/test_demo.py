@@ -1,13 +1,15 @@
 """The command line of the demo: what it refuses, and how it starts itself again with OpenBLAS."""
 
+import importlib
 import os
 import sys
 
 import pytest
 
-from purestep import __main__
+from purestep import __main__, __version__
 from purestep._core import hardware
 from purestep.cli import demo
+from purestep.demos import NAMES
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +70,36 @@ def test_arguments_are_refused_before_anything_is_written(capsys, here, argument
     assert not list(here.iterdir())
 
 
+def test_help_lists_every_demo_and_each_has_its_own(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert tuple(demo.ABOUT) == NAMES
+    assert demo.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for name, about in demo.ABOUT.items():
+        assert importlib.import_module(f"purestep.demos.{name}").__doc__.startswith(about)
+        assert f"    {name:<9} {about}"[:90] in said
+        assert demo.main([name, "--help"]) == 0
+        own = capsys.readouterr().out
+        assert own.startswith(f"usage: python -m purestep demo {name} ")
+        for text in (
+            about[:60],
+            "--seed",
+            "--resume",
+            "--json",
+            "Exit status: 0 the run is complete",
+            "130",
+            "141",
+        ):
+            assert text in own
+
+
+def test_help_needs_no_extra(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert demo.main(["--help"]) == 0
+    assert "distill" in capsys.readouterr().out
+
+
 def test_a_directory_that_cannot_be_written_is_refused(capsys, here):
     (here / "file").write_text("in the way")
     assert "file" in refuse(capsys, "--out", "file")
@@ -82,6 +114,9 @@ def test_the_command_line_lists_its_commands(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["purestep", "dmeo"])
     assert __main__.main() == 2
     assert "there is no command 'dmeo'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["purestep", "--version"])
+    assert __main__.main() == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
+from purestep import __main__
+from purestep._checkpoint.format.header import FORMAT, seal, unseal
+from purestep._replay import bundle
 from purestep.checkpoint import to_bytes
-from purestep.checkpoint.header import FORMAT, seal, unseal
 from purestep.cli import inspect, stored
-from purestep.replay import bundle
 
 TRANSFORM = ps.optimizers.adam(0.1)
 STATE = ps.TrainState.create(
@@ -40,7 +42,6 @@ def call(capsys, *arguments):
     code = inspect.main([str(argument) for argument in arguments])
     said = capsys.readouterr()
     assert "Traceback" not in said.err + said.out
-    assert all(len(line) <= 100 for line in said.out.splitlines() if not line.startswith(" "))
     return code, said.out, said.err
 
 
@@ -119,7 +120,8 @@ def test_files_of_others_are_shown_without_checksums(capsys, tmp_path):
 
 
 def test_the_difference_of_two(capsys, run, tmp_path):
-    said = answer(capsys, run, "--step", "100", "--diff", run / "step_00000200")
+    said = answer(capsys, run, "--step", "100", "--diff", run / "step_00000200", code=1)
+    assert said["verdict"] == "different"
     differ = {found["path"]: found for found in said["differ"]}
     assert list(differ) == ["params.layer.weight", "params.layer.half", "step"]
     assert differ["params.layer.half"]["max_abs"] == 1.0
@@ -128,17 +130,72 @@ def test_the_difference_of_two(capsys, run, tmp_path):
     assert said["same_bits"] == len(ps.tree.leaves(STATE)) - 3
     other = {"params": {"layer": {"weight": mx.ones((3, 2)), "half": mx.ones(4)}}, "more": mx.ones(1)}
     ps.checkpoint.save(tmp_path / "other.safetensors", other)
-    said = answer(capsys, run, "--diff", tmp_path / "other.safetensors")
+    said = answer(capsys, run, "--diff", tmp_path / "other.safetensors", code=1)
     assert said["reshaped"] == [{"path": "params.layer.weight", "first": [2, 3], "second": [3, 2]}]
     assert said["retyped"] == [{"path": "params.layer.half", "first": "bfloat16", "second": "float32"}]
     assert said["only_in_second"] == ["more"]
     assert "opt_state.0.count" in said["only_in_first"]
     code, out, _ = call(capsys, run, "--diff", tmp_path / "other.safetensors")
-    assert code == 0
+    assert code == 1
+    assert out.endswith("\ndifferent\n")
     for text in ("reshaped: (2, 3), (3, 2)", "only in the second", "retyped: bfloat16, float32"):
         assert text in out
     code, out, _ = call(capsys, run, "--diff", run)
+    assert (code, out.splitlines()[-1]) == (0, "identical")
     assert f"of the same bits: {len(ps.tree.leaves(STATE))}, not: 0" in out
+
+
+def test_the_difference_is_told_in_the_order_of_typing(capsys, run):
+    one, two = run / "step_00000100", run / "step_00000200"
+    for arguments in (("--diff", one, two), (one, "--diff", two)):
+        said = answer(capsys, *arguments, code=1)
+        assert (said["first"], said["second"]) == (str(one), str(two))
+
+
+@pytest.mark.parametrize("damaged", [100, 200])
+def test_a_difference_with_damage_is_never_called_identical(capsys, run, damaged):
+    (run / f"step_00000{damaged}" / "manifest.json").write_text("{")
+    code, out, _ = call(capsys, run, "--diff", run)
+    assert (code, out.splitlines()[-1]) == ((2, "damaged") if damaged == 200 else (0, "identical"))
+
+
+@pytest.mark.parametrize("command", ["inspect", "replay", "demo"])
+def test_every_exit_status_is_in_the_help(capsys, monkeypatch, command):
+    monkeypatch.setattr(sys, "argv", ["purestep", command, "--help"])
+    assert __main__.main() == 0
+    said = capsys.readouterr().out
+    assert "Exit status: 0" in said
+    for status in ("1", "2", "130", "141", "70"):
+        assert re.search(rf"\b{status}\s", said)
+
+
+def test_a_directory_of_files_is_shown_like_a_run(capsys, tmp_path):
+    place = tmp_path / "runs"
+    place.mkdir()
+    (place / "run.json").write_text("{}")
+    ps.checkpoint.save(place / "reference.safetensors", STATE)
+    ps.checkpoint.save(place / "policy.safetensors", LATER, shard_bytes=30)
+    for number, name in enumerate(["reference.safetensors", "policy.safetensors.index.json"]):
+        os.utime(place / name, (1000 + number, 1000 + number))
+    said = answer(capsys, place)
+    assert [file["name"] for file in said["files"]] == [
+        "reference.safetensors",
+        "policy.safetensors.index.json",
+    ]
+    assert said["source"].endswith("policy.safetensors.index.json")
+    assert list(by_path(said)) == ps.tree.paths(LATER)
+    assert call(capsys, place)[1].startswith("2 files\n")
+    assert answer(capsys, place, "--diff", place)["verdict"] == "identical"
+    (place / "old.safetensors").write_text("no arrays")
+    os.utime(place / "old.safetensors", (900, 900))
+    assert answer(capsys, place, "--diff", place)["verdict"] == "identical"
+    assert len(answer(capsys, place, code=1)["problems"]) == 1
+    (place / "policy.safetensors.index.json").write_text("{")
+    assert answer(capsys, place, code=1)["problems"]
+    assert answer(capsys, place, "--diff", place, code=2)["verdict"] == "damaged"
+    code, _, err = call(capsys, place, "--step", "3")
+    assert code == 2
+    assert "--step needs a directory of checkpoints" in err
 
 
 def test_a_writer_and_what_a_dead_one_left_are_named(capsys, run):
@@ -176,7 +233,7 @@ def test_damage_is_listed_array_by_array_and_the_rest_shown(capsys, run):
     assert [path for path, status in statuses.items() if status == "damaged"] == ["params.layer.weight"]
     assert "its bytes do not have the checksum written" in said["problems"][0]
     assert call(capsys, run)[0] == 1
-    assert answer(capsys, run, "--diff", run, code=1)["problems"]
+    assert answer(capsys, run, "--diff", run, code=2)["problems"]
     assert answer(capsys, run, "--step", "100", code=0)["problems"] == []
 
 
@@ -191,7 +248,8 @@ def test_a_damaged_manifest_is_reported_and_the_newest_sound_checkpoint_shown(ca
     assert "manifest.json is missing" in answer(capsys, run, "--step", "200", code=1)["problems"][0]
     (run / "step_00000100" / "manifest.json").unlink()
     assert answer(capsys, run, code=1)["source"] is None
-    assert answer(capsys, run, "--diff", run, code=1)["problems"] == ["no checkpoint can be read"]
+    said = answer(capsys, run, "--diff", run, code=2)
+    assert (said["verdict"], len(said["problems"])) == ("damaged", 4)
 
 
 def test_another_version_says_what_to_do(capsys, run):

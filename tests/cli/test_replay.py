@@ -73,11 +73,10 @@ def call(capsys, *arguments):
 
 @pytest.mark.parametrize("name", ["step", "build"])
 def test_a_bundle_is_replayed_and_the_culprit_named(capsys, bundle, name):
-    code, out, _ = call(capsys, bundle, "--step", f"users_step:{name}")
-    assert code == 0
+    code, out, err = call(capsys, bundle, "--step", f"users_step:{name}")
+    assert code == 0, err
     assert "first: gradients.w: 1 NaN of 2, first at [1]" in out
     assert "made again to the bit" in out
-    assert all(len(line) <= 100 for line in out.splitlines())
 
 
 def test_json_is_all_there_is_on_stdout(capsys, bundle, monkeypatch):
@@ -152,7 +151,7 @@ def test_a_namedtuple_that_the_module_does_not_name_is_refused(capsys, bundle, t
     monkeypatch.syspath_prepend(str(tmp_path))
     code, _, err = call(capsys, bundle, "--step", "bare_step:step")
     assert code == 2
-    assert "types must hold one NamedTuple for each of the bundle's: Counted(calls)" in err
+    assert "the module of --step must hold one NamedTuple for each of the bundle's: Counted(calls)" in err
 
 
 def test_directories_that_are_no_bundle_are_refused(capsys, bundle, place):

@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from purestep import functional
-from purestep.demos.digits import DIGITS, EQUALS, STOP, Decoder, answer, correctness, prompts
+from purestep.demos.models.digits import DIGITS, EQUALS, STOP, Decoder, answer, correctness, prompts
 from purestep.rng import scope
 
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from purestep.demos import digits
 from purestep.demos import dpo as demo
+from purestep.demos.models import digits
 
 
 @pytest.fixture(autouse=True)

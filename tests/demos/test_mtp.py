@@ -113,8 +113,31 @@ def test_a_resumed_run_ends_the_same(tmp_path, capsys, monkeypatch):
         return train(self, phase, *arguments, **named)
 
     monkeypatch.setattr(demo.Session, "train", dying)
-    with pytest.raises(KeyboardInterrupt):
-        demo.run(options(steps=4, out=str(stopped)))
+    assert demo.run(options(steps=4, out=str(stopped))) == 130
     monkeypatch.setattr(demo.Session, "train", train)
     assert demo.run(options(resume=True, out=str(stopped))) == 0
     assert ends(whole) == ends(stopped)
+
+
+def test_the_picture_shows_the_figures_of_the_summary_as_means_and_bands(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(demo.curves, "draw", lambda path, panels, title: drawn.append((panels, title)))
+    assert demo.run(options(steps=3, out=str(tmp_path / "run"))) == 0
+    result = json.loads(capsys.readouterr().out)
+    [((losses, sums), title)] = drawn
+    for panel, figure in ((losses, "validation_loss"), (sums, "sums_known")):
+        for kind, curve in zip(demo.KINDS, panel.curves, strict=True):
+            last = curve.history[-1]
+            assert last["step"] == 3
+            assert last[curve.figure] == pytest.approx(result[f"{kind}_{figure}"])
+            ends = result[f"{kind}_{figure}_by_pair"]
+            assert [last[name] for name in curve.band] == pytest.approx([min(ends), max(ends)], abs=1e-4)
+    assert "next-token loss" in losses.ylabel
+    assert f"{result['ahead_validation_loss']:.3f} with it" in title
+    assert f"{result['alone_validation_loss']:.3f} without" in title
+    assert f"lower in {result['pairs_won_ahead']} of 2 pairs" in title
+
+
+def test_the_phases_are_those_that_are_trained(tmp_path, capsys):
+    assert demo.run(options(steps=1, out=str(tmp_path / "run"))) == 0
+    assert list(dict.fromkeys(row["phase"] for row in rows(tmp_path / "run"))) == demo.phases() == PHASES

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from purestep.demos.ngram import ngram_loss
+from purestep.demos.models.ngram import ngram_loss
 
 
 def test_one_character_of_context_worked_by_hand():

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 import purestep as ps
-from purestep.demos import session as shared
-from purestep.demos.run_directory import RunDirectory
-from purestep.demos.session import Session, Settings, StoppedError
+from purestep.demos.shared import session as shared
+from purestep.demos.shared.run_directory import RunDirectory
+from purestep.demos.shared.session import Session, Settings, StoppedError
 
 TRANSFORM = ps.optimizers.adam(0.1)
 STEPS = 6
@@ -120,7 +120,7 @@ def test_a_run_prints_one_line_of_json_or_a_table(tmp_path, monkeypatch, capsys)
     assert set(result) == {"w", "seconds", "peak_memory_mb", "out"}
     assert conduct(out=None, json=False, compile=False) == 0
     said = capsys.readouterr().out
-    assert "first 6/6  loss" in said
+    assert "first 6/6  0:00 left  loss" in said
     assert "runs/toy" in said
     assert json.loads((tmp_path / "runs/toy/run.json").read_text())["settings"] == {
         "steps": STEPS, "seed": 0, "compile": False,
@@ -167,3 +167,21 @@ def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch):
         conduct(resume=True, seed=4)
     with pytest.raises(ValueError, match="run holds a run of toy, not of other"):
         conduct(name="other", resume=True)
+
+
+def test_a_state_without_the_metrics_of_its_steps_is_not_gone_on_with(tmp_path):
+    session = a_session(tmp_path)
+    work(session)
+    session.directory.rewrite([row for row in session.directory.history() if row["step"] != 3])
+    with pytest.raises(ValueError, match=r"demo: .*metrics.jsonl lacks steps of first that the saved state"):
+        work(a_session(tmp_path))
+
+
+def test_a_phase_says_which_of_how_many_it_is(tmp_path, capsys):
+    session = a_session(tmp_path)
+    session.console, session._phases = Console(), ("first", "second")
+    work(session, shown={"w": "weight", "absent": "x", "grad_norm": "|g|"})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("first (1 of 2) 1/6  ")
+    assert said[-1].startswith("second (2 of 2) 6/6  0:00 left  weight ")
+    assert "|g| " in said[-1]

@@ -1,18 +1,20 @@
-"""The names of the shapes that data takes on its way through a step."""
+"""The types of what passes through a step, and of the functions that users write."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, overload
 
 import mlx.core as mx
+
+from purestep._core.mean import Mean, MeanSum
 
 Tree: TypeAlias = Any
 """Nested dicts, lists, tuples and NamedTuples of `mx.array`; `None` and empty containers stay in place."""
 
 Params: TypeAlias = Tree
-"""A tree of floating-point arrays: what is trained."""
+"""The trained parameters: a tree of floating-point arrays."""
 
 Updates: TypeAlias = Tree
-"""A tree like the parameters: gradients on the way in, the delta to add on the way out."""
+"""A tree like the parameters. A transform receives gradients and returns the delta to add."""
 
 Batch: TypeAlias = Tree
 """A tree of arrays that share their first axis."""
@@ -23,10 +25,78 @@ Metrics: TypeAlias = dict[str, mx.array]
 Schedule: TypeAlias = Callable[[mx.array], mx.array]
 """`count -> value`, 0-d array to 0-d float32 array, traceable."""
 
-ScalarOrSchedule: TypeAlias = float | mx.array | Schedule
+ScalarOrSchedule: TypeAlias = float | mx.array | Callable[[mx.array], mx.array | float]
+"""A Python number, a 0-d array, or a schedule."""
 
-LossFn: TypeAlias = Callable[..., Any]
-"""`loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`; with `model_state` if stateful."""
+Loss: TypeAlias = mx.array | Mean | MeanSum
+"""A loss or a metric: a 0-d array, a `Mean`, or a sum of `Mean`s."""
 
-Step: TypeAlias = Callable[[Any, Batch], tuple[Any, Metrics]]
-"""`step(state, batch) -> (state, metrics)`."""
+LossOutput: TypeAlias = Loss | tuple[Loss, Mapping[str, Loss]]
+"""`loss` or `(loss, metrics)`; `metrics` must be a dict."""
+
+PlainLossFn: TypeAlias = Callable[[Params, Batch, mx.array], LossOutput]
+"""`loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`."""
+
+StatefulLossFn: TypeAlias = Callable[[Params, Tree, Batch, mx.array], tuple[Loss, Mapping[str, Loss], Tree]]
+"""`loss_fn(params, model_state, batch, rng) -> (loss, metrics, model_state)`, for `stateful=True`."""
+
+LossFn: TypeAlias = PlainLossFn | StatefulLossFn
+"""A loss function as `train_step` takes it. `eval_step` may call it with `None` for `rng`."""
+
+Encoder: TypeAlias = (
+    Callable[[Params, Batch, mx.array], Tree] | Callable[[Params, Tree, Batch, mx.array], tuple[Tree, Tree]]
+)
+"""An encoder as `cached_contrastive_step` takes it, plain or stateful."""
+
+StepFn: TypeAlias = Callable[[Any, Batch], tuple[Any, Metrics]]
+"""`step(state, batch) -> (state, metrics)`: any function of this shape, such as a `Step`."""
+
+EvalStepFn: TypeAlias = Callable[[Any, Batch], dict[str, Mean | MeanSum]]
+"""`eval_step(state, batch) -> {"loss": Mean, ...}`: any function of this shape, as `eval_step` builds it."""
+
+
+class Init(Protocol):
+    """`init(params) -> state`."""
+
+    def __call__(self, params: Params, /) -> Tree:
+        """Return the state before the first update, a tree of arrays."""
+        ...
+
+
+class Update(Protocol):
+    """`update(updates, state, params=None, **extra) -> (updates, state)`."""
+
+    # To type checkers, `*args: Any, **extra: Any` accepts updates with any other arguments, or with none.
+    def __call__(
+        self, updates: Updates, state: Tree, /, params: Params | None = None, *args: Any, **extra: Any
+    ) -> tuple[Updates, Tree]:
+        """Return the changed updates and the next state."""
+        ...
+
+
+class Apply(Protocol):
+    """The forward pass of a module as a pure function of its arrays; `functional` documents it."""
+
+    @overload
+    def __call__(
+        self,
+        params: Params,
+        *args: Any,
+        rng: mx.array | None = None,
+        model_state: None = None,
+        train: bool | None = None,
+        method: str | Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ) -> Any: ...
+
+    @overload
+    def __call__(
+        self,
+        params: Params,
+        *args: Any,
+        rng: mx.array | None = None,
+        model_state: dict[str, Any],
+        train: bool | None = None,
+        method: str | Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[str, Any]]: ...

@@ -1,1 +1,1 @@
-"""Batches as functions of the step or of the state."""
+"""Sources of batches, text, and sampling from a model."""

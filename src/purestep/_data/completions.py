@@ -1,4 +1,4 @@
-"""Prompts and completions: what a model is given to continue, and what it made of it."""
+"""Prompts and their sampled completions."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,16 +9,16 @@ from purestep._core import checks
 
 
 class Completions(NamedTuple):
-    """Prompts and what a model made of them, one a row: the prompt, the completion, padding.
+    """Prompts and their completions; each row holds a prompt, its completion, and padding.
 
     Attributes:
         tokens: int32 [n, length].
-        completion_mask: float32 [n, length - 1], over `tokens[:, 1:]`: 1 on the tokens that the model drew,
-            the stop token among them, 0 on prompt and padding.
-        logps: float32 [n, length - 1], the log-probability of each token drawn, 0 elsewhere; `None` at
-            temperature 0, where no distribution was drawn from.
-        truncated: float32 [n], 1 where `max_tokens` came before any of the stop tokens; all 0 where there
-            are no stop tokens, for then nothing was cut short.
+        completion_mask: float32 [n, length - 1], aligned with `tokens[:, 1:]`: 1 on sampled tokens,
+            including the stop token, 0 on prompt and padding.
+        logps: float32 [n, length - 1], the log-probability of each sampled token, 0 elsewhere; `None` at
+            temperature 0, which does not sample.
+        truncated: float32 [n], 1 if `max_tokens` was reached before a stop token; 0 everywhere if there
+            are no stop tokens.
 
     >>> mask = mx.array([[0.0, 1.0, 1.0, 0.0]])
     >>> Completions(mx.array([[1, 2, 5, 9, 0]]), mask, None, mx.zeros(1)).lists()
@@ -31,7 +31,7 @@ class Completions(NamedTuple):
     truncated: mx.array
 
     def lists(self) -> list[list[int]]:
-        """Return the tokens of each completion, its stop token last if it has one; waits for the device."""
+        """Return the tokens of each completion, including its stop token; this waits for the device."""
         tokens: Any = self.tokens[:, 1:].tolist()
         drawn: Any = self.completion_mask.tolist()
         rows = zip(tokens, drawn, strict=True)
@@ -39,7 +39,7 @@ class Completions(NamedTuple):
 
 
 def check_prompts(caller: str, prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Refuse what is not a sequence of non-empty sequences of tokens; return their lengths."""
+    """Return the lengths of the prompts; raise an error unless each is a non-empty sequence of tokens."""
     if len(prompts) == 0:
         raise checks.error(caller, "prompts must hold at least one prompt, got none")
     for number, prompt in enumerate(prompts):

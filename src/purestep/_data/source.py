@@ -1,4 +1,4 @@
-"""Where batches come from."""
+"""The protocol of batch sources."""
 
 from typing import Protocol
 
@@ -6,11 +6,12 @@ from purestep._core.types import Batch
 
 
 class Source(Protocol):
-    """Batches as a pure function of the step number: a resumed run sees what an uninterrupted one does.
+    """Batches as a pure function of the step number.
 
-    There is no iterator to save, restore or exhaust: whoever knows the step knows the batch.
+    A resumed run sees the same batches as an uninterrupted one, because a source has no iterator whose state
+    must be saved.
     """
 
     def at(self, step: int) -> Batch:
-        """Return the batch of one step, counted from 0; the same batch whenever it is asked for."""
+        """Return the batch of one step, counted from 0; every call with one step returns the same batch."""
         ...

@@ -1,4 +1,4 @@
-"""Text as tokens, and batches of it."""
+"""Tokens of a text, and batches of windows into it."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ from purestep._core.types import Batch
 
 
 class Characters(NamedTuple):
-    """A vocabulary of the characters of one text.
+    """A vocabulary: the characters of one text.
 
     Attributes:
-        symbols: every character, sorted; a token is a position in this string.
+        symbols: all characters, sorted; a token is a position in this string.
     """
 
     symbols: str
@@ -34,7 +34,7 @@ class Characters(NamedTuple):
         """Return the tokens of a text, int32 [characters].
 
         Raises:
-            ValueError: for a character that the vocabulary lacks.
+            ValueError: if a character is not in the vocabulary.
 
         >>> Characters("abn").encode("nab")
         array([2, 0, 1], dtype=int32)
@@ -42,7 +42,10 @@ class Characters(NamedTuple):
         index = {symbol: number for number, symbol in enumerate(self.symbols)}
         unknown = sorted(set(text) - index.keys())
         if unknown:
-            raise checks.error("Characters.encode", f"the vocabulary lacks {''.join(unknown)[:20]!r}")
+            raise checks.error(
+                "Characters.encode",
+                f"text must consist of characters of the vocabulary, got {''.join(unknown)[:20]!r}",
+            )
         return mx.array([index[symbol] for symbol in text], mx.int32)
 
     def decode(self, tokens: mx.array) -> str:
@@ -55,14 +58,14 @@ class Characters(NamedTuple):
 class RandomWindows:
     """A source of random windows into one long text.
 
-    `at(step)` gives `{"inputs": int32 [batch, context], "targets": int32 [batch, context]}`, the targets
-    one token later. The windows are drawn from a key made of the seed and the step, and nothing else.
+    `at(step)` returns `{"inputs": int32 [batch, context], "targets": int32 [batch, context]}`; targets are
+    the inputs one token later. The windows depend only on the seed and the step.
 
     Attributes:
-        tokens: int32 [length], more than `context` of them.
-        batch_size: windows a batch.
-        context: tokens a window.
-        seed: makes the draws of this source.
+        tokens: int32 [length], longer than `context`.
+        batch_size: windows of a batch.
+        context: tokens of a window.
+        seed: seed of the random windows.
 
     >>> source = RandomWindows(mx.arange(100), batch_size=2, context=8)
     >>> batch = source.at(3)
@@ -97,20 +100,20 @@ class RandomWindows:
 def consecutive_windows(
     tokens: mx.array, batch_size: int, context: int, ignore_index: int | None = None
 ) -> list[Batch]:
-    """Cut a text into batches in which every token but the first is a target exactly once: for evaluation.
+    """Split a text into batches for evaluation: every token but the first is a target exactly once.
 
     Args:
         tokens: integer [length], at least 2.
-        batch_size: windows a batch.
-        context: tokens a window.
-        ignore_index: fills the targets after the end, so that all batches have one shape, which a compiled
-            step traces once. Pass the same to the loss, `cross_entropy(..., ignore_index=-100)`: by default
-            losses ignore nothing. Not a token of the text. `None` fills nothing: what is left after the last
-            whole batch is one with fewer windows, and one with a single, shorter window.
+        batch_size: windows of a batch.
+        context: tokens of a window.
+        ignore_index: fills the targets after the end, so that all batches have one shape and a compiled
+            step is traced once. It must not be a token of the text. Pass the same number to the loss, as in
+            `cross_entropy(..., ignore_index=-100)`: by default losses ignore nothing. With `None` the rest
+            of the text forms a batch with fewer windows, and one with a single, shorter window.
 
     Returns:
-        Batches as `RandomWindows` gives them, in the order of the text. Targets are signed: int32, or int64
-        for tokens of uint32 and 64 bits.
+        Batches like those of `RandomWindows`, in the order of the text. Targets are int32, or int64 for
+        tokens in uint32 or 64 bits.
 
     Raises:
         ValueError: if there are fewer than 2 tokens, or `ignore_index` is one of them.

@@ -1,22 +1,22 @@
-"""Leave out the tail of a distribution: top-k and top-p."""
+"""Top-k and top-p truncation of a distribution."""
 
 import mlx.core as mx
 
 from purestep._core import checks
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs
 
 
 def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float | None = None) -> mx.array:
-    """Give the tokens that top-k and top-p sampling leave out a logit of minus infinity.
+    """Set the logits of the tokens that top-k and top-p sampling exclude to minus infinity.
 
-    First the `top_k` largest logits stay; then, of the distribution over those, the fewest most probable
-    tokens whose probabilities sum to `top_p` at least. Equal logits stay or go together: where the last
-    one kept has equals, more than `top_k` stay.
+    Top-k keeps the `top_k` largest logits. Top-p then keeps, in the distribution over those, the smallest set
+    of most probable tokens whose probabilities sum to at least `top_p`. Equal logits are kept or excluded
+    together, so more than `top_k` tokens may remain.
 
     Args:
         logits: floating [..., vocab], already divided by the temperature.
-        top_k: at least 1; beyond the vocabulary, or `None`, it keeps everything.
-        top_p: in (0, 1]; 1 or `None` keeps everything. The most probable token always stays.
+        top_k: at least 1; a number above the vocabulary, or `None`, keeps everything.
+        top_p: in (0, 1]; 1 or `None` keeps everything. The most probable token is always kept.
 
     Returns:
         Logits in float32, of the same shape.
@@ -32,7 +32,7 @@ def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float
     """
     caller = "truncated_logits"
     check_truncation(caller, top_k, top_p)
-    reduce.floating(caller, "logits", logits)
+    inputs.floating(caller, "logits", logits)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise checks.error(caller, f"logits must be [..., vocab] with vocab >= 1, got {logits.shape}")
     logits = logits.astype(mx.float32)
@@ -42,14 +42,14 @@ def truncated_logits(logits: mx.array, *, top_k: int | None = None, top_p: float
         falling = -mx.sort(-logits, axis=-1)
         probabilities = mx.softmax(falling, axis=-1)
         before = mx.cumsum(probabilities, axis=-1) - probabilities
-        # The first column by its place: a rounded `before` may be a hair above 0, and top_p below it.
+        # The first column is always kept: rounding may make `before` slightly positive and above top_p.
         kept = mx.logical_or(before < top_p, mx.arange(falling.shape[-1]) == 0)
         logits = _at_least(logits, mx.where(kept, falling, mx.inf).min(axis=-1, keepdims=True))
     return logits
 
 
 def check_truncation(caller: str, top_k: int | None, top_p: float | None) -> None:
-    """Refuse what top-k and top-p cannot be."""
+    """Raise an error if top-k or top-p is out of its range."""
     if top_k is not None:
         top_k = checks.integer(caller, "top_k", top_k, least=1)
     if top_p is not None:

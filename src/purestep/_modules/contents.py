@@ -1,4 +1,4 @@
-"""What every container of a module holds at one moment: to put it back, and to see what has changed."""
+"""The contents of a module's containers at one moment: read, restored and compared."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One difference; `before` or `after` is `None` where the entry is absent."""
+    """One difference; `before` or `after` is `None` if the entry is absent."""
 
     path: str
     before: Any
@@ -41,18 +41,29 @@ def places(module: nn.Module) -> list[Place]:
 
 
 def read(where: list[Place]) -> Contents:
-    """Return what the places hold now; the containers themselves are not kept."""
+    """Return the present contents of the places, without references to the containers."""
     return [_read(place.node) for place in where]
 
 
 def write(where: list[Place], contents: Contents) -> None:
-    """Have the places hold these contents again, whatever they hold now."""
+    """Replace the contents of the places."""
     for place, (items, held) in zip(where, contents, strict=True):
         _write(place.node, items, held)
 
 
+def replaced(contents: Contents, by_id: dict[int, Any]) -> Contents:
+    """Return contents in which some items are replaced, by the `id` of the item."""
+
+    def replace(items: Any) -> Any:
+        if isinstance(items, dict):
+            return {key: by_id.get(id(x), x) for key, x in items.items()}
+        return items if items is None else [by_id.get(id(x), x) for x in items]
+
+    return [(replace(items), attributes) for items, attributes in contents]
+
+
 def changes(where: list[Place], before: Contents) -> Iterator[Change]:
-    """Yield what the places hold now and did not hold before, by identity; equal numbers are the same."""
+    """Yield the differences from earlier contents, by identity. Equal Python numbers count as the same."""
     for place, (items, held) in zip(where, before, strict=True):
         now_items, now_held = _read(place.node)
         if isinstance(items, dict):
@@ -61,22 +72,6 @@ def changes(where: list[Place], before: Contents) -> Iterator[Change]:
             yield Change(place.path, items, now_items)
         if held is not _NOTHING or now_held is not _NOTHING:
             yield from _changed(place.path, held, now_held)
-
-
-def lost(change: Change, *, trained: bool = False) -> str:
-    """Return what is wrong with a change that no one receives, and the remedy."""
-    if trained:
-        return (
-            f"the forward pass rewrote {change.path}, a trained array, which would be lost: freeze it, so "
-            "that it is part of model_state"
-        )
-    kind = "array" if any(isinstance(x, mx.array) for x in (change.before, change.after)) else "value"
-    return (
-        f"the forward pass changed {change.path}, a {kind} that is not in model_state, which would be lost. "
-        "State must be an array under a name without '_' that exists before the call and is frozen: then it "
-        "is part of model_state. Draw random numbers without a key of the module's own: rng= decides them. "
-        f"If later calls do not depend on it, pass discard={change.path!r} to functional"
-    )
 
 
 def _is_mutable(node: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Copies of modules that share nothing with them that a forward pass could change."""
+"""Copies of modules, which share nothing that a forward pass could change."""
 
 import copy
 import functools
@@ -15,26 +15,26 @@ from purestep._core import checks, context, tree
 from purestep._modules.walking import attributes, is_atom, is_plain_object
 
 _SEQUENCES: Any = (list, deque)
-_TRANSFORMED: Any = type(mx.checkpoint(len))  # what mx.checkpoint, mx.compile, mx.grad and mx.vmap return
+_TRANSFORMED: Any = type(mx.checkpoint(len))  # also of mx.compile, mx.grad and mx.vmap
 
 
 class UncopyableError(Exception):
-    """Something in a module cannot be copied; `args` are its path and its type."""
+    """Raised for a value that cannot be copied; `args` are its path and the name of its type."""
 
 
 def copied(module: nn.Module, replaced: dict[int, Any]) -> dict[int, Any]:
-    """Copy a module with everything it holds: layers, plain objects, and functions that close over it.
+    """Copy a module with its layers, its plain objects, and functions with closures over them.
 
     Args:
-        module: what to copy; it is only read.
-        replaced: by `id`, what stands in the copy for some of its values.
+        module: the module; it is only read.
+        replaced: replacements for some of its values, by the `id` of the value.
 
     Returns:
-        By the `id` of each thing that was copied, its copy; the module's own among them.
+        The copy of each copied value, by the `id` of the value; the module is among them.
 
     Raises:
         UncopyableError: for a value that cannot be copied, such as a lock or a generator.
-        ValueError: for a function made by `mx.compile`, `mx.grad` or the like that leads back to the module.
+        ValueError: for a function that `mx.compile`, `mx.grad` or the like made around arrays of the module.
     """
     copier = _Copier(replaced)
     copier.copy("", module)
@@ -50,7 +50,7 @@ class _Copier:
             return self.memo[id(value)]
         if is_atom(value):
             return value
-        if type(value) is _TRANSFORMED:  # first: isinstance takes it for the function within
+        if type(value) is _TRANSFORMED:  # first, because isinstance sees the function within
             return self._transformed(path, value)
         if isinstance(value, mx.array):
             return self._keep(value, copy.copy(value))
@@ -100,7 +100,7 @@ class _Copier:
 
     def _function(self, path: str, value: FunctionType) -> Any:
         if not value.__closure__ and not value.__defaults__ and not value.__kwdefaults__:
-            return value  # it holds nothing
+            return value  # the function holds no values
         cells = tuple(self.copy(path, cell) for cell in value.__closure__ or ())
         new = FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
         self._keep(value, new)
@@ -126,7 +126,7 @@ class _Copier:
             if code.co_name == "inner_fn" and code.co_filename == checkpoint.__code__.co_filename:
                 return self._keep(value, context.checkpoint(self.copy(path, held[0])))
         if all(self.copy(path, x) is x for x in held):
-            return value  # it depends on its arguments alone
+            return value  # the function depends only on its arguments
         raise checks.error(
             "functional",
             f"{path} is a function that mx.compile, mx.checkpoint, mx.grad or mx.vmap made when the module "

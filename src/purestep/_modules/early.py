@@ -1,4 +1,4 @@
-"""Names that code has bound to `mx.checkpoint` itself: such a function cannot be recomputed right."""
+"""The check that a module's code has not bound `mx.checkpoint` to another name."""
 
 from collections.abc import Iterator
 from types import CodeType, FunctionType
@@ -10,9 +10,9 @@ from purestep._modules.walking import below, walk
 
 
 def refuse_bound_checkpoint(module: nn.Module) -> None:
-    """Refuse a module whose code uses `checkpoint` from `from mlx.core import checkpoint`.
+    """Refuse a module whose code uses a name from `from mlx.core import checkpoint`.
 
-    `apply` replaces `mx.checkpoint` while it runs, and cannot reach another name of it.
+    `apply` replaces `mx.checkpoint` while it runs. It cannot replace other names of that function.
     """
     for fn in _functions(module):
         if fn.__globals__.get("__name__") == context.__name__:
@@ -22,13 +22,13 @@ def refuse_bound_checkpoint(module: nn.Module) -> None:
             if context.is_original(fn.__globals__[name]):
                 raise checks.error(
                     "functional",
-                    f"{fn.__module__}.{fn.__qualname__} uses `{name}`, imported from mlx.core, which "
-                    "recomputes with other arrays than those of the call; write mx.checkpoint there",
+                    f"{fn.__module__}.{fn.__qualname__} uses `{name}`, imported from mlx.core, which would "
+                    "recompute with the wrong arrays; write mx.checkpoint there",
                 )
 
 
 def _functions(module: nn.Module) -> Iterator[FunctionType]:
-    """Yield the functions that the module's parts hold, and the methods of their classes, once each."""
+    """Yield once each function in the module's parts and each method of their classes."""
     seen: set[int] = set()
     for _, node in walk(module):
         methods = [

@@ -1,4 +1,4 @@
-"""Arguments by handles of their own: writing into them does not reach the caller's."""
+"""New handles of the arrays among arguments."""
 
 import copy
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from purestep._core import tree
 
 
 def own(value: Any) -> Any:
-    """Return arguments by handles of their own, so that writing into them does not reach the caller's."""
+    """Return the arguments with new handles of their arrays: writes into those do not reach the caller."""
     if isinstance(value, mx.array):
         return copy.copy(value)
     if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):

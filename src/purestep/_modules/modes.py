@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a module's parts while `apply` runs it."""
+"""Training and evaluation modes of a module's parts while `apply` runs it."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from purestep._core import checks
 
 
 class Guard:
-    """Stands in a copy, while `apply` does not run it, for what only `apply` has: arrays and the mode."""
+    """A placeholder in a copied module, while `apply` does not run it, for its arrays and its mode."""
 
     def __init__(self, path: str):
         self._path = path
@@ -16,9 +16,8 @@ class Guard:
     def _refuse(self) -> ValueError:
         return checks.error(
             "apply",
-            f"{self._path} was used after apply had returned, as by a function under mx.checkpoint that "
-            "runs again for the gradient: call it as mx.checkpoint, or nn.utils.checkpoint, in the forward "
-            "pass",
+            f"{self._path} was used after apply had returned, as happens when a function under mx.checkpoint "
+            "runs again for the gradient: call mx.checkpoint, or nn.utils.checkpoint, in the forward pass",
         )
 
     def __bool__(self) -> bool:
@@ -31,7 +30,7 @@ class Guard:
 
 
 class Asked:
-    """The evaluation mode, which notes that a layer asked for it."""
+    """The evaluation mode as a value that records whether a layer has read it."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -51,14 +50,14 @@ class Asked:
 
 
 def held_back(module: nn.Module) -> list[nn.Module]:
-    """Return the parts that stay in evaluation mode: those in it while others are not."""
+    """Return the parts that are in evaluation mode while others are not; they stay in it."""
     parts = module.modules()
     resting = [part for part in parts if not part.training]
     return [] if len(resting) == len(parts) else resting
 
 
 def set_modes(parts: list[nn.Module], resting: list[nn.Module], mode: Any) -> None:
-    """Put every part into a mode, but the resting ones into evaluation."""
+    """Set the mode of every part, and evaluation mode for the resting parts."""
     for part in parts:
         part.train(mode) if type(part).train is not nn.Module.train else part._set_training_mode(mode)
     for part in resting:

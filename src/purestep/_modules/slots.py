@@ -1,4 +1,4 @@
-"""The arrays of a module by path, as `Module.parameters` names them, and every place that holds each."""
+"""Slots: the places in a module that hold its arrays, by path."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from purestep._core import checks, tree
 from purestep._core.types import Params, Tree
+from purestep._modules.contents import Contents, Place
 
 
 class Slot(NamedTuple):
@@ -21,12 +22,29 @@ class Slot(NamedTuple):
         return self.container[self.key]
 
     def write(self, value: Any) -> None:
-        """Have the slot hold this value."""
+        """Put a value into the slot."""
         self.container[self.key] = value
 
 
+class PrivateSlot(Slot):
+    """A slot of an array that `Module.parameters` omits: under a private name, or in a plain object."""
+
+    path: str = ""
+
+    def write(self, value: Any) -> None:
+        if isinstance(self.container, (dict, list)):
+            self.container[self.key] = value
+        else:
+            object.__setattr__(self.container, self.key, value)
+
+    def read(self) -> Any:
+        if isinstance(self.container, (dict, list)):
+            return self.container[self.key]
+        return getattr(self.container, self.key)
+
+
 def slots_of(module: nn.Module) -> dict[str, list[Slot]]:
-    """Map each array of the module, by its first path, to every place that holds it."""
+    """Return every slot of each array of `module.parameters()`, by the first path of the array."""
     slots: dict[str, list[Slot]] = {}
     owners: dict[int, str] = {}
     for path, slot in _all_slots("", module):
@@ -35,8 +53,25 @@ def slots_of(module: nn.Module) -> dict[str, list[Slot]]:
     return slots
 
 
+def private_arrays(where: list[Place], image: Contents) -> list[tuple[PrivateSlot, mx.array]]:
+    """Return the arrays in the contents of a module, each with its slot."""
+    found: list[tuple[PrivateSlot, mx.array]] = []
+    for place, (items, attributes) in zip(where, image, strict=True):
+        entries = list(attributes.items())
+        if isinstance(items, dict):
+            entries += items.items()
+        elif isinstance(place.node, list):
+            entries += enumerate(items)
+        for key, value in entries:
+            if isinstance(value, mx.array):
+                slot = PrivateSlot(place.node, key)
+                slot.path = tree.join(place.path, str(key))
+                found.append((slot, value))
+    return found
+
+
 def trained_and_held(module: nn.Module, slots: dict[str, list[Slot]]) -> tuple[Params, Tree]:
-    """Return the module's trainable arrays, and its others, each array under its first path only."""
+    """Return the module's trainable arrays and its other arrays, each array only under its first path."""
     trained = _select(module.trainable_parameters(), slots.__contains__)
     paths = set(tree.paths(trained))
     held = _select(module.parameters(), lambda path: path in slots and path not in paths)
@@ -46,7 +81,7 @@ def trained_and_held(module: nn.Module, slots: dict[str, list[Slot]]) -> tuple[P
 def check_fits(
     caller: str, name: str, given: Tree, want: dict[str, tuple[int, ...]], *, shapes: bool
 ) -> None:
-    """Refuse arrays under other paths, or of other shapes, than the module's."""
+    """Refuse arrays whose paths, or shapes if `shapes`, differ from those of the module."""
     got = dict(tree.items(given))
     if got.keys() == want.keys():
         wrong = [path for path in got if getattr(got[path], "shape", None) != want[path]] if shapes else []
@@ -75,7 +110,7 @@ def _all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Walk a container as `Module.parameters` does: names that start with `_` are private."""
+    """Yield what `Module.parameters` visits: names that start with `_` are private."""
     if isinstance(node, dict):
         for key, child in node.items():
             if not (isinstance(node, nn.Module) and key.startswith("_")):
@@ -86,7 +121,7 @@ def _entries(node: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _select(node: Any, keep: Callable[[str], bool], path: str = "") -> Any:
-    """Keep the named arrays of `Module.parameters()`; containers stay, so list positions do too."""
+    """Return the arrays whose path `keep` accepts. Containers stay, so list positions stay too."""
     if isinstance(node, dict):
         named = [(tree.join(path, tree.key_segment(key)), key, child) for key, child in node.items()]
         return {
@@ -98,7 +133,7 @@ def _select(node: Any, keep: Callable[[str], bool], path: str = "") -> Any:
     dropped = [name for name, child in named if isinstance(child, mx.array) and not keep(name)]
     if dropped and len(dropped) < len(named):
         raise checks.error(
-            "functional", f"{dropped[0]} cannot be left out of its list: tie it by name instead"
+            "functional", f"{dropped[0]} cannot be removed from its list: tie it by name instead"
         )
     return [
         child if isinstance(child, mx.array) else _select(child, keep, name)
@@ -108,7 +143,7 @@ def _select(node: Any, keep: Callable[[str], bool], path: str = "") -> Any:
 
 
 def _pruned(node: Any) -> Any:
-    """Drop the dict entries that hold no arrays."""
+    """Return the containers without the dict entries that hold no arrays."""
     if isinstance(node, dict):
         return {key: child for key, child in ((k, _pruned(c)) for k, c in node.items()) if tree.leaves(child)}
     if isinstance(node, list):

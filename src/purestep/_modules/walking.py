@@ -1,4 +1,4 @@
-"""Everything that a module holds: its containers, objects and functions, with their paths."""
+"""A walk through a module: its containers, objects and functions, with their paths."""
 
 import enum
 import functools
@@ -34,7 +34,7 @@ _HEAP_TYPE = 1 << 9  # the flag of a class that is written in Python
 
 
 def is_atom(value: Any) -> bool:
-    """Tell whether a value is the same for every copy of a module: a number, a name, a global function."""
+    """Return whether copies of a module share this value: a number, a name, a global function."""
     if isinstance(value, _ATOMS) or value is Ellipsis or value is NotImplemented:
         return True
     if isinstance(value, BuiltinFunctionType):
@@ -43,14 +43,14 @@ def is_atom(value: Any) -> bool:
 
 
 def is_global(value: Any) -> bool:
-    """Tell whether a function or class is the one that its module has under its name."""
+    """Return whether a function or class is found in its module under its name."""
     home = sys.modules.get(getattr(value, "__module__", None) or "")
     name = getattr(value, "__name__", None)
     return isinstance(name, str) and home is not None and getattr(home, name, None) is value
 
 
 def is_plain_object(value: Any) -> bool:
-    """Tell whether an object is made of its attributes alone, as a dataclass is."""
+    """Return whether an object consists only of its attributes, as a dataclass does."""
     kind = type(value)
     standard = all(
         getattr(kind, name, None) is getattr(object, name, None)
@@ -60,7 +60,7 @@ def is_plain_object(value: Any) -> bool:
 
 
 def attributes(value: Any) -> dict[str, Any]:
-    """Return what an object's `__dict__` and `__slots__` hold."""
+    """Return the attributes in an object's `__dict__` and `__slots__`."""
     held = dict(getattr(value, "__dict__", {}))
     for base in type(value).__mro__:
         names = base.__dict__.get("__slots__", ())
@@ -71,7 +71,7 @@ def attributes(value: Any) -> dict[str, Any]:
 
 
 def below(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a container, object or function holds, each with its segment of the path."""
+    """Yield the values within a container, object or function, each with its path segment."""
     if isinstance(value, dict):
         yield from ((_segment(key), child) for key, child in value.items())
         if type(value) is not dict:
@@ -97,7 +97,7 @@ def below(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def walk(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield everything but atoms that a module holds, itself first, each once with its first path."""
+    """Yield the module, then everything in it except atoms, each value once with its first path."""
     seen: set[int] = set()
     waiting: list[tuple[str, Any]] = [("", module)]
     while waiting:

@@ -1,4 +1,4 @@
-"""The way back: trained arrays into a module."""
+"""Writing trained arrays back into a module."""
 
 import copy
 from typing import Any
@@ -11,18 +11,18 @@ from purestep._modules.slots import check_fits, slots_of, trained_and_held
 
 
 def write_back(module: nn.Module, params: Params, model_state: Tree | None = None) -> None:
-    """Put arrays into a module, as `functional` took them out of it; arrays that are tied stay tied.
+    """Write the arrays of `functional` back into a module. Tied arrays stay tied.
 
-    `module.update(params)` writes a tied array to the first of its places only. This writes it to all.
+    `module.update(params)` writes a tied array only to its first place. This function writes it to all.
 
     Args:
-        module: the module that was bridged, or one built alike; it is changed.
-        params: arrays under the paths and of the shapes of `functional(module)[1]`.
-        model_state: likewise of `functional(module)[2]`; if it is left out, or empty while the module has
-            such arrays, those stay as they are.
+        module: the module that was bridged, or one with the same structure; it is changed.
+        params: arrays with the paths and shapes of `functional(module)[1]`.
+        model_state: arrays with the paths and shapes of `functional(module)[2]`. If it is omitted or empty,
+            those arrays of the module stay unchanged.
 
     Raises:
-        ValueError: with the path, before anything is written, if a tree does not fit the module.
+        ValueError: if a tree does not fit the module, with the path, before anything is written.
         TypeError: if `module` is not a module.
 
     >>> import mlx.core as mx

@@ -1,4 +1,4 @@
-"""Rises and falls in cycles."""
+"""Schedules with one cycle or several."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -17,16 +17,21 @@ def linear_onecycle(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Schedule:
-    """Rise to the peak, fall back, then fall further: three straight lines.
+    """Rise linearly to the peak, fall back to the first value, then fall further to the last value.
 
-    As in optax the peak is at count `int(pct_start * transition_steps)` and the end at `transition_steps`;
-    PyTorch's OneCycleLR has both one count earlier.
+    Differences from optax:
+
+    1. With a `transition_steps` of 0 the schedule is constant at the last value. optax refuses 0.
+
+    Differences from torch:
+
+    1. The peak and the end of OneCycleLR are one count earlier.
 
     Args:
-        transition_steps: updates in all; with 0 the last value holds from the start (optax refuses 0).
+        transition_steps: the total duration, at least 0; the last value is at this count.
         peak_value: the value at count `int(pct_start * transition_steps)`.
-        pct_start: where the peak is, a fraction of the whole, in [0, 1].
-        pct_final: where the first value is reached again, in [pct_start, 1].
+        pct_start: the position of the peak, a fraction of the duration, in [0, 1].
+        pct_final: the position where the first value is reached again, in [pct_start, 1].
         div_factor: the first value is `peak_value / div_factor`; greater than 0.
         final_div_factor: the last value is the first divided by this; greater than 0.
 
@@ -52,16 +57,13 @@ def cosine_onecycle(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Schedule:
-    """Rise to the peak and fall to almost nothing, each along half a cosine.
+    """Rise to the peak, then fall to the last value, each along half a cosine.
 
-    PyTorch's OneCycleLR has the peak and the end one count earlier, as `linear_onecycle` tells.
+    The arguments are those of `linear_onecycle`.
 
-    Args:
-        transition_steps: as in `linear_onecycle`, like the arguments that follow.
-        peak_value: the value at count `int(pct_start * transition_steps)`.
-        pct_start: where the peak is, in [0, 1].
-        div_factor: the first value is `peak_value / div_factor`.
-        final_div_factor: the last value is the first divided by this.
+    Differences from torch:
+
+    1. The peak and the end of OneCycleLR are one count earlier.
 
     Reference: Smith and Topin, Super-convergence, arXiv:1708.07120.
 
@@ -76,10 +78,10 @@ def cosine_onecycle(
 
 
 def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
-    """Restart: cycles of `warmup_cosine_decay`, one after another.
+    """Run cycles of `warmup_cosine_decay` one after another: cosine decay with warm restarts.
 
     Args:
-        cosine_kwargs: the arguments of each cycle, at least one; a cycle lasts its `decay_steps`.
+        cosine_kwargs: the keyword arguments of each cycle, at least one; `decay_steps` is its duration.
 
     Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983.
 
@@ -102,7 +104,7 @@ def sgdr(cosine_kwargs: Iterable[Mapping[str, Any]]) -> Schedule:
 
 
 class _Cycle(NamedTuple):
-    """The counts and values of a rise and a fall."""
+    """The counts and the values of one cycle."""
 
     steps: int
     turn: int
@@ -119,7 +121,7 @@ def _cycle(
     div_factor: float,
     final_div_factor: float,
 ) -> _Cycle:
-    """Check what the one-cycle schedules share, as Python numbers."""
+    """Check the arguments that the one-cycle schedules share, and return the cycle."""
     transition_steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
     peak_value = checks.number(caller, "peak_value", peak_value)
     pct_start = plain(caller, "pct_start", pct_start, least=0, most=1)

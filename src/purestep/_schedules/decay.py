@@ -1,4 +1,4 @@
-"""Values that fall: polynomial, exponential, in pieces."""
+"""Polynomial, exponential and piecewise schedules."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,26 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars
 from purestep._core.types import Schedule
-from purestep._schedules.standard import constant, progress
+from purestep._schedules.standard import checked_transition, constant, progress
 
 
 def polynomial(
     init_value: float, end_value: float, power: float, transition_steps: int, transition_begin: int = 0
 ) -> Schedule:
-    """Go from one value to another along a power of the way that is left, then stay.
+    """Change from one value to another along a power function, then stay constant.
 
     `end_value + (init_value - end_value) * (1 - (count - transition_begin) / transition_steps) ** power`
 
+    Differences from optax:
+
+    1. With a `transition_steps` of 0 the value jumps at `transition_begin`. There it stays `init_value`.
+
     Args:
-        init_value: the value up to count `transition_begin`.
-        end_value: the value from count `transition_begin + transition_steps` on.
-        power: greater than 0; 1 is a straight line, more falls faster at first.
-        transition_steps: updates that the change takes; with 0 it jumps at `transition_begin` (optax
-            then never leaves `init_value`).
-        transition_begin: updates before the change starts.
+        init_value: as in `linear`.
+        end_value: as in `linear`.
+        power: greater than 0; 1 is linear, and larger powers change faster at first.
+        transition_steps: as in `linear`.
+        transition_begin: as in `linear`.
 
     >>> polynomial(1.0, 0.0, 2, 10)(mx.array(5))
     array(0.25, dtype=float32)
@@ -34,11 +37,10 @@ def polynomial(
     init_value = checks.number(caller, "init_value", init_value)
     end_value = checks.number(caller, "end_value", end_value)
     power = checks.number(caller, "power", power, above=0)
-    transition_steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
-    transition_begin = checks.integer(caller, "transition_begin", transition_begin, least=0)
+    steps, begin = checked_transition(caller, transition_steps, transition_begin)
 
     def schedule(count: mx.array) -> mx.array:
-        left = 1 - progress(count, transition_begin, transition_steps)
+        left = 1 - progress(count, begin, steps)
         return end_value + (init_value - end_value) * mx.power(left, power)
 
     return schedule
@@ -58,34 +60,33 @@ def exponential_decay(
 
     Differences from optax:
 
-    1. A `decay_rate` of 0 is refused; there it makes the schedule constant.
+    1. A `decay_rate` of 0 is refused. There it makes the schedule constant.
 
     Args:
         init_value: the value up to count `transition_begin`.
-        transition_steps: updates that one factor takes; with 0 nothing decays, as in optax.
+        transition_steps: updates for one factor `decay_rate`; with 0 the value is constant, as in optax.
         decay_rate: greater than 0.
         transition_begin: updates before the decay starts.
-        staircase: round the exponent down, so that the value changes every `transition_steps` only.
-        end_value: the bound at which the decay stops: a lower one for a rate below 1, else an upper one.
+        staircase: round the exponent down, so that the value changes only every `transition_steps`.
+        end_value: a lower bound of the value if `decay_rate` is below 1, else an upper bound.
 
     >>> exponential_decay(1.0, 10, 0.5)(mx.array(20))
     array(0.25, dtype=float32)
     """
     caller = "schedules.exponential_decay"
     init_value = checks.number(caller, "init_value", init_value)
-    transition_steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
+    steps, begin = checked_transition(caller, transition_steps, transition_begin)
     decay_rate = plain(caller, "decay_rate", decay_rate, above=0)
-    transition_begin = checks.integer(caller, "transition_begin", transition_begin, least=0)
     if end_value is not None:
         end_value = checks.number(caller, "end_value", end_value)
-    if transition_steps == 0:
+    if steps == 0:
         return constant(init_value)
     rate, bound = math.log(decay_rate), mx.maximum if decay_rate < 1 else mx.minimum
 
     def schedule(count: mx.array) -> mx.array:
-        since = mx.maximum(scalars.elapsed(count, transition_begin, transition_steps), 0)
-        whole = (since // transition_steps).astype(mx.float32)
-        factors = whole if staircase else since.astype(mx.float32) / transition_steps
+        since = mx.maximum(scalars.elapsed(count, begin, steps), 0)
+        whole = (since // steps).astype(mx.float32)
+        factors = whole if staircase else since.astype(mx.float32) / steps
         value = init_value * mx.exp(rate * factors)
         return value if end_value is None else bound(value, end_value)
 
@@ -95,12 +96,12 @@ def exponential_decay(
 def piecewise_constant(
     init_value: float, boundaries_and_scales: Mapping[int, float] | None = None
 ) -> Schedule:
-    """Jump at given counts: there the value is multiplied by a scale, and stays.
+    """Multiply the value by a scale at each of the given counts; it is constant between them.
 
     Args:
         init_value: the value before the first boundary.
-        boundaries_and_scales: `{count: scale}`; counts and scales at least 0, a scale multiplying what
-            was reached before it.
+        boundaries_and_scales: `{count: scale}`, both at least 0. Each scale multiplies the value that
+            precedes its count.
 
     >>> rate = piecewise_constant(1.0, {100: 0.5, 200: 0.1})
     >>> [round(rate(mx.array(n)).item(), 6) for n in (99, 100, 200)]
@@ -122,10 +123,10 @@ def piecewise_interpolate(
     init_value: float,
     boundaries_and_scales: Mapping[int, float] | None = None,
 ) -> Schedule:
-    """Go from one value of `piecewise_constant` to the next without jumps, reaching each at its count.
+    """Interpolate between the values of `piecewise_constant`, and reach each of them at its count.
 
     Args:
-        interpolate_type: `linear`, or `cosine` for half a wave, level at both of its ends.
+        interpolate_type: `linear`; or `cosine`, half a wave with slope 0 at both ends.
         init_value: the value at count 0.
         boundaries_and_scales: as in `piecewise_constant`.
 
@@ -140,7 +141,7 @@ def piecewise_interpolate(
 
 
 def plain(caller: str, name: str, value: Any, **bounds: float) -> float:
-    """Refuse also an array, since Python computes with the number that is returned."""
+    """Return a Python number within the bounds; refuse arrays too, since Python computes with the number."""
     if isinstance(value, mx.array):
         raise TypeError(f"{caller}: {name} must be a Python number, got an array")
     return checks.number(caller, name, value, **bounds)
@@ -149,7 +150,7 @@ def plain(caller: str, name: str, value: Any, **bounds: float) -> float:
 def _points(
     caller: str, init_value: float, boundaries_and_scales: Mapping[int, float] | None
 ) -> list[tuple[int, float]]:
-    """Return (count, value) with the scales multiplied up, from (0, `init_value`) on."""
+    """Return the points (count, value), from (0, `init_value`) on; each scale multiplies the last value."""
     init_value = checks.number(caller, "init_value", init_value)
     scales: dict[int, float] = {}
     for boundary, scale in (boundaries_and_scales or {}).items():
@@ -162,7 +163,7 @@ def _points(
 
 
 def through(points: Sequence[tuple[int, float]], cosine: bool = False) -> Schedule:
-    """Interpolate between (count, value) points in order of count; of two at one count the last holds."""
+    """Interpolate between points (count, value) in order of count; the last point at a count is used."""
 
     def schedule(count: mx.array) -> mx.array:
         value = scalars.float32(points[0][1])
@@ -170,7 +171,7 @@ def through(points: Sequence[tuple[int, float]], cosine: bool = False) -> Schedu
             done = progress(count, begin, end - begin)
             if cosine:
                 done = 0.5 - 0.5 * mx.cos(math.pi * done)
-            # Both ends are met to the bit: `start + (stop - start)` would lose a small `stop`.
+            # This is exact at both ends: `start + (stop - start)` would lose a small `stop`.
             value = mx.where(scalars.elapsed(count, begin) < 0, value, start * (1 - done) + stop * done)
         return value
 

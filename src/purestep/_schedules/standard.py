@@ -1,7 +1,7 @@
-"""Hyperparameters as functions of a count: `schedule(count) -> value`.
+"""Constant, linear and cosine schedules, and schedules in sequence.
 
-A schedule takes the number of updates made so far, an int or a 0-d array, and returns a 0-d float32
-array. It is pure and traceable, so one compiled step serves every count.
+A schedule is a pure, traceable function `schedule(count) -> value`. It takes the number of updates made so
+far, an int or a 0-d array, and returns a 0-d float32 array. One compiled step works for every count.
 """
 
 import math
@@ -24,12 +24,12 @@ def constant(value: float) -> Schedule:
 
 
 def linear(init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0) -> Schedule:
-    """Go from one value to another in a straight line, then stay.
+    """Change linearly from one value to another, then stay constant.
 
     Args:
         init_value: the value up to count `transition_begin`.
         end_value: the value from count `transition_begin + transition_steps` on.
-        transition_steps: updates that the change takes; with 0 it jumps at `transition_begin`.
+        transition_steps: the duration of the change; with 0 the value jumps at `transition_begin`.
         transition_begin: updates before the change starts.
 
     >>> linear(1.0, 0.0, 10)(mx.array(4))
@@ -38,26 +38,24 @@ def linear(init_value: float, end_value: float, transition_steps: int, transitio
     caller = "schedules.linear"
     init_value = checks.number(caller, "init_value", init_value)
     end_value = checks.number(caller, "end_value", end_value)
-    transition_steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
-    transition_begin = checks.integer(caller, "transition_begin", transition_begin, least=0)
+    steps, begin = checked_transition(caller, transition_steps, transition_begin)
 
     def schedule(count: mx.array) -> mx.array:
-        done = progress(count, transition_begin, transition_steps)
-        return init_value + (end_value - init_value) * done
+        return init_value + (end_value - init_value) * progress(count, begin, steps)
 
     return schedule
 
 
 def cosine_decay(init_value: float, decay_steps: int, alpha: float = 0.0, exponent: float = 1.0) -> Schedule:
-    """Decay along half a cosine, from `init_value` to `alpha * init_value`, then stay.
+    """Decay along half a cosine from `init_value` to `alpha * init_value`, then stay constant.
 
     `init_value * ((1 - alpha) * (0.5 * (1 + cos(pi * count / decay_steps))) ** exponent + alpha)`
 
     Args:
         init_value: the value at count 0.
-        decay_steps: updates that the decay takes, at least 1.
+        decay_steps: the duration of the decay, at least 1.
         alpha: the end value as a fraction of `init_value`.
-        exponent: bends the curve; 1 is the plain cosine.
+        exponent: a power of the cosine term, greater than 0; 1 is the plain cosine.
 
     Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983.
 
@@ -80,21 +78,23 @@ def warmup_cosine_decay(
     end_value: float = 0.0,
     exponent: float = 1.0,
 ) -> Schedule:
-    """Rise in a straight line, then decay along half a cosine, then stay.
+    """Warm up linearly, then decay along half a cosine, then stay constant.
 
     Differences from optax:
 
-    1. An `end_value` larger than the peak is refused; there the value rises to it, or stays at a peak of 0.
+    1. An `end_value` with a larger absolute value than the peak is refused. There the value rises to it,
+       or stays at a peak of 0.
 
     Args:
-        init_value: the value at count 0, when there is a warmup.
-        peak_value: the value at count `warmup_steps`.
-        warmup_steps: updates that the rise takes; with 0 the decay starts at once, at `peak_value`.
-        decay_steps: updates in all, the warmup included; more than `warmup_steps`.
-        end_value: the value from count `decay_steps` on; not larger than `peak_value` in size.
+        init_value: the value at count 0; not used if `warmup_steps` is 0.
+        peak_value: the value at count `warmup_steps`, where the decay starts.
+        warmup_steps: the duration of the warm-up, at least 0.
+        decay_steps: the count at which the decay ends, greater than `warmup_steps`: the total duration,
+            warm-up included.
+        end_value: the value from count `decay_steps` on; its absolute value is at most that of the peak.
         exponent: as in `cosine_decay`.
 
-    Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983; warmup: Goyal et al., arXiv:1706.02677.
+    Reference: Loshchilov and Hutter, SGDR, arXiv:1608.03983; warm-up: Goyal et al., arXiv:1706.02677.
 
     >>> rate = warmup_cosine_decay(0.0, 1.0, warmup_steps=10, decay_steps=110)
     >>> [round(rate(mx.array(n)).item(), 3) for n in (0, 5, 10, 60, 110)]
@@ -126,11 +126,11 @@ def warmup_cosine_decay(
 
 
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
-    """Run schedules one after another; each counts from its own beginning.
+    """Run schedules one after another; each counts from its own start.
 
     Args:
         schedules: at least one.
-        boundaries: the counts at which the next one takes over, increasing, one fewer than `schedules`.
+        boundaries: the counts at which each next schedule starts, increasing; one fewer than `schedules`.
 
     >>> rate = join_schedules([constant(1.0), constant(2.0)], [10])
     >>> [rate(mx.array(n)).item() for n in (9, 10)]
@@ -160,7 +160,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, exponent: float) -> Schedule:
     def schedule(count: mx.array) -> mx.array:
         cosine = mx.cos(math.pi * progress(count, begin, steps))
-        if exponent == 1:  # fewer operations: the whole schedule is one kernel
+        if exponent == 1:  # fewer operations, so the schedule is one kernel
             return (init_value + end_value) / 2 + (init_value - end_value) / 2 * cosine
         return end_value + (init_value - end_value) * mx.power(0.5 * (1 + cosine), exponent)
 
@@ -168,8 +168,14 @@ def _half_cosine(init_value: float, end_value: float, begin: int, steps: int, ex
 
 
 def progress(count: mx.array, begin: int, steps: int) -> mx.array:
-    """Go from 0 at count `begin` to 1, `steps` later, and stay: 0-d float32."""
+    """Return the progress from 0 at count `begin` to 1 at count `begin + steps` and after, 0-d float32."""
     since = scalars.elapsed(count, begin)
     if not steps:
         return (since >= 0).astype(mx.float32)
     return mx.clip(since.astype(mx.float32) / steps, 0.0, 1.0)
+
+
+def checked_transition(caller: str, transition_steps: int, transition_begin: int) -> tuple[int, int]:
+    """Return the duration and the start of a transition; refuse negative ones."""
+    steps = checks.integer(caller, "transition_steps", transition_steps, least=0)
+    return steps, checks.integer(caller, "transition_begin", transition_begin, least=0)

@@ -1,4 +1,4 @@
-"""A rise, then what follows it."""
+"""Schedules that start with a linear warm-up."""
 
 import math
 from typing import Literal
@@ -12,13 +12,16 @@ from purestep._schedules.standard import join_schedules, linear, progress, warmu
 
 
 def warmup_constant(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
-    """Rise in a straight line, then stay.
+    """Warm up linearly, then stay constant.
+
+    Differences from optax:
+
+    1. With a `warmup_steps` of 0 the schedule is constant at `peak_value`, there at `init_value`.
 
     Args:
-        init_value: the value at count 0, when there is a warmup.
+        init_value: the value at count 0; not used if `warmup_steps` is 0.
         peak_value: the value from count `warmup_steps` on.
-        warmup_steps: updates that the rise takes; with 0 the value is `peak_value` throughout (optax's
-            is then `init_value`).
+        warmup_steps: the duration of the warm-up, at least 0.
 
     >>> warmup_constant(0.0, 1.0, 10)(mx.array(5))
     array(0.5, dtype=float32)
@@ -37,17 +40,9 @@ def warmup_exponential_decay(
     staircase: bool = False,
     end_value: float | None = None,
 ) -> Schedule:
-    """Rise in a straight line, then run `exponential_decay` from the peak, counted from there.
+    """Warm up linearly as `warmup_constant`, then run `exponential_decay` from the peak.
 
-    Args:
-        init_value: the value at count 0, when there is a warmup.
-        peak_value: the value at count `warmup_steps`.
-        warmup_steps: updates that the rise takes; with 0 the decay starts at once.
-        transition_steps: as in `exponential_decay`, like the arguments that follow.
-        decay_rate: greater than 0.
-        transition_begin: updates at the peak before the decay starts.
-        staircase: decay in steps.
-        end_value: the bound at which the decay stops.
+    The arguments are those of these two schedules. The counts of the decay start at the end of the warm-up.
 
     >>> rate = warmup_exponential_decay(0.0, 1.0, 10, 5, 0.5)
     >>> [round(rate(mx.array(n)).item(), 6) for n in (5, 10, 15)]
@@ -66,15 +61,9 @@ def warmup_cosine(
     min_ratio: float = 0.0,
     exponent: float = 1.0,
 ) -> Schedule:
-    """Run `warmup_cosine_decay` down to `min_ratio * peak_value`.
+    """Run `warmup_cosine_decay` with an end value of `min_ratio * peak_value`.
 
-    Args:
-        init_value: as in `warmup_cosine_decay`, like the arguments that follow.
-        peak_value: the value at count `warmup_steps`.
-        warmup_steps: updates that the rise takes, 0 included.
-        decay_steps: updates in all, the warmup included.
-        min_ratio: the end value as a fraction of `peak_value`, in [0, 1].
-        exponent: bends the curve.
+    `min_ratio` is in [0, 1]. The other arguments are those of `warmup_cosine_decay`.
 
     >>> warmup_cosine(0.0, 1.0, 10, 110, min_ratio=0.1)(mx.array(110))
     array(0.1, dtype=float32)
@@ -88,14 +77,14 @@ def warmup_cosine(
 def warmup_linear_decay(
     init_value: float, peak_value: float, warmup_steps: int, decay_steps: int, min_ratio: float = 0.0
 ) -> Schedule:
-    """Rise in a straight line, fall in another, then stay.
+    """Warm up linearly, decay linearly, then stay constant.
 
     Args:
-        init_value: the value at count 0, when there is a warmup.
-        peak_value: the value at count `warmup_steps`.
-        warmup_steps: updates that the rise takes; with 0 the fall starts at once.
-        decay_steps: updates in all, the warmup included; not less than `warmup_steps`, and when equal
-            the value is the end value from there on.
+        init_value: as in `warmup_constant`.
+        peak_value: the value at count `warmup_steps`, where the decay starts.
+        warmup_steps: as in `warmup_constant`.
+        decay_steps: the count at which the decay ends, at least `warmup_steps`: the total duration,
+            warm-up included. If both are equal, the value jumps to the end value there.
         min_ratio: the end value as a fraction of `peak_value`, in [0, 1].
 
     >>> rate = warmup_linear_decay(0.0, 1.0, 10, 110, min_ratio=0.1)
@@ -124,20 +113,21 @@ def warmup_stable_decay(
     *,
     decay: Literal["linear", "cosine", "sqrt"] = "linear",
 ) -> Schedule:
-    """Rise, stay long, fall at the end: a schedule whose length need not be known at the start.
+    """Warm up, stay at the peak, then decay at the end: WSD.
 
-    A run that goes on takes up a checkpoint of the level part; one that ends takes the fall. With `x`
-    going from 0 to 1 over the fall, what is left of the way to the end value is `1 - x` (linear),
+    The length of a run need not be fixed at its start: continue a checkpoint of the stable phase, either
+    with more stable steps or with the decay. During the decay, while `x` goes from 0 to 1, the value is
+    `end_value + (peak_value - end_value) * f(x)`, where `f(x)` is `1 - x` (linear),
     `(1 + cos(pi * x)) / 2` (cosine) or `1 - sqrt(x)` (sqrt).
 
     Args:
-        init_value: the value at count 0, when there is a warmup.
-        peak_value: the value at count `warmup_steps`.
-        warmup_steps: updates that the rise takes, 0 included.
-        stable_steps: updates at the peak, 0 included.
-        decay_steps: updates that the fall alone takes; with 0 the value drops when it would begin.
+        init_value: as in `warmup_constant`.
+        peak_value: the value from count `warmup_steps` to count `warmup_steps + stable_steps`.
+        warmup_steps: as in `warmup_constant`.
+        stable_steps: the duration at the peak, at least 0.
+        decay_steps: the duration of the decay alone; with 0 the value jumps to the end value.
         min_ratio: the end value as a fraction of `peak_value`, in [0, 1].
-        decay: the shape of the fall.
+        decay: the shape of the decay.
 
     Reference: Hu et al., MiniCPM, arXiv:2404.06395; sqrt: Hägele et al., arXiv:2405.18392.
 
@@ -171,17 +161,17 @@ def warmup_stable_decay(
 def inverse_sqrt(
     init_value: float, peak_value: float, warmup_steps: int, timescale: int | None = None
 ) -> Schedule:
-    """Rise in a straight line, then fall with the inverse square root of the count.
+    """Warm up linearly, then decay with the inverse square root of the count.
 
-    After the warmup, `peak_value * sqrt(timescale / (timescale + count - warmup_steps))`; with
-    `timescale` left out that is `peak_value * sqrt(warmup_steps / count)`.
+    After the warm-up the value is `peak_value * sqrt(timescale / (timescale + count - warmup_steps))`.
+    With the default `timescale` that is `peak_value * sqrt(warmup_steps / count)`.
 
     Args:
-        init_value: the value at count 0, when there is a warmup.
-        peak_value: the value at count `warmup_steps`.
-        warmup_steps: updates that the rise takes; with 0 the fall starts at once.
-        timescale: at least 1; after three times as many updates past the peak the value is half.
-            By default `warmup_steps`, or 1 when that is 0.
+        init_value: as in `warmup_constant`.
+        peak_value: the value at count `warmup_steps`, where the decay starts.
+        warmup_steps: as in `warmup_constant`.
+        timescale: at least 1. The value is half the peak at `3 * timescale` updates after it. The default
+            is `warmup_steps`, or 1 if that is 0.
 
     Reference: Vaswani et al., arXiv:1706.03762; Raffel et al., arXiv:1910.10683.
 
@@ -197,7 +187,7 @@ def inverse_sqrt(
     )
 
     def fall(count: mx.array) -> mx.array:
-        # Before the peak `join_schedules` hands over negative counts and drops what comes of them.
+        # Before the peak, `join_schedules` passes negative counts and drops the results.
         return peak_value * mx.rsqrt(1 + mx.maximum(scalars.float32(count), 0) / scale)
 
     return join_schedules([rise, fall], [warmup_steps])

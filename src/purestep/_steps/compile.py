@@ -1,11 +1,11 @@
-"""Compile a step, and notice when it is compiled over and over."""
+"""Compiled steps, and the bound on how often a step is compiled."""
 
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import mlx.core as mx
 
@@ -16,78 +16,97 @@ from purestep._steps.core.tracing import NotCompiledWarning as NotCompiledWarnin
 from purestep._steps.state import check_arrays
 
 _MAX_TRACES = 8
-_DRAW = "take one from state.rng, or draw within rng.scope(key)"
+_REMEDY = "take one from state.rng, or draw within rng.scope(key)"
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 
 
-class Compiled:
-    """A compiled step; call it as the step itself. Made by `compiled`.
+class Compiled(Generic[Args, Result]):
+    """A compiled step. Call it like the step itself; `compiled` makes it.
+
+    >>> step = compiled(lambda state, batch: (state, {"sum": batch["x"].sum()}))
+    >>> step({"w": mx.zeros(1)}, {"x": mx.ones(3)})[1]
+    {'sum': array(3, dtype=float32)}
+    >>> step.traces
+    1
 
     Attributes:
-        step: the step as it was, uncompiled.
-        traces: how many traces were made so far, in all threads that are alive.
+        step: the step before compilation.
+        traces: the number of traces made so far, in all threads that are alive.
     """
 
-    def __init__(self, step: Callable[..., Any], max_traces: int, keep: int | None):
+    def __init__(self, step: Callable[Args, Result], max_traces: int, keep: int | None):
         self.step = step
         self._threads: weakref.WeakSet[tracing.Traces] = weakref.WeakSet()
-        mine = _Mine(self._threads)
-        # Not a method of this object: it would be a cycle, which keeps what the step has captured.
+        local = _Local(self._threads)
+        # Not a method of this object: the cycle would keep alive whatever the step has captured.
         self._call = (
-            mx.compile(partial(_run, step, mine.own, max_traces, None))
+            mx.compile(partial(_run, step, local.current, max_traces, None))
             if keep is None
-            else partial(_call_recent, step, mine, keep)
+            else partial(_call_recent, step, local, keep)
         )
 
     @property
     def traces(self) -> int:
-        """Return how many traces were made so far, in all threads that are alive."""
+        """The number of traces made so far, in all threads that are alive."""
         return sum(traces.made for traces in list(self._threads))
 
-    def __call__(self, state: Any, batch: Any) -> Any:
-        try:
-            return self._call(state, batch)
-        except ValueError as error:
-            if "uncaptured inputs" not in str(error):
-                # MLX refuses a foreign leaf without saying which; arrays alone pass this check.
-                check_arrays("compiled", "state", state)
-                check_arrays("compiled", "batch", batch)
-                raise
-        # The step captures an array that it is also given, and MLX refuses to trace that. So this one call
-        # gets other handles of the same data; in the trace the captured array is a constant.
-        return self._call(*tree.map(mx.contiguous, (state, batch)))
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Args.args, **kwargs: Args.kwargs) -> Result: ...
+
+    else:
+
+        def __call__(self, state: Any, batch: Any) -> Any:
+            """Return the result of the step."""
+            try:
+                return self._call(state, batch)
+            except ValueError as error:
+                if "uncaptured inputs" not in str(error):
+                    # MLX refuses a foreign leaf without its path. Only trees of arrays pass these checks.
+                    check_arrays("compiled", "state", state)
+                    check_arrays("compiled", "batch", batch)
+                    raise
+            # The step captures an array that it also receives, and MLX refuses to trace that. This one call
+            # passes other handles of the same data; in the trace the captured array is a constant.
+            return self._call(*tree.map(mx.contiguous, (state, batch)))
 
 
-def compiled(step: Callable[..., Any], *, max_traces: int | None = None, keep: int | None = None) -> Compiled:
-    """Compile a step: the same function, its graph built once for each set of shapes and dtypes.
+def compiled(
+    step: Callable[Args, Result], *, max_traces: int | None = None, keep: int | None = None
+) -> Compiled[Args, Result]:
+    """Compile a step: the same function, with one graph for each set of shapes and dtypes.
 
     An array that the step captures is a constant of its trace: it keeps the value that it had when the step
-    was traced, and its memory until the trace is freed. The step may also receive it, as a loss that captures
-    the starting parameters as its reference does.
+    was traced, and its memory is held until the trace is freed. The step may also receive that array, as
+    when a loss captures the starting parameters as its reference.
 
     Compile last: inside `mx.vmap`, `mx.grad` or another compiled function, MLX runs the Python function, and
-    `compiled` adds nothing. Each thread has traces of its own, which are freed when it ends.
+    `compiled` has no effect. Each thread has its own traces, which are freed when the thread ends.
 
     Args:
         step: `step(state, batch)`, as `train_step` or `eval_step` build it, or your own pure function.
-        max_traces: how many sets of shapes and dtypes each thread may trace, 8 unless given. Each is
-            compiled, and kept until the compiled step is dropped: an unbounded number leaks time and memory.
-        keep: instead of that bound, for batches of many shapes: keep the traces of the `keep` most recent
-            shapes and free the others. A shape that was freed is traced again when it comes back. Each call
-            reads the shapes of the batch in Python, which takes about a microsecond an array.
+        max_traces: the number of sets of shapes and dtypes that each thread may trace, 8 by default. Each
+            trace is compiled, and kept until the compiled step is freed: an unbounded number would leak time
+            and memory.
+        keep: for batches of many shapes, in place of `max_traces`: keep the traces of the `keep` most recent
+            shapes and free the others. A freed shape is traced again when it returns. Each call reads the
+            shapes of the batch in Python, which takes about a microsecond per array.
 
     Returns:
-        A callable like `step`, with `.traces`, the number of traces so far.
+        A callable with the signature of `step`, and with `.traces`, the number of traces so far.
 
     Raises:
-        ValueError: past `max_traces`, with the paths whose shape or dtype varies. The call that would
-            trace is refused before any work; the shapes already compiled go on working. Also for a step that
-            reads the value of an array, by a Python `if`, `float()` or `.item()`, with the line that does;
-            and for one that draws random numbers from MLX's global stream.
+        ValueError: beyond `max_traces`, with the paths whose shape or dtype varies; the call is refused
+            before any work, and the compiled shapes continue to work. Also for a step that reads the value
+            of an array, by a Python `if`, `float()` or `.item()`, with the line of code; and for a step that
+            draws random numbers from MLX's global stream.
         TypeError: for a leaf that is not an array, with its path, or a result that is not made of arrays.
 
     Warns:
-        NotCompiledWarning: once, with the reason, where MLX does not compile: after `mx.disable_compile()`,
-            with `MLX_DISABLE_COMPILE` set, or on Linux CPUs without g++. The step then runs uncompiled.
+        NotCompiledWarning: once, with the reason, if MLX does not compile: after `mx.disable_compile()`,
+            with `MLX_DISABLE_COMPILE` set, or on a Linux CPU without g++. The step then runs uncompiled.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
@@ -105,48 +124,50 @@ def compiled(step: Callable[..., Any], *, max_traces: int | None = None, keep: i
         keep = checks.integer(caller, "keep", keep, least=1)
         if max_traces is not None:
             raise checks.error(
-                caller, f"give max_traces, a bound, or keep, got max_traces={max_traces} and keep={keep}"
+                caller,
+                f"max_traces and keep exclude each other, got max_traces={max_traces} and keep={keep}",
             )
     if max_traces is not None:
         max_traces = checks.integer(caller, "max_traces", max_traces, least=1)
     return Compiled(step, max_traces or _MAX_TRACES, keep)
 
 
-class _Mine(threading.local):
-    """What belongs to the thread that looks at it, and is freed with it, as MLX's traces are."""
+class _Local(threading.local):
+    """The traces of the current thread; freed with the thread, as MLX's traces are."""
 
     def __init__(self, threads: "weakref.WeakSet[tracing.Traces]"):
         self.traces = tracing.Traces()
-        self.recent: OrderedDict[Any, _Recent] = OrderedDict()  # used last, stands last
+        self.recent: OrderedDict[Any, _Recent] = OrderedDict()  # the most recently used shape is last
         threads.add(self.traces)
 
-    def own(self) -> tracing.Traces:
+    def current(self) -> tracing.Traces:
         """Return the traces of the thread that calls."""
         return self.traces
 
 
 class _Recent:
-    """A compiled function for one set of shapes of the batch; dropped, MLX frees its traces."""
+    """A compiled function for one set of shapes of the batch; MLX frees its traces with it."""
 
     def __init__(self, step: Callable[..., Any], traces: tracing.Traces):
-        self.known: set[str] = set()
-        # Neither of itself nor of the thread's table: a cycle would outlive the compiled step.
+        self.known: set[tree.Spec] = set()
+        # The function refers neither to this object nor to the thread's table: a cycle would outlive the
+        # compiled step.
         self.call = mx.compile(partial(_run, step, lambda: traces, None, self.known))
 
 
-def _call_recent(step: Callable[..., Any], mine: _Mine, keep: int, state: Any, batch: Any) -> Any:
-    # By the batch alone: reading the shapes of a whole state would cost every step.
-    shapes, recent, held = _shapes(batch), mine.recent, mine.traces.held
+def _call_recent(step: Callable[..., Any], local: _Local, keep: int, state: Any, batch: Any) -> Any:
+    # Only the shapes of the batch are read: reading those of a whole state would slow down every step.
+    shapes, recent, traces = _shapes(batch), local.recent, local.traces
     entry = recent.get(shapes)
     if entry is None:
-        entry = recent[shapes] = _Recent(step, mine.traces)
+        entry = recent[shapes] = _Recent(step, local.traces)
     else:
         recent.move_to_end(shapes)
     result = entry.call(state, batch)
-    # A state of other shapes is another trace of the same entry; without traces, entries are counted.
-    while max(len(held), len(recent)) > keep:
+    # A state of other shapes is another trace of the same entry. If nothing is traced, entries are counted.
+    while max(len(traces.held), len(recent)) > keep:
         for known in recent.popitem(last=False)[1].known:
-            held.pop(known, None)
+            traces.discard(known)
     return result
 
 
@@ -161,14 +182,14 @@ def _shapes(node: Any) -> Any:
 
 def _run(
     step: Callable[..., Any],
-    own: Callable[[], tracing.Traces],
+    current: Callable[[], tracing.Traces],
     most: int | None,
-    known: set[str] | None,
+    known: set[tree.Spec] | None,
     state: Any,
     batch: Any,
 ) -> Any:
-    # Runs while MLX traces, never in a step that is already compiled: nothing here costs a step time.
-    spec, traces = tracing.spec_of(state, batch), own()
+    # MLX runs this function only while it traces, so nothing here slows down a compiled step.
+    spec, traces = tracing.spec_of(state, batch), current()
     if not tracing.is_traced(state, batch):
         if not traces.warned:
             traces.warned = True
@@ -176,8 +197,8 @@ def _run(
         return step(state, batch)
     traces.check_room(spec, most)
     try:
-        # Draws from the global stream would be constants of the trace: the same numbers in every step.
-        with forbidden("compiled: the step", _DRAW):
+        # Draws from the global stream would be constants of the trace: the same numbers at every step.
+        with forbidden("compiled: the step", _REMEDY):
             result = step(state, batch)
     except (ValueError, RuntimeError) as error:
         reworded = tracing.reworded(error)
@@ -187,5 +208,5 @@ def _run(
     tracing.check_result(result)
     traces.add(spec)
     if known is not None:
-        known.add(repr(spec))
+        known.add(spec)
     return result

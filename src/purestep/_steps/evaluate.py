@@ -1,4 +1,4 @@
-"""The evaluation step, `eval_step(state, batch) -> metrics`, and what it gives over a whole data set."""
+"""Evaluation: `eval_step(state, batch) -> metrics`, and the means over a whole data set."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -10,13 +10,13 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.mean import AnyMean, Mean, MeanSum, map_terms
 from purestep._core.rng import check_key, fold_in, forbidden
-from purestep._core.types import Batch, LossFn
+from purestep._core.types import Batch, EvalStepFn, LossFn
 from purestep._steps.core.batches import check_batch
 from purestep._steps.core.outcome import check_loss_fn, keyless, outcome_of
 from purestep._steps.state import TrainState, check_state
 
-_EVALUATION = 0x6576  # folded into the state's key: independent of those that training draws from
-_DRAW = "pass rng= to eval_step and draw from the key that loss_fn gets, or draw nothing in evaluation"
+_EVALUATION = 0x6576  # folded into the state's key, so that the key differs from those of training
+_REMEDY = "pass rng= to eval_step and draw from the rng of loss_fn, or draw nothing in evaluation"
 
 
 def eval_step(
@@ -24,22 +24,22 @@ def eval_step(
 ) -> Callable[[TrainState, Batch], dict[str, AnyMean]]:
     """Build the pure function that measures a state on one batch.
 
-    `loss_fn` is the one that `train_step` takes, called with `None` for its key: what `functional`
-    made then runs in evaluation mode, and a loss function that draws random numbers is refused.
+    `loss_fn` is that of `train_step`, called with `None` for its key. A forward pass made by `functional`
+    then runs in evaluation mode, and a loss function that draws random numbers is refused.
 
     Args:
         loss_fn: as in `train_step`.
-        stateful: as in `train_step`; the model_state that it returns is dropped.
-        rng: for a model that draws in evaluation too, as a VAE does: a key, uint32 [2], the same for every
-            batch, or `"state"` for a key that is a function of `state.rng`. `loss_fn` receives it; what
-            `functional` made is then in training mode unless it is called with `train=False`.
+        stateful: as in `train_step`; the returned model_state is dropped.
+        rng: for a model that also draws in evaluation, as a VAE does: a key, uint32 [2], for every batch, or
+            `"state"` for a key that is a function of `state.rng`. `loss_fn` receives the key. A forward pass
+            made by `functional` then runs in training mode unless it gets `train=False`.
 
     Returns:
-        `step(state, batch) -> {"loss": Mean, ...}`, with the loss function's metrics as `Mean`s too, so
-        that batches merge to the exact mean over all of them. A sum of means is a `MeanSum`.
+        `step(state, batch) -> {"loss": Mean, ...}`. The loss function's metrics are `Mean`s too, so that
+        batches merge to the exact mean over all of them. A sum of means is a `MeanSum`.
 
     Raises:
-        ValueError, TypeError: as `train_step`; also for random numbers drawn without a key while `rng` is
+        ValueError, TypeError: as `train_step`; also for random numbers drawn without a key if `rng` is
             `None`.
 
     >>> import mlx.core as mx, purestep as ps
@@ -59,14 +59,14 @@ def eval_step(
         check_state(caller, state)
         check_batch(caller, batch)
         key = fold_in(state.rng, _EVALUATION) if isinstance(rng, str) else rng
-        with forbidden(f"{caller}: loss_fn", _DRAW) if key is None else keyless(key):
+        with forbidden(f"{caller}: loss_fn", _REMEDY) if key is None else keyless(key):
             outcome = outcome_of(
                 caller, loss_fn, state.params, state.model_state, batch, key, stateful=stateful
             )
         if "loss" in outcome.metrics:
             raise checks.error(caller, "loss_fn's metrics may not be named loss")
-        # The weights are stop_gradients. Of two equal ones among its outputs, as of a loss and a metric over
-        # the same tokens, mx.compile loses one ("_Map_base::at"); of two equal sums it does not.
+        # The addition works around mx.compile, which loses one of two equal stop_gradients among its outputs
+        # ("_Map_base::at"), such as the weights of a loss and a metric over the same tokens.
         means = {"loss": outcome.loss, **outcome.metrics}
         return {
             name: map_terms(lambda term: Mean(term.total, term.weight + 0.0), mean)
@@ -77,7 +77,7 @@ def eval_step(
 
 
 def evaluate(
-    eval_step: Callable[[Any, Batch], dict[str, AnyMean]],
+    eval_step: EvalStepFn,
     state: Any,
     source: Any,
     *,
@@ -86,27 +86,25 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure a state on every batch of a source and return the exact means over all of them.
 
-    Totals and weights are added up, in float64, and divided once: batches with more real tokens count
-    more, as if there had been one batch. Each batch is computed before the one after next is asked for, so
-    memory is that of two batches, however many there are.
+    Totals and weights are summed in float64 and divided once. Batches with more real tokens count more, as if
+    all data were one batch. At most two batches are in memory at a time.
 
     Args:
         eval_step: `eval_step(state, batch) -> {"loss": Mean, ...}`, as `eval_step` builds it, or compiled.
-        state: what to measure; it is not changed.
+        state: the state to measure; it is not changed.
         source: an iterable of batches, or an object with `at(step) -> batch`, which needs `steps`.
-        steps: how many batches to take, from `at(0)` on; of an iterable, at most that many.
-        perplexity: add `perplexity`, `exp(loss)`. It means something for a loss in nats a token only.
+        steps: the number of batches, from `at(0)` on; for an iterable, the largest number.
+        perplexity: add `perplexity`, `exp(loss)`. It is meaningful only for a loss in nats per token.
 
     Returns:
-        Python floats: `loss`, every other metric, each over its own weight (0.0 where that is 0), `weight`,
-        the sum of what the loss is a mean over (of a sum of means, what the first is), and, if asked for,
-        `perplexity`, which is `inf` where that is too large for a float (a loss above 709.78) and NaN for a
-        loss that is NaN.
+        Python floats: `loss`; every other metric, each over its own weight (0.0 if the weight is 0);
+        `weight`, the total weight of the loss (the first term's for a sum of means); and `perplexity` if
+        requested, which is `inf` for a loss above 709.78 and NaN for a loss that is NaN.
 
     Raises:
-        ValueError: if the source has no batch, as an iterator that was used up before, if nothing in it
-            counts (a mean over nothing is no zero), or if its length is unknown and `steps` is not given.
-        TypeError: if the source or what the step returns is not as above.
+        ValueError: if the source has no batch (an iterator may be exhausted), if the total weight of the loss
+            is 0, or if the source has no length and `steps` is not given.
+        TypeError: if the source or the results of the step have another type.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(batch["losses"], batch["real"])
@@ -127,7 +125,7 @@ def evaluate(
             if len(before) != len(terms):
                 raise checks.error(
                     caller,
-                    f"{name} must be a sum of as many means for every batch, "
+                    f"{name} must be a sum of the same number of means for every batch, "
                     f"got {len(before)} and {len(terms)}",
                 )
             sums[name] = [
@@ -138,7 +136,7 @@ def evaluate(
         raise checks.error(caller, "source must hold at least one batch, got none")
     weight = sums["loss"][0][1]
     if weight == 0:
-        raise checks.error(caller, "source must hold something that counts, got a loss of weight 0")
+        raise checks.error(caller, "source must have a loss of weight above 0, got weight 0")
     means = {
         name: sum(total / weight if weight else 0.0 for total, weight in terms)
         for name, terms in sums.items()
@@ -152,17 +150,17 @@ def _batches(caller: str, source: Any, steps: int | None) -> Iterator[Batch]:
         steps = checks.integer(caller, "steps", steps, least=1)
     if steps is not None and hasattr(source, "at"):
         return (source.at(step) for step in range(steps))
-    if isinstance(source, dict):  # one batch, which would be iterated over its names
+    if isinstance(source, dict):  # iterating over one batch would yield its names
         raise TypeError(f"{caller}: source must be an iterable of batches, got one batch; write [batch]")
     if isinstance(source, Iterable):
         return islice(source, steps)
     if hasattr(source, "at"):
-        raise checks.error(caller, "a source with at(step) has no end: pass steps=, got None")
+        raise checks.error(caller, "steps must be given for a source with at(step), got None")
     raise TypeError(f"{caller}: source must be iterable or have at(step), got {type(source).__name__}")
 
 
 def _one_behind(results: Iterator[dict[str, AnyMean]]) -> Iterator[dict[str, AnyMean]]:
-    """Start computing each result, and hand it out once the next is started: the device never waits."""
+    """Start each result, and yield it after the next one has started, so that the device never waits."""
     before = None
     for result in results:
         mx.async_eval(result)

@@ -1,4 +1,4 @@
-"""The training step of a float16 model: its loss is scaled, its gradients are not too small."""
+"""The training step of a float16 model: the loss is scaled so that gradients do not underflow."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.mean import Mean, map_terms
-from purestep._core.types import Batch, LossFn, Params, Step, Tree
+from purestep._core.types import Batch, LossFn, Params, Tree
 from purestep._steps.core.outcome import check_loss_fn, outcome_of
-from purestep._steps.core.parts import Parts, parts_of, step_of
 from purestep._steps.state import TrainState, check_state
+from purestep._steps.step import Parts, Step
 from purestep._steps.train import opt_state_check, step_for
 from purestep._transforms.core.base import GradientTransform, check_transform
 
@@ -19,20 +19,20 @@ def loss_scaled_step(
 ) -> Step:
     """Build a `train_step` that multiplies the gradient of its loss by the scale in the optimizer state.
 
-    `transform` is, or holds, `transforms.dynamic_loss_scale(...)`, which divides by the scale again,
-    skips gradients that overflowed and adapts the scale. Only the backward pass is scaled: the loss, as a
-    metric and as the transform's `value`, is the loss.
+    `transform` is or contains `transforms.dynamic_loss_scale(...)`, which divides by the scale again, skips
+    gradients that overflowed and adapts the scale. Only the backward pass is scaled: the metric `loss`
+    and the transform's `value` are unscaled.
 
     The metrics are those of `train_step`, with `grad_norm` divided by the scale, and `loss_scale`.
 
     Args:
-        loss_fn: as in `train_step`. It computes in float16 as it likes; keep the loss itself in float32.
+        loss_fn: as in `train_step`. It may compute in float16, but the loss itself should be float32.
         transform: as in `train_step`, with one `dynamic_loss_scale` in it.
         microbatches: as in `train_step`.
-        stateful: as in `train_step`. The forward pass of a skipped step still moves the model_state.
+        stateful: as in `train_step`. The forward pass of a skipped step still updates the model_state.
 
     Raises:
-        ValueError: on the first call, if the optimizer state has no scale, and as `train_step`.
+        ValueError: on the first call, if the optimizer state has no scale, and as in `train_step`.
 
     >>> import purestep as ps
     >>> from purestep.transforms import dynamic_loss_scale
@@ -55,14 +55,14 @@ def loss_scaled_step(
         )
 
         def times(mean: Mean) -> Mean:
-            # The value of the total, and `scale` times its gradient.
+            # The value is that of the total; the gradient is `scale` times its gradient.
             total = mean.total + (scale - 1) * (mean.total - mx.stop_gradient(mean.total))
             return Mean(total, mean.weight)
 
         return map_terms(times, outcome.loss), outcome.metrics, (scale, outcome.model_state)
 
-    # The scale reaches the loss function, over all microbatches, as part of its model_state.
-    inner = parts_of(step_for(caller, scaled, transform, microbatches=microbatches, stateful=True))
+    # The scale reaches the loss function in every microbatch, as part of its model_state.
+    inner = step_for(caller, scaled, transform, microbatches=microbatches, stateful=True)
 
     def parts(state: TrainState, batch: Batch) -> Parts:
         check_state(caller, state)
@@ -70,14 +70,14 @@ def loss_scaled_step(
         scales = tree.fields(state.opt_state, "loss_scale")
         if len(scales) != 1:
             raise checks.error(
-                caller, f"the state must hold one loss_scale, of dynamic_loss_scale, got {len(scales)}"
+                caller, f"state must hold one loss_scale, from dynamic_loss_scale, got {len(scales)}"
             )
         scale = scales[0][1]
-        made = inner(state.replace(model_state=(scale, state.model_state)), batch)
+        made = inner.parts(state.replace(model_state=(scale, state.model_state)), batch)
         new, metrics = made.state, made.metrics
         if "loss_scale" in metrics:
             raise checks.error(caller, "loss_fn's metrics may not be named loss_scale")
         metrics |= {"grad_norm": metrics["grad_norm"] / scale, "loss_scale": scale}
         return made._replace(state=new.replace(model_state=new.model_state[1]))
 
-    return step_of(parts)
+    return Step(parts)

@@ -1,14 +1,14 @@
-"""Sharpness-aware minimization: the gradient of the worst place nearby."""
+"""Sharpness-aware minimization (SAM): the gradient at the worst point nearby."""
 
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import checks, tree
-from purestep._core.types import Batch, LossFn, Params, Step, Tree, Updates
+from purestep._core.types import Batch, LossFn, Params, Tree, Updates
 from purestep._steps.core.outcome import check_loss_fn, outcome_of
-from purestep._steps.core.parts import Parts, parts_of, step_of
 from purestep._steps.state import TrainState, check_state
+from purestep._steps.step import Parts, Step
 from purestep._steps.train import opt_state_check, step_for
 from purestep._transforms.core.base import GradientTransform, check_transform
 
@@ -22,31 +22,33 @@ def sam_step(
     microbatches: int = 1,
     stateful: bool = False,
 ) -> Step:
-    """Build the pure function that makes one step of SAM: two gradients, one update.
+    """Build the pure function that makes one step of SAM, from two gradients and one update.
 
-    With `g` the gradient at the parameters `p`, the update is what `transform` makes of the gradient at
+    With `g` the gradient at the parameters `p`, the transform receives the gradient at
 
         p + rho * g / |g|                   and with adaptive, elementwise,
         p + rho * p ** 2 * g / |abs(p) * g|
 
-    Both are gradients of the whole batch, microbatches and all, with the same key: one dropout mask.
+    Both gradients are those of the whole batch, also with microbatches, and use the same key and so the same
+    dropout mask.
 
-    Differences from `optax.contrib.sam`:
+    Differences from optax:
 
-    1. A step, not a transform: each call makes a whole update, with no gradients of other batches mixed
-       in, and the transform sees the gradients of the second kind alone.
+    1. `optax.contrib.sam` is a transform; this is a step. Each call makes a whole update from one batch, and
+       the transform receives only the gradients at the second point.
 
     Args:
         loss_fn: as in `train_step`.
-        transform: as in `train_step`. Its `value` and `grad_norm` are those of the second place.
-        rho: how far to go, at least 0; with 0 it is `train_step`, at twice the price.
-        adaptive: measure the distance in units of the parameters (ASAM; there a rho of 0.5 to 2).
+        transform: as in `train_step`. Its `value` and `grad_norm` are those at the second point.
+        rho: the distance to the second point, at least 0. With 0 the result is that of `train_step`, at
+            twice the cost.
+        adaptive: measure the distance relative to the parameters (ASAM; use a rho of 0.5 to 2).
         microbatches: as in `train_step`.
         stateful: as in `train_step`; the model_state is that of the first pass.
 
     Returns:
-        A step as `train_step` returns it. The metrics are of the first pass, at the parameters
-        themselves, with `perturbed_loss`, that of the second.
+        A step as `train_step` returns it. The metrics are those of the first pass, at the parameters
+        themselves, with `perturbed_loss`, the loss of the second pass.
 
     Reference: Foret et al., arXiv:2010.01412; Kwon et al., arXiv:2102.11600.
 
@@ -55,7 +57,7 @@ def sam_step(
     >>> transform = ps.optimizers.sgd(0.25)
     >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
     >>> state, metrics = sam_step(loss_fn, transform, rho=1.0)(state, {"x": mx.array([2.0])})
-    >>> state.params["w"], metrics["loss"], metrics["perturbed_loss"]  # the gradient is that at -1
+    >>> state.params["w"], metrics["loss"], metrics["perturbed_loss"]  # the gradient at -1
     (array(1.5, dtype=float32), array(4, dtype=float32), array(9, dtype=float32))
     """
     caller = "sam_step"
@@ -64,7 +66,7 @@ def sam_step(
     check_transform(caller, "transform", transform)
     check_opt_state = opt_state_check(caller, transform)
 
-    def probe(updates: Updates, state: Tree, params: Params) -> tuple[Updates, Tree]:
+    def probe(updates: Updates, state: Tree, params: Params = None) -> tuple[Updates, Tree]:
         return tree.zeros_like(updates), _perturbation(updates, params, rho, adaptive)
 
     def perturbed(params: Params, carried: tuple[Tree, Tree], batch: Batch, rng: mx.array) -> Any:
@@ -75,18 +77,18 @@ def sam_step(
         )
         return outcome.loss, {}, carried
 
-    # The first step moves nothing and leaves the perturbation as its optimizer state; the second is
-    # handed it as model_state, which reaches the loss function over all microbatches.
+    # The first step changes no parameter and leaves the perturbation as its optimizer state. The second step
+    # receives the perturbation as model_state, which reaches the loss function in every microbatch.
     look = GradientTransform(lambda params: tree.zeros_like(params, mx.float32), probe)
     first = step_for(caller, loss_fn, look, microbatches=microbatches, stateful=stateful)
-    second = parts_of(step_for(caller, perturbed, transform, microbatches=microbatches, stateful=True))
+    second = step_for(caller, perturbed, transform, microbatches=microbatches, stateful=True)
 
     def parts(state: TrainState, batch: Batch) -> Parts:
         check_state(caller, state)
         check_opt_state(state.opt_state, state.params)
         seen, metrics = first(state.replace(opt_state=look.init(state.params)), batch)
         carried = (seen.opt_state, state.model_state)
-        made = second(state.replace(model_state=carried), batch)
+        made = second.parts(state.replace(model_state=carried), batch)
         if "perturbed_loss" in metrics or "learning_rate" in metrics:
             raise checks.error(caller, "loss_fn's metrics may not be named perturbed_loss or learning_rate")
         metrics["perturbed_loss"] = made.metrics["loss"]
@@ -94,7 +96,7 @@ def sam_step(
             metrics["learning_rate"] = made.metrics["learning_rate"]
         return made._replace(state=made.state.replace(model_state=seen.model_state), metrics=metrics)
 
-    return step_of(parts)
+    return Step(parts)
 
 
 def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool) -> Tree:
@@ -104,7 +106,7 @@ def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool
     else:
         weighted = gradients
     norm = tree.norm(weighted)
-    factor = rho / mx.where(norm > 0, norm, 1.0)  # no gradient, no direction: stay
+    factor = rho / mx.where(norm > 0, norm, 1.0)  # a zero gradient has no direction
     if adaptive:
         return tree.map(lambda w, p: factor * mx.abs(p.astype(mx.float32)) * w, weighted, params)
     return tree.map(lambda w: factor * w, weighted)

@@ -1,4 +1,4 @@
-"""The whole of a training run, as one immutable value."""
+"""The state of a training run as one immutable value, and the checks on it."""
 
 import copy
 from typing import Any, NamedTuple
@@ -11,18 +11,18 @@ from purestep._core.rng import check_key, fold_in, from_seed, scope
 from purestep._core.types import Params, Tree
 from purestep._transforms.core.base import GradientTransform, check_floating, check_transform
 
-_INIT = 0x696E  # folded into the key of the run for what a transform draws for its first state
+_INIT = 0x696E  # folded into the key of the run for the draws of `transform.init`
 
 
 class TrainState(NamedTuple):
-    """What one step turns into the next: nothing but arrays, so every snapshot is consistent.
+    """The state of a training run. It holds only arrays and is immutable, so every snapshot is consistent.
 
     Attributes:
-        params: a tree of floating-point arrays, what is trained.
+        params: the trained parameters, a tree of floating-point arrays.
         opt_state: the state of the gradient transform.
-        step: 0-d int32, steps made.
+        step: 0-d int32, the number of steps made.
         rng: uint32 [2], the key that the next step splits.
-        model_state: arrays that the forward pass carries along (running statistics); `{}` if there are none.
+        model_state: arrays that the forward pass updates, such as running statistics; `{}` if there are none.
     """
 
     params: Params
@@ -46,13 +46,13 @@ class TrainState(NamedTuple):
         Args:
             params: a tree of floating-point arrays.
             transform: its `init` makes the optimizer state.
-            seed: in [0, 2**64), makes the key of the run, when `rng` is not given.
+            seed: in [0, 2**64). It makes the key of the run, unless `rng` is given.
             rng: a key, uint32 [2].
-            model_state: the third value of `functional`, when the model has one.
+            model_state: the third value of `functional`, if the model has one.
 
         Raises:
             TypeError: for a leaf that is not an array, such as a Python number, with its path.
-            ValueError: for parameters that are not floating, or none at all.
+            ValueError: for parameters that are not floating-point arrays, or if there are none.
 
         >>> import purestep as ps
         >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
@@ -78,8 +78,8 @@ class TrainState(NamedTuple):
     def replace(self, **changes: Any) -> "TrainState":
         """Return the state with some fields changed.
 
-        Params or a model_state that lack containers without arrays, as `mx.load` and `tree_unflatten` give
-        them, get these back.
+        `mx.load` and `tree_unflatten` drop containers without arrays. This puts them back into `params` and
+        `model_state`.
 
         >>> import purestep as ps
         >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
@@ -93,7 +93,7 @@ class TrainState(NamedTuple):
 
 
 def check_arrays(caller: str, name: str, value: Tree) -> None:
-    """Refuse a tree with a leaf that is not an array, naming the leaf and what to do."""
+    """Refuse a tree with a leaf that is not an array; the error gives its path and the remedy."""
     if all(isinstance(leaf, mx.array) for leaf in tree.leaves(value)):
         return
     for path, leaf in tree.items(value):
@@ -117,7 +117,7 @@ def check_arrays(caller: str, name: str, value: Tree) -> None:
 
 
 def check_state(caller: str, state: Any) -> None:
-    """Refuse what is not a `TrainState` of arrays."""
+    """Refuse a value that is not a `TrainState` of arrays."""
     if not isinstance(state, TrainState):
         swapped = "; were state and batch swapped?" if isinstance(state, (dict, list, mx.array)) else ""
         kind = "None" if state is None else f"a {type(state).__name__}"

@@ -9,25 +9,49 @@ from typing import Any
 import mlx.core as mx
 
 from purestep.cli import output
+from purestep.cli.commands import ENDS, Parser, command
 from purestep.cli.inspection import WHERE, compared, inspected, opened
 
 _DESCRIPTION = """Show what is stored: the checkpoints of a run and one of them array by array; or one
-checkpoint, a safetensors file or the index of several, a file of checkpoint.to_bytes. Every checksum is
-verified."""
-_EPILOG = """Exit codes: 0 all is well; 1 something is damaged; 2 the arguments are wrong."""
+checkpoint, a safetensors file or the index of several, a file of checkpoint.to_bytes, a directory of
+safetensors files, such as a demo's. Every checksum is verified."""
+_EPILOG = f"""With --diff the last line is one word: identical, different or damaged. Two states are identical
+if their arrays have the same paths, dtypes, shapes and bits. --step chooses the checkpoint of PATH; OTHER
+may be the directory of a checkpoint itself.
+
+Exit status: 0 all is well; 1 something is damaged, or the answer cannot be written; 2 the arguments are
+wrong, or a file cannot be read.
+
+Exit status with --diff: 0 identical; 1 different, or the answer cannot be written; 2 damaged, the arguments
+are wrong, or a file cannot be read.
+
+{ENDS}"""
 _HEADS = ("array", "dtype", "shape", "size", "norm", "checksum")
+_DIFF_STATUS = {"identical": 0, "different": 1, "damaged": 2}
 
 
+class _InOrder(argparse.Action):
+    """Stores an option, and that it was the next to be typed."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *rest: Any
+    ) -> None:
+        """Store the value."""
+        setattr(namespace, self.dest, values)
+        namespace.order = (*getattr(namespace, "order", ()), self.dest)
+
+
+@command("inspect")
 def main(arguments: Sequence[str]) -> int:
     """Inspect one path, or the difference of two."""
-    parser = argparse.ArgumentParser(
-        prog="python -m purestep inspect", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False
-    )
-    parser.add_argument("path", metavar="PATH", type=Path, help="a directory or a file")
+    parser = Parser("inspect", description=_DESCRIPTION, epilog=_EPILOG)
+    parser.add_argument("path", metavar="PATH", type=Path, action=_InOrder, help="a directory or a file")
     parser.add_argument(
         "--step", type=int, metavar="N", help="the checkpoint of a run; without it the newest"
     )
-    parser.add_argument("--diff", type=Path, metavar="OTHER", help="compare with another directory or file")
+    parser.add_argument(
+        "--diff", type=Path, metavar="OTHER", action=_InOrder, help="compare with another directory or file"
+    )
     parser.add_argument("--leaves", metavar="PATTERN", help="only arrays of such paths, as *.weight")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     options = parser.parse_args(arguments)
@@ -40,19 +64,23 @@ def main(arguments: Sequence[str]) -> int:
             if options.diff is None:
                 answer, show = inspected(found, options.leaves), _show
             else:
-                answer, show = compared(found, opened(options.diff, None), options.leaves), _show_difference
+                both = found, opened(options.diff, None)
+                first, second = both if options.order[0] == "path" else both[::-1]  # as they were typed
+                answer, show = compared(first, second, options.leaves), _show_difference
     except (OSError, ValueError, TypeError) as error:
-        output.fail(WHERE, str(error))
+        output.fail(WHERE, error)
         return 2
     if options.json:
         output.print_json(answer)
     else:
         show(tables, answer)
-    return 1 if answer["problems"] else 0
+    return _DIFF_STATUS[answer["verdict"]] if "verdict" in answer else 1 if answer["problems"] else 0
 
 
 def _show(tables: Any, answer: dict[str, Any]) -> None:
     run, record, entries = answer["run"], answer["record"], answer["arrays"]
+    if answer["files"] is not None:
+        _show_files(tables, answer["files"])
     if run is not None:
         tables.table(
             f"{run['path']}: {output.counted(len(run['checkpoints']), 'checkpoint')}",
@@ -106,6 +134,23 @@ def _show(tables: Any, answer: dict[str, Any]) -> None:
     _show_problems(tables, answer)
 
 
+def _show_files(tables: Any, files: list[dict[str, Any]]) -> None:
+    tables.table(
+        output.counted(len(files), "file"),
+        [("file", "left"), ("written (UTC)", "left"), ("arrays", "right"), ("size", "right"), ("", "left")],
+        [
+            (
+                file["name"],
+                _date(file["time"]),
+                "" if file["arrays"] is None else str(file["arrays"]),
+                "" if file["bytes"] is None else output.size(file["bytes"]),
+                "damaged" if file["problems"] else "",
+            )
+            for file in files
+        ],
+    )
+
+
 def _show_difference(tables: Any, answer: dict[str, Any]) -> None:
     if answer["first"] is not None:
         tables.say(f"first:  {answer['first']}", f"second: {answer['second']}")
@@ -137,6 +182,7 @@ def _show_difference(tables: Any, answer: dict[str, Any]) -> None:
             tables.table("differences", heads, rows)
         tables.say(f"of the same bits: {answer['same_bits']}, not: {len(rows)}")
     _show_problems(tables, answer)
+    tables.say(answer["verdict"])
 
 
 def _show_problems(tables: Any, answer: dict[str, Any]) -> None:

@@ -1,15 +1,16 @@
 """What `inspect` finds, as plain values: one stored state array by array, or the difference of two."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from purestep._checkpoint.run import directory, store
 from purestep._core import checks, tree
 from purestep._core.tree.patterns import compile_pattern
 from purestep._measures.difference import difference
-from purestep.checkpoint import directory, store
-from purestep.cli.listing import Listing, list_run
+from purestep.cli.listing import File, Listing, list_files, list_run
 from purestep.cli.stored import Source, open_source, read_all
 
 WHERE = "inspect"
@@ -27,9 +28,17 @@ class Entry(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What a path led to; a run leads to one of its checkpoints, or to none that can be read."""
+    """What a path led to.
+
+    Attributes:
+        listing: of a run's directory.
+        files: of a directory of files.
+        source: the checkpoint or file to show, or `None` if none can be read.
+        problems: what is wrong, the arrays of the source not looked at.
+    """
 
     listing: Listing | None
+    files: tuple[File, ...] | None
     source: Source | None
     problems: list[str]
 
@@ -42,18 +51,35 @@ def opened(path: Path, step: int | None) -> Opened:
     if not path.is_dir() or (path / directory.MANIFEST).exists() or directory.step_of(path) is not None:
         if step is not None:
             raise checks.error(WHERE, f"--step needs the directory of a run, {path} is not one")
-        return Opened(None, *_source(path))
+        return Opened(None, None, *_source(path))
     listing = list_run(WHERE, path)
     steps = [checkpoint.step for checkpoint in listing.checkpoints]
     if not steps:
-        raise checks.error(WHERE, f"there is no checkpoint in {path}: name one, or a file")
+        if step is not None:
+            raise checks.error(WHERE, f"--step needs a directory of checkpoints, {path} holds none")
+        return _of_files(path)
     if step is not None:
-        return Opened(listing, *_source(store.existing(WHERE, path, step)))
+        return Opened(listing, None, *_source(store.existing(WHERE, path, step)))
+    passed_over: list[str] = []
     for number in reversed(steps):
-        source, _ = _source(store.existing(WHERE, path, number))
+        source, problems = _source(store.existing(WHERE, path, number))
         if source is not None:
-            return Opened(listing, source, [])
-    return Opened(listing, None, [])
+            return Opened(listing, None, source, [*passed_over, *problems])
+        passed_over += problems
+    return Opened(listing, None, None, passed_over)
+
+
+def _of_files(path: Path) -> Opened:
+    """Return what a directory of files leads to, a demo's run or a model: the file written last."""
+    files, sources = list_files(WHERE, path)
+    if not files:
+        raise checks.error(WHERE, f"there is no checkpoint in {path}: name one, or a file")
+    passed_over: list[str] = []
+    for file in reversed(files):
+        if file.name in sources:
+            return Opened(None, files, sources[file.name], [*passed_over, *file.problems])
+        passed_over += file.problems
+    return Opened(None, files, None, passed_over)
 
 
 def _source(path: Path) -> tuple[Source | None, list[str]]:
@@ -76,13 +102,15 @@ def inspected(found: Opened, pattern: str | None) -> dict[str, Any]:
             continue
         status = "verified" if found.source.summed else "no checksum"
         entries.append(Entry(path, dtype, shape, array.nbytes, _norm(array), status))
-    for checkpoint in [] if found.listing is None else found.listing.checkpoints:
-        problems += [problem for problem in checkpoint.problems if problem not in problems]
+    listed = (() if found.listing is None else found.listing.checkpoints, found.files or ())
+    for entry in chain.from_iterable(listed):
+        problems += [problem for problem in entry.problems if problem not in problems]
     record = None if found.source is None else found.source.record
     return {
         "source": None if found.source is None else str(found.source.path),
         "kind": None if found.source is None else found.source.kind,
         "run": None if found.listing is None else found.listing._asdict(),
+        "files": None if found.files is None else [file._asdict() for file in found.files],
         "record": None if record is None else {**record._asdict(), "path": str(record.path)},
         "arrays": [entry._asdict() for entry in entries],
         "problems": problems,
@@ -90,11 +118,12 @@ def inspected(found: Opened, pattern: str | None) -> dict[str, Any]:
 
 
 def compared(first: Opened, second: Opened, pattern: str | None) -> dict[str, Any]:
-    """Return in what two sources differ, as plain values."""
+    """Return in what two sources differ, as plain values: with the verdict, one word."""
     problems = [*first.problems, *second.problems]
     a, b = first.source, second.source
     if a is None or b is None:
-        return {"first": None, "second": None, "problems": problems or ["no checkpoint can be read"]}
+        problems = problems or ["no checkpoint can be read"]
+        return {"verdict": "damaged", "first": None, "second": None, "problems": problems}
     ours, theirs = _matching(a, pattern, required=False), _matching(b, pattern, required=False)
     if pattern is not None and not ours and not theirs:
         raise checks.error(WHERE, f"--leaves {pattern!r} matches no array of either")
@@ -111,9 +140,7 @@ def compared(first: Opened, second: Opened, pattern: str | None) -> dict[str, An
         same += found.same_bits
         if not found.same_bits:
             differ.append({"path": path, **found._asdict()})
-    return {
-        "first": str(a.path),
-        "second": str(b.path),
+    lists = {
         "only_in_first": [path for path in ours if path not in b.leaves],
         "only_in_second": [path for path in theirs if path not in a.leaves],
         "reshaped": [
@@ -127,6 +154,13 @@ def compared(first: Opened, second: Opened, pattern: str | None) -> dict[str, An
             if a.leaves[path][0] != b.leaves[path][0]
         ],
         "differ": differ,
+    }
+    verdict = "damaged" if problems else "different" if any(lists.values()) else "identical"
+    return {
+        "verdict": verdict,
+        "first": str(a.path),
+        "second": str(b.path),
+        **lists,
         "same_bits": same,
         "problems": problems,
     }

@@ -7,8 +7,11 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from purestep.checkpoint import directory, store
-from purestep.checkpoint.header import CorruptError
+from purestep._checkpoint.disk.tensors import SUFFIX
+from purestep._checkpoint.format.header import CorruptError
+from purestep._checkpoint.format.specs import nbytes
+from purestep._checkpoint.run import directory, store
+from purestep.cli.stored import INDEX, Source, open_source
 
 _LOCK = ".lock"
 _HIDDEN = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.(\d+)\.\w+")
@@ -30,6 +33,16 @@ class Temporary(NamedTuple):
     name: str
     owner: str
     bytes: int
+
+
+class File(NamedTuple):
+    """One file of arrays, or the index of several; `None` for what cannot be known."""
+
+    name: str
+    time: float
+    arrays: int | None
+    bytes: int | None
+    problems: list[str]
 
 
 class Listing(NamedTuple):
@@ -58,11 +71,35 @@ def list_run(where: str, root: Path) -> Listing:
     )
 
 
+def list_files(where: str, root: Path) -> tuple[tuple[File, ...], dict[str, Source]]:
+    """Look at the safetensors files of a directory, in the order of writing, and open those that can be read.
+
+    A file that belongs to the index of a divided one is not listed again.
+    """
+    files: dict[str, File] = {}
+    sources: dict[str, Source] = {}
+    shards: set[str] = set()
+    # The indexes first: they name the files that are parts.
+    for entry in sorted(root.iterdir(), key=lambda entry: (not entry.name.endswith(INDEX), entry.name)):
+        if entry.name in shards or not entry.name.endswith((SUFFIX, INDEX)) or not entry.is_file():
+            continue
+        written = entry.stat().st_mtime
+        try:
+            source = sources[entry.name] = open_source(where, entry)
+        except ValueError as error:
+            files[entry.name] = File(entry.name, written, None, None, [str(error).removeprefix(f"{where}: ")])
+            continue
+        shards |= source.files
+        size = sum(nbytes(*leaf) for leaf in source.leaves.values())
+        files[entry.name] = File(entry.name, written, len(source.leaves), size, list(source.problems))
+    return tuple(sorted(files.values(), key=lambda file: (file.time, file.name))), sources
+
+
 def _checkpoint(where: str, path: Path) -> Checkpoint:
     step, _ = directory.step_of(path) or (0, 1)
     try:
         manifest = directory.read(where, path)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         return Checkpoint(step, None, {}, None, [str(error).removeprefix(f"{where}: ")])
     problems = []
     for name in manifest.files:
@@ -77,7 +114,10 @@ def _checkpoint(where: str, path: Path) -> Checkpoint:
 def _writer(root: Path) -> str | None:
     # A writer empties the file as it leaves. Trying the lock itself could make a writer's own try fail.
     try:
-        owner = json.loads((root / _LOCK).read_bytes()[:1000])
+        if not (root / _LOCK).is_file():
+            return None  # to read a pipe would wait for its writer
+        with (root / _LOCK).open("rb") as file:
+            owner = json.loads(file.read(1000))
         pid, host = int(owner["pid"]), str(owner["host"])[:100]
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -89,7 +129,10 @@ def _temporary(entry: Path) -> Temporary | None:
     found = _HIDDEN.fullmatch(entry.name)
     if found is None or entry.is_symlink() or not entry.is_dir():
         return None
-    size = sum(file.lstat().st_size for file in entry.iterdir() if file.is_file())
+    try:
+        size = sum(file.lstat().st_size for file in entry.iterdir() if file.is_file())
+    except FileNotFoundError:  # its writer has just finished
+        return None
     return Temporary(entry.name, f"pid {found[2]} on {found[1]}", size)
 
 

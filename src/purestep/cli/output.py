@@ -6,6 +6,8 @@ import math
 import sys
 from typing import Any
 
+from purestep._core.escaping import printable
+
 
 def need_tables(command: str) -> Any:
     """Return the module that draws tables, or `None` once stderr says what to install."""
@@ -18,9 +20,27 @@ def need_tables(command: str) -> Any:
         return None
 
 
-def fail(command: str, message: str) -> None:
-    """Say on stderr, in the command's name, what is wrong."""
-    print(message if message.startswith(command) else f"{command}: {message}", file=sys.stderr)
+def fail(command: str, message: str | Exception) -> None:
+    """Say on stderr, in one line and in the command's name, what is wrong.
+
+    Args:
+        command: its name.
+        message: a sentence, or the error that says it.
+    """
+    text = worded(message) if isinstance(message, Exception) else message
+    named = text.startswith((f"{command}: ", f"{command}."))
+    print(printable(text if named else f"{command}: {text}"), file=sys.stderr)
+
+
+def worded(error: Exception) -> str:
+    """Return what an error says, that of the system without its number.
+
+    >>> worded(FileNotFoundError(2, "No such file or directory", "text"))
+    "No such file or directory: 'text'"
+    """
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror + ("" if error.filename is None else f": {error.filename!r}")
 
 
 def print_json(value: Any) -> None:

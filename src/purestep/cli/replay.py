@@ -1,6 +1,5 @@
 """`python -m purestep replay BUNDLE --step module:function`."""
 
-import argparse
 import contextlib
 import importlib
 import inspect
@@ -10,34 +9,33 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from purestep._checkpoint.format.header import CorruptError
 from purestep._core import checks
+from purestep._replay.bundle import Bundle, load
+from purestep._replay.explaining import Report, explain
 from purestep._steps.compile import Compiled
-from purestep.checkpoint.header import CorruptError
 from purestep.cli import output
+from purestep.cli.commands import ENDS, Parser, command
 from purestep.cli.demo import with_openblas
-from purestep.replay.bundle import Bundle, load
-from purestep.replay.explaining import Report, explain
 
 _DESCRIPTION = """Make a recorded step again, to the bit, and name the first array on its way that is not
 finite: the state and batch going in, the loss, the gradients, the updates, the new state."""
 
-_EPILOG = """module:function names a step, or a function without arguments that returns one. The module is
+_EPILOG = f"""module:function names a step, or a function without arguments that returns one. The module is
 imported, from the current directory too; its NamedTuples are those that the bundle may hold.
-Exit codes: 0 the step was made again to the bit; 1 it came out otherwise, or the bundle is damaged;
-2 the arguments are wrong, or the step is another model's."""
+
+Exit status: 0 the step was made again to the bit; 1 it came out otherwise, the bundle is damaged, or the
+answer cannot be written; 2 the arguments are wrong, the step is another model's, or a file cannot be read.
+
+{ENDS}"""
 
 _DRIFT_ROWS = 12
 
 
+@command("replay")
 def main(arguments: Sequence[str]) -> int:
     """Replay one bundle."""
-    parser = argparse.ArgumentParser(
-        prog="python -m purestep replay",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("replay", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("bundle", metavar="BUNDLE", help="the directory that replay.record wrote")
     parser.add_argument("--step", required=True, metavar="module:function", help="the step that was recorded")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
@@ -53,10 +51,12 @@ def main(arguments: Sequence[str]) -> int:
                 with_openblas()  # the bits of a matrix product are its own
             report = explain(step, bundle)
     except CorruptError as error:
-        output.fail("replay", str(error))
+        output.fail("replay", error)
         return 1
     except (ValueError, TypeError, OSError) as error:
-        output.fail("replay", str(error))
+        # The argument of `load` that is to hold the user's types is, here, the module of --step.
+        said = output.worded(error).replace("replay.load: types must", "replay: the module of --step must")
+        output.fail("replay", said)
         return 2
     if options.json:
         output.print_json(_as_json(bundle, report))

@@ -8,19 +8,20 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+from purestep._checkpoint.disk import reader, tensors
+from purestep._checkpoint.files.msgpack import from_bytes
+from purestep._checkpoint.files.safetensors import stored_tree
+from purestep._checkpoint.format.contents import contents
+from purestep._checkpoint.format.header import CorruptError, reading, sealed, unseal
+from purestep._checkpoint.format.specs import Leaves, nbytes
+from purestep._checkpoint.run import directory
+from purestep._checkpoint.run.record import Record
 from purestep._core import tree
-from purestep.checkpoint import directory, reader, tensors
-from purestep.checkpoint.contents import contents
-from purestep.checkpoint.header import CorruptError, reading, sealed, unseal
-from purestep.checkpoint.msgpack import from_bytes
-from purestep.checkpoint.record import Record
-from purestep.checkpoint.safetensors import stored_tree
-from purestep.checkpoint.specs import Leaves, nbytes
 
 # Arrays are read together up to this many bytes: one by one, each would parse its file's header again.
 _TOGETHER = 64 << 20
 _KEY = "purestep"
-_INDEX = ".index.json"
+INDEX = ".index.json"
 
 
 class Source(NamedTuple):
@@ -34,6 +35,7 @@ class Source(NamedTuple):
         summed: whether reading verifies a checksum of every array.
         record: of a checkpoint.
         problems: what is wrong besides the arrays.
+        files: the names of the files that an index names.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Source(NamedTuple):
     summed: bool
     record: Record | None = None
     problems: tuple[str, ...] = ()
+    files: frozenset[str] = frozenset()
 
 
 def open_source(where: str, path: Path) -> Source:
@@ -57,7 +60,7 @@ def open_source(where: str, path: Path) -> Source:
         raise FileNotFoundError(f"{where}: there is nothing at {path}")
     if path.is_dir():
         source = _checkpoint(where, path)
-    elif path.name.endswith(_INDEX):
+    elif path.name.endswith(INDEX):
         source = _divided(where, path)
     elif b"\xa8purestep" in _start(path):
         source = _packed(where, path)
@@ -67,12 +70,16 @@ def open_source(where: str, path: Path) -> Source:
 
 
 def read_all(where: str, source: Source, paths: list[str]) -> Iterator[tuple[str, mx.array | None, str]]:
-    """Yield each path with its array, or with `None` and what is wrong; few are in memory at a time."""
+    """Yield each path with its array, or with `None` and what is wrong; few are in memory at a time.
+
+    Raises:
+        OSError: if the system could not read: that says nothing about the file.
+    """
     for group in _groups(source.leaves, paths):
         try:
             found: dict[str, Any] = source.read(group)
             problems = {}
-        except (CorruptError, OSError):
+        except CorruptError:
             found, problems = _one_by_one(where, source, group)
         for path in group:
             yield path, found.get(path), problems.get(path, "")
@@ -84,7 +91,7 @@ def _one_by_one(where: str, source: Source, paths: list[str]) -> tuple[dict[str,
     for path in paths:
         try:
             found |= source.read([path])
-        except (CorruptError, OSError) as error:
+        except CorruptError as error:
             problems[path] = str(error).removeprefix(f"{where}: ")
     return found, problems
 
@@ -154,7 +161,7 @@ def _divided(where: str, path: Path) -> Source:
     leaves = dict(tree.spec_items(stored.tree))
     if metadata.get("total_size") != sum(nbytes(*leaf) for leaf in leaves.values()):
         raise CorruptError(f"{where}: {path} is damaged: total_size is not that of its arrays")
-    return Source(path, f"safetensors in {shards}", leaves, stored.read, True)
+    return Source(path, f"safetensors in {shards}", leaves, stored.read, True, files=frozenset(held.values()))
 
 
 def _check_foreign(where: str, path: Path, text: str) -> None:
@@ -166,7 +173,7 @@ def _check_foreign(where: str, path: Path, text: str) -> None:
 def _foreign(where: str, path: Path, kind: str, held: dict[str, Any]) -> Source:
     """Return what files without purestep's header hold: one file, or an index's file by key."""
     divided = None not in held.values()
-    leaves: Leaves = {}
+    leaves: dict[str, tuple[str, tuple[int, ...]]] = {}
     files: dict[str, str] = {}
     problems = []
     for name in dict.fromkeys(held.values() if divided else held):
@@ -195,7 +202,9 @@ def _foreign(where: str, path: Path, kind: str, held: dict[str, Any]) -> Source:
             raise CorruptError(f"{where}: {path} cannot be read ({error})") from None
         return found
 
-    return Source(path, kind, leaves, read, False, None, tuple(problems))
+    return Source(
+        path, kind, leaves, read, False, None, tuple(problems), frozenset(held.values() if divided else ())
+    )
 
 
 def _lazy(where: str, path: Path) -> dict[str, mx.array]:

@@ -1,20 +1,24 @@
-"""What the commands print for people: tables no wider than 100 columns. Needs rich."""
+"""What the commands print for people: tables as wide as the terminal, in a pipe as wide as their text."""
 
 import sys
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 100
+from purestep._core.escaping import printable
+
+_ALIGNED = 120  # cells up to this width line up in a pipe; one very long name must not pad every row
+_READABLE = 24  # at least so many cells of a name in one line of a table
 
 
 def say(*lines: str) -> None:
-    """Print lines of plain text, folded at the width."""
+    """Print each line, escaped; a terminal wraps it between words, a pipe does not."""
     console = _console()
     for line in lines:
-        console.print(Text(line))
+        console.print(Text(printable(line)), soft_wrap=not console.is_terminal)
 
 
 def table(
@@ -24,31 +28,77 @@ def table(
     *,
     footer: Sequence[str] | None = None,
 ) -> None:
-    """Print a table.
+    """Print a table and an empty line. Every cell is escaped and is never taken for markup.
 
     Args:
-        title: what stands above it.
+        title: a line above it.
         columns: the head of each column, and `left` or `right`.
-        rows: plain text; what a file says of itself is never taken for markup.
+        rows: the cells of each row.
         footer: a last row, set apart.
     """
-    drawn = Table(title=Text(title), title_justify="left", show_footer=footer is not None)
-    for number, (head, side) in enumerate(columns):
-        right = side == "right"
+    rows = [[printable(cell) for cell in row] for row in rows]
+    # A column without a head holds remarks; often there is none.
+    kept = [number for number, (head, _) in enumerate(columns) if head or any(row[number] for row in rows)]
+    heads = [columns[number][0] for number in kept]
+    right = [columns[number][1] == "right" for number in kept]
+    cells = [[row[number] for number in kept] for row in rows]
+    foot = None if footer is None else [footer[number] for number in kept]
+    console = _console()
+    say(title)
+    if console.is_terminal and not (right[0] or _roomy([heads, *cells], console.width)):
+        lines = _stacked([heads, *cells, *([] if foot is None else [foot])], right)
+    elif console.is_terminal:
+        console.print(_drawn(heads, right, cells, foot))
+        lines = []
+    else:
+        lines = _lines([heads, *cells, *([] if foot is None else [foot])], right)
+    for line in lines:
+        console.print(Text(line), soft_wrap=not console.is_terminal)
+    console.print()
+
+
+def _roomy(rows: Sequence[Sequence[str]], width: int) -> bool:
+    """Tell whether a drawn table leaves the names, in the first column, enough room to be read."""
+    names, *others = (max(map(cell_len, column)) for column in zip(*rows, strict=True))
+    return width - sum(others) - 3 * len(others) - 4 >= min(names, _READABLE)
+
+
+def _stacked(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterable[str]:
+    """Return the lines of a table for a narrow terminal: each name on a line, its other cells below."""
+    below = _lines([row[1:] for row in rows], right[1:])
+    for row, line in zip(rows, below, strict=True):
+        yield row[0]
+        if line:
+            yield f"    {line}"
+
+
+def _drawn(
+    heads: Sequence[str], right: Sequence[bool], cells: Iterable[Sequence[str]], footer: Sequence[str] | None
+) -> Table:
+    drawn = Table(show_footer=footer is not None)
+    for number, head in enumerate(heads):
         drawn.add_column(
-            head,
+            Text(head),
             footer=Text("" if footer is None else footer[number]),
-            justify="right" if right else "left",
+            justify="right" if right[number] else "left",
             overflow="fold",
             # Numbers stay whole; names give way.
-            no_wrap=right,
+            no_wrap=right[number],
         )
-    for row in rows:
+    for row in cells:
         drawn.add_row(*map(Text, row))
-    _console().print(drawn)
+    return drawn
+
+
+def _lines(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterable[str]:
+    widths = [min(max(map(cell_len, column)), _ALIGNED) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = []
+        for cell, width, to_the_right in zip(row, widths, right, strict=True):
+            space = " " * (width - cell_len(cell))
+            padded.append(space + cell if to_the_right else cell + space)
+        yield "  ".join(padded).rstrip()
 
 
 def _console() -> Console:
-    screen = sys.stdout.isatty()
-    width = min(Console(file=sys.stdout).width, WIDTH) if screen else WIDTH  # in a pipe there is room
-    return Console(file=sys.stdout, highlight=False, width=width)
+    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)

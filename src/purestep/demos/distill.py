@@ -21,10 +21,11 @@ from purestep._core.rng import scope
 from purestep._core.types import Batch, Params
 from purestep._modules.bridge import Apply
 from purestep.data import Characters, RandomWindows, consecutive_windows
-from purestep.demos import curves, session
-from purestep.demos.session import Session, made
+from purestep.demos.models.transformer import Transformer
+from purestep.demos.pictures import curves
+from purestep.demos.shared import session
+from purestep.demos.shared.session import Session, made
 from purestep.demos.text import read_text
-from purestep.demos.transformer import Transformer
 from purestep.losses import distillation_loss
 
 STEPS = 300
@@ -35,6 +36,7 @@ TEACHER: dict[str, int] = {"width": 48, "layers": 2, "heads": 3}
 STUDENT: dict[str, int] = {"width": 32, "layers": 1, "heads": 2}
 RATE = 5e-3
 TEMPERATURE, ALPHA = 2.0, 0.8
+PHASES = ("teacher", "alone", "taught")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit code."""
-    return session.conduct(options, "distill", STEPS, teach)
+    return session.conduct(options, "distill", STEPS, teach, phases=PHASES)
 
 
 def teach(session: Session) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def teach(session: Session) -> dict[str, Any]:
             steps=steps,
             tokens=BATCH_SIZE * CONTEXT,
             measure=measure,
-            shown=("loss", "validation_loss", "grad_norm"),
+            shown={"loss": "loss", "validation_loss": "val", "grad_norm": "|g|"},
         ).params
 
     apply, params = built(TEACHER)
@@ -123,7 +125,7 @@ def teach(session: Session) -> dict[str, Any]:
 
     measured = {
         phase: [row["validation_loss"] for row in session.history(phase) if "validation_loss" in row]
-        for phase in ("teacher", "alone", "taught")
+        for phase in PHASES
     }
     result = {
         "teacher_loss": measured["teacher"][-1],
@@ -148,16 +150,16 @@ def picture(session: Session, result: dict[str, Any]) -> None:
                     curves.Curve("student alone", alone, "validation_loss", curves.ORANGE),
                     curves.Curve("student taught", taught, "validation_loss", curves.BLUE),
                 ],
-                levels={"teacher": result["teacher_loss"]},
+                levels={"teacher, at its end": result["teacher_loss"]},
             ),
             curves.Panel(
-                "training loss against the text (nats a character)",
+                "training loss on the text (nats a character)",
                 [
                     curves.Curve("student alone", alone, "loss", curves.ORANGE, noisy=True),
                     curves.Curve("student taught", taught, "hard", curves.BLUE, noisy=True),
                 ],
             ),
         ],
-        f"Distillation: the student's validation loss {result['student_alone_loss']:.3f} alone, "
-        f"{result['student_taught_loss']:.3f} taught",
+        f"Distillation: the student's validation loss is {result['student_alone_loss']:.3f} alone, "
+        f"{result['student_taught_loss']:.3f} taught by the larger model",
     )

@@ -10,9 +10,10 @@ from purestep import Mean, TrainState, chain, eval_step, functional, losses, opt
 from purestep._core.rng import fold_in, scope
 from purestep._core.types import Batch, Params
 from purestep.data import sampler
-from purestep.demos import curves, session
-from purestep.demos.digits import DIGITS, STOP, Decoder, prompts
-from purestep.demos.session import Session, made
+from purestep.demos.models.digits import DIGITS, STOP, Decoder, prompts
+from purestep.demos.pictures import curves
+from purestep.demos.shared import session
+from purestep.demos.shared.session import Session, made
 from purestep.losses import completion_mask, dpo_loss, sequence_logps, shift, token_logps
 
 STEPS = 200
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit code."""
-    return session.conduct(options, "dpo", STEPS, learn_a_preference)
+    return session.conduct(options, "dpo", STEPS, learn_a_preference, phases=("reference", "dpo"))
 
 
 def learn_a_preference(session: Session) -> dict[str, Any]:
@@ -130,7 +131,12 @@ def learn_a_preference(session: Session) -> dict[str, Any]:
         steps=settings.steps,
         tokens=2 * PAIRS * chosen.shape[1],
         measure=measure,
-        shown=("loss", "test_rewards_accuracies", "test_rewards_margins", "samples_upwards"),
+        shown={
+            "loss": "loss",
+            "test_rewards_accuracies": "accuracy",
+            "test_rewards_margins": "margin",
+            "samples_upwards": "upwards",
+        },
     )
     history = session.history("dpo")
     first, last = history[0], history[-1]
@@ -167,26 +173,28 @@ def picture(session: Session, result: dict[str, Any]) -> None:
         session.directory.path / "curves.png",
         [
             curves.Panel(
-                "implicit reward, test pairs",
+                "implicit reward on unseen pairs",
                 [
-                    curves.Curve("chosen", history, "test_rewards_chosen", curves.BLUE),
-                    curves.Curve("rejected", history, "test_rewards_rejected", curves.ORANGE),
-                    curves.Curve("margin", history, "test_rewards_margins", curves.GREEN),
+                    curves.Curve("chosen (sorted upwards)", history, "test_rewards_chosen", curves.BLUE),
+                    curves.Curve(
+                        "rejected (sorted downwards)", history, "test_rewards_rejected", curves.ORANGE
+                    ),
+                    curves.Curve("margin: chosen - rejected", history, "test_rewards_margins", curves.GREEN),
                 ],
                 # With smoothing s the loss is least at the margin log((1 - s) / s), not at infinity.
-                levels={"least loss at": math.log((1 - SMOOTHING) / SMOOTHING)},
+                levels={"margin of the least loss": math.log((1 - SMOOTHING) / SMOOTHING)},
             ),
             curves.Panel(
-                "log-probability of a completion (nats)",
+                "log-probability of an unseen completion (nats)",
                 [
                     curves.Curve("chosen", history, "test_logps_chosen", curves.BLUE),
                     curves.Curve("rejected", history, "test_logps_rejected", curves.ORANGE),
                 ],
             ),
             curves.Panel(
-                "share",
+                "share of unseen pairs, of samples",
                 [
-                    curves.Curve("reward accuracy", history, "test_rewards_accuracies", curves.GREEN),
+                    curves.Curve("pairs told apart", history, "test_rewards_accuracies", curves.GREEN),
                     curves.Curve("samples sorted upwards", history, "samples_upwards", curves.BLUE),
                     curves.Curve("samples sorted downwards", history, "samples_downwards", curves.ORANGE),
                 ],

@@ -10,9 +10,20 @@ from purestep import Mean, TrainState, chain, functional, optimizers, schedules,
 from purestep._core.rng import scope
 from purestep._core.types import Batch, Params
 from purestep.data import rollout, sampler
-from purestep.demos import curves, session
-from purestep.demos.digits import DIGITS, EQUALS, STOP, VOCABULARY, Decoder, answer, correctness, prompts
-from purestep.demos.session import Session
+from purestep.demos.models.digits import (
+    DIGITS,
+    EQUALS,
+    STOP,
+    VOCABULARY,
+    Decoder,
+    answer,
+    correctness,
+    prompts,
+)
+from purestep.demos.pictures import curves
+from purestep.demos.shared import session
+from purestep.demos.shared.running import say
+from purestep.demos.shared.session import Session
 from purestep.losses import grpo_loss, shift, token_logps
 
 STEPS = 800
@@ -97,7 +108,12 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
         steps=settings.steps,
         tokens=BATCH_SIZE * (DIGITS + 1 + MAX_TOKENS),
         measure=measure,
-        shown=("reward", "test_reward", "test_sorted", "grad_norm"),
+        shown={
+            "reward": "reward",
+            "test_reward": "test reward",
+            "test_sorted": "test sorted",
+            "grad_norm": "|g|",
+        },
     )
     history = session.history("grpo")
     rewards = [row["reward"] for row in history if "reward" in row]
@@ -111,7 +127,7 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
     shown = test[:5]
     for prompt, completion in zip(shown, greedy(state.params, shown, state.rng).lists(), strict=True):
         verdict = "" if completion == answer(prompt) else "  (wrong)"
-        session.console.print(f"{_written(prompt[:-1])} = {_written(completion)}{verdict}")
+        say(session.console, f"{_written(prompt[:-1])} = {_written(completion)}{verdict}")
     return result
 
 
@@ -122,21 +138,22 @@ def picture(session: Session, result: dict[str, Any]) -> None:
         session.directory.path / "curves.png",
         [
             curves.Panel(
-                "mean reward: share of places right",
+                "reward: mean share of places that are right",
                 [
                     curves.Curve("training, sampled", history, "reward", curves.BLUE, noisy=True),
-                    curves.Curve("test prompts, greedy", history, "test_reward", curves.ORANGE),
+                    curves.Curve("unseen prompts, greedy", history, "test_reward", curves.ORANGE),
                 ],
-                levels={"chance": result["chance_reward"]},
+                levels={"before training, sampled": result["chance_reward"]},
                 limits=(0, 1.02),
             ),
             curves.Panel(
-                "share of test prompts sorted",
-                [curves.Curve("greedy", history, "test_sorted", curves.GREEN)],
-                limits=(0, 1.02),
+                "share of unseen prompts sorted (greedy)",
+                [curves.Curve("sorted", history, "test_sorted", curves.GREEN)],
+                limits=(-0.02, 1.02),
             ),
         ],
-        f"GRPO sorts {DIGITS} digits: reward {result['chance_reward']:.2f} to {result['reward']:.2f}",
+        f"GRPO teaches a transformer to sort {DIGITS} digits: "
+        f"reward {result['chance_reward']:.2f} to {result['reward']:.2f}",
     )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -22,10 +21,12 @@ from purestep import (
 from purestep._core.rng import fold_in, scope
 from purestep._core.types import Batch, LossFn, Params
 from purestep._modules.bridge import Apply
-from purestep.demos import curves, session
-from purestep.demos.curves import Curve, Panel
-from purestep.demos.session import Session, made
-from purestep.demos.transformer import Block
+from purestep.demos.models.transformer import Block
+from purestep.demos.pictures import curves
+from purestep.demos.pictures.curves import Curve, Panel
+from purestep.demos.pictures.picture import band, zoomed
+from purestep.demos.shared import session
+from purestep.demos.shared.session import Session, made
 from purestep.losses import MultiTokenPrediction, multi_token_loss
 
 STEPS = 480
@@ -40,7 +41,7 @@ EQUALS, HINT, SUM = MODULUS, MODULUS + 1, 2 * MODULUS + 1  # what a hint and a s
 VOCABULARY = 3 * MODULUS + 1
 IGNORED = -100
 KINDS = {"alone": 0.0, "ahead": MTP_WEIGHT}
-LABELS = {"alone": "next token alone", "ahead": "and the one after it"}
+LABELS = {"alone": "predicts the next token alone", "ahead": "predicts the one after it as well"}
 FIGURES = ("validation_loss", "hint_loss", "sum_loss", "sums_known")
 
 
@@ -51,7 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit code."""
-    return session.conduct(options, "mtp", STEPS, compare)
+    # Each seed makes one for every pair.
+    return session.conduct(options, "mtp", STEPS, compare, phases=phases(), seeds=2**64 // PAIRS)
+
+
+def phases() -> list[str]:
+    """Return the names of the runs, in their order."""
+    return [f"{kind}-{pair}" for pair in range(1, PAIRS + 1) for kind in KINDS]
 
 
 class Hints(NamedTuple):
@@ -189,13 +196,11 @@ def compare(session: Session) -> dict[str, Any]:
                 steps=settings.steps,
                 tokens=BATCH_SIZE * 4,
                 measure=measure,
-                shown=("next_token_loss", "validation_loss", "hint_loss", "sums_known"),
+                shown={"next_token_loss": "loss", "validation_loss": "val", "sums_known": "sums known"},
             )
             ends[kind].append(measure(state))
     result = summary(ends)
-    shares = ", ".join(f"{result[f'{kind}_sums_known']:.0%} {kind}" for kind in KINDS)
-    title = f"Hints that mislead, {PAIRS} pairs of {settings.steps} steps: sums known {shares}"
-    draw(session, title)
+    picture(session, result)
     return {"steps": settings.steps, **result}
 
 
@@ -213,21 +218,35 @@ def summary(ends: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     return {**result, "pairs": len(both), "pairs_won_ahead": won}
 
 
-def draw(session: Session, title: str) -> None:
-    """Draw every run, each kind in a color of its own."""
+def picture(session: Session, result: dict[str, Any]) -> None:
+    """Draw the loss of the next token, and what is learned of the sums: means and bands over the pairs."""
     colors = dict(zip(KINDS, (curves.BLUE, curves.ORANGE), strict=True))
 
-    def lines(figure: str) -> Sequence[Curve]:
-        # The legend names a kind once: it leaves out what begins with an underscore.
-        return [
-            Curve("_" * (pair > 1) + LABELS[kind], session.history(f"{kind}-{pair}"), figure, colors[kind])
-            for kind in KINDS
-            for pair in range(1, PAIRS + 1)
-        ]
+    def lines(figure: str) -> list[Curve]:
+        found = []
+        for kind, color in colors.items():
+            runs = [session.history(f"{kind}-{pair}") for pair in range(1, PAIRS + 1)]
+            found.append(Curve(LABELS[kind], band(runs, figure), "mean", color, band=("low", "high")))
+        return found
 
-    levels = {"nothing known": math.log(MODULUS), "sums known": least_hint_loss()}
+    losses = lines("validation_loss")
+    # Of two predicted tokens one is the sum: certain to who can add, and has seen both terms.
+    levels = {"nothing known of the hint": math.log(MODULUS) / 2, "best possible": least_hint_loss() / 2}
+    seen = [[row[name] for row in curve.history] for curve in losses for name in ("low", "high")]
     panels = [
-        Panel("loss of the hint on unseen batches (nats)", lines("hint_loss"), levels, (1.88, 2.05)),
-        Panel("share of sums known before the hint", lines("sums_known"), {"chance": 1 / MODULUS}, (0, 1.03)),
+        Panel("next-token loss on unseen batches (nats)", losses, levels, zoomed(seen, levels.values())),
+        Panel(
+            "share of sums known before the hint is read",
+            lines("sums_known"),
+            {"by chance": 1 / MODULUS},
+            (0, 1.03),
+        ),
     ]
+    alone, ahead = (result[f"{kind}_validation_loss"] for kind in ("alone", "ahead"))
+    title = (
+        f"A head that predicts one token further: next-token loss {ahead:.3f} with it, {alone:.3f} without; "
+        f"lower in {result['pairs_won_ahead']} of {result['pairs']} pairs\n"
+        f"Sequences are a b = hint sum, and most hints are not the sum of a and b. "
+        f"Lines: mean of {result['pairs']} runs; bands: lowest to highest"
+    )
     curves.draw(session.directory.path / "curves.png", panels, title)

@@ -2,25 +2,19 @@
 
 import argparse
 import hashlib
-import json
 import math
-import sys
 import time
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
-from pydoc_data.topics import topics
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 from rich.console import Console
-from rich.table import Table
 
 from purestep import (
     Mean,
     TrainState,
     chain,
-    checkpoint,
     compiled,
     eval_step,
     functional,
@@ -30,25 +24,31 @@ from purestep import (
     train_step,
     transforms,
 )
+from purestep._checkpoint.run.signals import Signals
 from purestep._core import hardware, tree
 from purestep._core.rng import fold_in, scope
-from purestep._core.types import Batch, Params, Step
-from purestep.checkpoint.signals import Signals, signals
+from purestep._core.types import Batch, Params, StepFn
 from purestep.data import Characters, RandomWindows, consecutive_windows
-from purestep.demos import picture
-from purestep.demos.ngram import ngram_loss
-from purestep.demos.progress import TrainingProgress
-from purestep.demos.run_directory import RunDirectory, latest, next_free
-from purestep.demos.transformer import Transformer
+from purestep.demos.models.ngram import ngram_loss
+from purestep.demos.models.transformer import Transformer
+from purestep.demos.pictures import curves
+from purestep.demos.pictures.curves import Curve, Panel
+from purestep.demos.shared import running
+from purestep.demos.shared.progress import TrainingProgress
+from purestep.demos.shared.reading import read_text
+from purestep.demos.shared.run_directory import RunDirectory
+from purestep.demos.shared.running import StoppedError, say
+from purestep.demos.shared.settings import out_of_range
+from purestep.demos.shared.status import is_milestone
 from purestep.metrics import nonfinite_paths
 
 CONTEXT = 64
 BATCH_SIZE = 16
 PEAK_RATE = 5e-3
-SAMPLE = 500
+SAMPLE = 500  # characters to write at the end
+DRAWN_A_STEP = 10  # about, in the time of a step
 TEMPERATURE = 0.7
-SHORTEST = 2000  # characters: a tenth of it, the validation split, then fills a few windows
-INTERRUPTED = 130
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -65,97 +65,73 @@ class Settings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options; those of `Settings` are absent from the result unless given."""
+    running.add_shared_arguments(parser, "text", Settings.steps, "the weights and the batches")
     unset: Any = argparse.SUPPRESS
-    parser.add_argument("--steps", type=int, default=unset, help="updates to make (default 600)")
-    parser.add_argument("--seed", type=int, default=unset, help="of the weights and the batches (default 0)")
     parser.add_argument(
         "--data", metavar="FILE", default=unset, help="a UTF-8 text (default: CPython's language reference)"
     )
     parser.add_argument(
         "--microbatches", type=int, default=unset, help=f"a divisor of {BATCH_SIZE} (default 1)"
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default=unset, help="to compute in")
-    parser.add_argument(
-        "--no-compile", dest="compile", action="store_false", default=unset, help="run the step uncompiled"
-    )
-    parser.add_argument("--out", metavar="DIR", help="where the run's files go (default runs/text)")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, or with the last one"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    parser.add_argument("--dtype", choices=DTYPES, default=unset, help="to compute in")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo; return the exit code."""
-    console = Console(stderr=options.json, quiet=options.json, highlight=False)
-    given = {name: value for name, value in vars(options).items() if name in Settings.__dataclass_fields__}
-    if options.resume:
-        directory = RunDirectory(options.out or latest("runs/text"))
-        settings = resumed_settings(directory, given)
-    else:
-        directory = RunDirectory(options.out or next_free("runs/text"))
-        settings = replace(Settings(), **given)
-    check(settings)
-    text = read_text(settings.data)
+    """Run the demo; return the exit status."""
+    console = running.open_console(options)
+    settings, directory, begun = running.settled(options, "text", Settings(), fault)
+    text = read_text(settings.data, lambda sentence: say(console, sentence, "yellow"))
     facts = {
         "demo": "text",
         "settings": asdict(settings),
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "computed_by": {"mlx": version("mlx"), "device": hardware.device_name(), "blas": hardware.blas()},
+        "computed_by": running.computer(),
     }
-    if options.resume:
-        compare(directory.facts(), facts, console)
-    else:
+    if begun is not None:
+        if begun.get("sha256") != facts["sha256"]:
+            raise ValueError("demo: the text is not the one this run began with")
+        running.compare_computers(begun, console)
+    prepared = Run(settings, text, directory, console)
+    if begun is None:
         directory.start(facts)
-    return Run(settings, text, directory, console).go(as_json=options.json)
+    result = running.ended(prepared.go, "text", directory, console, options.json)
+    if isinstance(result, int):
+        return result
+    sample = result.pop("sample")
+    running.report(result, console, options.json)
+    say(console, "\nwritten by the model:", "bold")
+    say(console, sample)
+    say(console, f"\nloss.png, metrics.jsonl, sample.txt and state.safetensors are in {directory.path}/")
+    return 0
 
 
-def resumed_settings(directory: RunDirectory, given: dict[str, Any]) -> Settings:
-    """Return the settings a run began with; refuse options that contradict them."""
-    begun = directory.facts()["settings"]
-    for name, value in given.items():
-        if begun[name] != value:
-            raise ValueError(
-                f"demo: --{name} is {value!r}, the run in {directory.path} began with {begun[name]!r}: "
-                "leave it out to resume, or start a run of its own"
-            )
-    return Settings(**begun)
+def fault(settings: Settings) -> str | None:
+    """Return what is wrong with settings, or `None`.
 
-
-def check(settings: Settings) -> None:
-    """Refuse settings before any work."""
-    if settings.steps < 1:
-        raise ValueError(f"demo: --steps must be at least 1, got {settings.steps}")
+    >>> fault(Settings(microbatches=3))
+    '--microbatches must divide 16, got 3'
+    """
     if settings.microbatches < 1 or BATCH_SIZE % settings.microbatches:
-        raise ValueError(f"demo: --microbatches must divide {BATCH_SIZE}, got {settings.microbatches}")
-    if settings.seed < 0:
-        raise ValueError(f"demo: --seed must be at least 0, got {settings.seed}")
+        return f"--microbatches must divide {BATCH_SIZE}, got {settings.microbatches}"
+    if settings.dtype not in DTYPES:
+        return f"--dtype must be one of {', '.join(DTYPES)}, got {settings.dtype!r:.40}"
+    return out_of_range(settings.steps, settings.seed)
 
 
-def read_text(data: str | None) -> str:
-    """Return the text to learn; refuse an empty, short or undecodable one."""
-    if data is None:
-        return "\n".join(topics[name] for name in sorted(topics))
-    try:
-        text = Path(data).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"demo: --data must be UTF-8 text, {data} is not, from byte {error.start} on"
-        ) from None
-    if len(text) < SHORTEST:
-        raise ValueError(f"demo: --data must have at least {SHORTEST} characters, {data} has {len(text)}")
-    return text
+class Trained(NamedTuple):
+    """What training ends with.
 
+    Attributes:
+        state: after the last step.
+        validation_loss: of it, in nats a character.
+        tokens_per_second: over the last steps.
+        sample: a prompt, and what the model wrote after it.
+    """
 
-def compare(begun: dict[str, Any], facts: dict[str, Any], console: Console) -> None:
-    """Refuse to resume on another text; say when other libraries compute, for then the bits may differ."""
-    if begun["sha256"] != facts["sha256"]:
-        raise ValueError("demo: the text is not the one this run began with")
-    if begun["computed_by"] != facts["computed_by"]:
-        console.print(
-            f"begun with {begun['computed_by']}, resumed with {facts['computed_by']}: the bits may differ",
-            style="yellow",
-        )
+    state: TrainState
+    validation_loss: float
+    tokens_per_second: float
+    sample: str
 
 
 class Run:
@@ -189,7 +165,7 @@ class Run:
         )
         self.initial = TrainState.create(params, self.transform, seed=settings.seed)
         step = train_step(self.loss, self.transform, microbatches=settings.microbatches)
-        self.step: Step = compiled(step) if settings.compile else step
+        self.step: StepFn = compiled(step) if settings.compile else step
         # Not compiled: on a CPU a dozen batches are measured sooner than their kernels are built.
         self.measure = eval_step(self.loss)
         self.evaluate_every = max(1, min(200, math.ceil(settings.steps / 4)))
@@ -200,76 +176,76 @@ class Run:
         logits = self.apply(params, batch["inputs"], rng=rng)
         return losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
-    def go(self, *, as_json: bool) -> int:
-        """Train from the last checkpoint to the end and report; stop when asked, or at a NaN."""
+    def go(self, asked: Signals) -> dict[str, Any]:
+        """Train from the last checkpoint to the end; return the figures, and under `sample` what it wrote."""
         began = time.perf_counter()
-        self.console.print(
+        say(
+            self.console,
             f"{len(self.train_text):,} characters to learn, {len(self.validation_text):,} to predict; "
             f"{tree.size(self.initial.params):,} parameters; {hardware.device_name()}, "
-            f"{hardware.blas()} BLAS; files in {self.directory.path}/"
+            f"{hardware.blas()} BLAS; files in {self.directory.path}/",
         )
         baseline = ngram_loss(self.train_text, self.validation_text)
-        self.console.print(
-            f"to beat: a character trigram model, {baseline:.3f} nats a character on validation"
+        say(
+            self.console,
+            f"to beat: a character trigram model, {baseline:.3f} nats a character on validation",
         )
-        state = self.directory.restore(self.initial)
-        with signals() as asked:
-            try:
-                state, validation_loss, speed = self.train(state, asked)
-            except FloatingPointError as error:
-                self.console.print(f"stopped: {error}", style="red", soft_wrap=True)
-                print(f"demo: {error}", file=sys.stderr) if as_json else None
-                return 1
-        if asked.received and made(state) < self.settings.steps:
-            self.console.print(
-                f"interrupted after step {made(state)}; the state is saved. To go on:\n"
-                f"  python -m purestep demo text --resume --out {self.directory.path}",
-                soft_wrap=True,
-            )
-            return INTERRUPTED
-        sample = self.sample(state.params)
-        (self.directory.path / "sample.txt").write_text(sample, encoding="utf-8")
-        title = f"{self.settings.steps} steps: validation {validation_loss:.3f}, trigram {baseline:.3f}"
-        curve = self.directory.path / "loss.png"
-        picture.loss_curve(curve, self.directory.history(), ("trigram model", baseline), title)
-        self.report(
-            {
-                "validation_loss": validation_loss,
-                "trigram_loss": baseline,
-                "steps": self.settings.steps,
-                "tokens_per_second": round(speed),
-                "seconds": round(time.perf_counter() - began, 1),
-                "peak_memory_mb": round(mx.get_peak_memory() / 1e6),
-                "out": str(self.directory.path),
-            },
-            sample,
-            as_json,
-        )
-        return 0
+        trained = self.train(self.directory.restore(self.initial), asked)
+        with self.directory.writing(self.directory.path / "sample.txt"):
+            (self.directory.path / "sample.txt").write_text(trained.sample, encoding="utf-8")
+        with self.directory.writing(self.directory.path / "loss.png"):
+            picture(self.directory, self.settings.steps, trained.validation_loss, baseline)
+        return {
+            "validation_loss": trained.validation_loss,
+            "trigram_loss": baseline,
+            "steps": self.settings.steps,
+            "tokens_per_second": round(trained.tokens_per_second),
+            "seconds": round(time.perf_counter() - began, 1),
+            "peak_memory_mb": round(mx.get_peak_memory() / 1e6),
+            "out": str(self.directory.path),
+            "sample": trained.sample[CONTEXT:],
+        }
 
-    def train(self, state: TrainState, asked: Signals) -> tuple[TrainState, float, float]:
-        """Make the remaining steps; return the state, its validation loss, and tokens a second."""
-        start, validation_loss = made(state), None
-        with TrainingProgress(self.console, self.settings.steps, start, BATCH_SIZE * CONTEXT) as progress:
-            for number in range(start, self.settings.steps):
+    def train(self, state: TrainState, asked: Signals) -> Trained:
+        """Make the remaining steps and write a sample.
+
+        Raises:
+            StoppedError: when asked to stop before the last step; the state is saved.
+            FloatingPointError: when something is not finite; the last good state stays.
+        """
+        start, total, validation_loss = made(state), self.settings.steps, None
+        tokens = BATCH_SIZE * CONTEXT
+        progress = TrainingProgress(
+            self.console, "text", total, start, self.evaluate_every, tokens,
+            # The forward pass is a third of a step, here for four times as many windows.
+            pause_steps=len(self.validation) * 4 / 3,
+            after_steps=SAMPLE / DRAWN_A_STEP,
+        )  # fmt: skip
+        with progress:
+            progress.say("compiling" if self.settings.compile else "the first step")
+            for number in range(start, total):
                 after, metrics = self.step(state, self.source.at(number))
                 mx.eval(after, metrics)
                 figures = {name: as_float(value) for name, value in metrics.items()}
                 self.check_finite(number, figures, state, after)
                 state, row = after, {"step": number + 1, **figures}
-                row["tokens_per_second"] = round(BATCH_SIZE * CONTEXT / progress.step_seconds())
-                milestone = (number + 1) % self.evaluate_every == 0 or number + 1 == self.settings.steps
+                row["tokens_per_second"] = round(tokens / progress.step_seconds())
+                milestone = is_milestone(number + 1, total, self.evaluate_every)
                 if milestone:
                     self.save(state)
                     validation_loss = row["validation_loss"] = self.evaluate(state)
                     progress.pause()
                 self.directory.record(row)
-                progress.show(number + 1, {**row, "validation_loss": validation_loss}, milestone=milestone)
-                if asked.received:
+                progress.show(number + 1, described(figures, validation_loss), milestone=milestone)
+                if asked.received and number + 1 < total:
                     self.save(state)
-                    break
+                    raise StoppedError(f"after step {number + 1}")
+            if validation_loss is None:
+                validation_loss = self.evaluate(state)
             speed = progress.tokens_per_second()
-        return state, self.evaluate(state) if validation_loss is None else validation_loss, speed
+            sample = self.sample(state.params)
+            progress.finish()
+        return Trained(state, validation_loss, speed, sample)
 
     def check_finite(
         self, number: int, figures: dict[str, float], before: TrainState, after: TrainState
@@ -296,7 +272,7 @@ class Run:
             raise FloatingPointError(
                 f"{damaged[0]} is not finite after step {made(state)}; the last good checkpoint stays"
             )
-        checkpoint.save(self.directory.state, state)
+        self.directory.save(self.directory.state, state)
 
     def evaluate(self, state: TrainState) -> float:
         """Return the loss over every character of the validation text but its first."""
@@ -322,20 +298,37 @@ class Run:
             drawn.append(token)
         return prompt + self.characters.decode(mx.concatenate(drawn))
 
-    def report(self, result: dict[str, Any], sample: str, as_json: bool) -> None:
-        """Print the figures and some of the text."""
-        if as_json:
-            print(json.dumps(result))
-            return
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for name, value in result.items():
-            table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
-        self.console.print(table)
-        self.console.print("\nwritten by the model:", style="bold")
-        self.console.print(sample[CONTEXT:], markup=False)
-        self.console.print(
-            f"\nloss.png, metrics.jsonl, sample.txt and state.safetensors are in {self.directory.path}/"
-        )
+
+def described(figures: Mapping[str, float], validation_loss: float | None) -> list[str]:
+    """Return the figures of a step as the status line shows them, the most important first.
+
+    >>> described({"loss": 1.5, "learning_rate": 0.005, "grad_norm": 0.7}, None)
+    ['loss 1.500', 'val   -  ', 'lr 5.0e-03', '|g| 0.70']
+    """
+    return [
+        f"loss {figures['loss']:.3f}",
+        f"val {'  -  ' if validation_loss is None else f'{validation_loss:.3f}'}",
+        f"lr {figures['learning_rate']:.1e}",
+        f"|g| {figures['grad_norm']:.2f}",
+    ]
+
+
+def picture(directory: RunDirectory, steps: int, validation_loss: float, baseline: float) -> None:
+    """Draw training and validation loss by step, and the loss to beat."""
+    history = directory.history()
+    panel = Panel(
+        "loss (nats a character)",
+        [
+            Curve("training", history, "loss", curves.BLUE, noisy=True),
+            Curve("validation", history, "validation_loss", curves.ORANGE),
+        ],
+        levels={"trigram model, validation": baseline},
+    )
+    title = (
+        f"A character transformer, {steps} steps: validation loss {validation_loss:.3f}; "
+        f"to beat: a trigram model, {baseline:.3f}"
+    )
+    curves.draw(directory.path / "loss.png", [panel], title)
 
 
 def made(state: TrainState) -> int:

@@ -1,11 +1,11 @@
-"""The fused cross entropy of a GPU, on any device: its first and second gradients."""
+"""The fused cross entropy of a GPU, on any device: first and second derivatives."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep._core import hardware
-from purestep._losses.core import fused
+from purestep._losses.core.fused import fused_cross_entropy
 from purestep.losses import cross_entropy, token_logps
 
 LOGITS = 3 * mx.random.normal((5, 7), key=mx.random.key(0))
@@ -30,7 +30,7 @@ def _(primals, cotangent, _):
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch):
-    """Do as on a GPU, whose fused operation has one gradient and no second: here that is zero."""
+    """Imitate a GPU, whose fused operation has no second derivative: here it is zero."""
     monkeypatch.setattr(hardware, "on_gpu", lambda: True)
     if not mx.cuda.is_available():
         monkeypatch.setattr(mx.fast, "cross_entropy", first_only)
@@ -42,7 +42,7 @@ def probabilities():
 
 
 def by_hand():
-    """Return losses, their gradient, and that of half its square: `J^T g`, with J = diag(p) - p p^T."""
+    """Return losses, their gradient `g`, and the gradient of `|g|^2 / 2`: `J^T g`, J = diag(p) - p p^T."""
     p, cotangent = probabilities(), np.asarray(COTANGENT, np.float64)
     rows = np.arange(5), np.asarray(TARGETS)
     slope = p.copy()
@@ -55,12 +55,12 @@ def by_hand():
 @pytest.mark.parametrize("compiled", [False, True])
 def test_value_and_both_gradients_are_those_by_hand(compiled):
     def loss(logits):
-        return (fused.cross_entropy(logits, TARGETS) * COTANGENT).sum()
+        return (fused_cross_entropy(logits, TARGETS) * COTANGENT).sum()
 
     def both(logits):
         first = mx.grad(loss)
         return (
-            fused.cross_entropy(logits, TARGETS),
+            fused_cross_entropy(logits, TARGETS),
             first(logits),
             mx.grad(lambda x: 0.5 * mx.square(first(x)).sum())(logits),
         )
@@ -71,7 +71,7 @@ def test_value_and_both_gradients_are_those_by_hand(compiled):
 
 
 def test_the_gradient_has_one_for_what_the_losses_count():
-    slope = mx.grad(lambda x, c: (fused.cross_entropy(x, TARGETS) * c).sum())
+    slope = mx.grad(lambda x, c: (fused_cross_entropy(x, TARGETS) * c).sum())
     found = mx.grad(lambda c: (slope(LOGITS, c) * LOGITS).sum())(COTANGENT)
     p = probabilities()
     logits = np.asarray(LOGITS, np.float64)
@@ -82,7 +82,7 @@ def test_the_gradient_has_one_for_what_the_losses_count():
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_second_gradients_of_half_precision_are_in_its_dtype_and_near(dtype):
     def penalty(logits):
-        slope = mx.grad(lambda x: (fused.cross_entropy(x, TARGETS).astype(mx.float32) * COTANGENT).sum())
+        slope = mx.grad(lambda x: (fused_cross_entropy(x, TARGETS).astype(mx.float32) * COTANGENT).sum())
         return 0.5 * mx.square(slope(logits).astype(mx.float32)).sum()
 
     found = mx.grad(penalty)(LOGITS.astype(dtype))
@@ -92,7 +92,7 @@ def test_second_gradients_of_half_precision_are_in_its_dtype_and_near(dtype):
 
 @pytest.mark.parametrize("loss", [cross_entropy, lambda x, y: -token_logps(x, y).mean()])
 def test_a_gradient_penalty_compiles(loss):
-    """The losses themselves are no result here: MLX has failed on that."""
+    """MLX failed to compile this when the losses themselves are not a result."""
 
     def value(logits):
         found = loss(logits, TARGETS)
@@ -106,8 +106,8 @@ def test_a_gradient_penalty_compiles(loss):
 
 
 def test_rows_can_be_mapped():
-    one = mx.grad(lambda x, y: fused.cross_entropy(x[None], y[None]).sum())
-    whole = mx.grad(lambda x: fused.cross_entropy(x, TARGETS).sum())(LOGITS)
+    one = mx.grad(lambda x, y: fused_cross_entropy(x[None], y[None]).sum())
+    whole = mx.grad(lambda x: fused_cross_entropy(x, TARGETS).sum())(LOGITS)
     np.testing.assert_allclose(mx.vmap(one)(LOGITS, TARGETS), whole, 1e-6, 1e-7)
 
 

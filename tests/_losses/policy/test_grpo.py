@@ -1,4 +1,4 @@
-"""Policy losses: the published formulas in float64, exact merging, extremes, and what is refused."""
+"""GRPO and its variants against the published formulas in float64: merging, extremes, bad arguments."""
 
 import re
 
@@ -9,20 +9,11 @@ import pytest
 import purestep
 from purestep import Mean
 from purestep._losses.policy.grpo import KL_ESTIMATORS, LEVELS, LOSS_TYPES
-from purestep.losses import group_advantages, grpo_loss, leave_one_out_advantages, reinforce_loss
-from tests.references import recorded
+from purestep.losses import grpo_loss
+from tests._losses.policy.sampled import ATOL, INPUTS, RECORD, RTOL, assert_recorded, poisoned
 
-RECORD = recorded("policy")
-INPUTS = {key.split("/")[1]: part for key, part in RECORD.items() if key.startswith("inputs/")}
-RTOL, ATOL = 1e-5, 1e-6
 FORMULA = {"beta": 0.3, "epsilon": 0.2, "epsilon_high": 0.28, "max_completion_length": 11}
 BARE = {"epsilon": 0.2, "epsilon_high": 0.28}
-
-
-def poisoned(name):
-    """Return an input with NaN, and infinities of both signs, wherever no token counts."""
-    bad = np.resize(np.array([np.nan, np.inf, -np.inf], np.float32), INPUTS[name].shape)
-    return mx.array(np.where(INPUTS["mask"] > 0, INPUTS[name], bad))
 
 
 def grpo(poison=True, rows=slice(None), logps=None, **options):
@@ -42,13 +33,6 @@ def grpo(poison=True, rows=slice(None), logps=None, **options):
 def value_and_gradient(poison=True, **options):
     logps = poisoned("logps") if poison else mx.array(INPUTS["logps"])
     return mx.value_and_grad(lambda x: grpo(poison, logps=x, **options)[0].value)(logps)
-
-
-def assert_recorded(name, loss, gradient, weight=None):
-    assert loss.item() == pytest.approx(RECORD[f"{name}/value"].item(), rel=RTOL)
-    np.testing.assert_allclose(gradient, RECORD[f"{name}/gradient"], RTOL, ATOL)
-    if weight is not None:
-        assert weight.item() == RECORD[f"{name}/weight"].item()
 
 
 @pytest.mark.parametrize("kl", KL_ESTIMATORS)
@@ -158,7 +142,7 @@ def test_descending_the_divergence_leads_back_to_the_reference(kl):
 
 def test_all_estimators_agree_with_the_divergence_on_samples_of_the_policy():
     policy, reference = np.array([0.5, 0.3, 0.2]), np.array([0.4, 0.35, 0.25])
-    draws = np.repeat(np.arange(3), [500, 300, 200])  # as the policy would draw them, without the noise
+    draws = np.repeat(np.arange(3), [500, 300, 200])  # the expected counts of samples from the policy
     logps, ref = (mx.array(np.log(p)[draws][None]) for p in (policy, reference))
     exact = np.sum(policy * np.log(policy / reference))
     for kl, rtol in (("k1", 1e-4), ("k3", 1e-4), ("k2", 0.1)):
@@ -225,51 +209,6 @@ def test_compiled_mapped_and_narrow_inputs_agree():
     assert grpo_loss(*narrow)[0].value.item() == grpo_loss(*wide)[0].value.item()
 
 
-def test_advantages_are_those_of_their_own_group():
-    rewards = mx.array(INPUTS["rewards"])
-    np.testing.assert_allclose(group_advantages(rewards, 4), RECORD["advantages/group"], RTOL, ATOL)
-    unscaled = group_advantages(rewards, 4, scale_rewards=False)
-    np.testing.assert_allclose(unscaled, RECORD["advantages/unscaled"], RTOL, ATOL)
-    left_out = leave_one_out_advantages(rewards, 4)
-    np.testing.assert_allclose(left_out, RECORD["advantages/leave_one_out"], RTOL, ATOL)
-
-
-@pytest.mark.parametrize("reward", [0.1, 1e4 / 3, -7e-5, 0.0])
-def test_a_group_of_equal_rewards_has_advantages_of_exactly_zero(reward):
-    rewards = mx.array([reward] * 3 + [0.0, 1.0, 2.0])
-    for advantages in (
-        group_advantages(rewards, 3),
-        group_advantages(rewards, 3, scale_rewards=False),
-        leave_one_out_advantages(rewards, 3),
-    ):
-        assert advantages[:3].tolist() == [0, 0, 0]
-        assert (advantages[3].item() < 0, advantages[5].item() > 0) == (True, True)
-
-
-@pytest.mark.parametrize("size", [1e15, 1e20, 1.6e38])
-def test_huge_rewards_have_the_advantages_of_float64(size):
-    rewards = np.array([1, 1, 1, 1, 1, 1, 1, -1, 0.5, 0, 0, 0, 0, 0, 0, 0.25]) * size
-    groups = np.float32(rewards).astype(np.float64).reshape(2, 8)
-    centered = groups - groups.mean(axis=1, keepdims=True)
-    scaled = centered / (groups.std(axis=1, ddof=1, keepdims=True) + 1e-4)
-    np.testing.assert_allclose(group_advantages(mx.array(rewards), 8), scaled.reshape(-1), RTOL)
-    left_out = leave_one_out_advantages(mx.array(rewards), 8)
-    np.testing.assert_allclose(left_out, (centered * (8 / 7)).reshape(-1), RTOL)
-
-
-def test_integer_rewards_are_taken():
-    assert group_advantages(mx.array([0, 2]), 2, scale_rewards=False).tolist() == [-1, 1]
-
-
-def test_reinforce_is_the_formula_in_float64():
-    arguments = mx.array(INPUTS["advantages"]), mx.array(INPUTS["mask"])
-    value, gradient = mx.value_and_grad(lambda x: reinforce_loss(x, *arguments).value)(poisoned("logps"))
-    assert_recorded("reinforce", value, gradient)
-    assert reinforce_loss(poisoned("logps"), *arguments).weight.item() == 7
-    cut = reinforce_loss(poisoned("logps"), *arguments, truncated=mx.ones(8))
-    assert (cut.total.item(), cut.weight.item()) == (0, 0)
-
-
 LOGPS, MASK, ADV = mx.zeros((2, 3)), mx.ones((2, 3)), mx.zeros(2)
 
 
@@ -302,17 +241,6 @@ def call(logps=LOGPS, behavior_logps=LOGPS, advantages=ADV, mask=MASK, **options
         (call(kl_estimator="k4"), ValueError, "kl_estimator must be one of k1, k2, k3, got 'k4'"),
         (call(loss_type="dr_grpo"), ValueError, "max_completion_length must be given for"),
         (call(loss_type="dr_grpo", max_completion_length=0), ValueError, "must be greater than 0, got 0"),
-        (lambda: group_advantages(mx.zeros(7), 4), ValueError,
-         "group_advantages: rewards must be [n] with n a multiple of group_size 4, got (7,)"),
-        (lambda: group_advantages(mx.zeros((2, 4)), 4), ValueError, "must be [n] with n a multiple"),
-        (lambda: group_advantages(mx.zeros(0), 4), ValueError, "must be [n] with n a multiple"),
-        (lambda: group_advantages(mx.zeros(4), 1), ValueError, "group_size must be at least 2, got 1"),
-        (lambda: group_advantages(mx.zeros(4), 2, eps=0), ValueError, "eps must be greater than 0, got 0"),
-        (lambda: group_advantages([1.0, 2.0], 2), TypeError, "rewards must be an array, got list"),
-        (lambda: leave_one_out_advantages(mx.zeros(5), 2), ValueError,
-         "leave_one_out_advantages: rewards must be [n] with n a multiple of group_size 2, got (5,)"),
-        (lambda: reinforce_loss(LOGPS, mx.zeros(3), MASK), ValueError,
-         "reinforce_loss: advantages must have shape (2,), one for each row, got (3,)"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(function, error, message):

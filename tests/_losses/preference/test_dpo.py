@@ -1,4 +1,4 @@
-"""Preference losses: the published formulas in float64, extremes, masks, and what is refused."""
+"""Preference losses against the published formulas in float64: extremes, masks, bad arguments."""
 
 import re
 
@@ -8,7 +8,7 @@ import pytest
 
 from purestep import Mean
 from purestep.losses import cpo_loss, dpo_loss, kto_loss, orpo_loss, sequence_logps, simpo_loss, token_logps
-from tests.references import recorded
+from tests.references import recorded  # type: ignore
 
 RECORD = recorded("preference")
 SETS = ("random", "average", "extreme")
@@ -33,7 +33,7 @@ CASES = {
 
 
 def inputs(name):
-    """Return chosen, rejected, their references and weights, poisoned where the weight is zero."""
+    """Return chosen, rejected, their references and weights; entries of zero weight are NaN or infinite."""
     weights = RECORD[f"{name}/weights"]
     bad = np.resize(np.array([np.nan, np.inf, -np.inf], np.float32), weights.shape)
     parts = [RECORD[f"{name}/{part}"] for part in ("chosen", "rejected", "ref_chosen", "ref_rejected")]

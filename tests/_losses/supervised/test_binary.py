@@ -1,4 +1,4 @@
-"""Losses of yes-or-no labels against optax and torch, recorded in float64."""
+"""Losses of binary labels against optax and torch, recorded in float64."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Losses of numbers against optax and torch, recorded in float64."""
+"""Regression losses against optax and torch, recorded in float64."""
 
 import mlx.core as mx
 import numpy as np

@@ -1,4 +1,4 @@
-"""The chunked loss: torch's float64 numbers whatever the chunks, less memory, and what counts for nothing."""
+"""The chunked loss against torch in float64 for several chunk sizes; memory, masks and bad arguments."""
 
 import io
 import re
@@ -39,7 +39,7 @@ def differentiable(case, parts, **more):
     """Return the mean loss as a function of a dict of its floating inputs, and that dict."""
     targets = mx.array(parts["targets"])
     inputs = {name[5:]: mx.array(parts[name[5:]]) for name in parts if name.startswith("grad/")}
-    # Torch's record takes the mean over fixed weights; the library's Mean knows its weight's gradient too.
+    # torch's record has no gradient through the sum of weights; the library's Mean has one.
     fixed = inputs.pop("weights", None)
 
     def loss(inputs):
@@ -63,7 +63,7 @@ def test_value_and_gradients_are_those_of_torch_in_float64(case, chunk_size):
     parts = load(case)
     loss, inputs = differentiable(case, parts, chunk_size=chunk_size)
     compare(mx.value_and_grad(loss)(inputs), parts)
-    # Without a gradient in sight another path makes the value.
+    # Without a gradient the value takes another path.
     assert loss(inputs).item() == pytest.approx(parts["value"].item(), rel=RTOL)
 
 
@@ -172,10 +172,10 @@ def test_a_loss_without_a_gradient_makes_no_gradient():
     assert products(linear_cross_entropy(hidden, weight, targets, chunk_size=4).total) == 2
     loss = lambda h, w: linear_cross_entropy(h, w, targets, chunk_size=4).total  # noqa: E731
     value, gradients = mx.value_and_grad(loss, argnums=(0, 1))(hidden, weight)
-    # With two products more for each of the two chunks, the gradients are made in the same pass.
+    # Each of the two chunks has two more products: the gradients are computed in the same pass.
     assert products(value) == products(value, *gradients) == 6
     assert "Depends" in graph.primitives(value)
-    # A frozen projection has no gradient made, neither then nor later.
+    # The gradient of a frozen projection is never computed.
     value, gradient = mx.value_and_grad(lambda h: loss(h, weight))(hidden)
     assert products(value) == products(value, gradient) == 4
 
@@ -221,7 +221,7 @@ def test_half_precision_gradients_are_near_those_in_float32(dtype):
 
 
 def test_a_gradient_in_float16_is_not_limited_by_its_sum_over_all_tokens():
-    # Every token adds 1000 to an entry: all 80 pass 65504 in sum; the 8 of a chunk do not, nor does the mean.
+    # Each token adds 1000: the sum over 80 tokens exceeds 65504, the sum over the 8 of a chunk does not.
     hidden, weight = mx.full((80, 3), 2000.0, mx.float16), mx.zeros((2, 3), mx.float16)
     targets = mx.zeros(80, mx.int32)
     gradient = mx.grad(lambda w: linear_cross_entropy(hidden, w, targets, chunk_size=8).value)(weight)

@@ -1,4 +1,4 @@
-"""Cross entropy: torch's float64 numbers, what counts and what does not, and what is refused."""
+"""Cross entropy of integer targets against torch in float64: weights, ignored targets, bad arguments."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.references import recorded
 
 RECORD = recorded("optimizers")
 RTOL, ATOL = 2e-6, 1e-7
-BFLOAT16_RTOL = 2**-8  # half a unit in the last of 8 binary digits, for a gradient that is rounded to them
+BFLOAT16_RTOL = 2**-8  # half a unit in the last of the 8 binary digits of a gradient
 
 CASES = {
     "plain": {},

@@ -1,4 +1,4 @@
-"""CTC against optax and torch, recorded in float64, and against all alignments written out."""
+"""CTC against optax and torch, recorded in float64, and against a sum over all alignments."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Distillation: torch's numbers in float64, top-k teachers, what is left out and what is refused."""
+"""Distillation against torch in float64: full and top-k teachers, masks, and bad arguments."""
 
 import re
 
@@ -25,7 +25,7 @@ CASES = {
 
 
 def top_k(name, temperature=2.0, with_rest=True):
-    """Return the teacher's largest logits, where they belong and, if asked for, what the others weigh."""
+    """Return the teacher's largest logits, and the arguments for their classes and, on request, the rest."""
     teacher, indices = RECORD[f"{name}/teacher"], RECORD[f"{name}/indices"]
     out = {"teacher_indices": mx.array(indices)}
     if with_rest:
@@ -56,7 +56,7 @@ def test_value_and_gradient_are_those_of_torch_in_float64(case, name):
     want = RECORD[f"{name}/{case}/value"].item()
     assert value.item() == pytest.approx(want, rel=RTOL)
     wanted = RECORD[f"{name}/{case}/gradient"]
-    # At 1e4 a gradient is the small difference of large numbers: float32 leaves it the digits of the largest.
+    # At 1e4 a gradient is a small difference of large numbers: its error is relative to the largest.
     atol = ATOL * max(1, np.abs(wanted).max())
     np.testing.assert_allclose(gradient, wanted, RTOL, atol)
 

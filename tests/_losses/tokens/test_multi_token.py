@@ -1,4 +1,4 @@
-"""Multi-token prediction: nobody sees the future, everybody sees the past, and the loss is the paper's."""
+"""Multi-token prediction: causality of every head, and the loss of the paper."""
 
 import re
 
@@ -15,7 +15,7 @@ VOCABULARY, WIDTH, HEADS, LENGTH = 11, 8, 2, 12
 
 
 class Causal(nn.Module):
-    """A model whose hidden states are running sums of embeddings, and heads upon it."""
+    """A model with running sums of embeddings as hidden states, and heads on top."""
 
     def __init__(self, n_predict):
         super().__init__()
@@ -39,7 +39,7 @@ def tokens_of(seed, batch=2, length=LENGTH):
 
 
 def predictions(n_predict, inputs):
-    """Return logits by depth."""
+    """Return the logits of each depth."""
     apply, params = bridged(n_predict)
     return [state @ params["embedding"]["weight"].T for state in apply(params, inputs)]
 
@@ -52,7 +52,7 @@ def test_no_head_sees_the_future_to_the_bit_and_each_sees_the_present(n_predict)
         changed = mx.where(mx.arange(LENGTH) == place, (inputs + 1) % VOCABULARY, inputs)
         after = predictions(n_predict, changed)
         for depth, (one, other) in enumerate(zip(before, after, strict=True)):
-            # Entry i of a depth is made once tokens up to i + depth are there.
+            # Entry i of a depth depends on tokens up to i + depth.
             unaware = max(place - depth, 0)
             assert same_bits(one[:, :unaware], other[:, :unaware]), (place, depth)
             aware = mx.abs(one - other)[:, unaware:].max(axis=-1)

@@ -1,4 +1,4 @@
-"""Packed rows: every mask against a walk through the row, and the loss of a packed row against its parts."""
+"""Packed rows: positions and masks against a loop over the row, and attention against separate sequences."""
 
 import re
 
@@ -17,7 +17,7 @@ ROWS = [
 
 
 def walk(row):
-    """Yield (sequence number, place within it) of every token, a run of padding being one too."""
+    """Yield (sequence number, position within it) of every token; a run of padding is a sequence too."""
     number, place, last = -1, 0, None
     for segment in row:
         number, place = (number + 1, 0) if segment != last else (number, place + 1)

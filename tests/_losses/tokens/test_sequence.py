@@ -1,4 +1,4 @@
-"""Sequence helpers: torch's log-probabilities in float64, masks against loops, and what is refused."""
+"""Log-probabilities against torch in float64, masks against loops, and bad arguments."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_log_probabilities_and_their_gradient_are_those_of_torch_in_float64(name
 
     (_, logps), gradient = mx.value_and_grad(total)(mx.array(case["logits"]))
     np.testing.assert_allclose(logps, case["logps"], RTOL, ATOL)
-    # CUDA makes the gradient from the loss, which is thousands of nats where the logits are extreme.
+    # CUDA computes the gradient from the loss, which is thousands of nats for extreme logits.
     rtol = 1e-3 if name == "extreme" and hardware.on_gpu() else RTOL
     np.testing.assert_allclose(gradient, case["gradient"], rtol, ATOL)
 
@@ -173,7 +173,7 @@ TOKENS = mx.zeros((2, 4), mx.int32)
         (lambda: token_logps(mx.zeros((2, 3), mx.int32), mx.array([0, 0])), TypeError,
          "token_logps: logits must be floating"),
         (lambda: token_logps(mx.zeros((2, 3)), mx.array([0, 0]), mask=mx.ones(3)), ValueError,
-         "token_logps: weights must broadcast to targets' (2,), got (3,)"),
+         "token_logps: mask must broadcast to targets' (2,), got (3,)"),
         (lambda: sequence_logps(mx.zeros((2, 3)), mx.zeros((2, 2))), ValueError,
          "sequence_logps: mask must have token_logps' shape (2, 3), got (2, 2)"),
         (lambda: sequence_logps(TOKENS, TOKENS), TypeError, "sequence_logps: token_logps must be floating"),

@@ -1,4 +1,4 @@
-"""Soft targets: their gradient where they are exactly 0, and rows that are no distribution."""
+"""Soft targets: gradients of targets that are exactly 0, and rows that are not distributions."""
 
 import mlx.core as mx
 import numpy as np
@@ -107,7 +107,7 @@ def test_a_fenchel_young_loss_of_masses_is_what_it_says():
 
 
 def test_class_weights_divide_distributions_as_they_do_integers():
-    """torch.nn.functional.cross_entropy gives total / N, here 2 rows."""
+    """torch.nn.functional.cross_entropy returns total / N, with N = 2 rows here."""
     weights = np.array([1.0, 2.0, 0.5, 3.0])
     mean = losses.cross_entropy(
         mx.array(LOGITS, mx.float32),

@@ -276,9 +276,7 @@ def test_results_that_would_hold_dead_arrays_are_refused():
 
 
 def test_arguments_are_checked():
-    with pytest.raises(
-        ValueError, match=r"^compiled: give max_traces, a bound, or keep, got max_traces=2 and"
-    ):
+    with pytest.raises(ValueError, match=r"^compiled: max_traces and keep .*, got max_traces=2 and keep=2"):
         ps.compiled(summing, max_traces=2, keep=2)
     with pytest.raises(ValueError, match="^compiled: keep must be at least 1, got 0"):
         ps.compiled(summing, keep=0)

@@ -22,7 +22,7 @@ def test_every_optimizer_names_an_argument_that_it_does_not_have(name):
     ("name", "argument", "meant"),
     [
         ("sgd", "weight_decay", "chain(transforms.add_decayed_weights(0.5), optimizers.sgd(...))"),
-        ("adam", "weight_decay", "optimizers.adamw and lion decouple it"),
+        ("adam", "weight_decay", "optimizers.adamw and optimizers.lion decouple it"),
         ("adafactor", "weight_decay", "it is called weight_decay_rate"),
         ("adam", "lr", "it is called learning_rate"),
         ("adamw", "betas", "it is called b1 and b2"),
@@ -31,7 +31,7 @@ def test_every_optimizer_names_an_argument_that_it_does_not_have(name):
         ("adam", "momentum", "chain(transforms.trace(0.5), optimizers.adam(...))"),
         ("sgd", "maximize", "chain(transforms.scale(-1.0), optimizers.sgd(...))"),
         ("adamw", "max_grad_norm", "chain(transforms.clip_by_global_norm(0.5), optimizers.adamw(...))"),
-        ("adamw", "fused", "leave it out: a step is compiled as a whole"),
+        ("adamw", "fused", "leave it out: ps.compiled"),
         ("adam", "bias_correction", "leave it out"),
         ("adam", "warmup_steps", "learning_rate takes a schedule"),
         ("adam", "params", "TrainState.create(params, transform)"),

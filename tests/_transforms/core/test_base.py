@@ -16,7 +16,7 @@ class Layer(NamedTuple):
     bias: mx.array | None
 
 
-def test_identity_gives_back_the_very_updates_and_state():
+def test_identity_returns_the_same_updates_and_state():
     updates, state = {"w": mx.array(2.0)}, ps.identity().init({"w": mx.array(0.0)})
     assert state == ()
     assert ps.identity().update(updates, state) == (updates, ())
@@ -42,7 +42,7 @@ def test_applied_updates_leave_each_parameter_its_dtype(dtype, update_dtype):
 
 
 def test_the_sum_is_rounded_once():
-    # Half a bfloat16 step above 1 and a little: rounded before the sum it would tie, and fall back to 1.
+    # Slightly more than half a bfloat16 spacing above 1. An update rounded first would tie, and give 1.
     update = mx.array(2.0**-8 + 2.0**-20)
     assert update.astype(mx.bfloat16).item() == 2.0**-8
     params = ps.apply_updates({"w": mx.array(1.0, mx.bfloat16)}, {"w": update})
@@ -93,7 +93,7 @@ def test_updates_built_or_shaped_otherwise_are_refused_with_the_path(params, upd
         ps.apply_updates(params, updates)
 
 
-def test_an_update_is_handed_only_the_extra_arguments_that_it_names():
+def test_an_update_receives_only_the_extra_arguments_that_it_names():
     def update(updates, state, params=None, *, value):
         return value, state
 
@@ -101,7 +101,7 @@ def test_an_update_is_handed_only_the_extra_arguments_that_it_names():
     assert taking_extra(transform)({}, (), None, value=3, weight=4) == (3, ())
 
 
-def test_an_update_that_takes_any_keyword_is_handed_all():
+def test_an_update_with_any_keyword_receives_all():
     def update(updates, state, params=None, **extra):
         return extra, state
 
@@ -109,17 +109,17 @@ def test_an_update_that_takes_any_keyword_is_handed_all():
     assert taking_extra(transform)({}, (), None, value=3, weight=4) == ({"value": 3, "weight": 4}, ())
 
 
-def test_an_update_that_names_no_extra_argument_is_handed_none():
+def test_an_update_that_names_no_extra_argument_receives_none():
     updates, _ = taking_extra(ps.identity())({"w": 1}, (), None, value=3)
     assert updates == {"w": 1}
 
 
-def test_whatever_has_init_and_update_is_a_transform():
+def test_an_object_with_init_and_update_is_a_transform():
     check_transform("chain", "transforms[0]", ps.identity())
 
 
 @pytest.mark.parametrize("value", [ps.identity, None, "adam", lambda updates, state: (updates, state)])
-def test_whatever_has_not_is_refused(value):
+def test_an_object_without_them_is_refused(value):
     message = f"chain: transforms[0] must be a GradientTransform, got {value!r}"
     with pytest.raises(TypeError, match=re.escape(message)):
         check_transform("chain", "transforms[0]", value)

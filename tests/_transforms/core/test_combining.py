@@ -1,4 +1,4 @@
-"""chain: order, states, extra arguments, and what is refused."""
+"""chain and named_chain: order, states, extra arguments, and refusals."""
 
 import re
 
@@ -6,13 +6,16 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep import transforms
+from purestep import optimizers, transforms
+from purestep.transforms import named_chain
+from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.array(1.0)}
+TREE = {"w": mx.ones((2, 3)), "b": None}
 
 
 def recorder(seen, name=None):
-    """Return a transform that notes what it is handed, under the one extra argument it names."""
+    """Return a transform that appends its arguments to `seen`; it names one extra argument or accepts all."""
 
     def update_value(updates, state, params=None, *, value=None):
         seen.append({"updates": updates["w"].item(), "params": params, "value": value})
@@ -25,7 +28,7 @@ def recorder(seen, name=None):
     return ps.GradientTransform(lambda params: (), update_value if name == "value" else update_all)
 
 
-def test_the_first_member_sees_the_gradients_and_each_next_one_what_the_last_made():
+def test_the_first_member_sees_the_gradients_and_each_next_one_the_updates_before_it():
     seen = []
     transform = ps.chain(recorder(seen), transforms.scale(2.0), recorder(seen), transforms.scale(-3.0))
     updates, _ = transform.update({"w": mx.array(5.0)}, transform.init(PARAMS), PARAMS)
@@ -103,3 +106,52 @@ def test_integer_parameters_and_gradients_of_other_shapes_are_refused_by_path():
         transform.update({"layers": [mx.zeros(1)]}, state, params)
     with pytest.raises(ValueError, match=r"chain: layers is a list in updates, a tuple in params"):
         transform.update({"layers": [mx.zeros(2)]}, state, {"layers": (mx.zeros(2),)})
+
+
+def test_a_named_chain_does_what_chain_does():
+    members = (transforms.clip_by_global_norm(0.5), optimizers.adam(0.1))
+    named, plain = named_chain(("clip", members[0]), ("adam", members[1])), ps.chain(*members)
+    states = named.init(TREE), plain.init(TREE)
+    for seed in range(3):
+        got, named_state = named.update(like(TREE, seed), states[0], TREE)
+        want, plain_state = plain.update(like(TREE, seed), states[1], TREE)
+        states = named_state, plain_state
+        assert same_bits(got, want)
+    assert list(states[0]) == ["clip", "adam"]
+    assert same_bits(tuple(states[0].values()), states[1])
+
+
+def test_extra_arguments_reach_the_named_members_that_name_them():
+    def update(updates, state, params=None, *, value):
+        return {"w": updates["w"] * value}, state
+
+    transform = named_chain(("a", transforms.scale(2.0)), ("b", ps.GradientTransform(lambda p: (), update)))
+    updates, _ = transform.update({"w": mx.array(1.0)}, transform.init(TREE), value=3, other=4)
+    assert updates["w"].item() == 6.0
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ((("a", transforms.scale),), TypeError, "named_chain: a must be a GradientTransform"),
+        ((transforms.scale(1.0),), TypeError, "named_chain: args[0] must be a pair (name, transform)"),
+        (((0, transforms.scale(1.0)),), TypeError, "args[0] must be a pair"),
+        ((("a", ps.identity()), ("a", ps.identity())), ValueError, "names must differ, got 'a' twice"),
+    ],
+)
+def test_bad_pairs_are_refused(args, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        named_chain(*args)
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ({}, "state.a is in transform.init(params), not in the state"),
+        ({"b": ()}, "state.b is in the state, not in transform.init(params)"),
+        (((),), "state is a tuple in the state, a dict in transform.init(params)"),
+    ],
+)
+def test_the_state_of_other_names_is_refused(state, shown):
+    with pytest.raises(ValueError, match=re.escape(f"named_chain: {shown}")):
+        named_chain(("a", ps.identity())).update(TREE, state)

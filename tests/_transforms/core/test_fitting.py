@@ -1,4 +1,4 @@
-"""States that are not of a transform: refused by path, before anything is computed."""
+"""States and gradients that do not fit are refused with their path, before anything is computed."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms, tree
-from purestep._transforms.core.base import check_state, checked, taking_extra
+from purestep._transforms.core.base import checked, taking_extra
 from purestep._transforms.core.fitting import StateCheck
 from purestep.testing.samples import array
 from tests.catalogue import CATALOGUE
@@ -101,14 +101,14 @@ def test_parameters_of_another_structure_are_compared_anew():
         assert tree.alike(updates, params)
 
 
-def test_what_a_wrapper_calls_is_not_compared_again():
+def test_members_of_a_wrapper_are_not_compared_again():
     transform = checked("t", lambda params: (), lambda updates, state, params=None: (updates, state))
     assert taking_extra(transform)(PARAMS, 3, None, weight=1)[1] == 3
     with pytest.raises(ValueError, match="t: state is a int in the state, a tuple in"):
         transform.update(PARAMS, 3)
 
 
-def test_a_strict_check_compares_dtypes_and_names_the_place():
+def test_a_strict_check_compares_dtypes_and_shows_the_path():
     check = StateCheck("train_step", transforms.trace(0.9).init, "state.opt_state")
     check(transforms.trace(0.9).init(PARAMS), PARAMS)
     half = tree.cast(transforms.trace(0.9).init(PARAMS), mx.float16)
@@ -116,8 +116,8 @@ def test_a_strict_check_compares_dtypes_and_names_the_place():
     with pytest.raises(ValueError, match=message):
         check(half, PARAMS)
     with pytest.raises(ValueError, match=r"here: state.trace.w has dtype"):
-        check_state("here", transforms.trace(0.9), half, PARAMS)
-    transforms.trace(0.9).update(PARAMS, half)  # an update reads any float
+        StateCheck("here", transforms.trace(0.9).init)(half, PARAMS)
+    transforms.trace(0.9).update(PARAMS, half)  # an update accepts any floating-point dtype
 
 
 def test_gradients_of_another_tree_or_shape_are_refused_by_every_transform():

@@ -1,4 +1,4 @@
-"""Objects of other libraries in the place of a transform."""
+"""Objects of other libraries, passed instead of a transform."""
 
 import re
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def test_each_optimizer_of_mlx_is_refused_with_ours(kind):
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS)
-def test_whatever_takes_a_transform_says_so(wrap):
+def test_every_function_of_a_transform_refuses_them(wrap):
     with pytest.raises(TypeError, match=r"got SGD of mlx.optimizers.*use optimizers.sgd"):
         wrap(mlx.optimizers.SGD(0.1))
     with pytest.raises(TypeError, match=r"got <function adam at .*>: call it, adam\(\.\.\.\)"):
@@ -54,7 +54,7 @@ def test_whatever_takes_a_transform_says_so(wrap):
         ("optax._src.base", "got a transformation of optax, which computes with JAX"),
     ],
 )
-def test_those_of_other_libraries_are_known_by_their_module(module, message):
+def test_objects_of_other_libraries_are_recognized_by_their_module(module, message):
     kind = type("Adam", (SimpleNamespace,), {"__module__": module})
     with pytest.raises(TypeError, match=message):
         ps.chain(kind(init=None, update=None))

@@ -1,4 +1,4 @@
-"""What transforms of one update and its parameter share."""
+"""leafwise, and the norms of single arrays."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Reductions over millions of elements: right to 1e-6, where one float32 sum in order is off by a fifth."""
+"""Reductions over millions of elements are right to 1e-6; a sequential float32 sum is wrong by a fifth."""
 
 import math
 
@@ -57,7 +57,7 @@ def test_a_clipped_flat_leaf_has_the_norm_asked_for(ones):
 )
 def test_one_long_parameter(ones, transform, want):
     params = {"w": 0.7 * ones}
-    update = taking_extra(transform)  # Polyak's step is handed the loss, 1
+    update = taking_extra(transform)  # scale_by_polyak receives the loss, 1
     updates, _ = update({"w": 0.3 * ones}, transform.init(params), params, value=mx.array(1.0))
     assert updates["w"][7].item() == pytest.approx(want, rel=2e-6)
 
@@ -89,7 +89,7 @@ def test_means_along_a_long_axis():
 
 
 def test_the_norm_of_a_matrix_to_orthogonalize():
-    # A row of equal numbers becomes one of norm p(1), with p the odd polynomial, once.
+    # One step maps a row of equal numbers to a row of norm p(1), where p is the odd polynomial.
     a, b, c = 3.4445, -4.7750, 2.0315
     near = orthogonalize(mx.full((1, 2**22), 0.3), ns_steps=1)
     assert near[0, 3].item() == pytest.approx((a + b + c) * 2**-11, rel=2e-5)

@@ -1,4 +1,4 @@
-"""Zero over zero: an eps of 0, a bound of 0, a gradient of 0."""
+"""Quotients of zeros: an eps of 0, a bound of 0, a gradient of 0."""
 
 import math
 
@@ -40,7 +40,7 @@ WITHOUT_EPS = {
 
 
 @pytest.mark.parametrize("name", WITHOUT_EPS)
-def test_without_an_eps_what_has_only_seen_zero_stays(name):
+def test_without_an_eps_zero_gradients_give_zero_updates(name):
     params, zeros = {"w": mx.ones((2, 2)), "b": mx.ones(2)}, {"w": mx.zeros((2, 2)), "b": mx.zeros(2)}
     for eps in (0.0, mx.array(0.0)):
         if name == "prodigy" and isinstance(eps, mx.array):
@@ -54,7 +54,7 @@ def test_without_an_eps_what_has_only_seen_zero_stays(name):
         updates, _ = transform.update(
             {"w": mx.full((2, 2), math.nan), "b": zeros["b"]}, state, params, **extra(name)
         )
-        assert mx.isnan(updates["w"]).all()  # and a NaN still shows
+        assert mx.isnan(updates["w"]).all()  # a NaN stays visible
 
 
 def extra(name):
@@ -62,7 +62,7 @@ def extra(name):
 
 
 @pytest.mark.parametrize("name", ["clip", "clip_by_global_norm", "clip_by_block_rms", "adaptive_grad_clip"])
-def test_a_bound_that_a_schedule_takes_to_zero_makes_zeros(name):
+def test_a_bound_of_zero_from_a_schedule_gives_zeros(name):
     argument = {"clip": "max_delta", "clip_by_global_norm": "max_norm", "clip_by_block_rms": "threshold"}
     falling = {argument.get(name, "clipping"): schedules.linear(1.0, 0.0, 1)}
     transform = transforms.inject_hyperparams(getattr(transforms, name))(**falling)
@@ -75,10 +75,10 @@ def test_a_bound_that_a_schedule_takes_to_zero_makes_zeros(name):
             assert mx.array_equal(update, mx.zeros_like(update))
 
 
-def test_a_denominator_of_zero_alone_shows():
+def test_a_number_divided_by_zero_is_infinite():
     got = mx.array([1.0, 0.0, math.nan]) / nonzero(mx.array([1.0, 0.0, math.nan]), mx.zeros(3), 0.0)
     assert mx.array_equal(got, mx.array([math.inf, 0.0, math.nan]), equal_nan=True)
 
 
-def test_a_norm_that_is_not_finite_shows():
+def test_a_norm_that_is_not_finite_gives_nan():
     assert mx.isnan(factor_within(1.0, mx.array([math.inf, math.nan]))).all()

@@ -1,4 +1,4 @@
-"""Schedules that a step cannot trace, or that return no number: the error names them."""
+"""Schedules that cannot be traced or return no number: the error names the argument."""
 
 import re
 
@@ -35,7 +35,7 @@ BRANCHING = {
 def test_a_schedule_that_branches_in_python_is_named_with_what_to_write(name):
     transform = BRANCHING[name]()
     state = transform.init(PARAMS)
-    mx.eval(transform.update(PARAMS, state, PARAMS))  # eager it works
+    mx.eval(transform.update(PARAMS, state, PARAMS))  # it works uncompiled
     compiled = mx.compile(lambda state: transform.update(PARAMS, state, PARAMS))
     with pytest.raises(ValueError, match=rf": {name} is a function of the count that reads it.*mx\.where"):
         compiled(state)
@@ -57,6 +57,6 @@ def test_a_value_that_is_no_number_is_refused(value):
         optimizers.sgd(lambda count: value).init(PARAMS)
 
 
-def test_a_schedule_may_return_a_number_of_numpys():
+def test_a_schedule_may_return_a_numpy_number():
     updates, _ = (t := optimizers.sgd(lambda count: np.float32(0.5))).update(PARAMS, t.init(PARAMS))
     assert updates["w"].tolist() == [-0.5] * 3

@@ -1,4 +1,4 @@
-"""eval_params: one way to the parameters to evaluate with, whatever keeps them."""
+"""eval_params finds the averages of every transform that keeps them."""
 
 from typing import Any, NamedTuple
 
@@ -9,13 +9,14 @@ import purestep as ps
 from purestep import eval_params, optimizers, transforms, tree
 from purestep._transforms.inspection.evaluation import where_held
 from purestep.transforms import averaged, lookahead, masked, named_chain, partition, skip_nonfinite
-from tests.trees import like, same_bits
+from tests._transforms.walking import trained
+from tests.trees import same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
 
 
 class DoubleState(NamedTuple):
-    """A state of someone else's that joins by its method."""
+    """A user's state with a method `eval_params`."""
 
     factors: Any
 
@@ -23,12 +24,9 @@ class DoubleState(NamedTuple):
         return where_held(lambda factor, param: factor * param, self.factors, params)
 
 
-def after(transform, steps=3):
-    params, state = PARAMS, transform.init(PARAMS)
-    for seed in range(steps):
-        updates, state = transform.update(like(params, seed), state, params)
-        params = ps.apply_updates(params, updates)
-    return params, state
+def after(transform):
+    """Return the parameters and the state after three steps."""
+    return trained(transform, PARAMS, 3)[-1]
 
 
 def test_without_an_average_the_parameters_are_returned():
@@ -62,7 +60,7 @@ def test_a_whole_train_state_brings_its_parameters():
     assert same_bits(eval_params(state), eval_params(opt_state, PARAMS))
 
 
-def test_parameters_that_no_average_holds_stay_the_very_arrays():
+def test_parameters_without_an_average_are_returned_as_the_same_arrays():
     transform = masked(averaged(optimizers.sgd(0.1), 0.5), {"w": True, "b": False})
     params, state = after(transform)
     found = eval_params(state, params)
@@ -81,7 +79,7 @@ def test_averages_of_different_groups_are_joined():
     assert same_bits(found["b"][0], state.inner_states["mean"].average["b"][0].astype(mx.bfloat16))
 
 
-def test_of_two_that_wrap_one_another_the_outer_one_counts():
+def test_the_outer_of_two_nested_averages_is_returned():
     params, state = after(averaged(lookahead(optimizers.sgd(0.1), 2, 0.5), 0.5))
     assert same_bits(eval_params(state, params)["w"], state.average["w"])
 
@@ -92,12 +90,12 @@ def test_two_averages_of_one_parameter_side_by_side_are_refused():
         eval_params(state, PARAMS)
 
 
-def test_any_state_joins_by_its_method():
+def test_any_state_with_the_method_is_found():
     found = eval_params(({"deep": [DoubleState({"w": 3.0, "b": [None, None]})]},), PARAMS)
     assert found["w"][0, 0].item() == 3.0
     assert found["b"][0] is PARAMS["b"][0]
 
 
 def test_an_optimizer_state_alone_is_not_enough():
-    with pytest.raises(ValueError, match="eval_params: params is needed beside an optimizer state"):
+    with pytest.raises(ValueError, match="eval_params: params is needed"):
         eval_params(averaged(ps.identity()).init(PARAMS))

@@ -1,4 +1,4 @@
-"""Bytes of state, field by field."""
+"""state_memory: bytes of state by field."""
 
 from typing import NamedTuple
 
@@ -54,11 +54,11 @@ def test_namedtuples_of_parameters_are_not_taken_for_states():
 
 
 def test_nothing_is_allocated():
-    huge = {"w": mx.zeros((1 << 20, 1 << 20))}  # 4 TiB, were it ever evaluated
+    huge = {"w": mx.zeros((1 << 20, 1 << 20))}  # it would take 4 TiB
     assert state_memory(ps.optimizers.adam(1e-3), huge)["0.nu"] == 4.0
 
 
-def test_what_has_no_elements_or_is_no_transform_is_refused():
+def test_params_without_elements_and_other_objects_are_refused():
     with pytest.raises(ValueError, match="state_memory: params must hold at least one element"):
         state_memory(scale_by_adam(), {"w": mx.zeros((0, 3))})
     with pytest.raises(TypeError, match="state_memory: transform must be a GradientTransform"):

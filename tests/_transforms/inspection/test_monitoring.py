@@ -1,4 +1,4 @@
-"""snapshot and monitor: measured on the way, changed in nothing."""
+"""snapshot and monitor measure updates and leave them unchanged."""
 
 import mlx.core as mx
 import pytest
@@ -10,7 +10,7 @@ from purestep.transforms import ema, monitor, snapshot
 PARAMS = {"w": mx.ones(2), "none": None}
 
 
-def test_updates_pass_as_they_are_and_are_measured_where_they_stand():
+def test_updates_are_unchanged_and_measured_at_their_place_in_the_chain():
     transform = ps.chain(snapshot("before", tree.norm), transforms.scale(0.5), snapshot("after", tree.norm))
     state = transform.init(PARAMS)
     assert state[0].measurement["before"].item() == 0

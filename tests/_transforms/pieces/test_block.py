@@ -1,4 +1,4 @@
-"""Updates relative to the size of their parameters, worked by hand."""
+"""Updates scaled by the size of their parameters, computed by hand."""
 
 import re
 
@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from purestep.transforms import scale_by_param_block_norm, scale_by_param_block_rms, step_on_sphere
+from tests._transforms.walking import only
 
 NAN = float("nan")
-
-
-def only(transform, updates, params):
-    return transform.update({"w": updates}, transform.init({"w": params}), {"w": params})[0]["w"]
 
 
 def test_updates_follow_the_norm_or_the_root_mean_square():
@@ -25,7 +22,7 @@ def test_updates_follow_the_norm_or_the_root_mean_square():
         assert only(make(), mx.zeros((2, 0)), mx.zeros((2, 0))).shape == (2, 0)
 
 
-def test_a_step_at_right_angles_keeps_the_norm():
+def test_an_orthogonal_step_keeps_the_norm():
     for rate in (1e-4, 0.1, 1.0):
         params = mx.array([3.0, 4.0])
         got = params + only(step_on_sphere(rate), mx.array([-4.0, 3.0]), params)

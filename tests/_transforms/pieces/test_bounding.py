@@ -1,4 +1,4 @@
-"""Bounds by element, array and unit, worked by hand."""
+"""Bounds on elements, arrays and units, computed by hand."""
 
 import re
 
@@ -8,16 +8,12 @@ import pytest
 
 import purestep as ps
 from purestep.transforms import adaptive_grad_clip, clip, clip_by_block_rms, keep_params_nonnegative
+from tests._transforms.walking import only
 
 NAN, INF = float("nan"), float("inf")
 
 
-def only(transform, updates, params=None):
-    tree = None if params is None else {"w": params}
-    return transform.update({"w": updates}, transform.init(tree), tree)[0]["w"]
-
-
-def test_clip_bounds_each_element_and_lets_a_nan_show():
+def test_clip_bounds_each_element_and_keeps_nan():
     got = only(clip(0.5), mx.array([-3.0, -0.2, 0.5, 7.0, NAN, INF]))
     assert mx.array_equal(got, mx.array([-0.5, -0.2, 0.5, 0.5, NAN, 0.5]), equal_nan=True)
 
@@ -44,7 +40,7 @@ def test_a_mean_square_is_taken_in_float32():
 
 
 @pytest.mark.parametrize("make", [clip_by_block_rms, adaptive_grad_clip])
-def test_zeros_and_empty_arrays_pass_and_an_infinity_shows(make):
+def test_zeros_and_empty_arrays_are_unchanged_and_infinity_gives_nan(make):
     for shape in ((), (3,), (0,), (2, 0, 3)):
         got = only(make(0.5), mx.zeros(shape), mx.zeros(shape))
         assert mx.array_equal(got, mx.zeros(shape))
@@ -56,7 +52,7 @@ def test_units_are_rows_of_weights_that_are_out_by_in():
     weights = mx.array([[3.0, 4.0], [0.0, 0.0]])
     gradient = mx.array([[3.0, 4.0], [3.0, 4.0]])
     got = only(adaptive_grad_clip(0.1, eps=0.01), gradient, weights)
-    # The first row has norm 5, so 0.5 is the most; the second is taken to have 0.01.
+    # The norm of the first row is 5, so its bound is 0.5; the second row's norm is replaced by eps.
     np.testing.assert_allclose(got, [[0.3, 0.4], [0.0006, 0.0008]], 1e-5)
 
 

@@ -1,4 +1,4 @@
-"""clip_by_global_norm: the bound, the bits within it, and what is not finite."""
+"""clip_by_global_norm: the bound, unchanged bits within it, and norms that are not finite."""
 
 import re
 
@@ -8,6 +8,7 @@ import pytest
 
 from purestep import tree
 from purestep.transforms import clip_by_global_norm
+from tests.refusals import BAD_NUMBERS
 
 
 def clip(updates, max_norm):
@@ -75,16 +76,11 @@ def test_a_tree_without_leaves_passes():
 @pytest.mark.parametrize(
     ("max_norm", "error", "message"),
     [
-        (-1.0, ValueError, "clip_by_global_norm: max_norm must be greater than 0, got -1.0"),
-        (0, ValueError, "clip_by_global_norm: max_norm must be greater than 0, got 0"),
-        (float("nan"), ValueError, "clip_by_global_norm: max_norm must be finite, got nan"),
-        (float("inf"), ValueError, "clip_by_global_norm: max_norm must be finite, got inf"),
-        ("1", TypeError, "clip_by_global_norm: max_norm must be a number, got '1'"),
-        (True, TypeError, "clip_by_global_norm: max_norm must be a number, got True"),
-        (None, TypeError, "clip_by_global_norm: max_norm must be a number, got None"),
-        (mx.ones(1), ValueError, "max_norm must be a number or a 0-d array, got shape (1,)"),
+        (-1.0, ValueError, "must be greater than 0, got -1.0"),
+        (0, ValueError, "must be greater than 0, got 0"),
+        *BAD_NUMBERS,
     ],
 )
 def test_a_bad_bound_is_refused(max_norm, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=re.escape(f"clip_by_global_norm: max_norm {message}")):
         clip_by_global_norm(max_norm)

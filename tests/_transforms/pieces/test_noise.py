@@ -1,4 +1,4 @@
-"""Noise: how much, and what it depends on."""
+"""add_noise: its variance, and its dependence on key, step and path."""
 
 import re
 
@@ -19,7 +19,7 @@ def noise(transform, updates, steps=1):
     return ps.tree.map(lambda g, u: g - u, got, updates)
 
 
-def test_noise_has_the_variance_that_is_asked_for_and_falls():
+def test_noise_has_the_given_variance_and_decays():
     updates = {"w": mx.ones(20_000)}
     for steps, variance in ((1, 0.25), (4, 0.25 / 4**0.55)):
         drawn = noise(add_noise(0.25, 0.55, key=0), updates, steps)["w"]

@@ -1,4 +1,4 @@
-"""Half-precision parameters move as float32 ones do, by either remedy; without one they stand still."""
+"""Half-precision parameters follow the float32 run with either remedy, and do not change without one."""
 
 import re
 
@@ -15,13 +15,13 @@ HALF = (mx.bfloat16, mx.float16)
 
 
 def start(dtype):
-    """Return parameters of size 0.5 to 2 that both half precisions hold exactly, in a dtype."""
+    """Return parameters between 0.5 and 2 that both half-precision dtypes represent exactly."""
     values = mx.random.uniform(0.5, 2.0, (SIZE,), key=mx.random.key(0))
     return {"w": values.astype(mx.bfloat16).astype(dtype)}
 
 
 def run(transform, dtype):
-    """Take 100 steps down steady gradients with noise in them; return the parameters in float32."""
+    """Take 100 steps on constant gradients plus noise; return the parameters in float32, and the state."""
     params = start(dtype)
     state = transform.init(params)
     direction = mx.where(mx.arange(SIZE) % 3 == 0, 1.0, -1.0)
@@ -51,7 +51,7 @@ def float32_run():
 
 def test_without_a_remedy_bfloat16_parameters_do_not_move(float32_run):
     before = np.array(start(mx.float32)["w"], np.float64)
-    assert np.abs(float32_run - before).min() > 0.007  # 100 steps of 1e-4, less what decays
+    assert np.abs(float32_run - before).min() > 0.007  # 100 steps of 1e-4, less the weight decay
     np.testing.assert_array_equal(run(adamw(), mx.bfloat16)[0], before)
 
 
@@ -64,19 +64,19 @@ def test_a_hundred_steps_move_half_precision_parameters_as_float32_ones(remedy, 
     spacing = 2.0 ** (np.floor(np.log2(float32_run)) - bits)
     off = (got - float32_run) / spacing
     if remedy == "master_weights":
-        assert np.abs(off).max() < 0.52  # rounded to the nearest, after gradients that were rounded too
+        assert np.abs(off).max() < 0.52  # half a spacing, and the rounding of the gradients
         return
     moved, should = got - before, float32_run - before
     for sign in (1, -1):
         chosen = np.sign(should) == sign
         assert moved[chosen].mean() == pytest.approx(should[chosen].mean(), rel=0.02)
-    # A walk: each step of a part q of a spacing is rounded up or down with variance q * (1 - q).
+    # A random walk: a step of a fraction q of a spacing is rounded with variance q * (1 - q).
     part = RATE / spacing
     assert np.square(off).mean() == pytest.approx((STEPS * part * (1 - part)).mean(), rel=0.2)
 
 
 def test_master_weights_are_the_float32_run_itself(float32_run):
-    # The gradients alone are rounded: Adam's steps differ by little, its direction by nothing.
+    # Only the gradients are rounded: Adam's steps differ slightly in size.
     _, state = run(master_weights(adamw()), mx.bfloat16)
     np.testing.assert_allclose(state.params["w"], float32_run, atol=2e-5)
 
@@ -91,7 +91,7 @@ def test_parameters_are_their_master_weights_rounded_to_the_nearest(dtype):
         updates, state = transform.update(gradients, state, params)
         params = ps.apply_updates(params, updates)
         rounded = state.params["w"].astype(dtype).astype(mx.float32)
-        # To the bit, but where a step all but cancels a parameter: the difference is float32.
+        # Equal bit for bit, except where a step nearly cancels a parameter: the difference is float32.
         np.testing.assert_allclose(params["w"].astype(mx.float32), rounded, rtol=0, atol=1e-6)
         assert mx.mean(params["w"].astype(mx.float32) == rounded).item() > 0.99
 
@@ -121,10 +121,10 @@ def test_float32_parameters_pass_to_the_bit_and_take_no_memory():
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("size", [1.0, 3e4, 1e-3, 3e-5, 1e-7])
-def test_a_sum_goes_to_its_neighbours_as_often_as_it_is_near_them(dtype, size):
+def test_a_sum_is_rounded_to_its_neighbours_in_proportion_to_nearness(dtype, size):
     params = {"w": mx.full((40_000,), size).astype(dtype)}
     base = params["w"][0].astype(mx.float32).item()
-    # Two numbers of the dtype next to each other, and a point a quarter of the way.
+    # Two neighbouring numbers of the dtype, and a point at a quarter of their distance.
     following = (params["w"][0].view(mx.uint16) + 1).view(dtype).astype(mx.float32).item()
     updates = {"w": mx.full((40_000,), (following - base) / 4)}
     transform = round_stochastically(7)
@@ -135,7 +135,7 @@ def test_a_sum_goes_to_its_neighbours_as_often_as_it_is_near_them(dtype, size):
 
 
 @pytest.mark.parametrize("dtype", HALF)
-def test_what_the_dtype_holds_is_not_rounded_and_what_is_not_finite_shows(dtype):
+def test_exact_sums_and_sums_that_are_not_finite_are_not_rounded(dtype):
     params = {"w": mx.array([1.0, -1.0, 0.0, 5.0, 1.0, 1.0], dtype)}
     updates = {"w": mx.array([0.5, 0.25, -2.0, 0.0, float("nan"), float("-inf")])}
     transform = round_stochastically(0)

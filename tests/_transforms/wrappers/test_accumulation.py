@@ -1,4 +1,4 @@
-"""accumulate: the exact weighted mean, the rest in between, and what the wrapped transform sees."""
+"""accumulate, flush and apply_every: exact weighted means, and sums, of the gradients of several steps."""
 
 import re
 
@@ -8,11 +8,11 @@ import pytest
 
 import purestep as ps
 from purestep import schedules, transforms, tree
-from purestep.transforms import accumulate, flush, scale
+from purestep.transforms import accumulate, apply_every, flush, scale
 
 
 def run(transform, gradients, weights=None, dtype=mx.float32):
-    """Return the updates and the states that these gradients give one after another."""
+    """Return the updates and the states after each of these gradients."""
     params = {"w": mx.zeros(np.shape(gradients[0]), dtype)}
     state, updates, states = transform.init(params), [], []
     for index, gradient in enumerate(gradients):
@@ -63,7 +63,7 @@ def test_no_weight_at_all_gives_a_gradient_of_zero_and_not_nan():
     assert numbers(updates) == [0, 0, 0, -2]
 
 
-def test_the_inner_state_rests_between_updates():
+def test_the_inner_state_is_unchanged_between_updates():
     _, states = run(accumulate(ps.optimizers.adam(0.1), every=3), [1.0, 2.0, 6.0, 4.0])
     start = accumulate(ps.optimizers.adam(0.1), every=3).init({"w": mx.array(0.0)}).inner
     assert equal(states[0].inner, start)
@@ -107,7 +107,7 @@ def test_every_step_when_every_is_one():
     assert equal(states[-1].inner, plain_states[-1])
 
 
-def test_bfloat16_gradients_are_gathered_in_float32():
+def test_bfloat16_gradients_are_summed_in_float32():
     updates, states = run(accumulate(scale(1.0), every=301), [256.0] + [1.0] * 300, dtype=mx.bfloat16)
     assert states[0].gradients["w"].dtype == mx.float32
     assert states[-2].gradients["w"].item() == 256 + 299  # in bfloat16 it would stay at 256
@@ -122,7 +122,7 @@ def test_the_state_keeps_its_dtypes(dtype):
     assert all(tree.alike(start, state) for state in states)
 
 
-def test_the_wrapped_transform_is_handed_the_parameters_the_total_weight_and_what_else_it_names():
+def test_the_wrapped_transform_receives_params_total_weight_and_other_arguments():
     seen = {}
 
     def update(updates, state, params=None, *, weight, value):
@@ -138,7 +138,7 @@ def test_the_wrapped_transform_is_handed_the_parameters_the_total_weight_and_wha
     assert seen["params"] is params
 
 
-def test_gathering_works_inside_a_chain():
+def test_accumulation_works_inside_a_chain():
     transform = ps.chain(scale(2.0), accumulate(scale(1.0), every=2), scale(-1.0))
     updates, _ = run(transform, [1.0, 5.0], weights=[1.0, 3.0])
     assert numbers(updates) == [0, -8]
@@ -165,7 +165,7 @@ def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(transform, ev
         accumulate(transform, every=every)
 
 
-def test_a_partial_window_is_flushed_to_the_exact_mean_of_what_it_holds():
+def test_a_partial_window_is_flushed_to_its_exact_mean():
     transform = accumulate(ps.optimizers.adam(0.1), every=5)
     updates, states = run(transform, [1.0, 5.0], weights=[1.0, 3.0])
     assert numbers(updates) == [0, 0]
@@ -206,6 +206,37 @@ def test_every_may_follow_a_schedule_of_the_updates_made():
     assert [state.count.item() for state in states] == [1, 2, 2, 2, 3, 3]
 
 
-def test_flush_refuses_what_is_no_transform():
+def test_flush_refuses_an_optimizer_that_was_not_called():
     with pytest.raises(TypeError, match="flush: transform must be a GradientTransform"):
         flush(ps.optimizers.adam, (), {})
+
+
+def sums(k, gradients, dtype=mx.float32):
+    """Return the updates of `apply_every(k)`, and the last state."""
+    updates, states = run(apply_every(k), gradients, dtype=dtype)
+    return numbers(updates), states[-1]
+
+
+def test_the_sum_comes_out_every_k_calls():
+    assert sums(3, [1, 2, 4, 8, 16, 32, 64])[0] == [0, 0, 7, 0, 0, 56, 0]
+    assert sums(1, [1, 2])[0] == [1, 2]
+    _, state = sums(3, [1, 2, 4, 8])
+    assert (state.count.item(), state.grad_acc["w"].item()) == (1, 8)
+
+
+def test_bfloat16_updates_are_summed_in_float32():
+    out, state = sums(301, [256.0] + [1.0] * 300, mx.bfloat16)
+    assert out[-1] == 556
+    assert state.grad_acc["w"].dtype == mx.float32
+
+
+def test_an_infinite_update_does_not_outlive_its_window():
+    assert sums(2, [mx.inf, 1.0, 1.0, 1.0])[0] == [0, mx.inf, 0, 2]
+
+
+def test_a_bad_period_of_sums_is_refused():
+    with pytest.raises(ValueError, match="apply_every: k must be at least 1, got 0"):
+        apply_every(0)
+    with pytest.raises(TypeError, match="apply_every: k must be an integer, got 2.0"):
+        apply_every(2.0)
+    assert tree.leaves(apply_every().init({"a": None}).grad_acc) == []

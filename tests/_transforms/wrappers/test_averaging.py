@@ -1,4 +1,4 @@
-"""ema of updates, and averages of parameters that are kept beside training."""
+"""ema averages updates; averaged keeps an average of the parameters."""
 
 import re
 
@@ -9,19 +9,16 @@ import pytest
 import purestep as ps
 from purestep import eval_params, optimizers, transforms, tree
 from purestep.transforms import averaged, ema, skip_nonfinite
-from tests.trees import like, same_bits
+from tests._transforms.walking import trained
+from tests.trees import same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None], "empty": mx.zeros((0, 2))}
 
 
-def walk(transform, steps, params=PARAMS):
+def walk(transform, steps):
     """Return the parameters after each step, and the last state."""
-    state, seen = transform.init(params), []
-    for seed in range(steps):
-        updates, state = transform.update(like(params, seed), state, params)
-        params = ps.apply_updates(params, updates)
-        seen.append(params)
-    return seen, state
+    seen = trained(transform, PARAMS, steps)
+    return [params for params, _ in seen], seen[-1][1]
 
 
 def test_the_mean_of_updates_by_hand():
@@ -31,7 +28,7 @@ def test_the_mean_of_updates_by_hand():
         for gradient, expected in zip((1.0, 4.0), want, strict=True):
             updates, state = transform.update({"w": mx.array(gradient)}, state)
             assert updates["w"].item() == pytest.approx(expected)
-        assert state.ema["w"].item() == 2.25  # what is kept is never debiased
+        assert state.ema["w"].item() == 2.25  # the mean in the state is not debiased
 
 
 def test_a_mean_of_bfloat16_updates_is_float32_unless_asked():

@@ -1,4 +1,4 @@
-"""conditionally_mask and conditionally_transform: when the wrapped transform runs."""
+"""conditionally_mask and conditionally_transform: the steps at which the wrapped transform applies."""
 
 import re
 
@@ -8,17 +8,15 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms
 from purestep.transforms import conditionally_mask, conditionally_transform
+from tests._transforms.walking import draws, steps_of
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
 
 
 def run(transform, steps, **extra):
-    state, seen = transform.init(PARAMS), []
-    for seed in range(steps):
-        updates, state = transform.update(like(PARAMS, seed), state, PARAMS, **extra)
-        seen.append((updates, state))
-    return seen
+    """Return (updates, state) after each step."""
+    return steps_of(transform, draws(PARAMS, steps), PARAMS, **extra)
 
 
 @pytest.mark.parametrize("wrap", [conditionally_mask, conditionally_transform])
@@ -49,7 +47,7 @@ def test_the_condition_sees_extra_arguments_when_asked(wrap):
         assert state.inner_state[0].count.item() == ran
 
 
-def test_a_python_boolean_will_do():
+def test_the_condition_may_return_a_python_boolean():
     assert same_bits(
         run(conditionally_mask(transforms.scale(2.0), lambda step: True), 1)[0][0],
         run(transforms.scale(2.0), 1)[0][0],

@@ -1,4 +1,4 @@
-"""flatten: the same numbers, packed."""
+"""flatten: the same numbers as leaf by leaf."""
 
 import mlx.core as mx
 import pytest
@@ -24,7 +24,7 @@ PARAMS = {
     ],
 )
 def test_a_packed_elementwise_transform_is_the_leafwise_one(make):
-    params = tree.cast(PARAMS, mx.float32)  # leaf by leaf, clipping rounds bfloat16 updates once more
+    params = tree.cast(PARAMS, mx.float32)  # without flatten, clipping rounds bfloat16 updates once more
     plain, packed = make(), flatten(make())
     states = plain.init(params), packed.init(params)
     for seed in range(3):

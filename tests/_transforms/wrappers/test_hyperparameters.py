@@ -1,4 +1,4 @@
-"""Hyperparameters in the state: found, changed, injected, and refused where a change would be lost."""
+"""Hyperparameters in the state: read, set, injected; changes that a schedule would overwrite are refused."""
 
 import re
 from typing import NamedTuple
@@ -9,6 +9,7 @@ import pytest
 import purestep as ps
 from purestep import hyperparameters, optimizers, schedules, set_hyperparameters, transforms, tree
 from purestep.transforms import inject_hyperparams, named_chain, partition
+from tests._transforms.walking import draws, steps_of
 from tests.trees import like, same_bits, snapshot
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
@@ -29,11 +30,8 @@ def loss_fn(params, batch, rng):
 
 
 def run(transform, steps, state=None):
-    state = transform.init(PARAMS) if state is None else state
-    updates = None
-    for seed in range(steps):
-        updates, state = transform.update(like(PARAMS, seed), state, PARAMS)
-    return updates, state
+    """Return the updates of the last step, and the last state."""
+    return steps_of(transform, draws(PARAMS, steps), PARAMS, state)[-1]
 
 
 def test_a_name_that_occurs_once_is_its_own_key_and_others_have_their_path():
@@ -47,7 +45,7 @@ def test_a_name_that_occurs_once_is_its_own_key_and_others_have_their_path():
     assert hyperparameters(transforms.trace(0.9).init(PARAMS)) == {}
 
 
-def test_a_whole_train_state_is_looked_through_for_its_optimizer_state():
+def test_hyperparameters_are_found_in_a_whole_train_state():
     state = ps.TrainState.create(PARAMS, named_chain(("adam", TWO), ("end", ps.identity())))
     assert list(hyperparameters(state)) == [
         "opt_state.adam.inner_states.a.1.learning_rate",
@@ -55,7 +53,7 @@ def test_a_whole_train_state_is_looked_through_for_its_optimizer_state():
     ]
 
 
-def test_a_rate_set_is_the_rate_used_and_all_else_stays():
+def test_a_new_rate_is_used_and_the_rest_of_the_state_is_unchanged():
     transform = optimizers.adam(0.1)
     _, state = run(transform, 2)
     before = snapshot(state)
@@ -81,7 +79,7 @@ def test_a_train_state_is_changed_with_no_retrace_and_trains_on():
 
 def test_an_ambiguous_name_is_refused_and_its_path_accepted():
     state = TWO.init(PARAMS)
-    message = "learning_rate is ambiguous: give one of inner_states.a.1.learning_rate, inner_states.b"
+    message = "learning_rate is ambiguous: use one of inner_states.a.1.learning_rate, inner_states.b"
     with pytest.raises(ValueError, match=re.escape(message)):
         set_hyperparameters(state, learning_rate=1.0)
     key = "inner_states.b.1.learning_rate"
@@ -177,7 +175,7 @@ def test_a_factory_of_ones_own_may_compute_with_its_arguments():
     assert updates["w"].item() == -6.0
 
 
-def test_static_arguments_are_handed_on_as_they_are():
+def test_static_arguments_are_passed_on_unchanged():
     transform = inject_hyperparams(optimizers.adamw, static_args=["mask", "eps_root"])(
         0.1, eps_root=0.0, mask=transforms.matrices
     )
@@ -188,7 +186,7 @@ def test_static_arguments_are_handed_on_as_they_are():
     assert half.init(PARAMS).hyperparams["learning_rate"].dtype == mx.float16
 
 
-def test_a_rate_that_its_state_only_shows_cannot_be_set():
+def test_a_read_only_rate_cannot_be_set():
     state = (ShownState(mx.array(0.5)), ())
     assert hyperparameters(state)["learning_rate"].item() == 0.5
     with pytest.raises(ValueError, match="learning_rate follows a schedule, which would overwrite it"):

@@ -1,4 +1,4 @@
-"""lookahead: the fast parameters run, the slow ones follow, and then both stand at one place."""
+"""lookahead: the slow parameters follow, and the fast ones are reset to them."""
 
 import re
 
@@ -9,18 +9,10 @@ import pytest
 import purestep as ps
 from purestep import eval_params, optimizers, transforms, tree
 from purestep.transforms import lookahead
-from tests.trees import like, same_bits
+from tests._transforms.walking import trained
+from tests.trees import same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3), None]}
-
-
-def walk(transform, steps, params=PARAMS):
-    state, seen = transform.init(params), []
-    for seed in range(steps):
-        updates, state = transform.update(like(params, seed), state, params)
-        params = ps.apply_updates(params, updates)
-        seen.append((params, state))
-    return seen
 
 
 def test_the_two_follow_each_other_by_hand():
@@ -38,16 +30,16 @@ def test_the_two_follow_each_other_by_hand():
 
 
 def test_a_slow_step_of_one_is_the_fast_optimizer():
-    seen = walk(lookahead(optimizers.adam(0.1), 2, 1.0), 4)
-    alone = walk(optimizers.adam(0.1), 4)
+    seen = trained(lookahead(optimizers.adam(0.1), 2, 1.0), PARAMS, 4)
+    alone = trained(optimizers.adam(0.1), PARAMS, 4)
     for (params, state), (want, want_state) in zip(seen, alone, strict=True):
         np.testing.assert_allclose(params["w"], want["w"], rtol=1e-6)
         assert same_bits(state.fast_state, want_state)
 
 
-def test_the_fast_state_begins_anew_only_when_asked():
+def test_the_fast_state_is_initialized_again_only_with_reset_state():
     for reset in (False, True):
-        states = [state for _, state in walk(lookahead(optimizers.adam(0.1), 2, 0.5, reset), 5)]
+        states = [state for _, state in trained(lookahead(optimizers.adam(0.1), 2, 0.5, reset), PARAMS, 5)]
         counts = [state.fast_state[0].count.item() for state in states]
         assert counts == ([1, 0, 1, 0, 1] if reset else [1, 2, 3, 4, 5])
         assert [state.steps_since_sync.item() for state in states] == [1, 0, 1, 0, 1]
@@ -57,7 +49,7 @@ def test_the_fast_state_begins_anew_only_when_asked():
 
 def test_slow_parameters_of_bfloat16_ones_are_float32():
     params = {"w": mx.ones(3, mx.bfloat16), "empty": mx.zeros((0, 2))}
-    (got, state) = walk(lookahead(optimizers.sgd(1e-4), 1, 0.5), 1, params)[0]
+    got, state = trained(lookahead(optimizers.sgd(1e-4), 1, 0.5), params, 1)[0]
     assert state.slow["w"].dtype == mx.float32
     assert (state.slow["w"] != 1).all().item()
     assert tree.alike(got, params)

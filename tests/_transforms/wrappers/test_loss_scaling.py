@@ -1,4 +1,4 @@
-"""dynamic_loss_scale: the scale grows, backs off, and is never felt inside."""
+"""dynamic_loss_scale: the scale grows and shrinks; the inner transform sees unscaled gradients."""
 
 import re
 
@@ -8,18 +8,15 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms, tree
 from purestep.transforms import dynamic_loss_scale, loss_scale
+from tests._transforms.walking import is_zero, scalars, steps_of
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.float16), None]}
 
 
 def states(transform, gradients):
-    params = {"w": mx.array(0.0)}
-    state, seen = transform.init(params), []
-    for gradient in gradients:
-        _, state = transform.update({"w": mx.array(gradient)}, state, params)
-        seen.append(state)
-    return seen
+    """Return the state after each gradient of a single number."""
+    return [state for _, state in steps_of(transform, scalars(gradients), {"w": mx.array(0.0)})]
 
 
 def test_the_scale_grows_after_an_interval_and_backs_off_at_once():
@@ -55,7 +52,7 @@ def test_the_inner_transform_sees_unscaled_gradients_and_nothing_of_skipped_step
         assert same_bits(got, want)
         assert same_bits(state.inner, inner_state)
         updates, state = transform.update(tree.map(lambda g: g * mx.inf, gradients), state, PARAMS)
-        assert not any(leaf.any().item() for leaf in tree.leaves(updates))
+        assert is_zero(updates)
         assert same_bits(state.inner, inner_state)
 
 
@@ -64,7 +61,7 @@ def test_gradients_too_small_for_float16_are_not_lost():
     transform = dynamic_loss_scale(ps.identity(), 2.0**15)
     updates, _ = transform.update({"w": mx.array([2.0**-10], mx.float16)}, transform.init(params), params)
     assert updates["w"].dtype == mx.float32
-    assert updates["w"].item() == 2.0**-25  # float16 would say 0
+    assert updates["w"].item() == 2.0**-25  # 0 in float16
 
 
 def test_norms_and_gradients_handed_on_are_unscaled():
@@ -93,7 +90,7 @@ def test_clipping_within_sees_the_true_norm():
     assert updates["w"].item() == 0.5
 
 
-def test_the_scale_is_read_wherever_it_is():
+def test_the_scale_is_found_at_any_depth():
     transform = ps.chain(ps.identity(), dynamic_loss_scale(optimizers.adam(0.1), 4.0))
     assert loss_scale(transform.init(PARAMS)).item() == 4.0
     for state, count in (((), 0), ((transform.init(PARAMS), transform.init(PARAMS)), 2)):

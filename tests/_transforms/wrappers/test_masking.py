@@ -1,4 +1,4 @@
-"""masked, freeze, set_to_zero, by_path: what applies where, and what a mask may be."""
+"""masked, freeze, set_to_zero, by_path: where they apply, and the forms of a mask."""
 
 import re
 
@@ -33,7 +33,7 @@ def update(transform, gradients=GRADIENTS, params=PARAMS, **extra):
         lambda path, leaf: leaf.ndim == 2,
     ],
 )
-def test_unselected_updates_pass_unchanged_whatever_form_the_mask_has(mask):
+def test_unselected_updates_are_unchanged_for_every_form_of_mask(mask):
     updates, _ = update(masked(transforms.scale(2.0), mask))
     want = tree.map_with_path(lambda path, g: 2 * g if path.endswith("weight") else g, GRADIENTS)
     assert same_bits(updates, want)

@@ -1,4 +1,4 @@
-"""Gradients with NaN or infinity: nothing moves, everything is counted, and the counters reset."""
+"""Gradients with NaN or infinity are skipped and counted; the counters reset."""
 
 import re
 
@@ -9,6 +9,7 @@ import purestep as ps
 from purestep import optimizers, schedules, transforms, tree
 from purestep._transforms.wrappers.nonfinite import all_finite
 from purestep.transforms import apply_if_finite, averaged, skip_nonfinite, zero_nans
+from tests._transforms.walking import is_zero, scalars, steps_of
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None], "empty": mx.zeros((0, 2))}
@@ -21,34 +22,26 @@ def spoiled(gradients, value=mx.nan):
     return {**gradients, "b": [gradients["b"][0] + spot, None]}
 
 
-def run(transform, gradients, params=PARAMS):
-    state, seen = transform.init(params), []
-    for gradient in gradients:
-        updates, state = transform.update(gradient, state, params)
-        seen.append((updates, state))
-    return seen
-
-
-def scalars(transform, values):
+def numbers(transform, values):
     """Return the updates of a single number and the states."""
-    seen = run(transform, [{"w": mx.array(value)} for value in values], {"w": mx.array(0.0)})
+    seen = steps_of(transform, scalars(values), {"w": mx.array(0.0)})
     return [updates["w"].item() for updates, _ in seen], [state for _, state in seen]
 
 
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("place", ["first", "middle"])
-def test_a_nonfinite_step_leaves_no_trace_but_its_count(value, place):
+def test_a_nonfinite_step_changes_only_the_counts(value, place):
     inner = ps.chain(
         transforms.clip_by_global_norm(1.0),
         averaged(optimizers.adamw(schedules.linear(0.1, 0.2, 10)), 0.9),
     )
     good = [like(PARAMS, seed) for seed in range(3)]
     at = 0 if place == "first" else 1
-    seen = run(skip_nonfinite(inner), [*good[:at], spoiled(good[0], value), *good[at:]])
-    alone = run(inner, good)
+    seen = steps_of(skip_nonfinite(inner), [*good[:at], spoiled(good[0], value), *good[at:]], PARAMS)
+    alone = steps_of(inner, good, PARAMS)
     updates, state = seen.pop(at)
     assert tree.alike(updates, alone[0][0])
-    assert not any(leaf.any().item() for leaf in tree.leaves(updates))
+    assert is_zero(updates)
     assert (state.consecutive.item(), state.total.item()) == (1, 1)
     for (got, got_state), (want, want_state) in zip(seen, alone, strict=True):
         assert same_bits(got, want)
@@ -56,27 +49,27 @@ def test_a_nonfinite_step_leaves_no_trace_but_its_count(value, place):
 
 
 def test_consecutive_resets_on_a_finite_step_and_total_does_not():
-    _, states = scalars(skip_nonfinite(transforms.scale(1.0)), [1.0, mx.nan, mx.inf, 2.0, mx.nan, 3.0])
+    _, states = numbers(skip_nonfinite(transforms.scale(1.0)), [1.0, mx.nan, mx.inf, 2.0, mx.nan, 3.0])
     assert [state.consecutive.item() for state in states] == [0, 1, 2, 0, 1, 0]
     assert [state.total.item() for state in states] == [0, 1, 2, 2, 3, 3]
     assert {state.total.dtype for state in states} == {mx.int32}
 
 
 def test_after_too_many_in_a_row_one_is_let_through_and_the_counting_begins_again():
-    updates, states = scalars(skip_nonfinite(transforms.scale(1.0), 2), [mx.inf] * 7)
+    updates, states = numbers(skip_nonfinite(transforms.scale(1.0), 2), [mx.inf] * 7)
     assert updates == [0, 0, mx.inf, 0, 0, mx.inf, 0]
     assert [state.consecutive.item() for state in states] == [1, 2, 0, 1, 2, 0, 1]
     assert states[-1].total.item() == 7
 
 
-def test_by_default_none_is_ever_let_through():
-    updates, states = scalars(skip_nonfinite(transforms.scale(1.0)), [mx.nan] * 20)
+def test_by_default_every_nonfinite_gradient_is_skipped():
+    updates, states = numbers(skip_nonfinite(transforms.scale(1.0)), [mx.nan] * 20)
     assert updates == [0.0] * 20
     assert states[-1].consecutive.item() == 20
 
 
 def test_apply_if_finite_has_optax_fields_and_its_counter_resets():
-    updates, states = scalars(apply_if_finite(transforms.scale(1.0), 1), [1.0, mx.inf, mx.inf, mx.inf, 2.0])
+    updates, states = numbers(apply_if_finite(transforms.scale(1.0), 1), [1.0, mx.inf, mx.inf, mx.inf, 2.0])
     assert updates == [1.0, 0.0, mx.inf, 0.0, 2.0]
     assert states[0]._fields == ("notfinite_count", "last_finite", "total_notfinite", "inner_state")
     assert [state.notfinite_count.item() for state in states] == [0, 1, 0, 1, 0]
@@ -85,12 +78,12 @@ def test_apply_if_finite_has_optax_fields_and_its_counter_resets():
 
 
 def test_finite_gradients_whose_norm_overflows_are_not_skipped():
-    updates, states = scalars(skip_nonfinite(transforms.scale(0.5)), [3e38])
+    updates, states = numbers(skip_nonfinite(transforms.scale(0.5)), [3e38])
     assert updates[0] > 1e38
     assert states[0].total.item() == 0
 
 
-def test_the_inner_transform_is_handed_the_very_gradients():
+def test_the_inner_transform_receives_the_same_gradients_object():
     gradients, seen = {"w": mx.array(1.0)}, []
 
     def note(updates, state, params=None, *, gradients, value):

@@ -1,4 +1,4 @@
-"""partition and group_table: every parameter in one group, each group on its own."""
+"""partition and group_table: every parameter belongs to one group with its own transform."""
 
 import re
 
@@ -8,6 +8,7 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms, tree
 from purestep.transforms import group_table, masked, partition, set_to_zero
+from tests._transforms.walking import draws, steps_of
 from tests.trees import like, same_bits
 
 PARAMS = {
@@ -19,11 +20,9 @@ GRADIENTS = like(PARAMS, 0)
 LABELS = {"fc": {"weight": "a", "bias": "b"}, "norm": ["b", None], "scale": "a"}
 
 
-def run(transform, params=PARAMS, steps=3):
-    state, updates = transform.init(params), None
-    for seed in range(steps):
-        updates, state = transform.update(like(params, seed), state, params)
-    return updates, state
+def run(transform):
+    """Return the updates of the third step, and the state."""
+    return steps_of(transform, draws(PARAMS, 3), PARAMS)[-1]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ def run(transform, params=PARAMS, steps=3):
         {"fc": {"weight": "a", "bias": "b"}, "norm": "b", "scale": "a"},
     ],
 )
-def test_each_group_is_what_its_transform_alone_makes_of_it(labels):
+def test_each_group_gets_the_updates_of_its_transform_alone(labels):
     make = {"a": lambda: optimizers.adamw(0.1, weight_decay=0.3), "b": lambda: optimizers.sgd(0.2, 0.9)}
     updates, state = run(partition({label: fn() for label, fn in make.items()}, labels))
     for label, fn in make.items():

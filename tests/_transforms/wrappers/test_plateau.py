@@ -1,4 +1,4 @@
-"""reduce_on_plateau: when the scale falls, when it waits, and where it stops."""
+"""reduce_on_plateau: patience, cooldown, tolerances and the lower bound of the scale."""
 
 import re
 
@@ -39,7 +39,7 @@ def test_the_scale_by_hand(options, values, want):
     assert scales(reduce_on_plateau(0.5, **options), values) == want
 
 
-def test_train_step_hands_it_the_loss():
+def test_train_step_passes_it_the_loss():
     def loss_fn(params, batch, rng):
         return mx.square(params["w"] * 0 + batch["x"]).mean()
 

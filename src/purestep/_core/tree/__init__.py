@@ -24,9 +24,14 @@ from purestep._core.tree.paths import items as items
 from purestep._core.tree.paths import join as join
 from purestep._core.tree.paths import key_segment as key_segment
 from purestep._core.tree.paths import paths as paths
+from purestep._core.tree.specs import ArraySpec as ArraySpec
+from purestep._core.tree.specs import NodeSpec as NodeSpec
+from purestep._core.tree.specs import Spec as Spec
 from purestep._core.tree.specs import differences as differences
 from purestep._core.tree.specs import dtype_name as dtype_name
+from purestep._core.tree.specs import from_plain as from_plain
 from purestep._core.tree.specs import spec as spec
 from purestep._core.tree.specs import spec_children as spec_children
 from purestep._core.tree.specs import spec_items as spec_items
 from purestep._core.tree.specs import spec_nodes as spec_nodes
+from purestep._core.tree.specs import to_plain as to_plain

@@ -1,7 +1,7 @@
-"""Descriptions of trees: containers, keys, dtypes and shapes, without the numbers."""
+"""Specs: descriptions of trees by containers, keys, dtypes and shapes, without the numbers."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
@@ -11,27 +11,58 @@ from purestep._core.types import Tree
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 
 
-def spec(tree: Tree) -> list[Any]:
-    """Describe a tree of arrays in plain lists: containers, keys, field names, dtypes and shapes.
+class ArraySpec(NamedTuple):
+    """An array without its numbers.
 
-    Two trees are built alike exactly when `differences(spec(a), spec(b))` is empty. The description
-    holds nothing but lists, strings and integers, so it can be written as JSON or msgpack.
-
-    >>> spec({"w": mx.zeros((2, 3)), "state": None})
-    ['dict', [['w', ['array', 'float32', [2, 3]]], ['state', ['none']]]]
+    Attributes:
+        dtype: the name of its dtype, such as `float32`.
+        shape: its shape.
     """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class NodeSpec(NamedTuple):
+    """A container, `None`, or a leaf that is not an array.
+
+    Attributes:
+        kind: `dict`, `list`, `tuple`, `namedtuple`, `none` or `other`.
+        name: the name of its type: the class of a NamedTuple, `dict`, `NoneType`.
+        children: pairs of a key and a spec. The key is a dict key, a field name or a position.
+    """
+
+    kind: str
+    name: str
+    children: tuple[tuple[Any, "Spec"], ...] = ()
+
+
+Spec: TypeAlias = ArraySpec | NodeSpec
+"""What `spec` returns. Specs are immutable and hashable; equal specs describe trees that are built alike."""
+
+
+def spec(tree: Tree) -> Spec:
+    """Describe a tree of arrays: its containers, keys, field names, dtypes and shapes.
+
+    Two trees are built alike exactly when `differences(spec(a), spec(b))` is empty. `to_plain` converts a
+    spec to lists for JSON or msgpack.
+
+    >>> spec({"w": mx.zeros((2, 3))})
+    NodeSpec(kind='dict', name='dict', children=(('w', ArraySpec(dtype='float32', shape=(2, 3))),))
+    """
+    if isinstance(tree, mx.array):
+        return ArraySpec(dtype_name(tree.dtype), tree.shape)
+    name = type(tree).__name__
     if tree is None:
-        return ["none"]
+        return NodeSpec("none", name)
     if type(tree) is dict:
-        return ["dict", [[key, spec(child)] for key, child in tree.items()]]
+        return NodeSpec("dict", name, tuple((key, spec(child)) for key, child in tree.items()))
     if is_namedtuple(tree):
-        fields = [[name, spec(child)] for name, child in zip(tree._fields, tree, strict=True)]
-        return ["namedtuple", type(tree).__name__, fields]
+        fields = zip(tree._fields, tree, strict=True)
+        return NodeSpec("namedtuple", name, tuple((field, spec(child)) for field, child in fields))
     if type(tree) in (list, tuple):
-        return [type(tree).__name__, [spec(child) for child in tree]]
-    if not isinstance(tree, mx.array):
-        return ["other", type(tree).__name__]
-    return ["array", dtype_name(tree.dtype), list(tree.shape)]
+        return NodeSpec(name, name, tuple((index, spec(child)) for index, child in enumerate(tree)))
+    return NodeSpec("other", name)
 
 
 def dtype_name(dtype: mx.Dtype) -> str:
@@ -40,24 +71,32 @@ def dtype_name(dtype: mx.Dtype) -> str:
 
 
 def differences(
-    got: list[Any], want: list[Any], got_name: str = "got", want_name: str = "want", *, cast: bool = False
+    got: Any, want: Any, got_name: str = "got", want_name: str = "want", *, cast: bool = False
 ) -> list[str]:
-    """Say, a line a path, in what two specs differ; an empty list when they describe the same tree.
+    """Return one line for each path at which two specs differ; an empty list if the trees are built alike.
 
-    With `cast`, floating-point arrays of different dtypes count as the same.
+    Args:
+        got: a spec, typed or plain.
+        want: the spec to compare with.
+        got_name: the name of the first tree in the lines.
+        want_name: the name of the second.
+        cast: treat floating-point arrays of different dtypes as equal.
+
+    >>> differences(spec({"w": mx.zeros(2)}), spec({"w": mx.zeros(3)}))
+    ['w has shape (2,) in got, (3,) in want']
     """
-    return list(_differing("", got, want, got_name, want_name, cast))
+    return list(_differing("", _typed(got), _typed(want), got_name, want_name, cast))
 
 
-def _differing(path: str, a: list[Any], b: list[Any], name_a: str, name_b: str, cast: bool) -> Iterator[str]:
+def _differing(path: str, a: Spec, b: Spec, name_a: str, name_b: str, cast: bool) -> Iterator[str]:
     shown = path or "the tree"
-    if a[0] != b[0] or (a[0] == "namedtuple" and a[1] != b[1]):
+    if isinstance(a, ArraySpec) and isinstance(b, ArraySpec):
+        if a.shape != b.shape:
+            yield f"{shown} has shape {a.shape} in {name_a}, {b.shape} in {name_b}"
+        if a.dtype != b.dtype and not (cast and {a.dtype, b.dtype} <= _FLOATING):
+            yield f"{shown} has dtype {a.dtype} in {name_a}, {b.dtype} in {name_b}"
+    elif isinstance(a, ArraySpec) or isinstance(b, ArraySpec) or not _same_container(a, b):
         yield f"{shown} is {_describe(a)} in {name_a}, {_describe(b)} in {name_b}"
-    elif a[0] == "array":
-        if a[2] != b[2]:
-            yield f"{shown} has shape {tuple(a[2])} in {name_a}, {tuple(b[2])} in {name_b}"
-        if a[1] != b[1] and not (cast and {a[1], b[1]} <= _FLOATING):
-            yield f"{shown} has dtype {a[1]} in {name_a}, {b[1]} in {name_b}"
     else:
         below_a, below_b = dict(spec_children(a)), dict(spec_children(b))
         for segment, child in below_a.items():
@@ -70,23 +109,27 @@ def _differing(path: str, a: list[Any], b: list[Any], name_a: str, name_b: str, 
                 yield f"{join(path, segment)} is in {name_b}, not in {name_a}"
 
 
-def spec_items(spec: list[Any]) -> list[tuple[str, tuple[str, tuple[int, ...]]]]:
-    """Return the path, and the dtype's name and shape, of every array that a spec describes, in its order.
+def _same_container(a: NodeSpec, b: NodeSpec) -> bool:
+    return a.kind == b.kind and (a.kind != "namedtuple" or a.name == b.name)
+
+
+def spec_items(spec: Any) -> list[tuple[str, ArraySpec]]:
+    """Return the path and the `ArraySpec` of every array that a spec describes, in order.
 
     >>> spec_items(spec({"w": mx.zeros((2, 3))}))
-    [('w', ('float32', (2, 3)))]
+    [('w', ArraySpec(dtype='float32', shape=(2, 3)))]
     """
-    return [
-        (".".join(segments), (node[1], tuple(node[2])))
-        for segments, node in spec_nodes(spec)
-        if node[0] == "array"
-    ]
+    found = []
+    for segments, node in spec_nodes(spec):
+        if isinstance(node, list) and node[0] == "array":
+            node = ArraySpec(node[1], tuple(node[2]))
+        if isinstance(node, ArraySpec):
+            found.append((".".join(segments), node))
+    return found
 
 
-def spec_nodes(
-    spec: list[Any], segments: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """Yield every node of a spec, containers before what they hold, with the segments of its path.
+def spec_nodes(spec: Any, segments: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every node of a spec with the segments of its path; a container comes before its children.
 
     >>> [segments for segments, _ in spec_nodes(spec({"w": (None,)}))]
     [(), ('w',), ('w', '0')]
@@ -96,21 +139,70 @@ def spec_nodes(
         yield from spec_nodes(child, (*segments, segment))
 
 
-def spec_children(node: list[Any]) -> list[tuple[str, list[Any]]]:
-    """Return a spec's (path segment, child) pairs; none for an array or `None`."""
-    kind = node[0]
-    if kind == "dict":
-        return [(key_segment(key), child) for key, child in node[1]]
-    if kind == "namedtuple":
-        return [(name, child) for name, child in node[2]]
+def spec_children(node: Any) -> list[tuple[str, Any]]:
+    """Return a spec's (path segment, child) pairs; an empty list for an array or `None`.
+
+    The children of a plain spec are plain.
+    """
+    if isinstance(node, list):
+        return _plain_children(*node)
+    if isinstance(node, ArraySpec):
+        return []
+    segment = key_segment if node.kind == "dict" else str
+    return [(segment(key), child) for key, child in node.children]
+
+
+def to_plain(spec: Spec) -> list[Any]:
+    """Return a spec as lists, strings and integers: the form in which checkpoints store it.
+
+    >>> to_plain(spec({"w": mx.zeros((2, 3)), "state": None}))
+    ['dict', [['w', ['array', 'float32', [2, 3]]], ['state', ['none']]]]
+    """
+    if isinstance(spec, ArraySpec):
+        return ["array", spec.dtype, list(spec.shape)]
+    kind, name, children = spec
+    if kind == "none":
+        return ["none"]
+    if kind == "other":
+        return ["other", name]
     if kind in ("list", "tuple"):
-        return [(str(index), child) for index, child in enumerate(node[1])]
-    return []
+        return [kind, [to_plain(child) for _, child in children]]
+    named = [[key, to_plain(child)] for key, child in children]
+    return ["namedtuple", name, named] if kind == "namedtuple" else ["dict", named]
 
 
-def _describe(node: list[Any]) -> str:
-    if node[0] == "array":
-        return f"an array of {node[1]} {tuple(node[2])}"
-    if node[0] == "namedtuple":
-        return f"a {node[1]}"
-    return "None" if node[0] == "none" else f"a {node[1] if node[0] == 'other' else node[0]}"
+def from_plain(plain: list[Any]) -> Spec:
+    """Return the spec that `to_plain` converted. The lists are not checked.
+
+    >>> from_plain(["tuple", [["none"]]])
+    NodeSpec(kind='tuple', name='tuple', children=((0, NodeSpec(kind='none', name='NoneType', children=())),))
+    """
+    kind, *rest = plain
+    if kind == "array":
+        return ArraySpec(rest[0], tuple(rest[1]))
+    if kind == "none":
+        return NodeSpec("none", "NoneType")
+    if kind == "other":
+        return NodeSpec("other", rest[0])
+    if kind in ("list", "tuple"):
+        return NodeSpec(kind, kind, tuple((index, from_plain(child)) for index, child in enumerate(rest[0])))
+    name = rest[0] if kind == "namedtuple" else kind
+    return NodeSpec(kind, name, tuple((key, from_plain(child)) for key, child in rest[-1]))
+
+
+def _plain_children(kind: str, *rest: Any) -> list[tuple[str, Any]]:
+    if kind in ("list", "tuple"):
+        return [(str(index), child) for index, child in enumerate(rest[0])]
+    if kind == "dict":
+        return [(key_segment(key), child) for key, child in rest[0]]
+    return [(name, child) for name, child in rest[1]] if kind == "namedtuple" else []
+
+
+def _typed(spec: Any) -> Spec:
+    return from_plain(spec) if isinstance(spec, list) else spec
+
+
+def _describe(node: Spec) -> str:
+    if isinstance(node, ArraySpec):
+        return f"an array of {node.dtype} {node.shape}"
+    return "None" if node.kind == "none" else f"a {node.name}"

@@ -1,18 +1,20 @@
-"""How far two distributions are apart, from their log-probabilities."""
+"""Divergences between two distributions, from their log-probabilities."""
 
 import math
+from typing import Literal, TypeAlias, get_args
 
 import mlx.core as mx
 
 from purestep._core import sums
+from purestep._losses.core.numerics import LOG_ZERO
 
-DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
-IMPOSSIBLE = -1e30  # stands for the logarithm of zero: finite, so that zero times it is zero
+Divergence: TypeAlias = Literal["forward_kl", "reverse_kl", "jsd"]
+DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
 
 
 def divergence_of(log_p: mx.array, log_q: mx.array, divergence: str, beta: float) -> mx.array:
-    """Return the divergence of the last axis, of teacher `p` and student `q`."""
-    log_p, log_q = mx.maximum(log_p, IMPOSSIBLE), mx.maximum(log_q, IMPOSSIBLE)
+    """Return the divergence of teacher `p` and student `q` over the last axis."""
+    log_p, log_q = mx.maximum(log_p, LOG_ZERO), mx.maximum(log_q, LOG_ZERO)
     p, q = mx.exp(log_p), mx.exp(log_q)
     if divergence == "forward_kl":
         return sums.total(p * (log_p - log_q), -1)

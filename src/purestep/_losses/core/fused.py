@@ -1,30 +1,30 @@
-"""MLX's fused cross entropy with what it lacks on a GPU: a gradient of its gradient."""
+"""MLX's fused cross entropy, extended by a second derivative on a GPU."""
 
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import hardware, sums
-from purestep._losses.core import reduce
+from purestep._losses.core import numerics
 
 Arrays = tuple[mx.array, ...]
 
 
-def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Return the negative log-likelihood of each target, in nats, with a gradient and a gradient of that.
+def fused_cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    """Return the negative log-likelihood of each target, in nats; it can be differentiated twice.
 
-    On a GPU there is no forward mode (`mx.jvp`), as MLX's own has none, and no shapeless compiling. On CUDA
-    the gradient is made from the loss: of a target that costs 1000 nats it keeps four digits, and of one
-    that costs infinitely many it is NaN.
+    On a GPU, `mx.jvp` and shapeless compilation do not work, as in MLX's own operation. CUDA computes the
+    gradient from the loss: at a loss of 1000 nats the gradient keeps four digits, and at an infinite loss
+    it is NaN.
 
     Args:
         logits: floating [..., classes].
-        targets: integers [...], in range.
+        targets: integer [...], in range.
 
     Returns:
-        float32 [...] on a GPU, whatever the dtype of the logits; in their dtype on a CPU.
+        float32 [...] on a GPU, for any dtype of the logits; in the dtype of the logits on a CPU.
     """
-    # A CPU's is made of ordinary operations.
+    # On a CPU the operation consists of ordinary operations, which can be differentiated any number of times.
     return _losses(logits, targets) if hardware.on_gpu() else mx.fast.cross_entropy(logits, targets)
 
 
@@ -38,18 +38,18 @@ _slope: Any = mx.custom_function(_fast_slope)
 
 @_losses.vjp
 def _losses_back(primals: Arrays, cotangent: mx.array, _: mx.array) -> Arrays:
-    # Compiled, what this computes of the losses once more is found to be there.
+    # The slope computes the losses again; mx.compile merges the two computations.
     return _slope(*primals, cotangent), mx.zeros_like(primals[1])
 
 
 @_slope.vjp
 def _slope_back(primals: Arrays, cotangent: mx.array, _: mx.array) -> Arrays:
-    # The slope is factors (p - e), with the probabilities p and the target's unit vector e. By hand: MLX does
-    # not compile a gradient taken in here when the losses themselves are not asked for.
+    # The slope is factors (p - e), with probabilities p and the target's unit vector e. Its gradient is
+    # written out because MLX fails to compile an automatic one when the losses themselves are not a result.
     logits, targets, factors = primals
-    likely = mx.exp(reduce.log_softmax(logits.astype(mx.float32)))
+    p = mx.exp(numerics.log_softmax(logits.astype(mx.float32)))
     cotangent = cotangent.astype(mx.float32)
-    expected = sums.total(likely * cotangent, -1, keepdims=True)
-    of_logits = factors[..., None] * likely * (cotangent - expected)
-    of_factors = expected.squeeze(-1) - reduce.chosen(cotangent, targets)
+    expected = sums.total(p * cotangent, -1, keepdims=True)
+    of_logits = factors[..., None] * p * (cotangent - expected)
+    of_factors = expected.squeeze(-1) - numerics.gather(cotangent, targets)
     return of_logits.astype(logits.dtype), mx.zeros_like(targets), of_factors.astype(factors.dtype)

@@ -1,1 +1,1 @@
-"""Losses on completions that people preferred or rejected."""
+"""Losses of preferred and rejected completions."""

@@ -1,16 +1,20 @@
-"""Losses on pairs, or single completions, that somebody preferred: DPO and its relatives.
+"""DPO and its relatives: losses of pairs of a preferred and a rejected completion.
 
-They take log-probabilities of whole completions, [batch], that `losses.sequence.sequence_logps` makes, of
-the policy and, where there is one, of the reference. The latter are constants: compute them once.
+They take log-probabilities of whole completions, [batch], as `sequence_logps` returns them: those of the
+policy and, for DPO, of a reference. The latter have no gradient, so they can be computed once.
 """
+
+from typing import Literal, TypeAlias, get_args
 
 import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.mean import Mean
-from purestep._losses.preference.pairs import kept_logps, pair_metrics, softplus
+from purestep._losses.core.numerics import softplus
+from purestep._losses.preference.pairs import logps_and_nll, masked_logps, pair_metrics
 
-LOSS_TYPES = ("sigmoid", "hinge", "ipo")
+LossType: TypeAlias = Literal["sigmoid", "hinge", "ipo"]
+LOSS_TYPES: tuple[LossType, ...] = get_args(LossType)
 
 
 def dpo_loss(
@@ -21,11 +25,11 @@ def dpo_loss(
     *,
     beta: float | mx.array = 0.1,
     label_smoothing: float = 0.0,
-    loss_type: str = "sigmoid",
+    loss_type: LossType = "sigmoid",
     reference_free: bool = False,
     weights: mx.array | None = None,
 ) -> tuple[Mean, dict[str, Mean]]:
-    """Return the loss of direct preference optimization, or of IPO, or a hinge.
+    """Return the loss of direct preference optimization (DPO), of IPO, or a hinge loss.
 
     With `h = (chosen - ref_chosen) - (rejected - ref_rejected)` and smoothing `s`:
 
@@ -34,22 +38,22 @@ def dpo_loss(
         ipo       (h - 1 / (2 * beta))**2
 
     Args:
-        chosen_logps: floating [batch], `sequence_logps` of the preferred completions; for "ipo" of
-            `average=True`, so that length does not decide.
-        rejected_logps: [batch], of the others.
-        ref_chosen_logps: [batch], of the reference, in the same measure; a constant.
-        ref_rejected_logps: [batch], likewise.
-        beta: above 0: the lower, the further the policy may go from the reference.
-        label_smoothing: in [0, 0.5], the probability that a pair is the wrong way round; "sigmoid" only.
+        chosen_logps: floating [batch], `sequence_logps` of the preferred completions. For "ipo" use
+            `average=True`, which removes the influence of length.
+        rejected_logps: [batch], of the rejected completions.
+        ref_chosen_logps: [batch], of the reference, computed in the same way, without a gradient.
+        ref_rejected_logps: [batch], of the reference for the rejected completions.
+        beta: above 0; a lower value lets the policy move further from the reference.
+        label_smoothing: in [0, 0.5], probability that the labels of a pair are swapped; "sigmoid" only.
         loss_type: "sigmoid", "hinge" or "ipo".
-        reference_free: take the reference to prefer neither; its log-probabilities are then not used.
-        weights: [batch] or a shape that broadcasts to it: what each pair counts. A pair of zero weight may
-            be infinite or NaN.
+        reference_free: assume a reference without preference, and ignore its log-probabilities.
+        weights: [batch] or a shape that broadcasts to it. A pair of weight 0 is skipped, and may be infinite
+            or NaN.
 
     Returns:
         `(Mean, metrics)` over pairs. Metrics: `rewards_chosen` and `rewards_rejected`, beta times the
-        policy's log-probability less the reference's; `rewards_margins`, their difference;
-        `rewards_accuracies`, how often it is positive.
+        difference of the log-probabilities of policy and reference; `rewards_margins`, the difference of
+        the two; `rewards_accuracies`, the fraction of pairs with a positive difference.
 
     Raises:
         ValueError: if shapes do not fit, an option is out of range, or the reference is missing.
@@ -64,8 +68,7 @@ def dpo_loss(
     (array(0.313262, dtype=float32), array(1, dtype=float32))
     """
     caller = "dpo_loss"
-    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(caller, beta, label_smoothing, loss_type)
+    beta, label_smoothing = _checked(caller, beta, label_smoothing, loss_type)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
     if not reference_free:
         if ref_chosen_logps is None or ref_rejected_logps is None:
@@ -74,11 +77,11 @@ def dpo_loss(
                 "ref_chosen_logps and ref_rejected_logps must be given unless reference_free, got None",
             )
         given |= {"ref_chosen_logps": ref_chosen_logps, "ref_rejected_logps": ref_rejected_logps}
-    counts, (chosen, rejected, *refs) = kept_logps(caller, weights, given)
+    weights, (chosen, rejected, *refs) = masked_logps(caller, weights, given)
     if refs:
         chosen, rejected = chosen - mx.stop_gradient(refs[0]), rejected - mx.stop_gradient(refs[1])
     losses = _preference(chosen - rejected, beta, label_smoothing, loss_type)
-    return Mean.of(losses, counts), pair_metrics(beta * chosen, beta * rejected, counts)
+    return Mean.of(losses, weights), pair_metrics(beta * chosen, beta * rejected, weights)
 
 
 def cpo_loss(
@@ -89,31 +92,30 @@ def cpo_loss(
     beta: float | mx.array = 0.1,
     cpo_alpha: float | mx.array = 1.0,
     label_smoothing: float = 0.0,
-    loss_type: str = "sigmoid",
+    loss_type: LossType = "sigmoid",
     weights: mx.array | None = None,
 ) -> tuple[Mean, dict[str, Mean]]:
-    """Return the loss of contrastive preference optimization: no reference, but likelihood as an anchor.
+    """Return the loss of contrastive preference optimization (CPO): likelihood in place of a reference.
 
         preference(chosen - rejected) + cpo_alpha * chosen_nll
 
-    where `preference` is `dpo_loss`'s of the same `loss_type`.
+    Here `preference` is the loss of `dpo_loss` with the same `loss_type`.
 
     Args:
         chosen_logps: floating [batch], `sequence_logps` of the preferred completions.
-        rejected_logps: [batch], of the others.
-        chosen_nll: [batch], the negative log-likelihood to keep low; None: `-chosen_logps`, as in the paper.
-            For one that does not grow with length, `-sequence_logps(..., average=True)`.
-        beta: above 0, as for `dpo_loss`.
-        cpo_alpha: at least 0, the share of the likelihood.
-        label_smoothing: in [0, 0.5], as for `dpo_loss`.
-        loss_type: "sigmoid", "hinge" or "ipo".
-        weights: [batch], as for `dpo_loss`.
+        rejected_logps: [batch], of the rejected completions.
+        chosen_nll: [batch], negative log-likelihood of the preferred completions; `None`: `-chosen_logps`,
+            as in the paper. `-sequence_logps(..., average=True)` does not grow with length.
+        beta: as in `dpo_loss`.
+        cpo_alpha: at least 0, factor of the negative log-likelihood.
+        label_smoothing: as in `dpo_loss`.
+        loss_type: as in `dpo_loss`.
+        weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs; the metrics of `dpo_loss`, the reference being zero, and `nll`.
+        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero, and `nll`.
 
-    Raises:
-        ValueError, TypeError: as `dpo_loss`.
+    Raises: as `dpo_loss`.
 
     Reference: Xu et al., arXiv:2401.08417.
 
@@ -121,17 +123,12 @@ def cpo_loss(
     array(1.69315, dtype=float32)
     """
     caller = "cpo_loss"
-    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(caller, beta, label_smoothing, loss_type)
+    beta, label_smoothing = _checked(caller, beta, label_smoothing, loss_type)
     cpo_alpha = checks.number(caller, "cpo_alpha", cpo_alpha, least=0)
-    given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
-    if chosen_nll is not None:
-        given["chosen_nll"] = chosen_nll
-    counts, (chosen, rejected, *rest) = kept_logps(caller, weights, given)
-    nll = rest[0] if rest else -chosen
+    weights, chosen, rejected, nll = logps_and_nll(caller, weights, chosen_logps, rejected_logps, chosen_nll)
     losses = _preference(chosen - rejected, beta, label_smoothing, loss_type) + cpo_alpha * nll
-    metrics = pair_metrics(beta * chosen, beta * rejected, counts)
-    return Mean.of(losses, counts), metrics | {"nll": Mean.of(mx.stop_gradient(nll), counts)}
+    metrics = pair_metrics(beta * chosen, beta * rejected, weights)
+    return Mean.of(losses, weights), metrics | {"nll": Mean.of(mx.stop_gradient(nll), weights)}
 
 
 def simpo_loss(
@@ -143,7 +140,7 @@ def simpo_loss(
     label_smoothing: float = 0.0,
     weights: mx.array | None = None,
 ) -> tuple[Mean, dict[str, Mean]]:
-    """Return the loss of simple preference optimization: log-probabilities per token, a margin, no reference.
+    """Return the loss of simple preference optimization (SimPO): a margin, and no reference.
 
     With `m = beta * (chosen - rejected) - gamma`:
 
@@ -151,17 +148,16 @@ def simpo_loss(
 
     Args:
         chosen_logps: floating [batch], `sequence_logps(..., average=True)` of the preferred completions.
-        rejected_logps: [batch], of the others.
+        rejected_logps: [batch], of the rejected completions.
         beta: above 0.
-        gamma: at least 0, the margin that the rewards should reach.
-        label_smoothing: in [0, 0.5], as for `dpo_loss`.
-        weights: [batch], as for `dpo_loss`.
+        gamma: at least 0, margin that the difference of the rewards should reach.
+        label_smoothing: as in `dpo_loss`.
+        weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs; the metrics of `dpo_loss`, the reference being zero.
+        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero.
 
-    Raises:
-        ValueError, TypeError: as `dpo_loss`.
+    Raises: as `dpo_loss`.
 
     Reference: Meng et al., arXiv:2405.14734.
 
@@ -169,17 +165,16 @@ def simpo_loss(
     array(0.693147, dtype=float32)
     """
     caller = "simpo_loss"
-    beta, label_smoothing = checks.python_number(beta), checks.python_number(label_smoothing)
-    _check_options(caller, beta, label_smoothing, "sigmoid")
+    beta, label_smoothing = _checked(caller, beta, label_smoothing, "sigmoid")
     gamma = checks.number(caller, "gamma", gamma, least=0)
     given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
-    counts, (chosen, rejected) = kept_logps(caller, weights, given)
+    weights, (chosen, rejected) = masked_logps(caller, weights, given)
     losses = _smoothed(beta * (chosen - rejected) - gamma, label_smoothing)
-    return Mean.of(losses, counts), pair_metrics(beta * chosen, beta * rejected, counts)
+    return Mean.of(losses, weights), pair_metrics(beta * chosen, beta * rejected, weights)
 
 
 def _preference(
-    difference: mx.array, beta: float | mx.array, label_smoothing: float, loss_type: str
+    difference: mx.array, beta: float | mx.array, label_smoothing: float, loss_type: LossType
 ) -> mx.array:
     if loss_type == "hinge":
         return mx.maximum(1 - beta * difference, 0.0)
@@ -193,7 +188,10 @@ def _smoothed(margin: mx.array, label_smoothing: float) -> mx.array:
     return (1 - label_smoothing) * losses + label_smoothing * softplus(margin) if label_smoothing else losses
 
 
-def _check_options(caller: str, beta: float | mx.array, label_smoothing: float, loss_type: str) -> None:
+def _checked(
+    caller: str, beta: float | mx.array, label_smoothing: float, loss_type: LossType
+) -> tuple[float | mx.array, float]:
+    """Return beta and the smoothing; raise an error if an option is out of its range."""
     beta = checks.number(caller, "beta", beta, above=0)
     label_smoothing = checks.number(caller, "label_smoothing", label_smoothing, least=0, most=0.5)
     checks.one_of(caller, "loss_type", loss_type, LOSS_TYPES)
@@ -201,3 +199,4 @@ def _check_options(caller: str, beta: float | mx.array, label_smoothing: float, 
         raise checks.error(
             caller, f"label_smoothing must be 0 for loss_type {loss_type!r}, got {label_smoothing}"
         )
+    return beta, label_smoothing

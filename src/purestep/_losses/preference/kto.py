@@ -1,11 +1,11 @@
-"""KTO: preference without pairs, from completions that are good or bad."""
+"""KTO: preferences without pairs, from single completions labelled good or bad."""
 
 import mlx.core as mx
 
 from purestep._core import checks, sums
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
-from purestep._losses.preference.pairs import kept_logps
+from purestep._losses.core import inputs
+from purestep._losses.preference.pairs import masked_logps
 
 
 def kto_loss(
@@ -19,30 +19,30 @@ def kto_loss(
     undesirable_weight: float | mx.array = 1.0,
     weights: mx.array | None = None,
 ) -> tuple[Mean, dict[str, Mean]]:
-    """Return the loss of Kahneman-Tversky optimization: single completions that are good or bad.
+    """Return the loss of Kahneman-Tversky optimization (KTO), for single completions that are good or bad.
 
-    With `h = logps - ref_logps` and the point of reference `z = max(0, mean(kl))`, which is a constant:
+    With `h = logps - ref_logps` and the reference point `z = max(0, mean(kl))`, which has no gradient:
 
         desirable_weight * (1 - sigmoid(beta * (h - z)))         for a desirable completion
         undesirable_weight * (1 - sigmoid(beta * (z - h)))       for an undesirable one
 
     Args:
         logps: floating [batch], `sequence_logps` of the completions.
-        ref_logps: [batch], of the reference; a constant.
-        desirable: [batch], numbers or booleans: which completions are good.
-        kl: what estimates the divergence from the reference: `logps - ref_logps` of prompts paired with
-            completions of *other* prompts, [m]; or one number for all, 0-d. The mean over a microbatch is
-            not that of the batch: give the number where they must agree. None: zero.
+        ref_logps: [batch], of the reference, without a gradient.
+        desirable: [batch], numbers or booleans: nonzero for good completions.
+        kl: [m], an estimate of the divergence from the reference: `logps - ref_logps` of prompts paired with
+            completions of *other* prompts; or one 0-d number. The mean over a microbatch differs from that
+            over the batch: pass the number if they must agree. `None`: zero.
         beta: above 0.
-        desirable_weight: at least 0. The paper advises a ratio of the weights such that times the ratio of
-            the counts it lies in [1, 4/3].
+        desirable_weight: at least 0. The paper recommends that the ratio of the two weights times the ratio
+            of the two counts lies in [1, 4/3].
         undesirable_weight: at least 0.
-        weights: [batch], as for `dpo_loss`.
+        weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over completions; `desirable_weight` and `undesirable_weight` change the total
-        only. Metrics: `rewards_chosen`, over the desirable, and `rewards_rejected`, over the others, beta
-        times `h`; `kl`, which is `z`.
+        `(Mean, metrics)` over completions; `desirable_weight` and `undesirable_weight` change only the
+        total. Metrics: `rewards_chosen`, over desirable completions, and `rewards_rejected`, over the
+        others: beta times `h`; `kl`: the reference point `z`.
 
     Raises:
         ValueError: if shapes do not fit or an option is out of range.
@@ -57,11 +57,11 @@ def kto_loss(
     beta = checks.number(caller, "beta", beta, above=0)
     desirable_weight = checks.number(caller, "desirable_weight", desirable_weight, least=0)
     undesirable_weight = checks.number(caller, "undesirable_weight", undesirable_weight, least=0)
-    counts, (logps, ref_logps) = kept_logps(caller, weights, {"logps": logps, "ref_logps": ref_logps})
-    reduce.same_shape(caller, "desirable", desirable, "logps", logps)
+    weights, (logps, ref_logps) = masked_logps(caller, weights, {"logps": logps, "ref_logps": ref_logps})
+    inputs.same_shape(caller, "desirable", desirable, "logps", logps)
     point = mx.array(0.0)
     if kl is not None:
-        reduce.floating(caller, "kl", kl)
+        inputs.floating(caller, "kl", kl)
         if kl.size == 0:
             raise checks.error(caller, f"kl must hold at least one number, got shape {kl.shape}")
         point = mx.stop_gradient(mx.maximum(sums.mean(kl), 0.0))
@@ -69,11 +69,11 @@ def kto_loss(
     moved = logps - mx.stop_gradient(ref_logps)
     sign = mx.where(good, 1.0, -1.0)
     losses = mx.where(good, desirable_weight, undesirable_weight) * mx.sigmoid(beta * sign * (point - moved))
-    counted = mx.ones(losses.shape) if counts is None else counts
+    counted = mx.ones(losses.shape) if weights is None else weights
     rewards = mx.stop_gradient(beta * moved)
     metrics = {
         "rewards_chosen": Mean.of(rewards, mx.where(good, counted, 0.0)),
         "rewards_rejected": Mean.of(rewards, mx.where(good, 0.0, counted)),
         "kl": Mean.of(point),
     }
-    return Mean.of(losses, counts), metrics
+    return Mean.of(losses, weights), metrics

@@ -1,4 +1,4 @@
-"""ORPO: likelihood and preference in one loss, without a reference."""
+"""ORPO: the likelihood of one completion and the odds of another in one loss, without a reference."""
 
 import math
 
@@ -6,9 +6,10 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.mean import Mean
-from purestep._losses.preference.pairs import kept_logps, pair_metrics, softplus
+from purestep._losses.core.numerics import softplus
+from purestep._losses.preference.pairs import logps_and_nll, pair_metrics
 
-_NEAREST = -(2.0**-24)  # the log-probability closest to zero whose odds are told apart from infinity
+_NEAREST = -(2.0**-24)  # the log-probability closest to zero that has finite odds in float32
 
 
 def orpo_loss(
@@ -19,7 +20,7 @@ def orpo_loss(
     beta: float | mx.array = 0.1,
     weights: mx.array | None = None,
 ) -> tuple[Mean, dict[str, Mean]]:
-    """Return the likelihood of the chosen completion plus a penalty on the odds of the other.
+    """Return the negative log-likelihood of the preferred completion plus a penalty on the odds of the other.
 
     With `log_odds(l) = l - log(1 - exp(l))`:
 
@@ -27,15 +28,15 @@ def orpo_loss(
 
     Args:
         chosen_logps: floating [batch], at most 0, `sequence_logps(..., average=True)` of the preferred
-            completions. Closer to 0 than 2**-24, as of a completion without a token, the odds are held.
-        rejected_logps: [batch], of the others.
-        chosen_nll: [batch], the negative log-likelihood to keep low; None: `-chosen_logps`. With the
-            prompt's tokens in its mask, `-sequence_logps(..., average=True)` trains on them too.
+            completions. Values above -2**-24, as of a completion without tokens, have the odds of -2**-24.
+        rejected_logps: [batch], of the rejected completions.
+        chosen_nll: [batch], negative log-likelihood of the preferred completions; `None`: `-chosen_logps`.
+            To train on the prompts too, include their tokens in the mask of the `sequence_logps` passed here.
         beta: above 0, the paper's lambda.
-        weights: [batch], as for `dpo_loss`.
+        weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs; the metrics of `dpo_loss`, the reference being zero, with `nll` and
+        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero, `nll`, and
         `log_odds`, the logarithm of the ratio of odds.
 
     Raises:
@@ -49,23 +50,19 @@ def orpo_loss(
     """
     caller = "orpo_loss"
     beta = checks.number(caller, "beta", beta, above=0)
-    given = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
-    if chosen_nll is not None:
-        given["chosen_nll"] = chosen_nll
-    counts, (chosen, rejected, *rest) = kept_logps(caller, weights, given)
-    nll = rest[0] if rest else -chosen
+    weights, chosen, rejected, nll = logps_and_nll(caller, weights, chosen_logps, rejected_logps, chosen_nll)
     log_odds = _log_odds(chosen) - _log_odds(rejected)
-    metrics = pair_metrics(beta * chosen, beta * rejected, counts)
-    metrics["nll"] = Mean.of(mx.stop_gradient(nll), counts)
-    metrics["log_odds"] = Mean.of(mx.stop_gradient(log_odds), counts)
-    return Mean.of(nll + beta * softplus(-log_odds), counts), metrics
+    metrics = pair_metrics(beta * chosen, beta * rejected, weights)
+    metrics["nll"] = Mean.of(mx.stop_gradient(nll), weights)
+    metrics["log_odds"] = Mean.of(mx.stop_gradient(log_odds), weights)
+    return Mean.of(nll + beta * softplus(-log_odds), weights), metrics
 
 
 def _log_odds(logps: mx.array) -> mx.array:
-    """Return `l - log(1 - exp(l))`, by the form of the logarithm that keeps its digits."""
+    """Return `l - log(1 - exp(l))`, with the form of the logarithm that keeps its digits."""
     logps = mx.minimum(logps, _NEAREST)
     near = logps > -math.log(2)
-    # Each form is given an argument that it can bear where the other is taken: no zero times infinity.
+    # The form that is not selected gets a harmless argument: its gradient must not be zero times infinity.
     from_near = mx.log(-mx.expm1(mx.where(near, logps, -0.5)))
     from_far = mx.log1p(-mx.exp(mx.where(near, -1.0, logps)))
     return logps - mx.where(near, from_near, from_far)

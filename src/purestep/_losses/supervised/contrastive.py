@@ -1,20 +1,17 @@
-"""Contrastive losses of embeddings: NT-Xent, InfoNCE and triplets.
-
-In the first two every example of a batch is a negative of the others. A batch cut into microbatches would
-have fewer negatives and another loss, and is refused; `cached_contrastive_step` is exact.
-"""
+"""Contrastive losses of embeddings: NT-Xent, InfoNCE and the triplet margin loss."""
 
 import mlx.core as mx
 
 from purestep._core import checks, microbatching, sums
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs, weighting
+from purestep._losses.core.numerics import LOG_ZERO, logsumexp, softplus
 from purestep._losses.supervised.cosine import unit
 
-_EPSILON = 2.0**-23  # optax's: the smallest step of float32 at 1
+_EPSILON = 2.0**-23  # the spacing of float32 numbers at 1, as in optax
+# Microbatches would have fewer negatives than the whole batch, and so another loss.
 _WHY = "every row is a negative of all others, so the batch must be whole"
 _REMEDY = "use cached_contrastive_step, which is exact, or microbatches=1"
-_NEVER = -1e30  # in the place of log(0): a logsumexp of nothing but -inf has a NaN for its gradient
 
 
 def ntxent(
@@ -24,25 +21,26 @@ def ntxent(
     temperature: float | mx.array = 0.07,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return the normalized, temperature-scaled cross entropy over pairs of one label.
+    """Return NT-Xent: the normalized, temperature-scaled cross entropy over pairs with equal labels.
 
-    With `x_ij` the cosine of embeddings `i` and `j` over the temperature, for each ordered pair of one label:
+    Let `x_ij` be the cosine of embeddings `i` and `j` divided by the temperature. Each ordered pair of equal
+    labels has the loss
 
         -log(exp(x_ij) / (exp(x_ij) + sum over k of another label than i's of exp(x_ik)))
 
     Args:
-        embeddings: floating [n, features], of any length.
-        labels: integer [n]: those of one label are each other's positives, all others negatives.
-        temperature: greater than 0, a number or, where it is learned, a 0-d array.
-        weights: [n] or a shape that broadcasts to it: what each embedding's pairs count; zero leaves it
-            out, as a partner of others too.
+        embeddings: floating [n, features]; they are normalized to length 1.
+        labels: integer [n]; embeddings with equal labels are positives of each other, others are negatives.
+        temperature: greater than 0; a number, or a 0-d array if it is learned.
+        weights: [n] or a shape that broadcasts to it, weight of each embedding's pairs. An embedding of
+            weight 0 is skipped, also as a partner of others.
 
     Returns:
-        `Mean(total, weight)` over the ordered pairs; zero of both where no two share a label.
+        `Mean(total, weight)` over the ordered pairs; both are zero if no two labels are equal.
 
     Raises:
         ValueError: if the shapes do not fit, the temperature is out of its range, or the batch is one of
-            several microbatches.
+            several microbatches (use `cached_contrastive_step`).
         TypeError: if embeddings are not floating or labels not integers.
 
     Reference: Chen et al., arXiv:2002.05709; with labels, Khosla et al., arXiv:2004.11362.
@@ -52,8 +50,8 @@ def ntxent(
     """
     caller = "ntxent"
     microbatching.whole_batch(caller, _WHY, _REMEDY)
-    reduce.floating(caller, "embeddings", embeddings)
-    reduce.integers(caller, "labels", labels)
+    inputs.floating(caller, "embeddings", embeddings)
+    inputs.integers(caller, "labels", labels)
     if embeddings.ndim != 2 or embeddings.shape[-1] == 0 or labels.shape != embeddings.shape[:1]:
         raise checks.error(
             caller,
@@ -61,8 +59,8 @@ def ntxent(
         )
     temperature = checks.number(caller, "temperature", temperature, above=0)
     count = labels.shape[0]
-    weights = reduce.counts(caller, weights, (count,), "labels'")
-    units = unit(reduce.keep(weights, embeddings), _EPSILON)
+    weights = weighting.broadcast(caller, weights, (count,), "labels'")
+    units = unit(weighting.masked(weights, embeddings), _EPSILON)
     similarities = units @ units.T / temperature
     same = labels[:, None] == labels
     pairs = mx.logical_and(same, mx.logical_not(mx.eye(count, dtype=mx.bool_)))
@@ -70,8 +68,8 @@ def ntxent(
     if weights is not None:
         counted = counted * weights[:, None] * (weights != 0)
         same = mx.logical_or(same, weights == 0)
-    negatives = reduce.logsumexp(mx.where(same, _NEVER, similarities), keepdims=True)
-    return reduce.weighted(caller, mx.logaddexp(negatives - similarities, 0.0), counted)
+    negatives = logsumexp(mx.where(same, LOG_ZERO, similarities), keepdims=True)
+    return weighting.mean(caller, softplus(negatives - similarities), counted)
 
 
 def info_nce(
@@ -82,21 +80,22 @@ def info_nce(
     symmetric: bool = False,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return the cross entropy of finding, among all keys, the one of each query's own row.
+    """Return InfoNCE: the cross entropy of classifying, among all keys, the key of each query's own row.
 
-    With `x_ij` the cosine of query `i` and key `j` over the temperature: `logsumexp_j(x_ij) - x_ii`.
+    The loss of row `i` is `logsumexp_j(x_ij) - x_ii`, where `x_ij` is the cosine of query `i` and key `j`
+    divided by the temperature.
 
     Args:
-        queries: floating [n, features], of any length.
+        queries: floating [n, features]; they are normalized to length 1.
         keys: floating [n, features]; row `i` is the positive of query `i`, the other rows its negatives.
-        temperature: greater than 0, a number or, where it is learned, a 0-d array.
-        symmetric: average with the loss of finding each key's query, as CLIP does.
-        weights: [n] or a shape that broadcasts to it: what each row counts; zero leaves it out, as a
-            negative of others too.
+        temperature: greater than 0; a number, or a 0-d array if it is learned.
+        symmetric: average with the loss of classifying the query of each key, as CLIP does.
+        weights: [n] or a shape that broadcasts to it. A row of weight 0 is skipped, also as a negative of
+            others.
 
     Raises:
         ValueError: if the shapes do not fit, the temperature is out of its range, or the batch is one of
-            several microbatches.
+            several microbatches (use `cached_contrastive_step`).
         TypeError: if queries or keys are not floating.
 
     Reference: van den Oord et al., arXiv:1807.03748; symmetric, Radford et al., arXiv:2103.00020.
@@ -106,22 +105,22 @@ def info_nce(
     """
     caller = "info_nce"
     microbatching.whole_batch(caller, _WHY, _REMEDY)
-    reduce.floating(caller, "queries", queries)
-    reduce.floating(caller, "keys", keys)
-    reduce.same_shape(caller, "keys", keys, "queries", queries)
+    inputs.floating(caller, "queries", queries)
+    inputs.floating(caller, "keys", keys)
+    inputs.same_shape(caller, "keys", keys, "queries", queries)
     if queries.ndim != 2 or queries.shape[-1] == 0:
         raise checks.error(caller, f"queries must be [n, features], got {queries.shape}")
     temperature = checks.number(caller, "temperature", temperature, above=0)
-    weights = reduce.counts(caller, weights, queries.shape[:1], "the rows'")
+    weights = weighting.broadcast(caller, weights, queries.shape[:1], "the rows'")
     if queries.size == 0:
-        return reduce.weighted(caller, sums.total(queries, -1), weights)
-    queries, keys = (unit(reduce.keep(weights, values), _EPSILON) for values in (queries, keys))
+        return weighting.mean(caller, sums.total(queries, -1), weights)
+    queries, keys = (unit(weighting.masked(weights, values), _EPSILON) for values in (queries, keys))
     logits = queries @ keys.T / temperature
     own = mx.diagonal(logits)
-    losses = _others(logits, own, weights)
+    losses = _classified(logits, own, weights)
     if symmetric:
-        losses = (losses + _others(logits.T, own, weights)) / 2
-    return reduce.weighted(caller, losses, weights)
+        losses = (losses + _classified(logits.T, own, weights)) / 2
+    return weighting.mean(caller, losses, weights)
 
 
 def triplet_margin_loss(
@@ -134,7 +133,7 @@ def triplet_margin_loss(
     eps: float = 1e-6,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return how far an anchor is from being nearer to its positive than to its negative by a margin.
+    """Return the triplet loss: an anchor should be closer to its positive than to its negative, by a margin.
 
         max(d(anchor, positive) - d(anchor, negative) + margin, 0)
         d(a, b) = (sum |a - b|^norm_degree + eps)^(1 / norm_degree)
@@ -145,8 +144,8 @@ def triplet_margin_loss(
         negatives: floating [..., features].
         norm_degree: at least 1.
         margin: at least 0, in the units of the distance.
-        eps: greater than 0: what keeps the slope of a distance of zero finite.
-        weights: [...] or a shape that broadcasts to it: what each triplet counts; zero leaves it out.
+        eps: greater than 0; keeps the slope at a distance of zero finite.
+        weights: [...] or a shape that broadcasts to it; triplets of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit, or an option is out of its range.
@@ -159,25 +158,24 @@ def triplet_margin_loss(
     """
     caller = "triplet_margin_loss"
     for name, values in (("anchors", anchors), ("positives", positives), ("negatives", negatives)):
-        reduce.floating(caller, name, values)
-        reduce.same_shape(caller, name, values, "anchors", anchors)
-    if anchors.ndim == 0 or anchors.shape[-1] == 0:
-        raise checks.error(caller, f"anchors must have at least one feature, got {anchors.shape}")
+        inputs.floating(caller, name, values)
+        inputs.same_shape(caller, name, values, "anchors", anchors)
+    inputs.last_axis(caller, "anchors", anchors, "feature")
     norm_degree = checks.number(caller, "norm_degree", norm_degree, least=1)
     margin = checks.number(caller, "margin", margin, least=0)
     eps = checks.number(caller, "eps", eps, above=0)
-    weights = reduce.counts(caller, weights, anchors.shape[:-1])
+    weights = weighting.broadcast(caller, weights, anchors.shape[:-1])
     anchors, positives, negatives = (
-        reduce.keep(weights, values.astype(mx.float32)) for values in (anchors, positives, negatives)
+        weighting.masked(weights, values.astype(mx.float32)) for values in (anchors, positives, negatives)
     )
     near = _distance(anchors - positives, norm_degree, eps)
     far = _distance(anchors - negatives, norm_degree, eps)
-    return reduce.weighted(caller, mx.maximum(near - far + margin, 0), weights)
+    return weighting.mean(caller, mx.maximum(near - far + margin, 0), weights)
 
 
-def _others(logits: mx.array, own: mx.array, weights: mx.array | None) -> mx.array:
+def _classified(logits: mx.array, own: mx.array, weights: mx.array | None) -> mx.array:
     if weights is not None:
-        logits = mx.where(weights != 0, logits, _NEVER)
+        logits = mx.where(weights != 0, logits, LOG_ZERO)
     return mx.logsumexp(logits, axis=-1) - own
 
 

@@ -1,26 +1,26 @@
-"""The cosine of the angle between vectors, and the distance that it makes."""
+"""Cosine similarity and cosine distance of vectors."""
 
 import mlx.core as mx
 
 from purestep._core import checks, sums
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs, weighting
 
 
 def cosine_similarity(
     predictions: mx.array, targets: mx.array, *, epsilon: float = 0.0, weights: mx.array | None = None
 ) -> Mean:
-    """Return the mean cosine between vectors: 1 where they point one way, -1 where opposite ways.
+    """Return the mean cosine of the angle between vectors: 1 for one direction, -1 for opposite directions.
 
         sum(a b) / (max(|a|, sqrt(epsilon)) max(|b|, sqrt(epsilon)))
 
-    No length overflows or underflows; a vector of zeros has a cosine and a gradient of zero.
+    No length overflows or underflows. A vector of zeros has a cosine and a gradient of zero.
 
     Args:
         predictions: floating [..., features].
         targets: floating [..., features].
-        epsilon: at least 0, the least squared length that is divided by.
-        weights: [...] or a shape that broadcasts to it: what each vector counts; zero leaves it out.
+        epsilon: at least 0, lower bound of the squared lengths in the denominator.
+        weights: [...] or a shape that broadcasts to it; vectors of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit, or epsilon is out of its range.
@@ -30,13 +30,13 @@ def cosine_similarity(
     array(0.6, dtype=float32)
     """
     cosines, weights = _cosines("cosine_similarity", predictions, targets, epsilon, weights)
-    return reduce.weighted("cosine_similarity", cosines, weights)
+    return weighting.mean("cosine_similarity", cosines, weights)
 
 
 def cosine_distance(
     predictions: mx.array, targets: mx.array, *, epsilon: float = 0.0, weights: mx.array | None = None
 ) -> Mean:
-    """Return the mean of one less the cosine between vectors: 0 where they point one way, 2 where opposite.
+    """Return the mean of 1 minus the cosine: 0 for one direction, 2 for opposite directions.
 
     Args and Raises: as `cosine_similarity`.
 
@@ -44,11 +44,13 @@ def cosine_distance(
     array(0.4, dtype=float32)
     """
     cosines, weights = _cosines("cosine_distance", predictions, targets, epsilon, weights)
-    return reduce.weighted("cosine_distance", 1 - cosines, weights)
+    return weighting.mean("cosine_distance", 1 - cosines, weights)
 
 
 def unit(vectors: mx.array, epsilon: float = 0.0) -> mx.array:
-    """Return vectors [..., features], in float32, divided by their lengths; zeros, and their gradient, stay.
+    """Return vectors [..., features] divided by their lengths, in float32.
+
+    A vector of zeros stays zero and has a gradient of zero.
 
     >>> unit(mx.array([[3e30, 4e30], [0.0, 0.0]]))
     array([[0.6, 0.8],
@@ -56,7 +58,7 @@ def unit(vectors: mx.array, epsilon: float = 0.0) -> mx.array:
     """
     vectors = vectors.astype(mx.float32)
     largest = mx.stop_gradient(mx.abs(vectors).max(axis=-1, keepdims=True))
-    # By the largest first, so that no square overflows or is lost; infinity makes zeros of zeros.
+    # Division by the largest entry keeps squares in range; a scale of infinity keeps zero vectors zero.
     scale = mx.where(largest == 0, mx.inf, largest)
     vectors = vectors / scale
     squared = sums.total(mx.square(vectors), -1, keepdims=True)
@@ -68,12 +70,9 @@ def unit(vectors: mx.array, epsilon: float = 0.0) -> mx.array:
 def _cosines(
     caller: str, predictions: mx.array, targets: mx.array, epsilon: float, weights: mx.array | None
 ) -> tuple[mx.array, mx.array | None]:
-    reduce.floating(caller, "predictions", predictions)
-    reduce.floating(caller, "targets", targets)
-    reduce.same_shape(caller, "targets", targets, "predictions", predictions)
-    if predictions.ndim == 0 or predictions.shape[-1] == 0:
-        raise checks.error(caller, f"predictions must have at least one feature, got {predictions.shape}")
+    inputs.floating(caller, "targets", targets)
+    first, second, weights = inputs.rows(
+        caller, predictions, targets, weights, ("predictions", "targets"), of="feature"
+    )
     epsilon = checks.number(caller, "epsilon", epsilon, least=0)
-    weights = reduce.counts(caller, weights, predictions.shape[:-1])
-    first, second = (unit(reduce.keep(weights, values), epsilon) for values in (predictions, targets))
-    return sums.total(first * second, -1), weights
+    return sums.total(unit(first, epsilon) * unit(second, epsilon), -1), weights

@@ -2,9 +2,9 @@
 
 import mlx.core as mx
 
-from purestep._core import checks, sums
+from purestep._core import sums
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs, weighting
 
 
 def kl_divergence(
@@ -15,17 +15,17 @@ def kl_divergence(
         forward     sum_c target_c (log(target_c) - log_prediction_c)
         reverse     sum_c prediction_c (log_prediction_c - log(target_c))
 
-    A class that the first distribution gives 0 costs nothing; one that only the second gives 0 costs
-    infinity. The forward direction covers all that the targets hold likely; the reverse, `KL(predictions ||
-    targets)`, seeks one of their modes.
+    A class adds nothing if the first distribution gives it 0, and infinity if only the second gives it 0.
+    The forward direction makes predictions cover all likely targets. The reverse direction,
+    `KL(predictions || targets)`, makes them concentrate on one mode of the targets.
 
     Args:
         log_predictions: floating [..., classes], log-probabilities: `log_softmax` of logits.
-        targets: floating [..., classes], probabilities; a negative one makes the loss NaN. Of the term of
-            a target of 0, whose slope is infinite, the gradient with respect to the target is given as 0,
-            as torch does. Rows need not sum to 1.
-        reverse: take the divergence of the predictions from the targets instead.
-        weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
+        targets: floating [..., classes], probabilities; a negative one makes the loss NaN. Rows need not
+            sum to 1. The gradient with respect to a target of 0 is 0, as in torch, although the slope
+            there is infinite.
+        reverse: return the divergence of the predictions from the targets instead.
+        weights: [...] or a shape that broadcasts to it; rows of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -39,12 +39,12 @@ def kl_divergence(
     caller = "kl_divergence"
     predictions, targets, weights = _rows(caller, log_predictions, "targets", targets, weights, 1.0)
     if reverse:
-        # The gradient of log at zero is infinite, and times zero NaN: so zeros never reach it.
+        # The gradient of log(0) is infinite, and zero times infinity is NaN: zeros never reach the log.
         logs = mx.where(targets != 0, mx.log(mx.where(targets != 0, targets, 1.0)), -mx.inf)
         losses = _expected(predictions, logs)
     else:
         losses = _forward(predictions, targets)
-    return reduce.weighted(caller, sums.total(losses, -1), weights)
+    return weighting.mean(caller, sums.total(losses, -1), weights)
 
 
 def kl_divergence_with_log_targets(
@@ -54,13 +54,13 @@ def kl_divergence_with_log_targets(
     reverse: bool = False,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return `kl_divergence` from the logarithms of both, which hold what a probability underflows to.
+    """Return `kl_divergence` from the logarithms of both, which do not underflow as probabilities do.
 
     Args:
         log_predictions: floating [..., classes], log-probabilities.
         log_targets: floating [..., classes], log-probabilities; -inf is a probability of 0.
-        reverse: take the divergence of the predictions from the targets instead.
-        weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
+        reverse: return the divergence of the predictions from the targets instead.
+        weights: [...] or a shape that broadcasts to it; rows of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -71,24 +71,23 @@ def kl_divergence_with_log_targets(
     array(0.693147, dtype=float32)
     """
     caller = "kl_divergence_with_log_targets"
-    rows = _rows(caller, log_predictions, "log_targets", log_targets, weights, 0.0)
-    predictions, targets, weights = rows
+    predictions, targets, weights = _rows(caller, log_predictions, "log_targets", log_targets, weights, 0.0)
     first, second = (predictions, targets) if reverse else (targets, predictions)
-    return reduce.weighted(caller, sums.total(_expected(first, second), -1), weights)
+    return weighting.mean(caller, sums.total(_expected(first, second), -1), weights)
 
 
 def generalized_kl_divergence(
     log_predictions: mx.array, targets: mx.array, *, weights: mx.array | None = None
 ) -> Mean:
-    """Return the divergence of masses that need not sum to 1, which is zero only where they are equal.
+    """Return a divergence of masses that need not sum to 1; it is zero only if they are equal.
 
         sum_c target_c (log(target_c) - log_prediction_c) + prediction_c - target_c
 
     Args:
         log_predictions: floating [..., classes], logarithms of masses.
         targets: floating [..., classes], masses of at least 0; a negative one makes the loss NaN. The
-            slope at a mass of 0, which is infinite, is given as -1.
-        weights: [...] or a shape that broadcasts to it: what each row counts; zero leaves it out.
+            gradient with respect to a mass of 0 is -1, although the slope there is infinite.
+        weights: [...] or a shape that broadcasts to it; rows of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -102,7 +101,7 @@ def generalized_kl_divergence(
     caller = "generalized_kl_divergence"
     predictions, targets, weights = _rows(caller, log_predictions, "targets", targets, weights, 1.0)
     losses = _forward(predictions, targets) + mx.exp(predictions) - targets
-    return reduce.weighted(caller, sums.total(losses, -1), weights)
+    return weighting.mean(caller, sums.total(losses, -1), weights)
 
 
 def _rows(
@@ -111,19 +110,11 @@ def _rows(
     name: str,
     targets: mx.array,
     weights: mx.array | None,
-    instead: float,
+    fill: float,
 ) -> tuple[mx.array, mx.array, mx.array | None]:
-    """Return both in float32, harmless where they do not count, and what each row weighs."""
-    reduce.floating(caller, "log_predictions", log_predictions)
-    reduce.floating(caller, name, targets)
-    reduce.same_shape(caller, name, targets, "log_predictions", log_predictions)
-    if log_predictions.ndim == 0 or log_predictions.shape[-1] == 0:
-        raise checks.error(
-            caller, f"log_predictions must have at least one class, got {log_predictions.shape}"
-        )
-    weights = reduce.counts(caller, weights, log_predictions.shape[:-1])
-    predictions = reduce.keep(weights, log_predictions.astype(mx.float32))
-    return predictions, reduce.keep(weights, targets.astype(mx.float32), instead), weights
+    inputs.floating(caller, "log_predictions", log_predictions)
+    inputs.floating(caller, name, targets)
+    return inputs.rows(caller, log_predictions, targets, weights, ("log_predictions", name), fill=fill)
 
 
 def _forward(log_predictions: mx.array, targets: mx.array) -> mx.array:
@@ -133,7 +124,7 @@ def _forward(log_predictions: mx.array, targets: mx.array) -> mx.array:
 
 
 def _expected(first: mx.array, second: mx.array) -> mx.array:
-    """Return `exp(first) (first - second)`, zero where that exponential is, with a gradient free of NaN."""
+    """Return `exp(first) (first - second)`, 0 where `exp(first)` is 0, with a gradient without NaN."""
     positive = mx.exp(first) != 0
     first, second = mx.where(positive, first, 0.0), mx.where(positive, second, 0.0)
     return mx.where(positive, mx.exp(first) * (first - second), 0.0)

@@ -1,4 +1,4 @@
-"""Negative log-likelihoods of what a model has made explicit: log-probabilities, or means and variances."""
+"""Negative log-likelihoods of predicted log-probabilities, and of predicted means and variances."""
 
 import math
 
@@ -6,7 +6,8 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
+from purestep._losses.core import numerics, validity, weighting
+from purestep._losses.core.inputs import classes, floating, pair, same_shape
 
 
 def nll_loss(
@@ -16,34 +17,35 @@ def nll_loss(
     weights: mx.array | None = None,
     ignore_index: int | None = None,
 ) -> Mean:
-    """Return the negative of the log-probability that each target names: `-input[target]`, in nats.
+    """Return the negative log-probability of each target: `-input[target]`, in nats.
 
-    From logits, `cross_entropy` does the same and normalizes them.
+    `cross_entropy` computes the same from logits, which it normalizes.
 
     Args:
         inputs: floating [..., classes], log-probabilities.
-        targets: integer [...], in [0, classes) or equal to `ignore_index`; any other makes the loss and
-            its gradient NaN.
-        weights: [...] or a shape that broadcasts to it: what each target counts; zero leaves it out.
-        ignore_index: targets of this value are left out; none is by default (torch leaves out -100).
+        targets: integer [...], in [0, classes) or equal to `ignore_index`; any other value makes the loss
+            and its gradient NaN.
+        weights: [...] or a shape that broadcasts to it; targets of weight 0 are skipped.
+        ignore_index: targets of this value are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
         TypeError: if inputs are not floating or targets not integers.
 
+    Differences from torch:
+
+    - No target is ignored by default; torch ignores -100.
+
     >>> nll_loss(mx.log(mx.array([[0.5, 0.25, 0.25]])), mx.array([1])).value
     array(1.38629, dtype=float32)
     """
     caller = "nll_loss"
-    names = ("inputs", "targets")
     if ignore_index is not None:
         ignore_index = checks.integer(caller, "ignore_index", ignore_index)
-        reduce.labelled(caller, inputs, targets, names)
-        reduce.integers(caller, "targets", targets)
-        weights = reduce.counts(caller, weights, targets.shape, "targets'")
-        weights = reduce.ignoring(ignore_index, reduce.signed(targets), weights)
-    inputs, labels, valid, weights = reduce.classes(caller, inputs, targets, weights, names)
-    return reduce.weighted(caller, -reduce.chosen(inputs, labels) * valid, weights)
+    logps, labels, valid, weights = classes(
+        caller, inputs, targets, weights, ("inputs", "targets"), ignore_index
+    )
+    return weighting.mean(caller, -numerics.gather(logps, labels) * valid, weights)
 
 
 def gaussian_nll_loss(
@@ -59,15 +61,14 @@ def gaussian_nll_loss(
 
         (log(v) + (prediction - target)^2 / v) / 2 + (log(2 pi) / 2 if full), with v = max(variance, eps)
 
-    A variance below `eps` is counted as `eps` and has no gradient; a negative one makes the loss NaN.
-
     Args:
         predictions: floating [...], the means.
         targets: [...], of the same shape.
-        variances: floating [...], of the same shape, at least 0.
-        full: add the constant.
-        eps: greater than 0, the least variance.
-        weights: [...] or a shape that broadcasts to it: what each element counts; zero leaves it out.
+        variances: floating [...], of the same shape, at least 0. A variance below `eps` is replaced by
+            `eps` and has no gradient; a negative one makes the loss NaN.
+        full: add the constant term.
+        eps: greater than 0, the smallest variance.
+        weights: [...] or a shape that broadcasts to it; elements of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit, or eps is out of its range.
@@ -80,13 +81,13 @@ def gaussian_nll_loss(
     """
     caller = "gaussian_nll_loss"
     eps = checks.number(caller, "eps", eps, above=0)
-    predictions, targets, counts = reduce.pair(caller, predictions, targets, weights)
-    reduce.same_shape(caller, "variances", variances, "predictions", predictions)
-    reduce.floating(caller, "variances", variances)
-    variances = reduce.keep(counts, variances.astype(mx.float32), 1.0)
-    valid = mx.where(variances >= 0, 1.0, mx.nan)
+    means, targets, weights = pair(caller, predictions, targets, weights)
+    same_shape(caller, "variances", variances, "predictions", means)
+    floating(caller, "variances", variances)
+    variances = weighting.masked(weights, variances.astype(mx.float32), 1.0)
+    valid = validity.nan_unless(variances >= 0)
     variances = mx.maximum(variances, eps)
-    losses = 0.5 * (mx.log(variances) + mx.square(predictions - targets) / variances)
+    losses = 0.5 * (mx.log(variances) + mx.square(means - targets) / variances)
     if full:
         losses = losses + 0.5 * math.log(2 * math.pi)
-    return reduce.weighted(caller, losses * valid, counts)
+    return weighting.mean(caller, losses * valid, weights)

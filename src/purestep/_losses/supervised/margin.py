@@ -1,19 +1,19 @@
-"""Losses of margins: hinge and perceptron, of two classes and of many."""
+"""Margin losses: hinge and perceptron losses of two or more classes, and the ranking of pairs."""
 
 import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs, numerics, validity, weighting
 
 
 def hinge_loss(predictor_outputs: mx.array, targets: mx.array, *, weights: mx.array | None = None) -> Mean:
     """Return `max(0, 1 - output target)`, the loss of a support vector machine.
 
     Args:
-        predictor_outputs: floating [...], scores whose sign decides.
-        targets: [...], each -1 or 1; any other makes the loss and its gradient NaN.
-        weights: [...] or a shape that broadcasts to it: what each target counts; zero leaves it out.
+        predictor_outputs: floating [...], scores; their sign is the prediction.
+        targets: [...], each -1 or 1; any other value makes the loss and its gradient NaN.
+        weights: [...] or a shape that broadcasts to it; targets of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -24,13 +24,13 @@ def hinge_loss(predictor_outputs: mx.array, targets: mx.array, *, weights: mx.ar
     """
     caller = "hinge_loss"
     agreement, valid, weights = _agreement(caller, predictor_outputs, targets, weights)
-    return reduce.weighted(caller, mx.maximum(1 - agreement, 0) * valid, weights)
+    return weighting.mean(caller, mx.maximum(1 - agreement, 0) * valid, weights)
 
 
 def perceptron_loss(
     predictor_outputs: mx.array, targets: mx.array, *, weights: mx.array | None = None
 ) -> Mean:
-    """Return `max(0, -output target)`: what a wrong sign costs.
+    """Return `max(0, -output target)`, which is positive only for a wrong sign.
 
     Args and Raises: as `hinge_loss`.
 
@@ -41,18 +41,18 @@ def perceptron_loss(
     """
     caller = "perceptron_loss"
     agreement, valid, weights = _agreement(caller, predictor_outputs, targets, weights)
-    return reduce.weighted(caller, mx.maximum(-agreement, 0) * valid, weights)
+    return weighting.mean(caller, mx.maximum(-agreement, 0) * valid, weights)
 
 
 def multiclass_hinge_loss(scores: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return how far the right class is from leading every other by 1.
+    """Return the loss that is zero if the score of the label exceeds every other score by 1.
 
         max_c (score_c + [c != label]) - score_label
 
     Args:
         scores: floating [..., classes].
-        labels: integer [...], in [0, classes); any other makes the loss and its gradient NaN.
-        weights: [...] or a shape that broadcasts to it: what each label counts; zero leaves it out.
+        labels: integer [...], in [0, classes); any other value makes the loss and its gradient NaN.
+        weights: [...] or a shape that broadcasts to it; labels of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -69,7 +69,7 @@ def multiclass_hinge_loss(scores: mx.array, labels: mx.array, *, weights: mx.arr
 def multiclass_perceptron_loss(
     scores: mx.array, labels: mx.array, *, weights: mx.array | None = None
 ) -> Mean:
-    """Return how far the right class is from leading: `max_c score_c - score_label`.
+    """Return the difference of the largest score and that of the label: `max_c score_c - score_label`.
 
     Args and Raises: as `multiclass_hinge_loss`.
 
@@ -89,15 +89,15 @@ def margin_ranking_loss(
     margin: float = 0.0,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return what pairs in the wrong order cost: `max(0, -target (input1 - input2) + margin)`.
+    """Return the loss of pairs in the wrong order: `max(0, -target (input1 - input2) + margin)`.
 
     Args:
         inputs1: floating [...], scores.
         inputs2: floating [...], of the same shape.
-        targets: [...], 1 where the first should be greater, -1 where the second; any other makes the loss
-            and its gradient NaN.
-        margin: by how much it should be greater.
-        weights: [...] or a shape that broadcasts to it: what each pair counts; zero leaves it out.
+        targets: [...], 1 if the first score should be greater, -1 if the second should; any other value
+            makes the loss and its gradient NaN.
+        margin: difference that the greater score should reach.
+        weights: [...] or a shape that broadcasts to it; pairs of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -108,39 +108,33 @@ def margin_ranking_loss(
     """
     caller = "margin_ranking_loss"
     margin = checks.number(caller, "margin", margin)
-    reduce.floating(caller, "inputs1", inputs1)
-    reduce.floating(caller, "inputs2", inputs2)
-    reduce.same_shape(caller, "inputs2", inputs2, "inputs1", inputs1)
-    reduce.same_shape(caller, "targets", targets, "inputs1", inputs1)
-    weights = reduce.counts(caller, weights, inputs1.shape)
-    first, second = (reduce.keep(weights, values.astype(mx.float32)) for values in (inputs1, inputs2))
-    targets = reduce.keep(weights, targets.astype(mx.float32), 1.0)
+    inputs.floating(caller, "inputs1", inputs1)
+    inputs.floating(caller, "inputs2", inputs2)
+    inputs.same_shape(caller, "targets", targets, "inputs1", inputs1)
+    first, second, weights = inputs.pair(caller, inputs1, inputs2, weights, ("inputs1", "inputs2"))
+    targets = weighting.masked(weights, targets.astype(mx.float32), 1.0)
     losses = mx.maximum(margin - (first - second) * targets, 0)
-    return reduce.weighted(caller, losses * _valid(targets), weights)
+    return weighting.mean(caller, losses * _is_sign(targets), weights)
 
 
 def _agreement(
     caller: str, outputs: mx.array, targets: mx.array, weights: mx.array | None
 ) -> tuple[mx.array, mx.array, mx.array | None]:
-    reduce.floating(caller, "predictor_outputs", outputs)
-    reduce.same_shape(caller, "targets", targets, "predictor_outputs", outputs)
-    weights = reduce.counts(caller, weights, outputs.shape)
-    outputs = reduce.keep(weights, outputs.astype(mx.float32))
-    targets = reduce.keep(weights, targets.astype(mx.float32), 1.0)
-    return outputs * targets, _valid(targets), weights
+    names = ("predictor_outputs", "targets")
+    outputs, targets, weights = inputs.pair(caller, outputs, targets, weights, names, fill=(0.0, 1.0))
+    return outputs * targets, _is_sign(targets), weights
 
 
-def _valid(targets: mx.array) -> mx.array:
-    """Return 1 where a target is -1 or 1, and NaN elsewhere, to be multiplied in."""
-    return mx.where(mx.abs(targets) == 1, 1.0, mx.nan)
+def _is_sign(targets: mx.array) -> mx.array:
+    return validity.nan_unless(mx.abs(targets) == 1)
 
 
 def _multiclass(
     caller: str, scores: mx.array, labels: mx.array, weights: mx.array | None, margin: float
 ) -> Mean:
-    scores, labels, valid, weights = reduce.classes(caller, scores, labels, weights, ("scores", "labels"))
-    # Differences first: the margin would be lost in scores of 1e8.
-    lead = scores - reduce.chosen(scores, labels)[..., None]
+    scores, labels, valid, weights = inputs.classes(caller, scores, labels, weights, ("scores", "labels"))
+    # The difference comes first: at scores of 1e8 float32 would lose the margin.
+    lead = scores - numerics.gather(scores, labels)[..., None]
     if margin:
         lead = lead + mx.where(mx.arange(scores.shape[-1]) == labels[..., None], 0.0, margin)
-    return reduce.weighted(caller, lead.max(axis=-1) * valid, weights)
+    return weighting.mean(caller, lead.max(axis=-1) * valid, weights)

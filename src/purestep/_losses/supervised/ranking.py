@@ -2,11 +2,9 @@
 
 import mlx.core as mx
 
-from purestep._core import checks, sums
+from purestep._core import sums
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
-
-_NEVER = -1e30  # in the place of log(0): a logsumexp of nothing but -inf has a NaN for its gradient
+from purestep._losses.core import inputs, numerics, validity, weighting
 
 
 def ranking_softmax_loss(
@@ -16,19 +14,19 @@ def ranking_softmax_loss(
     where: mx.array | None = None,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return the cross entropy of each list's relevance against the softmax of its scores.
+    """Return the cross entropy between the relevance of each list's items and the softmax of their scores.
 
         -sum_i weight_i label_i log_softmax(logits)_i
 
-    over the items of a list that `where` holds; the mean is over the lists that have one. The labels of a
-    list need not sum to 1.
+    The sum is over the items selected by `where`. The mean is over the lists with at least one such item.
+    The labels of a list need not sum to 1.
 
     Args:
         logits: floating [..., items], scores.
         labels: [..., items], relevance of at least 0; a negative one makes the loss and its gradient NaN.
-        where: [..., items] or a shape that broadcasts to it: true, or not zero, for the items that are
-            there; the others, NaN or not, are padding.
-        weights: [..., items] or a shape that broadcasts to it: what each item's label counts.
+        where: [..., items] or a shape that broadcasts to it: true, or not zero, for real items. Other items
+            are padding and may be NaN.
+        weights: [..., items] or a shape that broadcasts to it: weight of each item's label.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -39,19 +37,19 @@ def ranking_softmax_loss(
     >>> ranking_softmax_loss(mx.array([[2.0, 1.0, 3.0]]), mx.array([[1, 0, 0]])).value
     array(1.40761, dtype=float32)
     """
-    name = "ranking_softmax_loss"
-    reduce.floating(name, "logits", logits)
-    reduce.same_shape(name, "labels", labels, "logits", logits)
-    if logits.ndim == 0 or logits.shape[-1] == 0:
-        raise checks.error(name, f"logits must have at least one item, got {logits.shape}")
-    weights = reduce.counts(name, weights, logits.shape, "the logits'")
-    there = reduce.counts(name, where, logits.shape, "the logits'", "where")
-    logits, labels = (reduce.keep(there, values.astype(mx.float32)) for values in (logits, labels))
+    caller = "ranking_softmax_loss"
+    inputs.floating(caller, "logits", logits)
+    inputs.same_shape(caller, "labels", labels, "logits", logits)
+    inputs.last_axis(caller, "logits", logits, "item")
+    weights = weighting.broadcast(caller, weights, logits.shape, "the logits'")
+    real = weighting.broadcast(caller, where, logits.shape, "the logits'", "where")
+    logits, labels = (weighting.masked(real, values.astype(mx.float32)) for values in (logits, labels))
     if weights is not None:
-        labels = labels * reduce.keep(there, weights)
-    if there is not None:
-        logits = mx.where(there != 0, logits, _NEVER)
-    losses = -sums.total(labels * reduce.spared(labels, reduce.log_softmax(logits)), -1)
-    losses = losses * mx.where((mx.stop_gradient(labels) >= 0).all(axis=-1), 1.0, mx.nan)
-    lists = None if there is None else (there != 0).any(axis=-1)
-    return reduce.weighted(name, losses, lists)
+        labels = labels * weighting.masked(real, weights)
+    if real is not None:
+        logits = mx.where(real != 0, logits, numerics.LOG_ZERO)
+    logs = numerics.finite_where_zero(labels, numerics.log_softmax(logits))
+    losses = -sums.total(labels * logs, -1)
+    losses = losses * validity.nan_unless((mx.stop_gradient(labels) >= 0).all(axis=-1))
+    lists = None if real is None else (real != 0).any(axis=-1)
+    return weighting.mean(caller, losses, lists)

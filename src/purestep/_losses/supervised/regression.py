@@ -1,4 +1,4 @@
-"""Losses of numbers predicted: squared, absolute, and what lies between the two."""
+"""Regression losses: squared and absolute errors, and the losses between the two."""
 
 import math
 
@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs, weighting
 
 
 def squared_error(predictions: mx.array, targets: mx.array, *, weights: mx.array | None = None) -> Mean:
@@ -14,9 +14,9 @@ def squared_error(predictions: mx.array, targets: mx.array, *, weights: mx.array
 
     Args:
         predictions: floating [...].
-        targets: [...], of the same shape: nothing is broadcast.
-        weights: [...] or a shape that broadcasts to it: what each element counts; zero leaves it out, NaN
-            or not.
+        targets: [...], of the same shape; nothing is broadcast.
+        weights: [...] or a shape that broadcasts to it; elements of weight 0 are skipped, even if they
+            are NaN.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -26,11 +26,11 @@ def squared_error(predictions: mx.array, targets: mx.array, *, weights: mx.array
     array(8.5, dtype=float32)
     """
     errors, weights = _errors("squared_error", predictions, targets, weights)
-    return reduce.weighted("squared_error", mx.square(errors), weights)
+    return weighting.mean("squared_error", mx.square(errors), weights)
 
 
 def l2_loss(predictions: mx.array, targets: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return half the squared error, `(prediction - target)^2 / 2`, whose gradient is the error itself.
+    """Return half the squared error, `(prediction - target)^2 / 2`; its gradient is the error.
 
     Args and Raises: as `squared_error`.
 
@@ -38,7 +38,7 @@ def l2_loss(predictions: mx.array, targets: mx.array, *, weights: mx.array | Non
     array(4.25, dtype=float32)
     """
     errors, weights = _errors("l2_loss", predictions, targets, weights)
-    return reduce.weighted("l2_loss", 0.5 * mx.square(errors), weights)
+    return weighting.mean("l2_loss", 0.5 * mx.square(errors), weights)
 
 
 def l1_loss(predictions: mx.array, targets: mx.array, *, weights: mx.array | None = None) -> Mean:
@@ -50,22 +50,22 @@ def l1_loss(predictions: mx.array, targets: mx.array, *, weights: mx.array | Non
     array(2.5, dtype=float32)
     """
     errors, weights = _errors("l1_loss", predictions, targets, weights)
-    return reduce.weighted("l1_loss", mx.abs(errors), weights)
+    return weighting.mean("l1_loss", mx.abs(errors), weights)
 
 
 def huber_loss(
     predictions: mx.array, targets: mx.array, *, delta: float = 1.0, weights: mx.array | None = None
 ) -> Mean:
-    """Return the loss that is quadratic near zero and linear, of slope `delta`, beyond `delta`.
+    """Return a loss that is quadratic for small errors, and linear with slope `delta` beyond `delta`.
 
         e^2 / 2                     where |e| <= delta
         delta (|e| - delta / 2)     elsewhere
 
     Args:
-        predictions: floating [...].
-        targets: [...], of the same shape.
+        predictions: as in `squared_error`.
+        targets: as in `squared_error`.
         delta: greater than 0, in the units of the targets.
-        weights: [...] or a shape that broadcasts to it: what each element counts; zero leaves it out.
+        weights: as in `squared_error`.
 
     Raises:
         ValueError: if the shapes do not fit, or delta is out of its range.
@@ -78,23 +78,21 @@ def huber_loss(
     """
     delta = checks.number("huber_loss", "delta", delta, above=0)
     errors, weights = _errors("huber_loss", predictions, targets, weights)
-    return reduce.weighted("huber_loss", _huber(errors, delta), weights)
+    return weighting.mean("huber_loss", _huber(errors, delta), weights)
 
 
 def smooth_l1_loss(
     predictions: mx.array, targets: mx.array, *, beta: float = 1.0, weights: mx.array | None = None
 ) -> Mean:
-    """Return `huber_loss` of `delta = beta` divided by `beta`, so that its slope is 1 beyond `beta`.
+    """Return `huber_loss` with `delta = beta`, divided by `beta`: its slope is 1 beyond `beta`.
 
     Args:
-        predictions: floating [...].
-        targets: [...], of the same shape.
+        predictions: as in `squared_error`.
+        targets: as in `squared_error`.
         beta: greater than 0, in the units of the targets.
-        weights: [...] or a shape that broadcasts to it: what each element counts; zero leaves it out.
+        weights: as in `squared_error`.
 
-    Raises:
-        ValueError: if the shapes do not fit, or beta is out of its range.
-        TypeError: if the predictions are not floating.
+    Raises: as `huber_loss`, for `beta`.
 
     Reference: Girshick, arXiv:1504.08083.
 
@@ -103,11 +101,11 @@ def smooth_l1_loss(
     """
     beta = checks.number("smooth_l1_loss", "beta", beta, above=0)
     errors, weights = _errors("smooth_l1_loss", predictions, targets, weights)
-    return reduce.weighted("smooth_l1_loss", _huber(errors, beta) / beta, weights)
+    return weighting.mean("smooth_l1_loss", _huber(errors, beta) / beta, weights)
 
 
 def log_cosh(predictions: mx.array, targets: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return the mean of `log(cosh(e))` of errors `e`: near `e^2 / 2` at zero, `|e| - log(2)` far out.
+    """Return the mean of `log(cosh(e))` of errors `e`: about `e^2 / 2` near zero, `|e| - log(2)` far away.
 
     Args and Raises: as `squared_error`.
 
@@ -116,18 +114,18 @@ def log_cosh(predictions: mx.array, targets: mx.array, *, weights: mx.array | No
     """
     errors, weights = _errors("log_cosh", predictions, targets, weights)
     size = mx.abs(errors)
-    # log(cosh(e)) = |e| + log1p(exp(-2|e|)) - log(2) loses every digit of a small error, so near zero it
+    # log(cosh(e)) = |e| + log1p(exp(-2|e|)) - log(2) loses every digit of a small error. Near zero the loss
     # is log1p(2 sinh(e/2)^2), from 1 + 2 sinh(e/2)^2 = cosh(e).
     small = size < 1
     near = mx.log1p(2 * mx.square(mx.sinh(mx.where(small, errors, 0.0) / 2)))
     far = size + mx.log1p(mx.exp(-2 * size)) - math.log(2)
-    return reduce.weighted("log_cosh", mx.where(small, near, far), weights)
+    return weighting.mean("log_cosh", mx.where(small, near, far), weights)
 
 
 def _errors(
     caller: str, predictions: mx.array, targets: mx.array, weights: mx.array | None
 ) -> tuple[mx.array, mx.array | None]:
-    predictions, targets, weights = reduce.pair(caller, predictions, targets, weights)
+    predictions, targets, weights = inputs.pair(caller, predictions, targets, weights)
     return predictions - targets, weights
 
 

@@ -1,4 +1,4 @@
-"""Sparsemax losses, and the Fenchel-Young losses that they are two of."""
+"""Fenchel-Young losses: the general constructor and the two sparsemax losses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,13 @@ import mlx.core as mx
 
 from purestep._core import checks, sums
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs, numerics, validity, weighting
 
-_ROUNDING = 1e-4  # how far from 1 the sum of a distribution may be: times a large score, that would be noise
+_ROUNDING = 1e-4  # rounding error of a distribution's sum; times a large score it would add noise to the loss
 
 
 def sparsemax_loss(logits: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return the loss of yes-or-no labels that is exactly zero beyond a margin of 1.
+    """Return a loss of binary labels that is exactly zero beyond a margin of 1.
 
     With `x = -logit` for a label of 1 and `x = logit` for 0:
 
@@ -21,8 +21,8 @@ def sparsemax_loss(logits: mx.array, labels: mx.array, *, weights: mx.array | No
 
     Args:
         logits: floating [...].
-        labels: [...], each 0 or 1; any other makes the loss and its gradient NaN.
-        weights: [...] or a shape that broadcasts to it: what each label counts; zero leaves it out.
+        labels: [...], each 0 or 1; any other value makes the loss and its gradient NaN.
+        weights: [...] or a shape that broadcasts to it; labels of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -34,33 +34,24 @@ def sparsemax_loss(logits: mx.array, labels: mx.array, *, weights: mx.array | No
     array(3.25, dtype=float32)
     """
     caller = "sparsemax_loss"
-    reduce.floating(caller, "logits", logits)
-    reduce.same_shape(caller, "labels", labels, "logits", logits)
-    weights = reduce.counts(caller, weights, logits.shape)
-    logits, labels = (reduce.keep(weights, values.astype(mx.float32)) for values in (logits, labels))
-    valid = mx.where(mx.logical_or(labels == 0, labels == 1), 1.0, mx.nan)
+    logits, labels, weights = inputs.pair(caller, logits, labels, weights, ("logits", "labels"))
+    valid = validity.nan_unless(mx.logical_or(labels == 0, labels == 1))
     x = (1 - 2 * labels) * logits
     near = mx.clip(x, -1, 1)
-    return reduce.weighted(caller, (mx.square(near + 1) / 4 + mx.maximum(x - 1, 0)) * valid, weights)
+    return weighting.mean(caller, (mx.square(near + 1) / 4 + mx.maximum(x - 1, 0)) * valid, weights)
 
 
 def multiclass_sparsemax_loss(scores: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
     """Return the loss whose gradient is `sparsemax(scores) - one_hot(label)`.
 
-    With `p = max(score - t, 0)`, where `t` makes it sum to 1, the nearest point of the probability simplex:
+    Sparsemax is the nearest point of the probability simplex, `p = max(score - t, 0)`; the threshold `t`
+    makes it sum to 1. The loss is
 
         (1 + sum over p_c > 0 of (score_c^2 - t^2)) / 2 - score_label
 
-    It is zero once the label leads every other class by 1.
+    It is zero if the score of the label exceeds every other score by at least 1.
 
-    Args:
-        scores: floating [..., classes].
-        labels: integer [...], in [0, classes); any other makes the loss and its gradient NaN.
-        weights: [...] or a shape that broadcasts to it: what each label counts; zero leaves it out.
-
-    Raises:
-        ValueError: if the shapes do not fit.
-        TypeError: if scores are not floating or labels not integers.
+    Args and Raises: as `multiclass_hinge_loss`.
 
     Reference: Martins and Astudillo, arXiv:1602.02068.
 
@@ -68,32 +59,32 @@ def multiclass_sparsemax_loss(scores: mx.array, labels: mx.array, *, weights: mx
     array(0.0625, dtype=float32)
     """
     caller = "multiclass_sparsemax_loss"
-    scores, labels, valid, weights = reduce.classes(caller, scores, labels, weights, ("scores", "labels"))
-    scores = scores - mx.stop_gradient(scores.max(axis=-1, keepdims=True))
+    scores, labels, valid, weights = inputs.classes(caller, scores, labels, weights, ("scores", "labels"))
+    scores, _ = numerics.shifted(scores)
     support, threshold = _simplex(scores)
-    # Of numbers between -1 and 0: the scores of the support, less the largest, and their threshold.
+    # No digits are lost: the shifted scores of the support and their threshold lie between -1 and 0.
     squares = mx.where(support, mx.square(mx.where(support, scores, 0.0)) - mx.square(threshold), 0.0)
-    losses = 0.5 * (1 + sums.total(squares, -1)) - reduce.chosen(scores, labels)
-    return reduce.weighted(caller, losses * valid, weights)
+    losses = 0.5 * (1 + sums.total(squares, -1)) - numerics.gather(scores, labels)
+    return weighting.mean(caller, losses * valid, weights)
 
 
 def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., Mean]:
-    """Return the loss that a maximum over distributions makes: `max_fun(scores) - sum_c target_c score_c`.
+    """Build the Fenchel-Young loss of a maximum function: `max_fun(scores) - sum_c target_c score_c`.
 
-    Where `max_fun` is the maximum of `sum_c p_c score_c` less a convex regularizer of `p`, the gradient is
-    the `p` that attains it, less the target. `mx.logsumexp` (the regularizer is negative entropy) makes
-    cross entropy, `mx.max` the perceptron loss.
+    `max_fun` should be the maximum over distributions `p` of `sum_c p_c score_c` minus a convex regularizer
+    of `p`. The gradient of the loss is then the maximizing `p` minus the target. `mx.logsumexp`, whose
+    regularizer is negative entropy, gives cross entropy; `mx.max` gives the perceptron loss.
 
     Args:
         max_fun: `max_fun(scores [classes], *args, **kwargs) -> 0-d array`, mapped over the leading axes.
 
     Returns:
-        `loss(scores, targets, *args, weights=None, **kwargs) -> Mean`, of scores floating [..., classes],
-        targets of that shape, and weights [...].
+        `loss(scores, targets, *args, weights=None, **kwargs) -> Mean` for scores floating [..., classes],
+        targets of the same shape, and weights [...]. It raises a TypeError if the scores are not floating,
+        and a ValueError if the shapes do not fit.
 
     Raises:
-        TypeError: if `max_fun` cannot be called; by the loss, if scores are not floating.
-        ValueError: by the loss, if the shapes do not fit.
+        TypeError: if `max_fun` is not callable.
 
     Reference: Blondel et al., arXiv:1901.02324.
 
@@ -107,35 +98,31 @@ def make_fenchel_young_loss(max_fun: Callable[..., mx.array]) -> Callable[..., M
     def fenchel_young_loss(
         scores: mx.array, targets: mx.array, *args: Any, weights: mx.array | None = None, **kwargs: Any
     ) -> Mean:
-        reduce.floating(caller, "scores", scores)
-        reduce.same_shape(caller, "targets", targets, "scores", scores)
-        if scores.ndim == 0 or scores.shape[-1] == 0:
-            raise checks.error(caller, f"scores must have at least one class, got {scores.shape}")
-        weights = reduce.counts(caller, weights, scores.shape[:-1])
-        if scores.size == 0:  # which max_fun need not bear
-            return reduce.weighted(caller, sums.total(scores, -1), weights)
-        scores, targets = (reduce.keep(weights, values.astype(mx.float32)) for values in (scores, targets))
-        # Less their largest, by which both terms change alike where a target sums to 1: the rest is added.
-        largest = mx.stop_gradient(scores.max(axis=-1, keepdims=True))
-        rows = (scores - largest).reshape(-1, scores.shape[-1])
+        names = ("scores", "targets")
+        scores, targets, weights = inputs.rows(caller, scores, targets, weights, names)
+        if scores.size == 0:  # max_fun may fail on an empty array
+            return weighting.mean(caller, sums.total(scores, -1), weights)
+        # Both terms change by the largest score if the targets sum to 1. Other targets need a correction.
+        scores, largest = numerics.shifted(scores)
+        rows = scores.reshape(-1, scores.shape[-1])
         maxima = mx.vmap(lambda row: max_fun(row, *args, **kwargs))(rows).reshape(scores.shape[:-1])
-        losses = maxima - sums.total(targets * reduce.spared(targets, scores - largest), -1)
+        losses = maxima - sums.total(targets * numerics.finite_where_zero(targets, scores), -1)
         rest = 1 - sums.total(targets, -1)
         losses = losses + mx.where(mx.abs(rest) > _ROUNDING, rest * largest.squeeze(-1), 0.0)
-        return reduce.weighted(caller, losses, weights)
+        return weighting.mean(caller, losses, weights)
 
     return fenchel_young_loss
 
 
 def _simplex(scores: mx.array) -> tuple[mx.array, mx.array]:
-    """Return where `max(score - t, 0)` is positive, and `t`, for the `t` with which that sums to 1."""
+    """Return the classes where `max(score - t, 0)` is positive, and the `t` that makes it sum to 1."""
     ordered = -mx.sort(-mx.stop_gradient(scores), axis=-1)
     so_far = mx.cumsum(ordered, axis=-1)
     ranks = mx.arange(1, scores.shape[-1] + 1, dtype=mx.float32)
     inside = (ranks * ordered > so_far - 1).astype(mx.float32)
     size = sums.total(inside, -1, keepdims=True)
     threshold = (sums.total(ordered * inside, -1, keepdims=True) - 1) / size
-    # Which classes are inside is piecewise constant; given that, `t` is linear in the scores.
+    # The set of classes is piecewise constant, so it needs no gradient; `t` is linear in their scores.
     support = mx.stop_gradient(scores) > threshold
     exact = (sums.total(mx.where(support, scores, 0.0), -1, keepdims=True) - 1) / size
     return support, exact

@@ -1,12 +1,15 @@
-"""Cross entropy against integer targets, or against distributions over the classes."""
+"""Cross entropy of integer targets, or of target distributions over the classes."""
+
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from purestep._core import checks, hardware, sums
 from purestep._core.mean import Mean
-from purestep._losses.core import fused, reduce
+from purestep._losses.core import inputs, numerics, validity, weighting
+from purestep._losses.core.fused import fused_cross_entropy
 
-_WHERE = "cross_entropy"
+_CALLER = "cross_entropy"
 
 
 def cross_entropy(
@@ -21,40 +24,43 @@ def cross_entropy(
 ) -> Mean:
     """Return the mean negative log-likelihood of the targets, in nats, as a `Mean` over real targets.
 
-    For one target, a distribution `p` over the classes (an integer target puts 1 on its class), smoothing
-    `s`, class weights `w` and z-loss `z`, with `w_p = sum_c p_c w_c`:
+    Let `p` be a target distribution over the classes (an integer target is 1 on its class), `s` the
+    smoothing, `w` the class weights, `z` the z-loss, and `w_p = sum_c p_c w_c`. One target has the weight
+    `w_p` and the loss
 
         sum_c w_c ((1 - s) p_c + s / classes) (logsumexp(logits) - logits_c) + z w_p logsumexp(logits)^2
 
-    which weighs `w_p`; computed in float32 whatever the dtype of the logits, with no overflow at large
-    logits. A class that a distribution gives 0 costs nothing, also where its logit is -inf. An integer
-    target outside [0, classes) that is not `ignore_index` makes the loss and its gradient NaN: nothing is
-    read back from the device to find it, and no plausible number comes of it. So does -100, unless it is
-    `ignore_index`, and a distribution with a negative entry or a sum that differs from 1 by more than 0.01.
+    The loss is computed in float32 for any dtype of the logits and does not overflow at large logits. A
+    class with a target of 0 adds nothing, even if its logit is -inf.
 
-    Differences from `torch.nn.functional.cross_entropy`:
+    Invalid targets make the loss and its gradient NaN, because an exception would have to wait for the
+    device. A target is invalid if it is an integer outside [0, classes) that is not `ignore_index` (-100
+    too), or a row with a negative entry or a sum that differs from 1 by more than 0.01.
 
-    1. No target is ignored by default. torch leaves out -100.
-    2. With class weights, distributions are averaged over what they weigh, `w_p`, as integer targets are.
-       torch divides their sum by the number of targets: multiply by `weight / N` to get its value.
-    3. torch takes targets that are no distribution as they are.
+    Differences from torch:
+
+    - No target is ignored by default; torch ignores -100.
+    - With class weights, the mean over distributions divides by the sum of `w_p`, as for integer targets.
+      torch divides by the number of targets `N`; multiply by `weight / N` to get its value.
+    - torch accepts targets that are not distributions.
 
     Args:
         logits: floating [..., classes], unnormalized.
-        targets: integer [...], in [0, classes) or equal to `ignore_index`; or floating [..., classes], of
-            which each row is a distribution. The gradient with respect to them is right also where they are
-            0, and 0 where the logit is -inf.
-        weights: [...] or a shape that broadcasts to it: what each target counts; zero leaves it out, and
-            its logits with it, NaN or not.
-        class_weights: [classes], at least 0: what each class counts.
-        ignore_index: integer targets of this value are left out (-100 in many data sets); may lie outside
+        targets: integer [...], in [0, classes) or equal to `ignore_index`; or floating [..., classes], each
+            row a distribution. The gradient with respect to a target of 0 is exact too; it is 0 if the
+            logit is -inf.
+        weights: [...] or a shape that broadcasts to it. A target of weight 0 is skipped, and its logits
+            may be NaN.
+        class_weights: [classes], at least 0.
+        ignore_index: integer targets of this value are skipped (-100 in many data sets); may lie outside
             [0, classes).
-        label_smoothing: in [0, 1), the probability spread evenly over all classes.
-        z_loss: at least 0, what holds the logits near their normalized values (1e-4 in PaLM).
+        label_smoothing: in [0, 1), probability that is spread evenly over all classes.
+        z_loss: at least 0, factor of the squared logsumexp, which keeps the logits near normalized values
+            (1e-4 in PaLM).
 
     Returns:
-        `Mean(total, weight)`: the weighted sum of losses, and the sum of weights of the targets that
-        count. When none does, both are zero, and so are `value` and the gradient.
+        `Mean(total, weight)`: the weighted sum of losses, and the sum of the targets' weights. If every
+        weight is zero, the value and the gradient are zero.
 
     Raises:
         ValueError: if the shapes do not fit, or an option is out of its range.
@@ -69,135 +75,110 @@ def cross_entropy(
     """
     label_smoothing, z_loss = checks.python_number(label_smoothing), checks.python_number(z_loss)
     soft = _check(logits, targets, ignore_index, label_smoothing, z_loss)
-    class_weights = _class_weights(class_weights, logits)
-    counts = reduce.counts(_WHERE, weights, logits.shape[:-1], "targets'")
+    if class_weights is not None:
+        class_weights = inputs.one_each(_CALLER, "class_weights", class_weights, logits.shape[-1])
+    weights = weighting.broadcast(_CALLER, weights, logits.shape[:-1], "targets'")
     if targets.size == 0:
         return Mean.of(sums.total(logits, -1), mx.zeros(logits.shape[:-1]))
+    form = _Form(class_weights, label_smoothing, z_loss)
     if soft:
-        logits = reduce.keep(counts, logits.astype(mx.float32))
-        targets = reduce.keep(counts, targets.astype(mx.float32))
-        losses, shares = _soft(logits, targets, class_weights, label_smoothing, z_loss)
-        losses = losses * reduce.distributions(targets, counts)
-        return Mean(Mean.of(losses, counts).total, Mean.of(shares, counts).total)
-    targets = reduce.signed(targets)
-    counts = reduce.ignoring(ignore_index, targets, counts)
-    classes = logits.shape[-1]
-    valid = mx.logical_and(targets >= 0, targets < classes)
-    if counts is not None:
-        valid = mx.logical_or(valid, counts == 0)
-    targets = mx.clip(targets, 0, classes - 1)
-    logits = reduce.keep(counts, logits)
-    if class_weights is not None and not label_smoothing:
-        # What counts nothing may be impossible, and CUDA's gradient of an infinite loss is NaN.
-        logits = reduce.keep(mx.take(class_weights, targets), logits)
-    if label_smoothing or z_loss:
-        losses = _integer(logits.astype(mx.float32), targets, class_weights, label_smoothing, z_loss)
-    else:
-        losses = _fused(logits, targets)
-        losses = _times(losses, targets, class_weights)
-    # Multiplied, not selected: so the gradient of a bad target is NaN as well; a selection gives zero.
-    mean = Mean.of(losses * mx.where(valid, 1.0, mx.nan), counts)
+        logits = weighting.masked(weights, logits.astype(mx.float32))
+        targets = weighting.masked(weights, targets.astype(mx.float32))
+        losses, target_weights = form.of_distributions(logits, targets)
+        losses = losses * validity.distributions(targets, weights)
+        return Mean(Mean.of(losses, weights).total, Mean.of(target_weights, weights).total)
+    targets = inputs.signed(targets)
+    weights = weighting.ignoring(ignore_index, targets, weights)
+    targets, valid = inputs.in_range(targets, logits.shape[-1], weights)
+    mean = Mean.of(form.of_labels(weighting.masked(weights, logits), targets) * valid, weights)
     if class_weights is None:
         return mean
-    return Mean(mean.total, Mean.of(mx.take(class_weights, targets), counts).total)
+    return Mean(mean.total, Mean.of(mx.take(class_weights, targets), weights).total)
 
 
-def _fused(logits: mx.array, targets: mx.array) -> mx.array:
-    if hardware.on_gpu():
-        return fused.cross_entropy(logits, targets)
-    # The CPU reduces in the dtype of the logits: give it float32, and see `_shifted`.
-    return mx.fast.cross_entropy(_shifted(logits.astype(mx.float32))[0], targets)
+class _Form(NamedTuple):
+    """The loss of one target as a function of its logits."""
 
+    class_weights: mx.array | None
+    smoothing: float
+    z_loss: float
 
-def _shifted(logits: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Return logits less their largest, the logsumexp of those, and the largest, kept from the gradient.
-
-    The loss is a difference of two numbers of the logits' size: at 1e4 float32 leaves it three digits.
-    """
-    largest = mx.stop_gradient(logits.max(axis=-1, keepdims=True))
-    logits = logits - largest
-    return logits, mx.logsumexp(logits, axis=-1), largest.squeeze(-1)
-
-
-def _integer(
-    logits: mx.array, targets: mx.array, class_weights: mx.array | None, smoothing: float, z_loss: float
-) -> mx.array:
-    """Return the loss of each integer target, class weights included."""
-    logits, total, largest = _shifted(logits)
-    losses = (1 - smoothing) * (total - reduce.chosen(logits, targets))
-    if z_loss:
-        losses = losses + z_loss * mx.square(total + largest)
-    losses = _times(losses, targets, class_weights)
-    if smoothing:
-        losses = losses + smoothing * _even(logits, total, class_weights)
-    return losses
-
-
-def _times(losses: mx.array, targets: mx.array, class_weights: mx.array | None) -> mx.array:
-    """Return losses times the weights of their classes; what a class of weight 0 costs may be infinite."""
-    if class_weights is None:
+    def of_labels(self, logits: mx.array, targets: mx.array) -> mx.array:
+        """Return the loss of each integer target, float32 [...], class weights included."""
+        if self.class_weights is not None and not self.smoothing:
+            # A class of weight 0 may have a logit of -inf, and CUDA's gradient of an infinite loss is NaN.
+            logits = weighting.masked(mx.take(self.class_weights, targets), logits)
+        if not self.smoothing and not self.z_loss:
+            return self._weighted(_plain(logits, targets), targets)
+        logits, largest = numerics.shifted(logits.astype(mx.float32))
+        normalizer = mx.logsumexp(logits, axis=-1)
+        losses = (1 - self.smoothing) * (normalizer - numerics.gather(logits, targets))
+        if self.z_loss:
+            losses = losses + self.z_loss * mx.square(normalizer + largest.squeeze(-1))
+        losses = self._weighted(losses, targets)
+        if self.smoothing:
+            losses = losses + self.smoothing * self._of_uniform(logits, normalizer)
         return losses
-    factors = mx.take(class_weights, targets)
-    return mx.where(factors != 0, losses * factors, 0.0)
+
+    def of_distributions(self, logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
+        """Return the loss of each distribution, class weights included, and its weight."""
+        logits, largest = numerics.shifted(logits)
+        normalizer = mx.logsumexp(logits, axis=-1)
+        if self.class_weights is None:
+            weighted, target_weights = targets, mx.ones(normalizer.shape)
+        else:
+            weighted = targets * self.class_weights
+            target_weights = sums.total(weighted, -1)
+        costs = normalizer[..., None] - numerics.finite_where_zero(weighted, logits)
+        losses = (1 - self.smoothing) * sums.total(weighted * costs, -1)
+        if self.z_loss:
+            losses = losses + self.z_loss * target_weights * mx.square(normalizer + largest.squeeze(-1))
+        if self.smoothing:
+            losses = losses + self.smoothing * self._of_uniform(logits, normalizer)
+        return losses, target_weights
+
+    def _weighted(self, losses: mx.array, targets: mx.array) -> mx.array:
+        """Return losses times their class weights; an infinite loss of a class of weight 0 becomes 0."""
+        if self.class_weights is None:
+            return losses
+        factors = mx.take(self.class_weights, targets)
+        return mx.where(factors != 0, losses * factors, 0.0)
+
+    def _of_uniform(self, logits: mx.array, normalizer: mx.array) -> mx.array:
+        """Return the cross entropy of the uniform distribution."""
+        if self.class_weights is None:
+            return normalizer - sums.mean(logits, -1)
+        costs = mx.where(self.class_weights != 0, normalizer[..., None] - logits, 0.0)
+        return sums.mean(costs * self.class_weights, -1)
 
 
-def _even(logits: mx.array, total: mx.array, class_weights: mx.array | None) -> mx.array:
-    """Return the cross entropy of the distribution that gives every class the same."""
-    if class_weights is None:
-        return total - sums.mean(logits, -1)
-    costs = mx.where(class_weights != 0, total[..., None] - logits, 0.0)
-    return sums.mean(costs * class_weights, -1)
-
-
-def _soft(
-    logits: mx.array, targets: mx.array, class_weights: mx.array | None, smoothing: float, z_loss: float
-) -> tuple[mx.array, mx.array]:
-    """Return the loss of each distribution, class weights included, and what it weighs."""
-    logits, total, largest = _shifted(logits)
-    weighted = targets if class_weights is None else targets * class_weights
-    shares = mx.ones(total.shape) if class_weights is None else sums.total(weighted, -1)
-    costs = total[..., None] - reduce.spared(weighted, logits)
-    losses = (1 - smoothing) * sums.total(weighted * costs, -1)
-    if z_loss:
-        losses = losses + z_loss * shares * mx.square(total + largest)
-    if smoothing:
-        losses = losses + smoothing * _even(logits, total, class_weights)
-    return losses, shares
-
-
-def _class_weights(class_weights: mx.array | None, logits: mx.array) -> mx.array | None:
-    if class_weights is None:
-        return None
-    if not isinstance(class_weights, mx.array):
-        raise TypeError(f"{_WHERE}: class_weights must be an array, got {type(class_weights).__name__}")
-    if class_weights.shape != logits.shape[-1:]:
-        raise checks.error(
-            _WHERE, f"class_weights must have shape {logits.shape[-1:]}, got {class_weights.shape}"
-        )
-    return class_weights.astype(mx.float32)
+def _plain(logits: mx.array, targets: mx.array) -> mx.array:
+    if hardware.on_gpu():
+        return fused_cross_entropy(logits, targets)
+    # On a CPU MLX reduces in the dtype of the logits, so they are converted to float32 first.
+    return mx.fast.cross_entropy(numerics.shifted(logits.astype(mx.float32))[0], targets)
 
 
 def _check(
     logits: mx.array, targets: mx.array, ignore_index: int | None, smoothing: float, z_loss: float
 ) -> bool:
-    """Refuse what does not fit, and tell whether the targets are distributions."""
+    """Check the arguments, and return whether the targets are distributions."""
     arrays = isinstance(logits, mx.array) and isinstance(targets, mx.array)
     soft = arrays and mx.issubdtype(targets.dtype, mx.floating) and targets.ndim == logits.ndim > 0
     if soft:
-        reduce.same_shape(_WHERE, "targets", targets, "logits", logits)
+        inputs.same_shape(_CALLER, "targets", targets, "logits", logits)
         if ignore_index is not None:
             raise checks.error(
-                _WHERE, f"ignore_index must be None for targets that are distributions, got {ignore_index}"
+                _CALLER, f"ignore_index must be None for targets that are distributions, got {ignore_index}"
             )
     else:
-        reduce.labelled(_WHERE, logits, targets)
-    if logits.shape[-1] == 0:
-        raise checks.error(_WHERE, f"logits must have at least one class, got {logits.shape}")
-    reduce.floating(_WHERE, "logits", logits)
+        inputs.labelled(_CALLER, logits, targets)
+    inputs.last_axis(_CALLER, "logits", logits)
+    inputs.floating(_CALLER, "logits", logits)
     if not soft:
-        reduce.integers(_WHERE, "targets", targets)
+        inputs.integers(_CALLER, "targets", targets)
     if ignore_index is not None:
-        ignore_index = checks.integer(_WHERE, "ignore_index", ignore_index)
-    checks.number(_WHERE, "label_smoothing", smoothing, least=0, below=1)
-    z_loss = checks.number(_WHERE, "z_loss", z_loss, least=0)
+        ignore_index = checks.integer(_CALLER, "ignore_index", ignore_index)
+    checks.number(_CALLER, "label_smoothing", smoothing, least=0, below=1)
+    z_loss = checks.number(_CALLER, "z_loss", z_loss, least=0)
     return soft

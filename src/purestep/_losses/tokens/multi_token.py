@@ -1,4 +1,4 @@
-"""Multi-token prediction: heads that predict what comes after the next token, and their loss."""
+"""Multi-token prediction: heads that predict the tokens after the next one, and their loss."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,29 +7,29 @@ import mlx.nn as nn
 
 from purestep._core import checks
 from purestep._core.mean import Mean
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs, weighting
 from purestep._losses.tokens.chunked import linear_cross_entropy
 from purestep._losses.tokens.cross_entropy import cross_entropy
 
 
 class MultiTokenPrediction(nn.Module):
-    """A chain of causal heads over the hidden states of a language model, each looking one token further.
+    """A chain of causal heads over a language model's hidden states; each predicts one token further ahead.
 
-    With `h[0]` the hidden states of the model, `e` the embedding of its input tokens, and `k` from 1 on:
+    Let `h[0]` be the model's hidden states, and `e` the embedding of its input tokens. For `k` from 1 on:
 
         h[k]_i = block_k(project_k(concat(norm(h[k - 1]_i), norm(e_{i + k}))))
 
-    where `block_k` is one causal transformer block. `h[k]_i` is made of tokens up to `i + k`, and the head
-    that the model itself uses turns it into a prediction of token `i + k + 1`: at every depth of the token
-    after the last one seen. Embedding and output head stay the model's own, one set of parameters; what is
-    left of this module after training can be thrown away, or used to draft tokens.
+    Each `block_k` is one causal transformer block. `h[k]_i` depends on tokens up to `i + k`, and the model's
+    output head turns it into a prediction of token `i + k + 1`: each depth predicts the token after the last
+    one it has seen. The model's embedding and output head are shared by all depths. After training, this
+    module can be discarded, or used to draft tokens.
 
     Args:
-        width: of the hidden states and the embeddings, a multiple of `heads`.
+        width: width of hidden states and embeddings, a multiple of `heads`.
         heads: attention heads of each block; `width / heads` is even.
-        n_predict: how many heads, so how many tokens are predicted after the next one.
-        feed_width: of the feed-forward layers, `4 * width` if not given.
-        eps: what the norms add to the mean square.
+        n_predict: number of heads: how many tokens are predicted after the next one.
+        feed_width: width of the feed-forward layers; `4 * width` if `None`.
+        eps: added to the mean square by the norms.
 
     Raises:
         ValueError: if the widths do not fit, or `n_predict` is less than 1.
@@ -57,14 +57,14 @@ class MultiTokenPrediction(nn.Module):
         self.heads = [MultiTokenHead(width, heads, feed_width, eps) for _ in range(n_predict)]
 
     def __call__(self, hidden: mx.array, embedded: mx.array) -> list[mx.array]:
-        """Return the hidden states of every depth, the model's own first.
+        """Return the hidden states of every depth, beginning with those of the model.
 
         Args:
-            hidden: [batch, length, width], what the model's output head is applied to.
-            embedded: [batch, length, width], the embedding of the tokens that `hidden` was made of.
+            hidden: [batch, length, width], input of the model's output head.
+            embedded: [batch, length, width], embedding of the model's input tokens.
 
         Returns:
-            `n_predict + 1` arrays, the one of depth `k` [batch, length - k, width].
+            `n_predict + 1` arrays; that of depth `k` is [batch, length - k, width].
 
         Raises:
             ValueError: if the shapes differ, or there are no more tokens than heads.
@@ -72,20 +72,20 @@ class MultiTokenPrediction(nn.Module):
         caller = "MultiTokenPrediction"
         if hidden.ndim != 3:
             raise checks.error(caller, f"hidden must be [batch, length, width], got {hidden.shape}")
-        reduce.same_shape(caller, "embedded", embedded, "hidden", hidden)
+        inputs.same_shape(caller, "embedded", embedded, "hidden", hidden)
         if hidden.shape[1] <= len(self.heads):
             raise checks.error(
                 caller, f"length must be greater than n_predict={len(self.heads)}, got {hidden.shape[1]}"
             )
         states = [hidden]
         for depth, head in enumerate(self.heads, start=1):
-            # Each head drops one position, the last of the head before: it has no token to go with it.
+            # Each head drops the last position of the head before: no later token exists for it.
             states.append(head(states[-1][:, :-1], embedded[:, depth:]))
         return states
 
 
 class MultiTokenHead(nn.Module):
-    """One depth: join a hidden state with the embedding of the token after it, and one causal block."""
+    """One depth: joins a hidden state with the embedding of the next token, then applies one causal block."""
 
     def __init__(self, width: int, heads: int, feed_width: int, eps: float):
         super().__init__()
@@ -107,7 +107,7 @@ class MultiTokenHead(nn.Module):
         x = x + self._attend(self.attention_norm(x))
         fed = self.feed_norm(x)
         x = x + self.down(nn.silu(self.gate(fed)) * self.up(fed))
-        # The output head is the model's, and so is used to normalized states.
+        # The model's output head expects normalized states.
         return self.norm(x)
 
     def _attend(self, x: mx.array) -> mx.array:
@@ -128,27 +128,28 @@ def multi_token_loss(
     weights: mx.array | None = None,
     ignore_index: int | None = None,
 ) -> tuple[Mean, dict[str, Mean]]:
-    """Return the loss of the next token plus a share of the losses of the tokens after it.
+    """Return the loss of the next token plus the weighted losses of the tokens after it.
 
-    With `L_k` the sum of cross entropies at depth `k` and `D` heads, over the `T` targets that count:
+    Let `L_k` be the sum of cross entropies at depth `k`, `D` the number of heads, and `T` the number of
+    targets (the sum of their weights):
 
         (L_0 + mtp_weight / D * (L_1 + ... + L_D)) / T
 
-    Every depth is divided by the same `T`, as in the paper, though depth `k` has `k` targets fewer a
-    sequence: so parts of a batch merge exactly.
+    Every depth is divided by the same `T`, as in the paper, although depth `k` has `k` targets fewer in each
+    sequence. This makes parts of a batch merge exactly.
 
     Args:
         states: `D + 1` hidden states, [batch, length - k, width] for `k` from 0 on, as
             `MultiTokenPrediction` returns them; entry `i` of depth `k` predicts `targets[:, i + k]`.
-        output: the model's output head, shared by all depths: its matrix [vocab, width], and the logits
-            are never whole (`linear_cross_entropy`); or a function from states to logits [..., vocab].
+        output: the model's output head, shared by all depths: its matrix [vocab, width], which is used with
+            `linear_cross_entropy`; or a function from states to logits [..., vocab].
         targets: integer [batch, length], the tokens after the inputs.
-        mtp_weight: at least 0; 0 leaves the loss of the next token.
-        weights: [batch, length] or a shape that broadcasts to it: what each target counts, at any depth.
-        ignore_index: targets of this value are left out.
+        mtp_weight: at least 0; with 0 only the loss of the next token remains.
+        weights: [batch, length] or a shape that broadcasts to it: weight of each target, at any depth.
+        ignore_index: targets of this value are skipped.
 
     Returns:
-        The `Mean`, and for each depth the mean over its own targets: `next_token_loss`, `mtp_loss_1`, ...
+        The `Mean`, and the mean of each depth over its own targets: `next_token_loss`, `mtp_loss_1`, ...
 
     Raises:
         ValueError: if the shapes do not fit, or `mtp_weight` is out of its range.
@@ -164,7 +165,7 @@ def multi_token_loss(
     caller = "multi_token_loss"
     mtp_weight = checks.number(caller, "mtp_weight", mtp_weight, least=0)
     _check(caller, states, targets)
-    weights = reduce.counts(caller, weights, targets.shape, "targets'")
+    weights = weighting.broadcast(caller, weights, targets.shape, "targets'")
     means = []
     for depth, state in enumerate(states):
         options = {
@@ -186,12 +187,12 @@ def multi_token_loss(
 def _check(caller: str, states: Sequence[mx.array], targets: mx.array) -> None:
     if isinstance(states, mx.array) or not states:
         raise checks.error(caller, "states must be a list of arrays, one for each depth")
-    reduce.integers(caller, "targets", targets)
+    inputs.integers(caller, "targets", targets)
     if targets.ndim != 2:
         raise checks.error(caller, f"targets must be [batch, length], got {targets.shape}")
     batch, length = targets.shape
     for depth, state in enumerate(states):
-        reduce.floating(caller, f"states[{depth}]", state)
+        inputs.floating(caller, f"states[{depth}]", state)
         if state.ndim != 3 or state.shape[:2] != (batch, length - depth):
             raise checks.error(
                 caller,

@@ -1,30 +1,29 @@
-"""Several sequences in one row: where each begins, what it may see, which targets are its own.
+"""Rows that hold several sequences: their segments, positions, and masks for attention and loss.
 
-A row is described by its segment ids, integer [batch, length]: a positive id on every token of a sequence,
-0 on padding. Sequences are told apart where the id changes, so two of them may share an id if another lies
-between.
+Segment ids describe a row, integer [batch, length]: a positive id on every token of a sequence, 0 on padding.
+A new sequence begins where the id changes, so two sequences may share an id if another one is between them.
 """
 
 import mlx.core as mx
 
 from purestep._core import checks
-from purestep._losses.core import reduce
+from purestep._losses.core import inputs
 
 
 def packed_segments(tokens: mx.array, separator: int, *, padding: int | None = None) -> mx.array:
-    """Number the sequences of rows that are packed with a separator after each.
+    """Number the sequences of rows in which a separator ends each sequence.
 
     Args:
         tokens: integer [batch, length].
         separator: the token that ends a sequence, and belongs to it.
-        padding: the token that fills a row up; it gets segment 0. None: there is no padding. May be the
-            separator: then one that directly follows another is padding.
+        padding: the token that fills the rest of a row; it gets segment 0. `None`: there is no padding. If
+            it equals the separator, a separator that directly follows another is padding.
 
     Returns:
         int32 [batch, length], counting from 1 in each row; 0 on padding.
 
     Raises:
-        ValueError, TypeError: if tokens are not an integer [batch, length], or the others not tokens.
+        ValueError, TypeError: if tokens are not an integer [batch, length], or the others are not tokens.
 
     >>> packed_segments(mx.array([[5, 9, 6, 7, 9, 0]]), separator=9, padding=0)
     array([[1, 1, 2, 2, 2, 0]], dtype=int32)
@@ -32,7 +31,7 @@ def packed_segments(tokens: mx.array, separator: int, *, padding: int | None = N
     caller = "packed_segments"
     _check(caller, "tokens", tokens)
     separator = checks.integer(caller, "separator", separator, least=0)
-    tokens = reduce.signed(tokens)
+    tokens = inputs.signed(tokens)
     ends = (tokens == separator).astype(mx.int32)
     segments = mx.cumsum(ends, axis=-1) - ends + 1
     if padding is None:
@@ -46,9 +45,10 @@ def packed_segments(tokens: mx.array, separator: int, *, padding: int | None = N
 
 
 def packed_loss_mask(segments: mx.array) -> mx.array:
-    """Mark the targets that continue the sequence of the token before them.
+    """Mark the targets that belong to the same sequence as the token before them.
 
-    The first token of a sequence is not to be predicted from the end of another, nor padding at all.
+    The first token of a sequence is not a target, because another sequence precedes it. Padding is not one
+    either.
 
     Args:
         segments: integer [batch, length], 0 on padding.
@@ -68,15 +68,15 @@ def packed_loss_mask(segments: mx.array) -> mx.array:
 
 
 def packed_attention_mask(segments: mx.array) -> mx.array:
-    """Let each token attend to itself and to what came before it in its own sequence.
+    """Return the attention mask in which each token attends to itself and to earlier tokens of its sequence.
 
     Args:
-        segments: integer [batch, length], 0 on padding; of what the model reads, `shift(segments)[0]`.
+        segments: integer [batch, length], 0 on padding. For the inputs of a model, use `shift(segments)[0]`.
 
     Returns:
-        bool [batch, 1, length, length], True where the query (third axis) may attend to the key (fourth):
-        the mask of `mx.fast.scaled_dot_product_attention`. Padding attends to the padding before it, so no
-        row is all False.
+        bool [batch, 1, length, length], True where the query (third axis) may attend to the key (fourth
+        axis), as `mx.fast.scaled_dot_product_attention` expects it. Padding attends to the padding before
+        it, so no row is all False.
 
     Raises:
         ValueError, TypeError: if segments are not an integer [batch, length].
@@ -94,7 +94,7 @@ def packed_attention_mask(segments: mx.array) -> mx.array:
 
 
 def packed_positions(segments: mx.array) -> mx.array:
-    """Count the place of each token within its own sequence, for position embeddings.
+    """Return the position of each token within its own sequence, for position embeddings.
 
     Args:
         segments: integer [batch, length], 0 on padding.
@@ -119,6 +119,6 @@ def _starts(segments: mx.array) -> mx.array:
 
 
 def _check(caller: str, name: str, values: mx.array) -> None:
-    reduce.integers(caller, name, values)
+    inputs.integers(caller, name, values)
     if values.ndim == 0 or values.shape[-1] == 0:
         raise checks.error(caller, f"{name} must be [batch, length] with length >= 1, got {values.shape}")

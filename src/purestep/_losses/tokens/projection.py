@@ -1,4 +1,4 @@
-"""The chunks of `linear_cross_entropy`: their order, their losses, and gradients made along with them."""
+"""The chunks of `linear_cross_entropy`: their order, their losses, and their gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import graph, hardware, sums
-from purestep._losses.core import fused, reduce
+from purestep._losses.core import numerics
+from purestep._losses.core.fused import fused_cross_entropy
 
 Primals = tuple[mx.array, ...]  # hidden, weight, factors, targets and, if there is one, bias
 
 
 class Form(NamedTuple):
-    """What the loss of one token is, as a function of its logits."""
+    """The loss of one token as a function of its logits."""
 
     label_smoothing: float = 0.0
     z_loss: float = 0.0
@@ -21,21 +22,20 @@ class Form(NamedTuple):
     def losses(self, targets: mx.array, *, once: bool = False) -> Callable[[mx.array], mx.array]:
         """Return the function from logits [tokens, classes] to losses, float32 [tokens].
 
-        Differentiable `once`, it is faster uncompiled.
+        With `once` the function can be differentiated once only, and is faster without compilation.
         """
 
         def losses(logits: mx.array) -> mx.array:
             if self == Form() and hardware.on_gpu():
-                fast = mx.fast.cross_entropy if once else fused.cross_entropy
-                return fast(logits, targets)  # in float32 within
+                fast = mx.fast.cross_entropy if once else fused_cross_entropy
+                return fast(logits, targets)  # computes in float32
             logits = logits.astype(mx.float32)
             if self.soft_cap is not None:
                 logits = self.soft_cap * mx.tanh(logits / self.soft_cap)
-            # Less their largest: near it, at 1e4, float32 has three digits after the point.
-            largest = mx.stop_gradient(logits.max(axis=-1, keepdims=True))
-            logits = logits - largest
+            logits, largest = numerics.shifted(logits)
             normalizer = mx.logsumexp(logits, axis=-1)
-            found = normalizer - (1 - self.label_smoothing) * reduce.chosen(logits, targets)
+            # `cross_entropy` adds these terms in another order, for class weights, and rounds differently.
+            found = normalizer - (1 - self.label_smoothing) * numerics.gather(logits, targets)
             if self.label_smoothing:
                 found = found - self.label_smoothing * sums.mean(logits, -1)
             if self.z_loss:
@@ -50,15 +50,15 @@ def summed(form: Form, chunk_size: int, *primals: mx.array) -> mx.array:
 
     Args:
         form: the loss of one token.
-        chunk_size: tokens at a time.
-        *primals: hidden [tokens, features], weight [classes, features], factors float32 [tokens], where
-            zero leaves a loss out, targets int32 [tokens], in range, and possibly bias [classes].
+        chunk_size: tokens of a chunk.
+        *primals: hidden [tokens, features], weight [classes, features], factors float32 [tokens], targets
+            int32 [tokens] in range, and optionally bias [classes]. A loss with a factor of zero is skipped.
     """
     hidden, weight, _, _, *extra = primals
     if hidden.shape[0] <= chunk_size:
         return _whole(form, *primals)
-    # MLX does not say whether a gradient will be taken, but what it differentiates descends from a copy.
-    # A wrong guess costs time, no more: whatever the forward pass has not made, the backward pass makes.
+    # MLX does not say whether a gradient will be taken, but an array that it differentiates descends from a
+    # Copy. A wrong guess only costs time: the backward pass computes each gradient that is still missing.
     for_weight = any("Copy" in graph.primitives(array) for array in (weight, *extra))
     for_hidden = for_weight or "Copy" in graph.primitives(hidden)
 
@@ -71,7 +71,7 @@ def summed(form: Form, chunk_size: int, *primals: mx.array) -> mx.array:
     def backward(primals: Primals, cotangents: Primals, outputs: Primals):
         _, losses, *made = outputs
         if not for_weight:
-            # Never evaluated if only the gradient of hidden is asked for, and made already.
+            # This is never evaluated if only the gradient of hidden is used and already computed.
             late = _chunks(form, chunk_size, primals, not for_hidden, True)
             made += [x for x in late[2:] if x is not None]
         of_hidden, of_weight, *of_bias = made
@@ -86,7 +86,7 @@ def summed(form: Form, chunk_size: int, *primals: mx.array) -> mx.array:
 
 
 class _Sums(NamedTuple):
-    """The weighted sum of losses, the losses, and the gradients of the sum that were asked for."""
+    """The weighted sum of losses, the losses, and the requested gradients of the sum."""
 
     total: mx.array
     losses: mx.array
@@ -123,17 +123,17 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
         loss = mx.where(factor == 0, 0.0, loss)
         losses.append(loss)
         total = total + sums.total(loss * factor)
-        end = _after(total, made) if made else total  # a scalar that is there when all of the chunk is
+        end = _after(total, made) if made else total  # a scalar that is ready when the whole chunk is
     joined = mx.concatenate(of_hidden) if for_hidden else None
     return _Sums(total, mx.concatenate(losses), joined, of_weight, of_bias)
 
 
 def _added(so_far: mx.array | None, slope: mx.array, hidden: mx.array) -> mx.array:
-    """Add the gradient of the weights over one chunk to that over the chunks before.
+    """Add the gradient of the weights over one chunk to the sum over earlier chunks.
 
-    In the dtype of the weights, rounded once a chunk: at 2048 bfloat16 tokens a chunk, a sum in float32 took
-    0.1 to 0.3 more of the plain loss's memory and time on an H200. But float16 ends at 65504, which
-    a sum that is not yet divided by the number of tokens would pass: it is added up in float32.
+    The sum has the dtype of the weights. With 2048 bfloat16 tokens in a chunk, a float32 sum took 0.1 to 0.3
+    more of the plain loss's memory and time on an H200. float16 gradients are summed in float32: before the
+    division by the number of tokens, their sum would exceed 65504.
     """
     if hidden.dtype == mx.float16:
         product = (slope.T @ hidden).astype(mx.float32)
@@ -142,24 +142,24 @@ def _added(so_far: mx.array | None, slope: mx.array, hidden: mx.array) -> mx.arr
 
 
 def _waited(end: mx.array) -> mx.array:
-    """Return a scalar that on a GPU the host waits for: it takes its way over the CPU.
+    """Return a scalar that makes the host wait on a GPU, by an addition on the CPU.
 
-    CUDA gives a buffer back when the work that reads it is done, and a host that does not wait has sent all
-    chunks before the GPU is with the first: each would have memory of its own.
+    CUDA frees a buffer when the work that reads it is done. A host that does not wait submits all chunks
+    before the GPU has finished the first one, and each chunk then has its own memory.
     """
     return mx.add(end, 0.0, stream=mx.cpu) if hardware.on_gpu() else end
 
 
 def _after(array: mx.array, others: list[mx.array]) -> mx.array:
-    """Return the array, to be had when the others are there too: MLX may run all chunks at once."""
+    """Return the array after the others are computed; without this MLX may run all chunks at once."""
     ordered: Any = mx.depends([array], others)
     return ordered[0]
 
 
 def _scaled(form: Form, primals: Primals, cotangent: mx.array, gradient: mx.array, index: int) -> mx.array:
-    """Return the gradient of a primal times a cotangent, in the primal's dtype, with a gradient of its own.
+    """Return the gradient of a primal times a cotangent, in the primal's dtype; it is differentiable again.
 
-    One function for each gradient: what one function returns is evaluated together, wanted or not.
+    Each gradient has its own function, because all outputs of one function are evaluated together.
     """
     targets = primals[3]
 
@@ -187,7 +187,7 @@ def _scaled(form: Form, primals: Primals, cotangent: mx.array, gradient: mx.arra
 
 
 def _whole(form: Form, *primals: mx.array) -> mx.array:
-    """Return the sum as one expression of all logits, which MLX can transform as it likes."""
+    """Return the sum as one expression of all logits, which MLX can differentiate and map."""
     hidden, weight, factors, targets, *bias = primals
     losses = form.losses(targets)(_logits(hidden, weight, *bias))
     return sums.total(mx.where(factors == 0, 0.0, losses * factors))

@@ -1,6 +1,6 @@
-"""From tokens and logits to masked log-probabilities, one convention for all losses over sequences.
+"""Shifted tokens, masks and log-probabilities of sequences.
 
-Log-probabilities and masks are [..., length - 1], entry `t` belonging to the token at `t + 1`.
+Log-probabilities and masks are [..., length - 1]; entry `t` belongs to the token at position `t + 1`.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from purestep._core import checks, sums
-from purestep._losses.core import fused, reduce
+from purestep._losses.core import inputs, numerics, weighting
+from purestep._losses.core.fused import fused_cross_entropy
 
 
 def shift(tokens: mx.array) -> tuple[mx.array, mx.array]:
-    """Split tokens into what a causal model reads and what it is asked for.
+    """Split tokens into the inputs of a causal model and its targets.
 
     Args:
-        tokens: [..., length], at least two; of any dtype, so that segment ids can be cut too.
+        tokens: [..., length], at least two; of any dtype, so that segment ids can be split too.
 
     Returns:
         `(inputs, targets)`, `tokens[..., :-1]` and `tokens[..., 1:]`, both [..., length - 1].
@@ -26,19 +27,19 @@ def shift(tokens: mx.array) -> tuple[mx.array, mx.array]:
     >>> shift(mx.array([[5, 6, 7]]))
     (array([[5, 6]], dtype=int32), array([[6, 7]], dtype=int32))
     """
-    reduce.array("shift", "tokens", tokens)
+    inputs.array("shift", "tokens", tokens)
     if tokens.ndim == 0 or tokens.shape[-1] < 2:
         raise checks.error("shift", f"tokens must be [..., length] with length >= 2, got {tokens.shape}")
     return tokens[..., :-1], tokens[..., 1:]
 
 
 def prompt_mask(tokens: mx.array, prompt_lengths: int | mx.array) -> mx.array:
-    """Mark the targets that are prompt: those before position `prompt_lengths`.
+    """Mark the targets that belong to the prompt: those before position `prompt_lengths`.
 
     Args:
         tokens: integer [batch, length].
-        prompt_lengths: integer [batch], or one number for all rows: how many leading tokens are prompt,
-            padding on the left included.
+        prompt_lengths: integer [batch], or one number for all rows: the number of leading tokens that
+            belong to the prompt, including padding on the left.
 
     Returns:
         float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
@@ -63,18 +64,17 @@ def completion_mask(
     lengths: int | mx.array | None = None,
     stop_tokens: int | Sequence[int] | None = None,
 ) -> mx.array:
-    """Mark the targets that are completion: after the prompt, before the padding, up to the first stop.
+    """Mark the targets that belong to the completion: after the prompt, before padding, up to the first stop.
 
-    The first stop token of the completion counts: to stop is a decision of the model. What follows it does
-    not. A stop token in the prompt stops nothing.
+    The first stop token of the completion is included, because the model decides to stop. Tokens after it
+    are not. Stop tokens in the prompt are ignored.
 
     Args:
         tokens: integer [batch, length].
-        prompt_lengths: integer [batch], or one number for all rows: how many leading tokens are prompt,
-            padding on the left included.
-        lengths: integer [batch], or one number: how many leading tokens are real, the prompt's included.
-            None: all, as far as no stop token says otherwise.
-        stop_tokens: the token, or tokens, that end a completion. None: nothing does.
+        prompt_lengths: as in `prompt_mask`.
+        lengths: integer [batch], or one number: the number of leading tokens that are not padding,
+            including the prompt. `None`: all tokens, up to a stop token.
+        stop_tokens: the token, or tokens, that end a completion. `None`: there are none.
 
     Returns:
         float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
@@ -103,16 +103,16 @@ def truncation_mask(
     *,
     lengths: int | mx.array | None = None,
 ) -> mx.array:
-    """Mark the rows whose completion was cut off: it holds no stop token.
+    """Mark the rows whose completion was cut off, which means that it has no stop token.
 
     Args:
         tokens: integer [batch, length].
-        prompt_lengths: as for `completion_mask`.
+        prompt_lengths: as in `completion_mask`.
         stop_tokens: the token, or tokens, that end a completion.
-        lengths: as for `completion_mask`.
+        lengths: as in `completion_mask`.
 
     Returns:
-        float32 [batch], one for a truncated row.
+        float32 [batch], 1 for a truncated row.
 
     Raises:
         ValueError, TypeError: as `completion_mask`.
@@ -135,21 +135,21 @@ def token_logps(
 ) -> mx.array:
     """Return the log-probability of each target, in nats.
 
-    For one target `t`, in float32 whatever the dtype of the logits:
+    For one target `t`, in float32 for any dtype of the logits:
 
         logits[t] / temperature - logsumexp(logits / temperature)
 
-    Tokens sampled at a temperature have been drawn from this distribution only if it is scored at the same
-    one. A target outside [0, vocab) has a log-probability of NaN, so that every loss that counts it is NaN;
-    where a mask leaves it out later on, it costs nothing and has no gradient.
+    Score sampled tokens at the temperature of the sampling: only then is this the distribution they were
+    drawn from. A target outside [0, vocab) has a log-probability of NaN, and makes a loss that includes it
+    NaN. If a mask skips it later, its loss and its gradient are zero.
 
     Args:
         logits: floating [..., vocab], unnormalized; those at position `t` predict `targets[..., t]`.
         targets: integer [...], usually `tokens[..., 1:]`.
-        temperature: above 0, a number or a 0-d array, which is not read.
-        mask: [...] or a shape that broadcasts to it; where it is zero the log-probability and its gradient
-            are zero. Needed only for logits that may be infinite or NaN there: the functions that use
-            log-probabilities take masks themselves.
+        temperature: above 0, a number, or a 0-d array, which is not checked.
+        mask: [...] or a shape that broadcasts to it. Where it is zero, the log-probability and its gradient
+            are zero. Only required if logits may be infinite or NaN there, because the functions that use
+            log-probabilities take masks too.
 
     Returns:
         float32 [...].
@@ -163,35 +163,34 @@ def token_logps(
     """
     caller = "token_logps"
     temperature = checks.number(caller, "temperature", temperature, above=0)
-    reduce.labelled(caller, logits, targets)
-    reduce.floating(caller, "logits", logits)
-    reduce.integers(caller, "targets", targets)
-    kept = reduce.counts(caller, mask, targets.shape, "targets'")
+    inputs.labelled(caller, logits, targets)
+    inputs.floating(caller, "logits", logits)
+    inputs.integers(caller, "targets", targets)
+    kept = weighting.broadcast(caller, mask, targets.shape, "targets'", "mask")
     if targets.size == 0:
         return sums.total(logits, -1)
-    targets = reduce.signed(targets)
+    targets = inputs.signed(targets)
     valid = mx.logical_and(targets >= 0, targets < logits.shape[-1])
-    logits = reduce.keep(kept, logits.astype(mx.float32))
-    # Relative to the largest, which takes nothing away from the differences: logsumexp would round at 1e4.
-    logits = (logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))) / temperature
-    logps = -fused.cross_entropy(logits, mx.where(valid, targets, 0))
-    # Selected, not multiplied: the gradient of what a mask leaves out later on must be zero, not 0 * NaN.
-    return reduce.keep(kept, mx.where(valid, logps, mx.nan))
+    logits = weighting.masked(kept, logits.astype(mx.float32))
+    logits = numerics.shifted(logits)[0] / temperature
+    logps = -fused_cross_entropy(logits, mx.where(valid, targets, 0))
+    # mx.where, not a product with NaN: if a mask skips the target later, its gradient must be 0, not 0 * NaN.
+    return weighting.masked(kept, mx.where(valid, logps, mx.nan))
 
 
 def sequence_logps(token_logps: mx.array, mask: mx.array, *, average: bool = False) -> mx.array:
-    """Sum the log-probabilities of each sequence over the tokens that count.
+    """Sum the log-probabilities of each sequence over the tokens of a mask.
 
         sum_t mask[t] * token_logps[t]          (divided by sum_t mask[t] if average)
 
     Args:
         token_logps: floating [..., length - 1], as `token_logps` returns them.
-        mask: [..., length - 1], numbers or booleans: what each token counts. Where it is zero the
+        mask: [..., length - 1], numbers or booleans: weight of each token. Where it is zero, the
             log-probability may be infinite or NaN.
-        average: per token, as IPO, ORPO and SimPO have it, not per sequence.
+        average: divide by the sum of the mask, as IPO, ORPO and SimPO require.
 
     Returns:
-        float32 [...]; zero, with a zero gradient, for a sequence of which no token counts.
+        float32 [...]; zero, with a gradient of zero, for a sequence whose mask is zero.
 
     Raises:
         ValueError: if the shapes differ.
@@ -201,12 +200,12 @@ def sequence_logps(token_logps: mx.array, mask: mx.array, *, average: bool = Fal
     array([-1.5], dtype=float32)
     """
     caller = "sequence_logps"
-    reduce.floating(caller, "token_logps", token_logps)
-    reduce.same_shape(caller, "mask", mask, "token_logps", token_logps)
+    inputs.floating(caller, "token_logps", token_logps)
+    inputs.same_shape(caller, "mask", mask, "token_logps", token_logps)
     if token_logps.ndim == 0:
         raise checks.error(caller, "token_logps must be [..., length - 1], got a scalar")
     mask = mask.astype(mx.float32)
-    total = sums.total(reduce.keep(mask, token_logps.astype(mx.float32)) * mask, -1)
+    total = sums.total(weighting.masked(mask, token_logps.astype(mx.float32)) * mask, -1)
     if not average:
         return total
     count = sums.total(mask, -1)
@@ -230,7 +229,7 @@ def _is_stop(caller: str, targets: mx.array, stop_tokens: int | Sequence[int]) -
         raise checks.error(caller, "stop_tokens must name at least one token, got none")
     for stop in stops:
         checks.integer(caller, "stop_tokens", stop, least=0)
-    targets = reduce.signed(targets)
+    targets = inputs.signed(targets)
     found = targets == stops[0]
     for stop in stops[1:]:
         found = mx.logical_or(found, targets == stop)
@@ -238,7 +237,7 @@ def _is_stop(caller: str, targets: mx.array, stop_tokens: int | Sequence[int]) -
 
 
 def _check_tokens(caller: str, tokens: mx.array) -> None:
-    reduce.integers(caller, "tokens", tokens)
+    inputs.integers(caller, "tokens", tokens)
     if tokens.ndim == 0 or tokens.shape[-1] < 2:
         raise checks.error(caller, f"tokens must be [batch, length] with length >= 2, got {tokens.shape}")
 
@@ -247,7 +246,7 @@ def _lengths(caller: str, name: str, lengths: int | mx.array, tokens: mx.array) 
     if not isinstance(lengths, mx.array):
         checks.integer(caller, name, lengths, least=0)
         return lengths
-    reduce.integers(caller, name, lengths)
+    inputs.integers(caller, name, lengths)
     if lengths.ndim and lengths.shape != tokens.shape[:-1]:
         raise checks.error(caller, f"{name} must have shape {tokens.shape[:-1]}, got {lengths.shape}")
     return lengths[..., None]

@@ -1,4 +1,4 @@
-"""Batches: what a step accepts, and how it cuts them."""
+"""Checks of batches, and their cuts into microbatches."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def check_batch(caller: str, batch: Batch, microbatches: int = 1) -> None:
 
 
 def microbatch(batch: Batch, index: int, count: int) -> Batch:
-    """Return the index-th of `count` equal cuts along the first axis."""
+    """Return the microbatch `index` of `count` equal parts along the first axis."""
 
     def cut(leaf: mx.array) -> mx.array:
         rows = leaf.shape[0] // count
@@ -50,10 +50,10 @@ def microbatch(batch: Batch, index: int, count: int) -> Batch:
 
 
 def after(batch: Batch, before: Tree) -> Batch:
-    """Return the batch, there once `before` is.
+    """Return the batch, computed only after `before`.
 
-    Without an order MLX may run every forward pass before any backward, all activations alive. This is
-    `mx.depends` for a step that can be vmapped: `mx.depends` has no rule for it.
+    Without an order, MLX may run every forward pass before any backward pass, with all activations in memory.
+    This works like `mx.depends`, which has no rule for `mx.vmap`.
     """
     leaves, waited_for = tree.leaves(batch), tree.leaves(before)
     count = len(leaves)
@@ -65,7 +65,7 @@ def after(batch: Batch, before: Tree) -> Batch:
 
     @ordered.vmap
     def _(inputs: Any, axes: Any) -> Any:
-        # Under vmap the order is lost, and nothing else.
+        # Under mx.vmap only the order is lost.
         return list(inputs[:count]), list(axes[:count])
 
     batch = tree.unflatten(batch, ordered(*leaves, *waited_for))

@@ -1,7 +1,8 @@
-"""What a loss function returns, in one form."""
+"""The results of a loss function in one form, and the checks on loss functions."""
 
 import copy
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -10,19 +11,19 @@ import mlx.core as mx
 from purestep._core import checks, context, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
 from purestep._core.rng import fold_in, forbidden, scope
-from purestep._core.types import Batch, LossFn, Params, Tree
+from purestep._core.types import Batch, Params, Tree
 from purestep._steps.state import check_arrays
 
-_KEYLESS = 0x6B65  # folded into a key for what is drawn without one: independent of the key handed over
+_KEYLESS = 0x6B65  # folded into a key for draws without one, so that they differ from draws with it
 
 
 class Outcome(NamedTuple):
-    """One evaluation of a loss function, each number a `Mean` or a sum of them, so that evaluations merge.
+    """One evaluation of a loss function. Each number is a `Mean` or a sum of them, so evaluations merge.
 
     Attributes:
-        loss: what is minimized.
-        metrics: what else the loss function reported.
-        model_state: as the forward pass left it; `None` for a loss function that has none.
+        loss: the loss.
+        metrics: the other metrics of the loss function.
+        model_state: the state after the forward pass; `None` for a loss function without one.
     """
 
     loss: AnyMean
@@ -30,14 +31,14 @@ class Outcome(NamedTuple):
     model_state: Tree
 
     def merge(self, later: "Outcome") -> "Outcome":
-        """Join two evaluations over different data; the later one's model_state stands."""
+        """Merge two evaluations over different data, with the later model_state."""
         metrics = {name: Mean.merge(mean, later.metrics[name]) for name, mean in self.metrics.items()}
         return Outcome(Mean.merge(self.loss, later.loss), metrics, later.model_state)
 
 
 def outcome_of(
     caller: str,
-    loss_fn: LossFn,
+    loss_fn: Callable[..., Any],
     params: Params,
     model_state: Tree,
     batch: Batch,
@@ -46,11 +47,20 @@ def outcome_of(
     stateful: bool,
     training: bool = False,
 ) -> Outcome:
-    """Call a loss function and check what it returns.
+    """Call a loss function and check its results.
 
-    A plain scalar, for the loss or a metric, is a mean of weight 1. In `training`, a module that `loss_fn`
-    runs must be given a key or be told to evaluate. The function gets containers and handles of
-    its own: what it writes into them does not reach the caller's.
+    A plain scalar, as the loss or a metric, becomes a mean of weight 1. The loss function receives containers
+    and handles of its own: writing into them changes nothing outside.
+
+    Args:
+        caller: the public name that errors give.
+        loss_fn: the loss function.
+        params: its parameters.
+        model_state: its model_state, if `stateful`.
+        batch: its batch.
+        rng: its key, or `None`.
+        stateful: whether it takes and returns a model_state.
+        training: whether a training step calls it. Modules that it runs then need a key or `train=False`.
     """
     params, model_state, batch, rng = own(params), own(model_state), own(batch), copy.copy(rng)
     with context.training_step(tree.leaves(params)) if training else nullcontext():
@@ -76,20 +86,20 @@ def outcome_of(
 
 
 def own(value: Tree) -> Tree:
-    """Return the same tree in new containers, by new handles of the same arrays."""
+    """Return the tree in new containers, with new handles of the same arrays."""
     return tree.map(copy.copy, value)
 
 
 def keyless(key: mx.array) -> AbstractContextManager[None]:
-    """Make what is drawn without a key, within the block, a function of this one, and independent of it."""
+    """Make draws without a key, within the block, a function of `key` and independent of draws with it."""
     return scope(fold_in(key, _KEYLESS))
 
 
 def no_backward_draws(caller: str) -> AbstractContextManager[None]:
-    """Refuse draws without a key while a gradient is taken, outside the scopes of the forward pass.
+    """Refuse draws without a key in the backward pass, outside the scopes of the forward pass.
 
-    A function that `mx.checkpoint` decorates at its definition captures no scope. Recomputed, it would draw
-    other numbers than before.
+    A function that `mx.checkpoint` decorates at its definition captures no scope. When it is recomputed, it
+    would draw other numbers than in the forward pass.
     """
     return forbidden(
         f"{caller}: in the backward pass,",
@@ -97,8 +107,8 @@ def no_backward_draws(caller: str) -> AbstractContextManager[None]:
     )
 
 
-def check_loss_fn(caller: str, loss_fn: LossFn, *, stateful: bool, name: str = "loss_fn") -> None:
-    """Refuse a loss function, or an encoder, that does not take the arguments it will be given."""
+def check_loss_fn(caller: str, loss_fn: Any, *, stateful: bool, name: str = "loss_fn") -> None:
+    """Refuse a loss function, or an encoder, that does not take the arguments of its kind."""
     plain, full = ("params", "batch", "rng"), ("params", "model_state", "batch", "rng")
     want, other = (full, plain) if stateful else (plain, full)
     check_takes(caller, name, loss_fn, want, other, f"; pass stateful={not stateful}")
@@ -107,11 +117,11 @@ def check_loss_fn(caller: str, loss_fn: LossFn, *, stateful: bool, name: str = "
 def check_takes(
     caller: str, name: str, fn: Any, want: tuple[str, ...], other: tuple[str, ...] = (), hint: str = ""
 ) -> None:
-    """Refuse what cannot be called with these arguments; one that takes `other` ones gets a hint."""
+    """Refuse a function without these arguments, with a hint if it takes the `other` arguments."""
     checks.function(caller, name, fn)
     try:
         signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # a builtin, which does not say
+    except (TypeError, ValueError):  # a builtin without a signature
         return
     if _takes(signature, want):
         return
@@ -146,7 +156,7 @@ def _term(caller: str, name: str, value: Any) -> Mean:
         kind = "floating" if name == "loss" else "real"
         raise TypeError(f"{caller}: loss_fn's {name} must be {kind}, got {tree.dtype_name(dtype)}")
     if isinstance(value, Mean):
-        # The weight counts data. Microbatches could not follow a gradient through it, so none does.
+        # The weight is a count of data: no gradient flows through it, as microbatches could not follow one.
         return Mean(value.total, mx.stop_gradient(value.weight))
     return Mean(value.astype(mx.float32), mx.array(1.0))
 

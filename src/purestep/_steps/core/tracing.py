@@ -1,4 +1,4 @@
-"""What runs while MLX traces a step: checks, the bound on traces, and errors in plain words."""
+"""Checks, counts and error messages for the moment when MLX traces a step."""
 
 import linecache
 import os
@@ -17,62 +17,65 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 class NotCompiledWarning(RuntimeWarning):
-    """MLX does not compile here: a compiled step runs its Python function at every call."""
+    """Warns that MLX does not compile, so that a compiled step runs its Python function at every call."""
 
 
 class Traces:
     """The traces that one thread holds of one compiled object.
 
     Attributes:
-        held: the `tree.spec` of state and batch, for each set of shapes and dtypes.
-        made: how many traces were made, those freed since then too.
-        warned: whether a warning was given that MLX does not compile.
+        held: the spec of state and batch for each trace, in the order of tracing.
+        made: the number of traces made, including those that were freed.
+        warned: whether a `NotCompiledWarning` was given.
     """
 
     def __init__(self) -> None:
-        self.held: dict[str, list[Any]] = {}
+        self.held: dict[tree.Spec, None] = {}  # an ordered set
         self.made = 0
         self.warned = False
 
-    def check_room(self, spec: list[Any], most: int | None) -> None:
-        """Refuse one trace too many, with the paths whose shape or dtype varies."""
-        if most is None or repr(spec) in self.held or len(self.held) < most:
+    def check_room(self, spec: tree.Spec, most: int | None) -> None:
+        """Refuse a trace beyond the bound, with the paths whose shape or dtype varies."""
+        if most is None or spec in self.held or len(self.held) < most:
             return
-        varying = "; ".join(_varying([*self.held.values(), spec]))
+        varying = "; ".join(_varying([*self.held, spec]))
         raise checks.error(
             "compiled",
             f"the step would be traced {len(self.held) + 1} times, max_traces is {most}: {varying}. "
-            "Give every batch the same shapes (pad, or drop the last), raise max_traces, or give keep, which "
-            "frees the oldest: each trace is compiled, and kept until the compiled step is dropped",
+            "Give every batch the same shapes (pad, or drop the last), raise max_traces, or pass keep=, "
+            "which frees the oldest traces. Each trace is compiled, and kept as long as the compiled step",
         )
 
-    def add(self, spec: list[Any]) -> None:
-        """Remember a trace; one that MLX makes again, as on another stream, is not counted."""
-        known = repr(spec)
-        self.made += known not in self.held
-        self.held[known] = spec
+    def add(self, spec: tree.Spec) -> None:
+        """Record a trace. A trace that MLX repeats, as on another stream, is not counted."""
+        self.made += spec not in self.held
+        self.held[spec] = None
+
+    def discard(self, spec: tree.Spec) -> None:
+        """Forget a trace that was freed."""
+        self.held.pop(spec, None)
 
 
 def is_traced(*trees: Any) -> bool:
-    """Tell whether arrays are the placeholders of a trace, or of another transformation such as `mx.vmap`."""
+    """Return whether the arrays are placeholders of a trace or of a transformation such as `mx.vmap`."""
     arrays = tree.leaves(trees)
     try:
-        # Placeholders are refused. Other arrays are scheduled: nothing waits for them.
+        # MLX refuses to evaluate placeholders. Other arrays are scheduled, and nothing waits for them.
         mx.async_eval(arrays)
     except (ValueError, RuntimeError) as error:
         return "transformation" in str(error)
-    return not arrays  # nothing tells, and nothing is traced twice
+    return not arrays  # without arrays the two cases look the same, and one trace is made at most
 
 
-def spec_of(state: Any, batch: Any) -> list[Any]:
-    """Describe the arguments of a step, once they are known to be trees of arrays."""
+def spec_of(state: Any, batch: Any) -> tree.Spec:
+    """Check that the arguments of a step are trees of arrays, and return their spec."""
     check_arrays("compiled", "state", state)
     check_arrays("compiled", "batch", batch)
     return tree.spec({"state": state, "batch": batch})
 
 
 def check_result(result: Any) -> None:
-    """Refuse an object that MLX hands back as it is, with dead placeholders in it."""
+    """Refuse a result of another type: MLX returns such objects unchanged, with dead placeholders in them."""
     for path, leaf in tree.items(result):
         if not isinstance(leaf, (mx.array, bool, int, float, str, dict, list, tuple)):
             shown = path or "a result"
@@ -83,23 +86,23 @@ def check_result(result: Any) -> None:
 
 
 def reworded(error: Exception) -> Exception | None:
-    """Return the error for a step that reads an array while it is traced, or `None` for any other error."""
+    """Return a clearer error if the step read an array while it was traced, or `None` for other errors."""
     if "Attempting to eval an array" not in str(error):
         return None
     return checks.error(
         "compiled",
-        f"{_place(error)} reads the value of an array, which does not exist while a step is compiled. "
+        f"{_place(error)} reads the value of an array, and arrays have no values while a step is compiled. "
         "A Python if or while on an array, float(), int(), .item(), .tolist(), print, mx.eval and NumPy "
-        "do this. Write mx.where(condition, a, b) for the if, in schedules too, keep numbers as arrays, and "
-        "return what you want to print as a metric; or use the step without compiled",
+        "read values. Replace the if by mx.where(condition, a, b), in schedules too; keep numbers as arrays; "
+        "return values to print as metrics; or use the step without compiled",
     )
 
 
 def warn_not_compiled() -> None:
-    """Say that MLX runs the step's Python function at every call, and why."""
+    """Warn that MLX runs the step's Python function at every call, with the reason."""
     warnings.warn(
-        f"compiled: MLX does not compile here: {_reason()}. The step runs its Python function at every call: "
-        "the results are the same, but it is slower and uses more memory",
+        f"compiled: MLX does not compile here: {_reason()}. The step runs its Python function at every call. "
+        "The results are the same, but it is slower and uses more memory",
         NotCompiledWarning,
         stacklevel=checks.users_level(),
     )
@@ -109,12 +112,12 @@ def _reason() -> str:
     if "MLX_DISABLE_COMPILE" in os.environ:
         return "the environment variable MLX_DISABLE_COMPILE is set"
     if mx.default_device().type == mx.DeviceType.cpu and shutil.which("g++") is None:
-        return "there is no g++, which builds its kernels for CPUs; install it (apt-get install g++)"
+        return "there is no g++, which MLX needs to build kernels for CPUs; install it (apt-get install g++)"
     return "mx.disable_compile() was called; mx.enable_compile() undoes it"
 
 
 def _place(error: Exception) -> str:
-    """Return the file, line and text of the innermost code that is not this package's own."""
+    """Return the file, line and text of the innermost code outside this package."""
     found = "the step"
     for frame, number in walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
@@ -124,9 +127,9 @@ def _place(error: Exception) -> str:
     return found
 
 
-def _varying(specs: list[list[Any]]) -> list[str]:
+def _varying(specs: list[tree.Spec]) -> list[str]:
     signatures = [
-        {path: f"{dtype} {shape}" for path, (dtype, shape) in tree.spec_items(spec)} for spec in specs
+        {path: f"{array.dtype} {array.shape}" for path, array in tree.spec_items(spec)} for spec in specs
     ]
     lines = []
     for path in dict.fromkeys(path for signature in signatures for path in signature):

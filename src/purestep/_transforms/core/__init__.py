@@ -1,1 +1,1 @@
-"""The contract of a gradient transform, chains of them, and the arithmetic they share."""
+"""The contract of a gradient transform, chains of transforms, and the arithmetic they share."""

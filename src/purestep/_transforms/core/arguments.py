@@ -1,4 +1,4 @@
-"""Arguments that optimizers of other libraries have: refused by name, with what to write instead."""
+"""Arguments of other libraries' optimizers: refused by name, with what to write instead."""
 
 import difflib
 import functools
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-# What other libraries call an argument that is here: the first that the optimizer has is meant.
+# Other libraries' names of arguments that exist here; the first one that the optimizer has is suggested.
 _CALLED = {
     "lr": ("learning_rate",),
     "step_size": ("learning_rate",),
@@ -30,22 +30,22 @@ _ALSO = {"betas": " and b2", "etas": " and eta_plus", "step_sizes": " and max_st
 
 _DECAY = (
     "chain(transforms.add_decayed_weights({0}), optimizers.{name}(...)) adds it to the gradient, as PyTorch "
-    "and MLX do; optimizers.adamw and lion decouple it"
+    "and MLX do; optimizers.adamw and optimizers.lion decouple it"
 )
-_CLIP = "chain(transforms.clip_by_global_norm({0}), optimizers.{name}(...)) clips by the norm of all"
+_CLIP = "chain(transforms.clip_by_global_norm({0}), optimizers.{name}(...)) clips by the global norm"
 _SCHEDULE = "learning_rate takes a schedule, such as schedules.warmup_cosine_decay(...)"
 _AVERAGE = "transforms.averaged(optimizers.{name}(...), decay) keeps an average of the parameters"
-_COMPILED = "leave it out: a step is compiled as a whole by ps.compiled"
+_COMPILED = "leave it out: ps.compiled compiles the whole step"
 _INSTEAD = {
     "weight_decay": _DECAY,
     "wd": _DECAY,
     "l2": _DECAY,
     "decoupled_weight_decay": "optimizers.adamw decouples the decay",
     "amsgrad": "use optimizers.amsgrad",
-    "momentum": "chain(transforms.trace({0}), optimizers.{name}(...)) gives gradients a momentum",
-    "dampening": "leave it out: a momentum without it is learning_rate / (1 - dampening) times as fast",
-    "maximize": "chain(transforms.scale(-1.0), optimizers.{name}(...)) climbs",
-    "bias_correction": "leave it out: running means are corrected for their start at zero",
+    "momentum": "chain(transforms.trace({0}), optimizers.{name}(...)) adds momentum",
+    "dampening": "leave it out, and multiply learning_rate by 1 - dampening",
+    "maximize": "chain(transforms.scale(-1.0), optimizers.{name}(...)) maximizes",
+    "bias_correction": "leave it out: bias correction is always applied",
     "max_norm": _CLIP,
     "max_grad_norm": _CLIP,
     "clip_norm": _CLIP,
@@ -65,9 +65,9 @@ _INSTEAD = {
     "lr_decay": _SCHEDULE,
     "warmup": _SCHEDULE,
     "warmup_steps": _SCHEDULE,
-    "gradient_accumulation_steps": "transforms.accumulate(optimizers.{name}(...), every={0}) gathers them",
+    "gradient_accumulation_steps": "transforms.accumulate(optimizers.{name}(...), every={0}) accumulates",
     "loss_scale_factor": "transforms.dynamic_loss_scale(optimizers.{name}(...)) scales the loss",
-    "params": "leave it out: TrainState.create(params, transform) makes the state of the parameters",
+    "params": "leave it out: TrainState.create(params, transform) initializes the state",
     "foreach": _COMPILED,
     "fused": _COMPILED,
     "capturable": _COMPILED,
@@ -76,7 +76,7 @@ _INSTEAD = {
 
 
 def refusing_unknown(optimizer: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the optimizer with an error for arguments that it does not have: what to write in their place.
+    """Return the optimizer with an error that says what to write instead of an unknown argument.
 
     >>> from purestep.optimizers import sgd
     >>> refusing_unknown(sgd)(0.1, lr=0.2)
@@ -98,7 +98,7 @@ def refusing_unknown(optimizer: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def instead(name: str, argument: str, value: Any, known: Collection[str]) -> str:
-    """Say what to write for an argument that an optimizer does not have."""
+    """Return what to write instead of an argument that an optimizer does not have."""
     for own in _CALLED.get(argument, ()):
         if own in known:
             return f"it is called {own}{_ALSO.get(argument, '')}"
@@ -109,6 +109,6 @@ def instead(name: str, argument: str, value: Any, known: Collection[str]) -> str
 
 
 def refuse_unknown(namespace: dict[str, Any], names: Iterable[str]) -> None:
-    """Make these functions of a namespace refuse the arguments that they do not have."""
+    """Make these functions of a namespace refuse unknown arguments, with `refusing_unknown`."""
     for name in names:
         namespace[name] = refusing_unknown(namespace[name])

@@ -1,4 +1,4 @@
-"""The contract of a gradient transform, and what every transform is used through."""
+"""The contract of a gradient transform, and the functions that every transform is built and used with."""
 
 import functools
 import inspect
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks, tree
-from purestep._core.types import Params, Tree, Updates
-from purestep._transforms.core.fitting import StateCheck
+from purestep._core.types import Init, Params, Tree, Update, Updates
+from purestep._transforms.core.fitting import StateCheck, check_gradients
 from purestep._transforms.core.foreign import meant_instead
 
 
@@ -19,12 +19,12 @@ class GradientTransform(NamedTuple):
     Attributes:
         init: `init(params) -> state`, a tree of arrays.
         update: `update(updates, state, params=None, **extra) -> (updates, state)`. The updates keep the
-            structure and shapes of the gradients; the state keeps its structure, shapes and dtypes. A
-            transform that wants more than these (`value`, the loss; `weight`, what the loss is a mean
-            over) names it as a keyword argument, and is handed it by `train_step` through any `chain`.
+            structure and shapes of the gradients; the state keeps its structure, shapes and dtypes. Extra
+            arguments are keyword arguments, such as `value` (the loss) and `weight` (the weight of the
+            loss, a `Mean`'s). A transform receives those that its `update` names, through any `chain`.
 
-    The same contract as optax's, sign included: gradients come in, what is added to the parameters
-    comes out, and the sign turns once, in `scale_by_learning_rate`.
+    The contract and the signs are optax's: gradients come in, and the updates that come out are added to
+    the parameters. `scale_by_learning_rate` changes the sign, once.
 
     >>> def update(updates, state, params=None):
     ...     return tree.map(lambda u: u / 2, updates), state
@@ -33,8 +33,8 @@ class GradientTransform(NamedTuple):
     ({'w': array(1.5, dtype=float32)}, ())
     """
 
-    init: Callable[[Params], Tree]
-    update: Callable[..., tuple[Updates, Tree]]
+    init: Init
+    update: Update
 
 
 def identity() -> GradientTransform:
@@ -47,7 +47,7 @@ def identity() -> GradientTransform:
 
 
 def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
-    """Make a transform of a function `(updates, params) -> updates`; its state is `()`.
+    """Make a transform from a function `(updates, params) -> updates`; its state is `()`.
 
     >>> import purestep as ps
     >>> double = stateless(lambda updates, params: ps.tree.map(lambda u: 2 * u, updates))
@@ -58,7 +58,7 @@ def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransf
 
 
 def without_state(caller: str, fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
-    """Do what `stateless` does, under the public name that errors give."""
+    """Return `stateless(fn)` with errors that name `caller`."""
 
     def update(updates: Updates, state: tuple[()], params: Params | None = None) -> tuple[Updates, tuple[()]]:
         return fn(updates, params), ()
@@ -66,22 +66,19 @@ def without_state(caller: str, fn: Callable[[Updates, Params | None], Updates]) 
     return checked(caller, lambda params: (), update)
 
 
-def checked(
-    caller: str, init: Callable[[Params], Tree], update: Callable[..., tuple[Updates, Tree]]
-) -> GradientTransform:
-    """Make a transform whose update refuses gradients and states that are not of its parameters.
+def checked(caller: str, init: Init, update: Update) -> GradientTransform:
+    """Make a transform whose update compares gradients and state with the parameters before it computes.
 
-    Both are compared before anything is computed, once however deep transforms wrap one another: what is
-    called through `taking_extra` has been compared as a part of the whole. An update without params takes
-    the updates in their place, and floating-point dtypes are not compared.
+    Nested transforms are compared once, as a part of the whole: `taking_extra` calls them without checks.
+    Without params, the state is compared with the updates instead. Any floating-point dtype is accepted.
 
     Args:
-        caller: the public name that errors give.
+        caller: the public name for errors.
         init: as in `GradientTransform`.
         update: as in `GradientTransform`.
 
     Raises:
-        ValueError: at update, with the path.
+        ValueError: at update, if gradients or state do not fit the parameters, with the path.
 
     >>> transform = checked("halve", lambda params: (), lambda updates, state, params=None: (updates, ()))
     >>> transform.update({"w": mx.ones(2)}, (), {"w": mx.ones(3)})
@@ -103,23 +100,24 @@ def checked(
     return GradientTransform(init, guarded)
 
 
-def check_state(
-    caller: str, transform: GradientTransform, state: Tree, params: Params, *, name: str = "state"
-) -> None:
-    """Refuse a state that is not one of this transform for these parameters.
+def taking_extra(transform: GradientTransform) -> Update:
+    """Return the transform's update as a function that accepts any keyword argument and drops unknown ones.
 
-    For many checks of one transform keep a `StateCheck(caller, transform.init, name)`: it calls `init` once.
-
-    Raises:
-        ValueError: with the path of what differs, before anything is computed.
-
-    >>> from purestep.transforms import trace
-    >>> check_state("resume", trace(0.9), (), {"w": mx.ones(2)}, name="opt_state")
-    Traceback (most recent call last):
-        ...
-    ValueError: resume: opt_state is a tuple in the state, a TraceState in transform.init(params)
+    Wrappers call their members through it. The wrapper's own update is `checked`, so the members' states
+    and gradients are not compared again.
     """
-    StateCheck(caller, transform.init, name)(state, params)
+    own = getattr(transform.update, "unchecked", transform.update)
+    parameters = inspect.signature(own).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return own
+    known = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+    def update(
+        updates: Updates, state: Tree, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, Tree]:
+        return own(updates, state, params, **{k: v for k, v in extra.items() if k in known})
+
+    return update
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
@@ -147,27 +145,8 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     return tree.map_with_path(add, params, updates)
 
 
-def taking_extra(transform: GradientTransform) -> Callable[..., tuple[Updates, Tree]]:
-    """Return the transform's update as a function that takes any keyword argument and drops unknown ones.
-
-    For wrappers, whose own update has been `checked`: states and gradients are not compared again.
-    """
-    own = getattr(transform.update, "unchecked", transform.update)
-    parameters = inspect.signature(own).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return own
-    known = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-
-    def update(
-        updates: Updates, state: Tree, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, Tree]:
-        return own(updates, state, params, **{k: v for k, v in extra.items() if k in known})
-
-    return update
-
-
 def check_transform(caller: str, name: str, value: Any) -> None:
-    """Refuse what is not a transform: a factory that was not called, an optimizer of another library."""
+    """Refuse a value that is not a transform, such as another library's optimizer or an uncalled factory."""
     if isinstance(value, GradientTransform):
         return
     meant = meant_instead(value)
@@ -176,23 +155,14 @@ def check_transform(caller: str, name: str, value: Any) -> None:
 
 
 def check_floating(caller: str, params: Params) -> None:
-    """Refuse parameters that no gradient can move."""
+    """Refuse parameters of integer and boolean dtypes, which have no gradient."""
     for path, leaf in tree.items(params):
         if not mx.issubdtype(leaf.dtype, mx.floating):
             raise checks.error(caller, f"params must be floating, got {leaf.dtype} at {path or 'the tree'}")
 
 
-def check_gradients(caller: str, updates: Updates, params: Params | None) -> None:
-    """Refuse gradients of another structure or other shapes than the parameters, which would broadcast."""
-    if params is None or tree.matches(_same_shape, updates, params):
-        return
-    got, want = (tree.spec(tree.map(_in_float32, each)) for each in (updates, params))
-    raise checks.error(caller, "; ".join(tree.differences(got, want, "updates", "params")[:3]))
-
-
-def _same_shape(first: Any, second: Any) -> bool:
-    return isinstance(first, mx.array) and isinstance(second, mx.array) and first.shape == second.shape
-
-
-def _in_float32(leaf: Any) -> Any:
-    return leaf.astype(mx.float32) if isinstance(leaf, mx.array) else leaf
+def required(caller: str, params: Params | None) -> Params:
+    """Return the params of an update; refuse `None`."""
+    if params is None:
+        raise checks.error(caller, "params is needed: call update(updates, state, params)")
+    return params

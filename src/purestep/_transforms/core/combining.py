@@ -17,12 +17,12 @@ def chain(*transforms: GradientTransform) -> GradientTransform:
     """Apply transforms one after another; the first sees the gradients.
 
     The state is the tuple of the members' states. Extra keyword arguments reach only the members that
-    name them. `chain()` is `identity()` with an empty tuple for its state.
+    name them. `chain()` is `identity()`.
 
     Raises:
         TypeError: if a member is not a transform.
-        ValueError: for integer parameters, gradients that are not built and shaped like the parameters, or
-            a state that is not that of as many members; with the path.
+        ValueError: for integer parameters, for gradients whose structure or shapes differ from the
+            parameters', or for a state of another chain; with the path.
 
     >>> import mlx.core as mx
     >>> from purestep.transforms import scale
@@ -53,17 +53,17 @@ def chain(*transforms: GradientTransform) -> GradientTransform:
 def named_chain(*args: tuple[str, GradientTransform]) -> GradientTransform:
     """Apply transforms one after another, as `chain` does, and keep their states in a dict by name.
 
-    A member's state is then found by what it is called, and inserting another member does not move it.
+    A member's state is found by its name, so inserting another member does not move it.
 
     Args:
-        args: pairs of a name, different each, and a transform.
+        args: pairs of a name and a transform; every name is different.
 
     Raises:
-        ValueError: if a name is used twice; at update, if the state is not that of these names.
+        TypeError: if a pair is not a name and a transform.
+        ValueError: if a name is used twice; at update, if the state has other names.
 
     >>> import mlx.core as mx
-    >>> from purestep.transforms import trace
-    >>> from purestep.transforms import scale_by_learning_rate
+    >>> from purestep.transforms import scale_by_learning_rate, trace
     >>> transform = named_chain(("momentum", trace(0.9)), ("rate", scale_by_learning_rate(0.1)))
     >>> transform.init({"w": mx.array(0.0)})["rate"].learning_rate
     array(0.1, dtype=float32)

@@ -1,4 +1,4 @@
-"""What people hand over in the place of a transform, and what to hand over instead."""
+"""Objects of other libraries passed where a transform is expected, and what to pass instead."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ _MLX = {
 
 
 def meant_instead(value: Any) -> str | None:
-    """Say what is wrong with an object of another library, or a function that was not called; else `None`.
+    """Return the error text for an object of another library or an uncalled factory; otherwise `None`.
 
-    Objects of MLX's and optax's have an `init` and an `update` too, but not those of a transform.
+    Optimizers of MLX and optax have an `init` and an `update` too, with other arguments than a transform's.
     """
     kind = value if isinstance(value, type) else type(value)
     library = (kind.__module__ or "").partition(".")[0]

@@ -1,16 +1,15 @@
-"""Transforms that look at one update and its parameter at a time and keep no state."""
+"""Stateless transforms that compute each update from itself and its parameter alone."""
 
 from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, sums, tree
-from purestep._core.types import Params, Updates
-from purestep._transforms.core.base import GradientTransform, without_state
+from purestep._core import scalars, sums, tree
+from purestep._transforms.core.base import GradientTransform, required, without_state
 
 
 def leafwise(caller: str, fn: Callable[[mx.array, mx.array], mx.array]) -> GradientTransform:
-    """Make a transform of `fn(update, param) -> update`; `caller` is the public name that errors give.
+    """Make a transform from `fn(update, param) -> update`; `caller` is the public name for errors.
 
     Raises:
         ValueError: at update, if params is not given, or if structures or shapes differ, with the path.
@@ -20,13 +19,6 @@ def leafwise(caller: str, fn: Callable[[mx.array, mx.array], mx.array]) -> Gradi
     {'w': array(3, dtype=float32)}
     """
     return without_state(caller, lambda updates, params: tree.map(fn, updates, required(caller, params)))
-
-
-def required(caller: str, params: Params | None) -> Updates:
-    """Return the params, or refuse their absence."""
-    if params is None:
-        raise checks.error(caller, "params is needed: call update(updates, state, params)")
-    return params
 
 
 def block_norm(array: mx.array) -> mx.array:

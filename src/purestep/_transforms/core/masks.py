@@ -1,4 +1,4 @@
-"""Masks: which leaves of a tree are chosen, as a tree, a function or patterns of paths."""
+"""Masks: the choice of some leaves of a tree, given as a tree, a function or patterns of paths."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -11,10 +11,37 @@ from purestep._core.tree.patterns import compile_pattern, shown_paths
 from purestep._core.types import Params, Tree
 
 Mask: TypeAlias = Tree | Callable[[Params], Tree] | Callable[[str, mx.array], bool]
+"""A tree of Python booleans, a function `params -> such a tree`, or a function `(path, leaf) -> bool`."""
+
+
+def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
+    """Return the mask function that selects the parameters whose path matches one of the patterns.
+
+    Args:
+        patterns: matched against whole paths such as `layers.0.weight`; case matters. `*` matches any
+            text, dots included, and `?` one character. Everything else matches itself, brackets too.
+        required: refuse a pattern that matches no parameter, since it is probably misspelt.
+
+    >>> by_path("*.bias", "norm.*")({"fc": {"weight": 1, "bias": 2}, "norm": {"scale": 3}})
+    {'fc': {'weight': False, 'bias': True}, 'norm': {'scale': True}}
+    """
+    if not patterns:
+        raise checks.error("by_path", "patterns must hold at least one pattern, got none")
+    compiled = [compile_pattern("by_path", pattern) for pattern in patterns]
+
+    def mask(params: Params) -> Tree:
+        if required:
+            paths = tree.paths(params)
+            for text, pattern in zip(patterns, compiled, strict=True):
+                if not any(pattern.fullmatch(path) for path in paths):
+                    raise checks.error("by_path", f"pattern {text!r} matches none of {shown_paths(paths)}")
+        return tree.map_with_path(lambda path, _: any(p.fullmatch(path) for p in compiled), params)
+
+    return mask
 
 
 def resolve_mask(caller: str, mask: Any, params: Params) -> Tree:
-    """Return a mask, in whichever form, as a tree of Python booleans built like the parameters."""
+    """Return a mask of any form as a tree of Python booleans with the structure of the parameters."""
     if callable(mask):
         values = tree.map_with_path(mask, params) if _takes_two(mask) else mask(params)
     else:
@@ -28,7 +55,15 @@ def resolve_mask(caller: str, mask: Any, params: Params) -> Tree:
 
 
 def spread(caller: str, name: str, values: Tree, params: Params, check: Callable[[str, Any], None]) -> Tree:
-    """Return a tree built like `params` of the leaves of `values`, each for all the parameters below it."""
+    """Return a tree with the structure of `params`, where each leaf of `values` fills its whole subtree.
+
+    Args:
+        caller: the public name for errors.
+        name: what errors call `values`.
+        values: a tree whose leaves stand for single parameters or for subtrees of them.
+        params: a tree of arrays.
+        check: `check(path, value)`, called for each leaf of `values`; raises if the value is not allowed.
+    """
     return tree.unflatten(params, list(_spread(caller, name, values, params, check, "")))
 
 
@@ -38,7 +73,7 @@ def _spread(
     """Yield the value for each leaf of the parameters."""
     below, inside = tree.children(node), tree.children(value)
     if below is not None and not below and inside is not None and not inside:
-        return  # None, or an empty container: nothing to say a value for
+        return  # None or an empty container: it has no leaves
     if inside is None:
         check(path or "the tree", value)
         yield from [value] * len(tree.leaves(node))
@@ -55,17 +90,17 @@ def _spread(
 
 
 def select(chosen: Tree, values: Tree) -> Tree:
-    """Return the tree with `()` for the leaves that are not chosen.
+    """Return the tree with `()` in place of the leaves that are not chosen.
 
-    Not `None`, which `mx.vmap` and `mx.grad` refuse: a state built like this can be vmapped.
+    `mx.vmap` and `mx.grad` accept `()` and refuse `None`, so a state of this structure can be vmapped.
     """
     return tree.map(lambda value, yes: value if yes else (), values, chosen)
 
 
 def select_extra(chosen: Tree, extra: dict[str, Any]) -> dict[str, Any]:
-    """Return extra arguments with those that are built like the updates selected as these are."""
-    # A selected tree is always a new object, so `updates is gradients` is false below a mask and no
-    # transform there takes the norm of all gradients for that of its own.
+    """Return the extra arguments, with `select` applied to those that have the structure of the updates."""
+    # A selected tree is a new object, so `updates is gradients` is false below a mask: a transform there
+    # does not use the norm of all gradients as the norm of its own.
     if tree.children(chosen) is None:
         return extra
     return {
@@ -75,13 +110,13 @@ def select_extra(chosen: Tree, extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def same_structure(first: Tree, second: Tree) -> bool:
-    """Tell whether two trees have the same containers, whatever their leaves."""
+    """Tell whether two trees have the same containers; their leaves may differ."""
     zero = mx.array(0)
     return tree.alike(tree.map(lambda _: zero, first), tree.map(lambda _: zero, second))
 
 
 def merge(caller: str, chosen: Tree, some: Tree, others: Tree) -> Tree:
-    """Return the chosen leaves of `some`, which holds no more, and the others of `others`."""
+    """Return the chosen leaves from `some` and the other leaves from `others`."""
     found = dict(tree.items(some))
 
     def pick(path: str, other: Any, yes: bool) -> Any:
@@ -109,29 +144,3 @@ def _shown(node: Any) -> str:
         return "None"
     keys = ", ".join(segment for segment, _ in below[:6]) + (", ..." if len(below) > 6 else "")
     return f"a {type(node).__name__} of ({keys})"
-
-
-def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
-    """Return the mask function that selects the parameters whose path matches one of the patterns.
-
-    Args:
-        patterns: matched against whole paths such as `layers.0.weight`, case and all. `*` stands for any
-            characters, dots included, `?` for one; everything else, brackets too, for itself.
-        required: refuse, by name, a pattern that matches no parameter: most often it is misspelt.
-
-    >>> by_path("*.bias", "norm.*")({"fc": {"weight": 1, "bias": 2}, "norm": {"scale": 3}})
-    {'fc': {'weight': False, 'bias': True}, 'norm': {'scale': True}}
-    """
-    if not patterns:
-        raise checks.error("by_path", "patterns must hold at least one pattern, got none")
-    compiled = [compile_pattern("by_path", pattern) for pattern in patterns]
-
-    def mask(params: Params) -> Tree:
-        if required:
-            paths = tree.paths(params)
-            for text, pattern in zip(patterns, compiled, strict=True):
-                if not any(pattern.fullmatch(path) for path in paths):
-                    raise checks.error("by_path", f"pattern {text!r} matches none of {shown_paths(paths)}")
-        return tree.map_with_path(lambda path, _: any(p.fullmatch(path) for p in compiled), params)
-
-    return mask

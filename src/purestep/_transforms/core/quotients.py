@@ -1,15 +1,15 @@
-"""Quotients that have a value where both of their sides are zero."""
+"""Quotients that are defined where numerator and denominator are both zero."""
 
 import mlx.core as mx
 
 
 def nonzero(numerator: mx.array, denominator: mx.array, eps: float | mx.array) -> mx.array:
-    """Return a denominator that is 1 where it and the numerator are 0, so that their quotient is 0, not NaN.
+    """Return the denominator, with 1 where both it and the numerator are 0: 0 / 0 becomes 0, not NaN.
 
     Args:
-        numerator: what will be divided.
-        denominator: of a shape that broadcasts with it; it holds `eps` already.
-        eps: where this is a number above 0 the denominator is never 0, and comes back with no operation.
+        numerator: the numerator of the quotient.
+        denominator: of a shape that broadcasts with the numerator; `eps` has been added already.
+        eps: a number above 0 means that the denominator is never 0; it is then returned with no operation.
 
     >>> zeros = mx.array([0.0, 3.0])
     >>> zeros / nonzero(zeros, mx.abs(zeros), eps=0.0)
@@ -21,13 +21,13 @@ def nonzero(numerator: mx.array, denominator: mx.array, eps: float | mx.array) -
 
 
 def factor_within(bound: float | mx.array, norm: mx.array) -> mx.array:
-    """Return the factor that takes a norm to within its bound: 1 within it, NaN if it is not finite.
+    """Return the factor that reduces a norm to its bound: 1 within the bound, NaN if the norm is not finite.
 
-    A bound of 0 makes everything 0, a norm of 0 too.
+    With a bound of 0 the factor is 0, except 1 for a norm of 0.
 
     >>> factor_within(2.0, mx.array([0.0, 1.0, 4.0])), factor_within(0.0, mx.array([0.0, 1.0]))
     (array([1, 1, 0.5], dtype=float32), array([1, 0], dtype=float32))
     """
     beyond = norm > bound
-    # 0 * norm is 0 for every finite norm and NaN for an infinite one, whose quotient alone would be 0.
+    # 0 * norm is 0 for a finite norm and NaN for an infinite one. The quotient alone would give 0 for that.
     return mx.where(beyond, bound / mx.where(beyond, norm, 1.0), 1.0) + 0 * norm

@@ -1,4 +1,4 @@
-"""Ask a schedule for its value, and say what is wrong when it has none."""
+"""Evaluation of schedules, with errors that name the argument."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,15 @@ def value_at(caller: str, name: str, schedule: Callable[[mx.array], Any], count:
     """Return the value of a schedule at a count, 0-d float32.
 
     Args:
-        caller: the public name that errors give.
+        caller: the public name for errors.
         name: the argument that is a schedule.
-        schedule: `count -> value`, to a number or a 0-d array.
+        schedule: `count -> value`, which returns a number or a 0-d array.
         count: 0-d int32.
 
     Raises:
-        TypeError, ValueError: for a schedule that reads its count in Python while it is traced, or whose
-            value is not a number or a 0-d array.
+        TypeError: if the value is not a number or a 0-d array.
+        ValueError: if the value is not finite or not 0-d, or if the schedule reads its count in Python
+            while it is traced.
 
     >>> value_at("sgd", "learning_rate", lambda count: 0.1 / (count + 1), mx.array(1))
     array(0.05, dtype=float32)
@@ -29,7 +30,7 @@ def value_at(caller: str, name: str, schedule: Callable[[mx.array], Any], count:
 
 
 def called(caller: str, name: str, fn: Callable[..., Any], count: mx.array, **extra: Any) -> Any:
-    """Return what a function of a count returns; of one that reads the count, say what to write instead."""
+    """Return `fn(count, **extra)`; if it reads the count in Python, the error shows what to write instead."""
     try:
         return fn(count, **extra)
     except (ValueError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""Parameters to evaluate with, found in the optimizer's state.
+"""The parameters to evaluate with, such as averages, which transforms keep in the optimizer state.
 
-A state that knows better parameters for evaluation than those that are trained has a method
-`eval_params(params) -> params`, and `eval_params(opt_state, params)` finds it, however deep.
+A state that keeps them has a method `eval_params(params) -> params`. The function of the same name finds
+that method at any depth of an optimizer state.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,18 +14,19 @@ from purestep._core.types import Params, Tree
 
 
 def eval_params(opt_state: Tree, params: Params | None = None) -> Params:
-    """Return the parameters to evaluate with: averages where a transform keeps them, else as they are.
+    """Return the parameters to evaluate with: averages where a transform keeps them, else the trained ones.
+
+    If two averaging transforms are nested, the outer one's average is returned.
 
     Args:
-        opt_state: an optimizer state, or a whole `TrainState`, which brings its parameters along.
-        params: the trained parameters.
+        opt_state: an optimizer state; or a whole `TrainState`, which holds the parameters too.
+        params: the trained parameters; required with an optimizer state.
 
     Raises:
-        ValueError: if two states side by side have an average of the same parameter, with its path. Of
-            two that wrap one another the outer one counts.
+        ValueError: if params is missing; or if two transforms that are not nested average the same
+            parameter, with its path.
 
-    >>> from purestep.transforms import averaged
-    >>> from purestep.transforms import scale
+    >>> from purestep.transforms import averaged, scale
     >>> params = {"w": mx.array(1.0)}
     >>> eval_params(scale(0.5).init(params), params) is params
     True
@@ -35,7 +36,7 @@ def eval_params(opt_state: Tree, params: Params | None = None) -> Params:
     caller = "eval_params"
     if params is None:
         if not (tree.is_namedtuple(opt_state) and {"opt_state", "params"} <= set(opt_state._fields)):
-            raise checks.error(caller, "params is needed beside an optimizer state")
+            raise checks.error(caller, "params is needed with an optimizer state")
         opt_state, params = opt_state.opt_state, opt_state.params
     result, taken = params, set()
     for state in _averaging(opt_state):
@@ -51,7 +52,7 @@ def eval_params(opt_state: Tree, params: Params | None = None) -> Params:
 
 
 def _averaging(node: Any) -> Iterator[Any]:
-    """Yield the outermost states that keep parameters of their own."""
+    """Yield the outermost states that have a method `eval_params`."""
     if hasattr(node, "eval_params"):
         yield node
         return
@@ -62,8 +63,8 @@ def _averaging(node: Any) -> Iterator[Any]:
 def where_held(fn: Callable[[mx.array, mx.array], mx.array], held: Tree, params: Params) -> Params:
     """Return `fn(held, param)` where a tree holds a leaf, and the parameter itself where it holds none.
 
-    What `eval_params` methods are made of: below `masked` and `partition` a state holds `()` for the
-    parameters that are not its own.
+    Methods `eval_params` use it: inside `masked` and `partition` a state holds `()` for the parameters
+    that are not selected.
     """
     found = dict(tree.items(held))
 
@@ -71,13 +72,6 @@ def where_held(fn: Callable[[mx.array, mx.array], mx.array], held: Tree, params:
         return fn(found[path], param) if path in found else param
 
     return tree.map_with_path(pick, params)
-
-
-def needed(caller: str, params: Params | None) -> Params:
-    """Refuse an update without parameters."""
-    if params is None:
-        raise checks.error(caller, "params is needed: call update(updates, state, params)")
-    return params
 
 
 def _changed(before: Params, after: Params) -> set[str]:

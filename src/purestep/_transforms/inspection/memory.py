@@ -1,4 +1,4 @@
-"""What a transform's state takes, before anything is allocated."""
+"""The memory of a transform's state, computed before anything is allocated."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,13 +16,13 @@ def state_memory(transform: GradientTransform, params: Params) -> dict[str, floa
     Only shapes and dtypes are read: nothing is computed or allocated.
 
     Args:
-        transform: whose `init` makes the state.
+        transform: the transform whose `init` makes the state.
         params: a tree of at least one element.
 
     Returns:
-        A dict from each field's path in the state, in the state's order, to its bytes over the number of
-        elements of params; the sum of its values is the whole. A field that holds states is given by
-        its own fields.
+        A dict from each field's path in the state, in the state's order, to its bytes divided by the
+        number of elements of params. The values sum to the whole state. A field that holds other states
+        is listed by the fields of those.
 
     Raises:
         ValueError: if params holds no elements.
@@ -44,7 +44,7 @@ def state_memory(transform: GradientTransform, params: Params) -> dict[str, floa
 
 
 def _states(path: str, node: Any, params: Params) -> Iterator[tuple[str, list[mx.array]]]:
-    """Yield the leaves of every field that is not made of states."""
+    """Yield the path and the leaves of every field that holds no states."""
     if not _holds_states(node, params):
         yield path, tree.leaves(node)
         return
@@ -53,7 +53,7 @@ def _states(path: str, node: Any, params: Params) -> Iterator[tuple[str, list[mx
 
 
 def _holds_states(node: Any, params: Params) -> bool:
-    """Tell whether NamedTuples of the state lie in here, not those of which params are made."""
+    """Tell whether a node holds states: NamedTuples that are not containers of the parameters."""
     if tree.is_namedtuple(node):
         return _containers(node) != _containers(params)
     if not isinstance(node, (tuple, list, dict)) or _containers(node) == _containers(params):
@@ -61,5 +61,5 @@ def _holds_states(node: Any, params: Params) -> bool:
     return any(_holds_states(child, params) for _, child in tree.children(node) or [])
 
 
-def _containers(node: Tree) -> list[Any]:
+def _containers(node: Tree) -> tree.Spec:
     return tree.spec(tree.map(lambda _: mx.array(0), node))

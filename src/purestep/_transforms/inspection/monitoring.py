@@ -1,4 +1,4 @@
-"""Measure updates on their way, and leave what was found in the state."""
+"""Measurements of the updates inside a chain, kept in the state."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,19 +12,19 @@ class SnapshotState(NamedTuple):
     """State of `snapshot`.
 
     Attributes:
-        measurement: a dict of one name, to what was measured of the last updates.
+        measurement: a dict from the one name to the measurement of the last updates.
     """
 
     measurement: dict[str, Tree]
 
 
 def snapshot(measure_name: str, measure: Callable[[Updates], Tree]) -> GradientTransform:
-    """Keep a measurement of the updates that pass, which stay as they are.
+    """Keep a measurement of the updates in the state; the updates are unchanged.
 
     Args:
-        measure_name: what it is called in the state.
-        measure: from updates to an array or a tree of arrays, whose shapes and dtypes depend on those of
-            the updates alone. Before the first update the state holds its value for zero updates.
+        measure_name: the name of the measurement in the state.
+        measure: a function from updates to an array or a tree of arrays, whose shapes and dtypes depend
+            only on those of the updates. Before the first update the state holds its value for zeros.
 
     >>> import mlx.core as mx
     >>> transform = snapshot("norm", tree.norm)
@@ -49,7 +49,7 @@ class MonitorState(NamedTuple):
     """State of `monitor`.
 
     Attributes:
-        measurements: a dict from name to what was measured of the last updates.
+        measurements: a dict from name to the measurement of the last updates.
         measure_states: a dict from name to the state of the measure; `()` for a plain function.
     """
 
@@ -58,14 +58,18 @@ class MonitorState(NamedTuple):
 
 
 def monitor(measures: Mapping[str, GradientTransform | Callable[[Updates], Tree]]) -> GradientTransform:
-    """Keep several measurements of the updates that pass, which stay as they are.
+    """Keep several measurements of the updates in the state; the updates are unchanged.
 
-    Difference from optax: the state is built alike before and after the first update (there it begins
-    without measurements), and `measure_states` is a dict.
+    Differences from optax:
+
+    1. The state has the same structure before and after the first update. optax's begins without
+       measurements.
+    2. `measure_states` is a dict.
 
     Args:
-        measures: from name to a function of the updates, as in `snapshot`; or to a transform, whose output
-            is the measurement and need not be built like the updates: so a measure has a memory.
+        measures: a dict from name to a function of the updates, as in `snapshot`. A transform in place of
+            the function makes a measure with its own state; its output is the measurement and may have
+            any structure.
 
     >>> import mlx.core as mx
     >>> transform = monitor({"norm": tree.norm, "count": lambda updates: mx.array(tree.size(updates))})

@@ -1,21 +1,21 @@
-"""Updates relative to the size of their parameters, one array at a time."""
+"""Updates scaled by the size of their parameters, one array at a time."""
 
 import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Params, ScalarOrSchedule, Updates
-from purestep._transforms.core.base import GradientTransform, checked, taking_extra
-from purestep._transforms.core.leafwise import block_norm, block_rms, leafwise, required
+from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
+from purestep._transforms.core.leafwise import block_norm, block_rms, leafwise
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
 
 
 def scale_by_param_block_norm(min_scale: float | mx.array = 1e-3) -> GradientTransform:
-    """Multiply each array of updates by the norm of its parameters, or by `min_scale` if that is more.
+    """Multiply each array of updates by the norm of its parameters, or by `min_scale` if that is larger.
 
     Norms are float32, and so are the updates.
 
     Args:
-        min_scale: at least 0; above 0 lets parameters at zero move.
+        min_scale: at least 0. A value above 0 lets parameters that are zero change.
 
     Raises:
         ValueError: at update, if params is not given, or if shapes differ, with the path.
@@ -32,15 +32,9 @@ def scale_by_param_block_norm(min_scale: float | mx.array = 1e-3) -> GradientTra
 
 
 def scale_by_param_block_rms(min_scale: float | mx.array = 1e-3) -> GradientTransform:
-    """Multiply each array of updates by the root mean square of its parameters, at least `min_scale`.
+    """Multiply each array of updates by the root mean square of its parameters, or by a larger `min_scale`.
 
-    Means are float32, and so are the updates.
-
-    Args:
-        min_scale: at least 0; above 0 lets parameters at zero move.
-
-    Raises:
-        ValueError: at update, if params is not given, or if shapes differ, with the path.
+    Arguments, dtypes and errors are those of `scale_by_param_block_norm`.
 
     Reference: Shazeer and Stern, Adafactor, arXiv:1804.04235, section 8.
 
@@ -54,13 +48,14 @@ def scale_by_param_block_rms(min_scale: float | mx.array = 1e-3) -> GradientTran
 
 
 def step_on_sphere(learning_rate: ScalarOrSchedule) -> GradientTransform:
-    """Step by the learning rate and shrink: what keeps norms where relative steps would let them grow.
+    """Step by the learning rate, then shrink, so that relative steps do not increase the norm.
 
-    With `r` the rate, a parameter goes to `(param - r * u) / sqrt(1 + r ** 2)`: for an update `u` as long
-    as the parameter and at right angles to it, a step that keeps the norm.
+    With the rate `r`, a parameter becomes `(param - r * u) / sqrt(1 + r ** 2)`. Its norm is unchanged if
+    the update `u` has the same norm and is orthogonal to it.
 
     Args:
-        learning_rate: as in `scale_by_learning_rate`, whose state this has: the rate is read and set there.
+        learning_rate: as in `scale_by_learning_rate`. The state is the same, so the rate is read and set
+            in the same way.
 
     Raises:
         ValueError: at update, if params is not given.

@@ -1,4 +1,4 @@
-"""Bound the size of updates."""
+"""Gradient clipping and other bounds on updates."""
 
 import mlx.core as mx
 
@@ -12,9 +12,9 @@ from purestep._transforms.core.quotients import factor_within
 def clip_by_global_norm(max_norm: float) -> GradientTransform:
     """Scale all updates down together so that their joint Euclidean norm is at most `max_norm`.
 
-    `u * max_norm / max(norm, max_norm)`, the norm summed in float32 whatever the leaves' dtypes. There
-    is no epsilon: updates within the bound pass unchanged, to the bit. A norm that is not finite, from
-    one infinite element or from squares beyond float32, makes every update NaN, so that it shows.
+    `u * max_norm / max(norm, max_norm)`, with the norm summed in float32 for all dtypes. There is no
+    epsilon: updates within the bound are unchanged bit for bit. If the norm is not finite, because of one
+    infinite element or a square beyond float32's range, every update becomes NaN, so the fault is visible.
 
     Args:
         max_norm: greater than 0.
@@ -36,7 +36,7 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
         grad_norm: mx.array | None = None,
     ) -> tuple[Updates, tuple[()]]:
         if grad_norm is not None and updates is gradients:
-            norm = grad_norm  # train_step has measured these very arrays
+            norm = grad_norm  # the updates are the gradients whose norm `train_step` has computed
         else:
             norm = tree.norm(updates)
         factor = factor_within(max_norm, norm)
@@ -66,8 +66,12 @@ def clip(max_delta: float | mx.array) -> GradientTransform:
 def clip_by_block_rms(threshold: float | mx.array) -> GradientTransform:
     """Scale each array of updates down so that its root mean square is at most `threshold`.
 
-    `u * threshold / max(rms(u), threshold)`, the mean taken in float32. An array within the bound passes
-    unchanged; one whose root mean square is not finite becomes NaN, so that it shows (optax: some zeros).
+    `u * threshold / max(rms(u), threshold)`, with the mean taken in float32. An array within the bound is
+    unchanged. An array whose root mean square is not finite becomes NaN, so the fault is visible.
+
+    Differences from optax:
+
+    1. There, an array with an infinite element becomes zeros and NaN.
 
     Args:
         threshold: greater than 0.
@@ -90,25 +94,25 @@ def adaptive_grad_clip(
 ) -> GradientTransform:
     """Scale the gradient of each unit down to at most `clipping` times the norm of the unit's weights.
 
-    With `G` and `W` the gradient and the weights of one output unit, `G` becomes
+    Let `G` and `W` be the gradient and the weights of one output unit. `G` becomes
     `G * min(clipping * max(|W|, eps) / |G|, 1)`.
 
     Differences from optax:
 
-    1. Weights are [out, in] (a convolution's [out, ..., in]): a unit is one index of the first axis, and
-       its norm goes over all the others. An array with at most one axis longer than 1 is one unit.
-    2. Arrays of any number of axes are taken, each but the first summed over; optax sums 3-D ones over
-       their first axis alone.
-    3. A gradient within the bound passes unchanged, one whose norm is not finite becomes NaN, and there
-       is no second epsilon under the fraction: optax's is felt when `clipping * eps` is below 1e-6.
+    1. Weights are [out, in], and [out, ..., in] for a convolution. A unit is one index of the first axis,
+       and its norm is taken over all other axes. An array with at most one axis longer than 1 is one unit.
+    2. Arrays may have any number of axes. optax takes the norms of 3-D arrays over their first axis.
+    3. A gradient within the bound is unchanged, and one whose norm is not finite becomes NaN.
+    4. There is no second epsilon in the denominator. optax's has an effect if `clipping * eps` is below 1e-6.
 
     Args:
         clipping: greater than 0.
-        eps: greater than 0, the least norm that weights are taken to have: those at zero could not move.
-        axis: the axes that a norm goes over, the same in every array.
+        eps: greater than 0, a lower bound on the weights' norm. Without it, weights that are zero could
+            not change.
+        axis: the axes over which norms are taken, the same for every array; by default those of a unit.
 
     Raises:
-        ValueError: at update, if params is not given, or an array has no such axis.
+        ValueError: at update, if params is not given, or if an array has no such axis.
 
     Reference: Brock et al., High-performance large-scale image recognition without normalization,
     arXiv:2102.06171.
@@ -142,9 +146,9 @@ def adaptive_grad_clip(
 
 
 def keep_params_nonnegative() -> GradientTransform:
-    """Replace each update that would make a parameter negative by the one that makes it 0.
+    """Replace each update that would make a parameter negative by the update that makes it 0.
 
-    The last of a chain: what comes after it must not enlarge an update.
+    Place it last in a chain: a later transform must not increase an update.
 
     Raises:
         ValueError: at update, if params is not given.
@@ -155,7 +159,7 @@ def keep_params_nonnegative() -> GradientTransform:
     """
 
     def bounded(update: mx.array, param: mx.array) -> mx.array:
-        # In the wider of both dtypes: minus the parameter, rounded, could lead below zero.
+        # The sum has the wider of both dtypes: rounding `-param` could lead below zero.
         return mx.where(param + update < 0, -param, update)
 
     return leafwise("keep_params_nonnegative", bounded)

@@ -1,4 +1,4 @@
-"""Running sums of gradients."""
+"""Momentum: a decayed sum of gradients."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class TraceState(NamedTuple):
     """State of `trace`.
 
     Attributes:
-        trace: like params, the decayed sum of gradients; float32 unless `accumulator_dtype` says otherwise.
+        trace: like params, the decayed sum of gradients; float32, or `accumulator_dtype` if given.
     """
 
     trace: Tree
@@ -25,12 +25,12 @@ def trace(
     """Replace gradients by their decayed sum: momentum.
 
         trace = decay * trace + g
-        update = trace, or g + decay * trace with nesterov
+        update = g + decay * trace  if nesterov, else trace
 
     Args:
-        decay: in [0, 1]; 1 sums all gradients.
+        decay: in [0, 1]; with 1 the sum is not decayed.
         nesterov: look ahead by one step of momentum.
-        accumulator_dtype: the dtype in which the sum is stored, float32 by default.
+        accumulator_dtype: the dtype of the stored sum, float32 by default.
 
     Reference: Sutskever et al., On the importance of initialization and momentum in deep learning, 2013.
 

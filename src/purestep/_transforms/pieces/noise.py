@@ -1,4 +1,4 @@
-"""Noise on gradients, drawn from a key that the state carries."""
+"""Gradient noise, drawn from a key in the state."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ class AddNoiseState(NamedTuple):
 
     Attributes:
         count: 0-d int32, updates made.
-        rng_key: uint32 [2], the key of the noise to come.
+        rng_key: uint32 [2], the key of the next update's noise.
     """
 
     count: mx.array
@@ -24,15 +24,17 @@ class AddNoiseState(NamedTuple):
 def add_noise(
     eta: float | mx.array, gamma: float | mx.array, key: mx.array | int | None = None
 ) -> GradientTransform:
-    """Add normal noise to gradients, of variance `eta / t ** gamma` at update `t`, counted from 1.
+    """Add normal noise of variance `eta / t ** gamma` to the gradients at update `t`, counted from 1.
 
-    Differences from optax: `key` must be given (optax warns and takes 0), and each array's noise depends
-    on its path, not on where it stands among the others.
+    Differences from optax:
+
+    1. `key` must be given. optax warns and uses 0.
+    2. Each array's noise depends on its path, not on its position among the other arrays.
 
     Args:
         eta: the variance of the first update's noise, at least 0.
-        gamma: how fast the variance falls, at least 0.
-        key: uint32 [2], from `mx.random.key`, or the integer to make one of. The state carries it on.
+        gamma: how fast the variance decays, at least 0.
+        key: uint32 [2], from `mx.random.key`; or an integer seed. It is stored in the state.
 
     Reference: Neelakantan et al., arXiv:1511.06807.
 
@@ -65,7 +67,7 @@ def add_noise(
 
 
 def as_key(caller: str, key: Any) -> mx.array:
-    """Return a PRNG key given as one or as an integer; refuse anything else, `None` too."""
+    """Return a PRNG key or the key of an integer seed; refuse any other value, `None` too."""
     if not isinstance(key, mx.array):
         return rng.from_seed(caller, "key", key)
     rng.check_key(caller, key)
@@ -73,6 +75,6 @@ def as_key(caller: str, key: Any) -> mx.array:
 
 
 def leaf_keys(key: mx.array, values: Tree) -> dict[str, mx.array]:
-    """Return a key for each leaf, by path: the same whatever the order in which dicts hold them."""
+    """Return a key for each leaf, by path; the order of keys in a dict has no effect."""
     ordered = sorted(tree.paths(values))
     return dict(zip(ordered, mx.random.split(key, len(ordered)), strict=True)) if ordered else {}

@@ -9,10 +9,14 @@ from purestep._transforms.core.quotients import nonzero
 
 
 def centralize() -> GradientTransform:
-    """Subtract from the gradient of each output unit its mean; vectors and 0-d arrays stay.
+    """Subtract its mean from the gradient of each output unit; vectors and 0-d arrays are unchanged.
 
-    The mean goes over all axes but the first: with [out, in] weights, over what a unit takes in, as the
-    paper has it. (optax's goes over the same axes, which are the outputs of its [in, out] weights.)
+    The mean is taken over all axes but the first: with [out, in] weights these are a unit's inputs, as in
+    the paper.
+
+    Differences from optax:
+
+    1. The axes are the same, but optax's weights are [in, out], so its means are taken over the outputs.
 
     Reference: Yong et al., Gradient centralization, arXiv:2004.01461.
 
@@ -33,11 +37,15 @@ def centralize() -> GradientTransform:
 def normalize_by_update_norm(
     scale_factor: float | mx.array = 1.0, eps: float | mx.array = 1e-6
 ) -> GradientTransform:
-    """Divide all updates by their joint norm: `scale_factor * u / (norm + eps)`, the norm in float32.
+    """Divide all updates by their joint norm: `scale_factor * u / (norm + eps)`, with the norm in float32.
+
+    Differences from optax:
+
+    1. With an `eps` of 0, updates of norm 0 are unchanged. optax returns NaN.
 
     Args:
-        scale_factor: the norm that comes out; at least 0.
-        eps: at least 0; updates of norm 0 stay 0 also without it (optax: NaN).
+        scale_factor: the norm of the result; at least 0.
+        eps: at least 0.
 
     >>> updates = {"a": mx.array(3.0), "b": mx.array(4.0)}
     >>> normalize_by_update_norm(eps=0.0).update(updates, ())[0]

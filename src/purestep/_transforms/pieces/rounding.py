@@ -1,9 +1,9 @@
-"""Training parameters of half precision: updates smaller than a rounding step must not vanish.
+"""Training of half-precision parameters without losing updates smaller than a rounding step.
 
-A bfloat16 number has 8 significant bits: near 1 the next one is 1/128 away, so that an update of 1e-4,
-added and rounded to the nearest, is lost, however often it comes. Two remedies. `master_weights` keeps
-the parameters in float32 in the state, which costs 4 bytes each; `round_stochastically` rounds up or
-down at random, so that the sum is right on average, and costs nothing.
+A bfloat16 number has 8 significant bits: near 1 the next number is 1/128 away. An update of 1e-4 is lost
+when the sum is rounded to the nearest number, and so is every further one. There are two remedies.
+`master_weights` keeps float32 copies of the parameters in the state, 4 bytes each. `round_stochastically`
+rounds up or down at random, so that the sum is right on average, and needs no memory.
 """
 
 from typing import Any, NamedTuple
@@ -12,8 +12,13 @@ import mlx.core as mx
 
 from purestep._core import tree
 from purestep._core.types import Params, Tree, Updates
-from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
-from purestep._transforms.core.leafwise import required
+from purestep._transforms.core.base import (
+    GradientTransform,
+    check_transform,
+    checked,
+    required,
+    taking_extra,
+)
 from purestep._transforms.pieces.noise import as_key, leaf_keys
 
 
@@ -21,24 +26,24 @@ class RoundStochasticallyState(NamedTuple):
     """State of `round_stochastically`.
 
     Attributes:
-        rng_key: uint32 [2], the key of the draws to come.
+        rng_key: uint32 [2], the key of the next update's draws.
     """
 
     rng_key: mx.array
 
 
 def round_stochastically(key: mx.array | int) -> GradientTransform:
-    """Round what `apply_updates` will store in bfloat16 or float16 up or down at random, exact on average.
+    """Round bfloat16 and float16 parameters up or down at random when updates are added; exact on average.
 
-    Between two neighbours `a < x < b` of the parameter's dtype, `x = param + update` goes to `b` with
-    probability `(x - a) / (b - a)`. The updates are changed into float32 ones that lead to a number of
-    that dtype, so that the rounding in `apply_updates` changes nothing. Parameters of float32, and sums
-    that are not finite, are left alone.
+    Let `a < x < b`, where `x = param + update`, and `a` and `b` are neighbours in the parameter's dtype.
+    Then `x` is rounded to `b` with probability `(x - a) / (b - a)`. The updates that are returned are
+    float32 and lead to a number of that dtype, so `apply_updates` does not round again. Updates of
+    float32 parameters, and sums that are not finite, are unchanged.
 
-    The last of a chain: what changes its updates afterwards undoes the rounding.
+    Place it last in a chain: a later transform would undo the rounding.
 
     Args:
-        key: uint32 [2], from `mx.random.key`, or the integer to make one of. The state carries it on.
+        key: uint32 [2], from `mx.random.key`; or an integer seed. It is stored in the state.
 
     Raises:
         ValueError: at update, if params is not given.
@@ -76,8 +81,7 @@ class MasterWeightsState(NamedTuple):
     """State of `master_weights`.
 
     Attributes:
-        params: like params, float32, what the parameters are rounded from; of shape [0] for parameters
-            that are float32 themselves.
+        params: like params, the float32 copies; of shape [0] for parameters that are float32 themselves.
         inner_state: the state of the wrapped transform.
     """
 
@@ -86,11 +90,11 @@ class MasterWeightsState(NamedTuple):
 
 
 def master_weights(inner: GradientTransform) -> GradientTransform:
-    """Let `inner` update float32 copies of half-precision parameters, which these then follow, rounded.
+    """Update float32 copies of half-precision parameters; the parameters are the copies, rounded.
 
-    `inner` sees the copies as its parameters, in `init` too. The updates lead each parameter to its copy
-    rounded to the nearest number of its dtype. A parameter changed by other means falls back to its copy
-    at the next update.
+    `inner` receives the copies as its parameters, in `init` too. The updates set each parameter to its
+    copy, rounded to the nearest number of the parameter's dtype. If a parameter is changed by other means,
+    the next update overwrites that change.
 
     Args:
         inner: a whole optimizer.
@@ -140,18 +144,18 @@ def master_weights(inner: GradientTransform) -> GradientTransform:
     return checked("master_weights", init, update)
 
 
-# Of the 24 significant bits of float32, those that are not in the dtype.
+# How many of the 24 significant bits of float32 the dtype does not have.
 _DROPPED_BITS = {mx.bfloat16: 16, mx.float16: 13}
 
 
 def _rounded(value: mx.array, dtype: mx.Dtype, key: mx.array) -> mx.array:
-    """Return float32 numbers rounded at random to a neighbour in `dtype`, in float32 still."""
+    """Return float32 numbers that are rounded at random to a neighbour in `dtype`."""
     step = 1 << _DROPPED_BITS[dtype]
     draw = mx.random.randint(0, step, value.shape, mx.uint32, key=key)
-    # Adding below the last bit that is kept carries into it as often as what is cut off is large.
+    # The random bits carry into the last bit that is kept with a probability equal to the fraction cut off.
     bits = (value.view(mx.uint32) + draw) & (0xFFFFFFFF - (step - 1))
     near = bits.view(mx.float32)
-    if dtype == mx.float16:  # below 2 ** -14 its numbers lie 2 ** -24 apart, whatever their size
+    if dtype == mx.float16:  # its numbers below 2 ** -14 have a constant spacing of 2 ** -24
         small = mx.floor(value * 2.0**24 + draw.astype(mx.float32) / step) * 2.0**-24
         near = mx.where(mx.abs(value) < 2.0**-14, small, near)
     return mx.where(mx.isfinite(value), near, value)

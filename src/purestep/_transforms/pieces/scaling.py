@@ -1,17 +1,18 @@
-"""Multiply updates: by a number, or by a learning rate that lives in the state."""
+"""Multiplication of updates by a number, by the learning rate in the state, or by a schedule."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
-from purestep._core.types import Params, ScalarOrSchedule, Schedule, Updates
+from purestep._core.types import Params, ScalarOrSchedule, Updates
 from purestep._transforms.core.base import GradientTransform, checked, without_state
 from purestep._transforms.core.scheduled import value_at
 
 
 def scale(step_size: float | mx.array) -> GradientTransform:
-    """Multiply every update by `step_size`; dtypes stay.
+    """Multiply every update by `step_size`; dtypes are unchanged.
 
     >>> scale(0.5).update({"w": mx.array(3.0)}, ())
     ({'w': array(1.5, dtype=float32)}, ())
@@ -27,7 +28,7 @@ class ScaleByLearningRateState(NamedTuple):
 
     Attributes:
         count: 0-d int32, updates made.
-        learning_rate: 0-d float32, the rate of the last update; before the first, of the coming one.
+        learning_rate: 0-d float32, the rate of the last update; before the first update, its rate.
     """
 
     count: mx.array
@@ -35,24 +36,24 @@ class ScaleByLearningRateState(NamedTuple):
 
 
 class ScheduledLearningRateState(ScaleByLearningRateState):
-    """State of `scale_by_learning_rate` under a schedule: the same fields, but the rate only shows.
+    """State of `scale_by_learning_rate` with a schedule: the same fields, with a rate that is read-only.
 
-    `set_hyperparameters` refuses to change it, since the schedule would overwrite it.
+    `set_hyperparameters` refuses to change the rate, since the schedule would overwrite it.
     """
 
     scheduled = True
 
 
 def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool = True) -> GradientTransform:
-    """Multiply by minus the learning rate: what turns a direction of ascent into the step to add.
+    """Multiply updates by minus the learning rate, so that adding them decreases the loss.
 
-    The rate lives in the state as an array. A constant one is read from there, so writing another
-    value into the state changes it with no retrace; a schedule is evaluated at the count of updates
-    made before this one, and what it gave is left in the state for the metrics.
+    The rate is an array in the state. A constant rate is read from there, so another value written into
+    the state takes effect with no retrace. A schedule is evaluated at the count of updates made before
+    this one, and its value is stored in the state for the metrics.
 
     Args:
         learning_rate: a finite number of at least 0, a 0-d array, or a schedule.
-        flip_sign: multiply by the rate itself when false.
+        flip_sign: multiply by minus the rate; otherwise by the rate itself.
 
     >>> transform = scale_by_learning_rate(0.1)
     >>> updates, state = transform.update({"w": mx.array(3.0)}, transform.init({"w": mx.array(0.0)}))
@@ -95,8 +96,8 @@ class ScaleByScheduleState(NamedTuple):
     count: mx.array
 
 
-def scale_by_schedule(step_size_fn: Schedule) -> GradientTransform:
-    """Multiply updates by a schedule of the number of updates made before; the sign and dtypes stay.
+def scale_by_schedule(step_size_fn: Callable[[mx.array], mx.array | float]) -> GradientTransform:
+    """Multiply updates by a schedule of the number of updates made before; signs and dtypes are unchanged.
 
     Args:
         step_size_fn: `count -> factor`.

@@ -1,25 +1,26 @@
-"""Weight decay, added to the updates: decoupled from the gradient's own scaling."""
+"""Weight decay that is added to the updates."""
 
 import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Params, Tree, Updates
-from purestep._transforms.core.base import GradientTransform, without_state
+from purestep._transforms.core.base import GradientTransform, required, without_state
 from purestep._transforms.core.masks import Mask, resolve_mask
 
 
 def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None = None) -> GradientTransform:
     """Add `weight_decay * param` to the updates of the selected parameters.
 
-    Placed after `scale_by_adam` and before `scale_by_learning_rate` it is AdamW's decoupled decay.
+    Between `scale_by_adam` and `scale_by_learning_rate` it is AdamW's decoupled weight decay.
 
     Args:
         weight_decay: at least 0.
-        mask: which parameters decay, as in `masked`: a tree of Python booleans built like the parameters,
-            a function from the parameters to one such as `matrices`, or of `(path, leaf)`. `None`: all.
+        mask: selects the parameters that decay, in any form that `masked` accepts, such as `matrices` or
+            `by_path("*.weight")`. `None` selects all.
 
     Raises:
-        ValueError: at update, if params is not given or the mask is built differently, with the path.
+        ValueError: at update, if params is not given; or if the mask's structure differs from the
+            parameters', with the path.
 
     Reference: Loshchilov and Hutter, arXiv:1711.05101.
 
@@ -31,8 +32,7 @@ def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None 
     weight_decay = checks.number("add_decayed_weights", "weight_decay", weight_decay, least=0)
 
     def decay(updates: Updates, params: Params | None) -> Updates:
-        if params is None:
-            raise checks.error("add_decayed_weights", "params is needed: call update(updates, state, params)")
+        params = required("add_decayed_weights", params)
         selected = resolve_mask("add_decayed_weights", True if mask is None else mask, params)
 
         def add(update: mx.array, param: mx.array, chosen: bool) -> mx.array:
@@ -45,7 +45,7 @@ def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None 
 
 
 def matrices(params: Params) -> Tree:
-    """Select the parameters of two or more axes: a mask that spares biases, norms and other vectors.
+    """Return a mask of the parameters with two or more axes; biases, norms and other vectors are excluded.
 
     >>> matrices({"weight": mx.zeros((2, 3)), "bias": mx.zeros(2)})
     {'weight': True, 'bias': False}

@@ -1,1 +1,1 @@
-"""Transforms that take a transform and return one."""
+"""Functions that take a transform and return a transform."""

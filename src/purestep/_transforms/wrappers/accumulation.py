@@ -1,4 +1,4 @@
-"""Gradients of several steps gathered into one update."""
+"""Gradient accumulation: the gradients of several steps in one update."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,16 +9,17 @@ from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, Tree, Updates
 from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
 from purestep._transforms.core.scheduled import called
+from purestep._transforms.wrappers.conditional import zero_unless
 
 
 class AccumulateState(NamedTuple):
     """State of `accumulate`.
 
     Attributes:
-        mini_step: 0-d int32 in [0, every), gradients gathered since the last update.
+        mini_step: 0-d int32 in [0, every), the number of gradients in the current window.
         count: 0-d int32, updates made.
-        gradients: like params, float32, their sum, each times its weight.
-        weight: 0-d float32, the sum of the weights.
+        gradients: like params, float32, the sum of gradient times weight over the window.
+        weight: 0-d float32, the sum of the weights over the window.
         inner: the state of the wrapped transform, which counts updates, not steps.
     """
 
@@ -30,22 +31,22 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate(
-    transform: GradientTransform, *, every: int | Callable[[mx.array], mx.array]
+    transform: GradientTransform, *, every: int | Callable[[mx.array], mx.array | int]
 ) -> GradientTransform:
-    """Let the wrapped transform see one gradient for every `every` steps: their mean.
+    """Apply the wrapped transform once for every `every` steps, to the mean of their gradients.
 
-    In between, the updates are zero and the inner state stays as it is. The mean is exact: each
-    step's gradient counts by the `weight` of its loss (a `Mean`'s, which `train_step` passes on), so
-    steps with different numbers of real tokens give the gradient of all their tokens together.
+    At the other steps the updates are zero and the inner state is unchanged. The mean is exact: each
+    gradient counts with the `weight` of its loss (that of a `Mean`, which `train_step` passes on). So steps
+    with different numbers of real tokens give the gradient of all their tokens together.
 
-    A window that the end of the data leaves partial is not lost: its mean is exact too, see `flush`.
+    `flush` applies a window that is still incomplete at the end of the data. Its mean is exact too.
 
-    Use it for a batch that spans steps; a batch that is merely too large for the memory is cut by
-    `train_step(..., microbatches=k)`, which updates at every step and keeps no gradients in the state.
+    Use `accumulate` for a batch that spans several steps. If a batch is only too large for the memory, use
+    `train_step(..., microbatches=k)`: it updates at every step and keeps no gradients in the state.
 
     Args:
-        transform: what receives the mean gradient.
-        every: at least 1; or a schedule of it, a function of the count of updates made so far.
+        transform: receives the mean gradient.
+        every: the steps in a window, at least 1; or a schedule of the count of updates made so far.
 
     >>> from purestep.transforms import scale
     >>> transform = accumulate(scale(-1.0), every=2)
@@ -60,6 +61,9 @@ def accumulate(
     if not callable(every):
         every = checks.integer("accumulate", "every", every, least=1)
     inner_update = taking_extra(transform)
+
+    def steps_in_window(count: mx.array) -> int | mx.array:
+        return called("accumulate", "every", every, count) if callable(every) else every
 
     def init(params: Params) -> AccumulateState:
         return AccumulateState(
@@ -80,22 +84,16 @@ def accumulate(
         **extra: Any,
     ) -> tuple[Updates, AccumulateState]:
         weight = scalars.float32(weight)
-        summed = tree.map(lambda a, g: a + weight * g.astype(mx.float32), state.gradients, updates)
         total = state.weight + weight
-        window = called("accumulate", "every", every, state.count) if callable(every) else every
-        full = scalars.increment(state.mini_step) >= window
+        summed = tree.map(lambda a, g: a + weight * g.astype(mx.float32), state.gradients, updates)
+        taken = scalars.increment(state.mini_step)
+        full = taken >= steps_in_window(state.count)
         if flush is not None:
-            full = mx.where(flush, total > 0, full)
             extra["flush"] = flush
-        # A flush without weight is no step: it adds nothing, and only ends the window that there is.
-        taken = (
-            scalars.increment(state.mini_step)
-            if flush is None
-            else mx.where(flush & (weight == 0), state.mini_step, scalars.increment(state.mini_step))
-        )
-        scale = mx.where(total > 0, 1 / mx.where(total > 0, total, 1.0), 0.0)
-        mean = tree.map(lambda s: scale * s, summed)
-        out, inner = inner_update(mean, state.inner, params, weight=total, **extra)
+            full = mx.where(flush, total > 0, full)
+            # A flush with zero weight adds no gradient: it only closes the current window.
+            taken = mx.where(flush & (weight == 0), state.mini_step, taken)
+        out, inner = inner_update(_mean(summed, total), state.inner, params, weight=total, **extra)
         kept = AccumulateState(
             mini_step=mx.where(full, 0, taken),
             count=scalars.increment(state.count, full.astype(mx.int32)),
@@ -103,21 +101,22 @@ def accumulate(
             weight=mx.where(full, 0.0, total),
             inner=tree.where(full, inner, state.inner),
         )
-        return tree.map(lambda u: mx.where(full, u, mx.zeros_like(u)), out), kept
+        return zero_unless(full, out), kept
 
     return checked("accumulate", init, update)
 
 
 def flush(transform: GradientTransform, opt_state: Tree, params: Params) -> tuple[Updates, Tree]:
-    """Make the update of a window that `accumulate` has not filled, as at the end of the data.
+    """Apply the incomplete window of `accumulate`, for example at the end of the data.
 
     Args:
-        transform: the transform that the step uses, `accumulate` itself or a chain that it ends.
+        transform: the transform that the step uses: `accumulate(...)`, or a chain that contains it.
         opt_state: its state.
         params: the parameters.
 
     Returns:
-        Updates to add and the state after them; zero and the same state if the window is empty.
+        The updates to add and the next state. If the window is empty, the updates are zero and the state
+        is unchanged.
 
     >>> from purestep.transforms import scale
     >>> transform, params = accumulate(scale(-1.0), every=4), {"w": mx.array(0.0)}
@@ -135,12 +134,18 @@ def flush(transform: GradientTransform, opt_state: Tree, params: Params) -> tupl
     )
 
 
+def _mean(summed: Tree, total: mx.array) -> Tree:
+    """Return the weighted mean of the gradients; zeros if their total weight is 0."""
+    scale = mx.where(total > 0, 1 / mx.where(total > 0, total, 1.0), 0.0)
+    return tree.map(lambda s: scale * s, summed)
+
+
 class ApplyEveryState(NamedTuple):
     """State of `apply_every`.
 
     Attributes:
-        count: 0-d int32 in [0, k), updates gathered since the last were let out.
-        grad_acc: like params, float32, their sum.
+        count: 0-d int32 in [0, k), the number of updates in the sum.
+        grad_acc: like params, float32, the sum of updates.
     """
 
     count: mx.array
@@ -148,11 +153,10 @@ class ApplyEveryState(NamedTuple):
 
 
 def apply_every(k: int = 1) -> GradientTransform:
-    """Let out the *sum* of the updates every `k` calls, and zeros in between.
+    """Return the *sum* of the last `k` updates at every `k`-th call, and zeros at the other calls.
 
-    The transforms before it run at every call, and it does not average: placed after the optimizer it
-    delays k steps and makes them at once. To train on the mean gradient of several batches use
-    `accumulate`.
+    The transforms before it run at every call, and the sum is not averaged: after an optimizer, it delays
+    k steps and makes them at once. To train on the mean gradient of several batches, use `accumulate`.
 
     Args:
         k: at least 1.

@@ -1,15 +1,21 @@
-"""Running averages: of the updates, and of the parameters, which are then better to evaluate."""
+"""Running averages of updates, and of parameters for evaluation."""
 
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
-from purestep._core.types import Params, Schedule, Tree, Updates
-from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
+from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core.base import (
+    GradientTransform,
+    check_transform,
+    checked,
+    required,
+    taking_extra,
+)
 from purestep._transforms.core.moments import bias_correction
 from purestep._transforms.core.scheduled import value_at
-from purestep._transforms.inspection.evaluation import needed, where_held
+from purestep._transforms.inspection.evaluation import where_held
 
 
 class EmaState(NamedTuple):
@@ -17,7 +23,7 @@ class EmaState(NamedTuple):
 
     Attributes:
         count: 0-d int32, updates made.
-        ema: like params, the running mean, not debiased; float32 unless `accumulator_dtype` says otherwise.
+        ema: like params, the running mean, not debiased; float32, or `accumulator_dtype` if given.
     """
 
     count: mx.array
@@ -25,17 +31,17 @@ class EmaState(NamedTuple):
 
 
 def ema(decay: float, debias: bool = True, accumulator_dtype: mx.Dtype | None = None) -> GradientTransform:
-    """Replace updates by their exponential running mean.
+    """Replace updates by their exponential moving average (EMA).
 
         ema = decay * ema + (1 - decay) * u
-        update = ema / (1 - decay ** t) with debias, ema without
+        update = ema / (1 - decay ** t)  if debias, else ema
 
-    It averages *updates*; for an average of the parameters see `averaged`.
+    It averages *updates*. For an average of the parameters, see `averaged`.
 
     Args:
         decay: in [0, 1).
-        debias: correct the mean for its start at zero.
-        accumulator_dtype: the dtype in which the mean is stored, float32 by default.
+        debias: correct the bias of the mean, which starts at zero.
+        accumulator_dtype: the dtype of the stored mean, float32 by default.
 
     >>> transform = ema(0.9)
     >>> transform.update({"w": mx.array(3.0)}, transform.init({"w": mx.array(0.0)}))[0]
@@ -82,22 +88,22 @@ class AveragedState(NamedTuple):
 
 
 def averaged(
-    inner: GradientTransform, decay: float | Schedule | None = 0.999, *, start: int = 0
+    inner: GradientTransform, decay: ScalarOrSchedule | None = 0.999, *, start: int = 0
 ) -> GradientTransform:
-    """Keep a float32 average of the parameters beside what `inner` does, for evaluation.
+    """Keep a float32 average of the parameters for evaluation; the updates are those of `inner`.
 
-    With `p` the parameters after update `t`, counted from 1:
+    Let `p` be the parameters after update `t`, counted from 1:
 
-        average = decay * average + (1 - decay) * p      exponential, from the first parameters on
-        average = average + (p - average) / (t - start)  decay=None: the plain mean (Polyak)
+        average = decay * average + (1 - decay) * p      exponential, starting at the initial parameters
+        average = average + (p - average) / (t - start)  decay=None: the arithmetic mean (Polyak)
 
-    The updates are those of `inner`, unchanged. They must not be changed after: let `averaged` wrap the
-    whole chain, and put `accumulate` or `skip_nonfinite` around it rather than within.
+    No later transform may change the updates: wrap the whole chain in `averaged`. Put `accumulate` and
+    `skip_nonfinite` around `averaged`, not inside it.
 
     Args:
-        inner: what trains the parameters.
+        inner: the transform that trains the parameters.
         decay: in [0, 1]; a schedule of the count of updates before this one; or `None`.
-        start: updates during which the average is just the parameters.
+        start: the number of first updates during which the average equals the parameters.
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992;
     Izmailov et al., arXiv:1803.05407.
@@ -133,12 +139,12 @@ def averaged(
     def update(
         updates: Updates, state: AveragedState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, AveragedState]:
-        params = needed(caller, params)
+        params = required(caller, params)
         updates, inner_state = inner_update(updates, state.inner, params, **extra)
         rate = rate_at(state.count)
 
         def join(average: mx.array, param: mx.array, update: mx.array) -> mx.array:
-            new = (param + update).astype(param.dtype)  # what apply_updates makes of them
+            new = (param + update).astype(param.dtype)  # as in apply_updates
             return average + rate * (new.astype(mx.float32) - average)
 
         average = tree.map(join, state.average, params, updates)

@@ -1,4 +1,4 @@
-"""Transforms that apply at some updates and rest at others."""
+"""Transforms that apply only at the updates where a condition holds."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ class ConditionallyMaskState(NamedTuple):
     """State of `conditionally_mask`.
 
     Attributes:
-        step: 0-d int32, updates asked for, made or not.
+        step: 0-d int32, calls of update, applied or not.
         inner_state: the state of the wrapped transform.
     """
 
@@ -23,18 +23,28 @@ class ConditionallyMaskState(NamedTuple):
     inner_state: Tree
 
 
+class ConditionallyTransformState(NamedTuple):
+    """State of `conditionally_transform`.
+
+    Attributes:
+        inner_state: the state of the wrapped transform.
+        step: 0-d int32, calls of update, applied or not.
+    """
+
+    inner_state: Tree
+    step: mx.array
+
+
 def conditionally_mask(
-    inner: GradientTransform,
-    should_transform_fn: Callable[..., Any],
-    forward_extra_args: bool = False,
+    inner: GradientTransform, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> GradientTransform:
-    """Apply `inner` where a condition holds; elsewhere the updates are zero and its state rests.
+    """Apply `inner` where a condition holds; otherwise the updates are zero and its state is unchanged.
 
     Args:
-        inner: what is applied.
+        inner: the transform to apply.
         should_transform_fn: `step -> bool`, from the 0-d int32 count of calls before this one to a 0-d
             boolean array; it must not branch on the count in Python.
-        forward_extra_args: hand it the extra keyword arguments (`value`, `grad_norm`) as well.
+        forward_extra_args: pass the extra keyword arguments (`value`, `grad_norm`) to it as well.
 
     >>> from purestep.transforms import scale
     >>> transform = conditionally_mask(scale(-1.0), lambda step: step % 2 == 1)
@@ -45,85 +55,44 @@ def conditionally_mask(
     0.0
     -3.0
     """
-    caller = "conditionally_mask"
-    condition = _condition(caller, inner, should_transform_fn, forward_extra_args)
-    inner_update = taking_extra(inner)
+    condition = _condition("conditionally_mask", inner, should_transform_fn, forward_extra_args)
 
-    def update(
-        updates: Updates, state: ConditionallyMaskState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, ConditionallyMaskState]:
-        apply = condition(state.step, extra)
-        out, new = inner_update(updates, state.inner_state, params, **extra)
-        kept = ConditionallyMaskState(
-            scalars.increment(state.step), tree.where(apply, new, state.inner_state)
-        )
-        return zero_unless(apply, out), kept
+    def otherwise_zero(apply: mx.array, out: Updates, updates: Updates) -> Updates:
+        return zero_unless(apply, out)
 
-    return checked(
-        caller, lambda params: ConditionallyMaskState(mx.array(0, mx.int32), inner.init(params)), update
-    )
-
-
-class ConditionallyTransformState(NamedTuple):
-    """State of `conditionally_transform`.
-
-    Attributes:
-        inner_state: the state of the wrapped transform.
-        step: 0-d int32, updates asked for, transformed or not.
-    """
-
-    inner_state: Tree
-    step: mx.array
+    return _conditional("conditionally_mask", inner, condition, ConditionallyMaskState, otherwise_zero)
 
 
 def conditionally_transform(
-    inner: GradientTransform,
-    should_transform_fn: Callable[..., Any],
-    forward_extra_args: bool = False,
+    inner: GradientTransform, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> GradientTransform:
-    """Apply `inner` where a condition holds; elsewhere updates pass unchanged and its state rests.
+    """Apply `inner` where a condition holds; otherwise the updates and its state are unchanged.
 
     Args:
-        inner: what is applied.
+        inner: the transform to apply.
         should_transform_fn: as in `conditionally_mask`.
         forward_extra_args: as in `conditionally_mask`.
 
     >>> from purestep.transforms import scale
-    >>> transform = conditionally_transform(scale(-1.0), lambda step: step % 2 == 1)
-    >>> state = transform.init({"w": mx.array(0.0)})
-    >>> for _ in range(2):
-    ...     updates, state = transform.update({"w": mx.array(3.0)}, state)
-    ...     print(updates["w"].item())
-    3.0
-    -3.0
+    >>> transform = conditionally_transform(scale(-1.0), lambda step: step >= 1)
+    >>> first, state = transform.update({"w": mx.array(3.0)}, transform.init({"w": mx.array(0.0)}))
+    >>> second, state = transform.update({"w": mx.array(3.0)}, state)
+    >>> first["w"].item(), second["w"].item()
+    (3.0, -3.0)
     """
-    caller = "conditionally_transform"
-    condition = _condition(caller, inner, should_transform_fn, forward_extra_args)
-    inner_update = taking_extra(inner)
-
-    def update(
-        updates: Updates, state: ConditionallyTransformState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, ConditionallyTransformState]:
-        apply = condition(state.step, extra)
-        out, new = inner_update(updates, state.inner_state, params, **extra)
-        kept = ConditionallyTransformState(
-            tree.where(apply, new, state.inner_state), scalars.increment(state.step)
-        )
-        return tree.where(apply, out, updates), kept
-
-    return checked(
-        caller, lambda params: ConditionallyTransformState(inner.init(params), mx.array(0, mx.int32)), update
-    )
+    condition = _condition("conditionally_transform", inner, should_transform_fn, forward_extra_args)
+    return _conditional("conditionally_transform", inner, condition, ConditionallyTransformState, tree.where)
 
 
 def zero_unless(apply: mx.array, updates: Updates) -> Updates:
-    """Return the updates, or zeros where the 0-d condition is false; dtypes stay."""
+    """Return the updates, or zeros of the same dtypes where the 0-d condition is false."""
     return tree.map(lambda u: mx.where(apply, u, mx.zeros_like(u)), updates)
 
 
 def _condition(
     caller: str, inner: Any, fn: Any, forward: bool
 ) -> Callable[[mx.array, dict[str, Any]], mx.array]:
+    """Check the arguments and return the condition `(step, extra arguments) -> 0-d boolean array`."""
     check_transform(caller, "inner", inner)
     checks.function(caller, "should_transform_fn", fn)
 
@@ -136,3 +105,32 @@ def _condition(
         return value
 
     return condition
+
+
+def _conditional(
+    caller: str,
+    inner: GradientTransform,
+    condition: Callable[[mx.array, dict[str, Any]], mx.array],
+    state_type: type[ConditionallyMaskState] | type[ConditionallyTransformState],
+    choose: Callable[[mx.array, Updates, Updates], Updates],
+) -> GradientTransform:
+    """Apply `inner` where the condition holds; `choose(apply, transformed, updates)` gives the updates."""
+    inner_update = taking_extra(inner)
+
+    def init(params: Params) -> ConditionallyMaskState | ConditionallyTransformState:
+        return state_type(step=mx.array(0, mx.int32), inner_state=inner.init(params))
+
+    def update(
+        updates: Updates,
+        state: ConditionallyMaskState | ConditionallyTransformState,
+        params: Params | None = None,
+        **extra: Any,
+    ) -> tuple[Updates, ConditionallyMaskState | ConditionallyTransformState]:
+        apply = condition(state.step, extra)
+        out, new = inner_update(updates, state.inner_state, params, **extra)
+        kept = state_type(
+            step=scalars.increment(state.step), inner_state=tree.where(apply, new, state.inner_state)
+        )
+        return choose(apply, out, updates), kept
+
+    return checked(caller, init, update)

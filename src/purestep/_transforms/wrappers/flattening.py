@@ -1,4 +1,4 @@
-"""A whole tree of updates as one vector."""
+"""A tree of updates packed into one vector."""
 
 from typing import Any
 
@@ -11,18 +11,19 @@ from purestep._transforms.core.masks import same_structure
 
 
 def flatten(inner: GradientTransform) -> GradientTransform:
-    """Let `inner` see all updates packed in one float32 vector, parameters and extra arguments alike.
+    """Apply `inner` to all updates packed into one float32 vector; parameters and extra arguments too.
 
-    Its state then holds one array where it held one for each parameter, and one kernel does the work of
-    many. For a transform that treats elements alike (Adam, momentum, clipping by global norm) the result
-    is the same; not for one that looks at single leaves or their shapes (LARS, Adafactor, masks).
+    The state of `inner` then holds one array instead of one for each parameter, and one kernel does the
+    work of many. The result is the same for a transform that treats all elements in the same way (Adam,
+    momentum, clipping by global norm). It differs for one that depends on single leaves or their shapes
+    (LARS, Adafactor, masks).
 
     Differences from optax:
 
-    1. The vector is float32 whatever the leaves' dtypes, and so are the updates that come out.
+    1. The vector and the returned updates are float32 for all dtypes of the leaves.
 
     Args:
-        inner: sees arrays of shape `[elements]`.
+        inner: receives arrays of shape `[elements]`.
 
     >>> from purestep.transforms import trace
     >>> transform = flatten(trace(0.9))
@@ -42,7 +43,7 @@ def flatten(inner: GradientTransform) -> GradientTransform:
         packed = _pack(updates)
 
         def packed_if_alike(value: Any) -> Any:
-            if value is updates:  # so that a norm already measured is found to be that of the vector
+            if value is updates:  # keeps `updates is gradients`, so that a known norm is used
                 return packed
             return _pack(value) if tree.children(value) and same_structure(value, updates) else value
 
@@ -54,7 +55,7 @@ def flatten(inner: GradientTransform) -> GradientTransform:
 
 
 def _pack(values: Tree) -> mx.array:
-    # By path, not as the containers hold them: the same dict may list its keys in another order.
+    # Sorted by path, since equal dicts may list their keys in another order.
     leaves = [leaf.astype(mx.float32).reshape(-1) for _, leaf in _sorted(values)]
     return mx.concatenate(leaves) if leaves else mx.zeros(0)
 

@@ -1,4 +1,4 @@
-"""Hyperparameters in the state: read them, change them, between steps and with no retrace."""
+"""Hyperparameters in the state: injected, read, and changed between steps with no retrace."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ class InjectHyperparamsState(NamedTuple):
     Attributes:
         count: 0-d int32, updates made.
         hyperparams: a dict from name to 0-d float32 array, the values of the last update; before the
-            first, of the coming one.
+            first update, its values.
         hyperparams_states: a dict whose keys are the names that follow a schedule; its values are `()`.
         inner_state: the state of the transform that was made.
     """
@@ -34,25 +34,25 @@ def inject_hyperparams(
     static_args: str | Iterable[str] = (),
     hyperparam_dtype: mx.Dtype | None = None,
 ) -> Callable[..., GradientTransform]:
-    """Make a factory's numeric arguments part of the state, and let each of them follow a schedule.
+    """Store a factory's numeric arguments in the state, and let each of them follow a schedule.
 
-    The function returned is called as `inner_factory` is. A number becomes a float32 array in
-    `state.hyperparams`; a schedule is evaluated at every update, at the count of updates made before.
+    The function that is returned is called with the arguments of `inner_factory`. A number becomes a
+    float32 array in `state.hyperparams`. A schedule is evaluated at every update, at the count of updates
+    made before.
+
+    The factory is called again at every update, with arrays, so it must not branch on them in Python.
+    Arguments that must stay Python numbers, such as integers, go into `static_args`.
 
     Differences from optax:
 
-    1. Only the arguments of the call are injected; a default that is not named stays a Python number.
-    2. The arrays are float32 unless `hyperparam_dtype` says otherwise; there they have the dtype of the
-       parameters' first leaf.
-    3. A schedule is any callable argument that `static_args` does not name, as there, but it is a
-       function of the count alone: stateful schedules are not supported.
-
-    The factory is called again at every update and is handed arrays, so it must not branch on them in
-    Python; arguments that it needs as numbers, such as integers, go into `static_args`.
+    1. Only the arguments of the call are injected. A default that is not passed stays a Python number.
+    2. The arrays are float32, or `hyperparam_dtype`. There they have the dtype of the first parameter.
+    3. A schedule is any callable argument that `static_args` does not name, as in optax, but a function of
+       the count alone: stateful schedules are not supported.
 
     Args:
-        inner_factory: returns a transform, such as `optimizers.adamw`.
-        static_args: the names of arguments that are handed on as they are.
+        inner_factory: a function that returns a transform, such as `optimizers.adamw`.
+        static_args: the names of arguments that are passed on unchanged.
         hyperparam_dtype: the arrays' dtype, float32 by default.
 
     >>> from purestep.transforms import add_decayed_weights
@@ -65,87 +65,114 @@ def inject_hyperparams(
     array(0.1, dtype=float32) {'weight_decay': array(0.1, dtype=float32)}
     array(0.2, dtype=float32) {'weight_decay': array(0.2, dtype=float32)}
     """
-    caller = "inject_hyperparams"
-    checks.function(caller, "inner_factory", inner_factory)
+    checks.function(_INJECT, "inner_factory", inner_factory)
     dtype = hyperparam_dtype or mx.float32
     static = {static_args} if isinstance(static_args, str) else set(static_args)
     signature = inspect.signature(inner_factory)
     unknown = static - set(signature.parameters)
     if unknown:
-        raise checks.error(caller, f"static_args names no argument of inner_factory: {sorted(unknown)}")
+        raise checks.error(_INJECT, f"static_args names no argument of inner_factory: {sorted(unknown)}")
 
     def make(*args: Any, **kwargs: Any) -> GradientTransform:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            inner_factory(*args, **kwargs)  # which says in its own words what is wrong
+            inner_factory(*args, **kwargs)  # raises its own error, which names the factory
             raise
-        numbers: dict[str, Any] = {}
-        schedules: dict[str, Callable[[mx.array], Any]] = {}
-        for name, value in bound.arguments.items():
-            if name in static or isinstance(value, bool):
-                continue
-            if callable(value):
-                schedules[name] = value
-            elif checks.is_number(value) or (isinstance(value, mx.array) and value.ndim == 0):
-                numbers[name] = checks.number(caller, name, value)
-
-        def array(name: str, value: Any) -> mx.array:
-            if not (isinstance(value, mx.array) or checks.is_number(value)):
-                raise TypeError(
-                    f"{caller}: {name} as a schedule must return a number or a 0-d array, got {value!r}; "
-                    "if it is no schedule, name it in static_args"
-                )
-            value = scalars.float32(value).astype(dtype)
-            if value.ndim != 0:
-                raise checks.error(caller, f"{name} must be 0-d, got shape {value.shape}")
-            return value
-
-        def build(hyperparams: Mapping[str, Any]) -> GradientTransform:
-            arguments = {**bound.arguments, **hyperparams}
-            made = inspect.BoundArguments(signature, arguments)  # type: ignore[arg-type]
-            return inner_factory(*made.args, **made.kwargs)
-
-        def values_at(count: mx.array, numbers: dict[str, Any]) -> dict[str, mx.array]:
-            found = {**numbers, **{name: called(caller, name, fn, count) for name, fn in schedules.items()}}
-            return {name: array(name, value) for name, value in found.items()}
-
-        # Called once with the plain numbers, which unlike arrays the factory can check.
-        start = values_at(mx.array(0, mx.int32), {})
-        check_transform(caller, "what inner_factory returns", build({**numbers, **start}))
-
-        def init(params: Params) -> InjectHyperparamsState:
-            count = mx.array(0, mx.int32)
-            hyperparams = values_at(count, numbers)
-            inner_state = build(hyperparams).init(params)
-            return InjectHyperparamsState(count, hyperparams, dict.fromkeys(schedules, ()), inner_state)
-
-        def update(
-            updates: Updates, state: InjectHyperparamsState, params: Params | None = None, **extra: Any
-        ) -> tuple[Updates, InjectHyperparamsState]:
-            hyperparams = values_at(state.count, {name: state.hyperparams[name] for name in numbers})
-            inner = build(hyperparams)
-            # A learning rate lives in the inner state, where init wrote it: it is written anew.
-            fresh = inner.init(updates if params is None else params)
-            rates = dict(tree.fields(fresh, "learning_rate"))
-            inner_state = _replace(state.inner_state, rates)
-            out, inner_state = taking_extra(inner)(updates, inner_state, params, **extra)
-            new = InjectHyperparamsState(
-                scalars.increment(state.count), hyperparams, state.hyperparams_states, inner_state
-            )
-            return out, new
-
-        return checked(caller, init, update)
+        return _injected(_divided(inner_factory, bound, static, dtype))
 
     return make
+
+
+_INJECT = "inject_hyperparams"
+
+
+class _Call(NamedTuple):
+    """A call of a factory, with those of its arguments that are numbers and those that are schedules."""
+
+    factory: Callable[..., GradientTransform]
+    bound: inspect.BoundArguments
+    numbers: dict[str, Any]
+    schedules: dict[str, Callable[[mx.array], Any]]
+    dtype: mx.Dtype
+
+    def build(self, hyperparams: Mapping[str, Any]) -> GradientTransform:
+        """Call the factory with these values of its hyperparameters."""
+        arguments = {**self.bound.arguments, **hyperparams}
+        made = inspect.BoundArguments(self.bound.signature, arguments)  # type: ignore[arg-type]
+        return self.factory(*made.args, **made.kwargs)
+
+    def values_at(self, count: mx.array, numbers: Mapping[str, Any]) -> dict[str, mx.array]:
+        """Return these numbers and the schedules' values at a count, as 0-d arrays."""
+        scheduled = {name: called(_INJECT, name, fn, count) for name, fn in self.schedules.items()}
+        return {name: _as_array(name, value, self.dtype) for name, value in {**numbers, **scheduled}.items()}
+
+
+def _divided(
+    factory: Callable[..., GradientTransform],
+    bound: inspect.BoundArguments,
+    static: set[str],
+    dtype: mx.Dtype,
+) -> _Call:
+    numbers, schedules = {}, {}
+    for name, value in bound.arguments.items():
+        if name in static or isinstance(value, bool):
+            continue
+        if callable(value):
+            schedules[name] = value
+        elif checks.is_number(value) or (isinstance(value, mx.array) and value.ndim == 0):
+            numbers[name] = checks.number(_INJECT, name, value)
+    return _Call(factory, bound, numbers, schedules, dtype)
+
+
+def _as_array(name: str, value: Any, dtype: mx.Dtype) -> mx.array:
+    if not (isinstance(value, mx.array) or checks.is_number(value)):
+        raise TypeError(
+            f"{_INJECT}: {name} as a schedule must return a number or a 0-d array, got {value!r}; "
+            "if it is not a schedule, name it in static_args"
+        )
+    value = scalars.float32(value).astype(dtype)
+    if value.ndim != 0:
+        raise checks.error(_INJECT, f"{name} must be 0-d, got shape {value.shape}")
+    return value
+
+
+def _injected(call: _Call) -> GradientTransform:
+    """Return the transform that builds the factory's transform anew at every update."""
+    # The first call passes Python numbers, which the factory can check; it cannot check arrays.
+    start = call.values_at(mx.array(0, mx.int32), {})
+    check_transform(_INJECT, "what inner_factory returns", call.build({**call.numbers, **start}))
+
+    def init(params: Params) -> InjectHyperparamsState:
+        count = mx.array(0, mx.int32)
+        hyperparams = call.values_at(count, call.numbers)
+        inner_state = call.build(hyperparams).init(params)
+        return InjectHyperparamsState(count, hyperparams, dict.fromkeys(call.schedules, ()), inner_state)
+
+    def update(
+        updates: Updates, state: InjectHyperparamsState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, InjectHyperparamsState]:
+        kept = {name: state.hyperparams[name] for name in call.numbers}
+        hyperparams = call.values_at(state.count, kept)
+        inner = call.build(hyperparams)
+        # `init` writes a learning rate into the inner state, so a new rate is taken from a new inner state.
+        fresh = inner.init(updates if params is None else params)
+        inner_state = _replace(state.inner_state, dict(tree.fields(fresh, "learning_rate")))
+        out, inner_state = taking_extra(inner)(updates, inner_state, params, **extra)
+        new = InjectHyperparamsState(
+            scalars.increment(state.count), hyperparams, state.hyperparams_states, inner_state
+        )
+        return out, new
+
+    return checked(_INJECT, init, update)
 
 
 def hyperparameters(state: Tree) -> dict[str, mx.array]:
     """Return every named hyperparameter in an optimizer state, or in a whole `TrainState`.
 
-    Found are the fields `learning_rate` of the transforms' states, and what `inject_hyperparams` holds.
-    A name that occurs once is its own key; one that occurs more often comes with its path. A state whose
-    class has an attribute `scheduled = True` only shows its rate: `set_hyperparameters` refuses it.
+    These are the fields `learning_rate` of the transforms' states, and the values of `inject_hyperparams`.
+    The key is the name if it occurs once, else its path. If a state's class has an attribute
+    `scheduled = True`, its rate is read-only: `set_hyperparameters` refuses it.
 
     >>> from purestep import chain
     >>> from purestep.transforms import scale_by_learning_rate
@@ -163,17 +190,18 @@ def set_hyperparameters(
 ) -> Tree:
     """Return the state with other values for some of its hyperparameters.
 
-    Their dtypes and shapes stay, so a compiled step that is handed the new state is not traced again.
+    Dtypes and shapes are unchanged, so a compiled step does not retrace.
 
     Args:
         state: an optimizer state or a whole `TrainState`; it is not changed.
-        values: by the keys of `hyperparameters(state)`, for those that hold a path.
+        values: a dict from the keys of `hyperparameters(state)` to new values. Keys that are paths can
+            only be given here.
         named: the same as keyword arguments.
 
     Raises:
-        ValueError: for a name that the state does not have, has more than once, or that follows a
-            schedule, which would overwrite the value at the next update; and for a value that is not
-            finite or, for a learning rate, negative.
+        ValueError: for a name that the state does not have or has more than once; for a hyperparameter
+            that follows a schedule, which would overwrite the value at the next update; for a value that
+            is not finite; and for a negative learning rate.
 
     >>> from purestep.transforms import scale_by_learning_rate
     >>> transform = scale_by_learning_rate(0.1)
@@ -188,7 +216,7 @@ def set_hyperparameters(
         if key not in found:
             several = [k for k, (path, _, _) in found.items() if path.rpartition(".")[2] == key]
             if several:
-                raise checks.error(caller, f"{key} is ambiguous: give one of {', '.join(several)}")
+                raise checks.error(caller, f"{key} is ambiguous: use one of {', '.join(several)}")
             has = ", ".join(found) or "no hyperparameters"
             raise checks.error(caller, f"{key} is not in the state, which has {has}")
         path, old, scheduled = found[key]
@@ -199,7 +227,7 @@ def set_hyperparameters(
 
 
 def constants(state: Tree) -> dict[str, tuple[str, mx.array]]:
-    """Return, by the keys of `hyperparameters`, the path and value of those that follow no schedule.
+    """Return the path and value of each hyperparameter that follows no schedule, by `hyperparameters`' keys.
 
     >>> from purestep.transforms import scale_by_learning_rate
     >>> constants((scale_by_learning_rate(0.1).init({}), scale_by_learning_rate(lambda count: 0.2).init({})))
@@ -227,7 +255,7 @@ def _find(state: Tree) -> dict[str, tuple[str, mx.array, bool]]:
 
 def _held(path: str, node: Any) -> Iterator[tuple[str, tuple[str, mx.array, bool]]]:
     if isinstance(node, InjectHyperparamsState):
-        # What is in its inner state follows these at every update, and is not a value of its own.
+        # The rates in its inner state are copies of these values.
         below = tree.join(path, "hyperparams")
         for name, value in node.hyperparams.items():
             yield name, (tree.join(below, tree.key_segment(name)), value, name in node.hyperparams_states)

@@ -6,8 +6,14 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, Tree, Updates
-from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
-from purestep._transforms.inspection.evaluation import needed, where_held
+from purestep._transforms.core.base import (
+    GradientTransform,
+    check_transform,
+    checked,
+    required,
+    taking_extra,
+)
+from purestep._transforms.inspection.evaluation import where_held
 
 
 class LookaheadState(NamedTuple):
@@ -31,20 +37,20 @@ class LookaheadState(NamedTuple):
 def lookahead(
     fast_optimizer: GradientTransform, sync_period: int, slow_step_size: float, reset_state: bool = False
 ) -> GradientTransform:
-    """Let slow parameters follow the fast ones every few updates, and the fast ones start again from there.
+    """Move slow parameters towards the fast ones every few updates, and reset the fast ones to them.
 
         every sync_period updates:  slow = slow + slow_step_size * (fast - slow);  fast = slow
 
     Differences from optax:
 
-    1. The slow parameters live in the state, float32: parameters stay a plain tree, there is no
-       `LookaheadParams`, and `eval_params` finds the slow ones.
+    1. The slow parameters are float32 arrays in the state, and `eval_params` returns them. The parameters
+       are a plain tree; there is no `LookaheadParams`.
 
     Args:
-        fast_optimizer: what trains the fast parameters; its updates must not be changed after.
+        fast_optimizer: trains the fast parameters; no later transform may change its updates.
         sync_period: updates between synchronizations, at least 1.
         slow_step_size: in [0, 1].
-        reset_state: start the fast optimizer's state anew at each synchronization.
+        reset_state: initialize the fast optimizer's state again at each synchronization.
 
     Reference: Zhang et al., arXiv:1907.08610.
 
@@ -75,7 +81,7 @@ def lookahead(
     def update(
         updates: Updates, state: LookaheadState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, LookaheadState]:
-        params = needed(caller, params)
+        params = required(caller, params)
         updates, fast_state = fast_update(updates, state.fast_state, params, **extra)
         sync = state.steps_since_sync == sync_period - 1
 

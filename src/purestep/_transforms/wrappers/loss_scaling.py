@@ -1,4 +1,4 @@
-"""Dynamic loss scaling: gradients that float16 can hold."""
+"""Dynamic loss scaling for float16 gradients."""
 
 from typing import Any, NamedTuple
 
@@ -15,10 +15,10 @@ class DynamicLossScaleState(NamedTuple):
     """State of `dynamic_loss_scale`.
 
     Attributes:
-        loss_scale: 0-d float32, what the next loss is multiplied by.
+        loss_scale: 0-d float32, the factor of the next loss.
         good_steps: 0-d int32 in [0, growth_interval), finite gradients since the scale last changed.
-        skipped: 0-d int32, updates skipped so far because their gradients were not finite.
-        inner: the state of the wrapped transform, which counts the updates that were made.
+        skipped: 0-d int32, updates skipped so far because of gradients that are not finite.
+        inner: the state of the wrapped transform, which does not count skipped updates.
     """
 
     loss_scale: mx.array
@@ -37,24 +37,25 @@ def dynamic_loss_scale(
     min_scale: float = 1.0,
     max_scale: float = 2.0**24,
 ) -> GradientTransform:
-    """Divide gradients by the scale of their loss; skip those that overflowed, and adapt the scale.
+    """Divide gradients by the scale of their loss, skip those that are not finite, and adapt the scale.
 
-    The gradients of a float16 model are often too small for float16. Those of its loss times `loss_scale`
-    are not. They come in here, are divided by the scale in float32, and `inner` sees what it would see
-    without. A gradient that is not finite is skipped as by `skip_nonfinite` and the scale is multiplied
-    by `backoff_factor`; after `growth_interval` finite ones in a row by `growth_factor`.
+    The gradients of a float16 model are often too small for float16. The gradients of its loss times
+    `loss_scale` are larger. This transform divides them by the scale in float32, and passes them to
+    `inner`. An update with a gradient that is not finite is skipped, as by `skip_nonfinite`, and the scale
+    is multiplied by `backoff_factor`. After `growth_interval` finite gradients in a row, the scale is
+    multiplied by `growth_factor`.
 
-    `steps.loss_scaled.loss_scaled_step` builds the training step that multiplies by the scale it finds in
-    the state. In a step of your own, read it with `loss_scale(opt_state)`.
+    `loss_scaled_step` builds a training step that multiplies the loss by the scale in the state. A step of
+    your own reads the scale with `loss_scale(opt_state)`.
 
     Args:
-        inner: everything that acts on gradients, clipping too.
-        init_scale: greater than 0; powers of two lose nothing to rounding, here and in the factors.
+        inner: all transforms of the gradients, gradient clipping too.
+        init_scale: in [min_scale, max_scale]. Powers of two cause no rounding; so do factors that are.
         growth_interval: in updates, at least 1.
         growth_factor: at least 1.
         backoff_factor: in (0, 1).
-        min_scale: the scale stays at or above it.
-        max_scale: the scale stays at or below it.
+        min_scale: the lower bound of the scale, greater than 0.
+        max_scale: the upper bound of the scale, at least `min_scale`.
 
     Reference: Micikevicius et al., Mixed precision training, arXiv:1710.03740.
 
@@ -77,6 +78,10 @@ def dynamic_loss_scale(
     init_scale = checks.number(caller, "init_scale", init_scale, least=min_scale, most=max_scale)
     inner_update = taking_extra(inner)
 
+    def adapted(scale: mx.array, finite: mx.array, grow: mx.array) -> mx.array:
+        grown = mx.where(grow, mx.minimum(growth_factor * scale, max_scale), scale)
+        return mx.where(finite, grown, mx.maximum(backoff_factor * scale, min_scale))
+
     def init(params: Params) -> DynamicLossScaleState:
         return DynamicLossScaleState(
             loss_scale=mx.array(init_scale, mx.float32),
@@ -88,23 +93,12 @@ def dynamic_loss_scale(
     def update(
         updates: Updates, state: DynamicLossScaleState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, DynamicLossScaleState]:
-        scale, inverse = state.loss_scale, 1 / state.loss_scale
-
-        def unscale(values: Updates) -> Updates:
-            return tree.map(lambda g: inverse * g.astype(mx.float32), values)
-
-        unscaled = unscale(updates)
-        if extra.get("gradients") is not None:
-            same = extra["gradients"] is updates
-            extra["gradients"] = unscaled if same else unscale(extra["gradients"])
-        if extra.get("grad_norm") is not None:
-            extra["grad_norm"] = inverse * extra["grad_norm"]
+        unscaled, extra = _unscaled(1 / state.loss_scale, updates, extra)
         finite = all_finite(updates)
         out, new = inner_update(unscaled, state.inner, params, **extra)
         grow = finite & (state.good_steps == growth_interval - 1)
-        grown = mx.where(grow, mx.minimum(growth_factor * scale, max_scale), scale)
         kept = DynamicLossScaleState(
-            loss_scale=mx.where(finite, grown, mx.maximum(backoff_factor * scale, min_scale)),
+            loss_scale=adapted(state.loss_scale, finite, grow),
             good_steps=mx.where(finite & ~grow, scalars.increment(state.good_steps), 0),
             skipped=scalars.increment(state.skipped, (~finite).astype(mx.int32)),
             inner=tree.where(finite, new, state.inner),
@@ -115,10 +109,10 @@ def dynamic_loss_scale(
 
 
 def loss_scale(opt_state: Tree) -> mx.array:
-    """Return the scale of the next loss, 0-d float32, wherever in an optimizer state it is.
+    """Return the scale of the next loss, 0-d float32, from any depth of an optimizer state.
 
     Raises:
-        ValueError: if the state has none, or more than one.
+        ValueError: if the state has no `loss_scale`, or more than one.
 
     >>> from purestep.transforms import scale
     >>> loss_scale(dynamic_loss_scale(scale(1.0)).init({"w": mx.array(0.0)}))
@@ -130,3 +124,18 @@ def loss_scale(opt_state: Tree) -> mx.array:
             "loss_scale", f"the state must hold one loss_scale, of dynamic_loss_scale, got {len(found)}"
         )
     return found[0][1]
+
+
+def _unscaled(inverse: mx.array, updates: Updates, extra: dict[str, Any]) -> tuple[Updates, dict[str, Any]]:
+    """Return the updates times the inverse scale, and extra arguments with unscaled gradients and norm."""
+
+    def unscale(values: Updates) -> Updates:
+        return tree.map(lambda g: inverse * g.astype(mx.float32), values)
+
+    unscaled = unscale(updates)
+    if extra.get("gradients") is not None:
+        same = extra["gradients"] is updates
+        extra["gradients"] = unscaled if same else unscale(extra["gradients"])
+    if extra.get("grad_norm") is not None:
+        extra["grad_norm"] = inverse * extra["grad_norm"]
+    return unscaled, extra

@@ -1,8 +1,8 @@
-"""Apply a transform to some parameters only; keep others still.
+"""Transforms that apply to some parameters only, and frozen parameters.
 
-Two things that are easily confused. `masked(inner, mask)` chooses where `inner` applies, and what it does
-not apply to passes on *unchanged*: a gradient that nothing turned into a step. `freeze(mask)` sets the
-updates of the chosen parameters to *zero*, so that they stay where they are.
+`masked` and `freeze` treat the other updates differently. `masked(inner, mask)` applies `inner` to the
+selected updates and leaves the others *unchanged*: they are still gradients. `freeze(mask)` sets the
+selected updates to *zero*, so that those parameters do not change.
 """
 
 from typing import Any, NamedTuple
@@ -20,39 +20,37 @@ from purestep._transforms.core.base import (
 )
 from purestep._transforms.core.masks import Mask, merge, resolve_mask, select, select_extra
 
-"""A tree of Python booleans, `params -> such a tree`, or `(path, leaf) -> bool`."""
-
 
 class MaskedState(NamedTuple):
     """State of `masked`.
 
     Attributes:
-        inner_state: the state of the wrapped transform over the selected parameters; where it is built
-            like params, it holds `()` for the others, so they take no memory.
+        inner_state: the state of the wrapped transform for the selected parameters. Its trees like params
+            hold `()` for the other parameters, which take no memory.
     """
 
     inner_state: Tree
 
 
 def masked(inner: GradientTransform, mask: Mask) -> GradientTransform:
-    """Apply `inner` where the mask is true; other updates pass unchanged (they are not frozen: see `freeze`).
+    """Apply `inner` where the mask is true; the other updates are unchanged. See also `freeze`.
 
     Differences from optax:
 
-    1. Extra arguments that are built like the updates are masked as they are, always; optax wants
-       `mask_compatible_extra_args` for it.
+    1. Extra arguments with the structure of the updates are always masked too; optax has the option
+       `mask_compatible_extra_args`.
     2. Functions of `(path, leaf)` are masks too.
-    3. What is not selected is `()`, an empty tuple, where optax puts a `MaskedNode`.
+    3. Leaves that are not selected are replaced by `()`; optax uses a `MaskedNode`.
 
     Args:
-        inner: sees only the selected leaves, with `()` in place of the others.
-        mask: a tree of Python booleans built like the parameters, where one boolean may stand for a
-            whole subtree; or a function of the parameters that returns one, such as `by_path(...)` or
-            `matrices`; or a function of two arguments, `(path, leaf) -> bool`.
+        inner: receives the selected leaves, with `()` in place of the others.
+        mask: a tree of Python booleans with the structure of the parameters, where one boolean may stand
+            for a whole subtree; or a function of the parameters that returns such a tree, for example
+            `by_path(...)` or `matrices`; or a function of two arguments, `(path, leaf) -> bool`.
 
     Raises:
-        ValueError: at init or update, if the mask is built differently, or holds something other than True
-            and False, with the path.
+        ValueError: at init or update, if the mask has another structure, or a leaf that is not True or
+            False, with the path.
 
     >>> from purestep.transforms import scale
     >>> transform = masked(scale(-1.0), {"w": True, "b": False})
@@ -82,7 +80,7 @@ def masked(inner: GradientTransform, mask: Mask) -> GradientTransform:
 
 
 def set_to_zero() -> GradientTransform:
-    """Replace every update by zero, NaN and infinity too; dtypes stay.
+    """Replace every update by zero, NaN and infinity too; dtypes are unchanged.
 
     >>> set_to_zero().update({"w": mx.array(3.0)}, ())
     ({'w': array(0, dtype=float32)}, ())
@@ -91,13 +89,14 @@ def set_to_zero() -> GradientTransform:
 
 
 def freeze(mask: Mask) -> GradientTransform:
-    """Set the updates to zero where the mask is true, so that those parameters stay to the bit.
+    """Set the updates to zero where the mask is true: those parameters stay unchanged bit for bit.
 
-    Put it last in a chain: weight decay after it would move them again. The transforms before it still
-    see the frozen gradients; to spare their memory too, use `partition` with `set_to_zero()` for a group.
+    Place it last in a chain, since weight decay after it would change them again. The transforms before it
+    still receive the gradients of frozen parameters and keep states for them. To save that memory too, use
+    `partition` with `set_to_zero()` for the frozen group.
 
     Args:
-        mask: what is frozen; as in `masked`.
+        mask: selects the parameters to freeze, in any form that `masked` accepts.
 
     >>> from purestep.transforms import by_path
     >>> transform = freeze(by_path("encoder.*"))
@@ -113,7 +112,7 @@ def freeze(mask: Mask) -> GradientTransform:
     transform = without_state("freeze", update)
 
     def init(params: Params) -> tuple[()]:
-        resolve_mask("freeze", mask, params)  # a mask of another structure is refused here already
+        resolve_mask("freeze", mask, params)  # refuses a mask of another structure
         return ()
 
     return checked("freeze", init, taking_extra(transform))

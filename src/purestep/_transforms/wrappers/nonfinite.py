@@ -1,4 +1,4 @@
-"""Gradients with NaN or infinity in them: skip the update, or mend it."""
+"""Gradients with NaN or infinity: skip the update, or replace the NaN."""
 
 from typing import Any, NamedTuple
 
@@ -9,16 +9,16 @@ from purestep._core.types import Params, Tree, Updates
 from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
 from purestep._transforms.wrappers.conditional import zero_unless
 
-_SMALL = 1 << 14  # leaves up to this many elements are looked at together, in one kernel
+_SMALL = 1 << 14  # leaves of at most this many elements are checked together, in one kernel
 
 
 class SkipNonfiniteState(NamedTuple):
     """State of `skip_nonfinite`.
 
     Attributes:
-        consecutive: 0-d int32, non-finite gradients in a row up to now; 0 after a finite one.
-        total: 0-d int32, non-finite gradients so far.
-        inner: the state of the wrapped transform, which counts the updates that were made.
+        consecutive: 0-d int32, the last non-finite gradients in a row; 0 after a finite one.
+        total: 0-d int32, all non-finite gradients so far.
+        inner: the state of the wrapped transform, which does not count skipped updates.
     """
 
     consecutive: mx.array
@@ -27,15 +27,16 @@ class SkipNonfiniteState(NamedTuple):
 
 
 def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None) -> GradientTransform:
-    """Make no update from gradients with a NaN or an infinite element: zero updates, nothing moves.
+    """Skip updates from gradients with a NaN or an infinite element: the updates are zero.
 
-    The whole inner state stays to the bit: moments, counts, schedules, averages. Look at
-    `state.consecutive` between steps and stop a run that no longer recovers.
+    The whole inner state is then unchanged bit for bit: moments, counts, schedules, averages. Read
+    `state.consecutive` between steps to stop a run that no longer recovers.
 
     Args:
-        inner: what sees finite gradients only.
-        max_consecutive: after this many skipped in a row the next is let through, finite or not, so that
-            a run which is lost shows it, and the counting in a row begins again. `None`: never.
+        inner: receives finite gradients only.
+        max_consecutive: after this many skipped updates in a row, the next one is applied even if it is
+            not finite, so that a failed run is visible; `consecutive` then restarts at 0. With `None`,
+            every non-finite gradient is skipped.
 
     >>> from purestep.transforms import trace
     >>> transform = skip_nonfinite(trace(0.5))
@@ -76,9 +77,9 @@ class ApplyIfFiniteState(NamedTuple):
     """State of `apply_if_finite`.
 
     Attributes:
-        notfinite_count: 0-d int32, non-finite gradients in a row up to now.
+        notfinite_count: 0-d int32, the last non-finite gradients in a row.
         last_finite: 0-d bool, whether the last gradients were finite.
-        total_notfinite: 0-d int32, non-finite gradients so far.
+        total_notfinite: 0-d int32, all non-finite gradients so far.
         inner_state: the state of the wrapped transform.
     """
 
@@ -89,15 +90,18 @@ class ApplyIfFiniteState(NamedTuple):
 
 
 def apply_if_finite(inner: GradientTransform, max_consecutive_errors: int) -> GradientTransform:
-    """Ignore non-finite gradients, but give in and apply them after too many in a row.
+    """Skip updates from non-finite gradients, but apply one after too many in a row.
 
-    `skip_nonfinite(inner, max_consecutive_errors)` with optax's state. One difference from optax: having
-    given in, `notfinite_count` begins again at 0; there, every later non-finite gradient is applied too
-    until a finite one comes (optax #1746).
+    It is `skip_nonfinite(inner, max_consecutive_errors)` with optax's state.
+
+    Differences from optax:
+
+    1. After a non-finite gradient has been applied, `notfinite_count` restarts at 0. There, all later ones
+       are applied too, until a finite gradient comes (optax #1746).
 
     Args:
-        inner: what is applied.
-        max_consecutive_errors: non-finite gradients in a row that are ignored, at least 0.
+        inner: the transform to apply.
+        max_consecutive_errors: non-finite gradients in a row that are skipped, at least 0.
 
     >>> from purestep.transforms import scale
     >>> transform = apply_if_finite(scale(-1.0), 1)
@@ -135,14 +139,14 @@ class ZeroNansState(NamedTuple):
     """State of `zero_nans`.
 
     Attributes:
-        found_nan: like params, each leaf a 0-d bool: whether its last update held a NaN.
+        found_nan: like params, 0-d bools: whether the leaf's last update contained a NaN.
     """
 
     found_nan: Tree
 
 
 def zero_nans() -> GradientTransform:
-    """Replace each NaN by zero and leave everything else, infinities too, as it is.
+    """Replace each NaN by zero; all other values are unchanged, infinities too.
 
     >>> transform = zero_nans()
     >>> transform.update({"w": mx.array([1.0, mx.nan])}, transform.init({"w": mx.zeros(2)}))

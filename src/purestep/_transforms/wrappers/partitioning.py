@@ -1,4 +1,4 @@
-"""Another transform for each group of parameters."""
+"""A different transform for each group of parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -11,41 +11,41 @@ from purestep._transforms.core.masks import merge, same_structure, select, selec
 
 Label: TypeAlias = str | int
 Labels: TypeAlias = Tree | Callable[[Params], Tree] | Sequence[tuple[str, Label]]
-"""A tree of labels, `params -> such a tree`, or a list of `(path pattern, label)`, first match first."""
+"""A tree of labels, a function `params -> such a tree`, or a list of `(path pattern, label)`."""
 
 
 class PartitionState(NamedTuple):
     """State of `partition`.
 
     Attributes:
-        inner_states: a dict from each label to the state of its transform over its own parameters; where
-            that is built like params, it holds `()` for the parameters of other groups.
+        inner_states: a dict from each label to the state of its transform for its own parameters. Trees
+            like params in it hold `()` for the parameters of other groups.
     """
 
     inner_states: dict[Label, Tree]
 
 
 def partition(transforms: Mapping[Label, GradientTransform], param_labels: Labels) -> GradientTransform:
-    """Hand each parameter's update to the transform of its label; each sees its own parameters alone.
+    """Apply to each parameter's update the transform of its label.
 
-    A label says what happens to a parameter and every parameter has exactly one, so nothing passes by
-    accident: to keep a group still, give it `set_to_zero()`.
+    Every parameter has exactly one label, and each transform receives only its own parameters. To freeze a
+    group, give it `set_to_zero()`.
 
     Differences from optax:
 
-    1. `param_labels` may be a list of `(pattern, label)`, the patterns those of `by_path`.
-    2. Extra arguments that are built like the updates are cut as they are, always.
+    1. `param_labels` may be a list of `(pattern, label)`, with the patterns of `by_path`.
+    2. Extra arguments with the structure of the updates are always divided in the same way.
     3. `state.inner_states[label]` is the transform's own state, with no `MaskedState` around it.
 
     Args:
-        transforms: from label to transform. A label is a string or an integer.
-        param_labels: a tree of labels built like the parameters, where one label may stand for a whole
-            subtree; or a function of the parameters that returns one; or a list of `(pattern, label)`
-            pairs, of which the first that matches a parameter's path gives its label.
+        transforms: a dict from label to transform. A label is a string or an integer.
+        param_labels: a tree of labels with the structure of the parameters, where one label may stand for
+            a whole subtree; or a function of the parameters that returns such a tree; or a list of
+            `(pattern, label)` pairs, where the first pattern that matches a parameter's path counts.
 
     Raises:
-        ValueError: at init or update, for a parameter without a label or with one that `transforms` does
-            not have, or for labels built differently than the parameters; each with the path.
+        ValueError: at init or update, for a parameter without a label or with a label that `transforms`
+            does not have, or for labels of another structure; each with the path.
 
     >>> import mlx.core as mx
     >>> from purestep.transforms import scale
@@ -93,7 +93,7 @@ def partition(transforms: Mapping[Label, GradientTransform], param_labels: Label
 def resolve_labels(
     caller: str, param_labels: Any, params: Params, known: Mapping[Label, Any] | None = None
 ) -> Tree:
-    """Return labels, in whichever form, as a tree built like the parameters, each of them known."""
+    """Return labels of any form as a tree with the structure of the parameters; refuse unknown labels."""
 
     def check(path: str, label: Any) -> None:
         _check_label(caller, f"param_labels at {path}", label)
@@ -109,7 +109,7 @@ def resolve_labels(
 
 
 def group_table(params: Params, param_labels: Labels) -> str:
-    """Return a text table of which parameter is in which group, and how large the groups are.
+    """Return a text table of the group of each parameter and the size of each group.
 
     Args:
         params: a tree of arrays.
@@ -141,6 +141,7 @@ def group_table(params: Params, param_labels: Labels) -> str:
 
 
 def _by_pattern(caller: str, pairs: Sequence[tuple[str, Label]], params: Params) -> Tree:
+    """Return the tree of labels that a list of `(pattern, label)` gives."""
     compiled = [(compile_pattern(caller, pattern), label) for pattern, label in pairs]
     missing = []
 
@@ -173,6 +174,7 @@ def _check_label(caller: str, name: str, label: Any) -> None:
 
 
 def _columns(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
+    """Return the rows as lines; `sides` holds the alignment of each column, `<` or `>`."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = [[f"{cell:{s}{w}}" for cell, s, w in zip(row, sides, widths, strict=True)] for row in rows]
     return ["  ".join(row).rstrip() for row in cells]

@@ -1,4 +1,4 @@
-"""Smaller updates once the loss no longer falls."""
+"""Smaller updates after the loss has stopped falling."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ class ReduceLROnPlateauState(NamedTuple):
     """State of `reduce_on_plateau`.
 
     Attributes:
-        scale: 0-d float32, what updates are multiplied by.
-        best_value: 0-d float32, the least mean value seen.
-        plateau_count: 0-d int32, means in a row that were no better.
-        cooldown_count: 0-d int32, means left to wait through.
-        count: 0-d int32 in [0, accumulation_size), values in the present mean.
-        avg_value: 0-d float32, the present mean.
+        scale: 0-d float32, the factor of the updates.
+        best_value: 0-d float32, the lowest mean so far.
+        plateau_count: 0-d int32, means in a row that were not better.
+        cooldown_count: 0-d int32, means left in the cooldown.
+        count: 0-d int32 in [0, accumulation_size), values in the current mean.
+        avg_value: 0-d float32, the current mean.
     """
 
     scale: mx.array
@@ -38,26 +38,28 @@ def reduce_on_plateau(
     accumulation_size: int = 1,
     min_scale: float = 0.0,
 ) -> GradientTransform:
-    """Multiply updates by a scale, and the scale by `factor` whenever `value` has stopped falling.
+    """Multiply updates by a scale, and multiply the scale by `factor` when the loss has stopped falling.
 
-    Place it after `scale_by_learning_rate` or anywhere behind what normalizes. The update's `value=` is
-    the loss, which `train_step` hands on; it is averaged over `accumulation_size` updates, and a mean
-    is better if it is below `(1 - rtol) * best - atol`. A value that is NaN is not better.
+    Place it after `scale_by_learning_rate`, or after any other transform that normalizes. `update` receives
+    the loss as `value=` from `train_step`. Values are averaged over `accumulation_size` updates. A mean is
+    better if it is below `(1 - rtol) * best - atol`; NaN is not better.
 
     Differences from optax:
 
-    1. All floats of the state are float32; there they have the parameters' dtype.
+    1. All floats of the state are float32. There they have the parameters' dtype.
 
-    `patience` is optax's. PyTorch's ReduceLROnPlateau waits for one mean more: its `patience=9` is 10 here.
+    Differences from torch:
+
+    1. ReduceLROnPlateau waits for one mean more: its `patience=9` is `patience=10` here and in optax.
 
     Args:
         factor: in (0, 1).
-        patience: means in a row, no better than the best, after which the scale falls; at least 1.
+        patience: the scale is reduced after this many means in a row that are not better; at least 1.
         rtol: in [0, 1].
-        atol: at least 0; not both tolerances may be 0.
-        cooldown: means to wait after the scale fell before counting again.
-        accumulation_size: updates to a mean, at least 1; make it large when the values are noisy.
-        min_scale: the scale stays at or above it.
+        atol: at least 0; `rtol` and `atol` must not both be 0.
+        cooldown: means that are ignored after the scale was reduced.
+        accumulation_size: values in one mean, at least 1; use more if the values are noisy.
+        min_scale: the lower bound of the scale.
 
     >>> transform = reduce_on_plateau(factor=0.5, patience=2)
     >>> state = transform.init({"w": mx.array(0.0)})
@@ -84,8 +86,8 @@ def reduce_on_plateau(
         zero = mx.array(0, mx.int32)
         return ReduceLROnPlateauState(mx.array(1.0), mx.array(mx.inf), zero, zero, zero, mx.array(0.0))
 
-    def judged(state: ReduceLROnPlateauState, mean: mx.array) -> ReduceLROnPlateauState:
-        """Return the state after a full mean."""
+    def after(state: ReduceLROnPlateauState, mean: mx.array) -> ReduceLROnPlateauState:
+        """Return the state after the mean of `accumulation_size` values."""
         better = mean < (1 - rtol) * state.best_value - atol
         waiting = state.cooldown_count > 0
         worse = mx.where(better, 0, scalars.increment(state.plateau_count))
@@ -112,7 +114,7 @@ def reduce_on_plateau(
         count = scalars.increment(state.count)
         mean = (state.count * state.avg_value + scalars.float32(value)) / count
         gathered = state._replace(count=count, avg_value=mean)
-        new = tree.where(count == accumulation_size, judged(state, mean), gathered)
+        new = tree.where(count == accumulation_size, after(state, mean), gathered)
         return tree.map(lambda u: (new.scale * u).astype(u.dtype), updates), new
 
     return checked(caller, init, update)

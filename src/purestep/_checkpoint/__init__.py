@@ -1,0 +1,1 @@
+"""Storage of states: files, bytes, and the checkpoints of a run."""

@@ -1,0 +1,1 @@
+"""Files on disk: locks, renames, reading and writing arrays."""

@@ -1,0 +1,101 @@
+"""The index of a state that is divided among files, `model.safetensors.index.json`, while it is still text.
+
+{"metadata": {"total_size": 8}, "weight_map": {"w": "model-00001-of-00002.safetensors", ...}}
+"""
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from purestep._checkpoint.disk import reader
+from purestep._checkpoint.format import scan
+from purestep._checkpoint.format.header import CorruptError, kind_of, reading
+from purestep._checkpoint.format.scan import ScanError
+
+_LONGEST = 2000  # bytes of a file's name
+_MOST = 4096  # names in the metadata
+
+
+class Index(NamedTuple):
+    """An index whose files are there.
+
+    Attributes:
+        header: the text that purestep sealed, in UTF-8; `None` if there is none.
+        files: their names.
+        arrays: how many it names.
+        characters: of all their names together.
+        text: of the whole index.
+    """
+
+    header: bytes | bytearray | None
+    files: list[str]
+    arrays: int
+    characters: int
+    text: bytes
+
+    def placed(self) -> Iterator[tuple[str, str]]:
+        """Yield the name of each array and the file that it is in."""
+        names = {name: name for name in self.files}
+        return ((key, names[name]) for key, name in _placed(self.text))
+
+
+def read_index(where: str, path: Path, key: str) -> Index:
+    """Read an index, with the text that its metadata has under a key.
+
+    Raises:
+        CorruptError: if it is none, or a file that it names is missing.
+        ValueError: if it names a file outside of its directory.
+    """
+    with reading(where, path):
+        text = path.read_bytes()
+    header: bytes | bytearray | None = None
+    files: dict[str, None] = {}
+    hashes, characters = array("q"), 0
+    try:
+        for name, start, stop in _object(text, "metadata"):
+            if name == key:
+                if text[start] != 0x22:
+                    raise CorruptError(f"{where}: {path} was not written by purestep.checkpoint")
+                header = scan.utf8(text, start, stop)
+        for name, file in _placed(text):
+            hashes.append(hash((name,)))
+            characters += len(name)
+            if file not in files:
+                reader.check_names(where, path, [file])
+                if kind_of(where, path.parent / file) != "file":
+                    raise CorruptError(f"{where}: {path.parent / file} is missing")
+                files[file] = None
+        if not scan.distinct(hashes):
+            raise ScanError("a name occurs twice")
+    except ScanError as error:
+        raise CorruptError(
+            f"{where}: {path} is damaged: it is not an index of safetensors files ({error})"
+        ) from None
+    return Index(header, list(files), len(hashes), characters, text)
+
+
+def _placed(text: bytes) -> Iterator[tuple[str, str]]:
+    for name, start, stop in _object(text, "weight_map"):
+        if text[start] != 0x22 or stop - start > _LONGEST:
+            raise ScanError("an array is in no file")
+        yield name, scan.string(text, start, stop)
+
+
+def _object(text: bytes, wanted: str) -> Iterator[tuple[str, int, int]]:
+    """Yield the members of an object that is a member; an index may lack metadata, and nothing else."""
+    start = len(text) - len(text.lstrip())
+    found: tuple[int, int] | None = None
+    for name, first, last in scan.members(text, start, len(text)):
+        if name == wanted:
+            if found:
+                raise ScanError(f"it has two members {wanted}")
+            found = first, last
+    if wanted == "metadata" and (not found or text[found[0] : found[0] + 1] == b"n"):
+        return
+    if not found:
+        raise ScanError(f"it has no {wanted}")
+    for number, member in enumerate(scan.members(text, *found)):
+        if wanted == "metadata" and number == _MOST:
+            raise ScanError("its metadata has too many names")
+        yield member

@@ -1,0 +1,119 @@
+"""One writer to a directory: the second is told who the first is."""
+
+import contextlib
+import errno
+import fcntl
+import io
+import json
+import os
+import re
+import socket
+import weakref
+from pathlib import Path
+
+from purestep._checkpoint.format.header import naming
+
+_NAME = ".lock"
+
+
+class LockedError(RuntimeError):
+    """Another process, or another `Checkpointer` of this one, writes to the directory."""
+
+
+class Lock:
+    """An advisory lock on a directory; the system lets go of it when its holder dies.
+
+    It is free again when this object is gone, wherever an interrupt has struck: the file is an object, which
+    Python closes when it is dropped. A descriptor in a variable, an interrupt would leave open.
+    """
+
+    def __init__(self, where: str, directory: Path):
+        self._path = directory / _NAME
+        self._file: io.FileIO | None = None
+        _HELD.add(self)  # before there is a file: a child may be forked at any moment
+        try:
+            if self._path.is_symlink():  # which would make a file elsewhere
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
+            self._file = file = io.FileIO(self._path, "a+")
+            self._acquire(where, directory, file)
+        except BaseException:
+            self._close()
+            raise
+
+    def _acquire(self, where: str, directory: Path, file: io.FileIO) -> None:
+        if not self._is_at_its_path(file):
+            raise OSError(errno.EBUSY, "replaced while it was opened", str(self._path))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(
+                f"{where}: {directory} is being written by {_owner(file.fileno())}: "
+                "close that writer first, or use another directory"
+            ) from None
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+
+    def check(self, where: str) -> None:
+        """Refuse to go on when the lock's file was removed or replaced: another writer may have another."""
+        if self._file is None or not self._is_at_its_path(self._file):
+            raise LockedError(
+                f"{where}: {self._path} was removed or replaced while it was held: close this writer, "
+                "and make another if no other process writes there"
+            )
+
+    def release(self) -> None:
+        """Let the next writer in, also when a forked child still has the file open."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # only the note of who had it
+                self._file.truncate(0)
+            with contextlib.suppress(OSError):  # closing it lets go too, but for the child
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._close()
+
+    def _is_at_its_path(self, file: io.FileIO) -> bool:
+        with naming(self._path):
+            mine = os.fstat(file.fileno())
+        try:
+            there = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # it is closed all the same
+                file.close()
+
+    def __del__(self) -> None:
+        self._close()
+
+
+_HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+def _forget() -> None:
+    # A forked child would hold the lock of a parent that dies for as long as it lives itself.
+    for held in list(_HELD):
+        held._close()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def host() -> str:
+    """Return this host's name as it stands in the names of temporaries."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
+
+
+def owner_name() -> str:
+    """Return `host.pid` of this process, as it stands in the names of temporaries."""
+    return f"{host()}.{os.getpid()}"
+
+
+def _owner(descriptor: int) -> str:
+    try:
+        owner = json.loads(os.pread(descriptor, 1000, 0))
+        return f"pid {int(owner['pid'])} on {str(owner['host'])[:100]}"
+    except (ValueError, LookupError, TypeError):
+        return "another process"

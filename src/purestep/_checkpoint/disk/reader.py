@@ -1,0 +1,277 @@
+"""Named arrays from safetensors files: nothing is given out that is not as it was written."""
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._checkpoint.disk import device
+from purestep._checkpoint.format import checksum
+from purestep._checkpoint.format.contents import check_names as check_arrays
+from purestep._checkpoint.format.contents import contents
+from purestep._checkpoint.format.header import CorruptError, reading, verified
+from purestep._checkpoint.format.specs import Leaves
+from purestep._core import checks, tree
+
+_SUMMING = min(4, os.cpu_count() or 1)  # threads
+_UNSUMMED = 2 * _SUMMING  # arrays that wait to be summed while MLX reads on
+# MLX's words where the system has refused to open or to read; it does not say why.
+_REFUSED = re.compile("Failed to open|Unable to read")
+
+
+class Place(NamedTuple):
+    """Where an array is stored: the file's name, the name within it, the checksum of its bytes."""
+
+    file: str
+    key: str
+    checksum: str
+
+
+def lazy(where: str, path: Path) -> dict[str, mx.array]:
+    """Return the arrays of a file whose header has been checked; each is read when it is evaluated.
+
+    Raises:
+        CorruptError: if it is damaged, or holds a dtype that MLX does not have.
+        OSError: if the system cannot read it.
+    """
+    arrays: Any = None
+    for last in (False, True):
+        try:
+            # Where there is a device's memory too, the host would have to fetch from it what it is to check.
+            arrays = mx.load(os.fspath(path), format="safetensors", stream=mx.cpu)
+            break
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            if last or not isinstance(error, RuntimeError):
+                raise _unreadable(where, f"{path}", [path], error) from None
+            _probe(where, path)  # whatever is not wrong with the file may have passed
+    return arrays
+
+
+def _settle() -> None:
+    """Wait for what MLX has begun to read, so that its errors do not meet whatever is evaluated next."""
+    for _ in range(100):  # each raises what it finds, and then there may be more
+        try:
+            mx.synchronize(mx.default_stream(mx.cpu))
+            return
+        except RuntimeError:
+            continue
+
+
+def _probe(where: str, path: Path) -> None:
+    """Read a file through the system, which says why it cannot.
+
+    Raises:
+        CorruptError: if it is missing or cut.
+        OSError: for another reason than damage.
+    """
+    contents(where, path)
+    with reading(where, path), path.open("rb") as file:
+        while file.read(1 << 24):
+            pass
+
+
+def _unreadable(where: str, source: str, files: Iterable[Path], error: Exception) -> Exception:
+    """Return what an error of MLX's means, once the system has read the files without one."""
+    for file in files:
+        _probe(where, file)
+    if _REFUSED.search(str(error)):
+        return OSError(f"{where}: {source} cannot be read by MLX ({error}), but now by the system: try again")
+    return CorruptError(f"{where}: {source} cannot be read by MLX ({error})")
+
+
+def read(
+    where: str,
+    directory: Path,
+    places: Mapping[str, Place],
+    leaves: Leaves,
+    paths: list[str],
+    check: Callable[[Path], object] | None = None,
+) -> dict[str, mx.array]:
+    """Return arrays by path, in memory, each with the dtype, shape and checksum that it was stored with.
+
+    Args:
+        where: the public name that the user called.
+        directory: of the files.
+        places: of every array that the files hold, those not wanted too.
+        leaves: dtype and shape of each array.
+        paths: of the arrays wanted.
+        check: refuses a file that is not the one that was written, before anything in it is believed.
+
+    Raises:
+        CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.
+        OSError: if the system cannot read one for another reason.
+        MemoryError: if there is no room for the arrays.
+    """
+    files = {places[path].file for path in paths}
+    found = _chosen(where, directory, places, leaves, paths, _opened(where, directory, places, files, check))
+    sums: deque[tuple[str, Future[None]]] = deque()
+
+    def finish() -> None:
+        path, done = sums.popleft()
+        try:
+            done.result()
+        finally:
+            del done  # the error's traceback would hold it, and it the error: a cycle
+        found[path] = device.placed(found[path])
+
+    # Read now: a lazy array would give whatever the file holds later. While MLX reads the next arrays, those
+    # that are there are summed by other threads, which need no more of MLX than the memory.
+    try:
+        with ThreadPoolExecutor(_SUMMING) as pool:
+            named = [directory / name for name in files]
+            _evaluate(where, f"{directory}", named, lambda: mx.async_eval(found))
+            for path in found:
+                file = directory / places[path].file
+                _evaluate(where, f"{path} in {file}", [file], lambda path=path: mx.eval(found[path]))
+                raw = checksum.raw(found[path])
+                sums.append((path, pool.submit(_check_bytes, where, directory, path, places[path], raw)))
+                del raw  # which would keep the array
+                if len(sums) > _UNSUMMED:
+                    finish()
+            while sums:
+                finish()
+            mx.eval(found)
+    except BaseException as error:
+        found.clear()
+        sums.clear()
+        if isinstance(error, Exception):  # an interrupt does not wait
+            _settle()
+        raise
+    finally:
+        device.trim()
+    return found
+
+
+def unsummed(
+    where: str, directory: Path, files: Mapping[str, str], leaves: Leaves, keys: Iterable[str]
+) -> dict[str, mx.array]:
+    """Return arrays by name, in memory, of files without checksums whose headers have been checked.
+
+    Raises:
+        CorruptError: for a file that is missing or cut, or an array of another dtype or shape.
+        OSError: if the system cannot read one for another reason.
+    """
+    wanted = list(keys)
+    opened = {name: lazy(where, directory / name) for name in dict.fromkeys(files[key] for key in wanted)}
+    found: dict[str, mx.array] = {}
+    for key in wanted:
+        name = files[key]
+        found[key] = opened[name].pop(key)
+        _check_kind(where, directory, key, Place(name, key, ""), leaves[key], found[key])
+    opened.clear()
+    for key in wanted:
+        file = directory / files[key]
+        _evaluate(where, f"{key} in {file}", [file], lambda key=key: mx.eval(found[key]))
+        found[key] = device.placed(found[key])
+    mx.eval(found)
+    device.trim()
+    return found
+
+
+def _evaluate(where: str, source: str, files: Iterable[Path], evaluation: Callable[[], object]) -> None:
+    """Read arrays of files; where there is no memory for them nothing is damaged."""
+    try:
+        evaluation()
+    except RuntimeError as error:
+        _settle()
+        if "alloc" in str(error):
+            raise MemoryError(f"{where}: there is no room for {source}: {error}") from None
+        raise _unreadable(where, source, files, error) from None
+
+
+def examine(
+    where: str, directory: Path, file: str, held: Mapping[str, Place], leaves: Leaves
+) -> Iterator[CorruptError]:
+    """Yield what is wrong with the arrays that one file holds, read one after another and kept no longer.
+
+    Raises:
+        CorruptError: if none of them can be read.
+        OSError: if the system cannot read the file for another reason than damage.
+    """
+    arrays = _opened(where, directory, held, {file}, None)[file]
+    for path, place in held.items():
+        array = arrays.pop(place.key)
+        try:
+            _check_kind(where, directory, path, place, leaves[path], array)
+            source = f"{path} in {directory / file}"
+            _evaluate(where, source, [directory / file], lambda array=array: mx.eval(array))
+            _check_bytes(where, directory, path, place, checksum.raw(array))
+        except CorruptError as error:
+            yield error
+
+
+def check_names(where: str, source: Path, names: Iterable[str]) -> None:
+    """Refuse names of files that lead out of the directory of the file that lists them."""
+    for name in names:
+        if name in ("", "..") or Path(name).name != name or "\0" in name or not _can_name(name):
+            raise checks.error(
+                where, f"{source} names {name!r}, which is not in its directory: do not trust it"
+            )
+
+
+def _can_name(name: str) -> bool:
+    """Tell whether the system can have a file of this name: not of a lone surrogate."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _opened(
+    where: str,
+    directory: Path,
+    places: Mapping[str, Place],
+    files: set[str],
+    check: Callable[[Path], object] | None,
+) -> dict[str, dict[str, mx.array]]:
+    """Return the lazy arrays of files that hold just what `places` says."""
+    keys: dict[str, set[str]] = {name: set() for name in files}
+    for place in places.values():
+        if place.file in keys:
+            keys[place.file].add(place.key)
+    opened: dict[str, dict[str, mx.array]] = {}
+    for name in files:
+        file = directory / name
+        if check is not None:
+            check(file)
+        check_arrays(where, file, keys[name])  # before MLX makes room for what the file says it holds
+        opened[name] = lazy(where, file)
+        if opened[name].keys() != keys[name]:
+            raise CorruptError(f"{where}: {file} is damaged: its arrays are not those its header names")
+    return opened
+
+
+def _chosen(
+    where: str,
+    directory: Path,
+    places: Mapping[str, Place],
+    leaves: Leaves,
+    paths: list[str],
+    opened: Mapping[str, Mapping[str, mx.array]],
+) -> dict[str, mx.array]:
+    """Return the lazy arrays that are wanted, by path."""
+    found: dict[str, mx.array] = {}
+    for path in paths:
+        found[path] = opened[places[path].file][places[path].key]
+        _check_kind(where, directory, path, places[path], leaves[path], found[path])
+    return found
+
+
+def _check_kind(
+    where: str, directory: Path, path: str, place: Place, leaf: tuple[str, tuple[int, ...]], array: mx.array
+) -> None:
+    if (tree.dtype_name(array.dtype), array.shape) != leaf:
+        file = directory / place.file
+        raise CorruptError(f"{where}: {file} is damaged: {path} has another dtype or shape")
+
+
+def _check_bytes(where: str, directory: Path, path: str, place: Place, raw: Any) -> None:
+    source = f"{path} in {directory / place.file}"
+    if not verified(where, source, place.checksum, raw):
+        raise CorruptError(f"{where}: {source} is damaged: its bytes do not have the checksum written")

@@ -1,0 +1,148 @@
+"""Named arrays to safetensors files: snapshots, shards with their index, writing."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._checkpoint.disk import atomic, device
+from purestep._checkpoint.disk.line import Line
+from purestep._checkpoint.format import checksum
+from purestep._core import checks, tree
+from purestep._core.types import Tree
+
+SUFFIX = ".safetensors"
+_DEEPEST = 100
+# Readers of the ecosystem ask for this before they open a file.
+ECOSYSTEM = {"format": "mlx"}
+
+
+def snapshot(state: Tree, where: str = "checkpoint.save") -> dict[str, mx.array]:
+    """Return what `evaluated` does, of a state that safetensors files can hold.
+
+    Raises:
+        ValueError: for an array of a dtype or a name that no file could give back, with its path.
+    """
+    check_depth(where, state)
+    for path, leaf in tree.items(state):
+        shown = tree.join("state", path) if path else "state"
+        if leaf.dtype == mx.float64:
+            raise checks.error(
+                where, f"{shown} is float64, which safetensors cannot hold: cast it to float32"
+            )
+        # A file's metadata has this name, and the parameters of a checkpoint lose theirs.
+        if path.removeprefix("params.") == "__metadata__":
+            raise checks.error(where, f"{shown} has a name that safetensors keeps for itself: rename the key")
+        if any("\ud800" <= character <= "\udfff" for character in path):
+            raise checks.error(
+                where, f"{shown!a} has a lone surrogate in a key, which no file can name: rename the key"
+            )
+    return evaluated(state)
+
+
+def check_depth(where: str, state: Tree) -> None:
+    """Refuse a tree so deep that Python's JSON, which writes it, would not read it back."""
+    level, depth = [state], 0
+    while level:
+        if depth > _DEEPEST:
+            raise checks.error(where, f"state must be nested at most {_DEEPEST} containers deep")
+        level = [child for node in level for _, child in tree.children(node) or []]
+        depth += 1
+
+
+def evaluated(state: Tree) -> dict[str, mx.array]:
+    """Return every array by path: evaluated, contiguous, and out of reach of the caller's `x[...] = y`.
+
+    Contiguous arrays, and all that a step returns are, share their memory with the state; on CUDA they are
+    copies, made on the device: `device.trim` when they are dropped.
+    """
+    own = device.copied if device.on_cuda() else mx.contiguous
+    arrays = {path: own(leaf) for path, leaf in tree.items(state)}
+    device.evaluate(arrays.values())
+    return arrays
+
+
+def shards(stem: str, arrays: Mapping[str, mx.array], limit: int | None) -> dict[str, dict[str, mx.array]]:
+    """Divide arrays, in their order, among files of at most `limit` bytes, or one array each.
+
+    The names are those of Hugging Face: `stem.safetensors`, or `stem-00001-of-00002.safetensors`.
+    """
+    groups: list[dict[str, mx.array]] = [{}]
+    filled = 0
+    for key, array in arrays.items():
+        if limit is not None and groups[-1] and filled + array.nbytes > limit:
+            groups.append({})
+            filled = 0
+        groups[-1][key] = array
+        filled += array.nbytes
+    if len(groups) == 1:
+        return {stem + SUFFIX: groups[0]}
+    return {
+        f"{stem}-{number:05}-of-{len(groups):05}{SUFFIX}": group
+        for number, group in enumerate(groups, start=1)
+    }
+
+
+def index(files: Mapping[str, Mapping[str, mx.array]], metadata: Mapping[str, Any]) -> str:
+    """Return the text of `stem.safetensors.index.json`, in Hugging Face's convention."""
+    size = sum(array.nbytes for arrays in files.values() for array in arrays.values())
+    where = {key: name for name, arrays in files.items() for key in arrays}
+    return json.dumps({"metadata": {"total_size": size, **metadata}, "weight_map": where}, indent=1) + "\n"
+
+
+def write(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
+    """Write one safetensors file and wait until it is on the disk.
+
+    Raises:
+        OSError: if it cannot be written whole.
+    """
+    _put(path, arrays, metadata)
+    atomic.flush(path)
+
+
+def write_summed(directory: Path, files: Mapping[str, Mapping[str, mx.array]]) -> dict[str, dict[str, str]]:
+    """Write files as `write` does, and return the checksum of each array, by file.
+
+    Other threads find the checksums and wait for the disk while the next file is handed to the system.
+    """
+    with Line(_sums) as summing, Line(atomic.flush) as flushing:
+        for name, arrays in files.items():
+            # On CUDA the first to read an array moves it: two at once must not.
+            if mx.cuda.is_available():
+                _put(directory / name, arrays, {})
+                summing.give(arrays)
+            else:
+                summing.give(arrays)
+                _put(directory / name, arrays, {})
+            flushing.give(directory / name)
+    flushing.results()
+    return dict(zip(files, summing.results(), strict=True))
+
+
+def _sums(arrays: Mapping[str, mx.array]) -> dict[str, str]:
+    return {key: checksum.of(checksum.raw(array)) for key, array in arrays.items()}
+
+
+def _put(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
+    # MLX appends the suffix to a name that lacks it.
+    named = path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)
+    try:
+        mx.save_safetensors(str(named), dict(arrays), {**ECOSYSTEM, **metadata})
+    except (RuntimeError, ValueError) as error:
+        free = ""
+        with suppress(OSError):  # MLX's error is the one to see
+            named.unlink(missing_ok=True)
+            free = f" ({shutil.disk_usage(path.parent).free} bytes are free there)"
+        size = sum(array.nbytes for array in arrays.values())
+        raise OSError(f"cannot write {size} bytes to {path}{free}: {error}") from None
+    if named != path:
+        named.replace(path)
+
+
+def check_limit(where: str, limit: int | None) -> int | None:
+    """Refuse a `shard_bytes` that is not a positive integer or `None`; return it."""
+    return None if limit is None else checks.integer(where, "shard_bytes", limit, least=1)

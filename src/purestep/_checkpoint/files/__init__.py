@@ -1,0 +1,1 @@
+"""One state in one file, in several, or in bytes; weights that other programs wrote."""

@@ -1,0 +1,222 @@
+"""States in a safetensors file, or in several with an index: arrays by path, the tree in the metadata."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._checkpoint.disk import atomic, device, reader, tensors
+from purestep._checkpoint.disk.index import read_index
+from purestep._checkpoint.files.weights import read_weights, weights_at
+from purestep._checkpoint.format import checksum
+from purestep._checkpoint.format.contents import metadata_of
+from purestep._checkpoint.format.header import CorruptError, kind_of, seal, sealed, unseal
+from purestep._checkpoint.format.specs import leaf_specs
+from purestep._checkpoint.restoring.restore import Rename, Stored, restore
+from purestep._core import checks, tree
+from purestep._core.types import Tree
+from purestep._steps.state import check_arrays
+
+_KEY = "purestep"
+_INDEX = ".index.json"
+_SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}" + re.escape(tensors.SUFFIX))
+
+
+def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None = None) -> None:
+    """Write a state, or any tree of arrays, to one safetensors file.
+
+    The arrays keep their dtypes, bfloat16 and empty ones included, under their paths
+    (`params.layers.0.weight`; saving `state.params` alone gives the model's own names), so that any
+    safetensors reader opens them; containers, NamedTuple types, `None` and a checksum of each array
+    are in the metadata. The file appears complete or not at all; one that was there before stays
+    until then. Missing parent directories are made.
+
+    Args:
+        path: the file to write.
+        state: a tree of arrays; evaluated here, on the caller's thread.
+        shard_bytes: divide a larger state among files of at most so many bytes (or one array each),
+            `name-00001-of-00003.safetensors`, with `name.safetensors.index.json` written last, as on
+            Hugging Face. A divided state that is there is not replaced; files of one that lacks its
+            index, which a save that was killed leaves, are.
+
+    Raises:
+        TypeError: for a leaf that is not an array, with its path.
+        ValueError: for an array that no such file can hold, as float64, with its path.
+        FileExistsError: if a divided state of that name is there, or one file where this is to be divided:
+            one name never stands for two states.
+        OSError: if the file cannot be written; what was there before is untouched, unless the error says that
+            the file is written, and only flushing its directory failed.
+
+    >>> import mlx.core as mx, tempfile
+    >>> file = tempfile.mkdtemp() + "/state.safetensors"
+    >>> save(file, {"w": mx.array([1.0, 2.0])})
+    >>> load(file, like={"w": mx.zeros(2)})
+    {'w': array([1, 2], dtype=float32)}
+    """
+    where = "checkpoint.save"
+    check_arrays(where, "state", state)
+    shard_bytes = tensors.check_limit(where, shard_bytes)
+    path = Path(path)
+    arrays = tensors.snapshot(state, where)
+    try:
+        _write(where, path, arrays, tree.to_plain(tree.spec(state)), shard_bytes)
+    finally:
+        arrays.clear()
+        device.trim()
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    like: Tree = None,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Tree:
+    """Read a state that `save` wrote, every byte verified.
+
+    With `like` the result is built as the template is, and whatever does not fit is refused, all of it
+    at once. `cast`, `partial` and `rename` each let one thing pass; what they changed is reported in
+    one `RestoreWarning`.
+
+    A safetensors file that another program wrote is read into `like` as `load_weights` does, and the
+    `RestoreWarning` says that its bytes could not be verified.
+
+    Args:
+        path: the file to read, or of a divided state the name it was saved under, or its `.index.json`.
+        like: a tree with the structure, shapes and dtypes that the file must have: the state before the
+            first step serves. Without it, plain dicts, lists and tuples are returned; a NamedTuple
+            becomes a dict.
+        cast: accept floating-point arrays of other dtypes and convert them to the template's.
+        partial: patterns of paths (`*` any characters, `?` one, as in `transforms.by_path`) that may be
+            missing, extra or of another shape: there the template's own arrays are returned. Where a
+            pattern matches a container, that may be of another type: what it holds is compared alone.
+        rename: from names in the file to names in the template, for whole paths or their leading parts
+            (`{"params.encoder": "params.body.encoder"}`, or `{"model": ""}` to drop one); or a function
+            from path to path, which is asked for the paths of `None` and empty containers too.
+
+    Returns:
+        A tree of arrays in memory, independent of the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CorruptError: (a ValueError) if it is cut, changed, or no safetensors file.
+        ValueError: if it differs from the template: every path that is missing, extra, of another
+            shape, dtype or container is listed; if there is both one file and a divided state; or if
+            another program wrote it and `like` is not given.
+        OSError: if the system cannot read it, which does not mean damage (permissions, too many open
+            files, an error of the disk).
+        MemoryError: if there is no room for the arrays.
+
+    Warns:
+        HyperparameterWarning: for a constant hyperparameter, such as a learning rate, that differs from that
+            of `like`. The stored one is returned; `ps.set_hyperparameters(state, learning_rate=...)` takes
+            the other. What follows a schedule is not compared: the schedule of the code takes effect.
+
+    >>> import mlx.core as mx, tempfile
+    >>> file = tempfile.mkdtemp() + "/state.safetensors"
+    >>> save(file, {"w": mx.array([1.0, 2.0]), "b": (mx.array(3), None)})
+    >>> load(file)
+    {'w': array([1, 2], dtype=float32), 'b': (array(3, dtype=int32), None)}
+    """
+    where, path = "checkpoint.load", Path(path)
+    index = _index_of(path)
+    if kind_of(where, index) == "file":
+        if kind_of(where, path):
+            raise checks.error(where, f"{path} and {index.name} are two states of one name: remove the older")
+        path = index
+    if kind_of(where, path) != "file":
+        raise FileNotFoundError(f"{where}: no file at {path}")
+    content, held = _index(where, path) if path.name.endswith(_INDEX) else (_header(where, path), None)
+    if content is None:
+        return _foreign(where, path, like, cast=cast, partial=partial, rename=rename)
+    stored = stored_tree(where, path, content, held)
+    return restore(where, stored, like, cast=cast, partial=partial, rename=rename)
+
+
+def stored_tree(where: str, path: Path, content: dict[str, Any], held: dict[str, str] | None) -> Stored:
+    """Return what a file's header offers; `held` names the file of each array of a divided state."""
+    leaves = leaf_specs(where, str(path), content.get("tree"))
+    sums = content.get("checksums")
+    held = dict.fromkeys(leaves, path.name) if held is None else held
+    if not isinstance(sums, dict) or not leaves.keys() == sums.keys() == held.keys():
+        raise CorruptError(f"{where}: {path} is damaged: its header does not name the same arrays twice")
+    places = {name: reader.Place(held[name], name, str(sums[name])) for name in leaves}
+
+    def read(paths: list[str]) -> dict[str, mx.array]:
+        return reader.read(where, path.parent, places, leaves, paths)
+
+    return Stored(str(path), content["tree"], read)
+
+
+def _write(where: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard_bytes: int | None) -> None:
+    files = tensors.shards(path.name.removesuffix(tensors.SUFFIX), arrays, shard_bytes)
+    index = _index_of(path)
+    older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(_INDEX)]
+    for taken in older:
+        if kind_of(where, taken):
+            raise FileExistsError(
+                f"{where}: {path.parent} already holds {taken.name}: "
+                "delete that state first, or save under another name"
+            )
+    sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
+    header = seal({"tree": spec, "checksums": sums})
+    if len(files) == 1:
+        atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {_KEY: header}))
+        return
+    for name, shard in files.items():
+        try:
+            atomic.write(
+                path.parent / name, lambda temporary, shard=shard: tensors.write(temporary, shard, {})
+            )
+        except atomic.NotFlushedError as error:
+            raise OSError(error.errno, f"{where}: {index} was not written: {error.strerror}") from error
+    atomic.write_text(index, tensors.index(files, {_KEY: header}))
+
+
+def _index_of(path: Path) -> Path:
+    return path.parent / (path.name.removesuffix(tensors.SUFFIX) + tensors.SUFFIX + _INDEX)
+
+
+def _foreign(where: str, path: Path, like: Tree, **options: Any) -> Tree:
+    """Read what another program wrote, where there is a template to read it into."""
+    weights = weights_at(where, path)
+    said = f"{path} is a sound safetensors file that purestep did not write"
+    if like is None:
+        raise checks.error(
+            where, f"{said}: read it with checkpoint.load_weights(path, like=params), or with mx.load"
+        )
+    note = f"{said}: it has no checksums, so its bytes were not verified"
+    try:
+        return read_weights(where, weights, like, note=note, **options)
+    except CorruptError:
+        raise
+    except ValueError as error:
+        hint = "checkpoint.load_weights(path, like=state.params) reads weights into a state's parameters"
+        raise ValueError(f"{error}\n{said}; {hint}") from None
+
+
+def _header(where: str, path: Path) -> dict[str, Any] | None:
+    found, size = metadata_of(where, path)
+    shard = _SHARD.fullmatch(path.name)
+    if shard and _KEY not in found:
+        index = shard[1] + tensors.SUFFIX + _INDEX
+        raise checks.error(where, f"{path} is one of several files of a state: load {index}")
+    if _KEY not in found and not sealed(json.dumps(found)):
+        return None
+    content = unseal(where, str(path), found.pop(_KEY, None), size=size, only="")
+    if found != tensors.ECOSYSTEM:
+        raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
+    return content
+
+
+def _index(where: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    index = read_index(where, path, _KEY)
+    if index.header is None and index.arrays and not sealed(index.text.decode(errors="replace")):
+        return None, {}
+    content = unseal(where, str(path), index.header, names=(index.arrays, index.characters), only="")
+    return content, dict(index.placed())

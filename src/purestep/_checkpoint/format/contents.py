@@ -1,0 +1,198 @@
+"""What a safetensors file says that it holds: read from its header, checked against its length.
+
+    8 bytes             the length of the header, little-endian
+    the header          JSON: {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
+    the arrays' bytes   without gaps
+
+Here rather than by the safetensors package, whose reader needs numpy.
+"""
+
+import json
+import os
+from array import array
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from purestep._checkpoint.format import scan
+from purestep._checkpoint.format.header import CorruptError, kind_of, reading
+from purestep._checkpoint.format.kinds import nbytes
+from purestep._checkpoint.format.scan import ScanError
+from purestep._checkpoint.format.specs import Leaves
+
+_LONGEST = 100_000_000  # bytes of a header, the format's own limit
+_ENTRY = 8192  # bytes that describe an array
+_MOST = 4096  # names in the metadata
+_METADATA = "__metadata__"
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "C64": "complex64",
+    "F8_E4M3": "uint8",  # as MLX reads it: the bytes
+}
+# Others that the format has, and MLX cannot read.
+_UNREADABLE = {"F64", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4"}
+
+
+class Contents(NamedTuple):
+    """What a safetensors file holds: its metadata, and dtype and shape of each array by name.
+
+    A dtype that MLX does not read has the format's name, such as `F64`.
+    """
+
+    metadata: dict[str, str]
+    leaves: Leaves
+
+
+def contents(where: str, path: Path) -> Contents:
+    """Read the header of a safetensors file.
+
+    Raises:
+        CorruptError: if it is missing, cut, or no safetensors file.
+    """
+    with _named(where, path):
+        text, size = _text(where, path)
+        found = _checked(text, size)
+        leaves = {name: (_DTYPES.get(dtype, dtype), shape) for name, dtype, shape, *_ in _entries(text)}
+        del text  # before the metadata is decoded: it may be most of it
+        return Contents(_decoded(found), leaves)
+
+
+def metadata_of(where: str, path: Path) -> tuple[dict[str, str], int]:
+    """Return the metadata of a safetensors file and the bytes of its arrays; errors as of `contents`."""
+    with _named(where, path):
+        text, size = _text(where, path)
+        found = _checked(text, size)
+        del text
+        return _decoded(found), size
+
+
+def check_names(where: str, path: Path, names: Collection[str]) -> None:
+    """Refuse a file that does not hold the arrays of these names alone; other errors as of `contents`."""
+    with _named(where, path):
+        text, size = _text(where, path)
+        _checked(text, size)
+        count = 0  # no name occurs twice
+        for name, *_ in _entries(text):
+            count += 1 if name in names else len(names) + 1
+    if count != len(names):
+        raise CorruptError(f"{where}: {path} is damaged: its arrays are not those its header names")
+
+
+class _MalformedError(Exception):
+    """A header breaks a rule of the format."""
+
+
+@contextmanager
+def _named(where: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CorruptError:
+        raise
+    except (_MalformedError, ScanError) as error:
+        raise CorruptError(f"{where}: {path} is cut or not a safetensors file ({error})") from None
+    except (ValueError, RecursionError):
+        raise CorruptError(f"{where}: {path} is cut or not a safetensors file (no JSON)") from None
+
+
+def _text(where: str, path: Path) -> tuple[bytes, int]:
+    """Return the header and the number of bytes behind it."""
+    if kind_of(where, path) != "file":
+        raise CorruptError(f"{where}: {path} is missing")
+    with reading(where, path), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if 2 <= length <= min(size - 8, _LONGEST) else b""
+    if len(text) < 2:
+        raise _MalformedError("its length does not fit")
+    return text, size - 8 - length
+
+
+def _checked(text: bytes, size: int) -> dict[str, bytes | bytearray]:
+    """Check a header against the rules of the format; return the metadata, in UTF-8.
+
+    What this remembers of an array is 24 bytes, for a description that takes fifty and more.
+    """
+    metadata: dict[str, bytes | bytearray] | None = None
+    for name, start, stop in scan.members(text, 0, len(text)):
+        if name == _METADATA:
+            if metadata is not None:
+                raise _MalformedError("a name occurs twice")
+            metadata = _metadata(text, start, stop)
+    names, starts, stops, empty = array("q"), array("Q"), array("Q"), array("Q")
+    for name, dtype, shape, start, stop in _entries(text):
+        if not 0 <= start <= stop <= size or stop - start != _size(dtype, shape, stop - start):
+            raise _MalformedError(f"the bytes of {name[:100]!r} are not where they should be")
+        names.append(hash((name,)))
+        if start == stop:
+            empty.append(start)
+        else:
+            starts.append(start)
+            stops.append(stop)
+    if not scan.distinct(names):
+        raise _MalformedError("a name occurs twice")
+    # As many begin as end at each place but the first and the last: so they lie end to end.
+    starts.append(size)
+    starts, stops = array("Q", sorted(starts)), array("Q", [0, *sorted(stops)])
+    if starts != stops:
+        raise _MalformedError("its arrays do not lie end to end over all of its bytes")
+    if any(starts[bisect_left(starts, place)] != place for place in empty if place):
+        raise _MalformedError("the place of an empty array lies within another")
+    return metadata or {}
+
+
+def _metadata(text: bytes, start: int, stop: int) -> dict[str, bytes | bytearray]:
+    found: dict[str, bytes | bytearray] = {}
+    if text[start:stop] == b"null":  # as MLX writes none
+        return found
+    for name, first, last in scan.members(text, start, stop):
+        if text[first] != 0x22 or name in found or len(found) == _MOST:
+            raise _MalformedError("its metadata is not text, or a name occurs twice")
+        found[name] = scan.utf8(text, first, last)
+    return found
+
+
+def _decoded(metadata: dict[str, bytes | bytearray]) -> dict[str, str]:
+    return {name: scan.text(metadata.pop(name)) for name in list(metadata)}
+
+
+def _entries(text: bytes) -> Iterator[tuple[str, str, tuple[int, ...], int, int]]:
+    for name, start, stop in scan.members(text, 0, len(text)):
+        if name == _METADATA:
+            continue
+        if stop - start > _ENTRY:
+            raise _MalformedError(f"{name[:100]!r} is not described as an array")
+        entry = json.loads(text[start:stop].decode(), object_pairs_hook=_object)
+        yield name, *_entry(name, entry)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _MalformedError("a name occurs twice")
+    return found
+
+
+def _entry(name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if (
+            dtype in _DTYPES or dtype in _UNREADABLE
+        ) and all(type(n) is int and n >= 0 for n in shape):
+            return dtype, tuple(shape), start, stop
+    raise _MalformedError(f"{name[:100]!r} is not described as an array")
+
+
+def _size(dtype: str, shape: tuple[int, ...], found: int) -> int:
+    return nbytes(_DTYPES[dtype], shape) if dtype in _DTYPES else found

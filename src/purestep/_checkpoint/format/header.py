@@ -1,0 +1,284 @@
+"""What every stored state says of itself, sealed: the format's version, a digest, and plain content.
+
+    {"format":2,"digest":"xxh3_128:...",
+    "content":{...}}
+
+The format and the digest stand first and are checked before anything else is parsed.
+"""
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from purestep._checkpoint.format import checksum, outline, scan
+from purestep._checkpoint.format.scan import ScanError, Text
+
+FORMAT = 2
+
+_MEMBERS = 32  # of a content
+
+_SEAL = re.compile(rb'\{"format":(\d{1,9}),"digest":"([0-9a-z_:]{1,80})",\n"content":')
+_SUM = rb'"[0-9A-Za-z_:]{0,80}"'
+_SUMMED = re.compile(_SUM)
+_PLACED = re.compile(rb'\["([^"]{1,1500})",(' + scan.STRING + rb")," + _SUM + rb"\]")
+_VALUES = 16  # for each array
+_PLAIN = {"step", "serial", "time", "metrics", "metadata", "versions", "files"}
+
+# What the system says when the file itself is at fault: it is no file, or the file system has read bytes
+# that do not have its own checksum. EIO says less: a disk or a network that fails now may be back later.
+_FILE_AT_FAULT = {
+    errno.EBADMSG,
+    getattr(errno, "EUCLEAN", errno.EBADMSG),
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+}
+
+
+class CorruptError(ValueError):
+    """A stored state is not what was written: cut, flipped, swapped, or from elsewhere."""
+
+
+@contextmanager
+def reading(where: str, path: Path) -> Iterator[None]:
+    """Name the file that cannot be read, in a `CorruptError` where it is itself at fault.
+
+    Any other error, such as too many open files, a missing permission or a device that does not answer,
+    does not mean that the file is damaged: it stays an `OSError`, and no other checkpoint is restored
+    instead. Only bytes that were read and are wrong are damage.
+
+    >>> with reading("load", Path("file")):
+    ...     raise OSError(21, "Is a directory")
+    Traceback (most recent call last):
+    purestep._checkpoint.format.header.CorruptError: load: file cannot be read (Is a directory)
+    >>> with reading("load", Path("file")):
+    ...     raise OSError(5, "Input/output error")
+    Traceback (most recent call last):
+    OSError: [Errno 5] load: file cannot be read (Input/output error)
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"{where}: {path} cannot be read ({error.strerror or error})"
+        if error.errno in _FILE_AT_FAULT:
+            raise CorruptError(message) from None
+        raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give the system's errors about an open file, which name none, the file's name.
+
+    >>> with naming(Path("file")):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'file'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def kind_of(where: str, path: Path, *, follow: bool = True) -> str:
+    """Return `file`, `directory` or `other` for what is at a path, or the empty string for nothing.
+
+    `Path.is_file` and its like answer no, in some versions of Python, when the system could not look.
+
+    Raises:
+        OSError: if the system could not look.
+    """
+    try:
+        mode = os.stat(path, follow_symlinks=follow).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "other"
+        shown = f"{where}: {path}" if where else f"{path}"
+        raise OSError(error.errno, f"{shown} cannot be read ({error.strerror})") from None
+    return "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "other"
+
+
+def problem(where: str, error: Exception) -> str:
+    """Return what is wrong with a stored state, as a line of a list."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return (said or str(error)).removeprefix(f"{where}: ")
+
+
+def seal(content: dict[str, Any]) -> str:
+    """Turn plain content into JSON text that says its format and carries its own digest.
+
+    >>> unseal("load", "file", seal({"step": 3}))
+    {'step': 3}
+    """
+    body = json.dumps(content, separators=(",", ":"))
+    return f'{{"format":{FORMAT},"digest":"{checksum.of(body.encode())}",\n"content":{body}}}'
+
+
+class Opened(NamedTuple):
+    """A sealed text whose digest is right, before anything in it is believed.
+
+    Attributes:
+        text: all of it.
+        members: where the value of each member of the content starts and stops.
+    """
+
+    text: Text
+    members: dict[str, tuple[int, int]]
+
+
+def unseal(
+    where: str,
+    source: str,
+    text: Any,
+    *,
+    size: int | None = None,
+    names: tuple[int, int] | None = None,
+    only: str | None = None,
+) -> dict[str, Any]:
+    """Return the content of a sealed text, which is checked before any of it becomes an object.
+
+    Args:
+        where: the public name that the user called.
+        source: what errors call the text.
+        text: a string or bytes.
+        size: the bytes of all arrays, where they are known.
+        names: how many arrays an index names, and the characters of their names.
+        only: the one member that its metadata may have; then the plain values it holds are bounded by the
+            number of its arrays. Metadata of others is left out.
+
+    Raises:
+        CorruptError: if it was not written by purestep, is not as it was written, or does not name the same
+            arrays in its tree and in its checksums.
+        ValueError: if another version of purestep wrote it, or its checksum cannot be computed here.
+    """
+    found = opened(where, source, text)
+    damaged = f"{where}: {source} is damaged: "
+    named = outline.Extent()
+    content: dict[str, Any] = {}
+    sums = [name for name in ("checksums", "leaves") if name in found.members]
+    if "tree" in found.members:
+        named = described(where, source, found)
+        if [_names(found, name) for name in sums] != [named[:2]] or names not in (None, named[:2]):
+            raise CorruptError(damaged + "its header does not name the same arrays twice")
+        if size not in (None, named.bytes):
+            raise CorruptError(
+                f"{damaged}its arrays are not those its header names: "
+                f"{size} bytes, {named.bytes} were written"
+            )
+    try:
+        plain = _plain(found, sums, named, only)
+        if plain is None:
+            raise CorruptError(damaged + "its header holds more than it should")
+        for name, (start, stop) in found.members.items():
+            if name == "tree":
+                content[name] = outline.built(found.text, start, stop)
+            elif name in plain or name in sums:
+                content[name] = json.loads(str(found.text[start:stop], "ascii"))
+    except CorruptError:
+        raise
+    except (ValueError, RecursionError):
+        raise CorruptError(damaged + "its header is not JSON") from None
+    return content
+
+
+def opened(where: str, source: str, text: Any) -> Opened:
+    """Check the format and the digest of a sealed text; errors as of `unseal`."""
+    data: Text = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    if not isinstance(data, bytes | bytearray | memoryview) or data[:10] != b'{"format":':
+        raise CorruptError(f"{where}: {source} was not written by purestep.checkpoint")
+    found = _SEAL.match(data)
+    if not found or data[-2:] != b"}}":
+        raise CorruptError(f"{where}: {source} is damaged: its header is cut or changed")
+    version = int(found[1])
+    if version != FORMAT:
+        age = "a newer purestep wrote it: upgrade" if version > FORMAT else "use the purestep that wrote it"
+        raise ValueError(f"{where}: {source} has format {version}, this purestep reads {FORMAT}: {age}")
+    body = memoryview(data)[found.end() : -1]
+    if not verified(where, source, found[2].decode(), body):
+        raise CorruptError(f"{where}: {source} is damaged: its header does not have the digest it names")
+    members: dict[str, tuple[int, int]] = {}
+    try:
+        for name, start, stop in scan.members(body, 0, len(body)):
+            if name in members or len(members) == _MEMBERS:
+                raise ScanError(f"{name} occurs twice, or there are too many")
+            members[name] = start, stop
+    except ScanError:
+        raise CorruptError(f"{where}: {source} is damaged: its header is not JSON") from None
+    return Opened(body, members)
+
+
+def described(where: str, source: str, found: Opened) -> outline.Extent:
+    """Return how much the tree of a sealed text names; errors as of `unseal`."""
+    try:
+        return outline.extent(found.text, *found.members.get("tree", (0, 0)))
+    except ScanError:
+        wrong = "it does not describe a tree of arrays"
+    except LookupError as error:
+        wrong = f"{error.args[0] or 'its array'} has no dtype and shape that there is"
+    raise CorruptError(f"{where}: {source} is damaged: {wrong}")
+
+
+def _plain(found: Opened, sums: list[str], named: outline.Extent, only: str | None) -> set[str] | None:
+    """Return which plain members are to be read, or `None` if they are larger than they should be."""
+    plain = _PLAIN & found.members.keys()
+    if only is None:
+        return plain
+    if "metadata" in plain:
+        span = found.members["metadata"]
+        if only not in (key for key, *_ in scan.members(found.text, *span)):
+            plain.remove("metadata")
+    lengths = {name: stop - start for name, (start, stop) in found.members.items()}
+    values = sum(scan.count(found.text, *found.members[name]) for name in plain)
+    most = (1 << 16) + 2 * sum(lengths.get(name, 0) for name in ("tree", *sums))
+    return (
+        plain
+        if values <= _VALUES * (64 + named.arrays) and sum(map(lengths.__getitem__, plain)) <= most
+        else None
+    )
+
+
+def _names(found: Opened, member: str) -> tuple[int, int] | None:
+    """Return how many arrays a member names, and the characters of their paths."""
+    arrays = characters = 0
+    try:
+        for path, start, stop in scan.members(found.text, *found.members[member]):
+            if member == "checksums":
+                fits = _SUMMED.fullmatch(found.text, start, stop)
+            else:
+                placed = _PLACED.fullmatch(found.text, start, stop)
+                fits = placed and placed.end(2) - placed.start(2) <= 12 * len(path) + 2
+            if not fits:
+                return None
+            arrays += 1
+            characters += len(path)
+    except ScanError:
+        return None
+    return arrays, characters
+
+
+def sealed(text: str) -> bool:
+    """Tell whether JSON text holds a sealed text, under whatever name.
+
+    >>> sealed(json.dumps({"pure5tep": seal({"step": 3})})), sealed('{"format": "pt"}')
+    (True, False)
+    """
+    return r"{\"format\":" in text
+
+
+def verified(where: str, source: str, expected: str, data: Any) -> bool:
+    """Tell whether data has a checksum; refuse, as no corruption, an algorithm that is not installed."""
+    try:
+        return checksum.matches(expected, data)
+    except LookupError as error:
+        raise ValueError(f"{where}: {source} cannot be verified: {error.args[0]}") from None

@@ -1,0 +1,196 @@
+"""The description of a tree, `tree.spec` as JSON, while it is still text: walked, measured, then built.
+
+    ["dict",[["w",["array","float32",[2,3]]],["b",["none"]]]]
+
+As `json.dumps` writes it, without blanks: what has the digest of purestep's header was written so.
+"""
+
+import re
+from array import array
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from purestep._checkpoint.format import scan
+from purestep._checkpoint.format.kinds import is_kind, nbytes
+from purestep._checkpoint.format.scan import ScanError, Text
+from purestep._core import tree
+
+DEEPEST = 100  # containers within containers
+LONGEST = 10_000  # characters of a path
+
+_NODE = re.compile(
+    rb'\["(none)"\]|\["(array)","(\w{1,20})",\[([^\[\]]{0,2700})\]\]'
+    rb'|\["(list|tuple|dict)",\[|\["(namedtuple)",(' + scan.STRING + rb"),\["
+)
+_KEY = re.compile(rb"\[(" + scan.STRING + rb"|-?\d{1,4300}),")
+_LONGEST_KEY = 12 * LONGEST + 20  # bytes: a character takes up to twelve
+
+
+class Node(NamedTuple):
+    """One node of a description.
+
+    Attributes:
+        depth: how many containers hold it.
+        key: in a dict or NamedTuple; the place in a list or tuple.
+        keyed: whether it is in a dict or NamedTuple.
+        kind: the first word of its description.
+        name: of the dtype, or of the NamedTuple's type.
+        shape: of an array.
+        path: of an array.
+        empty: whether it holds nothing.
+    """
+
+    depth: int
+    key: Any
+    keyed: bool
+    kind: str
+    name: str = ""
+    shape: tuple[int, ...] = ()
+    path: str = ""
+    empty: bool = True
+
+
+class _Container:
+    """One of those around the place where a walk is."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.keyed = kind in ("dict", "namedtuple")
+        self.count = 0
+        self.segment = ""  # of the path, to the child where the walk is
+        self.hashes = array("q")  # of keys
+
+
+def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterator[Node]:
+    """Yield every node, containers before what they hold, in little memory.
+
+    With `distinct`, which takes eight bytes for each key, a container that has one key twice is refused.
+
+    Raises:
+        ScanError: at the first place where the text is no description of a tree.
+
+    >>> text = b'["list",[["none"],["array","float32",[2]]]]'
+    >>> [(node.kind, node.path) for node in walk(text, 0, len(text))]
+    [('list', ''), ('none', ''), ('array', '1')]
+    """
+    around: list[_Container] = []
+    at = start
+    while True:
+        key, keyed = None, False
+        if around:
+            key, at = _entered(data, at, stop, around[-1])
+            keyed = around[-1].keyed
+        found = _NODE.match(data, at, stop)
+        if not found or found.end() - at > _LONGEST_KEY:
+            raise ScanError("there is no node")
+        at, depth = found.end(), len(around)
+        if found[1]:
+            yield Node(depth, key, keyed, "none")
+        elif found[2]:
+            shape = tuple(map(_length, found[4].split(b","))) if found[4] else ()
+            path = ".".join([container.segment for container in around])
+            yield Node(depth, key, keyed, "array", found[3].decode(), shape, path)
+        else:
+            kind = (found[5] or found[6]).decode()
+            name = scan.string(data, *found.span(7)) if found[7] else ""
+            empty = data[at : at + 1] == b"]"
+            yield Node(depth, key, keyed, kind, name, empty=empty)
+            if not empty:
+                around.append(_Container(kind))
+                if len(around) > DEEPEST:
+                    raise ScanError("it is too deep")
+                continue
+            at = _passed(data, at, stop, b"]]")
+        # Behind a node: the end of its pair, then a comma or the end of its container.
+        while around:
+            if around[-1].keyed:
+                at = _passed(data, at, stop, b"]")
+            if data[at : at + 1] == b",":
+                at += 1
+                break
+            at = _passed(data, at, stop, b"]]")
+            hashes = around.pop().hashes
+            if distinct and not scan.distinct(hashes):
+                raise ScanError("a key occurs twice")
+        if not around:
+            break
+    if at != stop:
+        raise ScanError("it goes on after its end")
+
+
+class Extent(NamedTuple):
+    """How much a header names: arrays, the characters of their paths, their bytes."""
+
+    arrays: int = 0
+    characters: int = 0
+    bytes: int = 0
+
+
+def extent(data: Text, start: int, stop: int) -> Extent:
+    """Return how much a description names.
+
+    Raises:
+        ScanError: if it is none.
+        LookupError: for an array of a dtype or shape that there is not, with its path.
+    """
+    arrays = characters = size = 0
+    for node in walk(data, start, stop, distinct=True):
+        if node.kind == "array":
+            if not is_kind(node.name, node.shape):
+                raise LookupError(node.path)
+            arrays += 1
+            characters += len(node.path)
+            size += nbytes(node.name, node.shape)
+    return Extent(arrays, characters, size)
+
+
+def built(data: Text, start: int, stop: int) -> list[Any]:
+    """Return the `tree.spec` that a text says; the nodes that hold nothing are shared."""
+    lists: list[list[Any]] = [[]]
+    shared: dict[Any, Any] = {}
+    for node in walk(data, start, stop):
+        name = shared.setdefault(node.name, node.name)
+        made: list[Any] = [node.kind, *([name] if name else [])]
+        if node.kind == "array":
+            made.append(list(node.shape))
+        else:
+            if node.kind != "none":
+                made.append([])
+            if node.empty:
+                made = shared.setdefault((node.kind, name), made)
+        del lists[node.depth + 1 :]
+        lists[node.depth].append([node.key, made] if node.keyed else made)
+        if not node.empty:
+            lists.append(made[-1])
+    return lists[0][0]
+
+
+def _length(digits: bytes) -> int:
+    return int(digits) if digits.isdigit() else -1
+
+
+def _entered(data: Text, at: int, stop: int, container: _Container) -> tuple[Any, int]:
+    """Read the key of the next child, if it has one, and note it in the container."""
+    key: Any = container.count
+    container.count += 1
+    container.segment = str(key)
+    if not container.keyed:
+        return key, at
+    found = _KEY.match(data, at, min(stop, at + _LONGEST_KEY))
+    if not found:
+        raise ScanError("there is no key, or a long one")
+    key = scan.string(data, *found.span(1)) if data[found.start(1)] == 0x22 else int(found[1])
+    if container.kind == "dict":
+        container.segment = tree.key_segment(key)
+    elif isinstance(key, str) and key.isidentifier():
+        container.segment = key
+    else:
+        raise ScanError("a field has a name that there is not")
+    container.hashes.append(hash(repr(key)))  # hash("") is hash(0), and hash(-1) is hash(-2)
+    return key, found.end()
+
+
+def _passed(data: Text, at: int, stop: int, mark: bytes) -> int:
+    if at + len(mark) > stop or data[at : at + len(mark)] != mark:
+        raise ScanError(f"{mark.decode()} is missing")
+    return at + len(mark)

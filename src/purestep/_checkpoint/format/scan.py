@@ -1,0 +1,134 @@
+"""JSON that is looked at while it is still text: what it says costs no memory before it is believed.
+
+Python's objects take ten or twenty times the text that describes them. A header is therefore checked by
+moving over its text; only one that is sound is turned into objects.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+Text = bytes | bytearray | memoryview
+
+# Possessive, so that nothing is remembered for a way back, however long the string is.
+STRING = rb'"(?:[^"\\\x00-\x1f]++|\\.)*+"'
+_BLANK = rb"[ \t\n\r]*+"
+_OPEN = re.compile(rb"\{" + _BLANK + rb"(?:(\})" + _BLANK + rb")?")
+_NAME = re.compile(rb"(" + STRING + rb")" + _BLANK + rb":" + _BLANK)
+_NEXT = re.compile(_BLANK + rb"(?:,|(\}))" + _BLANK)
+_ASCII = re.compile(rb'"([^"\\\x00-\x1f\x80-\xff]{0,1000})"')
+_SCALAR = re.compile(STRING + rb"|true|false|null|-?[0-9][-+.0-9eE]*+|-?Infinity|NaN")
+_COUNTED = re.compile(STRING + rb"|[,:\[{]")
+_TOKEN = re.compile(STRING + rb'|["\[\]{}]')
+_PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_PIECE = re.compile(rb'(?:[^"\\\x00-\x1f]{1,64}+|' + _PAIR + rb"|\\u[0-9a-fA-F]{4}|\\[^u]){1,512}+")
+_SHORT = 1 << 16
+_LONGEST_NAME = 130_000  # bytes: of a name or key; those of paths that are saved are shorter
+_DEEPEST = 500
+
+
+class ScanError(ValueError):
+    """A text is not the JSON that it should be."""
+
+
+def members(data: Text, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
+    """Yield the key of each member of a JSON object, and where its value starts and stops.
+
+    Raises:
+        ScanError: at the first place where the text is no object.
+
+    >>> [(key, text[start:stop]) for text in [b'{"a": [1, "]"], "b":null}']
+    ...     for key, start, stop in members(text, 0, len(text))]
+    [('a', b'[1, "]"]'), ('b', b'null')]
+    """
+    found = _OPEN.match(data, start, stop)
+    while found:
+        at = found.end()
+        if found[1]:
+            if at != stop:
+                raise ScanError("it goes on after its end")
+            return
+        found = _NAME.match(data, at, stop)
+        if not found or found.end() - at > _LONGEST_NAME:
+            raise ScanError("it has no name, or a long one")
+        last = skip(data, found.end(), stop)
+        yield string(data, *found.span(1)), found.end(), last
+        found = _NEXT.match(data, last, stop)
+    raise ScanError("it is no object")
+
+
+def skip(data: Text, at: int, stop: int) -> int:
+    """Return where the JSON value that starts here stops; brackets within it are only counted."""
+    found = _SCALAR.match(data, at, stop)
+    if found:
+        return found.end()
+    if data[at : at + 1] not in (b"[", b"{"):
+        raise ScanError("it has no value")
+    depth = 0
+    for found in _TOKEN.finditer(data, at, stop):
+        if found.end() - found.start() > 1:
+            continue
+        kind = data[found.start()]
+        if kind == 0x22 or depth > _DEEPEST:
+            break
+        depth += 1 if kind in b"[{" else -1
+        if depth == 0:
+            return found.end()
+    raise ScanError("it is cut or too deep")
+
+
+def count(data: Text, start: int, stop: int) -> int:
+    """Return how many values a piece of JSON holds at most: by its commas, colons and brackets."""
+    return 1 + sum(data[found.start()] != 0x22 for found in _COUNTED.finditer(data, start, stop))
+
+
+def string(data: Text, start: int, stop: int) -> str:
+    """Return the string that a JSON string says."""
+    plain = _ASCII.fullmatch(data, start, stop)
+    if plain:
+        return plain[1].decode()
+    return text(utf8(data, start, stop))
+
+
+def utf8(data: Text, start: int, stop: int) -> bytes | bytearray:
+    """Return the string that a JSON string says in UTF-8, for which little more than its size is needed."""
+    try:
+        if stop - start <= _SHORT:
+            said = json.loads(bytes(data[start:stop]).decode())
+            if type(said) is not str:
+                raise ScanError("it is no string")
+            return said.encode("utf-8", "surrogatepass")
+        found, at = bytearray(), start + 1
+        while at < stop - 1:
+            piece = _PIECE.match(data, at, stop - 1)
+            if not piece:
+                raise ScanError("it is no string")
+            said = json.loads(b'"' + piece[0] + b'"')
+            found += said.encode("utf-8", "surrogatepass")
+            at = piece.end()
+    except UnicodeError:
+        raise ScanError("it is not UTF-8") from None
+    return found
+
+
+def text(data: bytes | bytearray) -> str:
+    """Return UTF-8 as a string; refuse one for which Python would need several times its size."""
+    if len(data) > _SHORT and not data.isascii():
+        widest = 4 if max(data) >= 0xF0 else 2
+        characters = len(data) - sum(map(data.count, range(0x80, 0xC0)))
+        if characters * widest > len(data) + _SHORT:
+            raise ScanError("it has a long string of narrow and wide characters")
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeError:
+        raise ScanError("it is not UTF-8") from None
+
+
+def distinct(hashes: Sequence[int]) -> bool:
+    """Tell whether all numbers are different, without all of them as objects at once."""
+    parts = 16 if len(hashes) > 10_000 else 1
+    for part in range(parts):
+        some = [number for number in hashes if number % parts == part]
+        if len(set(some)) != len(some):
+            return False
+    return True

@@ -1,0 +1,140 @@
+"""From what is stored to a tree: against a template, every difference at once, or into plain containers."""
+
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._checkpoint.disk import device
+from purestep._checkpoint.format.specs import leaf_specs
+from purestep._checkpoint.restoring.matching import Rename as Rename
+from purestep._checkpoint.restoring.matching import match
+from purestep._checkpoint.restoring.rates import warn_of_others
+from purestep._core import checks, tree
+from purestep._core.types import Tree
+from purestep._steps.state import check_arrays
+
+
+class RestoreWarning(UserWarning):
+    """A restore did what its caller allowed: cast, renamed, or left something out."""
+
+
+class Stored(NamedTuple):
+    """A state on disk or in bytes, before its arrays are read.
+
+    Attributes:
+        source: what errors call it.
+        tree: its `tree.spec`.
+        read: from a list of paths to the arrays stored there, verified and in memory.
+    """
+
+    source: str
+    tree: Any
+    read: Callable[[list[str]], dict[str, mx.array]]
+
+
+def restore(
+    where: str,
+    stored: Stored,
+    like: Tree,
+    *,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+    types: Collection[type] = (),
+) -> Tree:
+    """Read a stored state into the containers of a template; `None` gives dicts, lists and tuples."""
+    patterns = patterns_of(where, partial)
+    check_rename(where, rename)
+    leaves = leaf_specs(where, stored.source, stored.tree)
+    if like is None:
+        if cast or patterns or rename:
+            raise checks.error(where, "cast, partial and rename need a template: give like")
+        return _build(stored.tree, stored.read(list(leaves)), {kind.__name__: kind for kind in types})
+    check_arrays(where, "like", like)
+    sources, lines, notes = match(
+        where, stored.tree, tree.to_plain(tree.spec(like)), cast=cast, partial=patterns, rename=rename
+    )
+    if lines:
+        raise checks.error(where, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
+    return finished(where, stored.source, like, sources, stored.read(list(sources.values())), notes)
+
+
+def finished(
+    where: str,
+    source: str,
+    like: Tree,
+    sources: Mapping[str, str],
+    arrays: Mapping[str, mx.array],
+    notes: list[str],
+) -> Tree:
+    """Put arrays into the containers of a template, in its dtypes, and warn of what was let pass.
+
+    Args:
+        where: the public name that the user called.
+        source: what was read.
+        like: the template.
+        sources: the name in `arrays` for each path of the template that does not keep its own array.
+        arrays: in memory, of the template's shapes.
+        notes: what was let pass so far.
+    """
+
+    def leaf(path: str, template: mx.array) -> mx.array:
+        if path not in sources:
+            return template
+        array = arrays[sources[path]]
+        if array.dtype != template.dtype:
+            names = tree.dtype_name(array.dtype), tree.dtype_name(template.dtype)
+            notes.append(f"{path} was cast from {names[0]} to {names[1]}")
+        return array.astype(template.dtype)
+
+    restored = tree.map_with_path(leaf, like)
+    device.evaluate(tree.leaves(restored))
+    if notes:
+        warnings.warn(f"{where}: {source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level())
+    warn_of_others(where, source, restored, like, sources)
+    return restored
+
+
+def patterns_of(where: str, partial: Any) -> list[str]:
+    """Return `partial` as a list; refuse what is not one of strings."""
+    if isinstance(partial, str) or not isinstance(partial, Iterable):
+        shown = f"the string {partial!r}" if isinstance(partial, str) else repr(partial)
+        raise TypeError(f"{where}: partial must be a list of patterns, got {shown}")
+    patterns = list(partial)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{where}: partial must be a list of patterns, got {pattern!r} among them")
+    return patterns
+
+
+def check_rename(where: str, rename: Any) -> None:
+    """Refuse a `rename` that neither maps strings to strings nor is a function."""
+    if rename is None or (callable(rename) and not isinstance(rename, Mapping)):
+        return
+    if not isinstance(rename, Mapping):
+        raise TypeError(f"{where}: rename must map paths to paths, or be a function, got {rename!r}")
+    for pair in rename.items():
+        if not all(isinstance(path, str) for path in pair):
+            raise TypeError(f"{where}: rename must map paths to paths, got {pair[0]!r}: {pair[1]!r}")
+
+
+def _build(spec: list[Any], arrays: dict[str, mx.array], types: Mapping[str, type], path: str = "") -> Any:
+    """Return plain containers; a NamedTuple becomes one of `types` of that name and fields, or a dict."""
+    if spec[0] == "array":
+        return arrays[path]
+    if spec[0] == "none":
+        return None
+    built = [
+        _build(child, arrays, types, tree.join(path, segment)) for segment, child in tree.spec_children(spec)
+    ]
+    if spec[0] == "dict":
+        return {key: child for (key, _), child in zip(spec[1], built, strict=True)}
+    if spec[0] == "namedtuple":
+        fields = tuple(name for name, _ in spec[2])
+        kind: Any = types.get(spec[1])
+        if kind is not None and getattr(kind, "_fields", None) == fields:
+            return kind(*built)
+        return dict(zip(fields, built, strict=True))
+    return {"list": list, "tuple": tuple}[spec[0]](built)

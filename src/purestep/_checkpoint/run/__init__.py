@@ -1,0 +1,1 @@
+"""The checkpoints of a run: when to save, which to keep, the `Checkpointer`."""

@@ -1,0 +1,254 @@
+"""One checkpoint on disk: a directory of safetensors files and the manifest that vouches for them.
+
+    step_00000100/
+        manifest.json        step, metrics, metadata, versions, the tree, a checksum of every array
+        model.safetensors    `params` under the model's own names, for any reader
+        state.safetensors    everything else, by path
+
+Files over the shard limit are divided, with an index each, as on Hugging Face.
+"""
+
+import errno
+import platform
+import re
+from collections.abc import Mapping
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._checkpoint.disk import atomic, reader, tensors
+from purestep._checkpoint.format import checksum
+from purestep._checkpoint.format.header import (
+    CorruptError,
+    kind_of,
+    naming,
+    problem,
+    reading,
+    seal,
+    unseal,
+    verified,
+)
+from purestep._checkpoint.format.specs import Leaves, leaf_specs
+from purestep._checkpoint.restoring.restore import Stored
+from purestep._checkpoint.run.record import Record
+
+MANIFEST = "manifest.json"
+
+_PARAMS = "params."
+_NAME = re.compile(r"step_(\d{8,18})(?:\.([1-9]\d{0,8}))?")
+
+
+class Manifest(NamedTuple):
+    """What a manifest says, checked for sense but not against the files.
+
+    Attributes:
+        record: the facts that policies use.
+        tree: the state's `tree.spec`.
+        leaves: dtype and shape of each array by path.
+        places: file, key and checksum of each array by path.
+        files: size in bytes, and the digest of the file, or of its header if it holds arrays.
+    """
+
+    record: Record
+    tree: Any
+    leaves: Leaves
+    places: dict[str, reader.Place]
+    files: dict[str, tuple[int, str]]
+
+    def stored(self, where: str) -> Stored:
+        """Return what the directory offers to a restore, each file checked as it is read."""
+        directory = self.record.path
+
+        def check(file: Path) -> None:
+            self.check_file(where, file.name)
+
+        def read(paths: list[str]) -> dict[str, mx.array]:
+            return reader.read(where, directory, self.places, self.leaves, paths, check)
+
+        return Stored(str(directory), self.tree, read)
+
+    def check_file(self, where: str, name: str) -> None:
+        """Refuse a file that is not as it was written; the arrays in it are checked when they are read."""
+        path, (size, digest) = self.record.path / name, self.files[name]
+        _check_plain(where, path)
+        with reading(where, path):
+            found, unsummed = path.stat().st_size, _unsummed(path)
+        if found != size:
+            raise CorruptError(f"{where}: {path} is damaged: {found} bytes, {size} were written")
+        if not verified(where, str(path), digest, unsummed):
+            raise CorruptError(f"{where}: {path} is damaged: it is not as it was written")
+
+    def verify(self, where: str) -> list[str]:
+        """Return what is wrong with the files, a line each; reads every byte, an array at a time.
+
+        Raises:
+            OSError: if one cannot be read for another reason than damage or an error of the disk.
+        """
+        problems: list[Exception] = []
+        held: dict[str, dict[str, reader.Place]] = {}
+        for path, place in self.places.items():
+            held.setdefault(place.file, {})[path] = place
+        for name in self.files:
+            try:
+                self.check_file(where, name)
+                if name in held:
+                    problems += reader.examine(where, self.record.path, name, held[name], self.leaves)
+            except CorruptError as error:
+                problems.append(error)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                problems.append(error)
+        return [problem(where, error) for error in problems]
+
+
+def located(root: Path, step: int, attempt: int = 1) -> Path:
+    """Return where the checkpoint of a step is; saved again, it gets a name of its own: `step_00000100.2`."""
+    return root / (f"step_{step:08}" if attempt == 1 else f"step_{step:08}.{attempt}")
+
+
+def step_of(entry: Path) -> tuple[int, int] | None:
+    """Return the step and attempt that a directory's name says, or `None` for anything else."""
+    found = _NAME.fullmatch(entry.name)
+    if not found:
+        return None
+    step, attempt = int(found[1]), int(found[2] or 1)
+    return (step, attempt) if entry == located(entry.parent, step, attempt) else None
+
+
+def write(
+    directory: Path,
+    arrays: Mapping[str, mx.array],
+    spec: Any,
+    facts: Mapping[str, Any],
+    shard_bytes: int | None,
+) -> None:
+    """Fill a new directory with one checkpoint and wait until it is on the disk.
+
+    Args:
+        directory: empty; no reader knows it yet.
+        arrays: evaluated and contiguous, by path.
+        spec: `tree.spec` of the state.
+        facts: `step`, `time`, `metrics` and `metadata`, plain values.
+        shard_bytes: the most a file holds.
+    """
+    files: dict[str, dict[str, mx.array]] = {}
+    paths: dict[tuple[str, str], str] = {}
+    names: list[str] = []
+    for stem, keys in _groups(arrays).items():
+        shards = tensors.shards(stem, {key: arrays[path] for key, path in keys.items()}, shard_bytes)
+        files |= shards
+        names += shards
+        paths |= {(file, key): keys[key] for file, shard in shards.items() for key in shard}
+        if len(shards) > 1:
+            index = f"{stem}{tensors.SUFFIX}.index.json"
+            _write_text(directory / index, tensors.index(shards, {}))
+            names.append(index)
+    summed = tensors.write_summed(directory, files)
+    leaves = {
+        paths[file, key]: [file, key, found] for file, sums in summed.items() for key, found in sums.items()
+    }
+    manifest = {
+        **facts,
+        "versions": versions(),
+        "files": {
+            file: [(directory / file).stat().st_size, checksum.of(_unsummed(directory / file))]
+            for file in names
+        },
+        "tree": spec,
+        "leaves": leaves,
+    }
+    _write_text(directory / MANIFEST, seal(manifest))
+    atomic.flush(directory)
+
+
+def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        where: the public name that the user called.
+        directory: of the checkpoint.
+        only: the one member of its metadata that is wanted, which then has a bound, as in `unseal`.
+
+    Raises:
+        CorruptError: if it is missing, changed, or makes no sense.
+        ValueError: if another version of purestep wrote it, or it points outside its directory.
+    """
+    path = directory / MANIFEST
+    _check_plain(where, directory, directory=True)
+    _check_plain(where, path)
+    with reading(where, path):
+        text = path.read_bytes()
+    content = unseal(where, str(path), text, only=only)
+    leaves = leaf_specs(where, str(path), content.get("tree"))
+    try:
+        places = {leaf: reader.Place(*map(str, place)) for leaf, place in content["leaves"].items()}
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
+        record = Record(
+            step=int(content["step"]),
+            serial=int(content.get("serial", 0)),
+            time=float(content["time"]),
+            metrics={str(name): float(value) for name, value in content["metrics"].items()},
+            metadata=dict(content.get("metadata", {})),
+            versions=dict(content["versions"]),
+            bytes=len(text) + sum(size for size, _ in files.values()),
+            path=directory,
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        raise CorruptError(f"{where}: {path} is damaged: it does not describe a checkpoint") from None
+    reader.check_names(where, path, files)
+    if places.keys() != leaves.keys() or not {place.file for place in places.values()} <= files.keys():
+        raise CorruptError(f"{where}: {path} is damaged: its arrays have no place in its files")
+    if (record.step,) != (step_of(directory) or ())[:1]:
+        raise CorruptError(f"{where}: {directory} holds step {record.step}: it was renamed or swapped")
+    return Manifest(record, content["tree"], leaves, places, files)
+
+
+def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:
+    """Return the paths that go to each file, by name: parameters have the model's own, the rest its path."""
+    model = {path.removeprefix(_PARAMS): path for path in arrays if path.startswith(_PARAMS)}
+    rest = {path: path for path in arrays if not path.startswith(_PARAMS)}
+    return {stem: keys for stem, keys in (("model", model), ("state", rest)) if keys}
+
+
+def _unsummed(path: Path) -> bytes:
+    """Return what the checksums of arrays leave out: the whole file, or its header if it holds arrays."""
+    with naming(path), path.open("rb") as file:
+        if path.suffix != tensors.SUFFIX:
+            return file.read()
+        start = file.read(8)
+        # A damaged length asks for no more than there is.
+        return start + file.read(min(int.from_bytes(start, "little"), path.stat().st_size))
+
+
+def _check_plain(where: str, path: Path, directory: bool = False) -> None:
+    with reading(where, path):
+        linked = path.is_symlink()
+    if linked:
+        raise CorruptError(
+            f"{where}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
+        )
+    found = kind_of(where, path)
+    if found != ("directory" if directory else "file"):
+        kind = "a file, not a directory" if directory else "not a file"
+        there = f": what is there is {kind}" if found else ""
+        raise CorruptError(f"{where}: {path} is missing{there}")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with naming(path):
+        path.write_text(text, encoding="utf-8")
+    atomic.flush(path)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what wrote a checkpoint."""
+    found = {"python": platform.python_version()}
+    for name in ("purestep", "mlx"):
+        try:
+            found[name] = packages.version(name)
+        except packages.PackageNotFoundError:  # on the path, not installed
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,82 @@
+"""When to save: pure functions `(moment, records) -> bool`."""
+
+from collections.abc import Callable, Sequence
+
+from purestep._checkpoint.run.record import Moment, Record, best_of, check_metric
+from purestep._core import checks
+
+SavePolicy = Callable[[Moment, Sequence[Record]], bool]
+
+
+def save_every_steps(n: int) -> SavePolicy:
+    """Save when the step is a multiple of `n`: at the same steps after a resume.
+
+    >>> policy = save_every_steps(100)
+    >>> [policy(Moment(step, 0.0, {}, False, 0.0), []) for step in (0, 100, 150, 200)]
+    [False, True, False, True]
+    """
+    n = checks.integer("save_every_steps", "n", n, least=1)
+    return lambda moment, records: moment.step > 0 and moment.step % n == 0
+
+
+def save_every_seconds(seconds: float) -> SavePolicy:
+    """Save when so many seconds have passed since the last checkpoint, or since the run was started.
+
+    A checkpoint of the future, from before a clock was set back, is not waited for.
+
+    >>> policy = save_every_seconds(60)
+    >>> [policy(Moment(1, now, {}, False, 1000.0), []) for now in (1010.0, 1060.0)]
+    [False, True]
+    """
+    seconds = checks.number("save_every_seconds", "seconds", seconds, above=0)
+
+    def policy(moment: Moment, records: Sequence[Record]) -> bool:
+        times = [moment.started, *(record.time for record in records)]
+        return moment.time - max((time for time in times if time <= moment.time), default=0.0) >= seconds
+
+    return policy
+
+
+def save_on_best(metric: str, mode: str = "min") -> SavePolicy:
+    """Save when a metric is better than in every checkpoint there is; a NaN is not.
+
+    >>> policy = save_on_best("loss")
+    >>> [policy(Moment(1, 0.0, {"loss": loss}, False, 0.0), []) for loss in (0.5, float("nan"))]
+    [True, False]
+    """
+    check_metric("save_on_best", metric, mode)
+
+    def policy(moment: Moment, records: Sequence[Record]) -> bool:
+        value = moment.metrics.get(metric)
+        if value is None or value != value:
+            return False
+        best = best_of(records, metric, mode)
+        if not best:
+            return True
+        before = best[0].metrics[metric]
+        return value < before if mode == "min" else value > before
+
+    return policy
+
+
+def save_on_signal() -> SavePolicy:
+    """Save when the process was asked to stop; `checkpoint.signals` notices that.
+
+    >>> save_on_signal()(Moment(1, 0.0, {}, True, 0.0), [])
+    True
+    """
+    return lambda moment, records: moment.signalled
+
+
+def save_any(*policies: SavePolicy) -> SavePolicy:
+    """Save when one of the policies says so.
+
+    >>> policy = save_any(save_every_steps(100), save_on_signal())
+    >>> policy(Moment(7, 0.0, {}, True, 0.0), [])
+    True
+    """
+    if not policies:
+        raise checks.error("save_any", "policies must hold at least one, got none")
+    for number, policy in enumerate(policies):
+        checks.function("save_any", f"policies[{number}]", policy)
+    return lambda moment, records: any(policy(moment, records) for policy in policies)

@@ -1,0 +1,1 @@
+"""Steps that gave a NaN or an infinity: recorded, repeated, explained."""

@@ -1,0 +1,213 @@
+"""One step on disk: what went in, what came out, and what is needed to make it again to the bit.
+
+A bundle is a checkpoint directory, `step_00000012`, of the tree `{"state", "batch", "metrics"}`: complete or
+absent, every array with its checksum. Its manifest says in plain values why it was written and on what.
+"""
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from purestep._checkpoint.disk import tensors
+from purestep._checkpoint.format import checksum
+from purestep._checkpoint.format.header import CorruptError, kind_of
+from purestep._checkpoint.restoring.restore import restore
+from purestep._checkpoint.run import directory, store
+from purestep._core import checks, hardware, tree
+from purestep._core.types import Batch, Metrics, Tree
+
+_KEY = "replay"
+
+
+class Bundle(NamedTuple):
+    """A recorded step.
+
+    Attributes:
+        state: what the step was given.
+        batch: what the step was given.
+        metrics: what it returned.
+        after: checksum of each array of the state that it returned, by path.
+        reason: the paths that were not finite: `metrics.loss`, `params.w`.
+        step: steps made before this one.
+        compiled: whether the step was compiled.
+        device: what it ran on.
+        versions: of purestep, MLX and Python.
+        path: the bundle's directory.
+    """
+
+    state: Tree
+    batch: Batch
+    metrics: Metrics
+    after: dict[str, str]
+    reason: tuple[str, ...]
+    step: int
+    compiled: bool
+    device: str
+    versions: dict[str, str]
+    path: Path
+
+
+def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
+    """Read a bundle that a recorder wrote, every byte verified.
+
+    Nothing in the file is run or imported. A NamedTuple is rebuilt as the type of that name and those
+    fields among `types` and those of purestep's own modules.
+
+    Args:
+        path: the bundle's directory, under the name it was written with.
+        types: the NamedTuple types of your own states and batches.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        CorruptError: (a ValueError) if the bundle is not as it was written.
+        ValueError: if it is a checkpoint and no bundle, or holds a NamedTuple whose type is not at hand.
+        OSError: if the system cannot read it, which does not mean damage.
+
+    >>> import mlx.core as mx, purestep as ps, tempfile, warnings
+    >>> step = lambda state, batch: (state, {"loss": mx.log(batch["x"])})
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     with ps.replay.record(step, tempfile.mkdtemp()) as recorder:
+    ...         state, metrics = recorder({"w": mx.ones(2)}, {"x": mx.array(0.0)})
+    >>> bundle = load(recorder.bundles[0])
+    >>> bundle.step, bundle.batch, bundle.reason
+    (0, {'x': array(0, dtype=float32)}, ('metrics.loss',))
+    """
+    where, path = "replay.load", Path(path).absolute()
+    if not kind_of(where, path, follow=False):
+        raise FileNotFoundError(f"{where}: no bundle at {path}")
+    inside = store.steps(path)
+    if inside:
+        raise checks.error(
+            where, f"{path} holds bundles: name one, {store.existing(where, path, inside[-1])}"
+        )
+    manifest = directory.read(where, path, only=_KEY)
+    facts = manifest.record.metadata.get(_KEY)
+    if facts is None:
+        raise checks.error(where, f"{path} is a checkpoint: only replay.record writes bundles")
+    try:
+        reason, compiled, device = (
+            tuple(map(str, facts["reason"])),
+            facts["compiled"] is True,
+            facts["device"],
+        )
+        after = {str(leaf): str(digest) for leaf, digest in facts["after"].items()}
+    except (LookupError, TypeError, AttributeError):
+        raise CorruptError(f"{where}: {path} is damaged: it does not describe a bundle") from None
+    known = _known(where, manifest.tree, types)
+    built = _typed(manifest.tree, restore(where, manifest.stored(where), None), known)
+    if type(built) is not dict or built.keys() != {"state", "batch", "metrics"}:
+        raise CorruptError(f"{where}: {path} is damaged: it does not describe a bundle")
+    return Bundle(
+        built["state"],
+        built["batch"],
+        built["metrics"],
+        after,
+        reason,
+        manifest.record.step,
+        compiled,
+        device,
+        manifest.record.versions,
+        path,
+    )
+
+
+def write(
+    root: str | os.PathLike[str],
+    step: int,
+    state: Tree,
+    batch: Batch,
+    metrics: Metrics,
+    after: Tree,
+    reason: tuple[str, ...],
+    *,
+    compiled: bool = False,
+) -> Path:
+    """Write one bundle below a directory, in place of any of that step; return where it is.
+
+    Raises:
+        OSError: if it cannot be written whole.
+    """
+    kept = {"state": state, "batch": batch, "metrics": metrics}
+    arrays, spec = tensors.snapshot(kept), tree.to_plain(tree.spec(kept))
+    facts = {
+        "reason": list(reason),
+        "compiled": compiled,
+        "device": device(),
+        "after": digests(after),
+    }
+    manifest = {"step": step, "time": time.time(), "metrics": {}, "metadata": {_KEY: facts}}
+    root = Path(root).absolute()
+    return store.put(root, step, lambda place: directory.write(place, arrays, spec, manifest, None))
+
+
+def is_bundle(manifest: directory.Manifest) -> bool:
+    """Tell whether a checkpoint is a bundle."""
+    return _KEY in manifest.record.metadata
+
+
+def digests(state: Tree) -> dict[str, str]:
+    """Return the checksum of each array by path; waits for the device."""
+    return {path: checksum.of(checksum.raw(leaf)) for path, leaf in tensors.snapshot(state).items()}
+
+
+def device() -> str:
+    """Name what arithmetic depends on beside the versions: the GPU; or the CPU's kind and its BLAS."""
+    name = hardware.device_name()
+    return f"cpu, {platform.machine()}, {hardware.blas()} BLAS" if name == "cpu" else name
+
+
+def _known(where: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tuple[str, ...]], Any]:
+    """Return the type for each NamedTuple that a spec describes, by name and fields."""
+    # The user's own types stand before purestep's; nothing else that is loaded is looked at.
+    own = [
+        kind
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] == "purestep"
+        for kind in vars(module).values()
+    ]
+    found: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
+    for candidates in (own, types):
+        group: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
+        for kind in candidates:
+            if isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields"):
+                same = group.setdefault((kind.__name__, tuple(kind._fields)), [])  # type: ignore[attr-defined]
+                if kind not in same:
+                    same.append(kind)
+        found |= group
+    missing, chosen = [], {}
+    for name, fields in dict.fromkeys(_namedtuples(spec)):
+        kinds = found.get((name, fields), [])
+        shown = f"{name}({', '.join(fields)})"
+        if len(kinds) != 1:
+            missing.append(shown if not kinds else f"{shown}, of which there are {len(kinds)}")
+        else:
+            chosen[name, fields] = kinds[0]
+    if missing:
+        raise checks.error(
+            where, f"types must hold one NamedTuple for each of the bundle's: {'; '.join(missing)}"
+        )
+    return chosen
+
+
+def _namedtuples(spec: Any) -> list[tuple[str, tuple[str, ...]]]:
+    found = [(str(spec[1]), tuple(str(name) for name, _ in spec[2]))] if spec[0] == "namedtuple" else []
+    for _, child in tree.spec_children(spec):
+        found += _namedtuples(child)
+    return found
+
+
+def _typed(spec: Any, plain: Any, known: dict[tuple[str, tuple[str, ...]], Any]) -> Any:
+    """Return plain containers with the NamedTuples among them in their types."""
+    if spec[0] == "namedtuple":
+        fields = tuple(name for name, _ in spec[2])
+        return known[spec[1], fields](*(_typed(child, plain[name], known) for name, child in spec[2]))
+    if spec[0] == "dict":
+        return {key: _typed(child, plain[key], known) for key, child in spec[1]}
+    if spec[0] in ("list", "tuple"):
+        built = [_typed(child, below, known) for child, below in zip(spec[1], plain, strict=True)]
+        return tuple(built) if spec[0] == "tuple" else built
+    return plain

@@ -1,0 +1,59 @@
+"""The class of training steps, and the parts of one step."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from purestep._core.types import Batch, Metrics, Updates
+from purestep._steps.state import TrainState
+
+
+class Parts(NamedTuple):
+    """The results of one step together with its gradients and updates.
+
+    >>> import mlx.core as mx, purestep as ps
+    >>> transform = ps.optimizers.sgd(0.5)
+    >>> state = ps.TrainState.create({"w": mx.array(1.0)}, transform)
+    >>> step = ps.train_step(lambda params, batch, rng: params["w"] * batch["x"], transform)
+    >>> parts = step.parts(state, {"x": mx.array(3.0)})
+    >>> parts.gradients, parts.updates
+    ({'w': array(3, dtype=float32)}, {'w': array(-1.5, dtype=float32)})
+
+    Attributes:
+        state: the new state.
+        metrics: the metrics of the step.
+        gradients: a tree like the parameters, as the transform receives it.
+        updates: a tree like the parameters, as the transform returns it.
+    """
+
+    state: TrainState
+    metrics: Metrics
+    gradients: Updates
+    updates: Updates
+
+
+class Step:
+    """A training step: `step(state, batch) -> (state, metrics)`, a pure function.
+
+    `train_step`, `sam_step` and the other builders return a `Step`. Build one from a function of your own
+    that returns `Parts`, and everything that takes a step takes it.
+
+    >>> import mlx.core as mx, purestep as ps
+    >>> def parts(state, batch):
+    ...     return Parts(state.replace(step=state.step + 1), {"loss": batch["x"]}, {}, {})
+    >>> state = ps.TrainState.create({"w": mx.array(1.0)}, ps.identity())
+    >>> state, metrics = Step(parts)(state, {"x": mx.array(3.0)})
+    >>> state.step, metrics["loss"]
+    (array(1, dtype=int32), array(3, dtype=float32))
+
+    Attributes:
+        parts: `parts(state, batch) -> Parts`: the same step, with its gradients and updates. Evaluation is
+            lazy, so results that are not evaluated cost nothing.
+    """
+
+    def __init__(self, parts: Callable[[TrainState, Batch], Parts]):
+        self.parts = parts
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """Return the new state and the metrics of the step."""
+        made = self.parts(state, batch)
+        return made.state, made.metrics

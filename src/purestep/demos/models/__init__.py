@@ -1,0 +1,1 @@
+"""The models and the data that demos train on."""

@@ -1,0 +1,93 @@
+"""Pictures of several curves side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from purestep.demos.pictures.picture import smoothed, smoothing_reach, whole_ticks
+
+BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d1622b", "#2e8b57", "#555555"
+FEW = 40  # points, each of which gets a mark
+
+
+class Curve(NamedTuple):
+    """One figure of a history, by step.
+
+    Attributes:
+        label: for the legend.
+        history: rows with `step` and, in some, the figure.
+        figure: its name in the rows.
+        color: of the line.
+        noisy: whether it is one batch's: then drawn thin, and smoothed over it.
+        band: the names of a lower and an upper figure, to shade what is between.
+    """
+
+    label: str
+    history: Sequence[Mapping[str, Any]]
+    figure: str
+    color: str
+    noisy: bool = False
+    band: tuple[str, str] | None = None
+
+
+class Panel(NamedTuple):
+    """A pair of axes.
+
+    Attributes:
+        ylabel: what is drawn, with its unit.
+        curves: what to draw.
+        levels: names and heights of horizontal lines.
+        limits: of the y axis.
+    """
+
+    ylabel: str
+    curves: Sequence[Curve]
+    levels: Mapping[str, float] = {}
+    limits: tuple[float, float] | None = None
+
+
+def draw(path: Path, panels: Sequence[Panel], title: str) -> None:
+    """Draw panels side by side into a PNG."""
+    width = 8.0 if len(panels) == 1 else 5.4 * len(panels)
+    figure = Figure(figsize=(width, 5.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_panel(axes, panel)
+    figure.savefig(path)
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    last = 1
+    for curve in panel.curves:
+        _draw_curve(axes, curve)
+        last = max([last, *(row["step"] for row in curve.history)])
+    for (name, value), style in zip(panel.levels.items(), ("--", ":", "-."), strict=False):
+        axes.axhline(value, color=GREY, linestyle=style, linewidth=1.4, label=f"{name}: {value:.3f}")
+    if panel.limits:
+        axes.set_ylim(*panel.limits)
+    axes.set(xlabel="step", ylabel=panel.ylabel, xlim=(-0.02 * last, 1.02 * last))
+    axes.set_xticks(whole_ticks(last))
+    axes.grid(alpha=0.25)
+    # With one line alone, the axis says what it is.
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        # Below the axes it covers no curve.
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+
+
+def _draw_curve(axes: Axes, curve: Curve) -> None:
+    rows = [row for row in curve.history if curve.figure in row]
+    steps, values = [row["step"] for row in rows], [row[curve.figure] for row in rows]
+    label, reach = curve.label, smoothing_reach(len(rows))
+    if curve.noisy and reach:
+        axes.plot(steps, values, color=curve.color, alpha=0.3, linewidth=0.8)
+        values, label = smoothed(values, reach), f"{label} (mean of {2 * reach + 1} batches; thin: each)"
+    if curve.band:
+        low, high = ([row[name] for row in rows] for name in curve.band)
+        axes.fill_between(steps, low, high, color=curve.color, alpha=0.18, linewidth=0)
+    marker = "o" if len(rows) <= FEW else None
+    axes.plot(steps, values, color=curve.color, marker=marker, linewidth=1.8, label=label)

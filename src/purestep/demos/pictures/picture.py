@@ -1,0 +1,79 @@
+"""What a picture of a run shows: smoothing, ticks, bands and ranges, as functions of plain data."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+MOST_TICKS = 7
+
+
+def smoothed(values: Sequence[float], reach: int) -> list[float]:
+    """Return centred means: each value's with its `reach` neighbours on either side.
+
+    Near the ends the window shrinks on both sides alike, so that the curve neither lags nor leads: a straight
+    line stays as it is.
+
+    >>> smoothed([0.0, 3.0, 0.0, 3.0], reach=1)
+    [0.0, 1.0, 2.0, 3.0]
+    """
+    means = []
+    for index in range(len(values)):
+        near = min(reach, index, len(values) - 1 - index)
+        window = values[index - near : index + near + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def smoothing_reach(count: int) -> int:
+    """Return how many neighbours on either side to smooth with; 0 for few values, which need none.
+
+    >>> [smoothing_reach(count) for count in (10, 20, 200, 10_000)]
+    [0, 1, 5, 15]
+    """
+    return min(count // 40, 15) if count >= 40 else int(count >= 20)
+
+
+def whole_ticks(last: int) -> list[int]:
+    """Return the ticks of an axis from 0 to a last step: whole numbers, at most `MOST_TICKS`.
+
+    >>> whole_ticks(1), whole_ticks(6), whole_ticks(600)
+    ([0, 1], [0, 1, 2, 3, 4, 5, 6], [0, 100, 200, 300, 400, 500, 600])
+    """
+    size = 1
+    while True:
+        for factor in (1, 2, 5):
+            if last // (factor * size) < MOST_TICKS:
+                return list(range(0, last + 1, factor * size))
+        size *= 10
+
+
+def band(histories: Sequence[Sequence[Mapping[str, Any]]], figure: str) -> list[dict[str, Any]]:
+    """Return rows of `step, mean, low, high` of a figure over several runs, for the steps that all have.
+
+    >>> band([[{"step": 3, "loss": 1.0}], [{"step": 3, "loss": 2.0}]], "loss")
+    [{'step': 3, 'mean': 1.5, 'low': 1.0, 'high': 2.0}]
+    """
+    runs = [{row["step"]: row[figure] for row in history if figure in row} for history in histories]
+    rows = []
+    for step in sorted(set.intersection(*map(set, runs))) if runs else []:
+        values = [run[step] for run in runs]
+        rows.append(
+            {"step": step, "mean": sum(values) / len(values), "low": min(values), "high": max(values)}
+        )
+    return rows
+
+
+def zoomed(curves: Iterable[Sequence[float]], levels: Iterable[float] = ()) -> tuple[float, float] | None:
+    """Return a range that holds the second half of every curve and all levels; `None` without any.
+
+    A loss begins so high that what matters, how it ends, would else be flat.
+
+    >>> zoomed([[9.0, 3.0, 2.0, 1.0]], [1.5])
+    (0.9, 2.1)
+    """
+    seen = [value for curve in curves for value in curve[len(curve) // 2 :]]
+    seen += levels
+    if not seen:
+        return None
+    low, high = min(seen), max(seen)
+    margin = (high - low) / 10 or 0.1
+    return low - margin, high + margin

@@ -1,0 +1,161 @@
+"""How a demo opens its directory, ends, and reports: the edge that the five share."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from purestep._checkpoint.run.signals import Signals, signals
+from purestep._core import hardware
+from purestep.demos.shared.console import EscapingConsole
+from purestep.demos.shared.run_directory import RunDirectory, latest, next_free
+from purestep.demos.shared.settings import agreed, damage
+
+SettingsT = TypeVar("SettingsT", bound=Any)
+
+INTERRUPTED = 130
+_AT_ONCE = "interrupted; the last state that was saved stays. To go on from it:"
+
+
+class StoppedError(Exception):
+    """Somebody asked to stop, and the state is saved."""
+
+
+def open_console(options: argparse.Namespace) -> Console:
+    """Return where to show; with --json nothing is shown."""
+    return EscapingConsole(stderr=options.json, quiet=options.json, highlight=False)
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print text, folded at the words on a terminal and nowhere else."""
+    console.print(text, style=style, soft_wrap=not console.is_terminal)
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser, name: str, steps: int, random: str) -> None:
+    """Declare the options that all demos have; those of the settings are absent unless given."""
+    unset: Any = argparse.SUPPRESS
+    parser.add_argument("--steps", type=int, default=unset, help=f"updates to make (default {steps})")
+    parser.add_argument("--seed", type=int, default=unset, help=f"of {random} (default 0)")
+    parser.add_argument(
+        "--no-compile", dest="compile", action="store_false", default=unset, help="run uncompiled"
+    )
+    parser.add_argument("--out", metavar="DIR", help=f"where the run's files go (default runs/{name})")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, or with the last one"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+
+
+def settled(
+    options: argparse.Namespace,
+    name: str,
+    defaults: SettingsT,
+    fault: Callable[[SettingsT], str | None],
+) -> tuple[SettingsT, RunDirectory, dict[str, Any] | None]:
+    """Return the settings of a run, its directory and, of a resumed one, the facts it began with.
+
+    Nothing is written.
+
+    Args:
+        options: the parsed arguments.
+        name: of the demo.
+        defaults: a dataclass.
+        fault: returns what is wrong with settings, or `None`.
+
+    Raises:
+        ValueError: if a setting is out of range, there is no such run to resume, or the two contradict.
+    """
+    kind = type(defaults)
+    given = {key: value for key, value in vars(options).items() if key in kind.__dataclass_fields__}
+    settings = kind(**{**vars(defaults), **given})
+    wrong = fault(settings)
+    if wrong:
+        raise ValueError(f"demo: {wrong}")
+    if not options.resume:
+        return settings, RunDirectory(options.out or next_free(f"runs/{name}")), None
+    directory = RunDirectory(options.out or latest(f"runs/{name}"))
+    facts = directory.facts()
+    wrong = damage(facts, name, kind)
+    settings = settings if wrong else agreed(facts, name, kind, given, str(directory.path))
+    wrong = wrong or fault(settings)
+    if wrong:
+        raise ValueError(f"demo: {directory.run} is damaged: {wrong}")
+    return settings, directory, facts
+
+
+def computer() -> dict[str, str]:
+    """Return what decides the last bits of a result beside the settings."""
+    return {"mlx": version("mlx"), "device": hardware.device_name(), "blas": hardware.blas()}
+
+
+def compare_computers(facts: Mapping[str, Any], console: Console) -> None:
+    """Say when other libraries compute than those that the run began with."""
+    begun, now = facts["computed_by"], computer()
+    if begun != now:
+        was, is_now = (", ".join(f"{key} {value}" for key, value in each.items()) for each in (begun, now))
+        say(console, f"begun with {was}; resumed with {is_now}: the bits may differ", "yellow")
+
+
+def ended(
+    work: Callable[[Signals], dict[str, Any]],
+    name: str,
+    directory: RunDirectory,
+    console: Console,
+    as_json: bool,
+) -> dict[str, Any] | int:
+    """Do the work; return its result, or the exit status of a run that did not come to its end."""
+    asked = Signals()
+    try:
+        with signals() as asked:
+            return work(asked)
+    except StoppedError as stopped:
+        said = f"interrupted {stopped}; the state is saved. To go on:"
+    except KeyboardInterrupt:
+        said = _AT_ONCE
+    except FloatingPointError as error:
+        say(console, f"stopped: {error}", "red")
+        if as_json:
+            print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError:
+        # A terminal sends Ctrl-C to the C++ compiler too, which MLX may be running: then a kernel is missing.
+        if not asked.received:
+            raise
+        said = _AT_ONCE
+    say(console, said)
+    command = f"  python -m purestep demo {name} --resume --out {shlex.quote(str(directory.path))}"
+    console.print(command, soft_wrap=True)
+    return INTERRUPTED
+
+
+def report(result: Mapping[str, Any], console: Console, as_json: bool) -> None:
+    """Print the figures of a run."""
+    if as_json:
+        print(json.dumps(result))
+    else:
+        say(console, "\n".join(["", *table(result)]))
+
+
+def table(result: Mapping[str, Any]) -> list[str]:
+    """Return a line for each figure.
+
+    >>> table({"loss": 1.23456, "steps": 600, "losses": [1.0, 2.5], "seconds": 4.5})
+    ['loss     1.2346', 'steps    600', 'losses   1.0000, 2.5000', 'seconds  4.5']
+    """
+    names = [name.replace("_", " ") for name in result]
+    width = max(map(len, names), default=0)
+    return [
+        f"{name:<{width}}  {str(value) if name == 'seconds' else _number(value)}"
+        for name, value in zip(names, result.values(), strict=True)
+    ]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_number, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,135 @@
+"""The line that a run shows while it runs, and the time it has left: functions of plain data."""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MARGIN = 5  # columns left free, so that the ^C^C of a terminal does not push the line into the next
+LEAST_BAR, MOST_BAR = 8, 40
+
+
+class StatusLine(NamedTuple):
+    """One line in its parts.
+
+    Attributes:
+        head: the phase and the step.
+        done: the part of the bar that stands for the steps made.
+        ahead: the rest of the bar.
+        tail: the time left, and as many figures as fit.
+    """
+
+    head: str
+    done: str
+    ahead: str
+    tail: str
+
+    def __str__(self) -> str:
+        """Return the whole line."""
+        return "".join(self)
+
+
+def status_line(
+    width: int,
+    name: str,
+    step: int,
+    total: int,
+    seconds: float | None,
+    figures: Sequence[str],
+    *,
+    signs: str = "━╌",
+) -> StatusLine:
+    """Lay out the status line for a terminal.
+
+    The step, the bar and the time left always have a place; figures take what is left, the first ones first.
+    Below some 40 columns the name goes, then the bar.
+
+    Args:
+        width: columns of the terminal; the line leaves `MARGIN` of them free.
+        name: of the phase.
+        step: how many steps are made.
+        total: how many there will be, at least 1.
+        seconds: the time left, `None` if it is not known yet.
+        figures: such as `loss 1.234`.
+        signs: what the two parts of the bar are drawn with.
+
+    >>> print(status_line(60, "text", 120, 600, 42.0, ["loss 1.234", "val 1.300"], signs="#-"))
+    text 120/600 #-------- 0:42 left  loss 1.234  val 1.300
+    """
+    room = max(width - MARGIN, 0)
+    count, left = f"{step:>{len(str(total))}}/{total}", f"{clock(seconds)} left"
+    head = f"{name} {count} "
+    if len(head) + LEAST_BAR + 1 + len(left) > room:
+        head = f"{count} "
+    bar = room - len(head) - 1 - len(left)
+    if bar < LEAST_BAR:
+        return StatusLine(f"{count}  {left}"[:room], "", "", "")
+    tail = f" {left}"
+    for figure in figures:
+        if bar - len(figure) - 2 < LEAST_BAR:
+            break
+        tail, bar = f"{tail}  {figure}", bar - len(figure) - 2
+    bar = min(bar, MOST_BAR)
+    full = bar * min(step, total) // total
+    return StatusLine(head, signs[0] * full, signs[1] * (bar - full), tail)
+
+
+def clock(seconds: float | None) -> str:
+    """Return a time as a clock shows it.
+
+    >>> clock(42.4), clock(3723), clock(None)
+    ('0:42', '1:02:03', '-:--')
+    """
+    if seconds is None:
+        return "-:--"
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def is_milestone(step: int, total: int, every: int) -> bool:
+    """Tell whether the state after a step is measured and saved: after every so many, and at the end.
+
+    >>> [step for step in range(1, 8) if is_milestone(step, 7, 3)]
+    [3, 6, 7]
+    """
+    return step % every == 0 or step == total
+
+
+def milestones_left(step: int, total: int, every: int) -> int:
+    """Return how many milestones come after a step.
+
+    >>> [milestones_left(step, 7, 3) for step in range(8)]
+    [3, 3, 3, 2, 2, 2, 1, 0]
+    """
+    return 0 if step >= total else -(-total // every) - step // every
+
+
+def typical(seconds: Sequence[float]) -> float | None:
+    """Return the time that one of a few equal things takes; the first, which may compile, counts if alone.
+
+    >>> typical([]), typical([9.0]), typical([9.0, 1.0]), typical([9.0, 1.0, 1.2, 30.0])
+    (None, 9.0, 1.0, 1.2)
+    """
+    return statistics.median_low(seconds[1:] or seconds) if seconds else None
+
+
+def seconds_left(
+    step: float | None, steps: int, pause: float | None, pauses: int, pause_steps: float = 0.0
+) -> float | None:
+    """Return the time that the steps and the measurements to come will take.
+
+    Args:
+        step: seconds of one step, `None` if none was made.
+        steps: how many are to come.
+        pause: seconds of one measurement, `None` if none was made.
+        pauses: how many are to come.
+        pause_steps: about how many steps take as long as a measurement, for as long as none was made.
+
+    >>> seconds_left(0.1, 100, 2.0, 3)
+    16.0
+    >>> seconds_left(0.1, 100, None, 3, pause_steps=10)
+    13.0
+    """
+    if step is None:
+        return None
+    return steps * step + pauses * (pause_steps * step if pause is None else pause)

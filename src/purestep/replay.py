@@ -1,0 +1,21 @@
+"""Steps that went wrong, kept and run again."""
+
+from purestep._replay.bundle import Bundle, load
+from purestep._replay.explaining import Nonfinite, Report, Stage, explain
+from purestep._replay.recording import Recorder, ReplayWarning, record
+
+__all__ = [
+    "Bundle",
+    "explain",
+    "load",
+    "Nonfinite",
+    "record",
+    "Recorder",
+    "ReplayWarning",
+    "Report",
+    "Stage",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,79 @@
+"""Settings: their ranges, and what a `run.json` that is not ours is told."""
+
+import json
+import re
+
+import pytest
+
+from purestep.demos.shared.session import Settings
+from purestep.demos.shared.settings import agreed, damage, out_of_range
+from purestep.demos.text import Settings as TextSettings
+from purestep.demos.text import fault
+
+SOUND = {
+    "demo": "grpo",
+    "settings": {"steps": 3, "seed": 0, "compile": True},
+    "computed_by": {"mlx": "0.32.4", "device": "cpu", "blas": "bundled"},
+}
+
+
+def test_ranges():
+    assert out_of_range(1, 0) is None
+    assert out_of_range(2**31 - 1, 2**64 - 1) is None
+    assert out_of_range(2**31, 0) == "--steps must be at most 2147483647, got 2147483648"
+    assert out_of_range(1, -1) == "--seed must be at least 0, got -1"
+    assert out_of_range(1, 2**64) == f"--seed must be less than {2**64}, got {2**64}"
+    assert out_of_range(1, 7, seeds=7) == "--seed must be less than 7, got 7"
+    assert fault(TextSettings(dtype="int8")) == "--dtype must be one of float32, bfloat16, got 'int8'"
+
+
+def test_sound_facts_give_the_settings():
+    assert damage(SOUND, "grpo", Settings) is None
+    assert agreed(SOUND, "grpo", Settings, {"steps": 3}, "run") == Settings(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"demo": None}, "'demo' must be the name of a demo, got nothing"),
+        ({"demo": 5}, "'demo' must be the name of a demo, got 5"),
+        ({"settings": None}, "'settings' must be an object, got nothing"),
+        ({"settings": [1]}, r"'settings' must be an object, got \[1\]"),
+        ({"settings": {}}, "'settings' must hold steps, seed, compile: \"compile\" is missing"),
+        ({"settings": {**SOUND["settings"], "x": 1}}, '"x" is unknown'),
+        ({"settings": {**SOUND["settings"], "seed": True}}, "'settings.seed' must be an integer, got true"),
+        ({"settings": {**SOUND["settings"], "steps": 1.0}}, "'settings.steps' must be an integer, got 1.0"),
+        ({"settings": {**SOUND["settings"], "steps": "9" * 99}}, 'must be an integer, got "9{36}\\.\\.\\.'),
+        (
+            {"settings": {**SOUND["settings"], "compile": 1}},
+            "'settings.compile' must be true or false, got 1",
+        ),
+        ({"computed_by": "me"}, "'computed_by' must be an object of strings, got \"me\""),
+        ({"computed_by": {"mlx": 1}}, "'computed_by' must be an object of strings"),
+    ],
+)
+def test_odd_facts_are_named(change, message):
+    found = damage({**SOUND, **change}, "grpo", Settings)
+    assert found is not None
+    assert re.search(message, found), found
+
+
+@pytest.mark.parametrize("facts", [None, [], "text", 5, True, {}])
+def test_any_json_is_taken(facts):
+    assert damage(json.loads(json.dumps(facts)), "grpo", Settings)
+
+
+def test_the_text_of_a_text_may_be_null_or_a_string():
+    settings = {"steps": 1, "seed": 0, "data": None, "compile": True, "microbatches": 1, "dtype": "float32"}
+    for data, sound in ((None, True), ("book.txt", True), (5, False), ({}, False)):
+        facts = {**SOUND, "demo": "text", "settings": {**settings, "data": data}}
+        assert (damage(facts, "text", TextSettings) is None) is sound
+
+
+def test_contradictions_name_the_option_as_it_is_typed():
+    with pytest.raises(ValueError, match="demo: --seed is 4, the run in run began with 0"):
+        agreed(SOUND, "grpo", Settings, {"seed": 4}, "run")
+    with pytest.raises(ValueError, match="demo: --no-compile is given, the run in run began without it"):
+        agreed(SOUND, "grpo", Settings, {"compile": False}, "run")
+    with pytest.raises(ValueError, match="run holds a run of grpo, not of text"):
+        agreed(SOUND, "text", TextSettings, {}, "run")
