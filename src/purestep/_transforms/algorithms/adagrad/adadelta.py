@@ -1,11 +1,11 @@
-"""AdaDelta: gradients rescaled to the size of recent updates."""
+"""AdaDelta: gradients scaled to the size of recent updates."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
@@ -30,10 +30,6 @@ class ScaleByAdaDeltaState(NamedTuple):
 def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
     """Rescale gradients by the root mean square of past updates over that of gradients.
 
-    Differences from optax:
-
-    1. The means, and so the updates, are float32 whatever the gradients' dtype.
-
     With `g` the gradient:
 
         e_g = rho * e_g + (1 - rho) * g ** 2
@@ -42,7 +38,11 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
 
     Args:
         rho: decay of both means, in [0, 1).
-        eps: at least 0; from an `eps` of 0 nothing ever moves, since `e_x` begins at 0.
+        eps: at least 0. With 0 every update is 0, because `e_x` starts at 0.
+
+    Differences from optax:
+
+    1. The state and the updates are float32 for gradients of any dtype.
 
     Reference: Zeiler, ADADELTA: an adaptive learning rate method, arXiv:1212.5701.
 
@@ -51,23 +51,22 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
     >>> round(updates["w"].item(), 6), state.e_g["w"].item()  # 4 / sqrt(4 + 1)
     (1.788854, 4.0)
     """
-    rho = checks.number("scale_by_adadelta", "rho", rho, least=0, below=1)
-    eps = checks.number("scale_by_adadelta", "eps", eps, least=0)
+    (rho,) = moments.decays("scale_by_adadelta", rho=rho)
+    (eps,) = moments.epsilons("scale_by_adadelta", eps=eps)
 
     def init(params: Params) -> ScaleByAdaDeltaState:
-        return ScaleByAdaDeltaState(*(tree.zeros_like(params, mx.float32) for _ in range(2)))
+        return ScaleByAdaDeltaState(moments.zeros(params), moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleByAdaDeltaState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdaDeltaState]:
         gradients = moments.float32(updates)
         e_g = moments.mean_square(gradients, state.e_g, rho)
-        updates = tree.map(
-            lambda g, v, x: mx.sqrt(x + eps) / nonzero(g, mx.sqrt(v + eps), eps) * g,
-            gradients,
-            e_g,
-            state.e_x,
-        )
+
+        def scaled(g: mx.array, v: mx.array, x: mx.array) -> mx.array:
+            return mx.sqrt(x + eps) / nonzero(g, mx.sqrt(v + eps), eps) * g
+
+        updates = tree.map(scaled, gradients, e_g, state.e_x)
         return updates, ScaleByAdaDeltaState(e_g, moments.mean_square(updates, state.e_x, rho))
 
     return checked("scale_by_adadelta", init, update)
@@ -82,19 +81,17 @@ def adadelta(
 ) -> GradientTransform:
     """`add_decayed_weights`, `scale_by_adadelta`, then `scale_by_learning_rate` (arXiv:1212.5701).
 
-    Differences from optax:
-
-    1. Without a learning rate it is 1, as published, and descends. Optax then leaves the last transform out,
-       with its change of sign, and climbs.
-
-    The decay comes first and is rescaled with the gradient, as PyTorch's is.
+    The decay is added to the gradient and scaled with it, as in PyTorch.
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule; `None` is 1.
-        rho: decay of both means.
-        eps: as in `scale_by_adadelta`.
-        weight_decay: at least 0.
-        weight_decay_mask: which parameters decay, as in `add_decayed_weights`.
+        learning_rate: at least 0: a number, a 0-d array or a schedule; `None` is 1.
+        rho, eps: as in `scale_by_adadelta`.
+        weight_decay, weight_decay_mask: as in `add_decayed_weights`.
+
+    Differences from optax:
+
+    1. Without a learning rate, the optimizer descends at rate 1, as published. optax then omits the last
+       transform, which changes the sign, and ascends.
 
     >>> transform = adadelta(1.0)
     >>> params = {"w": mx.array(1.0)}

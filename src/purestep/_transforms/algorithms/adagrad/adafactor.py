@@ -1,5 +1,6 @@
-"""Adafactor's second moments: two vectors in place of a matrix."""
+"""Adafactor: gradients divided by a root mean square that is stored as two vectors for each matrix."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, sums, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
 from purestep._transforms.core.scheduled import called
@@ -20,11 +22,11 @@ class FactoredState(NamedTuple):
     """State of `scale_by_factored_rms`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        v_row: float32, the running mean of squares without the largest axis; of shape [0] for arrays
-            that are not factored.
-        v_col: float32, the same without the second largest axis; of shape [0] for those.
-        v: like params, float32, the running mean of squares; of shape [0] for arrays that are factored.
+        count: 0-d int32, the number of updates.
+        v_row: float32, the running mean of squares over the largest axis; shape [0] for arrays that are not
+            factored.
+        v_col: float32, the running mean of squares over the second largest axis; likewise.
+        v: like params, float32, the running mean of squares; shape [0] for arrays that are factored.
     """
 
     count: mx.array
@@ -33,8 +35,18 @@ class FactoredState(NamedTuple):
     v: Tree
 
 
+class RunningMeanState(NamedTuple):
+    """State of adafactor's momentum.
+
+    Attributes:
+        ema: like params, in `dtype_momentum`, the running mean of updates.
+    """
+
+    ema: Tree
+
+
 def decay_rate_pow(step: mx.array, exponent: float) -> mx.array:
-    """Return `1 - (step + 1) ** -exponent`: 0 at first, so that running means need no correction."""
+    """Return `1 - (step + 1) ** -exponent`: 0 in the first step, so that running means have no bias."""
     return -mx.expm1(-exponent * mx.log(step.astype(mx.float32) + 1))
 
 
@@ -54,23 +66,24 @@ def scale_by_factored_rms(
         v_col = b * v_col + (1 - b) * mean(s over the second largest)
         update = g / sqrt(v_row * v_col / mean(v_row))
 
-    An array whose second largest axis is shorter than `min_dim_size_to_factor` keeps its mean square
-    whole: `v = b * v + (1 - b) * s`, `update = g / sqrt(v)`.
+    An array whose second largest axis is shorter than `min_dim_size_to_factor` is not factored:
+    `v = b * v + (1 - b) * s`, `update = g / sqrt(v)`.
+
+    Args:
+        factored: if false, no array is factored.
+        decay_rate: the exponent of `decay_rate_fn`, greater than 0.
+        step_offset: the number of updates by which the decay starts later.
+        min_dim_size_to_factor: the shortest axis to average over, at least 1.
+        epsilon: added to squares, greater than 0.
+        decay_rate_fn: `(count, decay_rate) -> rate` in [0, 1), for a 0-d count; 0 at count 0.
 
     Differences from optax:
 
-    1. Running means and updates are float32 whatever the parameters' dtype; what is not kept has shape
-       [0], not [1].
-    2. The step within the decay is not taken to be less than 0, where optax's rate is not a number.
+    1. The state and the updates are float32 for parameters of any dtype. Unused arrays of the state have
+       shape [0], not [1].
+    2. Before `step_offset`, `decay_rate_fn` gets the count 0. In optax it gets a negative one and returns
+       NaN.
     3. The parameters are not needed at update.
-
-    Args:
-        factored: false keeps every mean square whole.
-        decay_rate: the exponent of `decay_rate_fn`, greater than 0.
-        step_offset: updates by which the decay starts later.
-        min_dim_size_to_factor: at least 1.
-        epsilon: added to squares, greater than 0.
-        decay_rate_fn: `(count, decay_rate) -> rate` in [0, 1), of a 0-d array; 0 at count 0.
 
     Reference: Shazeer and Stern, Adafactor, arXiv:1804.04235.
 
@@ -88,62 +101,91 @@ def scale_by_factored_rms(
     epsilon = checks.number(caller, "epsilon", epsilon, above=0)
     checks.function(caller, "decay_rate_fn", decay_rate_fn)
 
-    def axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """Return the second largest axis and the largest of an array to factor."""
-        if not factored or len(shape) < 2:
-            return None
-        second, largest = sorted(range(len(shape)), key=lambda axis: shape[axis])[-2:]
-        return (second, largest) if shape[second] >= min_dim_size_to_factor else None
+    def axes(array: mx.array) -> tuple[int, int] | None:
+        return _factored_axes(array.shape, min_dim_size_to_factor) if factored else None
 
-    def kept(param: mx.array, which: str) -> mx.array:
-        factors = axes(param.shape)
-        if factors is None:
-            return mx.zeros(param.shape if which == "v" else (0,))
-        gone = {"v_row": factors[1], "v_col": factors[0]}.get(which)
-        shape = [size for axis, size in enumerate(param.shape) if axis != gone]
-        return mx.zeros((0,) if which == "v" else shape)
+    def each_field(fn: Callable[..., mx.array], first: Tree, *rest: FactoredState) -> tuple[Tree, Tree, Tree]:
+        """Map `fn(name, leaf, old...)` over the leaves for each of `v_row`, `v_col` and `v`."""
+        v_row, v_col, v = (
+            tree.map(functools.partial(fn, name), first, *(getattr(state, name) for state in rest))
+            for name in FactoredState._fields[1:]
+        )
+        return v_row, v_col, v
 
     def init(params: Params) -> FactoredState:
-        v_row, v_col, v = (
-            tree.map(lambda p, which=which: kept(p, which), params) for which in FactoredState._fields[1:]
-        )
-        return FactoredState(mx.array(0, mx.int32), v_row, v_col, v)
+        zeros = each_field(lambda name, p: _zeros(name, p.shape, axes(p)), params)
+        return FactoredState(mx.array(0, mx.int32), *zeros)
 
     def update(
         updates: Updates, state: FactoredState, params: Params | None = None
     ) -> tuple[Updates, FactoredState]:
-        begun = mx.maximum(state.count - step_offset, 0)
-        decay = called(caller, "decay_rate_fn", lambda n: decay_rate_fn(n, decay_rate), begun)
-        gradients = tree.map(lambda u: u.astype(mx.float32), updates)
+        step = mx.maximum(state.count - step_offset, 0)
+        decay = called(caller, "decay_rate_fn", lambda n: decay_rate_fn(n, decay_rate), step)
+        gradients = moments.float32(updates)
         squares = tree.map(lambda g: mx.square(g) + epsilon, gradients)
-
-        def toward(old: mx.array, square: mx.array, which: str) -> mx.array:
-            factors = axes(square.shape)
-            if (factors is None) != (which == "v"):
-                return old
-            if factors is not None:
-                square = sums.mean(square, factors[1] if which == "v_row" else factors[0])
-            return decay * old + (1 - decay) * square
-
-        v_row, v_col, v = (
-            tree.map(lambda old, s, which=which: toward(old, s, which), getattr(state, which), squares)
-            for which in FactoredState._fields[1:]
-        )
-
-        def scaled(g: mx.array, row: mx.array, col: mx.array, full: mx.array) -> mx.array:
-            factors = axes(g.shape)
-            if factors is None:
-                return g * mx.rsqrt(full)
-            second, largest = factors
-            mean = sums.mean(row, second - (second > largest), keepdims=True)
-            # Two roots, not the root of a product: that of two small squares would vanish.
-            down = mx.expand_dims(mx.rsqrt(row / mean), largest)
-            return g * down * mx.expand_dims(mx.rsqrt(col), second)
-
-        updates = tree.map(scaled, gradients, v_row, v_col, v)
-        return updates, FactoredState(scalars.increment(state.count), v_row, v_col, v)
+        means = each_field(lambda name, s, old: _next_mean(name, s, old, axes(s), decay), squares, state)
+        updates = tree.map(lambda g, row, col, v: _divided(g, row, col, v, axes(g)), gradients, *means)
+        return updates, FactoredState(scalars.increment(state.count), *means)
 
     return checked(caller, init, update)
+
+
+def _factored_axes(shape: tuple[int, ...], shortest: int) -> tuple[int, int] | None:
+    """Return the second largest and the largest axis; `None` if one is missing or shorter than `shortest`."""
+    if len(shape) < 2:
+        return None
+    second, largest = sorted(range(len(shape)), key=lambda axis: shape[axis])[-2:]
+    return (second, largest) if shape[second] >= shortest else None
+
+
+def _averaged(name: str, axes: tuple[int, int]) -> int | None:
+    """Return the axis over which a field of the state averages the squares of an array that is factored."""
+    second, largest = axes
+    return {"v_row": largest, "v_col": second}.get(name)
+
+
+def _zeros(name: str, shape: tuple[int, ...], axes: tuple[int, int] | None) -> mx.array:
+    """Return the first value of a field of the state for one array; of shape [0] if it is not used."""
+    if axes is None:
+        return mx.zeros(shape if name == "v" else (0,))
+    averaged = _averaged(name, axes)
+    return mx.zeros((0,) if averaged is None else shape[:averaged] + shape[averaged + 1 :])
+
+
+def _next_mean(
+    name: str, square: mx.array, old: mx.array, axes: tuple[int, int] | None, decay: mx.array
+) -> mx.array:
+    """Return the next value of a field of the state for one array."""
+    if (axes is None) != (name == "v"):
+        return old
+    if axes is not None:
+        square = sums.mean(square, _averaged(name, axes))
+    return decay * old + (1 - decay) * square
+
+
+def _divided(
+    gradient: mx.array, row: mx.array, col: mx.array, whole: mx.array, axes: tuple[int, int] | None
+) -> mx.array:
+    """Return a gradient divided by its root mean square."""
+    if axes is None:
+        return gradient * mx.rsqrt(whole)
+    second, largest = axes
+    mean = sums.mean(row, second - (second > largest), keepdims=True)
+    # Two roots, not one root of the product: the product of two small squares would underflow.
+    by_row = mx.expand_dims(mx.rsqrt(row / mean), largest)
+    return gradient * by_row * mx.expand_dims(mx.rsqrt(col), second)
+
+
+def _running_mean(decay: float, dtype: mx.Dtype) -> GradientTransform:
+    (decay,) = moments.decays("adafactor", momentum=decay)
+
+    def update(
+        updates: Updates, state: RunningMeanState, params: Params | None = None
+    ) -> tuple[Updates, RunningMeanState]:
+        ema = moments.mean(moments.float32(updates), state.ema, decay)
+        return ema, RunningMeanState(moments.stored(ema, dtype))
+
+    return checked("adafactor", lambda params: RunningMeanState(moments.zeros(params, dtype)), update)
 
 
 def adafactor(
@@ -160,27 +202,26 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """Scale by factored mean squares, clip, rate, parameter scale, momentum, decay, then flip the sign.
+    """`scale_by_factored_rms`, followed by optional members, then `scale(-1)` (arXiv:1804.04235).
 
-    `scale_by_factored_rms`, `clip_by_block_rms`, `scale_by_learning_rate`, `scale_by_param_block_rms`, a
-    running mean, `add_decayed_weights` and `scale(-1)`; a member whose argument is `None` or false is
-    left out. A learning rate that is given is the one that is used: nothing replaces or bounds it.
-    `weight_decay_rate` is not multiplied by it. Reference: arXiv:1804.04235.
+    The members in their order: `scale_by_factored_rms`, `clip_by_block_rms`, `scale_by_learning_rate`,
+    `scale_by_param_block_rms`, a running mean, `add_decayed_weights`, `scale(-1)`. A member is omitted if its
+    argument is `None` or false.
+
+    The learning rate is used as given: nothing replaces or bounds it, and `weight_decay_rate` is not
+    multiplied by it.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule; relative to the parameters' scale unless
+        learning_rate: as in `scale_by_learning_rate`; relative to the parameters' scale unless
             `multiply_by_parameter_scale` is false.
-        min_dim_size_to_factor: as in `scale_by_factored_rms`: both of the two largest axes have as much.
-        decay_rate: the exponent of the decay.
-        decay_offset: updates by which the decay starts later.
-        multiply_by_parameter_scale: make steps relative.
-        clipping_threshold: as in `clip_by_block_rms`.
-        momentum: decay of a running mean of updates, in [0, 1), not corrected for its start at zero.
+        min_dim_size_to_factor, decay_rate, factored: as in `scale_by_factored_rms`.
+        decay_offset: `step_offset` of `scale_by_factored_rms`.
+        multiply_by_parameter_scale: multiply steps by the root mean square of their parameters.
+        clipping_threshold: `threshold` of `clip_by_block_rms`.
+        momentum: decay of a running mean of updates, in [0, 1); the bias of the mean is not corrected.
         dtype_momentum: the dtype in which that mean is stored.
-        weight_decay_rate: as in `add_decayed_weights`.
-        eps: added to squares.
-        factored: false keeps whole mean squares.
-        weight_decay_mask: which parameters decay.
+        weight_decay_rate, weight_decay_mask: `weight_decay` and `mask` of `add_decayed_weights`.
+        eps: `epsilon` of `scale_by_factored_rms`.
 
     >>> transform = adafactor(0.1)
     >>> params = {"w": mx.array([2.0, -2.0])}
@@ -199,27 +240,3 @@ def adafactor(
     if weight_decay_rate is not None:
         members.append(add_decayed_weights(weight_decay_rate, weight_decay_mask))
     return chain(*members, scale(-1.0))
-
-
-class RunningMeanState(NamedTuple):
-    """State of adafactor's momentum.
-
-    Attributes:
-        ema: like params, in `dtype_momentum`, the running mean of updates.
-    """
-
-    ema: Tree
-
-
-def _running_mean(decay: float, dtype: mx.Dtype) -> GradientTransform:
-    decay = checks.number("adafactor", "momentum", decay, least=0, below=1)
-
-    def update(
-        updates: Updates, state: RunningMeanState, params: Params | None = None
-    ) -> tuple[Updates, RunningMeanState]:
-        ema = tree.map(
-            lambda u, m: decay * m.astype(mx.float32) + (1 - decay) * u.astype(mx.float32), updates, state.ema
-        )
-        return ema, RunningMeanState(tree.map(lambda m: m.astype(dtype), ema))
-
-    return checked("adafactor", lambda params: RunningMeanState(tree.zeros_like(params, dtype)), update)

@@ -1,4 +1,4 @@
-"""Adagrad."""
+"""Adagrad: gradients divided by the root of the sum of all their squares."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class ScaleByRssState(NamedTuple):
     """State of `scale_by_rss`.
 
     Attributes:
-        sum_of_squares: like params, float32, the sum of all squared gradients and of where it began.
+        sum_of_squares: like params, float32, the initial value plus the sum of all squared gradients.
     """
 
     sum_of_squares: Tree
@@ -25,18 +25,18 @@ class ScaleByRssState(NamedTuple):
 def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> GradientTransform:
     """Divide gradients by the root of the sum of all their squares: Adagrad.
 
-    Differences from optax:
-
-    1. The sum, and so the updates, are float32 whatever the gradients' dtype.
-
     With `g` the gradient:
 
         sum = sum + g ** 2                              from sum = initial_accumulator_value
         update = g / sqrt(sum + eps) where sum > 0, else 0
 
     Args:
-        initial_accumulator_value: at least 0.
-        eps: at least 0.
+        initial_accumulator_value: the first value of the sum, at least 0.
+        eps: added inside the root, at least 0.
+
+    Differences from optax:
+
+    1. The state and the updates are float32 for gradients of any dtype.
 
     Reference: Duchi et al., Adaptive subgradient methods for online learning and stochastic
     optimization, JMLR 12, 2011; McMahan and Streeter, arXiv:1002.4908.
@@ -49,13 +49,11 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
     (0.8, 25.0)
     """
     caller = "scale_by_rss"
-    initial_accumulator_value = checks.number(
-        caller, "initial_accumulator_value", initial_accumulator_value, least=0
-    )
-    eps = checks.number(caller, "eps", eps, least=0)
+    start = checks.number(caller, "initial_accumulator_value", initial_accumulator_value, least=0)
+    (eps,) = moments.epsilons(caller, eps=eps)
 
     def init(params: Params) -> ScaleByRssState:
-        return ScaleByRssState(moments.full_like(params, initial_accumulator_value))
+        return ScaleByRssState(moments.full_like(params, start))
 
     def update(
         updates: Updates, state: ScaleByRssState, params: Params | None = None
@@ -64,7 +62,7 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
         sums = tree.map(lambda g, s: s + mx.square(g), gradients, state.sum_of_squares)
 
         def divided(g: mx.array, s: mx.array) -> mx.array:
-            # A sum of 0 is not divided by, so that no derivative becomes NaN; a NaN sum is.
+            # The division by a sum of 0 is avoided, so that derivatives are not NaN; a NaN in the sum stays.
             return mx.where(s == 0, 0.0, g / mx.sqrt(mx.where(s == 0, 1.0, s + eps)))
 
         return tree.map(divided, gradients, sums), ScaleByRssState(sums)
@@ -75,18 +73,16 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
 def adagrad(
     learning_rate: ScalarOrSchedule, initial_accumulator_value: float = 0.1, eps: float = 1e-7
 ) -> GradientTransform:
-    """`scale_by_rss`, then `scale_by_learning_rate`.
-
-    PyTorch's Adagrad adds its `eps` outside the root: the two are equal when both are 0.
+    """`scale_by_rss`, then `scale_by_learning_rate` (Duchi et al., JMLR 12, 2011).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        initial_accumulator_value: as in `scale_by_rss`.
-        eps: added inside the root.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        initial_accumulator_value, eps: as in `scale_by_rss`.
 
-    Reference: Duchi et al., JMLR 12, 2011.
+    Differences from torch:
 
-    >>> import mlx.core as mx
+    1. PyTorch adds `eps` outside the root: both are equal if `eps` is 0.
+
     >>> transform = adagrad(0.5, initial_accumulator_value=0.0)
     >>> params = {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(4.0)}, transform.init(params), params)[0]

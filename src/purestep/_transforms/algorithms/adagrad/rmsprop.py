@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked, identity
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.moments import bias_correction as gathered_weight
 from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.pieces.momentum import trace
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
@@ -19,7 +18,7 @@ class ScaleByRmsState(NamedTuple):
     """State of `scale_by_rms`.
 
     Attributes:
-        count: 0-d int32, updates made; `()` without `bias_correction`.
+        count: 0-d int32, the number of updates; `()` without `bias_correction`.
         nu: like params, float32, the running mean of squared gradients.
     """
 
@@ -31,7 +30,7 @@ class ScaleByRStdDevState(NamedTuple):
     """State of `scale_by_stddev`.
 
     Attributes:
-        count: 0-d int32, updates made; `()` without `bias_correction`.
+        count: 0-d int32, the number of updates; `()` without `bias_correction`.
         mu: like params, float32, the running mean of gradients.
         nu: like params, float32, the running mean of squared gradients.
     """
@@ -50,24 +49,24 @@ def scale_by_rms(
 ) -> GradientTransform:
     """Divide gradients by the root of their running mean square.
 
-    Differences from optax:
-
-    1. The mean, and so the updates, are float32 whatever the gradients' dtype.
-    2. One state serves both settings of `bias_correction`: without `bias_correction` its count is `()`.
-
     With `g` the gradient and `t` the number of this update, counted from 1:
 
         nu = decay * nu + (1 - decay) * g ** 2          from nu = initial_scale
         update = g / sqrt(nu + eps), or g / (sqrt(nu) + eps) without eps_in_sqrt
 
-    With `bias_correction`, `nu / (1 - decay ** t)` takes the place of `nu` in the second line.
+    With `bias_correction`, the second line uses `nu / (1 - decay ** t)` instead of `nu`.
 
     Args:
-        decay: in [0, 1).
-        eps: at least 0.
-        initial_scale: where `nu` begins, at least 0.
+        decay: decay of the mean of squares, in [0, 1).
+        eps: added to the root, or inside it, at least 0.
+        initial_scale: the first value of `nu`, at least 0.
         eps_in_sqrt: add `eps` inside the root.
-        bias_correction: correct `nu` for its start; meant for an `initial_scale` of 0.
+        bias_correction: correct the bias of `nu`; meant for an `initial_scale` of 0.
+
+    Differences from optax:
+
+    1. The state and the updates are float32 for gradients of any dtype.
+    2. One state class serves both settings of `bias_correction`; without it the count is `()`.
 
     Reference: Tieleman and Hinton, Lecture 6.5, Neural Networks for Machine Learning, 2012; Graves,
     arXiv:1308.0850.
@@ -103,12 +102,6 @@ def scale_by_stddev(
 ) -> GradientTransform:
     """Divide gradients by their running standard deviation: RMSProp, centered.
 
-    Differences from optax:
-
-    1. The means, and so the updates, are float32 whatever the gradients' dtype.
-    2. A variance that rounding makes negative, as that of equal gradients, counts as 0; there it is NaN.
-    3. One state serves both settings of `bias_correction`: without `bias_correction` its count is `()`.
-
     With `g` the gradient:
 
         mu = decay * mu + (1 - decay) * g
@@ -117,28 +110,31 @@ def scale_by_stddev(
         update = g / sqrt(variance + eps), or g / (sqrt(variance) + eps) without eps_in_sqrt
 
     With `bias_correction`, both means are first divided by `1 - decay ** t`, with `t` the number of this
-    update counted from 1. The variance of one gradient is then 0, so that the first update is bounded by
-    `eps` alone, which is better large.
+    update, counted from 1. The variance of a single gradient is 0, so only `eps` bounds the first update:
+    choose a large `eps`.
 
     Args:
-        decay: in [0, 1).
-        eps: at least 0.
-        initial_scale: where `nu` begins, at least 0.
-        eps_in_sqrt: add `eps` inside the root.
-        bias_correction: correct both means for their start; meant for an `initial_scale` of 0.
+        decay, eps, initial_scale, eps_in_sqrt: as in `scale_by_rms`.
+        bias_correction: correct the bias of both means; meant for an `initial_scale` of 0.
+
+    Differences from optax:
+
+    1. The state and the updates are float32 for gradients of any dtype.
+    2. If rounding makes a variance negative, as for equal gradients, it counts as 0. In optax it gives NaN.
+    3. One state class serves both settings of `bias_correction`; without it the count is `()`.
 
     Reference: Graves, Generating sequences with recurrent neural networks, arXiv:1308.0850.
 
     >>> transform = scale_by_stddev(decay=0.5)
     >>> updates, state = transform.update({"w": mx.array(4.0)}, transform.init({"w": mx.array(0.0)}))
-    >>> updates["w"], state.mu["w"], state.nu["w"]  # a variance of 8 - 2 ** 2
+    >>> updates["w"], state.mu["w"], state.nu["w"]  # the variance is 8 - 2 ** 2
     (array(2, dtype=float32), array(2, dtype=float32), array(8, dtype=float32))
     """
     decay, eps, initial_scale = _numbers("scale_by_stddev", decay, eps, initial_scale)
 
     def init(params: Params) -> ScaleByRStdDevState:
-        mu, nu = tree.zeros_like(params, mx.float32), moments.full_like(params, initial_scale)
-        return ScaleByRStdDevState(_first_count(bias_correction), mu, nu)
+        nu = moments.full_like(params, initial_scale)
+        return ScaleByRStdDevState(_first_count(bias_correction), moments.zeros(params), nu)
 
     def update(
         updates: Updates, state: ScaleByRStdDevState, params: Params | None = None
@@ -158,21 +154,22 @@ def scale_by_stddev(
 
 
 def _numbers(caller: str, decay: float, eps: float, initial_scale: float) -> tuple[float, float, float]:
-    decay = checks.number(caller, "decay", decay, least=0, below=1)
-    eps = checks.number(caller, "eps", eps, least=0)
-    return decay, eps, checks.number(caller, "initial_scale", initial_scale, least=0)
+    """Return the three numbers, each within its range."""
+    (decay,) = moments.decays(caller, decay=decay)
+    eps, initial_scale = moments.epsilons(caller, eps=eps, initial_scale=initial_scale)
+    return decay, eps, initial_scale
 
 
 def _first_count(counted: bool) -> mx.array | tuple[()]:
-    return mx.array(0, mx.int32) if counted else ()  # mx.vmap and mx.grad refuse None
+    return mx.array(0, mx.int32) if counted else ()  # not None, which mx.vmap and mx.grad refuse
 
 
 def _next(count: mx.array | tuple[()], decay: float) -> tuple[mx.array | tuple[()], mx.array | None]:
-    """Return the next count, and by what a mean started at 0 is multiplied then."""
+    """Return the next count and the factor that corrects a mean then; `()` and `None` without a count."""
     if not isinstance(count, mx.array):
         return (), None
     following = scalars.increment(count)
-    return following, 1 / gathered_weight(decay, following)
+    return following, moments.debias(decay, following)
 
 
 def _times(scale: mx.array | None, mean: mx.array) -> mx.array:
@@ -197,23 +194,19 @@ def rmsprop(
 ) -> GradientTransform:
     """`scale_by_rms` (centered: `scale_by_stddev`), `scale_by_learning_rate`, then `trace` if momentum.
 
-    The momentum gathers steps, not directions: a change of the rate reaches it by and by. To PyTorch's
-    RMSprop this is equal with `eps_in_sqrt=False`, its `alpha` as `decay`, and a constant rate.
+    The momentum is a sum of steps, learning rate included: after a change of the rate, the step length
+    changes gradually. With `eps_in_sqrt=False`, `decay` as PyTorch's `alpha` and a constant rate, this is
+    PyTorch's RMSprop.
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        decay: as in `scale_by_rms`, like the three arguments that follow.
-        eps: added to the root, or inside it.
-        initial_scale: where the mean of squares begins.
-        eps_in_sqrt: add `eps` inside the root.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        decay, eps, initial_scale, eps_in_sqrt, bias_correction: as in `scale_by_rms`.
         centered: divide by the standard deviation.
-        momentum: the decay of `trace`, in [0, 1); `None` leaves it out.
+        momentum: the decay of `trace`, in [0, 1]; `None` omits it.
         nesterov: as in `trace`.
-        bias_correction: as in `scale_by_rms`.
 
     Reference: Tieleman and Hinton, Lecture 6.5, 2012; centered: Graves, arXiv:1308.0850.
 
-    >>> import mlx.core as mx
     >>> transform = rmsprop(0.5, decay=0.75)
     >>> params = {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(4.0)}, transform.init(params), params)[0]

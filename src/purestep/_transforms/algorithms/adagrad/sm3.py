@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
@@ -16,8 +17,8 @@ class ScaleBySM3State(NamedTuple):
     """State of `scale_by_sm3`.
 
     Attributes:
-        mu: for each parameter a tuple of float32 vectors, one of each axis' length: bounds on the sums of
-            squares of what lies at each index. A 0-d parameter has one of shape [].
+        mu: for each parameter a tuple of float32 vectors, one for each axis and as long as it. An element
+            bounds the sums of squares at its index. A 0-d parameter has one vector of shape [].
         nu: like params, float32, the running mean of updates.
     """
 
@@ -26,26 +27,28 @@ class ScaleBySM3State(NamedTuple):
 
 
 def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> GradientTransform:
-    """Divide gradients by the root of a bound on their sums of squares; then take a running mean.
+    """Divide gradients by the root of a bound on their sums of squares, then take a running mean.
 
-    A matrix needs one number for each row and each column. With `row` and `col` those numbers and `g`
-    the gradient, at index `i, j`:
+    The state of a matrix has one number for each row and each column. With `row` and `col` these numbers and
+    `g` the gradient, at index `i, j`:
 
         a = min(row[i], col[j]) + g ** 2
         row[i], col[j] = max(a over j), max(a over i)
         nu = b1 * nu + (1 - b1) * g / sqrt(a + eps)
         update = nu
 
-    With `b2` below 1 the sum is a running mean: `a = b2 * min(row[i], col[j]) + (1 - b2) * g ** 2`. An
-    array of one axis keeps `a` itself, which is Adagrad.
-
-    Differences from optax: 0-d parameters are taken (optax fails on them), vectors and running means are
-    float32 whatever the parameters' dtype, and so are the updates.
+    With `b2` below 1 the sum is a running mean: `a = b2 * min(row[i], col[j]) + (1 - b2) * g ** 2`. For an
+    array of one axis the state is `a` itself, as in Adagrad.
 
     Args:
         b1: decay of the running mean of updates, in [0, 1).
-        b2: decay of the squares, in [0, 1]; 1 sums them.
+        b2: decay of the squares, in [0, 1]; with 1 the squares are summed.
         eps: added inside the root, at least 0.
+
+    Differences from optax:
+
+    1. Parameters may be 0-d; optax fails for them.
+    2. The state and the updates are float32 for gradients of any dtype.
 
     Reference: Anil et al., arXiv:1901.11150.
 
@@ -58,28 +61,28 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
     {'w': array([[1, 1]], dtype=float32)}
     """
     caller = "scale_by_sm3"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
+    (b1,) = moments.decays(caller, b1=b1)
     b2 = checks.number(caller, "b2", b2, least=0, most=1)
-    eps = checks.number(caller, "eps", eps, least=0)
+    (eps,) = moments.epsilons(caller, eps=eps)
     fresh = 1 - b2 if b2 != 1 else 1.0
 
     def vectors(param: mx.array) -> tuple[mx.array, ...]:
         return tuple(mx.zeros((size,)) for size in param.shape) or (mx.array(0.0),)
 
     def init(params: Params) -> ScaleBySM3State:
-        return ScaleBySM3State(tree.map(vectors, params), tree.zeros_like(params, mx.float32))
+        return ScaleBySM3State(tree.map(vectors, params), moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleBySM3State, params: Params | None = None
     ) -> tuple[Updates, ScaleBySM3State]:
-        # Tuples stand where `updates` has leaves, so they are found by path.
+        # `mu` has a tuple where `updates` has a leaf, so its vectors are looked up by path.
         found = dict(tree.items(state.mu))
 
         def bound(path: str, g: mx.array) -> mx.array:
             each = [found.pop(tree.join(path, str(axis)), None) for axis in range(max(g.ndim, 1))]
             sizes = [v.size for v in each if v is not None]
             if sizes != (list(g.shape) or [1]):
-                raise checks.error(caller, f"{path} in updates is not built like the params of the state")
+                raise checks.error(caller, f"{path} in updates does not match the params of the state")
             if g.ndim:
                 each = [
                     v.reshape([-1 if a == axis else 1 for a in range(g.ndim)]) for axis, v in enumerate(each)
@@ -92,25 +95,24 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
             axes = range(max(a.ndim, 1))
             return tuple(a.max(axis=[o for o in axes if o != axis]) if a.ndim > 1 else a for axis in axes)
 
-        gradients = tree.map(lambda u: u.astype(mx.float32), updates)
+        gradients = moments.float32(updates)
         bounds = tree.map_with_path(bound, gradients)
         if found:
-            raise checks.error(caller, f"{next(iter(found))} is in the state, and nothing for it in updates")
+            raise checks.error(caller, f"{next(iter(found))} is in the state, not in updates")
         scaled = tree.map(lambda g, a: mx.where(a == 0, 0.0, g * mx.rsqrt(a + eps)), gradients, bounds)
-        nu = tree.map(lambda u, m: b1 * m + (1 - b1) * u, scaled, state.nu)
+        nu = moments.mean(scaled, state.nu, b1)
         return nu, ScaleBySM3State(tree.map(highest, bounds), nu)
 
     return checked(caller, init, update)
 
 
 def sm3(learning_rate: ScalarOrSchedule, momentum: float = 0.9) -> GradientTransform:
-    """`scale_by_sm3`, then `scale_by_learning_rate` (arXiv:1901.11150); the rate may be a schedule too.
+    """`scale_by_sm3`, then `scale_by_learning_rate` (arXiv:1901.11150).
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
         momentum: `b1` of `scale_by_sm3`, in [0, 1).
 
-    >>> import mlx.core as mx
     >>> transform = sm3(0.1, momentum=0.0)
     >>> params = {"w": mx.array([1.0, 2.0])}
     >>> transform.update({"w": mx.array([3.0, -4.0])}, transform.init(params), params)[0]

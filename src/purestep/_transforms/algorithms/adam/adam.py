@@ -19,7 +19,7 @@ class ScaleByAdamState(NamedTuple):
 
     Attributes:
         count: 0-d int32, the number of updates.
-        mu: like params, the running mean of gradients; float32, or `mu_dtype`.
+        mu: like params, the running mean of gradients; float32, or `mu_dtype` if given.
         nu: like params, float32, the running mean of squared gradients.
     """
 

@@ -20,8 +20,8 @@ class ScaleByAdEMAMixState(NamedTuple):
 
     Attributes:
         count: 0-d int32, the number of updates.
-        m1: like params, the fast running mean of gradients; float32, or `mu_dtype`.
-        m2: like params, the slow running mean of gradients; float32, or `mu_dtype`.
+        m1: like params, the fast running mean of gradients; float32, or `mu_dtype` if given.
+        m2: like params, the slow running mean of gradients; float32, or `mu_dtype` if given.
         nu: like params, float32, the running mean of squared gradients.
     """
 

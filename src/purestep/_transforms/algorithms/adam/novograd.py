@@ -18,7 +18,7 @@ class ScaleByNovogradState(NamedTuple):
 
     Attributes:
         count: 0-d int32, the number of updates.
-        mu: like params, the decayed sum of normalized gradients; float32, or `mu_dtype`.
+        mu: like params, the decayed sum of normalized gradients; float32, or `mu_dtype` if given.
         nu: a 0-d float32 for each array of params, the running mean of its gradient's squared norm.
     """
 

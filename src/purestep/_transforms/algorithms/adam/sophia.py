@@ -20,7 +20,7 @@ class ScaleBySophiaState(NamedTuple):
 
     Attributes:
         count: 0-d int32, the number of updates.
-        mu: like params, the running mean of gradients; float32, or `mu_dtype`.
+        mu: like params, the running mean of gradients; float32, or `mu_dtype` if given.
         nu: like params, float32, the running mean of the estimates of the Hessian's diagonal.
     """
 
