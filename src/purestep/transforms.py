@@ -44,11 +44,10 @@ from purestep._transforms.algorithms.automatic.dadapt import (
 from purestep._transforms.algorithms.automatic.dog import (
     ScaleByDistanceOverGradientsState,
     ScaleByDoGState,
-    ScaleByDoWGState,
     scale_by_distance_over_gradients,
     scale_by_dog,
-    scale_by_dowg,
 )
+from purestep._transforms.algorithms.automatic.dowg import ScaleByDoWGState, scale_by_dowg
 from purestep._transforms.algorithms.automatic.prodigy import (
     ScaleByProdigyState,
     ScheduledProdigyState,

@@ -1,4 +1,4 @@
-"""D-Adaptation: AdamW that finds its learning rate from below."""
+"""D-Adaptation: AdamW that raises its learning rate from a small first estimate."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,7 +8,8 @@ import mlx.core as mx
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.algorithms.automatic.prodigy import check_betas, correction, estimate, total
-from purestep._transforms.core.base import GradientTransform, checked, taking_extra
+from purestep._transforms.core import moments
+from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
 
 
@@ -18,11 +19,8 @@ class ScaleByDAdaptState(NamedTuple):
     Attributes:
         exp_avg: like params, float32, the running mean of gradients times the step size.
         exp_avg_sq: like params, float32, the running mean of squared gradients.
-        grad_sum: like params, float32, a running mean of gradients times the step size, decayed more slowly.
-        estim_lr: 0-d float32, the estimate of the distance to the solution: the base learning rate.
-        numerator_weighted: 0-d float32, the decayed sum that the estimate is a share of.
-        count: 0-d int32, updates made.
-        learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
+        grad_sum: like params, float32, a running mean like `exp_avg` that decays more slowly.
+        estim_lr, numerator_weighted, count, learning_rate: as in `ScaleByProdigyState`.
     """
 
     exp_avg: Tree
@@ -35,7 +33,7 @@ class ScaleByDAdaptState(NamedTuple):
 
 
 class ScheduledDAdaptState(ScaleByDAdaptState):
-    """State of `scale_by_dadapt` under a schedule: the same fields, but the rate only shows."""
+    """State of `scale_by_dadapt` with a schedule, which overwrites the learning rate at every update."""
 
     scheduled = True
 
@@ -49,33 +47,27 @@ def scale_by_dadapt(
 ) -> GradientTransform:
     """Turn gradients into the steps of D-adapted AdamW, sign and learning rate included.
 
-    With `g` the gradient, `x` the parameters, `q = sqrt(b2)`, `t` the number of this update, counted from
-    1, and sums over all parameters together:
+    With `g` the gradient, `x` the parameters, `q = sqrt(b2)` and `t` the number of this update, counted from
+    1:
 
         l = d * learning_rate * sqrt(1 - b2 ** t) / (1 - b1 ** t)
         r = q * r + (1 - q) * l * sum(g * s / (sqrt(v) + eps))
         m = b1 * m + (1 - b1) * l * g
         v = b2 * v + (1 - b2) * g ** 2
         s = q * s + (1 - q) * l * g
-        d = max(d, r / ((1 - q) * sum(|s|)))
+        d = max(d, r / ((1 - q) * sum(abs(s))))
         update = -m / (sqrt(v) + eps) - weight_decay * l * x
 
-    It differs from optax in these points:
-
-    1. Moments, scalars and updates are float32.
-    2. While every gradient or learning rate has been zero the estimate stays; in optax it becomes NaN, 0
-       over 0, and stays so: a warmup there must not start at 0.
-    3. The learning rate is in the state, and can be read and set there.
+    Both sums are over all parameters together.
 
     Args:
-        learning_rate: a factor on the estimate, at least 0, or a schedule that falls from 1.
-        betas: decays of the two means, each in [0, 1).
+        learning_rate, betas, estim_lr0, weight_decay: as in `scale_by_prodigy`.
         eps: added to the denominators, above 0.
-        estim_lr0: the first estimate, too small on purpose, above 0.
-        weight_decay: decoupled, at least 0.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax: those of `scale_by_prodigy`.
 
     Reference: Defazio and Mishchenko, Learning-rate-free learning by D-Adaptation, arXiv:2301.07733.
 
@@ -98,18 +90,17 @@ def scale_by_dadapt(
     weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByDAdaptState:
-        mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
+        mean, square, sums = (moments.zeros(params) for _ in range(3))
         first = scalars.float32(estim_lr0)
         return state_type(mean, square, sums, first, mx.array(0.0), *rate.init(params))
 
     def update(
         updates: Updates, state: ScaleByDAdaptState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScaleByDAdaptState]:
-        if params is None:
-            raise checks.error(caller, "params is needed: call update(updates, state, params)")
+        params = required(caller, params)
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         step = state.estim_lr * now * correction(b1, b2, count)
-        g = tree.map(lambda x: x.astype(mx.float32), updates)
+        g = moments.float32(updates)
         scaled = tree.map(lambda s, v: s / (mx.sqrt(v) + eps), state.grad_sum, state.exp_avg_sq)
         numerator = q * state.numerator_weighted + (1 - q) * step * total(mx.multiply, g, scaled)
         mean = tree.map(lambda m, x: b1 * m + (1 - b1) * (step * x), state.exp_avg, g)
@@ -133,14 +124,10 @@ def dadapt_adamw(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """`scale_by_dadapt`, which takes the learning rate and the decay (arXiv:2301.07733).
+    """`scale_by_dadapt`, which includes the learning rate and the decay (arXiv:2301.07733).
 
     Args:
-        learning_rate: a factor on the estimate, at least 0, or a schedule that falls from 1.
-        betas: as in `scale_by_dadapt`, like the arguments that follow.
-        eps: added to the denominators.
-        estim_lr0: the first estimate.
-        weight_decay: decoupled, at least 0.
+        learning_rate, betas, eps, estim_lr0, weight_decay: as in `scale_by_dadapt`.
 
     >>> transform = dadapt_adamw(estim_lr0=0.01)
     >>> params = {"w": mx.array(1.0)}

@@ -1,4 +1,4 @@
-"""Schedule-free learning: an average in the place of a decaying learning rate."""
+"""Schedule-free learning: an average of the parameters instead of a decaying learning rate."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,15 @@ from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._schedules.standard import linear
 from purestep._transforms.algorithms.adagrad.rmsprop import scale_by_rms
 from purestep._transforms.algorithms.momentum.sgd import sgd
-from purestep._transforms.core.base import GradientTransform, check_transform, checked, identity, taking_extra
+from purestep._transforms.core import moments
+from purestep._transforms.core.base import (
+    GradientTransform,
+    check_transform,
+    checked,
+    identity,
+    required,
+    taking_extra,
+)
 from purestep._transforms.core.combining import chain
 from purestep._transforms.core.scheduled import value_at
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
@@ -20,12 +28,13 @@ class ScheduleFreeState(NamedTuple):
     """State of `schedule_free`.
 
     Attributes:
-        b1: 0-d float32, the share of the average in the parameters that are trained.
+        b1: 0-d float32, the weight of the average in the trained parameters.
         weight_sum: 0-d float32, the sum of the weights of the average.
-        step_count: 0-d int32, updates made, and 1.
+        step_count: 0-d int32, the number of updates plus 1.
         max_lr: 0-d float32, the largest learning rate so far.
         base_optimizer_state: the state of the wrapped optimizer.
-        z: like params, float32 unless `state_dtype` says otherwise, where the wrapped optimizer alone leads.
+        z: like params, float32, or `state_dtype` if given: the parameters that follow the wrapped optimizer
+            alone.
     """
 
     b1: mx.array
@@ -52,40 +61,40 @@ def schedule_free(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """Train at a point between where an optimizer leads and the average of where it has been.
+    """Train at a point between the parameters of an optimizer and their average.
 
-    With `u` the update of the wrapped optimizer for the gradient at `y`, and `z`, `x` and `y` all
-    starting at the parameters:
+    With `u` the update of the wrapped optimizer for the gradient at `y`, and `z`, `x` and `y` equal to the
+    parameters at first:
 
         z = z + u
-        w = max(learning_rate so far) ** weight_lr_power;  c = w / sum(w so far)
+        w = (largest learning_rate so far) ** weight_lr_power;  c = w / (sum of all w so far)
         x = (1 - c) * x + c * z
         y = b1 * x + (1 - b1) * z
 
-    `y` is what is trained; evaluate at `x`, which `schedule_free_eval_params` recovers from `y` and `z`.
-    The learning rate may warm up and need not decay. The wrapped optimizer must have no momentum of its
-    own (`adam` with `b1=0`), and must be given the same learning rate.
+    Train `y`, and evaluate at `x`, which `schedule_free_eval_params` computes from `y` and `z`. The learning
+    rate may warm up and need not decay. The wrapped optimizer must have no momentum of its own (`adam` with
+    `b1=0`) and must have the same learning rate.
 
-    It differs from optax in these points:
+    The learning rate in the state belongs to the wrapped optimizer. Setting it does not change the weights of
+    the average, which are computed from the argument `learning_rate`.
 
-    1. `z` is float32 unless `state_dtype` says otherwise. With parameters in bfloat16 the average, which
-       lives in `y`, stalls once its steps are below rounding: keep the parameters in float32.
-    2. The step of `y` is `b1 * c * (z - x) + (1 - b1) * u`, never a difference of two sums.
-
-    The learning rate in the state is that of the wrapped optimizer. Setting it leaves the weights of the
-    average as they are: they go by the argument here.
-
-    As in optax, a schedule is asked one count later here than by the wrapped optimizer.
+    As in optax, this function evaluates a schedule one count later than the wrapped optimizer does.
 
     Args:
-        base_optimizer: what makes the updates, learning rate and sign included.
-        learning_rate: its learning rate, a number of at least 0 or a schedule.
-        b1: the share of the average in `y`, above 0, at most 1.
-        weight_lr_power: how much more large learning rates count in the average, at least 0.
+        base_optimizer: the optimizer that makes the updates, learning rate and sign included.
+        learning_rate: its learning rate, a number of at least 0, a 0-d array or a schedule.
+        b1: the weight of the average in `y`, above 0, at most 1.
+        weight_lr_power: the exponent of the learning rate in the weights of the average, at least 0.
         state_dtype: the dtype in which `z` is stored.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax:
+
+    1. `z` is float32 unless `state_dtype` is given. The average is part of `y`. In bfloat16 parameters it
+       stops once its steps are smaller than the rounding: keep the parameters in float32.
+    2. The step of `y` is computed as `b1 * c * (z - x) + (1 - b1) * u`, not as a difference of two sums.
 
     Reference: Defazio et al., The road less scheduled, arXiv:2405.15682.
 
@@ -121,8 +130,7 @@ def schedule_free(
     def update(
         updates: Updates, state: ScheduleFreeState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScheduleFreeState]:
-        if params is None:
-            raise checks.error(caller, "params is needed: call update(updates, state, params)")
+        params = required(caller, params)
         if callable(learning_rate):
             rate = value_at(caller, "learning_rate", learning_rate, state.step_count)
         else:
@@ -130,9 +138,9 @@ def schedule_free(
         highest = mx.maximum(state.max_lr, rate)
         weight = mx.power(highest, weight_lr_power)
         weight_sum = state.weight_sum + weight
-        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 as long as the rate has been 0
+        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 while every rate has been 0
         taken, base_state = base_update(updates, state.base_optimizer_state, params, **extra)
-        taken = tree.map(lambda u: u.astype(mx.float32), taken)
+        taken = moments.float32(taken)
         z = tree.map(lambda a, u: a.astype(mx.float32) + u, state.z, taken)
 
         def step(y: mx.array, old: mx.array, new: mx.array, u: mx.array) -> mx.array:
@@ -141,20 +149,21 @@ def schedule_free(
             return share * ahead + (1 - b1) * u
 
         updates = tree.map(step, params, state.z, z, taken)
-        z = tree.map(lambda a: a.astype(dtype), z)
-        return updates, ScheduleFreeState(
-            state.b1, weight_sum, scalars.increment(state.step_count), highest, base_state, z
-        )
+        count, z = scalars.increment(state.step_count), moments.stored(z, dtype)
+        return updates, ScheduleFreeState(state.b1, weight_sum, count, highest, base_state, z)
 
     return checked(caller, init, update)
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:
-    """Return the average that `schedule_free` keeps: the parameters to evaluate with.
+    """Return the average that `schedule_free` computes: the parameters for evaluation.
 
     Args:
-        state: what `schedule_free` keeps.
-        params: those that are trained.
+        state: a state of `schedule_free`.
+        params: the trained parameters.
+
+    Raises:
+        TypeError: if `state` is not a `ScheduleFreeState`.
 
     >>> from purestep.transforms import scale
     >>> params = {"w": mx.array(3.0)}
@@ -176,15 +185,13 @@ def schedule_free_sgd(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` around `add_decayed_weights` (when given) and `sgd` (arXiv:2405.15682).
+    """`schedule_free` of `add_decayed_weights` (if given) and `sgd` (arXiv:2405.15682).
 
     Args:
-        learning_rate: a number of at least 0; a schedule only when there are no `warmup_steps`.
-        warmup_steps: updates over which the rate rises from 0 in a straight line.
-        b1: as in `schedule_free`, like the arguments that follow but one.
-        weight_decay: at least 0.
-        weight_lr_power: how much more large learning rates count in the average.
-        state_dtype: the dtype in which `z` is stored.
+        learning_rate: a number of at least 0; without `warmup_steps` also a 0-d array or a schedule.
+        warmup_steps: the number of updates over which the learning rate rises linearly from 0.
+        b1, weight_lr_power, state_dtype: as in `schedule_free`.
+        weight_decay: as in `add_decayed_weights`; `None` omits it.
 
     >>> transform = schedule_free_sgd(0.1, b1=0.5)
     >>> params = {"w": mx.array(1.0)}
@@ -207,19 +214,19 @@ def schedule_free_adamw(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` around AdamW without momentum (arXiv:2405.15682).
+    """`schedule_free` of AdamW without momentum (arXiv:2405.15682).
 
-    That is `scale_by_rms` with its bias corrected, `add_decayed_weights` and `scale_by_learning_rate`.
+    The wrapped optimizer is `scale_by_rms` with bias correction, `add_decayed_weights`, then
+    `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0; a schedule only when there are no `warmup_steps`.
-        warmup_steps: updates over which the rate rises from 0 in a straight line.
-        b1: as in `schedule_free`.
+        learning_rate: a number of at least 0; without `warmup_steps` also a 0-d array or a schedule.
+        warmup_steps: the number of updates over which the learning rate rises linearly from 0.
+        b1, weight_lr_power, state_dtype: as in `schedule_free`.
         b2: decay of the mean of squares, in [0, 1).
         eps: added outside the root, at least 0.
-        weight_decay: decoupled, at least 0; it decays `z` by the trained parameters.
-        weight_lr_power: as in `schedule_free`.
-        state_dtype: the dtype in which `z` is stored.
+        weight_decay: decoupled, at least 0; the trained parameters `y`, times the decay, are subtracted from
+            `z`.
 
     >>> transform = schedule_free_adamw(0.1)
     >>> params = {"w": mx.array(1.0)}
@@ -237,8 +244,9 @@ def schedule_free_adamw(
 
 
 def _warmed_up(learning_rate: ScalarOrSchedule, warmup_steps: int | None) -> ScalarOrSchedule:
+    """Return the learning rate, or a schedule that rises linearly to it."""
     if warmup_steps is None:
         return learning_rate
     if callable(learning_rate):
-        raise ValueError("schedule_free: learning_rate must be a number when warmup_steps is given")
+        raise checks.error("schedule_free", "learning_rate must be a number when warmup_steps is given")
     return linear(0.0, learning_rate, warmup_steps)  # pyright: ignore[reportArgumentType]

@@ -32,6 +32,7 @@ def matrices_and_rest(
         on_rest: the transform for the other leaves.
         matrices: as in `scale_by_muon`.
 
+    >>> import mlx.core as mx
     >>> from purestep.transforms import scale
     >>> split = matrices_and_rest(scale(2.0), scale(3.0))
     >>> params = {"w": mx.ones((1, 1)), "b": mx.ones(1)}
