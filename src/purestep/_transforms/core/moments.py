@@ -63,6 +63,16 @@ def mean_square(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
     return tree.map(lambda g, v: decay * v + (1 - decay) * mx.square(g), gradients, old)
 
 
+def advance(updates: Updates, count: mx.array, mu: Tree, b1: float | mx.array) -> tuple[Tree, mx.array, Tree]:
+    """Return the gradients in float32, the next count and the next mean of gradients.
+
+    >>> advance({"w": mx.array(4.0, mx.float16)}, mx.array(0), {"w": mx.array(0.0)}, 0.75)
+    ({'w': array(4, dtype=float32)}, array(1, dtype=int32), {'w': array(1, dtype=float32)})
+    """
+    gradients = float32(updates)
+    return gradients, scalars.increment(count), mean(gradients, mu, b1)
+
+
 def stored(mean: Tree, dtype: mx.Dtype | None) -> Tree:
     """Return the mean in the dtype in which the state stores it; `None` leaves it unchanged."""
     return mean if dtype is None else tree.map(lambda m: m.astype(dtype), mean)

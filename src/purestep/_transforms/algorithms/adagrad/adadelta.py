@@ -93,8 +93,7 @@ def adadelta(
     1. Without a learning rate, the optimizer descends at rate 1, as published. optax then omits the last
        transform, which changes the sign, and ascends.
 
-    >>> transform = adadelta(1.0)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = adadelta(1.0), {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
     >>> round(updates["w"].item(), 6)
     -0.003162

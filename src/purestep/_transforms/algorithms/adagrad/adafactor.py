@@ -223,8 +223,7 @@ def adafactor(
         weight_decay_rate, weight_decay_mask: `weight_decay` and `mask` of `add_decayed_weights`.
         eps: `epsilon` of `scale_by_factored_rms`.
 
-    >>> transform = adafactor(0.1)
-    >>> params = {"w": mx.array([2.0, -2.0])}
+    >>> transform, params = adafactor(0.1), {"w": mx.array([2.0, -2.0])}
     >>> transform.update({"w": mx.array([3.0, 0.5])}, transform.init(params), params)[0]
     {'w': array([-0.2, -0.2], dtype=float32)}
     """

@@ -83,8 +83,7 @@ def adagrad(
 
     1. PyTorch adds `eps` outside the root: both are equal if `eps` is 0.
 
-    >>> transform = adagrad(0.5, initial_accumulator_value=0.0)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = adagrad(0.5, initial_accumulator_value=0.0), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(4.0)}, transform.init(params), params)[0]
     {'w': array(-0.5, dtype=float32)}
     """

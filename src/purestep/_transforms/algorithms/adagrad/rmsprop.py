@@ -207,8 +207,7 @@ def rmsprop(
 
     Reference: Tieleman and Hinton, Lecture 6.5, 2012; centered: Graves, arXiv:1308.0850.
 
-    >>> transform = rmsprop(0.5, decay=0.75)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = rmsprop(0.5, decay=0.75), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(4.0)}, transform.init(params), params)[0]
     {'w': array(-1, dtype=float32)}
     """

@@ -113,8 +113,7 @@ def sm3(learning_rate: ScalarOrSchedule, momentum: float = 0.9) -> GradientTrans
         learning_rate: at least 0: a number, a 0-d array or a schedule.
         momentum: `b1` of `scale_by_sm3`, in [0, 1).
 
-    >>> transform = sm3(0.1, momentum=0.0)
-    >>> params = {"w": mx.array([1.0, 2.0])}
+    >>> transform, params = sm3(0.1, momentum=0.0), {"w": mx.array([1.0, 2.0])}
     >>> transform.update({"w": mx.array([3.0, -4.0])}, transform.init(params), params)[0]
     {'w': array([-0.1, 0.1], dtype=float32)}
     """

@@ -1,29 +1,22 @@
 """AdaBelief: gradients divided by their distance from their running mean."""
 
-from typing import NamedTuple
-
 import mlx.core as mx
 
-from purestep._core import scalars, tree
-from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._core import tree
+from purestep._core.types import Params, ScalarOrSchedule, Updates
+from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 
 
-class ScaleByBeliefState(NamedTuple):
-    """State of `scale_by_belief`.
+class ScaleByBeliefState(ScaleByAdamState):
+    """State of `scale_by_belief`: as Adam's, with another `nu`.
 
     Attributes:
-        count: 0-d int32, the number of updates.
-        mu: like params, float32, the running mean of gradients.
         nu: like params, float32, the running mean of the squared distance between gradients and `mu`.
     """
-
-    count: mx.array
-    mu: Tree
-    nu: Tree
 
 
 def scale_by_belief(
@@ -74,9 +67,7 @@ def scale_by_belief(
     def update(
         updates: Updates, state: ScaleByBeliefState, params: Params | None = None
     ) -> tuple[Updates, ScaleByBeliefState]:
-        gradients = moments.float32(updates)
-        count = scalars.increment(state.count)
-        mu = moments.mean(gradients, state.mu, b1)
+        gradients, count, mu = moments.advance(updates, state.count, state.mu, b1)
         distance = tree.map(lambda g, m: g - m, gradients, mu)
         nu = tree.map(lambda v: v + eps_root, moments.mean_square(distance, state.nu, b2))
         direction = moments.direction(mu, gradients, b1, count, nesterov=nesterov)
@@ -102,11 +93,9 @@ def adabelief(
         learning_rate: at least 0: a number, a 0-d array or a schedule.
         b1, b2, eps, eps_root, nesterov: as in `scale_by_belief`.
 
-    >>> transform = adabelief(0.9)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 6)
-    -1.0
+    >>> transform, params = adabelief(0.9), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-1, dtype=float32)}
     """
     return chain(
         scale_by_belief(b1, b2, eps, eps_root, nesterov=nesterov), scale_by_learning_rate(learning_rate)

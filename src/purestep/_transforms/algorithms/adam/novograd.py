@@ -1,11 +1,10 @@
 """NovoGrad: momentum of gradients that are normalized array by array."""
 
-from typing import NamedTuple
-
 import mlx.core as mx
 
 from purestep._core import checks, scalars, sums, tree
-from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._core.types import Params, ScalarOrSchedule, Updates
+from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
@@ -13,18 +12,13 @@ from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
 
-class ScaleByNovogradState(NamedTuple):
-    """State of `scale_by_novograd`.
+class ScaleByNovogradState(ScaleByAdamState):
+    """State of `scale_by_novograd`: as Adam's, with another `mu` and `nu`.
 
     Attributes:
-        count: 0-d int32, the number of updates.
         mu: like params, the decayed sum of normalized gradients; float32, or `mu_dtype` if given.
         nu: a 0-d float32 for each array of params, the running mean of its gradient's squared norm.
     """
-
-    count: mx.array
-    mu: Tree
-    nu: Tree
 
 
 def scale_by_novograd(
@@ -112,11 +106,9 @@ def novograd(
         learning_rate: at least 0: a number, a 0-d array or a schedule.
         b1, b2, eps, eps_root, weight_decay: as in `scale_by_novograd`.
 
-    >>> transform = novograd(1e-3, weight_decay=0.1)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 6)
-    -0.0011
+    >>> transform, params = novograd(1e-3, weight_decay=0.1), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.0011, dtype=float32)}
     """
     return chain(
         scale_by_novograd(b1, b2, eps, eps_root, weight_decay), scale_by_learning_rate(learning_rate)

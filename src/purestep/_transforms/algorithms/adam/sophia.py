@@ -1,13 +1,14 @@
 """Sophia: momentum divided by the Hessian's diagonal and clipped; and two estimators of that diagonal."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, rng, scalars, sums, tree
+from purestep._core import checks, rng, sums, tree
 from purestep._core.mean import Mean
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
@@ -15,18 +16,12 @@ from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
 
-class ScaleBySophiaState(NamedTuple):
-    """State of `scale_by_sophia`.
+class ScaleBySophiaState(ScaleByAdamState):
+    """State of `scale_by_sophia`: as Adam's, with another `nu`.
 
     Attributes:
-        count: 0-d int32, the number of updates.
-        mu: like params, the running mean of gradients; float32, or `mu_dtype` if given.
         nu: like params, float32, the running mean of the estimates of the Hessian's diagonal.
     """
-
-    count: mx.array
-    mu: Tree
-    nu: Tree
 
 
 def scale_by_sophia(
@@ -114,8 +109,7 @@ def scale_by_sophia(
         *,
         hessian: Tree = None,
     ) -> tuple[Updates, ScaleBySophiaState]:
-        count = scalars.increment(state.count)
-        mu = moments.mean(moments.float32(updates), state.mu, b1)
+        _, count, mu = moments.advance(updates, state.count, state.mu, b1)
         updates = tree.map(clipped, moments.corrected(mu, b1, count), state.nu)
         nu = state.nu
         if hessian is not None:

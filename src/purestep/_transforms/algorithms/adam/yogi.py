@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import checks, tree
 from purestep._core.types import Params, ScalarOrSchedule, Updates
 from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
 from purestep._transforms.core import moments
@@ -63,9 +63,8 @@ def scale_by_yogi(
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
-        gradients = moments.float32(updates)
-        count = scalars.increment(state.count)
-        mu, nu = moments.mean(gradients, state.mu, b1), tree.map(moved, gradients, state.nu)
+        gradients, count, mu = moments.advance(updates, state.count, state.mu, b1)
+        nu = tree.map(moved, gradients, state.nu)
         direction, square = moments.corrected(mu, b1, count), moments.corrected(nu, b2, count)
         updates = tree.map(lambda d, v: moments.rescaled(d, v, eps, eps_root), direction, square)
         return updates, ScaleByAdamState(count, mu, nu)
@@ -82,8 +81,7 @@ def yogi(
         learning_rate: at least 0: a number, a 0-d array or a schedule.
         b1, b2, eps: as in `scale_by_yogi`.
 
-    >>> transform = yogi(1e-3)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = yogi(1e-3), {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(50.0)}, transform.init(params), params)
     >>> round(updates["w"].item(), 6)
     -0.001

@@ -16,8 +16,7 @@ def fromage(learning_rate: ScalarOrSchedule, min_norm: float | mx.array = 1e-6) 
         learning_rate: as in `step_on_sphere`.
         min_norm: as in `scale_by_trust_ratio`.
 
-    >>> transform = fromage(0.75)
-    >>> params = {"w": mx.array([4.0, 0.0])}
+    >>> transform, params = fromage(0.75), {"w": mx.array([4.0, 0.0])}
     >>> transform.update({"w": mx.array([0.0, 2.0])}, transform.init(params), params)[0]
     {'w': array([-0.8, -2.4], dtype=float32)}
     """

@@ -76,8 +76,7 @@ def mup(
     Reference: Yang et al., arXiv:2203.03466.
 
     >>> from purestep.optimizers import adam
-    >>> transform = mup(adam(0.1), width_mult=4)
-    >>> params = {"fc": mx.ones((1, 2)), "bias": mx.ones(1)}
+    >>> transform, params = mup(adam(0.1), width_mult=4), {"fc": mx.ones((1, 2)), "bias": mx.ones(1)}
     >>> transform.update(params, transform.init(params), params)[0]
     {'fc': array([[-0.025, -0.025]], dtype=float32), 'bias': array([-0.1], dtype=float32)}
     """

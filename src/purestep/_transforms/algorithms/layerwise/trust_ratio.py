@@ -113,8 +113,7 @@ def lars(
 
     Reference: You et al., arXiv:1708.03888.
 
-    >>> transform = lars(1.0, trust_coefficient=0.01)
-    >>> params = {"w": mx.array([3.0, 4.0])}
+    >>> transform, params = lars(1.0, trust_coefficient=0.01), {"w": mx.array([3.0, 4.0])}
     >>> transform.update({"w": mx.array([2.0, 0.0])}, transform.init(params), params)[0]
     {'w': array([-0.05, 0], dtype=float32)}
     """

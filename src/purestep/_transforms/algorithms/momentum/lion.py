@@ -114,11 +114,9 @@ def lion(
         b1, b2, mu_dtype: as in `scale_by_lion`.
         weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
-    >>> transform = lion(1e-3, weight_decay=0.1)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 6)
-    -0.0011
+    >>> transform, params = lion(1e-3, weight_decay=0.1), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.0011, dtype=float32)}
     """
     return chain(
         scale_by_lion(b1, b2, mu_dtype),

@@ -65,11 +65,9 @@ def scale_by_madgrad(
 
     Reference: Defazio and Jelassi, Adaptivity without compromise, arXiv:2101.11075.
 
-    >>> transform = scale_by_madgrad(1.0, momentum=0.0, eps=1e-8)
-    >>> params = {"w": mx.array(0.0)}
-    >>> updates, _ = transform.update({"w": mx.array(8.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)  # -8 / cbrt(64)
-    -2.0
+    >>> transform, params = scale_by_madgrad(1.0, momentum=0.0, eps=1e-8), {"w": mx.array(0.0)}
+    >>> transform.update({"w": mx.array(8.0)}, transform.init(params), params)[0]  # -8 / cbrt(64)
+    {'w': array(-2, dtype=float32)}
     """
     caller = "scale_by_madgrad"
     rate = scale_by_learning_rate(learning_rate)
@@ -116,10 +114,8 @@ def madgrad(
         learning_rate, momentum, eps: as in `scale_by_madgrad`.
         weight_decay: as in `add_decayed_weights`.
 
-    >>> transform = madgrad(1.0, momentum=0.0, eps=1e-8)
-    >>> params = {"w": mx.array(0.0)}
-    >>> updates, _ = transform.update({"w": mx.array(8.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -2.0
+    >>> transform, params = madgrad(1.0, momentum=0.0, eps=1e-8), {"w": mx.array(0.0)}
+    >>> transform.update({"w": mx.array(8.0)}, transform.init(params), params)[0]
+    {'w': array(-2, dtype=float32)}
     """
     return chain(add_decayed_weights(weight_decay), scale_by_madgrad(learning_rate, momentum, eps))

@@ -23,8 +23,7 @@ def sgd(
         momentum: the decay of `trace`, in [0, 1]; `None` omits it.
         nesterov, accumulator_dtype: as in `trace`.
 
-    >>> transform = sgd(0.1, momentum=0.9)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = sgd(0.1, momentum=0.9), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
     {'w': array(-0.2, dtype=float32)}
     """
@@ -44,8 +43,7 @@ def noisy_sgd(
         learning_rate: at least 0: a number, a 0-d array or a schedule.
         eta, gamma, key: as in `add_noise`; `key` must be given.
 
-    >>> transform = noisy_sgd(0.1, eta=0.0, key=0)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = noisy_sgd(0.1, eta=0.0, key=0), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
     {'w': array(-0.2, dtype=float32)}
     """

@@ -36,8 +36,7 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransform:
     Args:
         learning_rate: at least 0: a number, a 0-d array or a schedule.
 
-    >>> transform = sign_sgd(0.1)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = sign_sgd(0.1), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(-7.0)}, transform.init(params), params)[0]
     {'w': array(0.1, dtype=float32)}
     """
