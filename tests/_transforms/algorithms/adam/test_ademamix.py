@@ -9,17 +9,9 @@ import pytest
 from purestep import schedules
 from purestep.optimizers import ademamix, simplified_ademamix
 from purestep.transforms import scale_by_adam, scale_by_ademamix, scale_by_simplified_ademamix
+from tests.running import run
 
 GRADIENTS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-
-
-def run(transform, gradients, dtype=mx.float32):
-    """Return the updates that these gradients give one after another, and the last state."""
-    state, updates = transform.init({"w": mx.zeros(np.shape(gradients)[1:], dtype)}), []
-    for gradient in gradients:
-        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state)
-        updates.append(update["w"])
-    return updates, state
 
 
 def test_the_updates_are_those_of_the_equations():

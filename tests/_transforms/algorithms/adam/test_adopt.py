@@ -8,15 +8,7 @@ import pytest
 
 from purestep.optimizers import adopt
 from purestep.transforms import scale_by_adopt
-
-
-def run(transform, gradients, dtype=mx.float32):
-    """Return the updates that these gradients give one after another, and the last state."""
-    state, updates = transform.init({"w": mx.zeros(np.shape(gradients)[1:], dtype)}), []
-    for gradient in gradients:
-        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state)
-        updates.append(update["w"])
-    return updates, state
+from tests.running import run
 
 
 def by_the_book(gradients, b1=0.9, b2=0.9999, eps=1e-6, nesterov=False, use_clipping=True):
@@ -90,8 +82,6 @@ def test_adopt_turns_the_sign():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"b1": 1.0}, ValueError, "scale_by_adopt: b1 must be less than 1, got 1.0"),
-        ({"b2": float("nan")}, ValueError, "scale_by_adopt: b2 must be finite, got nan"),
         ({"eps": 0.0}, ValueError, "scale_by_adopt: eps must be greater than 0, got 0.0"),
         ({"clip_value_fn": 0.5}, TypeError, "scale_by_adopt: clip_value_fn must be callable, got 0.5"),
     ],
