@@ -1,10 +1,8 @@
 """AdaBelief: gradients divided by their distance from their running mean."""
 
-import mlx.core as mx
-
 from purestep._core import tree
 from purestep._core.types import Params, ScalarOrSchedule, Updates
-from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
+from purestep._transforms.algorithms.adam.adam import ScaleByAdamState, first_state
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
@@ -53,6 +51,7 @@ def scale_by_belief(
 
     Reference: Zhuang et al., AdaBelief optimizer, arXiv:2010.07468.
 
+    >>> import mlx.core as mx
     >>> transform = scale_by_belief()
     >>> updates, _ = transform.update({"w": mx.array(5.0)}, transform.init({"w": mx.array(0.0)}))
     >>> round(updates["w"].item(), 4)  # 5 / 4.5, its distance from the mean
@@ -62,7 +61,7 @@ def scale_by_belief(
     eps, eps_root = moments.epsilons("scale_by_belief", eps=eps, eps_root=eps_root)
 
     def init(params: Params) -> ScaleByBeliefState:
-        return ScaleByBeliefState(mx.array(0, mx.int32), moments.zeros(params), moments.zeros(params))
+        return ScaleByBeliefState(*first_state(params))
 
     def update(
         updates: Updates, state: ScaleByBeliefState, params: Params | None = None
@@ -93,6 +92,7 @@ def adabelief(
         learning_rate: at least 0: a number, a 0-d array or a schedule.
         b1, b2, eps, eps_root, nesterov: as in `scale_by_belief`.
 
+    >>> import mlx.core as mx
     >>> transform, params = adabelief(0.9), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
     {'w': array(-1, dtype=float32)}

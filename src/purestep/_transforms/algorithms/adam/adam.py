@@ -28,6 +28,11 @@ class ScaleByAdamState(NamedTuple):
     nu: Tree
 
 
+def first_state(params: Params, mu_dtype: mx.Dtype | None = None) -> ScaleByAdamState:
+    """Return the state before the first update, for Adam and for its relatives with the same state."""
+    return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype), moments.zeros(params))
+
+
 def scale_by_adam(
     b1: float = 0.9,
     b2: float = 0.999,
@@ -72,9 +77,6 @@ def scale_by_adam(
     b1, b2 = moments.decays("scale_by_adam", b1=b1, b2=b2)
     eps, eps_root = moments.epsilons("scale_by_adam", eps=eps, eps_root=eps_root)
 
-    def init(params: Params) -> ScaleByAdamState:
-        return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype), moments.zeros(params))
-
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
@@ -89,7 +91,7 @@ def scale_by_adam(
         updates = tree.map(lambda d, v: moments.rescaled(d, nu_scale * v, eps, eps_root), direction, nu)
         return updates, ScaleByAdamState(count, moments.stored(mu, mu_dtype), nu)
 
-    return checked("scale_by_adam", init, update)
+    return checked("scale_by_adam", lambda params: first_state(params, mu_dtype), update)
 
 
 def adam(

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep._core import tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
-from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
+from purestep._transforms.algorithms.adam.adam import ScaleByAdamState, first_state
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
@@ -46,9 +46,6 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
     b1, b2 = moments.decays("scale_by_adamax", b1=b1, b2=b2)
     (eps,) = moments.epsilons("scale_by_adamax", eps=eps)
 
-    def init(params: Params) -> ScaleByAdamState:
-        return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params), moments.zeros(params))
-
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
@@ -57,7 +54,7 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
         updates = tree.map(lambda m, v: m / nonzero(m, v, eps), moments.corrected(mu, b1, count), nu)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked("scale_by_adamax", init, update)
+    return checked("scale_by_adamax", first_state, update)
 
 
 def adamax(

@@ -20,8 +20,7 @@ class ScaleByAdEMAMixState(NamedTuple):
 
     Attributes:
         count: 0-d int32, the number of updates.
-        m1: like params, the fast running mean of gradients; float32, or `mu_dtype` if given.
-        m2: like params, the slow running mean of gradients; float32, or `mu_dtype` if given.
+        m1, m2: like params, the fast and the slow mean of gradients; float32, or `mu_dtype` if given.
         nu: like params, float32, the running mean of squared gradients.
     """
 
@@ -36,8 +35,7 @@ class ScaleBySimplifiedAdEMAMixState(NamedTuple):
 
     Attributes:
         t: 0-d int32, the number of updates.
-        m: like params, float32, the decayed sum of gradients.
-        n: like params, float32, the running mean of squared gradients.
+        m, n: like params, float32, the decayed sum of gradients and the running mean of their squares.
     """
 
     t: mx.array

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Updates
-from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
+from purestep._transforms.algorithms.adam.adam import ScaleByAdamState, first_state
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
@@ -63,9 +63,6 @@ def scale_by_adopt(
     eps = checks.number(caller, "eps", eps, above=0)
     checks.function(caller, "clip_value_fn", clip_value_fn)
 
-    def init(params: Params) -> ScaleByAdamState:
-        return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype), moments.zeros(params))
-
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
@@ -82,7 +79,7 @@ def scale_by_adopt(
         updates = tree.map(lambda m, r: kept * m + taken * r, mu, scaled) if nesterov else mu
         return updates, ScaleByAdamState(scalars.increment(state.count), moments.stored(mu, mu_dtype), nu)
 
-    return checked(caller, init, update)
+    return checked(caller, lambda params: first_state(params, mu_dtype), update)
 
 
 def adopt(

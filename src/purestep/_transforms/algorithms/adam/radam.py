@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Params, ScalarOrSchedule, Updates
-from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
+from purestep._transforms.algorithms.adam.adam import ScaleByAdamState, first_state
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
@@ -81,9 +81,6 @@ def scale_by_radam(
     limit = 2 / (1 - b2) - 1
     adapts = limit > threshold
 
-    def init(params: Params) -> ScaleByAdamState:
-        return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params), moments.zeros(params))
-
     def update(
         updates: Updates, state: ScaleByAdamState, params: Params | None = None
     ) -> tuple[Updates, ScaleByAdamState]:
@@ -101,7 +98,7 @@ def scale_by_radam(
             updates = tree.map(rectified, updates, moments.corrected(nu, b2, count))
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked(caller, init, update)
+    return checked(caller, first_state, update)
 
 
 def length(decay: float, count: mx.array) -> mx.array:

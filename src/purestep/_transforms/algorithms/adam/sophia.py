@@ -8,7 +8,7 @@ import mlx.core as mx
 from purestep._core import checks, rng, sums, tree
 from purestep._core.mean import Mean
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
-from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
+from purestep._transforms.algorithms.adam.adam import ScaleByAdamState, first_state
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
@@ -94,9 +94,7 @@ def scale_by_sophia(
     update_interval = checks.integer(caller, "update_interval", update_interval, least=1)
 
     def init(params: Params) -> ScaleBySophiaState:
-        return ScaleBySophiaState(
-            mx.array(0, mx.int32), moments.zeros(params, mu_dtype), moments.zeros(params)
-        )
+        return ScaleBySophiaState(*first_state(params, mu_dtype))
 
     def clipped(m: mx.array, v: mx.array) -> mx.array:
         step = m / mx.maximum(gamma * v, eps)

@@ -85,12 +85,9 @@ def dowg(
 ) -> GradientTransform:
     """`add_decayed_weights` (if given), `scale_by_dowg`, then `scale_by_learning_rate` (arXiv:2305.16284).
 
-    The decay is added to the gradient and counts in its norm.
-
     Args:
-        learning_rate: a factor on the step size: a number of at least 0, a 0-d array or a schedule.
+        learning_rate, weight_decay, mask: as in `dog`.
         init_estim_sq_dist, eps: as in `scale_by_dowg`.
-        weight_decay, mask: as in `add_decayed_weights`.
 
     >>> transform, params = dowg(init_estim_sq_dist=0.04, eps=1e-8), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]

@@ -30,8 +30,7 @@ class ScaleByMuonState(NamedTuple):
     """State of `scale_by_muon`.
 
     Attributes:
-        count: 0-d int32, the number of updates.
-        mu: like params, the running mean of gradients; float32, or `mu_dtype` if given.
+        count, mu: as in `ScaleByAdamState`.
     """
 
     count: mx.array
