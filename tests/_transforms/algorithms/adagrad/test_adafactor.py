@@ -1,4 +1,4 @@
-"""Factored mean squares: which arrays, which axes, what they come to."""
+"""scale_by_factored_rms: which arrays and axes are factored, and the values of the updates."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""AdEMAMix and its simplified form: the equations in float64, schedules, dtypes, and what is refused."""
+"""AdEMAMix and its simplified form: the equations in float64, schedules, dtypes, and refused arguments."""
 
 import re
 
