@@ -1,4 +1,4 @@
-"""Step sizes from the distance gone so far and the gradients met: DoG, its layer-wise form, and DoWG."""
+"""DoG, layer-wise DoG and DoWG: step sizes from the distance to the start and the gradients so far."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, sums, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
-from purestep._transforms.core.base import GradientTransform, checked, identity
+from purestep._transforms.core.base import GradientTransform, checked, identity, required
 from purestep._transforms.core.combining import chain
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
@@ -19,8 +19,8 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
     """State of `scale_by_distance_over_gradients`.
 
     Attributes:
-        max_dist: a 0-d float32 for every parameter, the farthest it has been from its start.
-        grad_sum_of_squares: a 0-d float32 for every parameter, over all its gradients.
+        max_dist: a 0-d float32 for every parameter, its largest distance from its start so far.
+        grad_sum_of_squares: a 0-d float32 for every parameter, the sum of the squares of all its gradients.
         init_params: like params, in `param_dtype`, the parameters given to `init`.
     """
 
@@ -34,8 +34,8 @@ class ScaleByDoGState(NamedTuple):
 
     Attributes:
         is_init_step: 0-d bool, true until the first update.
-        init_params: the parameters given to `init`, dtypes and all.
-        max_dist: 0-d float32, the farthest that the parameters have been from there.
+        init_params: the parameters given to `init`, in their dtypes.
+        max_dist: 0-d float32, the largest distance of the parameters from `init_params` so far.
         sum_sq_norm_grads: 0-d float32, the sum of the squared norms of all gradients.
     """
 
@@ -49,8 +49,9 @@ class ScaleByDoWGState(NamedTuple):
     """State of `scale_by_dowg`.
 
     Attributes:
-        init_params: the parameters given to `init`, dtypes and all.
-        weighted_sq_norm_grads: 0-d float32, the sum of squared norms, each times the estimate of its time.
+        init_params: the parameters given to `init`, in their dtypes.
+        weighted_sq_norm_grads: 0-d float32, the sum of the gradients' squared norms, each multiplied by the
+            `estim_sq_dist` of its update.
         estim_sq_dist: 0-d float32, the largest squared distance from the start so far.
     """
 
@@ -67,31 +68,34 @@ def scale_by_distance_over_gradients(
 ) -> GradientTransform:
     """Rescale each parameter's gradient by its own distance over its own gradients: layer-wise DoG.
 
-    With `x` the parameter, `x0` its start and `g` its gradient, `d` starting at `reps_rel * (1 + |x0|)`:
+    With `x` the parameter, `x0` its start and `g` its gradient, and `d = reps_rel * (1 + |x0|)` at first:
 
         d = max(d, |x - x0|)
         G = G + |g| ** 2
         update = global_scale * d / sqrt(G + eps) * g
 
-    The authors advise evaluating at an average of the parameters.
-
-    It differs from optax in keeping both scalars of a parameter 0-d and float32.
+    The paper recommends that an average of the parameters is evaluated.
 
     Args:
-        reps_rel: sets the first step, above 0; 1e-4 is advised with batch normalization, 1e-6 without.
-        eps: keeps the divisor from 0, above 0.
+        reps_rel: sets the first step, above 0; the paper recommends 1e-4 with batch normalization and 1e-6
+            without.
+        eps: added inside the root, above 0.
         param_dtype: the dtype in which the start is stored.
-        global_scale: a factor; the sign is left to `scale_by_learning_rate`.
+        global_scale: a factor; `scale_by_learning_rate` changes the sign.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax:
+
+    1. Both scalars of a parameter are 0-d and float32.
 
     Reference: Ivgi et al., DoG is SGD's best friend, arXiv:2302.12022.
 
     >>> transform = scale_by_distance_over_gradients(reps_rel=0.01)
     >>> params = {"w": mx.array(4.0)}
     >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)  # 0.01 * (1 + 4), whatever the size of the gradient
+    >>> round(updates["w"].item(), 5)  # 0.01 * (1 + 4), for a gradient of any size
     0.05
     """
     caller = "scale_by_distance_over_gradients"
@@ -109,20 +113,20 @@ def scale_by_distance_over_gradients(
     def update(
         updates: Updates, state: ScaleByDistanceOverGradientsState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDistanceOverGradientsState]:
-        gone = tree.map(tree.norm, _difference(caller, params, state.init_params))
-        farthest = tree.map(mx.maximum, state.max_dist, gone)
-        met = tree.map(
+        distance = tree.map(tree.norm, _from_start(caller, params, state.init_params))
+        farthest = tree.map(mx.maximum, state.max_dist, distance)
+        squares = tree.map(
             lambda s, g: s + sums.total(mx.square(g.astype(mx.float32))), state.grad_sum_of_squares, updates
         )
-        rates = tree.map(lambda d, s: global_scale * d * mx.rsqrt(s + eps), farthest, met)
+        rates = tree.map(lambda d, s: global_scale * d * mx.rsqrt(s + eps), farthest, squares)
         updates = tree.map(lambda r, g: (r * g).astype(g.dtype), rates, updates)
-        return updates, ScaleByDistanceOverGradientsState(farthest, met, state.init_params)
+        return updates, ScaleByDistanceOverGradientsState(farthest, squares, state.init_params)
 
     return checked(caller, init, update)
 
 
 def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTransform:
-    """Rescale gradients by the distance gone over the root of the sum of their squared norms.
+    """Rescale gradients by the distance from the start over the root of the sum of their squared norms.
 
     With `x` all parameters together, `x0` their start and `g` the gradient:
 
@@ -130,17 +134,21 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
         G = G + |g| ** 2
         update = d / sqrt(G + eps) * g
 
-    The authors advise evaluating at an average of the parameters. `init` needs the real parameters.
-
-    It differs from optax in keeping the scalars in float32, whatever the parameters' dtype.
+    The paper recommends that an average of the parameters is evaluated. `init` reads the values of the
+    parameters, not only their shapes.
 
     Args:
-        init_step: ("distance", r) starts `d` at r; ("heuristic", a) at a * (1 + |x0|); ("learning_rate", r)
-            makes r the factor of the first update and starts `d` at 0. The number is above 0.
-        eps: keeps the divisor from 0, above 0.
+        init_step: a pair of a name and a number above 0. With ("distance", r), `d` is r at first. With
+            ("heuristic", a), it is a * (1 + |x0|). With ("learning_rate", r), it is 0, and the first update
+            is r * g.
+        eps: added inside the root, above 0.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax:
+
+    1. The scalars are float32 for parameters of any dtype.
 
     Reference: Ivgi et al., DoG is SGD's best friend, arXiv:2302.12022.
 
@@ -172,19 +180,19 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
     def update(
         updates: Updates, state: ScaleByDoGState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDoGState]:
-        farthest = mx.maximum(state.max_dist, tree.norm(_difference(caller, params, state.init_params)))
-        met = state.sum_sq_norm_grads + mx.square(tree.norm(updates))
-        rate = farthest * mx.rsqrt(met + eps)
+        farthest = mx.maximum(state.max_dist, tree.norm(_from_start(caller, params, state.init_params)))
+        squares = state.sum_sq_norm_grads + mx.square(tree.norm(updates))
+        rate = farthest * mx.rsqrt(squares + eps)
         if kind == "learning_rate":
             rate = mx.where(state.is_init_step, value, rate)
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
-        return updates, ScaleByDoGState(mx.array(False), state.init_params, farthest, met)
+        return updates, ScaleByDoGState(mx.array(False), state.init_params, farthest, squares)
 
     return checked(caller, init, update)
 
 
 def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) -> GradientTransform:
-    """Rescale gradients by the squared distance gone over the root of their weighted squared norms.
+    """Rescale gradients by the squared distance from the start over the root of their weighted squared norms.
 
     With `x` all parameters together, `x0` their start and `g` the gradient:
 
@@ -192,14 +200,16 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
         G = G + D * |g| ** 2
         update = D / (sqrt(G) + eps) * g
 
-    It differs from optax in keeping the scalars in float32, whatever the parameters' dtype.
-
     Args:
-        init_estim_sq_dist: where `D` starts, above 0; `None` is `eps`.
-        eps: keeps the divisor from 0, above 0.
+        init_estim_sq_dist: the first `D`, above 0; `None` means `eps`.
+        eps: added to the divisor, above 0.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax:
+
+    1. The scalars are float32 for parameters of any dtype.
 
     Reference: Khaled et al., DoWG unleashed, arXiv:2305.16284.
 
@@ -220,20 +230,19 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
     def update(
         updates: Updates, state: ScaleByDoWGState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDoWGState]:
-        gone = mx.square(tree.norm(_difference(caller, params, state.init_params)))
-        farthest = mx.maximum(state.estim_sq_dist, gone)
-        met = state.weighted_sq_norm_grads + farthest * mx.square(tree.norm(updates))
-        rate = farthest / (mx.sqrt(met) + eps)
+        distance = mx.square(tree.norm(_from_start(caller, params, state.init_params)))
+        farthest = mx.maximum(state.estim_sq_dist, distance)
+        squares = state.weighted_sq_norm_grads + farthest * mx.square(tree.norm(updates))
+        rate = farthest / (mx.sqrt(squares) + eps)
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
-        return updates, ScaleByDoWGState(state.init_params, met, farthest)
+        return updates, ScaleByDoWGState(state.init_params, squares, farthest)
 
     return checked(caller, init, update)
 
 
-def _difference(caller: str, params: Params | None, start: Params) -> Tree:
-    """Return how far each parameter has come, in float32."""
-    if params is None:
-        raise checks.error(caller, "params is needed: call update(updates, state, params)")
+def _from_start(caller: str, params: Params | None, start: Params) -> Tree:
+    """Return `params - start`, in float32."""
+    params = required(caller, params)
     return tree.map(lambda p, p0: p.astype(mx.float32) - p0.astype(mx.float32), params, start)
 
 
@@ -244,16 +253,15 @@ def dog(
     weight_decay: float | mx.array | None = None,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`add_decayed_weights` (when given), `scale_by_dog`, then `scale_by_learning_rate` (arXiv:2302.12022).
+    """`add_decayed_weights` (if given), `scale_by_dog`, then `scale_by_learning_rate` (arXiv:2302.12022).
 
-    The decay is added to the gradient, and so counts in its norm.
+    The decay is added to the gradient, so it is part of the gradient's norm.
 
     Args:
-        learning_rate: a factor on the step size found, at least 0, or a schedule.
-        init_step: as in `scale_by_dog`; ("heuristic", 1e-4) is advised with batch normalization.
-        eps: as in `scale_by_dog`.
-        weight_decay: at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
+        learning_rate: a factor on the step size, at least 0: a number, a 0-d array or a schedule.
+        init_step, eps: as in `scale_by_dog`; the paper recommends ("heuristic", 1e-4) with batch
+            normalization.
+        weight_decay, mask: as in `add_decayed_weights`; `None` does not decay.
 
     >>> transform = dog(init_step=("distance", 0.1))
     >>> params = {"w": mx.array(1.0)}
@@ -272,16 +280,11 @@ def dowg(
     weight_decay: float | mx.array | None = None,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`add_decayed_weights` (when given), `scale_by_dowg`, then `scale_by_learning_rate` (arXiv:2305.16284).
-
-    The decay is added to the gradient, and so counts in its norm.
+    """`add_decayed_weights` (if given), `scale_by_dowg`, then `scale_by_learning_rate` (arXiv:2305.16284).
 
     Args:
-        learning_rate: a factor on the step size found, at least 0, or a schedule.
-        init_estim_sq_dist: as in `scale_by_dowg`.
-        eps: as in `scale_by_dowg`.
-        weight_decay: at least 0.
-        mask: which parameters decay, as in `add_decayed_weights`.
+        learning_rate, weight_decay, mask: as in `dog`.
+        init_estim_sq_dist, eps: as in `scale_by_dowg`.
 
     >>> transform = dowg(init_estim_sq_dist=0.04, eps=1e-8)
     >>> params = {"w": mx.array(1.0)}

@@ -1,4 +1,4 @@
-"""Schedule-free learning: an average in the place of a decaying learning rate."""
+"""Schedule-free learning: an average of parameters replaces the decay of the learning rate."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,15 @@ from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._schedules.standard import linear
 from purestep._transforms.algorithms.adagrad.rmsprop import scale_by_rms
 from purestep._transforms.algorithms.momentum.sgd import sgd
-from purestep._transforms.core.base import GradientTransform, check_transform, checked, identity, taking_extra
+from purestep._transforms.core import moments
+from purestep._transforms.core.base import (
+    GradientTransform,
+    check_transform,
+    checked,
+    identity,
+    required,
+    taking_extra,
+)
 from purestep._transforms.core.combining import chain
 from purestep._transforms.core.scheduled import value_at
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
@@ -20,12 +28,12 @@ class ScheduleFreeState(NamedTuple):
     """State of `schedule_free`.
 
     Attributes:
-        b1: 0-d float32, the share of the average in the parameters that are trained.
+        b1: 0-d float32, the share of the average in the trained parameters.
         weight_sum: 0-d float32, the sum of the weights of the average.
-        step_count: 0-d int32, updates made, and 1.
+        step_count: 0-d int32, 1 plus the number of updates.
         max_lr: 0-d float32, the largest learning rate so far.
         base_optimizer_state: the state of the wrapped optimizer.
-        z: like params, float32 unless `state_dtype` says otherwise, where the wrapped optimizer alone leads.
+        z: like params, float32 or `state_dtype`, the parameters plus all updates of the wrapped optimizer.
     """
 
     b1: mx.array
@@ -52,40 +60,41 @@ def schedule_free(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """Train at a point between where an optimizer leads and the average of where it has been.
+    """Train a weighted mean of an optimizer's parameters and of their average so far.
 
-    With `u` the update of the wrapped optimizer for the gradient at `y`, and `z`, `x` and `y` all
-    starting at the parameters:
+    With `u` the update of the wrapped optimizer for the gradient at `y`, where `z`, `x` and `y` all start at
+    the parameters:
 
         z = z + u
         w = max(learning_rate so far) ** weight_lr_power;  c = w / sum(w so far)
         x = (1 - c) * x + c * z
         y = b1 * x + (1 - b1) * z
 
-    `y` is what is trained; evaluate at `x`, which `schedule_free_eval_params` recovers from `y` and `z`.
-    The learning rate may warm up and need not decay. The wrapped optimizer must have no momentum of its
-    own (`adam` with `b1=0`), and must be given the same learning rate.
+    The trained parameters are `y`. Evaluate `x`, which `schedule_free_eval_params` computes from `y` and `z`.
+    The learning rate may warm up, and it need not decay. The wrapped optimizer must have no momentum (`adam`
+    with `b1=0`) and must have the same learning rate.
 
-    It differs from optax in these points:
+    The learning rate in the state belongs to the wrapped optimizer. Setting it does not change the weights of
+    the average: they use the argument `learning_rate`. As in optax, this argument is evaluated one count
+    later here than in the wrapped optimizer, if it is a schedule.
 
-    1. `z` is float32 unless `state_dtype` says otherwise. With parameters in bfloat16 the average, which
-       lives in `y`, stalls once its steps are below rounding: keep the parameters in float32.
-    2. The step of `y` is `b1 * c * (z - x) + (1 - b1) * u`, never a difference of two sums.
-
-    The learning rate in the state is that of the wrapped optimizer. Setting it leaves the weights of the
-    average as they are: they go by the argument here.
-
-    As in optax, a schedule is asked one count later here than by the wrapped optimizer.
+    Keep the parameters in float32: in bfloat16 the average, which is a part of `y`, stops moving when its
+    steps are smaller than the rounding.
 
     Args:
-        base_optimizer: what makes the updates, learning rate and sign included.
-        learning_rate: its learning rate, a number of at least 0 or a schedule.
+        base_optimizer: the transform that makes the updates, with learning rate and sign.
+        learning_rate: the learning rate of `base_optimizer`, at least 0: a number, a 0-d array or a schedule.
         b1: the share of the average in `y`, above 0, at most 1.
-        weight_lr_power: how much more large learning rates count in the average, at least 0.
-        state_dtype: the dtype in which `z` is stored.
+        weight_lr_power: the power of the learning rate in the weights of the average, at least 0.
+        state_dtype: the dtype in which `z` is stored; `None` is float32.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax:
+
+    1. `z` is float32 unless `state_dtype` is given.
+    2. The step of `y` is computed as `b1 * c * (z - x) + (1 - b1) * u`, not as a difference of two sums.
 
     Reference: Defazio et al., The road less scheduled, arXiv:2405.15682.
 
@@ -93,7 +102,7 @@ def schedule_free(
     >>> transform = schedule_free(scale(-0.5), 0.5, b1=0.5)
     >>> params = {"w": mx.array(0.0)}
     >>> state = transform.init(params)
-    >>> for _ in range(2):  # z goes to 1, then to 2
+    >>> for _ in range(2):  # z is 1, then 2
     ...     updates, state = transform.update({"w": mx.array(-2.0)}, state, params)
     ...     params = tree.map(mx.add, params, updates)
     >>> params, schedule_free_eval_params(state, params)
@@ -121,8 +130,7 @@ def schedule_free(
     def update(
         updates: Updates, state: ScheduleFreeState, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, ScheduleFreeState]:
-        if params is None:
-            raise checks.error(caller, "params is needed: call update(updates, state, params)")
+        params = required(caller, params)
         if callable(learning_rate):
             rate = value_at(caller, "learning_rate", learning_rate, state.step_count)
         else:
@@ -130,17 +138,17 @@ def schedule_free(
         highest = mx.maximum(state.max_lr, rate)
         weight = mx.power(highest, weight_lr_power)
         weight_sum = state.weight_sum + weight
-        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 as long as the rate has been 0
-        taken, base_state = base_update(updates, state.base_optimizer_state, params, **extra)
-        taken = tree.map(lambda u: u.astype(mx.float32), taken)
-        z = tree.map(lambda a, u: a.astype(mx.float32) + u, state.z, taken)
+        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 while all rates have been 0
+        moves, base_state = base_update(updates, state.base_optimizer_state, params, **extra)
+        moves = moments.float32(moves)
+        z = tree.map(lambda a, u: a.astype(mx.float32) + u, state.z, moves)
 
         def step(y: mx.array, old: mx.array, new: mx.array, u: mx.array) -> mx.array:
             # b1 * (new - x), for x = (y - (1 - b1) * old) / b1
             ahead = b1 * new + (1 - b1) * old.astype(mx.float32) - y.astype(mx.float32)
             return share * ahead + (1 - b1) * u
 
-        updates = tree.map(step, params, state.z, z, taken)
+        updates = tree.map(step, params, state.z, z, moves)
         z = tree.map(lambda a: a.astype(dtype), z)
         return updates, ScheduleFreeState(
             state.b1, weight_sum, scalars.increment(state.step_count), highest, base_state, z
@@ -150,11 +158,11 @@ def schedule_free(
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:
-    """Return the average that `schedule_free` keeps: the parameters to evaluate with.
+    """Return the average of the parameters, for evaluation, in the parameters' dtypes.
 
     Args:
-        state: what `schedule_free` keeps.
-        params: those that are trained.
+        state: the state of `schedule_free`.
+        params: the trained parameters.
 
     >>> from purestep.transforms import scale
     >>> params = {"w": mx.array(3.0)}
@@ -176,15 +184,13 @@ def schedule_free_sgd(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` around `add_decayed_weights` (when given) and `sgd` (arXiv:2405.15682).
+    """`schedule_free` around `add_decayed_weights` (if given) and `sgd` (arXiv:2405.15682).
 
     Args:
-        learning_rate: a number of at least 0; a schedule only when there are no `warmup_steps`.
-        warmup_steps: updates over which the rate rises from 0 in a straight line.
-        b1: as in `schedule_free`, like the arguments that follow but one.
-        weight_decay: at least 0.
-        weight_lr_power: how much more large learning rates count in the average.
-        state_dtype: the dtype in which `z` is stored.
+        learning_rate: at least 0: a number, a 0-d array, or, without `warmup_steps`, a schedule.
+        warmup_steps: the number of updates over which the learning rate rises linearly from 0.
+        b1, weight_lr_power, state_dtype: as in `schedule_free`.
+        weight_decay: as in `add_decayed_weights`; `None` does not decay.
 
     >>> transform = schedule_free_sgd(0.1, b1=0.5)
     >>> params = {"w": mx.array(1.0)}
@@ -209,17 +215,16 @@ def schedule_free_adamw(
 ) -> GradientTransform:
     """`schedule_free` around AdamW without momentum (arXiv:2405.15682).
 
-    That is `scale_by_rms` with its bias corrected, `add_decayed_weights` and `scale_by_learning_rate`.
+    The wrapped chain is `scale_by_rms` with bias correction, `add_decayed_weights`, then
+    `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0; a schedule only when there are no `warmup_steps`.
-        warmup_steps: updates over which the rate rises from 0 in a straight line.
-        b1: as in `schedule_free`.
+        learning_rate, warmup_steps: as in `schedule_free_sgd`.
+        b1, weight_lr_power, state_dtype: as in `schedule_free`.
         b2: decay of the mean of squares, in [0, 1).
         eps: added outside the root, at least 0.
-        weight_decay: decoupled, at least 0; it decays `z` by the trained parameters.
-        weight_lr_power: as in `schedule_free`.
-        state_dtype: the dtype in which `z` is stored.
+        weight_decay: at least 0; the decay is decoupled: it subtracts from `z` a multiple of the trained
+            parameters.
 
     >>> transform = schedule_free_adamw(0.1)
     >>> params = {"w": mx.array(1.0)}
@@ -237,8 +242,9 @@ def schedule_free_adamw(
 
 
 def _warmed_up(learning_rate: ScalarOrSchedule, warmup_steps: int | None) -> ScalarOrSchedule:
+    """Return the learning rate, or the schedule that raises it linearly from 0."""
     if warmup_steps is None:
         return learning_rate
     if callable(learning_rate):
-        raise ValueError("schedule_free: learning_rate must be a number when warmup_steps is given")
+        raise ValueError("schedule_free: learning_rate must be a number if warmup_steps is given")
     return linear(0.0, learning_rate, warmup_steps)  # pyright: ignore[reportArgumentType]
