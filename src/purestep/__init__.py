@@ -1,5 +1,7 @@
 """Training as a pure function on MLX: `step(state, batch) -> (state, metrics)`."""
 
+from functools import partial
+
 from purestep import (
     checkpoint,
     data,
@@ -73,6 +75,4 @@ __all__ = [
     "types",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

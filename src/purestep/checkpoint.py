@@ -1,5 +1,7 @@
 """Storage of states: files, bytes, and the checkpoints of a run."""
 
+from functools import partial
+
 from purestep._checkpoint.disk.lock import LockedError
 from purestep._checkpoint.files.msgpack import from_bytes, to_bytes
 from purestep._checkpoint.files.safetensors import load, save
@@ -55,6 +57,4 @@ __all__ = [
     "LockedError",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

@@ -1,11 +1,11 @@
 """Measurements of states and gradients."""
 
+from functools import partial
+
 from purestep._measures.finite import nonfinite_paths
 
 __all__ = [
     "nonfinite_paths",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

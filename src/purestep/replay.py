@@ -1,5 +1,7 @@
 """Steps that went wrong, kept and run again."""
 
+from functools import partial
+
 from purestep._replay.bundle import Bundle, load
 from purestep._replay.explaining import Nonfinite, Report, Stage, explain
 from purestep._replay.recording import Recorder, ReplayWarning, record
@@ -16,6 +18,4 @@ __all__ = [
     "Stage",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

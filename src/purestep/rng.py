@@ -3,6 +3,8 @@
 A key is a uint32 array of shape [2], as made by `mx.random.key`.
 """
 
+from functools import partial
+
 from purestep._core.rng import check_key, fold_in, forbidden, from_seed, scope
 
 __all__ = [
@@ -13,6 +15,4 @@ __all__ = [
     "scope",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

@@ -8,6 +8,8 @@ plain dict keys are written bare, list and tuple positions as digits, dict keys 
 something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
 """
 
+from functools import partial
+
 from purestep._core.tree import (
     ArraySpec,
     NodeSpec,
@@ -79,6 +81,4 @@ __all__ = [
     "from_plain",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

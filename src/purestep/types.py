@@ -1,5 +1,7 @@
 """Types for annotations: what passes through a step, and the functions that users write."""
 
+from functools import partial
+
 from purestep._core.types import (
     Apply,
     Batch,
@@ -47,6 +49,4 @@ __all__ = [
     "EvalStepFn",
 ]
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = partial(sorted, __all__)

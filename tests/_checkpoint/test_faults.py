@@ -1,13 +1,12 @@
 """Killed, corrupted, out of space: nothing is lost, and nothing wrong is ever returned.
 
-`pytest tests/_checkpoint/test_faults.py --full` runs 200 kills and 3,000 corruptions, some ten minutes.
+`pytest tests/_checkpoint/test_faults.py --full` runs 200 kills, some minutes.
 """
 
 import random
 import shutil
 import subprocess
 import sys
-import tracemalloc
 import warnings
 
 import mlx.core as mx
@@ -18,11 +17,7 @@ from purestep.checkpoint import (
     Checkpointer,
     CorruptError,
     CorruptWarning,
-    from_bytes,
     keep_last,
-    load,
-    save,
-    to_bytes,
 )
 from tests.trees import same_bits
 
@@ -94,115 +89,6 @@ STATE = {
     "opt_state": ({"mu": mx.arange(300.0).reshape(15, 20)}, None, {}),
     "step": mx.array(7),
 }
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    """Return one of each stored form: a name, the files by name, and how to read them."""
-    root = tmp_path_factory.mktemp("samples")
-    with Checkpointer(root / "run", shard_bytes=1000) as checkpointer:
-        checkpointer.save({"w": mx.zeros(3)}, step=1)
-        checkpointer.save(STATE, step=7, metrics={"loss": 0.5}, metadata={"epoch": 1})
-    save(root / "s.safetensors", STATE)
-    (root / "s.msgpack").write_bytes(to_bytes(STATE))
-    return root
-
-
-def forms(directory):
-    """Return the files of each stored form in a copy of the samples, and how each is read."""
-    run = directory / "run" / "step_00000007"
-    return [
-        ([run / "manifest.json"], lambda: Checkpointer(directory / "run").restore(7, like=STATE).state),
-        (
-            sorted(run.glob("*.safetensors")),
-            lambda: Checkpointer(directory / "run").restore(7, like=STATE).state,
-        ),
-        (sorted(run.glob("*.safetensors")), lambda: Checkpointer(directory / "run").restore(7).state),
-        ([directory / "s.safetensors"], lambda: load(directory / "s.safetensors", like=STATE)),
-        ([directory / "s.safetensors"], lambda: load(directory / "s.safetensors")),
-        ([directory / "s.msgpack"], lambda: from_bytes((directory / "s.msgpack").read_bytes(), like=STATE)),
-        ([directory / "s.msgpack"], lambda: from_bytes((directory / "s.msgpack").read_bytes())),
-    ]
-
-
-def flip_bits(draw, data):
-    for _ in range(draw.choice([1, 1, 1, 2, 50])):
-        data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-
-
-def flip_in_header(draw, data):
-    data[draw.randrange(min(400, len(data)))] ^= 1 << draw.randrange(8)
-
-
-def truncate(draw, data):
-    del data[draw.randrange(len(data)) :]
-
-
-def extend(draw, data):
-    data += draw.randbytes(draw.choice([1, 8, 4096]))
-
-
-def zero_a_block(draw, data):
-    start = draw.randrange(len(data))
-    stop = min(len(data), start + draw.choice([1, 8, 512, 4096]))
-    data[start:stop] = bytes(stop - start)
-
-
-def huge_length(draw, data):
-    data[:8] = draw.choice([2**63, 2**64 - 1, 2**40, 10**8, len(data) - 8]).to_bytes(8, "little")
-
-
-def deep_nesting(draw, data):
-    header = b'{"a":' * draw.choice([100, 10_000]) + b"1"
-    data[:] = len(header).to_bytes(8, "little") + header + bytes(data[8:])
-
-
-def repeat_a_part(draw, data):
-    start = draw.randrange(len(data))
-    data[start:start] = data[start : start + 64]
-
-
-def replace_by_noise(draw, data):
-    data[:] = draw.randbytes(len(data))
-
-
-DAMAGES = [
-    flip_bits, flip_in_header, truncate, extend, zero_a_block, huge_length, deep_nesting, repeat_a_part,
-    replace_by_noise,
-]  # fmt: skip
-
-
-def test_every_corruption_is_detected_with_an_error_and_little_memory(samples, tmp_path, full):
-    draw = random.Random(1)
-    shutil.copytree(samples, tmp_path / "copy")
-    cases = forms(tmp_path / "copy")
-    for _, read in cases:
-        read()
-    for number in range(3000 if full else 200):
-        files, read = draw.choice(cases)
-        file = draw.choice(files)
-        intact = file.read_bytes()
-        damage = draw.choice(DAMAGES)
-        data = bytearray(intact)
-        damage(draw, data)
-        file.write_bytes(data)
-        if data == intact:
-            continue
-        total = sum(each.stat().st_size for each in [*file.parent.glob("*.*")])
-        mx.reset_peak_memory()
-        before = mx.get_active_memory()
-        tracemalloc.start()
-        with pytest.raises(ValueError, match=r"^(checkpoint|Checkpointer)\.\w+: ") as caught:
-            read()
-        peak = tracemalloc.get_traced_memory()[1] + mx.get_peak_memory() - before
-        tracemalloc.stop()
-        assert (
-            isinstance(caught.value, CorruptError)
-            or "format" in str(caught.value)
-            or "verified" in str(caught.value)
-        )
-        assert peak < 2 * total + 300_000, f"{number}: {damage.__name__} of {file.name} took {peak} bytes"
-        file.write_bytes(intact)
 
 
 def test_swapped_files_are_detected(tmp_path):

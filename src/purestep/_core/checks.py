@@ -62,10 +62,22 @@ def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> 
     """
     value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{caller}: {name} must be an integer, got {value!r}")
+        raise TypeError(f"{caller}: {name} must be an integer, got {shown(value)}")
     if least is not None and value < least:
-        raise error(caller, f"{name} must be at least {least}, got {value}")
+        raise error(caller, f"{name} must be at least {least}, got {shown(value)}")
     return value
+
+
+def shown(value: Any) -> str:
+    """Return how an error shows a value; Python itself writes no integer of more than 4300 digits.
+
+    >>> shown("a"), shown(10**5000)
+    ("'a'", 'an integer of 16610 bits')
+    """
+    try:
+        return repr(value)
+    except ValueError:
+        return f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
 
 
 def is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""How far two arrays are apart: in bits, in units of the last place, absolutely, relatively."""
+"""Differences of two arrays: in bits, in units of the last place, absolute and relative."""
 
 from typing import Any, NamedTuple
 
@@ -13,11 +13,11 @@ class Difference(NamedTuple):
     """The difference of two arrays of one shape and dtype.
 
     Attributes:
-        same_bits: whether they are equal to the bit.
-        max_abs: the largest absolute difference; NaN if an element is NaN in one of them only.
+        same_bits: whether they are equal bit for bit.
+        max_abs: the largest absolute difference; NaN if an element is NaN in only one array.
         relative: the norm of the difference over that of the second array's finite elements.
-        ulps: the largest difference in units of the last place, over elements that are NaN in neither;
-            `None` for dtypes that have none.
+        ulps: the largest difference in units of the last place, over elements that are NaN in neither array;
+            `None` for dtypes that are not floating-point.
     """
 
     same_bits: bool
@@ -27,12 +27,12 @@ class Difference(NamedTuple):
 
 
 def difference(first: mx.array, second: mx.array) -> Difference:
-    """Measure how far two arrays of one shape and dtype are apart; waits for the device.
+    """Return the difference of two arrays of one shape and dtype. Waits for the device.
 
     >>> difference(mx.array([1.0, 2.0]), mx.array([1.0, 2.0000002]))[::3]
     (False, 1)
     """
-    if first.size == 0 or bool(mx.array_equal(bits(first), bits(second)).item()):
+    if first.size == 0 or bool(mx.array_equal(bit_pattern(first), bit_pattern(second)).item()):
         return Difference(True, 0.0, 0.0, 0 if first.dtype in _WORDS else None)
     if mx.issubdtype(first.dtype, mx.complexfloating):
         a, b = first, second
@@ -42,7 +42,7 @@ def difference(first: mx.array, second: mx.array) -> Difference:
         wide = first.dtype if first.dtype == mx.float64 else wide
         a, b = first.astype(wide), second.astype(wide)
     alike = (a == b) | ((a != a) & (b != b))
-    apart = mx.where(alike, mx.zeros_like(a), a - b)  # inf - inf, and NaN against NaN, are no difference
+    apart = mx.where(alike, mx.zeros_like(a), a - b)  # equal infinities, and NaN in both, count as equal
     size = mx.abs(apart).astype(mx.float32)
     finite = mx.where(mx.isfinite(b), mx.abs(b).astype(mx.float32), 0.0)
     norm, whole = tree.norm(finite), tree.norm(size)
@@ -54,8 +54,8 @@ def difference(first: mx.array, second: mx.array) -> Difference:
     )
 
 
-def bits(array: mx.array) -> mx.array:
-    """Return an array in which NaN equals NaN of the same bits, and 0.0 differs from -0.0."""
+def bit_pattern(array: mx.array) -> mx.array:
+    """Return an array that is equal only for equal bits: NaN equals the same NaN, 0.0 differs from -0.0."""
     if array.dtype == mx.complex64:
         return array.reshape(-1).view(mx.int32)
     return array.view(_WORDS[array.dtype]) if array.dtype in _WORDS else array
@@ -67,7 +67,7 @@ def _ulps(first: mx.array, second: mx.array) -> int | None:
     word = _WORDS[first.dtype]
 
     def rank(array: mx.array) -> mx.array:
-        # Floats of one sign are ordered as their bits are; the negative ones are turned round.
+        # Bits order floats of one sign; the order of the negative ones is reversed.
         whole = array.view(word).astype(mx.int64)
         return mx.where(whole < 0, -(whole + (1 << (8 * word.size - 1))), whole)
 

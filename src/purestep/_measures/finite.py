@@ -1,4 +1,4 @@
-"""Find the leaves that hold NaN or infinity."""
+"""The leaves with NaN or infinite elements."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from purestep._core.types import Tree
 def nonfinite_paths(values: Tree) -> list[str]:
     """Return the paths of the leaves with a NaN or an infinite element, in the order of the tree.
 
-    Waits for the device, once for the whole tree: for use between steps, not in one.
+    Waits for the device once for the whole tree: call it between steps, not in a step.
 
     >>> nonfinite_paths({"a": mx.array([1.0, mx.inf]), "b": mx.array(2.0)})
     ['a']

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from purestep._checkpoint.disk import tensors
+from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import CorruptError, kind_of
 from purestep._checkpoint.restoring.restore import restore
@@ -76,7 +77,8 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
     >>> bundle.step, bundle.batch, bundle.reason
     (0, {'x': array(0, dtype=float32)}, ('metrics.loss',))
     """
-    where, path = "replay.load", Path(path).absolute()
+    where = "replay.load"
+    path = check_path(where, check_path(where, path).absolute())
     if not kind_of(where, path, follow=False):
         raise FileNotFoundError(f"{where}: no bundle at {path}")
     inside = store.steps(path)
@@ -89,14 +91,15 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
     if facts is None:
         raise checks.error(where, f"{path} is a checkpoint: only replay.record writes bundles")
     try:
-        reason, compiled, device = (
-            tuple(map(str, facts["reason"])),
-            facts["compiled"] is True,
-            facts["device"],
-        )
-        after = {str(leaf): str(digest) for leaf, digest in facts["after"].items()}
+        reason, compiled, device = tuple(facts["reason"]), facts["compiled"], facts["device"]
+        after = dict(facts["after"].items())
+        texts = [*reason, device, *after, *after.values()]
+        if type(facts["reason"]) is not list or type(compiled) is not bool or {*map(type, texts)} != {str}:
+            raise TypeError
     except (LookupError, TypeError, AttributeError):
         raise CorruptError(f"{where}: {path} is damaged: it does not describe a bundle") from None
+    if isinstance(types, str) or not isinstance(types, Iterable):
+        raise TypeError(f"{where}: types must be a list of NamedTuple types, got {types!r}")
     known = _known(where, manifest.tree, types)
     built = _typed(manifest.tree, restore(where, manifest.stored(where), None), known)
     if type(built) is not dict or built.keys() != {"state", "batch", "metrics"}:
@@ -132,7 +135,7 @@ def write(
         OSError: if it cannot be written whole.
     """
     kept = {"state": state, "batch": batch, "metrics": metrics}
-    arrays, spec = tensors.snapshot(kept), tree.to_plain(tree.spec(kept))
+    arrays, spec = tensors.snapshot(kept, "replay.record"), tree.to_plain(tree.spec(kept))
     facts = {
         "reason": list(reason),
         "compiled": compiled,
@@ -151,7 +154,10 @@ def is_bundle(manifest: directory.Manifest) -> bool:
 
 def digests(state: Tree) -> dict[str, str]:
     """Return the checksum of each array by path; waits for the device."""
-    return {path: checksum.of(checksum.raw(leaf)) for path, leaf in tensors.snapshot(state).items()}
+    return {
+        path: checksum.of(checksum.raw(leaf))
+        for path, leaf in tensors.snapshot(state, "replay.record").items()
+    }
 
 
 def device() -> str:

@@ -11,7 +11,7 @@ from purestep._checkpoint.format.header import verified
 from purestep._checkpoint.run import directory
 from purestep._core import checks, tree
 from purestep._core.types import Batch, Metrics, Tree
-from purestep._measures.difference import Difference, bits, difference
+from purestep._measures.difference import Difference, bit_pattern, difference
 from purestep._measures.finite import nonfinite_paths
 from purestep._replay import bundle
 from purestep._replay.bundle import Bundle
@@ -214,7 +214,12 @@ def _mismatches(where: str, recorded: Bundle, after: Tree, metrics: Metrics) -> 
     found = []
     for name in sorted(metrics.keys() | recorded.metrics.keys()):
         a, b = metrics.get(name), recorded.metrics.get(name)
-        if a is None or b is None or not tree.alike(a, b) or not mx.array_equal(bits(a), bits(b)).item():
+        if (
+            a is None
+            or b is None
+            or not tree.alike(a, b)
+            or not mx.array_equal(bit_pattern(a), bit_pattern(b)).item()
+        ):
             found.append(f"metrics.{name}")
     arrays = tensors.snapshot(after)
     source = str(recorded.path)

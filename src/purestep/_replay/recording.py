@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._checkpoint.disk.atomic import NotFlushedError
+from purestep._checkpoint.disk.naming import check_path
+from purestep._checkpoint.disk.tensors import check_storable
 from purestep._checkpoint.run import directory as layout
 from purestep._checkpoint.run import store
+from purestep._checkpoint.run.record import LARGEST_STEP
 from purestep._core import checks, sums, tree
 from purestep._core.types import Batch, Metrics, Tree
-from purestep._measures.difference import bits
+from purestep._measures.difference import bit_pattern
 from purestep._measures.finite import nonfinite_paths
 from purestep._replay import bundle
 from purestep._steps.compile import Compiled
@@ -66,12 +69,19 @@ class Recorder:
 
     def __call__(self, state: Any, batch: Batch) -> tuple[Any, Metrics]:
         """Make a step; first look at the steps before, if `every` of them are waiting."""
+        where = "replay.record"
+        check_arrays(where, "batch", batch)
+        if state is not self._after:  # otherwise it was looked at as the one before returned it
+            check_arrays(where, "state", state)
+        if self._calls == 0:
+            check_storable(where, {"state": state, "batch": batch})
         if len(self._window) >= self._every or state is not self._after:
             self.check()
         after, metrics = self._step(state, batch)
         if type(metrics) is not dict:
-            raise TypeError(f"replay.record: step must return (state, metrics), got {metrics!r} for metrics")
-        check_arrays("replay.record", "metrics", metrics)
+            raise TypeError(f"{where}: step must return (state, metrics), got {metrics!r} for metrics")
+        check_arrays(where, "metrics", metrics)
+        check_arrays(where, "the new state", after)
         self._calls += 1
         if len(self.bundles) >= self._max:
             return after, metrics
@@ -143,12 +153,14 @@ class Recorder:
         return None
 
     def _write(self, state: Tree, made: _Made, after: Tree, reason: tuple[str, ...], count: int) -> Path:
-        own = isinstance(getattr(state, "step", None), mx.array) and state.step.ndim == 0
-        step = int(state.step.item()) if own else count
+        own: Any = getattr(state, "step", None)
+        if isinstance(own, mx.array) and own.ndim == 0 and mx.issubdtype(own.dtype, mx.integer):
+            number: Any = own.item()
+            count = number if 0 <= number <= LARGEST_STEP else count
         fast = isinstance(self._step, Compiled)
         try:
             path = bundle.write(
-                self._root, step, state, made.batch, made.metrics, after, reason, compiled=fast
+                self._root, count, state, made.batch, made.metrics, after, reason, compiled=fast
             )
         except NotFlushedError as error:
             self.bundles.append(error.path)
@@ -156,7 +168,7 @@ class Recorder:
         self.bundles.append(path)
         shown = ", ".join(reason[:4]) + (f" and {len(reason) - 4} more" if len(reason) > 4 else "")
         warnings.warn(
-            f"replay.record: not finite after {step} steps: {shown}. See why with "
+            f"replay.record: not finite after {count} steps: {shown}. See why with "
             f"python -m purestep replay {path} --step module:function",
             ReplayWarning,
             stacklevel=5,
@@ -224,7 +236,8 @@ def record(
     max_bundles = checks.integer(where, "max_bundles", max_bundles, least=1)
     if isinstance(ignore, str):
         raise TypeError(f"{where}: ignore must be a list of names, got the string {ignore!r}")
-    _check_own(where, Path(directory).absolute())
+    directory = check_path(where, check_path(where, directory).absolute())
+    _check_own(where, directory)
     return Recorder(step, directory, every=every, max_bundles=max_bundles, ignore=ignore, params=params)
 
 
@@ -241,7 +254,7 @@ def _check_own(where: str, root: Path) -> None:
 
 def _same(first: Metrics, second: Metrics) -> bool:
     return first.keys() == second.keys() and all(
-        bool(mx.array_equal(bits(first[name]), bits(second[name])).item()) for name in first
+        bool(mx.array_equal(bit_pattern(first[name]), bit_pattern(second[name])).item()) for name in first
     )
 
 

@@ -112,7 +112,8 @@ def check_arrays(caller: str, name: str, value: Tree) -> None:
                 f"{caller}: {shown} must be an mx.array, got {home}'s {kind}; write mx.array(...)"
             )
         if isinstance(leaf, (bool, int, float)):
-            raise TypeError(f"{caller}: {shown} is the Python number {leaf!r}; write mx.array({leaf!r})")
+            value = checks.shown(leaf)
+            raise TypeError(f"{caller}: {shown} is the Python number {value}; write mx.array({value})")
         raise TypeError(f"{caller}: {shown} must be an mx.array in dicts, lists and tuples, got {kind}")
 
 

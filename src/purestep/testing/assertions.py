@@ -1,4 +1,4 @@
-"""Comparisons of trees: to the bit, and to a tolerance by dtype."""
+"""Comparisons of trees: to the bit, and to a tolerance for each dtype."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import mlx.core as mx
 from purestep._core import tree
 from purestep._core.types import Tree
 
-# Relative to the larger of the two, for a handful of operations in that dtype; also the absolute floor.
+# Relative and absolute tolerances for a few operations in a dtype.
 TOLERANCES = {mx.float32: 2e-6, mx.bfloat16: 2**-7, mx.float16: 2**-10}
 
 
 def bits(tree_of_arrays: Tree) -> list[tuple[Any, ...]]:
-    """Return paths, dtypes, shapes and bytes: what compares equal only to the bit, NaN included."""
+    """Return the path, dtype, shape and bytes of every leaf; equal only for equal bits, NaN included."""
     return [(path, *_raw(leaf)) for path, leaf in tree.items(tree_of_arrays)]
 
 
 def same_bits(first: Tree, second: Tree) -> bool:
-    """Tell whether two trees are built alike and hold the same bits.
+    """Return whether two trees have the same structure and the same bits.
 
     >>> same_bits({"a": mx.array([mx.nan])}, {"a": mx.array([mx.nan])})
     True
@@ -26,11 +26,11 @@ def same_bits(first: Tree, second: Tree) -> bool:
 
 
 def first_difference(got: Tree, want: Tree, *, factor: float = 1.0) -> str | None:
-    """Say where two trees differ by more than the tolerance of their dtypes; `None` when nowhere.
+    """Return a line on the first leaf that differs by more than the tolerance of its dtype, or `None`.
 
     Args:
         got: a tree of arrays.
-        want: what it should be.
+        want: the expected tree.
         factor: multiplies the tolerances.
 
     >>> first_difference({"a": mx.array(1.0)}, {"a": mx.array(1.1)})

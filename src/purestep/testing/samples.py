@@ -1,4 +1,4 @@
-"""Trees to try a transform on, made from seeds: no hypothesis needed."""
+"""Trees to try a transform on, made from seeds, without hypothesis."""
 
 from typing import Any, NamedTuple
 
@@ -9,14 +9,14 @@ from purestep._core.types import Params
 
 
 class Pair(NamedTuple):
-    """A NamedTuple to find in trees."""
+    """A NamedTuple for trees."""
 
     first: Any
     second: Any
 
 
 def array(seed: int, shape: tuple[int, ...], dtype: mx.Dtype = mx.float32) -> mx.array:
-    """Return normal numbers that depend on the arguments alone.
+    """Return normal numbers that depend only on the arguments.
 
     >>> array(0, (2, 3)).shape
     (2, 3)
@@ -25,7 +25,7 @@ def array(seed: int, shape: tuple[int, ...], dtype: mx.Dtype = mx.float32) -> mx
 
 
 def like(params: Params, seed: int) -> Params:
-    """Return other numbers of the same structure, shapes and dtypes: gradients, say.
+    """Return other numbers with the same structure, shapes and dtypes, such as gradients.
 
     >>> like({"w": mx.zeros((2, 3), mx.bfloat16)}, 1)["w"].dtype
     mlx.core.bfloat16

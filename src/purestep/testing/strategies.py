@@ -26,7 +26,7 @@ def arrays(
 
 
 def containers(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw a tree of these leaves: dicts, lists, tuples, NamedTuples, with None and empty ones in it."""
+    """Draw a tree of these leaves: dicts, lists, tuples, NamedTuples, `None` and empty containers."""
     return st.recursive(
         st.one_of(leaf, leaf, leaf, st.none()),
         lambda below: st.one_of(
@@ -40,7 +40,7 @@ def containers(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def parameter_trees(dtypes: Sequence[mx.Dtype] = FLOATS) -> st.SearchStrategy[Params]:
-    """Draw a dict with at least one floating array that is not empty."""
+    """Draw a dict with at least one non-empty floating-point array."""
     return st.fixed_dictionaries(
         {"always": arrays(dtypes, ((3,), (2, 3)))},
         optional={"more": containers(arrays(dtypes)), "0": containers(arrays(dtypes))},
@@ -48,7 +48,7 @@ def parameter_trees(dtypes: Sequence[mx.Dtype] = FLOATS) -> st.SearchStrategy[Pa
 
 
 def gradients_for(params: Params) -> st.SearchStrategy[Params]:
-    """Draw numbers of the structure, shapes and dtypes of the parameters."""
+    """Draw numbers with the structure, shapes and dtypes of the parameters."""
     return st.integers(0, 2**12).map(lambda seed: like(params, seed))
 
 

@@ -22,6 +22,7 @@ class Index(NamedTuple):
 
     Attributes:
         header: the text that purestep sealed, in UTF-8; `None` if there is none.
+        size: what it says of the bytes of all arrays, as text.
         files: their names.
         arrays: how many it names.
         characters: of all their names together.
@@ -29,6 +30,7 @@ class Index(NamedTuple):
     """
 
     header: bytes | bytearray | None
+    size: bytes
     files: list[str]
     arrays: int
     characters: int
@@ -50,10 +52,13 @@ def read_index(where: str, path: Path, key: str) -> Index:
     with reading(where, path):
         text = path.read_bytes()
     header: bytes | bytearray | None = None
+    size = b""
     files: dict[str, None] = {}
     hashes, characters = array("q"), 0
     try:
         for name, start, stop in _object(text, "metadata"):
+            if name == "total_size":
+                size = text[start : min(stop, start + 40)]
             if name == key:
                 if text[start] != 0x22:
                     raise CorruptError(f"{where}: {path} was not written by purestep.checkpoint")
@@ -72,7 +77,7 @@ def read_index(where: str, path: Path, key: str) -> Index:
         raise CorruptError(
             f"{where}: {path} is damaged: it is not an index of safetensors files ({error})"
         ) from None
-    return Index(header, list(files), len(hashes), characters, text)
+    return Index(header, size, list(files), len(hashes), characters, text)
 
 
 def _placed(text: bytes) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._checkpoint.disk import device
+from purestep._checkpoint.disk.naming import is_file_name
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.contents import check_names as check_arrays
 from purestep._checkpoint.format.contents import contents
@@ -208,19 +209,10 @@ def examine(
 def check_names(where: str, source: Path, names: Iterable[str]) -> None:
     """Refuse names of files that lead out of the directory of the file that lists them."""
     for name in names:
-        if name in ("", "..") or Path(name).name != name or "\0" in name or not _can_name(name):
+        if not is_file_name(name):
             raise checks.error(
-                where, f"{source} names {name!r}, which is not in its directory: do not trust it"
+                where, f"{source} names {name[:300]!a}, which is not in its directory: do not trust it"
             )
-
-
-def _can_name(name: str) -> bool:
-    """Tell whether the system can have a file of this name: not of a lone surrogate."""
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _opened(

@@ -11,12 +11,12 @@ import mlx.core as mx
 
 from purestep._checkpoint.disk import atomic, device
 from purestep._checkpoint.disk.line import Line
-from purestep._checkpoint.format import checksum
+from purestep._checkpoint.format import checksum, outline
+from purestep._checkpoint.format.kinds import AXES
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 
 SUFFIX = ".safetensors"
-_DEEPEST = 100
 # Readers of the ecosystem ask for this before they open a file.
 ECOSYSTEM = {"format": "mlx"}
 
@@ -27,7 +27,7 @@ def snapshot(state: Tree, where: str = "checkpoint.save") -> dict[str, mx.array]
     Raises:
         ValueError: for an array of a dtype or a name that no file could give back, with its path.
     """
-    check_depth(where, state)
+    check_storable(where, state)
     for path, leaf in tree.items(state):
         shown = tree.join("state", path) if path else "state"
         if leaf.dtype == mx.float64:
@@ -44,13 +44,24 @@ def snapshot(state: Tree, where: str = "checkpoint.save") -> dict[str, mx.array]
     return evaluated(state)
 
 
-def check_depth(where: str, state: Tree) -> None:
-    """Refuse a tree so deep that Python's JSON, which writes it, would not read it back."""
-    level, depth = [state], 0
+def check_storable(where: str, state: Tree) -> None:
+    """Refuse a tree that no header could describe: too deep, or with a path or a shape that is too long."""
+    level, depth = [("state", state)], 0
     while level:
-        if depth > _DEEPEST:
-            raise checks.error(where, f"state must be nested at most {_DEEPEST} containers deep")
-        level = [child for node in level for _, child in tree.children(node) or []]
+        if depth > outline.DEEPEST:
+            raise checks.error(where, f"state must be nested at most {outline.DEEPEST} containers deep")
+        below: list[tuple[str, Any]] = []
+        for path, node in level:
+            if len(path) > outline.LONGEST:
+                raise checks.error(
+                    where,
+                    f"state must have paths of at most {outline.LONGEST} characters, got {len(path)} in "
+                    f"{path[:80]!a}...",
+                )
+            if isinstance(node, mx.array) and node.ndim > AXES:
+                raise checks.error(where, f"{path} must have at most {AXES} axes, got {node.ndim}")
+            below += [(f"{path}.{segment}", child) for segment, child in tree.children(node) or []]
+        level = below
         depth += 1
 
 

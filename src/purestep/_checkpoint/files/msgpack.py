@@ -10,7 +10,7 @@ import mlx.core as mx
 import msgpack
 
 from purestep._checkpoint.disk import device
-from purestep._checkpoint.disk.tensors import check_depth, evaluated
+from purestep._checkpoint.disk.tensors import check_storable, evaluated
 from purestep._checkpoint.format import checksum, outline, scan
 from purestep._checkpoint.format.header import CorruptError, Opened, described, opened, seal, verified
 from purestep._checkpoint.format.scan import ScanError
@@ -49,7 +49,7 @@ def to_bytes(state: Tree) -> bytes:
     {'w': array([1, 2], dtype=float32)}
     """
     check_arrays("checkpoint.to_bytes", "state", state)
-    check_depth("checkpoint.to_bytes", state)
+    check_storable("checkpoint.to_bytes", state)
     arrays = evaluated(state)
     try:
         return _packed(arrays, tree.to_plain(tree.spec(state)))

@@ -11,17 +11,19 @@ import mlx.core as mx
 
 from purestep._checkpoint.disk import atomic, device, reader, tensors
 from purestep._checkpoint.disk.index import read_index
+from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.files.weights import read_weights, weights_at
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.contents import metadata_of
-from purestep._checkpoint.format.header import CorruptError, kind_of, seal, sealed, unseal
-from purestep._checkpoint.format.specs import leaf_specs
+from purestep._checkpoint.format.header import MARKS, CorruptError, kind_of, reading, seal, sealed, unseal
+from purestep._checkpoint.format.specs import leaf_specs, nbytes
 from purestep._checkpoint.restoring.restore import Rename, Stored, restore
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
 _KEY = "purestep"
+_PART = "purestep_part_of"  # in the metadata of one of several files: the name of the index
 _INDEX = ".index.json"
 _SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}" + re.escape(tensors.SUFFIX))
 
@@ -45,9 +47,11 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
-        ValueError: for an array that no such file can hold, as float64, with its path.
+        ValueError: for an array that no such file can hold, as float64 or one of more than 64 axes, with its
+            path; for a path that is not UTF-8, or ends as that of an index.
         FileExistsError: if a divided state of that name is there, or one file where this is to be divided:
-            one name never stands for two states.
+            one name never stands for two states; or if a file that would be replaced belongs to another
+            state.
         OSError: if the file cannot be written; what was there before is untouched, unless the error says that
             the file is written, and only flushing its directory failed.
 
@@ -60,7 +64,11 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     where = "checkpoint.save"
     check_arrays(where, "state", state)
     shard_bytes = tensors.check_limit(where, shard_bytes)
-    path = Path(path)
+    path = check_path(where, path)
+    if path.name.endswith(_INDEX):
+        raise checks.error(where, f"path must not end in {_INDEX}, as an index does, got {path.name!r}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{where}: path must be a file, got the directory {path}")
     arrays = tensors.snapshot(state, where)
     try:
         _write(where, path, arrays, tree.to_plain(tree.spec(state)), shard_bytes)
@@ -123,7 +131,8 @@ def load(
     >>> load(file)
     {'w': array([1, 2], dtype=float32), 'b': (array(3, dtype=int32), None)}
     """
-    where, path = "checkpoint.load", Path(path)
+    where = "checkpoint.load"
+    path = check_path(where, path)
     index = _index_of(path)
     if kind_of(where, index) == "file":
         if kind_of(where, path):
@@ -163,6 +172,8 @@ def _write(where: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard
                 f"{where}: {path.parent} already holds {taken.name}: "
                 "delete that state first, or save under another name"
             )
+    for name in files:
+        _check_free(where, path.parent / name, None if len(files) == 1 else index)
     sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
     header = seal({"tree": spec, "checksums": sums})
     if len(files) == 1:
@@ -171,11 +182,50 @@ def _write(where: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard
     for name, shard in files.items():
         try:
             atomic.write(
-                path.parent / name, lambda temporary, shard=shard: tensors.write(temporary, shard, {})
+                path.parent / name,
+                lambda temporary, shard=shard: tensors.write(temporary, shard, {_PART: index.name}),
             )
         except atomic.NotFlushedError as error:
             raise OSError(error.errno, f"{where}: {index} was not written: {error.strerror}") from error
     atomic.write_text(index, tensors.index(files, {_KEY: header}))
+
+
+def _check_free(where: str, path: Path, index: Path | None) -> None:
+    """Refuse to replace a file of another state: one that an index names, or no part of what `index` names.
+
+    Without an index, `path` is the whole of a state and may be replaced by another whole.
+    """
+    if index is not None and _index_of(path).exists():
+        raise FileExistsError(
+            f"{where}: {path.parent} already holds {_index_of(path).name}, a state of the name {path.name}: "
+            "delete that state first, or save under another name"
+        )
+    if not os.path.lexists(path):
+        return
+    for other in path.parent.glob("*" + _INDEX):
+        if other.is_file() and _names(where, other, path.name):
+            raise FileExistsError(
+                f"{where}: {path} is a part of the state that {other.name} names: "
+                "delete that state first, or save under another name"
+            )
+    if index is None:
+        return
+    try:
+        part = metadata_of(where, path)[0].get(_PART)
+    except CorruptError:
+        part = None
+    if part != index.name.encode():
+        raise FileExistsError(
+            f"{where}: {path} is no part of an unfinished {index.name}: "
+            "move or delete that file first, or save under another name"
+        )
+
+
+def _names(where: str, index: Path, name: str) -> bool:
+    """Tell whether an index, sound or not, names a file."""
+    with reading(where, index):
+        text = index.read_bytes()
+    return any(form.encode() in text for form in (json.dumps(name), f'"{name}"'))
 
 
 def _index_of(path: Path) -> Path:
@@ -184,12 +234,14 @@ def _index_of(path: Path) -> Path:
 
 def _foreign(where: str, path: Path, like: Tree, **options: Any) -> Tree:
     """Read what another program wrote, where there is a template to read it into."""
-    weights = weights_at(where, path)
     said = f"{path} is a sound safetensors file that purestep did not write"
     if like is None:
+        for name in read_index(where, path, _KEY).files if path.name.endswith(_INDEX) else []:
+            metadata_of(where, path.parent / name)
         raise checks.error(
             where, f"{said}: read it with checkpoint.load_weights(path, like=params), or with mx.load"
         )
+    weights = weights_at(where, path)
     note = f"{said}: it has no checksums, so its bytes were not verified"
     try:
         return read_weights(where, weights, like, note=note, **options)
@@ -206,10 +258,10 @@ def _header(where: str, path: Path) -> dict[str, Any] | None:
     if shard and _KEY not in found:
         index = shard[1] + tensors.SUFFIX + _INDEX
         raise checks.error(where, f"{path} is one of several files of a state: load {index}")
-    if _KEY not in found and not sealed(json.dumps(found)):
+    if _KEY not in found and not any(mark.encode() in text for text in found.values() for mark in MARKS):
         return None
     content = unseal(where, str(path), found.pop(_KEY, None), size=size, only="")
-    if found != tensors.ECOSYSTEM:
+    if found != {name: value.encode() for name, value in tensors.ECOSYSTEM.items()}:
         raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
     return content
 
@@ -217,6 +269,11 @@ def _header(where: str, path: Path) -> dict[str, Any] | None:
 def _index(where: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
     index = read_index(where, path, _KEY)
     if index.header is None and index.arrays and not sealed(index.text.decode(errors="replace")):
+        if any(_PART in metadata_of(where, path.parent / name)[0] for name in index.files):
+            raise CorruptError(f"{where}: {path} is damaged: purestep's header is not in it")
         return None, {}
     content = unseal(where, str(path), index.header, names=(index.arrays, index.characters), only="")
+    leaves = leaf_specs(where, str(path), content.get("tree"))
+    if index.size != str(sum(nbytes(*leaf) for leaf in leaves.values())).encode():
+        raise CorruptError(f"{where}: {path} is damaged: total_size is not that of its arrays")
     return content, dict(index.placed())

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from purestep._checkpoint.disk import reader
 from purestep._checkpoint.disk.index import read_index
+from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.format.contents import contents
 from purestep._checkpoint.format.header import CorruptError, kind_of
 from purestep._checkpoint.format.specs import DTYPES, Leaves
@@ -88,7 +89,7 @@ def load_weights(
     {'body': {'w': array([1, 1], dtype=float32)}, 'dropout': {}}
     """
     where = "checkpoint.load_weights"
-    return read_weights(where, weights_at(where, Path(path)), like, cast, partial, rename)
+    return read_weights(where, weights_at(where, check_path(where, path)), like, cast, partial, rename)
 
 
 def weights_at(where: str, path: Path) -> Weights:

@@ -70,13 +70,14 @@ def contents(where: str, path: Path) -> Contents:
         return Contents(_decoded(found), leaves)
 
 
-def metadata_of(where: str, path: Path) -> tuple[dict[str, str], int]:
-    """Return the metadata of a safetensors file and the bytes of its arrays; errors as of `contents`."""
+def metadata_of(where: str, path: Path) -> tuple[dict[str, bytes | bytearray], int]:
+    """Return the metadata of a safetensors file, in UTF-8, and the bytes of its arrays.
+
+    Errors are those of `contents`.
+    """
     with _named(where, path):
         text, size = _text(where, path)
-        found = _checked(text, size)
-        del text
-        return _decoded(found), size
+        return _checked(text, size), size
 
 
 def check_names(where: str, path: Path, names: Collection[str]) -> None:
@@ -144,8 +145,11 @@ def _checked(text: bytes, size: int) -> dict[str, bytes | bytearray]:
     if not scan.distinct(names):
         raise _MalformedError("a name occurs twice")
     # As many begin as end at each place but the first and the last: so they lie end to end.
+    del names
     starts.append(size)
-    starts, stops = array("Q", sorted(starts)), array("Q", [0, *sorted(stops)])
+    stops.append(0)
+    starts = array("Q", sorted(starts))
+    stops = array("Q", sorted(stops))
     if starts != stops:
         raise _MalformedError("its arrays do not lie end to end over all of its bytes")
     if any(starts[bisect_left(starts, place)] != place for place in empty if place):

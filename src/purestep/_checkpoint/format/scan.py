@@ -98,16 +98,20 @@ def utf8(data: Text, start: int, stop: int) -> bytes | bytearray:
             if type(said) is not str:
                 raise ScanError("it is no string")
             return said.encode("utf-8", "surrogatepass")
-        found, at = bytearray(), start + 1
+        found, filled, at = bytearray(stop - start), 0, start + 1  # no string is longer than it is written
         while at < stop - 1:
             piece = _PIECE.match(data, at, stop - 1)
             if not piece:
                 raise ScanError("it is no string")
-            said = json.loads(b'"' + piece[0] + b'"')
-            found += said.encode("utf-8", "surrogatepass")
+            said = json.loads(b'"' + piece[0] + b'"').encode("utf-8", "surrogatepass")
+            found[filled : filled + len(said)] = said
+            filled += len(said)
             at = piece.end()
-    except UnicodeError:
-        raise ScanError("it is not UTF-8") from None
+        del found[filled:]
+    except ScanError:
+        raise
+    except ValueError:
+        raise ScanError("it is no string, or not UTF-8") from None
     return found
 
 
@@ -128,7 +132,10 @@ def distinct(hashes: Sequence[int]) -> bool:
     """Tell whether all numbers are different, without all of them as objects at once."""
     parts = 16 if len(hashes) > 10_000 else 1
     for part in range(parts):
-        some = [number for number in hashes if number % parts == part]
-        if len(set(some)) != len(some):
-            return False
+        seen: set[int] = set()
+        for number in hashes:
+            if number % parts == part:
+                if number in seen:
+                    return False
+                seen.add(number)
     return True

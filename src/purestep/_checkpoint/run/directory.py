@@ -184,15 +184,15 @@ def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
     content = unseal(where, str(path), text, only=only)
     leaves = leaf_specs(where, str(path), content.get("tree"))
     try:
-        places = {leaf: reader.Place(*map(str, place)) for leaf, place in content["leaves"].items()}
-        files = {str(name): (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
+        places = {leaf: reader.Place(*map(_text, place)) for leaf, place in content["leaves"].items()}
+        files = {name: (_whole(size), _text(digest)) for name, (size, digest) in content["files"].items()}
         record = Record(
-            step=int(content["step"]),
-            serial=int(content.get("serial", 0)),
-            time=float(content["time"]),
-            metrics={str(name): float(value) for name, value in content["metrics"].items()},
-            metadata=dict(content.get("metadata", {})),
-            versions=dict(content["versions"]),
+            step=_whole(content["step"]),
+            serial=_whole(content.get("serial", 0)),
+            time=_number(content["time"]),
+            metrics={name: _number(value) for name, value in content["metrics"].items()},
+            metadata={**content.get("metadata", {})},
+            versions={name: _text(version) for name, version in content["versions"].items()},
             bytes=len(text) + sum(size for size, _ in files.values()),
             path=directory,
         )
@@ -204,6 +204,24 @@ def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
     if (record.step,) != (step_of(directory) or ())[:1]:
         raise CorruptError(f"{where}: {directory} holds step {record.step}: it was renamed or swapped")
     return Manifest(record, content["tree"], leaves, places, files)
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) in (int, float) or value in ("nan", "inf", "-inf"):  # as metrics that are not finite
+        return float(value)
+    raise TypeError
 
 
 def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:

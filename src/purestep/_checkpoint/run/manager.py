@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._checkpoint.disk import atomic, device, lock, tensors
+from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.format.header import CorruptError, kind_of, problem
 from purestep._checkpoint.restoring.restore import Rename, restore
 from purestep._checkpoint.run import directory, store
@@ -89,7 +90,7 @@ class Checkpointer:
         check_metric(where, "" if metric is None else metric, mode)
         max_pending = checks.integer(where, "max_pending", max_pending, least=1)
         shard_bytes = tensors.check_limit(where, shard_bytes)
-        self.path = Path(path).absolute()
+        self.path = check_path(where, check_path(where, path).absolute())
         if kind_of(where, self.path) not in ("", "directory"):
             raise NotADirectoryError(f"{where}: path must be a directory, {self.path} is a file")
         self._keep = keep
@@ -142,7 +143,7 @@ class Checkpointer:
             raise checks.error(
                 where, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
             )
-        values = plain(where, "metadata", dict(metadata or {}))
+        values = plain(where, "metadata", {} if metadata is None else metadata)
         self._begin(where)
         arrays, spec = tensors.snapshot(state, where), tree.to_plain(tree.spec(state))
         self._serial += 1

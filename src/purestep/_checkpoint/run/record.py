@@ -12,6 +12,7 @@ from purestep._core.types import Tree
 
 MODES = ("min", "max")
 LARGEST_STEP = 10**18 - 1
+_DEEPEST = 100  # containers within containers
 
 
 class Record(NamedTuple):
@@ -84,7 +85,7 @@ def step_of(where: str, state: Tree, step: int | None) -> int:
         step = int(number)
     step = checks.integer(where, "step", step, least=0)
     if step > LARGEST_STEP:
-        raise checks.error(where, f"step must be at most {LARGEST_STEP}, got {step}")
+        raise checks.error(where, f"step must be at most {LARGEST_STEP}, got {checks.shown(step)}")
     return step
 
 
@@ -92,7 +93,9 @@ class Numbers(Mapping[str, float]):
     """Metrics as Python numbers; one that is a 0-d array is read, and waited for, when it is asked for."""
 
     def __init__(self, where: str, metrics: Mapping[str, Any] | None):
-        self._metrics = dict(metrics or {})
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise TypeError(f"{where}: metrics must map names to numbers, got {checks.shown(metrics)}")
+        self._metrics = {} if metrics is None else dict(metrics)
         for name, value in self._metrics.items():
             if not isinstance(name, str):
                 raise TypeError(f"{where}: metrics must have names, got the key {name!r}")
@@ -114,19 +117,27 @@ class Numbers(Mapping[str, float]):
         return len(self._metrics)
 
 
-def plain(where: str, path: str, value: Any) -> Any:
-    """Return a copy of JSON's own values; refuse what JSON cannot restore.
+def plain(where: str, path: str, value: Any) -> dict[str, Any]:
+    """Return a copy of a dict of JSON's own values; refuse what JSON cannot restore.
 
     Numbers of other libraries, such as numpy's, become Python's.
     """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where}: {path} must be a dict, got {checks.shown(value)}")
+    return _plain(where, path, dict(value), 0)
+
+
+def _plain(where: str, path: str, value: Any, depth: int) -> Any:
     value = checks.python_number(value)
+    if depth > _DEEPEST:
+        raise checks.error(where, f"metadata must be nested at most {_DEEPEST} deep, got more in {path[:80]}")
     if type(value) is dict:
         for key in value:
             if type(key) is not str:
                 raise TypeError(f"{where}: {path} has the key {key!r}; keys must be strings")
-        return {key: plain(where, f"{path}[{key!r}]", child) for key, child in value.items()}
+        return {key: _plain(where, f"{path}[{key!r}]", child, depth + 1) for key, child in value.items()}
     if type(value) is list:
-        return [plain(where, f"{path}[{number}]", child) for number, child in enumerate(value)]
+        return [_plain(where, f"{path}[{number}]", child, depth + 1) for number, child in enumerate(value)]
     if type(value) is int and abs(value) > 2**63:
         raise checks.error(
             where, f"{path} must be less than 2**63, got an integer of {value.bit_length()} bits"

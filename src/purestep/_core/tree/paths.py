@@ -11,6 +11,7 @@ from typing import Any
 
 from purestep._core.types import Tree
 
+_LARGEST_KEY = 10_000  # bits; Python writes no integer of more than 4300 digits
 _PLAIN_KEY = re.compile(r'(?!\d+$)[^.\[\]"]+')
 
 
@@ -42,6 +43,8 @@ def key_segment(key: Any) -> str:
     if isinstance(key, str):
         return key if _PLAIN_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
     if isinstance(key, int) and not isinstance(key, bool):
+        if key.bit_length() > _LARGEST_KEY:
+            raise ValueError(f"tree: dict keys must be less than 2**{_LARGEST_KEY}, got a larger integer")
         return f"[{key}]"
     raise TypeError(f"tree: dict keys must be strings or integers, got {key!r}")
 

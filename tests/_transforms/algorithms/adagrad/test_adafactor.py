@@ -66,12 +66,12 @@ def test_squares_too_small_for_float32_products_do_not_vanish():
     transform = scale_by_factored_rms(min_dim_size_to_factor=2)
     gradient = mx.full((2, 3), 1e-16)
     updates, _ = transform.update({"w": gradient}, transform.init({"w": gradient}))
-    np.testing.assert_allclose(updates["w"], 0.0995, 1e-2)  # epsilon is a hundred times the square
+    np.testing.assert_allclose(updates["w"], 0.0995, 1e-2)  # epsilon is 100 times the square
     updates, _ = transform.update({"w": 0 * gradient}, transform.init({"w": gradient}))
     assert mx.array_equal(updates["w"], mx.zeros((2, 3)))
 
 
-def test_the_decay_begins_at_nothing_and_waits_for_its_offset():
+def test_the_decay_starts_at_zero_after_the_offset():
     transform = scale_by_factored_rms(step_offset=2)
     state = transform.init({"w": mx.zeros(1)})
     for gradient, kept in ((3.0, 9.0), (1.0, 1.0), (2.0, 4.0), (4.0, None)):

@@ -54,7 +54,7 @@ def test_sums_of_squares_are_those_of_the_equations(start, eps):
 
 
 @pytest.mark.parametrize("gradient", [3.0, 1e4, 1e-3, 0.1])
-def test_gradients_that_do_not_vary_have_a_standard_deviation_of_nothing_and_not_of_nan(gradient):
+def test_equal_gradients_have_a_standard_deviation_of_zero_not_nan(gradient):
     transform = scale_by_stddev(decay=0.5, bias_correction=True)
     updates, _ = run(transform, [[gradient]] * 40)
     assert all(np.isfinite(update.item()) and update.item() > 0 for update in updates)
@@ -88,21 +88,21 @@ def test_a_nan_shows(make):
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 @pytest.mark.parametrize("make", [scale_by_rms, scale_by_stddev, lambda: scale_by_rss(0.0)])
-def test_squares_are_gathered_in_float32(make, dtype):
+def test_squares_are_accumulated_in_float32(make, dtype):
     updates, state = run(make(), [[2.0**-14]], dtype)  # its square, 2**-28, is zero in float16
     accumulators = [leaf["w"] for leaf in state if leaf != ()]
     assert {leaf.dtype for leaf in accumulators} == {mx.float32} == {updates[0].dtype}
     assert accumulators[-1].item() > 0
 
 
-def test_the_count_is_there_when_it_is_needed():
+def test_there_is_a_count_only_with_bias_correction():
     for make in (scale_by_rms, scale_by_stddev):
         assert run(make(), [[1.0]] * 3)[1].count == ()
         count = run(make(bias_correction=True), [[1.0]] * 3)[1].count
         assert (count.item(), count.dtype, count.shape) == (3, mx.int32, ())
 
 
-def test_the_momentum_of_rmsprop_gathers_steps():
+def test_the_momentum_of_rmsprop_is_a_sum_of_steps():
     transform = rmsprop(0.5, decay=0.0, eps=0.0, momentum=0.5)
     assert [u.item() for u in run(transform, [[2.0], [4.0], [-8.0]])[0]] == [-0.5, -0.75, 0.125]
 

@@ -30,7 +30,7 @@ def test_the_updates_are_those_of_the_equations(b1, b2, eps, eps_root, nesterov)
     assert_updates(transform, gradients, by_the_book())
 
 
-def test_gradients_as_expected_are_believed_and_others_are_not():
+def test_steady_gradients_give_large_updates_and_others_small_ones():
     steady, _ = run(scale_by_belief(b1=0.5, b2=0.5), [[1.0]] * 8)
     erratic, _ = run(scale_by_belief(b1=0.5, b2=0.5), [[1.0], [-1.0]] * 4)
     assert steady[-1].item() > 10 * abs(erratic[-1].item())

@@ -42,24 +42,24 @@ def test_the_updates_are_those_of_the_equations(options):
 
 
 @pytest.mark.parametrize("use_clipping", [False, True])
-def test_the_first_update_is_zero_and_only_measures(use_clipping):
+def test_the_first_update_is_zero_and_only_sets_the_mean_square(use_clipping):
     updates, state = run(scale_by_adopt(use_clipping=use_clipping), [[3.0, 0.0]])
     assert updates[0].tolist() == [0.0, 0.0]
     assert (state.nu["w"].tolist(), state.count.item()) == ([9.0, 0.0], 1)
 
 
-def test_a_gradient_is_divided_by_those_before_it_alone():
+def test_a_gradient_is_divided_only_by_earlier_ones():
     updates, _ = run(scale_by_adopt(b1=0.0, use_clipping=False), [[1.0], [100.0]])
     assert updates[1].item() == pytest.approx(100.0)
 
 
-def test_the_bound_is_the_users():
+def test_clip_value_fn_gives_the_bound():
     transform = scale_by_adopt(b1=0.0, clip_value_fn=lambda n: 0.5 * n)
     updates, _ = run(transform, [[1.0], [100.0], [-100.0]])
     assert [update.item() for update in updates] == pytest.approx([0.0, 0.5, -1.0])
 
 
-def test_the_moments_are_float32_unless_asked():
+def test_the_moments_are_float32_without_mu_dtype():
     updates, state = run(scale_by_adopt(), [[1.0], [2.0]], mx.bfloat16)
     assert {updates[0].dtype, state.mu["w"].dtype, state.nu["w"].dtype} == {mx.float32}
     updates, state = run(scale_by_adopt(mu_dtype=mx.bfloat16), [[1.0], [2.0]])

@@ -29,7 +29,7 @@ def test_the_updates_are_those_of_the_equations(b1, b2, eps, eps_root, weight_de
     assert_updates(transform, gradients, by_the_book(), params)
 
 
-def test_each_array_has_its_own_norm_and_an_empty_one_is_none_the_worse():
+def test_each_array_has_its_own_norm_even_an_empty_one():
     params = {"w": mx.zeros(2), "b": mx.array(0.0), "empty": mx.zeros((0, 3)), "none": None}
     transform = scale_by_novograd()
     gradients = {"w": mx.array([3.0, -4.0]), "b": mx.array(-0.5), "empty": mx.zeros((0, 3)), "none": None}
@@ -65,7 +65,7 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
 def test_a_weight_decay_needs_the_parameters():
     transform = scale_by_novograd(weight_decay=0.1)
     state = transform.init({"w": mx.zeros(2)})
-    with pytest.raises(ValueError, match="scale_by_novograd: params is needed for its weight_decay"):
+    with pytest.raises(ValueError, match="scale_by_novograd: params is needed"):
         transform.update({"w": mx.zeros(2)}, state)
     with pytest.raises(ValueError, match=re.escape("w has shape (2,) in updates, (3,) in params")):
         transform.update({"w": mx.zeros(2)}, state, {"w": mx.zeros(3)})

@@ -74,7 +74,7 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
 
 
 @pytest.mark.parametrize("name", ["b2", "threshold"])
-def test_what_chooses_the_formula_must_be_a_python_number(name):
+def test_arguments_that_select_the_formula_must_be_python_numbers(name):
     with pytest.raises(TypeError, match=f"^scale_by_radam: {name} must be a Python number, got an array"):
         scale_by_radam(**{name: mx.array(0.99 if name == "b2" else 5.0)})
 

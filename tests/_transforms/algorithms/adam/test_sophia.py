@@ -44,7 +44,7 @@ def test_without_an_estimate_it_is_the_sign_of_the_mean():
     assert state.nu["w"].item() == 0.0
 
 
-def test_an_estimate_between_its_times_is_left_out_even_if_infinite():
+def test_an_estimate_that_is_not_due_is_ignored_even_if_infinite():
     _, state = run(scale_by_sophia(b2=0.5, update_interval=2), [1.0, 1.0], [4.0, float("inf")])
     assert state.nu["w"].item() == 2.0
 
@@ -60,7 +60,7 @@ def test_without_a_threshold_the_step_is_newtons():
     assert updates[1].item() == 16.0
 
 
-def test_the_moments_are_float32_unless_asked():
+def test_the_moments_are_float32_without_mu_dtype():
     updates, state = run(scale_by_sophia(), [1.0], [1.0], mx.bfloat16)
     assert {updates[0].dtype, state.mu["w"].dtype, state.nu["w"].dtype} == {mx.float32}
     _, state = run(scale_by_sophia(mu_dtype=mx.bfloat16), [1.0], [1.0])
@@ -125,7 +125,7 @@ def test_gauss_newton_bartlett_is_right_on_average():
     assert min(each.min().item() for each in drawn) >= 0
 
 
-def test_predictions_of_no_weight_do_not_count():
+def test_predictions_with_weight_zero_do_not_count():
     inputs = mx.array([[1.0], [1.0], [50.0]])
     params = {"w": mx.array([[0.2], [-0.4]])}
 

@@ -6,7 +6,7 @@ from purestep._core import checks, scalars, sums, tree
 from purestep._core.types import Params, ScalarOrSchedule, Updates
 from purestep._transforms.algorithms.adam.adam import ScaleByAdamState
 from purestep._transforms.core import moments
-from purestep._transforms.core.base import GradientTransform, checked
+from purestep._transforms.core.base import GradientTransform, checked, required
 from purestep._transforms.core.combining import chain
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
@@ -76,10 +76,8 @@ def scale_by_novograd(
     def update(
         updates: Updates, state: ScaleByNovogradState, params: Params | None = None
     ) -> tuple[Updates, ScaleByNovogradState]:
-        if decays and params is None:
-            raise checks.error(
-                caller, "params is needed for its weight_decay: call update(updates, state, params)"
-            )
+        if decays:
+            params = required(caller, params)
         gradients = moments.float32(updates)
         part = mx.where(state.count == 0, 1.0, 1 - b2)  # `nu` starts at 0: only the new part differs
         nu = tree.map(lambda g, v: b2 * v + part * sums.total(mx.square(g)), gradients, state.nu)

@@ -45,7 +45,7 @@ def scale_by_dadapt(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """Turn gradients into the steps of D-adapted AdamW, sign and learning rate included.
+    """Turn gradients into the steps of D-adapted AdamW, with sign and learning rate.
 
     With `g` the gradient, `x` the parameters, `q = sqrt(b2)` and `t` the number of this update, counted from
     1:
@@ -103,10 +103,10 @@ def scale_by_dadapt(
         g = moments.float32(updates)
         scaled = tree.map(lambda s, v: s / (mx.sqrt(v) + eps), state.grad_sum, state.exp_avg_sq)
         numerator = q * state.numerator_weighted + (1 - q) * step * total(mx.multiply, g, scaled)
-        mean = tree.map(lambda m, x: b1 * m + (1 - b1) * (step * x), state.exp_avg, g)
-        square = tree.map(lambda v, x: b2 * v + (1 - b2) * mx.square(x), state.exp_avg_sq, g)
-        sums = tree.map(lambda s, x: q * s + (1 - q) * (step * x), state.grad_sum, g)
-        new = estimate(state.estim_lr, numerator, (1 - q) * total(mx.abs, sums))
+        stepped = tree.map(lambda x: step * x, g)
+        mean, sums = moments.mean(stepped, state.exp_avg, b1), moments.mean(stepped, state.grad_sum, q)
+        square = moments.mean_square(g, state.exp_avg_sq, b2)
+        new = larger(state.estim_lr, numerator, (1 - q) * total(mx.abs, sums))
 
         def direction(m: mx.array, v: mx.array, p: mx.array) -> mx.array:
             return -m / (mx.sqrt(v) + eps) - weight_decay * step * p.astype(mx.float32)

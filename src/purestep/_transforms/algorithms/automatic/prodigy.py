@@ -1,12 +1,11 @@
 """Prodigy: AdamW that finds its learning rate by estimating the distance to the solution."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, sums, tree
+from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
@@ -128,9 +127,10 @@ def scale_by_prodigy(
         numerator = b3 * state.numerator_weighted + old / estim_lr0 * step * total(mx.multiply, g, back)
         weight = old / estim_lr0 * (old if safeguard_warmup else step)
         sums = tree.map(lambda s, x: b3 * s + weight * x, state.grad_sum, g)
-        mean = tree.map(lambda m, x: b1 * m + (1 - b1) * (old * x), state.exp_avg, g)
-        square = tree.map(lambda v, x: b2 * v + (1 - b2) * mx.square(old * x), state.exp_avg_sq, g)
-        new = estimate(old, estim_lr_coef * numerator, total(mx.abs, sums))
+        estimated = tree.map(lambda x: old * x, g)
+        mean = moments.mean(estimated, state.exp_avg, b1)
+        square = moments.mean_square(estimated, state.exp_avg_sq, b2)
+        new = larger(old, estim_lr_coef * numerator, total(mx.abs, sums))
 
         def direction(m: mx.array, v: mx.array, p: mx.array) -> mx.array:
             return -step * (m / nonzero(m, mx.sqrt(v) + new * eps, eps) + weight_decay * p.astype(mx.float32))

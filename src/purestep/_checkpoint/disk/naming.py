@@ -1,0 +1,49 @@
+"""Paths that arguments name, and names that files may have."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from purestep._core import checks
+
+_LONGEST = 255  # bytes of a file's name
+
+
+def check_path(where: str, path: Any) -> Path:
+    """Return a path; refuse what MLX cannot open.
+
+    >>> check_path("load", "a\\udcff")
+    Traceback (most recent call last):
+    ValueError: load: path must be UTF-8, as MLX needs it, got 'a\\udcff'
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"{where}: path must be a string or a Path, got {checks.shown(path)}")
+    if "\0" in text:
+        raise checks.error(where, f"path must have no null character, got {text!a}")
+    if not _is_text(text):
+        raise checks.error(where, f"path must be UTF-8, as MLX needs it, got {text!a}")
+    return Path(text)
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether a name that a file says can be that of a file beside it.
+
+    >>> [is_file_name(name) for name in ("a.json", "../a", "", "\\ud800")]
+    [True, False, False, False]
+    """
+    return (
+        name not in ("", "..")
+        and Path(name).name == name
+        and "\0" not in name
+        and _is_text(name)
+        and len(name.encode()) <= _LONGEST
+    )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The laws of gradient transforms, by kind."""
