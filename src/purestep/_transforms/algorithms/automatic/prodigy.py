@@ -1,4 +1,4 @@
-"""Prodigy: AdamW that finds its learning rate by estimating the distance to the solution."""
+"""Prodigy: AdamW with a learning rate estimated from the distance to the solution."""
 
 import math
 from typing import Any, NamedTuple
