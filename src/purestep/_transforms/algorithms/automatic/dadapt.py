@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
-from purestep._transforms.algorithms.automatic.prodigy import check_betas, correction, estimate, total
+from purestep._transforms.algorithms.automatic.estimates import check_betas, correction, larger, total
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate

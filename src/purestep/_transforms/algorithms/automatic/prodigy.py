@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.algorithms.automatic.estimates import check_betas, correction, larger, total
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
 from purestep._transforms.core.quotients import nonzero
@@ -139,30 +140,6 @@ def scale_by_prodigy(
         return updates, state_type(mean, square, sums, state.params0, new, numerator, count, now)
 
     return checked(caller, init, update)
-
-
-def check_betas(caller: str, betas: tuple[float, float]) -> tuple[float, float]:
-    """Return the two decays; each must be in [0, 1)."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise checks.error(caller, f"betas must be two numbers, got {betas!r}")
-    b1, b2 = (checks.number(caller, "betas", beta, least=0, below=1) for beta in betas)
-    return b1, b2
-
-
-def correction(b1: float, b2: float, count: mx.array) -> mx.array:
-    """Return the factor on the step that corrects the bias of both of Adam's means."""
-    return mx.sqrt(moments.bias_correction(b2, count)) / moments.bias_correction(b1, count)
-
-
-def total(fn: Callable[..., mx.array], *trees: Tree) -> mx.array:
-    """Return the sum of `fn` of the leaves over all leaves, 0-d float32."""
-    return tree.added([sums.total(x) for x in tree.leaves(tree.map(fn, *trees))])
-
-
-def estimate(old: mx.array, numerator: mx.array, denominator: mx.array) -> mx.array:
-    """Return the larger of the old estimate and the quotient; the old one while the denominator is 0."""
-    quotient = numerator / mx.where(denominator > 0, denominator, 1.0)
-    return mx.maximum(old, mx.where(denominator > 0, quotient, 0.0))
 
 
 def prodigy(

@@ -186,8 +186,6 @@ def muon(
     Embeddings and output heads have the shape of matrices but usually train better with AdamW:
     `matrices=lambda path, leaf: leaf.ndim == 2 and "embed" not in path`.
 
-    Differences from optax: those of `scale_by_muon`. `matrices` replaces `muon_weight_dimension_numbers`.
-
     Args:
         learning_rate: at least 0: a number, a 0-d array or a schedule.
         ns_coeffs, ns_steps, beta, adaptive, preconditioning, matrices, ns_dtype: as in `scale_by_muon`.

@@ -144,12 +144,8 @@ def optimistic_adam_v2(
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
     {'w': array(-0.01, dtype=float32)}
     """
-    return _optimistic(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), alpha, beta, learning_rate
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_optimistic_gradient(alpha, beta),
+        scale_by_learning_rate(learning_rate),
     )
-
-
-def _optimistic(
-    adam: GradientTransform, alpha: float | mx.array, beta: float | mx.array, learning_rate: ScalarOrSchedule
-) -> GradientTransform:
-    return chain(adam, scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))
