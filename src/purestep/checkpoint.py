@@ -10,7 +10,8 @@ from purestep._checkpoint.format.header import CorruptError
 from purestep._checkpoint.restoring.rates import HyperparameterWarning
 from purestep._checkpoint.restoring.restore import RestoreWarning
 from purestep._checkpoint.run.keeping import KeepPolicy, keep_any, keep_best, keep_every, keep_last
-from purestep._checkpoint.run.manager import Checkpointer, Restored
+from purestep._checkpoint.run.manager import Checkpointer
+from purestep._checkpoint.run.newest import Restored
 from purestep._checkpoint.run.record import Moment, Record
 from purestep._checkpoint.run.saving import (
     SavePolicy,

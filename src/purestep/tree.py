@@ -1,11 +1,11 @@
-"""Trees of arrays: their paths, and maps that keep every container as it was.
+"""Trees of arrays: paths, maps that keep the containers, arithmetic, and specs.
 
-A tree is a dict, list, tuple, NamedTuple or `None`, nested; everything else is a leaf. `None` and
-empty containers hold no leaves and stay where they are.
+A tree is a dict, list, tuple, NamedTuple or `None`, nested; every other value is a leaf. `None` and
+empty containers hold no leaves and stay in place.
 
-A path names a leaf in one unambiguous string: `opt_state.1.mu.layers.0.weight`. NamedTuple fields and
-plain dict keys are written bare, list and tuple positions as digits, dict keys that would read as
-something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
+A path is an unambiguous string that names a leaf: `opt_state.1.mu.layers.0.weight`. NamedTuple fields and
+plain dict keys are written as they are, and positions in lists and tuples as digits. Dict keys that look like
+something else are in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
 """
 
 from functools import partial

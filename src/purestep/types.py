@@ -1,4 +1,4 @@
-"""Types for annotations: what passes through a step, and the functions that users write."""
+"""Types for annotations: the data in a step, and the functions that users write."""
 
 from functools import partial
 

@@ -11,10 +11,10 @@ import mlx.core as mx
 import pytest
 
 from purestep._checkpoint.disk import atomic, lock, tensors
-from purestep._checkpoint.run import manager, store
+from purestep._checkpoint.run import committing, manager, newest, store
 from purestep.checkpoint import Checkpointer, LockedError, keep_last, load, save
 
-FILES = {module.__file__ for module in (lock, manager, store)}
+FILES = {module.__file__ for module in (lock, committing, manager, newest, store)}
 
 
 def interrupted(use, position, files=FILES):

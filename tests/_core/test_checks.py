@@ -1,4 +1,4 @@
-"""Numbers of any library, as Python's own; what is none is refused."""
+"""Checks turn numbers of other libraries into Python numbers, and refuse other values."""
 
 from decimal import Decimal
 from enum import IntEnum

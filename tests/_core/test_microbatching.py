@@ -1,4 +1,4 @@
-"""Losses of a whole batch know when theirs is cut."""
+"""Losses that need the whole batch refuse microbatches."""
 
 import mlx.core as mx
 import pytest

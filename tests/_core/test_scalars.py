@@ -1,4 +1,4 @@
-"""Counts that stay at the largest int32, and differences taken as integers."""
+"""Counts stop at the largest int32, and differences are computed as integers."""
 
 import mlx.core as mx
 import pytest

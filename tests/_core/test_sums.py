@@ -1,4 +1,4 @@
-"""Sums and means keep their digits: against float64, at sizes where one long float32 sum does not."""
+"""Sums and means against float64, at sizes for which one long float32 sum loses digits."""
 
 import math
 

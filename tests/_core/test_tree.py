@@ -1,6 +1,7 @@
 """Trees: paths, maps, specs."""
 
 import gc
+import json
 import time
 from collections import OrderedDict
 
@@ -59,6 +60,31 @@ def test_a_map_with_path_meets_the_leaves_in_the_order_of_items(value):
     met = []
     tree.map_with_path(lambda path, leaf: met.append(path), value)
     assert met == tree.paths(value) == [path for path, _ in tree.spec_items(tree.spec(value))]
+
+
+@given(containers(arrays()))
+def test_a_spec_is_the_same_after_a_round_trip_through_json(value):
+    described = tree.spec(value)
+    plain = tree.to_plain(described)
+    restored = json.loads(json.dumps(plain))
+    assert restored == plain
+    assert tree.from_plain(restored) == described
+    assert hash(tree.from_plain(restored)) == hash(described)
+    assert not tree.differences(plain, described)
+    assert tree.spec_items(plain) == tree.spec_items(described)
+    paths = [[segments for segments, _ in tree.spec_nodes(each)] for each in (plain, described)]
+    assert paths[0] == paths[1]
+
+
+def test_the_plain_form_of_a_spec_is_that_of_files():
+    value = {"w": [mx.zeros((2, 3), mx.bfloat16), None], 3: Pair((), 1.0)}
+    assert tree.to_plain(tree.spec(value)) == [
+        "dict",
+        [
+            ["w", ["list", [["array", "bfloat16", [2, 3]], ["none"]]]],
+            [3, ["namedtuple", "Pair", [["first", ["tuple", []]], ["second", ["other", "float"]]]]],
+        ],
+    ]
 
 
 @given(containers(arrays()), containers(arrays()))
@@ -160,7 +186,7 @@ def test_nothing_is_kept_of_a_tree_that_was_seen(use):
         mx.eval(value)
         mx.eval(use(value))
         del value
-        for _ in range(100):  # CUDA gives buffers back a little later
+        for _ in range(100):  # CUDA returns buffers with a delay
             if mx.get_active_memory() < before + 100_000:
                 return
             time.sleep(0.01)

@@ -36,7 +36,7 @@ def test_ulps_count_the_floats_between(start, steps):
     for _ in range(steps):
         end = np.nextafter(end, np.float32(np.inf))
     if not np.isinf(end):
-        # -0.0 and 0.0 are one number: the step from either is a step to the same float.
+        # -0.0 and 0.0 are equal, so both have the same distance to a third number.
         assert difference(mx.array([start]), mx.array([float(end)])).ulps == steps
 
 

@@ -1,4 +1,4 @@
-"""Trained arrays go back into a module."""
+"""Writing trained arrays back into a module."""
 
 import mlx.core as mx
 import mlx.nn as nn

@@ -1,4 +1,4 @@
-"""The step of a whole contrastive batch, encoded in parts: equal to the step that encodes it at once."""
+"""A contrastive step that encodes the batch in parts equals the step that encodes it at once."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -44,7 +44,7 @@ def start(transform=TRANSFORM, params=PARAMS, **options):
 
 
 def at_once(count, of=encode):
-    """The same loss in a plain step: the encoder sees `count` parts, all of which stay in memory."""
+    """Return a plain step with the same loss, which encodes `count` parts and keeps all in memory."""
 
     def whole(params, batch, rng):
         keys = mx.random.split(rng, count)

@@ -4,13 +4,13 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from tests._steps.test_train import BATCH, PARAMS, TRANSFORM, classifier, ragged, start
+from tests.training import BATCH, PARAMS, TRANSFORM, classifier, ragged, start
 from tests.trees import same_bits
 
 
 @pytest.fixture(scope="module")
 def step():
-    """One compiled step for all tests: its kernels are built once."""
+    """Return one compiled step for all tests, so that its kernels are built once."""
     return ps.compiled(ps.train_step(classifier, TRANSFORM), max_traces=2)
 
 

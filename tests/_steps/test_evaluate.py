@@ -7,7 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import evaluate
-from tests._steps.test_train import BATCH, classifier, ragged, start
+from tests.training import BATCH, classifier, ragged, start
 from tests.trees import snapshot
 
 
@@ -54,7 +54,7 @@ def parts_of(batch, rows=2):
 
 
 class Numbered:
-    """A source of batches by number, that counts what it was asked for."""
+    """A source of batches by number that counts its calls."""
 
     def __init__(self, batches):
         self.batches, self.asked = batches, []
@@ -65,7 +65,7 @@ class Numbered:
 
 
 def known(losses, weights=None):
-    """A step that gives these losses, whatever the state: a batch is a number into them."""
+    """Return a step whose loss is one of these, selected by the batch."""
 
     def step(state, batch):
         weight = 1.0 if weights is None else weights[batch]
@@ -144,7 +144,7 @@ def test_memory_does_not_grow_with_the_number_of_batches():
 
     few = peak(3)
     assert few >= 4 << 20
-    # One or two batches are there at a time; thirty would take ten times this.
+    # At most two batches are in memory at a time; thirty would take ten times as much.
     assert peak(30) <= 3 * few
 
 

@@ -1,4 +1,4 @@
-"""What a step has used is gone when its results are: nothing waits for Python to collect cycles."""
+"""The memory of a step is freed with its results, before Python collects cycles."""
 
 import gc
 
@@ -63,7 +63,7 @@ def test_memory_is_the_same_after_every_step(case):
                 state = ps.set_hyperparameters(state, learning_rate=1e-4)
                 mx.eval(state)
             seen.append(mx.get_active_memory())
-        # CUDA gives buffers back some time after they are dropped; on a CPU all of `seen` is the same.
+        # CUDA returns buffers some time after they are freed; on a CPU all of `seen` are equal.
         assert min(seen[-4:]) - max(seen[1:5]) < 60_000
     finally:
         gc.enable()
@@ -92,7 +92,7 @@ def test_what_a_sampler_captured_goes_with_it():
 
 
 def grown(once):
-    """Return the bytes that doing something once more leaves behind."""
+    """Return the bytes that a second call leaves in memory."""
     once()
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""loss_scaled_step: train_step, with gradients that float16 can hold."""
+"""loss_scaled_step: train_step with gradients that do not underflow in float16."""
 
 import mlx.core as mx
 import pytest

@@ -1,4 +1,4 @@
-"""States that hold nothing for some parameters: vmapped with their members, and differentiated."""
+"""States without arrays for some parameters, vmapped over a population and differentiated."""
 
 import mlx.core as mx
 import pytest

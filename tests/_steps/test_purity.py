@@ -1,4 +1,4 @@
-"""A step is a function of the state and the batch: of no global stream, and it changes neither."""
+"""A step is a function of the state and the batch: it uses no global stream and changes no argument."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -246,7 +246,8 @@ def test_a_forgotten_key_is_refused_where_it_matters():
     ps.train_step(loss(lambda p, x, rng: apply(p, x, rng=rng)), SGD)(state, BATCH)
     ps.eval_step(loss(lambda p, x, rng: apply(p, x)))(state, BATCH)
 
-    # A reference that is not trained is evaluated without a key, and a module without such layers too.
+    # A reference is not trained, so it needs no key; nor does a module without layers that depend on the
+    # mode.
     def reference(p, x, rng):
         return apply(p, x, rng=rng) - apply(params, x)
 

@@ -1,4 +1,4 @@
-"""sam_step: the gradient of the worst place nearby, and train_step's contract."""
+"""sam_step: the gradient at the worst point nearby, and the contract of train_step."""
 
 import mlx.core as mx
 import numpy as np

@@ -1,4 +1,4 @@
-"""Losses made of several means: exact over ragged parts, each term by its own weight."""
+"""Losses that are sums of means are exact over ragged parts, each term with its own weight."""
 
 import mlx.core as mx
 import numpy as np
@@ -71,7 +71,7 @@ def test_the_scaled_step_and_sam():
 
 
 def test_a_model_state_and_weights_that_the_model_makes():
-    """The weight of the second term is the number of outputs that are positive: it needs the forward pass."""
+    """The weight of the second term is the number of positive outputs, which needs the forward pass."""
 
     def stateful(params, model_state, batch, rng):
         out = batch["x"] @ params["w"] + model_state["n"]

@@ -1,4 +1,4 @@
-"""The training step: a function, exact over microbatches, strict about what it is given."""
+"""The training step is a function, is exact over microbatches, and checks its arguments."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -8,33 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import purestep as ps
+from tests.training import BATCH, DENSE, IGNORED, PARAMS, TRANSFORM, classifier, linear_loss, ragged, start
 from tests.trees import Pair, array, same_bits, snapshot
-
-IGNORED = -100
-
-
-def classifier(params, batch, rng):
-    """A linear classifier on [batch, seq, 4] with noise in its inputs, and a metric."""
-    x = batch["x"] if rng is None else batch["x"] + 0.0 * mx.random.normal(batch["x"].shape, key=rng)
-    logits = x @ params["w"] + params["b"]
-    loss = ps.losses.cross_entropy(logits, batch["y"], ignore_index=IGNORED)
-    return loss, {"biggest": logits.max(), "mean_logit": ps.Mean.of(logits.mean(-1), batch["y"] != IGNORED)}
-
-
-PARAMS = {"w": array(0, (4, 3), mx.float32), "b": array(1, (3,), mx.float32), "unused": None}
-TRANSFORM = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(1e-2))
-
-
-def ragged(seed, rows=8, seq=5):
-    """A batch in which every row holds another number of real tokens; one may hold none."""
-    generator = np.random.default_rng(seed)
-    targets = generator.integers(0, 3, (rows, seq))
-    targets[np.arange(seq)[None] >= generator.integers(0, seq + 1, (rows, 1))] = IGNORED
-    return {"x": array(seed, (rows, seq, 4), mx.float32), "y": mx.array(targets)}
-
-
-def start(transform=TRANSFORM, params=PARAMS, **options):
-    return ps.TrainState.create(params, transform, **options)
 
 
 def test_one_step_by_hand():
@@ -81,7 +56,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(seed, count):
 
 
 def test_averaging_the_means_of_microbatches_would_be_wrong_on_these_batches():
-    # The test above is worth something only if the parts weigh differently.
+    # The test above is meaningful only if the parts have different weights.
     state, batch = start(), ragged(3)
     halves = [{name: leaf[i : i + 4] for name, leaf in batch.items()} for i in (0, 4)]
     whole = classifier(state.params, batch, None)[0].value
@@ -190,9 +165,6 @@ def test_nan_parameters_and_targets_out_of_range_give_a_nan_loss():
     assert np.isnan(step(start(params=broken), ragged(0))[1]["loss"].item())
 
 
-BATCH = ragged(0)
-
-
 @pytest.mark.parametrize(
     ("batch", "error", "message"),
     [
@@ -290,13 +262,6 @@ def test_arguments_are_checked_when_the_step_is_built():
         ps.train_step(classifier, ps.optimizers.adam)
     with pytest.raises(TypeError, match="^train_step: loss_fn must be callable, got 3"):
         ps.train_step(3, TRANSFORM)
-
-
-def linear_loss(params, batch, rng):
-    return ps.losses.cross_entropy(batch["x"] @ params["w"] + params["b"], batch["y"], ignore_index=IGNORED)
-
-
-DENSE = {name: leaf for name, leaf in PARAMS.items() if leaf is not None}
 
 
 def test_a_population_of_runs_is_one_vmap():

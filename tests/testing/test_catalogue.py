@@ -1,4 +1,4 @@
-"""Every transform of the catalogue under every law: on random trees eager, on one small tree compiled."""
+"""Every transform of the catalogue under every law: eager on random trees, compiled on one small tree."""
 
 import mlx.core as mx
 import pytest
@@ -15,7 +15,7 @@ EAGER = [law for law in laws.ALWAYS if law is not laws.compilation]
 LEAFWISE = sorted(set(CATALOGUE) - READS_ALL_LEAVES)
 ELEMENTWISE = sorted(set(LEAFWISE) - READS_ITS_LEAF)
 
-# Few shapes, for on a CPU every new fused kernel costs most of a second.
+# Few shapes, because every new fused kernel takes most of a second on a CPU.
 SMALL = {"w": array(1, (2, 3)), "b": [array(2, (3,), mx.bfloat16), None]}
 
 
@@ -27,7 +27,7 @@ def named(function):
 @settings(max_examples=5)
 @given(params=parameter_trees())
 def test_random_trees_eager(name, params):
-    # One test a transform, not one a law: hypothesis nests the settings of a function at its every run.
+    # One test for each transform, not for each law: hypothesis nests the settings of a function at every run.
     for law in EAGER:
         law(CATALOGUE[name], params)
 
@@ -37,7 +37,7 @@ def test_compiled_equals_eager(name):
     laws.compilation(CATALOGUE[name], SMALL)
 
 
-# Signs and thresholds have kinks, and bfloat16 rounds the difference away.
+# Signs and thresholds are not smooth, and bfloat16 rounds the difference to zero.
 NOT_SMOOTH = {name for name in CATALOGUE if "bfloat16" in name or "sign" in name or "rprop" in name} | {
     "clip",
     "lookahead, reset",

@@ -1,4 +1,4 @@
-"""Transforms broken on purpose: each is caught by the law it breaks, and by that one first."""
+"""Transforms that break a law on purpose: `check` raises the error of that law first."""
 
 import itertools
 from typing import Any, NamedTuple

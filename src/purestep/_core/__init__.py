@@ -1,1 +1,1 @@
-"""What everything else stands on: types, checks, trees, means, exact sums, random keys, MLX's graph."""
+"""The foundations: types, checks, trees, means, exact sums, random keys, MLX's graph."""

@@ -12,7 +12,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def error(caller: str, message: str) -> ValueError:
-    """Return the error for callers to raise; `caller` is the public name the user called."""
+    """Return the error to raise; `caller` is the public name that the user called."""
     return ValueError(f"{caller}: {message}")
 
 
@@ -26,7 +26,7 @@ def number(
     below: float | None = None,
     most: float | None = None,
 ) -> Any:
-    """Refuse a value that is not a finite number within the bounds; return it as a Python number.
+    """Return a finite number within the bounds as a Python number; refuse every other value.
 
     Compute with the returned value: a numpy number times an MLX array gives a numpy array. A 0-d array is
     returned and not checked: reading it would wait for the device.

@@ -1,4 +1,4 @@
-"""Recomputation with the arrays, mode and key of the first run: `mx.checkpoint` within a scope.
+"""Recomputation under `mx.checkpoint` with the arrays, mode and key of the first run.
 
 A function under `mx.checkpoint` runs a second time while the gradient is computed. By then scopes of keys and
 borrowed modules are restored, and the second run would see other arrays, modes and keys. Therefore, while a
@@ -95,7 +95,7 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_original(value: Any) -> bool:
-    """Tell whether a value is MLX's own `mx.checkpoint`, which captures no scenes."""
+    """Return whether a value is MLX's own `mx.checkpoint`, which captures no scenes."""
     return value is _original
 
 
@@ -133,5 +133,5 @@ def training_step(leaves: list[mx.array]) -> Iterator[None]:
 
 
 def current_step() -> TrainingStep | None:
-    """Return the training step that this thread is in, or `None`."""
+    """Return the present training step of this thread, or `None`."""
     return _step.now

@@ -15,7 +15,7 @@ from purestep._core import checks, context, graph
 
 @contextmanager
 def scope(key: mx.array) -> Iterator[None]:
-    """Make every draw without a key of its own, inside the `with` block, a function of `key`.
+    """Make every draw without a key, within the `with` block, a function of `key`.
 
     `mlx.nn.Dropout` and similar layers draw from the global stream. Within the block that stream starts from
     `key`: eager, compiled, under `mx.grad` and under `mx.vmap`. After the block, also after an exception, the

@@ -25,7 +25,7 @@ def total(
     keepdims: bool = False,
     chain: int = _CHAIN,
 ) -> mx.array:
-    """Sum an array in float32, over all its axes or over some.
+    """Return the sum of an array in float32, over all axes or some.
 
     The relative error stays below 1e-6, also for 2^26 equal numbers. Up to 32 numbers are one plain sum. For
     more numbers, each stage on a CPU makes the array about 16 times smaller. A GPU adds in parallel: there a

@@ -1,4 +1,4 @@
-"""The types of what passes through a step, and of the functions that users write."""
+"""The types of the data in a step, and of the functions that users write."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, overload

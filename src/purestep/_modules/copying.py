@@ -1,4 +1,4 @@
-"""Copies of modules, which share nothing that a forward pass could change."""
+"""Copies of modules. A copy shares no value that a forward pass could change."""
 
 import copy
 import functools

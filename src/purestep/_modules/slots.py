@@ -18,7 +18,7 @@ class Slot(NamedTuple):
     key: Any
 
     def read(self) -> Any:
-        """Return what the slot holds."""
+        """Return the value in the slot."""
         return self.container[self.key]
 
     def write(self, value: Any) -> None:
@@ -110,7 +110,7 @@ def _all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what `Module.parameters` visits: names that start with `_` are private."""
+    """Yield the entries that `Module.parameters` visits: names that start with `_` are private."""
     if isinstance(node, dict):
         for key, child in node.items():
             if not (isinstance(node, nn.Module) and key.startswith("_")):

@@ -77,19 +77,19 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
     >>> bundle.step, bundle.batch, bundle.reason
     (0, {'x': array(0, dtype=float32)}, ('metrics.loss',))
     """
-    where = "replay.load"
-    path = check_path(where, check_path(where, path).absolute())
-    if not kind_of(where, path, follow=False):
-        raise FileNotFoundError(f"{where}: no bundle at {path}")
+    caller = "replay.load"
+    path = check_path(caller, check_path(caller, path).absolute())
+    if not kind_of(caller, path, follow=False):
+        raise FileNotFoundError(f"{caller}: no bundle at {path}")
     inside = store.steps(path)
     if inside:
         raise checks.error(
-            where, f"{path} holds bundles: name one, {store.existing(where, path, inside[-1])}"
+            caller, f"{path} holds bundles: name one, {store.existing(caller, path, inside[-1])}"
         )
-    manifest = directory.read(where, path, only=_KEY)
+    manifest = directory.read(caller, path, only=_KEY)
     facts = manifest.record.metadata.get(_KEY)
     if facts is None:
-        raise checks.error(where, f"{path} is a checkpoint: only replay.record writes bundles")
+        raise checks.error(caller, f"{path} is a checkpoint: only replay.record writes bundles")
     try:
         reason, compiled, device = tuple(facts["reason"]), facts["compiled"], facts["device"]
         after = dict(facts["after"].items())
@@ -97,13 +97,13 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
         if type(facts["reason"]) is not list or type(compiled) is not bool or {*map(type, texts)} != {str}:
             raise TypeError
     except (LookupError, TypeError, AttributeError):
-        raise CorruptError(f"{where}: {path} is damaged: it does not describe a bundle") from None
+        raise CorruptError(f"{caller}: {path} is damaged: it does not describe a bundle") from None
     if isinstance(types, str) or not isinstance(types, Iterable):
-        raise TypeError(f"{where}: types must be a list of NamedTuple types, got {types!r}")
-    known = _known(where, manifest.tree, types)
-    built = _typed(manifest.tree, restore(where, manifest.stored(where), None), known)
+        raise TypeError(f"{caller}: types must be a list of NamedTuple types, got {types!r}")
+    known = _known(caller, manifest.tree, types)
+    built = _typed(manifest.tree, restore(caller, manifest.stored(caller), None), known)
     if type(built) is not dict or built.keys() != {"state", "batch", "metrics"}:
-        raise CorruptError(f"{where}: {path} is damaged: it does not describe a bundle")
+        raise CorruptError(f"{caller}: {path} is damaged: it does not describe a bundle")
     return Bundle(
         built["state"],
         built["batch"],
@@ -166,7 +166,7 @@ def device() -> str:
     return f"cpu, {platform.machine()}, {hardware.blas()} BLAS" if name == "cpu" else name
 
 
-def _known(where: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tuple[str, ...]], Any]:
+def _known(caller: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tuple[str, ...]], Any]:
     """Return the type for each NamedTuple that a spec describes, by name and fields."""
     # The user's own types stand before purestep's; nothing else that is loaded is looked at.
     own = [
@@ -194,7 +194,7 @@ def _known(where: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tupl
             chosen[name, fields] = kinds[0]
     if missing:
         raise checks.error(
-            where, f"types must hold one NamedTuple for each of the bundle's: {'; '.join(missing)}"
+            caller, f"types must hold one NamedTuple for each of the bundle's: {'; '.join(missing)}"
         )
     return chosen
 

@@ -110,22 +110,22 @@ def explain(
     >>> report.first
     Nonfinite(path='gradients.w', nan=1, infinite=0, size=2, first=(1,))
     """
-    where = "replay.explain"
-    checks.function(where, "step", step)
+    caller = "replay.explain"
+    checks.function(caller, "step", step)
     if not isinstance(recorded, tuple) or not (isinstance(recorded, Bundle) or len(recorded) == 2):
         raise TypeError(
-            f"{where}: recorded must be a Bundle or (state, batch), got {type(recorded).__name__}"
+            f"{caller}: recorded must be a Bundle or (state, batch), got {type(recorded).__name__}"
         )
     state, batch = recorded[:2]
-    check_arrays(where, "state", state)
-    check_arrays(where, "batch", batch)
+    check_arrays(caller, "state", state)
+    check_arrays(caller, "batch", batch)
     eager = step.step if isinstance(step, Compiled) else step
     was_compiled = recorded.compiled if isinstance(recorded, Bundle) else isinstance(step, Compiled)
     runs: dict[bool, Tree] = {}
     for fast in (False, True):
         if eager_and_compiled or fast == was_compiled:
             whole = step if isinstance(step, Compiled) else compiled(step)
-            runs[fast] = _run(where, whole if fast else eager, state, batch)
+            runs[fast] = _run(caller, whole if fast else eager, state, batch)
     after, metrics = runs[was_compiled]
     parts: Any = getattr(eager, "parts", None)
     inner = None if parts is None else parts(state, batch)
@@ -133,7 +133,7 @@ def explain(
     reproduced, mismatches, conditions = None, (), ()
     if isinstance(recorded, Bundle):
         conditions = _conditions(recorded)
-        mismatches = _mismatches(where, recorded, after, metrics)
+        mismatches = _mismatches(caller, recorded, after, metrics)
         reproduced = not mismatches
     drift = _drift(runs[True], runs[False]) if len(runs) == 2 else None
     first = _first(stages)
@@ -141,7 +141,7 @@ def explain(
     return Report(first, stages, reproduced, mismatches, conditions, drift, notes)
 
 
-def _run(where: str, step: Callable[[Any, Batch], Any], state: Tree, batch: Batch) -> Any:
+def _run(caller: str, step: Callable[[Any, Batch], Any], state: Tree, batch: Batch) -> Any:
     try:
         made = step(state, batch)
         if type(made) is not tuple or len(made) != 2 or type(made[1]) is not dict:
@@ -151,7 +151,7 @@ def _run(where: str, step: Callable[[Any, Batch], Any], state: Tree, batch: Batc
         mx.eval(tree.leaves(made))
     except Exception as error:  # a step is the user's code: whatever it raises says that it does not fit
         raise checks.error(
-            where,
+            caller,
             f"step cannot be made from this state and batch, is it the one that was recorded? "
             f"({type(error).__name__}: {error})",
         ) from error
@@ -210,7 +210,7 @@ def _conditions(recorded: Bundle) -> tuple[str, ...]:
     )
 
 
-def _mismatches(where: str, recorded: Bundle, after: Tree, metrics: Metrics) -> tuple[str, ...]:
+def _mismatches(caller: str, recorded: Bundle, after: Tree, metrics: Metrics) -> tuple[str, ...]:
     found = []
     for name in sorted(metrics.keys() | recorded.metrics.keys()):
         a, b = metrics.get(name), recorded.metrics.get(name)
@@ -225,7 +225,7 @@ def _mismatches(where: str, recorded: Bundle, after: Tree, metrics: Metrics) -> 
     source = str(recorded.path)
     for path in sorted(arrays.keys() | recorded.after.keys()):
         there = path in arrays and path in recorded.after
-        if not there or not verified(where, source, recorded.after[path], checksum.raw(arrays[path])):
+        if not there or not verified(caller, source, recorded.after[path], checksum.raw(arrays[path])):
             found.append(tree.join("new", path))
     return tuple(found)
 

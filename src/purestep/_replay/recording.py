@@ -69,19 +69,19 @@ class Recorder:
 
     def __call__(self, state: Any, batch: Batch) -> tuple[Any, Metrics]:
         """Make a step; first look at the steps before, if `every` of them are waiting."""
-        where = "replay.record"
-        check_arrays(where, "batch", batch)
+        caller = "replay.record"
+        check_arrays(caller, "batch", batch)
         if state is not self._after:  # otherwise it was looked at as the one before returned it
-            check_arrays(where, "state", state)
+            check_arrays(caller, "state", state)
         if self._calls == 0:
-            check_storable(where, {"state": state, "batch": batch})
+            check_storable(caller, {"state": state, "batch": batch})
         if len(self._window) >= self._every or state is not self._after:
             self.check()
         after, metrics = self._step(state, batch)
         if type(metrics) is not dict:
-            raise TypeError(f"{where}: step must return (state, metrics), got {metrics!r} for metrics")
-        check_arrays(where, "metrics", metrics)
-        check_arrays(where, "the new state", after)
+            raise TypeError(f"{caller}: step must return (state, metrics), got {metrics!r} for metrics")
+        check_arrays(caller, "metrics", metrics)
+        check_arrays(caller, "the new state", after)
         self._calls += 1
         if len(self.bundles) >= self._max:
             return after, metrics
@@ -228,28 +228,28 @@ def record(
     >>> [path.name for path in step.bundles]
     ['step_00000001']
     """
-    where = "replay.record"
-    checks.function(where, "step", step)
+    caller = "replay.record"
+    checks.function(caller, "step", step)
     if isinstance(step, Recorder):
-        raise checks.error(where, "step must be a step, got a recorder")
-    every = checks.integer(where, "every", every, least=1)
-    max_bundles = checks.integer(where, "max_bundles", max_bundles, least=1)
+        raise checks.error(caller, "step must be a step, got a recorder")
+    every = checks.integer(caller, "every", every, least=1)
+    max_bundles = checks.integer(caller, "max_bundles", max_bundles, least=1)
     if isinstance(ignore, str):
-        raise TypeError(f"{where}: ignore must be a list of names, got the string {ignore!r}")
-    directory = check_path(where, check_path(where, directory).absolute())
-    _check_own(where, directory)
+        raise TypeError(f"{caller}: ignore must be a list of names, got the string {ignore!r}")
+    directory = check_path(caller, check_path(caller, directory).absolute())
+    _check_own(caller, directory)
     return Recorder(step, directory, every=every, max_bundles=max_bundles, ignore=ignore, params=params)
 
 
-def _check_own(where: str, root: Path) -> None:
+def _check_own(caller: str, root: Path) -> None:
     """Refuse a directory of checkpoints: among them a bundle would be taken for one."""
     for entry in store.entries(root):
         try:
-            manifest = layout.read(where, entry)
+            manifest = layout.read(caller, entry)
         except ValueError:
             continue  # damaged: nobody can tell what it was
         if not bundle.is_bundle(manifest):
-            raise checks.error(where, f"{root} holds checkpoints: give bundles a directory of their own")
+            raise checks.error(caller, f"{root} holds checkpoints: give bundles a directory of their own")
 
 
 def _same(first: Metrics, second: Metrics) -> bool:

@@ -40,7 +40,7 @@ class Compiled(Generic[Args, Result]):
         self.step = step
         self._threads: weakref.WeakSet[tracing.Traces] = weakref.WeakSet()
         local = _Local(self._threads)
-        # Not a method of this object: the cycle would keep alive whatever the step has captured.
+        # Not a method of this object: the cycle would keep the arrays that the step captures in memory.
         self._call = (
             mx.compile(partial(_run, step, local.current, max_traces, None))
             if keep is None

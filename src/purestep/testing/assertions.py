@@ -12,7 +12,7 @@ TOLERANCES = {mx.float32: 2e-6, mx.bfloat16: 2**-7, mx.float16: 2**-10}
 
 
 def bits(tree_of_arrays: Tree) -> list[tuple[Any, ...]]:
-    """Return the path, dtype, shape and bytes of every leaf; equal only for equal bits, NaN included."""
+    """Return the path, dtype, shape and bytes of every leaf: equal only for equal bits, also of NaN."""
     return [(path, *_raw(leaf)) for path, leaf in tree.items(tree_of_arrays)]
 
 

@@ -26,7 +26,7 @@ def arrays(
 
 
 def containers(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Draw a tree of these leaves: dicts, lists, tuples, NamedTuples, `None` and empty containers."""
+    """Draw a tree with these leaves, in all kinds of containers, some of them `None` or empty."""
     return st.recursive(
         st.one_of(leaf, leaf, leaf, st.none()),
         lambda below: st.one_of(

@@ -1,4 +1,4 @@
-"""What a compiled step does while MLX traces it, or where MLX does not compile."""
+"""Compiled steps while MLX traces them, and without compilation."""
 
 import gc
 import subprocess
@@ -13,11 +13,11 @@ import pytest
 
 import purestep as ps
 from purestep.testing import laws
-from tests._steps.test_train import start
+from tests.training import start
 
 
 def summing(state, batch):
-    """One operation an output: MLX builds no kernel for it."""
+    """Return one operation for each output, for which MLX builds no kernel."""
     return state, {"sum": batch["x"].sum()}
 
 
@@ -154,7 +154,7 @@ def test_kept_are_the_most_recent_shapes_and_the_others_are_freed():
     def step(state, batch):
         runs.append(batch["x"].shape[0])
         constant = mx.zeros(megabyte // 4)
-        mx.eval(constant)  # so it is held by the trace
+        mx.eval(constant)  # so that the trace keeps it in memory
         return state, {"sum": batch["x"].sum() + constant[0]}
 
     step, state = ps.compiled(step, keep=3), {"w": mx.ones(1)}
@@ -162,7 +162,7 @@ def test_kept_are_the_most_recent_shapes_and_the_others_are_freed():
     for count in range(1, 13):
         step(state, rows(count))
     assert mx.get_active_memory() - before < 3.5 * megabyte
-    for count in (12, 10, 11):  # 10 is now the oldest but one
+    for count in (12, 10, 11):  # 10 is now the second oldest
         step(state, rows(count))
     assert runs == list(range(1, 13))
     step(state, rows(1))
@@ -203,7 +203,7 @@ def test_a_step_may_receive_what_it_captures():
     state, metrics = compiled(begun, batch)
     assert state["w"].tolist() == [2.0, 4.0]
     assert metrics["same"].tolist() == [9.0, 16.0]
-    state, metrics = compiled(state, {"x": mx.array([1.0, 1.0])})  # what is captured stays what it was
+    state, metrics = compiled(state, {"x": mx.array([1.0, 1.0])})  # the captured array keeps its value
     assert state["w"].tolist() == [3.0, 6.0]
     assert (metrics["same"].tolist(), metrics["as"].tolist()) == ([3.0, 4.0], [1.0, 2.0])
     assert compiled.traces == 1

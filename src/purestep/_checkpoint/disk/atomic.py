@@ -1,18 +1,17 @@
 """Files that are complete or absent."""
 
 import os
-import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from purestep._checkpoint.disk import lock
+from purestep._checkpoint.format import names
 from purestep._checkpoint.format.header import kind_of, naming
 
 # Random parts of the names of temporaries that this process is writing.
 _UNDER_WAY: set[str] = set()
-_DIVIDED = re.compile(r"-\d{5,}-of-\d{5,}(?=\.)|\.index\.json$")
 
 
 class NotFlushedError(OSError):
@@ -39,7 +38,7 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     make_directory(path.parent)
     _remove_abandoned(path)
     token = secrets.token_hex(4)
-    temporary = path.parent / f".{path.name}.{lock.owner_name()}.{token}.tmp{path.suffix}"
+    temporary = path.parent / names.temporary_file(path.name, lock.host(), os.getpid(), token)
     _UNDER_WAY.add(token)
     try:
         # Not tempfile's: its files are for their owner alone, and a process has only one umask to ask about.
@@ -104,12 +103,12 @@ def flush(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    name = re.compile(rf"\.(.+)\.{re.escape(lock.host())}\.([1-9]\d{{0,8}})\.(\w+)\.tmp.*")
-    state = _DIVIDED.sub("", path.name)
+    name = names.temporaries(lock.host())
+    state = names.undivided(path.name)
     with suppress(OSError):  # one that cannot be removed, somebody else's, must not prevent a save
         for entry in path.parent.iterdir():
             found = name.fullmatch(entry.name)
-            if not found or _DIVIDED.sub("", found[1]) != state or entry.is_dir():
+            if not found or names.undivided(found[1]) != state or entry.is_dir():
                 continue
             pid, token = int(found[2]), found[3]
             if token not in _UNDER_WAY if pid == os.getpid() else not _lives(pid):

@@ -42,14 +42,14 @@ class Index(NamedTuple):
         return ((key, names[name]) for key, name in _placed(self.text))
 
 
-def read_index(where: str, path: Path, key: str) -> Index:
+def read_index(caller: str, path: Path, key: str) -> Index:
     """Read an index, with the text that its metadata has under a key.
 
     Raises:
         CorruptError: if it is none, or a file that it names is missing.
         ValueError: if it names a file outside of its directory.
     """
-    with reading(where, path):
+    with reading(caller, path):
         text = path.read_bytes()
     header: bytes | bytearray | None = None
     size = b""
@@ -61,21 +61,21 @@ def read_index(where: str, path: Path, key: str) -> Index:
                 size = text[start : min(stop, start + 40)]
             if name == key:
                 if text[start] != 0x22:
-                    raise CorruptError(f"{where}: {path} was not written by purestep.checkpoint")
+                    raise CorruptError(f"{caller}: {path} was not written by purestep.checkpoint")
                 header = scan.utf8(text, start, stop)
         for name, file in _placed(text):
             hashes.append(hash((name,)))
             characters += len(name)
             if file not in files:
-                reader.check_names(where, path, [file])
-                if kind_of(where, path.parent / file) != "file":
-                    raise CorruptError(f"{where}: {path.parent / file} is missing")
+                reader.check_names(caller, path, [file])
+                if kind_of(caller, path.parent / file) != "file":
+                    raise CorruptError(f"{caller}: {path.parent / file} is missing")
                 files[file] = None
         if not scan.distinct(hashes):
             raise ScanError("a name occurs twice")
     except ScanError as error:
         raise CorruptError(
-            f"{where}: {path} is damaged: it is not an index of safetensors files ({error})"
+            f"{caller}: {path} is damaged: it is not an index of safetensors files ({error})"
         ) from None
     return Index(header, size, list(files), len(hashes), characters, text)
 

@@ -11,9 +11,8 @@ import socket
 import weakref
 from pathlib import Path
 
+from purestep._checkpoint.format import names
 from purestep._checkpoint.format.header import naming
-
-_NAME = ".lock"
 
 
 class LockedError(RuntimeError):
@@ -27,37 +26,37 @@ class Lock:
     Python closes when it is dropped. A descriptor in a variable, an interrupt would leave open.
     """
 
-    def __init__(self, where: str, directory: Path):
-        self._path = directory / _NAME
+    def __init__(self, caller: str, directory: Path):
+        self._path = directory / names.LOCK
         self._file: io.FileIO | None = None
         _HELD.add(self)  # before there is a file: a child may be forked at any moment
         try:
             if self._path.is_symlink():  # which would make a file elsewhere
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
             self._file = file = io.FileIO(self._path, "a+")
-            self._acquire(where, directory, file)
+            self._acquire(caller, directory, file)
         except BaseException:
             self._close()
             raise
 
-    def _acquire(self, where: str, directory: Path, file: io.FileIO) -> None:
+    def _acquire(self, caller: str, directory: Path, file: io.FileIO) -> None:
         if not self._is_at_its_path(file):
             raise OSError(errno.EBUSY, "replaced while it was opened", str(self._path))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LockedError(
-                f"{where}: {directory} is being written by {_owner(file.fileno())}: "
+                f"{caller}: {directory} is being written by {_owner(file.fileno())}: "
                 "close that writer first, or use another directory"
             ) from None
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
-    def check(self, where: str) -> None:
+    def check(self, caller: str) -> None:
         """Refuse to go on when the lock's file was removed or replaced: another writer may have another."""
         if self._file is None or not self._is_at_its_path(self._file):
             raise LockedError(
-                f"{where}: {self._path} was removed or replaced while it was held: close this writer, "
+                f"{caller}: {self._path} was removed or replaced while it was held: close this writer, "
                 "and make another if no other process writes there"
             )
 
@@ -104,11 +103,6 @@ os.register_at_fork(after_in_child=_forget)
 def host() -> str:
     """Return this host's name as it stands in the names of temporaries."""
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
-
-
-def owner_name() -> str:
-    """Return `host.pid` of this process, as it stands in the names of temporaries."""
-    return f"{host()}.{os.getpid()}"
 
 
 def _owner(descriptor: int) -> str:

@@ -9,7 +9,7 @@ from purestep._core import checks
 _LONGEST = 255  # bytes of a file's name
 
 
-def check_path(where: str, path: Any) -> Path:
+def check_path(caller: str, path: Any) -> Path:
     """Return a path; refuse what MLX cannot open.
 
     >>> check_path("load", "a\\udcff")
@@ -18,11 +18,11 @@ def check_path(where: str, path: Any) -> Path:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
-        raise TypeError(f"{where}: path must be a string or a Path, got {checks.shown(path)}")
+        raise TypeError(f"{caller}: path must be a string or a Path, got {checks.shown(path)}")
     if "\0" in text:
-        raise checks.error(where, f"path must have no null character, got {text!a}")
+        raise checks.error(caller, f"path must have no null character, got {text!a}")
     if not _is_text(text):
-        raise checks.error(where, f"path must be UTF-8, as MLX needs it, got {text!a}")
+        raise checks.error(caller, f"path must be UTF-8, as MLX needs it, got {text!a}")
     return Path(text)
 
 

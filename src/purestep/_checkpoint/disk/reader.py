@@ -33,7 +33,7 @@ class Place(NamedTuple):
     checksum: str
 
 
-def lazy(where: str, path: Path) -> dict[str, mx.array]:
+def lazy(caller: str, path: Path) -> dict[str, mx.array]:
     """Return the arrays of a file whose header has been checked; each is read when it is evaluated.
 
     Raises:
@@ -48,8 +48,8 @@ def lazy(where: str, path: Path) -> dict[str, mx.array]:
             break
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             if last or not isinstance(error, RuntimeError):
-                raise _unreadable(where, f"{path}", [path], error) from None
-            _probe(where, path)  # whatever is not wrong with the file may have passed
+                raise _unreadable(caller, f"{path}", [path], error) from None
+            _probe(caller, path)  # whatever is not wrong with the file may have passed
     return arrays
 
 
@@ -63,30 +63,32 @@ def _settle() -> None:
             continue
 
 
-def _probe(where: str, path: Path) -> None:
+def _probe(caller: str, path: Path) -> None:
     """Read a file through the system, which says why it cannot.
 
     Raises:
         CorruptError: if it is missing or cut.
         OSError: for another reason than damage.
     """
-    contents(where, path)
-    with reading(where, path), path.open("rb") as file:
+    contents(caller, path)
+    with reading(caller, path), path.open("rb") as file:
         while file.read(1 << 24):
             pass
 
 
-def _unreadable(where: str, source: str, files: Iterable[Path], error: Exception) -> Exception:
+def _unreadable(caller: str, source: str, files: Iterable[Path], error: Exception) -> Exception:
     """Return what an error of MLX's means, once the system has read the files without one."""
     for file in files:
-        _probe(where, file)
+        _probe(caller, file)
     if _REFUSED.search(str(error)):
-        return OSError(f"{where}: {source} cannot be read by MLX ({error}), but now by the system: try again")
-    return CorruptError(f"{where}: {source} cannot be read by MLX ({error})")
+        return OSError(
+            f"{caller}: {source} cannot be read by MLX ({error}), but now by the system: try again"
+        )
+    return CorruptError(f"{caller}: {source} cannot be read by MLX ({error})")
 
 
 def read(
-    where: str,
+    caller: str,
     directory: Path,
     places: Mapping[str, Place],
     leaves: Leaves,
@@ -96,7 +98,7 @@ def read(
     """Return arrays by path, in memory, each with the dtype, shape and checksum that it was stored with.
 
     Args:
-        where: the public name that the user called.
+        caller: the public name that the user called.
         directory: of the files.
         places: of every array that the files hold, those not wanted too.
         leaves: dtype and shape of each array.
@@ -109,7 +111,9 @@ def read(
         MemoryError: if there is no room for the arrays.
     """
     files = {places[path].file for path in paths}
-    found = _chosen(where, directory, places, leaves, paths, _opened(where, directory, places, files, check))
+    found = _chosen(
+        caller, directory, places, leaves, paths, _opened(caller, directory, places, files, check)
+    )
     sums: deque[tuple[str, Future[None]]] = deque()
 
     def finish() -> None:
@@ -125,12 +129,12 @@ def read(
     try:
         with ThreadPoolExecutor(_SUMMING) as pool:
             named = [directory / name for name in files]
-            _evaluate(where, f"{directory}", named, lambda: mx.async_eval(found))
+            _evaluate(caller, f"{directory}", named, lambda: mx.async_eval(found))
             for path in found:
                 file = directory / places[path].file
-                _evaluate(where, f"{path} in {file}", [file], lambda path=path: mx.eval(found[path]))
+                _evaluate(caller, f"{path} in {file}", [file], lambda path=path: mx.eval(found[path]))
                 raw = checksum.raw(found[path])
-                sums.append((path, pool.submit(_check_bytes, where, directory, path, places[path], raw)))
+                sums.append((path, pool.submit(_check_bytes, caller, directory, path, places[path], raw)))
                 del raw  # which would keep the array
                 if len(sums) > _UNSUMMED:
                     finish()
@@ -149,7 +153,7 @@ def read(
 
 
 def unsummed(
-    where: str, directory: Path, files: Mapping[str, str], leaves: Leaves, keys: Iterable[str]
+    caller: str, directory: Path, files: Mapping[str, str], leaves: Leaves, keys: Iterable[str]
 ) -> dict[str, mx.array]:
     """Return arrays by name, in memory, of files without checksums whose headers have been checked.
 
@@ -158,35 +162,35 @@ def unsummed(
         OSError: if the system cannot read one for another reason.
     """
     wanted = list(keys)
-    opened = {name: lazy(where, directory / name) for name in dict.fromkeys(files[key] for key in wanted)}
+    opened = {name: lazy(caller, directory / name) for name in dict.fromkeys(files[key] for key in wanted)}
     found: dict[str, mx.array] = {}
     for key in wanted:
         name = files[key]
         found[key] = opened[name].pop(key)
-        _check_kind(where, directory, key, Place(name, key, ""), leaves[key], found[key])
+        _check_kind(caller, directory, key, Place(name, key, ""), leaves[key], found[key])
     opened.clear()
     for key in wanted:
         file = directory / files[key]
-        _evaluate(where, f"{key} in {file}", [file], lambda key=key: mx.eval(found[key]))
+        _evaluate(caller, f"{key} in {file}", [file], lambda key=key: mx.eval(found[key]))
         found[key] = device.placed(found[key])
     mx.eval(found)
     device.trim()
     return found
 
 
-def _evaluate(where: str, source: str, files: Iterable[Path], evaluation: Callable[[], object]) -> None:
+def _evaluate(caller: str, source: str, files: Iterable[Path], evaluation: Callable[[], object]) -> None:
     """Read arrays of files; where there is no memory for them nothing is damaged."""
     try:
         evaluation()
     except RuntimeError as error:
         _settle()
         if "alloc" in str(error):
-            raise MemoryError(f"{where}: there is no room for {source}: {error}") from None
-        raise _unreadable(where, source, files, error) from None
+            raise MemoryError(f"{caller}: there is no room for {source}: {error}") from None
+        raise _unreadable(caller, source, files, error) from None
 
 
 def examine(
-    where: str, directory: Path, file: str, held: Mapping[str, Place], leaves: Leaves
+    caller: str, directory: Path, file: str, held: Mapping[str, Place], leaves: Leaves
 ) -> Iterator[CorruptError]:
     """Yield what is wrong with the arrays that one file holds, read one after another and kept no longer.
 
@@ -194,29 +198,29 @@ def examine(
         CorruptError: if none of them can be read.
         OSError: if the system cannot read the file for another reason than damage.
     """
-    arrays = _opened(where, directory, held, {file}, None)[file]
+    arrays = _opened(caller, directory, held, {file}, None)[file]
     for path, place in held.items():
         array = arrays.pop(place.key)
         try:
-            _check_kind(where, directory, path, place, leaves[path], array)
+            _check_kind(caller, directory, path, place, leaves[path], array)
             source = f"{path} in {directory / file}"
-            _evaluate(where, source, [directory / file], lambda array=array: mx.eval(array))
-            _check_bytes(where, directory, path, place, checksum.raw(array))
+            _evaluate(caller, source, [directory / file], lambda array=array: mx.eval(array))
+            _check_bytes(caller, directory, path, place, checksum.raw(array))
         except CorruptError as error:
             yield error
 
 
-def check_names(where: str, source: Path, names: Iterable[str]) -> None:
+def check_names(caller: str, source: Path, names: Iterable[str]) -> None:
     """Refuse names of files that lead out of the directory of the file that lists them."""
     for name in names:
         if not is_file_name(name):
             raise checks.error(
-                where, f"{source} names {name[:300]!a}, which is not in its directory: do not trust it"
+                caller, f"{source} names {name[:300]!a}, which is not in its directory: do not trust it"
             )
 
 
 def _opened(
-    where: str,
+    caller: str,
     directory: Path,
     places: Mapping[str, Place],
     files: set[str],
@@ -232,15 +236,15 @@ def _opened(
         file = directory / name
         if check is not None:
             check(file)
-        check_arrays(where, file, keys[name])  # before MLX makes room for what the file says it holds
-        opened[name] = lazy(where, file)
+        check_arrays(caller, file, keys[name])  # before MLX makes room for what the file says it holds
+        opened[name] = lazy(caller, file)
         if opened[name].keys() != keys[name]:
-            raise CorruptError(f"{where}: {file} is damaged: its arrays are not those its header names")
+            raise CorruptError(f"{caller}: {file} is damaged: its arrays are not those its header names")
     return opened
 
 
 def _chosen(
-    where: str,
+    caller: str,
     directory: Path,
     places: Mapping[str, Place],
     leaves: Leaves,
@@ -251,19 +255,19 @@ def _chosen(
     found: dict[str, mx.array] = {}
     for path in paths:
         found[path] = opened[places[path].file][places[path].key]
-        _check_kind(where, directory, path, places[path], leaves[path], found[path])
+        _check_kind(caller, directory, path, places[path], leaves[path], found[path])
     return found
 
 
 def _check_kind(
-    where: str, directory: Path, path: str, place: Place, leaf: tuple[str, tuple[int, ...]], array: mx.array
+    caller: str, directory: Path, path: str, place: Place, leaf: tuple[str, tuple[int, ...]], array: mx.array
 ) -> None:
     if (tree.dtype_name(array.dtype), array.shape) != leaf:
         file = directory / place.file
-        raise CorruptError(f"{where}: {file} is damaged: {path} has another dtype or shape")
+        raise CorruptError(f"{caller}: {file} is damaged: {path} has another dtype or shape")
 
 
-def _check_bytes(where: str, directory: Path, path: str, place: Place, raw: Any) -> None:
+def _check_bytes(caller: str, directory: Path, path: str, place: Place, raw: Any) -> None:
     source = f"{path} in {directory / place.file}"
-    if not verified(where, source, place.checksum, raw):
-        raise CorruptError(f"{where}: {source} is damaged: its bytes do not have the checksum written")
+    if not verified(caller, source, place.checksum, raw):
+        raise CorruptError(f"{caller}: {source} is damaged: its bytes do not have the checksum written")

@@ -13,53 +13,54 @@ from purestep._checkpoint.disk import atomic, device
 from purestep._checkpoint.disk.line import Line
 from purestep._checkpoint.format import checksum, outline
 from purestep._checkpoint.format.kinds import AXES
+from purestep._checkpoint.format.names import ECOSYSTEM as ECOSYSTEM
+from purestep._checkpoint.format.names import SUFFIX as SUFFIX
+from purestep._checkpoint.format.names import shard
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 
-SUFFIX = ".safetensors"
-# Readers of the ecosystem ask for this before they open a file.
-ECOSYSTEM = {"format": "mlx"}
 
-
-def snapshot(state: Tree, where: str = "checkpoint.save") -> dict[str, mx.array]:
+def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array]:
     """Return what `evaluated` does, of a state that safetensors files can hold.
 
     Raises:
         ValueError: for an array of a dtype or a name that no file could give back, with its path.
     """
-    check_storable(where, state)
+    check_storable(caller, state)
     for path, leaf in tree.items(state):
         shown = tree.join("state", path) if path else "state"
         if leaf.dtype == mx.float64:
             raise checks.error(
-                where, f"{shown} is float64, which safetensors cannot hold: cast it to float32"
+                caller, f"{shown} is float64, which safetensors cannot hold: cast it to float32"
             )
         # A file's metadata has this name, and the parameters of a checkpoint lose theirs.
         if path.removeprefix("params.") == "__metadata__":
-            raise checks.error(where, f"{shown} has a name that safetensors keeps for itself: rename the key")
+            raise checks.error(
+                caller, f"{shown} has a name that safetensors keeps for itself: rename the key"
+            )
         if any("\ud800" <= character <= "\udfff" for character in path):
             raise checks.error(
-                where, f"{shown!a} has a lone surrogate in a key, which no file can name: rename the key"
+                caller, f"{shown!a} has a lone surrogate in a key, which no file can name: rename the key"
             )
     return evaluated(state)
 
 
-def check_storable(where: str, state: Tree) -> None:
+def check_storable(caller: str, state: Tree) -> None:
     """Refuse a tree that no header could describe: too deep, or with a path or a shape that is too long."""
     level, depth = [("state", state)], 0
     while level:
         if depth > outline.DEEPEST:
-            raise checks.error(where, f"state must be nested at most {outline.DEEPEST} containers deep")
+            raise checks.error(caller, f"state must be nested at most {outline.DEEPEST} containers deep")
         below: list[tuple[str, Any]] = []
         for path, node in level:
             if len(path) > outline.LONGEST:
                 raise checks.error(
-                    where,
+                    caller,
                     f"state must have paths of at most {outline.LONGEST} characters, got {len(path)} in "
                     f"{path[:80]!a}...",
                 )
             if isinstance(node, mx.array) and node.ndim > AXES:
-                raise checks.error(where, f"{path} must have at most {AXES} axes, got {node.ndim}")
+                raise checks.error(caller, f"{path} must have at most {AXES} axes, got {node.ndim}")
             below += [(f"{path}.{segment}", child) for segment, child in tree.children(node) or []]
         level = below
         depth += 1
@@ -92,17 +93,14 @@ def shards(stem: str, arrays: Mapping[str, mx.array], limit: int | None) -> dict
         filled += array.nbytes
     if len(groups) == 1:
         return {stem + SUFFIX: groups[0]}
-    return {
-        f"{stem}-{number:05}-of-{len(groups):05}{SUFFIX}": group
-        for number, group in enumerate(groups, start=1)
-    }
+    return {shard(stem, number, len(groups)): group for number, group in enumerate(groups, start=1)}
 
 
 def index(files: Mapping[str, Mapping[str, mx.array]], metadata: Mapping[str, Any]) -> str:
     """Return the text of `stem.safetensors.index.json`, in Hugging Face's convention."""
     size = sum(array.nbytes for arrays in files.values() for array in arrays.values())
-    where = {key: name for name, arrays in files.items() for key in arrays}
-    return json.dumps({"metadata": {"total_size": size, **metadata}, "weight_map": where}, indent=1) + "\n"
+    holders = {key: name for name, arrays in files.items() for key in arrays}
+    return json.dumps({"metadata": {"total_size": size, **metadata}, "weight_map": holders}, indent=1) + "\n"
 
 
 def write(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]) -> None:
@@ -154,6 +152,6 @@ def _put(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]
         named.replace(path)
 
 
-def check_limit(where: str, limit: int | None) -> int | None:
+def check_limit(caller: str, limit: int | None) -> int | None:
     """Refuse a `shard_bytes` that is not a positive integer or `None`; return it."""
-    return None if limit is None else checks.integer(where, "shard_bytes", limit, least=1)
+    return None if limit is None else checks.integer(caller, "shard_bytes", limit, least=1)

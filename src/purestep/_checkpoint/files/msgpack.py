@@ -4,7 +4,7 @@ import io
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
-from typing import Any
+from typing import Any, overload
 
 import mlx.core as mx
 import msgpack
@@ -15,7 +15,7 @@ from purestep._checkpoint.format import checksum, outline, scan
 from purestep._checkpoint.format.header import CorruptError, Opened, described, opened, seal, verified
 from purestep._checkpoint.format.scan import ScanError
 from purestep._checkpoint.format.specs import DTYPES, leaf_specs, nbytes
-from purestep._checkpoint.restoring.restore import Rename, Stored, restore
+from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
 from purestep._core import tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -58,6 +58,28 @@ def to_bytes(state: Tree) -> bytes:
         device.trim()
 
 
+@overload
+def from_bytes(
+    data: bytes | bytearray | memoryview,
+    *,
+    like: None = None,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Tree: ...
+
+
+@overload
+def from_bytes(
+    data: bytes | bytearray | memoryview,
+    *,
+    like: Template,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Template: ...
+
+
 def from_bytes(
     data: bytes | bytearray | memoryview,
     *,
@@ -90,23 +112,23 @@ def from_bytes(
     >>> from_bytes(to_bytes([mx.array(1), None]))
     [array(1, dtype=int32), None]
     """
-    where = "checkpoint.from_bytes"
+    caller = "checkpoint.from_bytes"
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"{where}: data must be bytes, as to_bytes returns, got {type(data).__name__}")
-    header, chunks = _unpacked(where, memoryview(data))
-    text = opened(where, "data", header)
-    described(where, "data", text)
+        raise TypeError(f"{caller}: data must be bytes, as to_bytes returns, got {type(data).__name__}")
+    header, chunks = _unpacked(caller, memoryview(data))
+    text = opened(caller, "data", header)
+    described(caller, "data", text)
     if sum(_pieces(nbytes(node.name, node.shape)) for node in _arrays(text)) != sum(1 for _ in chunks()):
-        raise CorruptError(f"{where}: data is damaged: it does not hold the arrays its header names")
+        raise CorruptError(f"{caller}: data is damaged: it does not hold the arrays its header names")
     # All of it is verified before any of it becomes an object.
-    _verify(where, text, chunks())
+    _verify(caller, text, chunks())
     pieces = chunks()
     places = {
         node.path: [next(pieces) for _ in range(_pieces(nbytes(node.name, node.shape)))]
         for node in _arrays(text)
     }
     spec = outline.built(text.text, *text.members["tree"])
-    leaves = leaf_specs(where, "data", spec)
+    leaves = leaf_specs(caller, "data", spec)
 
     def read(paths: list[str]) -> dict[str, mx.array]:
         found = {}
@@ -118,7 +140,7 @@ def from_bytes(
         return found
 
     stored = Stored("data", spec, read)
-    return restore(where, stored, like, cast=cast, partial=partial, rename=rename)
+    return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
 
 
 def _packed(arrays: dict[str, mx.array], spec: Any) -> bytes:
@@ -137,7 +159,7 @@ def _packed(arrays: dict[str, mx.array], spec: Any) -> bytes:
     return packed.getvalue()
 
 
-def _unpacked(where: str, data: memoryview) -> tuple[memoryview, Callable[[], Iterator[memoryview]]]:
+def _unpacked(caller: str, data: memoryview) -> tuple[memoryview, Callable[[], Iterator[memoryview]]]:
     """Return the header, and a function that yields the pieces of the arrays, all without a copy."""
     data = data.cast("B") if data.c_contiguous else memoryview(bytes(data))
     try:
@@ -156,7 +178,7 @@ def _unpacked(where: str, data: memoryview) -> tuple[memoryview, Callable[[], It
         if at != len(data):
             raise _ForeignError
     except _ForeignError:
-        raise CorruptError(f"{where}: data is cut or was not written by purestep") from None
+        raise CorruptError(f"{caller}: data is cut or was not written by purestep") from None
 
     def chunks() -> Iterator[memoryview]:
         at = start
@@ -195,7 +217,7 @@ def _arrays(text: Opened) -> Iterator[outline.Node]:
     return (node for node in outline.walk(text.text, *text.members["tree"]) if node.kind == "array")
 
 
-def _verify(where: str, text: Opened, chunks: Iterator[memoryview]) -> None:
+def _verify(caller: str, text: Opened, chunks: Iterator[memoryview]) -> None:
     """Check the bytes of every array: the tree, the checksums and the bytes are in one order."""
     try:
         sums = scan.members(text.text, *text.members["checksums"])
@@ -205,11 +227,11 @@ def _verify(where: str, text: Opened, chunks: Iterator[memoryview]) -> None:
             size = nbytes(node.name, node.shape)
             whole = _joined([next(chunks) for _ in range(_pieces(size))])
             expected = scan.string(text.text, *found[1:])
-            if len(whole) != size or not verified(where, node.path, expected, whole):
-                raise CorruptError(f"{where}: data is damaged: {node.path} is not as it was written")
+            if len(whole) != size or not verified(caller, node.path, expected, whole):
+                raise CorruptError(f"{caller}: data is damaged: {node.path} is not as it was written")
     except (ScanError, KeyError):
         raise CorruptError(
-            f"{where}: data is damaged: its header does not name the same arrays twice"
+            f"{caller}: data is damaged: its header does not name the same arrays twice"
         ) from None
 
 

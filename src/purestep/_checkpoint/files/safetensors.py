@@ -2,10 +2,9 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import mlx.core as mx
 
@@ -16,16 +15,12 @@ from purestep._checkpoint.files.weights import read_weights, weights_at
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.contents import metadata_of
 from purestep._checkpoint.format.header import MARKS, CorruptError, kind_of, reading, seal, sealed, unseal
+from purestep._checkpoint.format.names import ECOSYSTEM, INDEX, KEY, PART, SHARD, SUFFIX, index_of
 from purestep._checkpoint.format.specs import leaf_specs, nbytes
-from purestep._checkpoint.restoring.restore import Rename, Stored, restore
+from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
-
-_KEY = "purestep"
-_PART = "purestep_part_of"  # in the metadata of one of several files: the name of the index
-_INDEX = ".index.json"
-_SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}" + re.escape(tensors.SUFFIX))
 
 
 def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None = None) -> None:
@@ -61,20 +56,42 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     >>> load(file, like={"w": mx.zeros(2)})
     {'w': array([1, 2], dtype=float32)}
     """
-    where = "checkpoint.save"
-    check_arrays(where, "state", state)
-    shard_bytes = tensors.check_limit(where, shard_bytes)
-    path = check_path(where, path)
-    if path.name.endswith(_INDEX):
-        raise checks.error(where, f"path must not end in {_INDEX}, as an index does, got {path.name!r}")
+    caller = "checkpoint.save"
+    check_arrays(caller, "state", state)
+    shard_bytes = tensors.check_limit(caller, shard_bytes)
+    path = check_path(caller, path)
+    if path.name.endswith(INDEX):
+        raise checks.error(caller, f"path must not end in {INDEX}, as an index does, got {path.name!r}")
     if path.is_dir():
-        raise IsADirectoryError(f"{where}: path must be a file, got the directory {path}")
-    arrays = tensors.snapshot(state, where)
+        raise IsADirectoryError(f"{caller}: path must be a file, got the directory {path}")
+    arrays = tensors.snapshot(state, caller)
     try:
-        _write(where, path, arrays, tree.to_plain(tree.spec(state)), shard_bytes)
+        _write(caller, path, arrays, tree.to_plain(tree.spec(state)), shard_bytes)
     finally:
         arrays.clear()
         device.trim()
+
+
+@overload
+def load(
+    path: str | os.PathLike[str],
+    *,
+    like: None = None,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Tree: ...
+
+
+@overload
+def load(
+    path: str | os.PathLike[str],
+    *,
+    like: Template,
+    cast: bool = False,
+    partial: Iterable[str] = (),
+    rename: Rename | None = None,
+) -> Template: ...
 
 
 def load(
@@ -131,120 +148,122 @@ def load(
     >>> load(file)
     {'w': array([1, 2], dtype=float32), 'b': (array(3, dtype=int32), None)}
     """
-    where = "checkpoint.load"
-    path = check_path(where, path)
+    caller = "checkpoint.load"
+    path = check_path(caller, path)
     index = _index_of(path)
-    if kind_of(where, index) == "file":
-        if kind_of(where, path):
-            raise checks.error(where, f"{path} and {index.name} are two states of one name: remove the older")
+    if kind_of(caller, index) == "file":
+        if kind_of(caller, path):
+            raise checks.error(
+                caller, f"{path} and {index.name} are two states of one name: remove the older"
+            )
         path = index
-    if kind_of(where, path) != "file":
-        raise FileNotFoundError(f"{where}: no file at {path}")
-    content, held = _index(where, path) if path.name.endswith(_INDEX) else (_header(where, path), None)
+    if kind_of(caller, path) != "file":
+        raise FileNotFoundError(f"{caller}: no file at {path}")
+    content, held = _index(caller, path) if path.name.endswith(INDEX) else (_header(caller, path), None)
     if content is None:
-        return _foreign(where, path, like, cast=cast, partial=partial, rename=rename)
-    stored = stored_tree(where, path, content, held)
-    return restore(where, stored, like, cast=cast, partial=partial, rename=rename)
+        return _foreign(caller, path, like, cast=cast, partial=partial, rename=rename)
+    stored = stored_tree(caller, path, content, held)
+    return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
 
 
-def stored_tree(where: str, path: Path, content: dict[str, Any], held: dict[str, str] | None) -> Stored:
+def stored_tree(caller: str, path: Path, content: dict[str, Any], held: dict[str, str] | None) -> Stored:
     """Return what a file's header offers; `held` names the file of each array of a divided state."""
-    leaves = leaf_specs(where, str(path), content.get("tree"))
+    leaves = leaf_specs(caller, str(path), content.get("tree"))
     sums = content.get("checksums")
     held = dict.fromkeys(leaves, path.name) if held is None else held
     if not isinstance(sums, dict) or not leaves.keys() == sums.keys() == held.keys():
-        raise CorruptError(f"{where}: {path} is damaged: its header does not name the same arrays twice")
+        raise CorruptError(f"{caller}: {path} is damaged: its header does not name the same arrays twice")
     places = {name: reader.Place(held[name], name, str(sums[name])) for name in leaves}
 
     def read(paths: list[str]) -> dict[str, mx.array]:
-        return reader.read(where, path.parent, places, leaves, paths)
+        return reader.read(caller, path.parent, places, leaves, paths)
 
     return Stored(str(path), content["tree"], read)
 
 
-def _write(where: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard_bytes: int | None) -> None:
-    files = tensors.shards(path.name.removesuffix(tensors.SUFFIX), arrays, shard_bytes)
+def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard_bytes: int | None) -> None:
+    files = tensors.shards(path.name.removesuffix(SUFFIX), arrays, shard_bytes)
     index = _index_of(path)
-    older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(_INDEX)]
+    older = [index] if len(files) == 1 else [index, path, path.parent / index.name.removesuffix(INDEX)]
     for taken in older:
-        if kind_of(where, taken):
+        if kind_of(caller, taken):
             raise FileExistsError(
-                f"{where}: {path.parent} already holds {taken.name}: "
+                f"{caller}: {path.parent} already holds {taken.name}: "
                 "delete that state first, or save under another name"
             )
     for name in files:
-        _check_free(where, path.parent / name, None if len(files) == 1 else index)
+        _check_free(caller, path.parent / name, None if len(files) == 1 else index)
     sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
     header = seal({"tree": spec, "checksums": sums})
     if len(files) == 1:
-        atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {_KEY: header}))
+        atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {KEY: header}))
         return
     for name, shard in files.items():
         try:
             atomic.write(
                 path.parent / name,
-                lambda temporary, shard=shard: tensors.write(temporary, shard, {_PART: index.name}),
+                lambda temporary, shard=shard: tensors.write(temporary, shard, {PART: index.name}),
             )
         except atomic.NotFlushedError as error:
-            raise OSError(error.errno, f"{where}: {index} was not written: {error.strerror}") from error
-    atomic.write_text(index, tensors.index(files, {_KEY: header}))
+            raise OSError(error.errno, f"{caller}: {index} was not written: {error.strerror}") from error
+    atomic.write_text(index, tensors.index(files, {KEY: header}))
 
 
-def _check_free(where: str, path: Path, index: Path | None) -> None:
+def _check_free(caller: str, path: Path, index: Path | None) -> None:
     """Refuse to replace a file of another state: one that an index names, or no part of what `index` names.
 
     Without an index, `path` is the whole of a state and may be replaced by another whole.
     """
     if index is not None and _index_of(path).exists():
         raise FileExistsError(
-            f"{where}: {path.parent} already holds {_index_of(path).name}, a state of the name {path.name}: "
+            f"{caller}: {path.parent} already holds {_index_of(path).name}, a state of the name {path.name}: "
             "delete that state first, or save under another name"
         )
     if not os.path.lexists(path):
         return
-    for other in path.parent.glob("*" + _INDEX):
-        if other.is_file() and _names(where, other, path.name):
+    for other in path.parent.glob("*" + INDEX):
+        if other.is_file() and _names(caller, other, path.name):
             raise FileExistsError(
-                f"{where}: {path} is a part of the state that {other.name} names: "
+                f"{caller}: {path} is a part of the state that {other.name} names: "
                 "delete that state first, or save under another name"
             )
     if index is None:
         return
     try:
-        part = metadata_of(where, path)[0].get(_PART)
+        part = metadata_of(caller, path)[0].get(PART)
     except CorruptError:
         part = None
     if part != index.name.encode():
         raise FileExistsError(
-            f"{where}: {path} is no part of an unfinished {index.name}: "
+            f"{caller}: {path} is no part of an unfinished {index.name}: "
             "move or delete that file first, or save under another name"
         )
 
 
-def _names(where: str, index: Path, name: str) -> bool:
+def _names(caller: str, index: Path, name: str) -> bool:
     """Tell whether an index, sound or not, names a file."""
-    with reading(where, index):
+    with reading(caller, index):
         text = index.read_bytes()
     return any(form.encode() in text for form in (json.dumps(name), f'"{name}"'))
 
 
 def _index_of(path: Path) -> Path:
-    return path.parent / (path.name.removesuffix(tensors.SUFFIX) + tensors.SUFFIX + _INDEX)
+    return path.parent / index_of(path.name)
 
 
-def _foreign(where: str, path: Path, like: Tree, **options: Any) -> Tree:
+def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
     """Read what another program wrote, where there is a template to read it into."""
     said = f"{path} is a sound safetensors file that purestep did not write"
     if like is None:
-        for name in read_index(where, path, _KEY).files if path.name.endswith(_INDEX) else []:
-            metadata_of(where, path.parent / name)
+        for name in read_index(caller, path, KEY).files if path.name.endswith(INDEX) else []:
+            metadata_of(caller, path.parent / name)
         raise checks.error(
-            where, f"{said}: read it with checkpoint.load_weights(path, like=params), or with mx.load"
+            caller, f"{said}: read it with checkpoint.load_weights(path, like=params), or with mx.load"
         )
-    weights = weights_at(where, path)
+    weights = weights_at(caller, path)
     note = f"{said}: it has no checksums, so its bytes were not verified"
     try:
-        return read_weights(where, weights, like, note=note, **options)
+        return read_weights(caller, weights, like, note=note, **options)
     except CorruptError:
         raise
     except ValueError as error:
@@ -252,28 +271,28 @@ def _foreign(where: str, path: Path, like: Tree, **options: Any) -> Tree:
         raise ValueError(f"{error}\n{said}; {hint}") from None
 
 
-def _header(where: str, path: Path) -> dict[str, Any] | None:
-    found, size = metadata_of(where, path)
-    shard = _SHARD.fullmatch(path.name)
-    if shard and _KEY not in found:
-        index = shard[1] + tensors.SUFFIX + _INDEX
-        raise checks.error(where, f"{path} is one of several files of a state: load {index}")
-    if _KEY not in found and not any(mark.encode() in text for text in found.values() for mark in MARKS):
+def _header(caller: str, path: Path) -> dict[str, Any] | None:
+    found, size = metadata_of(caller, path)
+    shard = SHARD.fullmatch(path.name)
+    if shard and KEY not in found:
+        index = index_of(shard[1])
+        raise checks.error(caller, f"{path} is one of several files of a state: load {index}")
+    if KEY not in found and not any(mark.encode() in text for text in found.values() for mark in MARKS):
         return None
-    content = unseal(where, str(path), found.pop(_KEY, None), size=size, only="")
-    if found != {name: value.encode() for name, value in tensors.ECOSYSTEM.items()}:
-        raise CorruptError(f"{where}: {path} is damaged: its metadata is not what was written")
+    content = unseal(caller, str(path), found.pop(KEY, None), size=size, only="")
+    if found != {name: value.encode() for name, value in ECOSYSTEM.items()}:
+        raise CorruptError(f"{caller}: {path} is damaged: its metadata is not what was written")
     return content
 
 
-def _index(where: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    index = read_index(where, path, _KEY)
+def _index(caller: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    index = read_index(caller, path, KEY)
     if index.header is None and index.arrays and not sealed(index.text.decode(errors="replace")):
-        if any(_PART in metadata_of(where, path.parent / name)[0] for name in index.files):
-            raise CorruptError(f"{where}: {path} is damaged: purestep's header is not in it")
+        if any(PART in metadata_of(caller, path.parent / name)[0] for name in index.files):
+            raise CorruptError(f"{caller}: {path} is damaged: purestep's header is not in it")
         return None, {}
-    content = unseal(where, str(path), index.header, names=(index.arrays, index.characters), only="")
-    leaves = leaf_specs(where, str(path), content.get("tree"))
+    content = unseal(caller, str(path), index.header, names=(index.arrays, index.characters), only="")
+    leaves = leaf_specs(caller, str(path), content.get("tree"))
     if index.size != str(sum(nbytes(*leaf) for leaf in leaves.values())).encode():
-        raise CorruptError(f"{where}: {path} is damaged: total_size is not that of its arrays")
+        raise CorruptError(f"{caller}: {path} is damaged: total_size is not that of its arrays")
     return content, dict(index.placed())

@@ -13,16 +13,15 @@ from purestep._checkpoint.disk.index import read_index
 from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.format.contents import contents
 from purestep._checkpoint.format.header import CorruptError, kind_of
+from purestep._checkpoint.format.names import INDEX, SUFFIX, index_of
 from purestep._checkpoint.format.specs import DTYPES, Leaves
 from purestep._checkpoint.restoring.matching import Rename, renamed, split
-from purestep._checkpoint.restoring.restore import check_rename, finished, patterns_of
+from purestep._checkpoint.restoring.restore import Template, check_rename, finished, patterns_of
 from purestep._core import checks, tree
 from purestep._core.tree.patterns import compile_pattern
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
-SUFFIX = ".safetensors"
-INDEX = ".index.json"
 _FLOATING = {"float16", "bfloat16", "float32"}
 
 
@@ -45,11 +44,11 @@ class Weights(NamedTuple):
 def load_weights(
     path: str | os.PathLike[str],
     *,
-    like: Tree,
+    like: Template,
     cast: bool = False,
     partial: Iterable[str] = (),
     rename: Rename | None = None,
-) -> Tree:
+) -> Template:
     """Read parameters from safetensors files that any program wrote, as those on Hugging Face.
 
     Arrays are matched by name, `layers.0.weight`. The result has the containers of `like`, those without
@@ -88,39 +87,39 @@ def load_weights(
     ...     load_weights(file, like=like, rename={"model": ""})
     {'body': {'w': array([1, 1], dtype=float32)}, 'dropout': {}}
     """
-    where = "checkpoint.load_weights"
-    return read_weights(where, weights_at(where, check_path(where, path)), like, cast, partial, rename)
+    caller = "checkpoint.load_weights"
+    return read_weights(caller, weights_at(caller, check_path(caller, path)), like, cast, partial, rename)
 
 
-def weights_at(where: str, path: Path) -> Weights:
+def weights_at(caller: str, path: Path) -> Weights:
     """Return what a file, an index or a directory of either holds, headers checked."""
-    if kind_of(where, path) == "directory":
-        path = _in_directory(where, path)
-    if kind_of(where, path) != "file":
-        raise FileNotFoundError(f"{where}: no file at {path}")
+    if kind_of(caller, path) == "directory":
+        path = _in_directory(caller, path)
+    if kind_of(caller, path) != "file":
+        raise FileNotFoundError(f"{caller}: no file at {path}")
     if not path.name.endswith(".json"):
-        leaves = _readable(where, path)
+        leaves = _readable(caller, path)
         return Weights(str(path), path.parent, dict.fromkeys(leaves, path.name), leaves)
-    index = read_index(where, path, "")
-    held = {name: _readable(where, path.parent / name) for name in index.files}
+    index = read_index(caller, path, "")
+    held = {name: _readable(caller, path.parent / name) for name in index.files}
     for key, name in index.placed():
         if key not in held[name]:
-            raise CorruptError(f"{where}: {path} is damaged: {key[:1000]} is not in {name}")
+            raise CorruptError(f"{caller}: {path} is damaged: {key[:1000]} is not in {name}")
     files = dict(index.placed())
     leaves = {key: held[name][key] for key, name in files.items()}
     return Weights(str(path), path.parent, files, leaves)
 
 
-def _readable(where: str, path: Path) -> Leaves:
-    leaves = contents(where, path).leaves
+def _readable(caller: str, path: Path) -> Leaves:
+    leaves = contents(caller, path).leaves
     for name, (dtype, _) in leaves.items():
         if dtype not in DTYPES:
-            raise checks.error(where, f"{path} holds {name} in {dtype}, which MLX cannot read: convert it")
+            raise checks.error(caller, f"{path} holds {name} in {dtype}, which MLX cannot read: convert it")
     return leaves
 
 
 def read_weights(
-    where: str,
+    caller: str,
     weights: Weights,
     like: Tree,
     cast: bool,
@@ -129,15 +128,15 @@ def read_weights(
     note: str | None = None,
 ) -> Tree:
     """Match arrays by name and read them into the containers of a template; a `note` is reported first."""
-    patterns = patterns_of(where, partial)
-    check_rename(where, rename)
-    check_arrays(where, "like", like)
+    patterns = patterns_of(caller, partial)
+    check_rename(caller, rename)
+    check_arrays(caller, "like", like)
     wanted = {_plain(path): (path, leaf) for path, leaf in tree.items(like)}
-    names, lines, notes = _names(where, weights, rename)
-    compiled = [compile_pattern(where, text) for text in patterns]
+    names, lines, notes = _names(caller, weights, rename)
+    compiled = [compile_pattern(caller, text) for text in patterns]
     for text, pattern in zip(patterns, compiled, strict=True):
         if not any(pattern.fullmatch(name) for name in [*wanted, *names]):
-            raise checks.error(where, f"partial pattern {text!r} matches no name of the file or of like")
+            raise checks.error(caller, f"partial pattern {text!r} matches no name of the file or of like")
     sources: dict[str, str] = {}
     for name in [*names, *(name for name in wanted if name not in names)]:
         found = _differences(name, names, weights, wanted, cast)
@@ -148,21 +147,21 @@ def read_weights(
         else:
             lines.append(found)
     if lines:
-        raise checks.error(where, f"{weights.source} does not fit like:\n  " + "\n  ".join(lines))
+        raise checks.error(caller, f"{weights.source} does not fit like:\n  " + "\n  ".join(lines))
     keys = list(sources.values())
-    arrays = reader.unsummed(where, weights.directory, weights.files, weights.leaves, keys)
-    return finished(where, weights.source, like, sources, arrays, [note, *sorted(notes)] if note else notes)
+    arrays = reader.unsummed(caller, weights.directory, weights.files, weights.leaves, keys)
+    return finished(caller, weights.source, like, sources, arrays, [note, *sorted(notes)] if note else notes)
 
 
 def _names(
-    where: str, weights: Weights, rename: Rename | None
+    caller: str, weights: Weights, rename: Rename | None
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """Return the name in the file by its new name, what is wrong with these, and which were renamed."""
     names: dict[str, str] = {}
     lines, notes = [], []
     used: set[str] = set()
     for key in weights.leaves:
-        new = key if rename is None else renamed(where, key, rename, used)
+        new = key if rename is None else renamed(caller, key, rename, used)
         if new in names:
             lines.append(f"{names[new]} and {key} would both be named {new}")
         if new != key:
@@ -200,17 +199,17 @@ def _plain(path: str) -> str:
     return ".".join(segments)
 
 
-def _in_directory(where: str, path: Path) -> Path:
-    for name in ("model" + SUFFIX + INDEX, "model" + SUFFIX):
-        if kind_of(where, path / name) == "file":
+def _in_directory(caller: str, path: Path) -> Path:
+    for name in (index_of("model"), "model" + SUFFIX):
+        if kind_of(caller, path / name) == "file":
             return path / name
     for end in (SUFFIX + INDEX, SUFFIX):
         found = sorted(
-            entry for entry in path.iterdir() if entry.name.endswith(end) and kind_of(where, entry) == "file"
+            entry for entry in path.iterdir() if entry.name.endswith(end) and kind_of(caller, entry) == "file"
         )
         if len(found) == 1:
             return found[0]
         if found:
             shown = ", ".join(entry.name for entry in found[:5])
-            raise FileNotFoundError(f"{where}: {path} has several files, give one of {shown}")
-    raise FileNotFoundError(f"{where}: {path} has no safetensors file")
+            raise FileNotFoundError(f"{caller}: {path} has several files, give one of {shown}")
+    raise FileNotFoundError(f"{caller}: {path} has no safetensors file")

@@ -56,40 +56,40 @@ class Contents(NamedTuple):
     leaves: Leaves
 
 
-def contents(where: str, path: Path) -> Contents:
+def contents(caller: str, path: Path) -> Contents:
     """Read the header of a safetensors file.
 
     Raises:
         CorruptError: if it is missing, cut, or no safetensors file.
     """
-    with _named(where, path):
-        text, size = _text(where, path)
+    with _named(caller, path):
+        text, size = _text(caller, path)
         found = _checked(text, size)
         leaves = {name: (_DTYPES.get(dtype, dtype), shape) for name, dtype, shape, *_ in _entries(text)}
         del text  # before the metadata is decoded: it may be most of it
         return Contents(_decoded(found), leaves)
 
 
-def metadata_of(where: str, path: Path) -> tuple[dict[str, bytes | bytearray], int]:
+def metadata_of(caller: str, path: Path) -> tuple[dict[str, bytes | bytearray], int]:
     """Return the metadata of a safetensors file, in UTF-8, and the bytes of its arrays.
 
     Errors are those of `contents`.
     """
-    with _named(where, path):
-        text, size = _text(where, path)
+    with _named(caller, path):
+        text, size = _text(caller, path)
         return _checked(text, size), size
 
 
-def check_names(where: str, path: Path, names: Collection[str]) -> None:
+def check_names(caller: str, path: Path, names: Collection[str]) -> None:
     """Refuse a file that does not hold the arrays of these names alone; other errors as of `contents`."""
-    with _named(where, path):
-        text, size = _text(where, path)
+    with _named(caller, path):
+        text, size = _text(caller, path)
         _checked(text, size)
         count = 0  # no name occurs twice
         for name, *_ in _entries(text):
             count += 1 if name in names else len(names) + 1
     if count != len(names):
-        raise CorruptError(f"{where}: {path} is damaged: its arrays are not those its header names")
+        raise CorruptError(f"{caller}: {path} is damaged: its arrays are not those its header names")
 
 
 class _MalformedError(Exception):
@@ -97,22 +97,22 @@ class _MalformedError(Exception):
 
 
 @contextmanager
-def _named(where: str, path: Path) -> Iterator[None]:
+def _named(caller: str, path: Path) -> Iterator[None]:
     try:
         yield
     except CorruptError:
         raise
     except (_MalformedError, ScanError) as error:
-        raise CorruptError(f"{where}: {path} is cut or not a safetensors file ({error})") from None
+        raise CorruptError(f"{caller}: {path} is cut or not a safetensors file ({error})") from None
     except (ValueError, RecursionError):
-        raise CorruptError(f"{where}: {path} is cut or not a safetensors file (no JSON)") from None
+        raise CorruptError(f"{caller}: {path} is cut or not a safetensors file (no JSON)") from None
 
 
-def _text(where: str, path: Path) -> tuple[bytes, int]:
+def _text(caller: str, path: Path) -> tuple[bytes, int]:
     """Return the header and the number of bytes behind it."""
-    if kind_of(where, path) != "file":
-        raise CorruptError(f"{where}: {path} is missing")
-    with reading(where, path), path.open("rb") as file:
+    if kind_of(caller, path) != "file":
+        raise CorruptError(f"{caller}: {path} is missing")
+    with reading(caller, path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if 2 <= length <= min(size - 8, _LONGEST) else b""

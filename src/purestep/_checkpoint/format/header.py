@@ -48,7 +48,7 @@ class CorruptError(ValueError):
 
 
 @contextmanager
-def reading(where: str, path: Path) -> Iterator[None]:
+def reading(caller: str, path: Path) -> Iterator[None]:
     """Name the file that cannot be read, in a `CorruptError` where it is itself at fault.
 
     Any other error, such as too many open files, a missing permission or a device that does not answer,
@@ -67,7 +67,7 @@ def reading(where: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{where}: {path} cannot be read ({error.strerror or error})"
+        message = f"{caller}: {path} cannot be read ({error.strerror or error})"
         if error.errno in _FILE_AT_FAULT:
             raise CorruptError(message) from None
         raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from None
@@ -90,7 +90,7 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def kind_of(where: str, path: Path, *, follow: bool = True) -> str:
+def kind_of(caller: str, path: Path, *, follow: bool = True) -> str:
     """Return `file`, `directory` or `other` for what is at a path, or the empty string for nothing.
 
     `Path.is_file` and its like answer no, in some versions of Python, when the system could not look.
@@ -105,15 +105,15 @@ def kind_of(where: str, path: Path, *, follow: bool = True) -> str:
     except OSError as error:
         if error.errno == errno.ELOOP:
             return "other"
-        shown = f"{where}: {path}" if where else f"{path}"
+        shown = f"{caller}: {path}" if caller else f"{path}"
         raise OSError(error.errno, f"{shown} cannot be read ({error.strerror})") from None
     return "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "other"
 
 
-def problem(where: str, error: Exception) -> str:
+def problem(caller: str, error: Exception) -> str:
     """Return what is wrong with a stored state, as a line of a list."""
     said = error.strerror if isinstance(error, OSError) else None
-    return (said or str(error)).removeprefix(f"{where}: ")
+    return (said or str(error)).removeprefix(f"{caller}: ")
 
 
 def seal(content: dict[str, Any]) -> str:
@@ -139,7 +139,7 @@ class Opened(NamedTuple):
 
 
 def unseal(
-    where: str,
+    caller: str,
     source: str,
     text: Any,
     *,
@@ -150,7 +150,7 @@ def unseal(
     """Return the content of a sealed text, which is checked before any of it becomes an object.
 
     Args:
-        where: the public name that the user called.
+        caller: the public name that the user called.
         source: what errors call the text.
         text: a string or bytes.
         size: the bytes of all arrays, where they are known.
@@ -163,13 +163,13 @@ def unseal(
             arrays in its tree and in its checksums.
         ValueError: if another version of purestep wrote it, or its checksum cannot be computed here.
     """
-    found = opened(where, source, text)
-    damaged = f"{where}: {source} is damaged: "
+    found = opened(caller, source, text)
+    damaged = f"{caller}: {source} is damaged: "
     named = outline.Extent()
     content: dict[str, Any] = {}
     sums = [name for name in ("checksums", "leaves") if name in found.members]
     if "tree" in found.members:
-        named = described(where, source, found)
+        named = described(caller, source, found)
         if [_names(found, name) for name in sums] != [named[:2]] or names not in (None, named[:2]):
             raise CorruptError(damaged + "its header does not name the same arrays twice")
         if size not in (None, named.bytes):
@@ -193,21 +193,21 @@ def unseal(
     return content
 
 
-def opened(where: str, source: str, text: Any) -> Opened:
+def opened(caller: str, source: str, text: Any) -> Opened:
     """Check the format and the digest of a sealed text; errors as of `unseal`."""
     data: Text = text.encode("utf-8", "replace") if isinstance(text, str) else text
     if not isinstance(data, bytes | bytearray | memoryview) or data[:10] != b'{"format":':
-        raise CorruptError(f"{where}: {source} was not written by purestep.checkpoint")
+        raise CorruptError(f"{caller}: {source} was not written by purestep.checkpoint")
     found = _SEAL.match(data)
     if not found or data[-2:] != b"}}":
-        raise CorruptError(f"{where}: {source} is damaged: its header is cut or changed")
+        raise CorruptError(f"{caller}: {source} is damaged: its header is cut or changed")
     version = int(found[1])
     if version != FORMAT:
         age = "a newer purestep wrote it: upgrade" if version > FORMAT else "use the purestep that wrote it"
-        raise ValueError(f"{where}: {source} has format {version}, this purestep reads {FORMAT}: {age}")
+        raise ValueError(f"{caller}: {source} has format {version}, this purestep reads {FORMAT}: {age}")
     body = memoryview(data)[found.end() : -1]
-    if not verified(where, source, found[2].decode(), body):
-        raise CorruptError(f"{where}: {source} is damaged: its header does not have the digest it names")
+    if not verified(caller, source, found[2].decode(), body):
+        raise CorruptError(f"{caller}: {source} is damaged: its header does not have the digest it names")
     members: dict[str, tuple[int, int]] = {}
     try:
         for name, start, stop in scan.members(body, 0, len(body)):
@@ -215,11 +215,11 @@ def opened(where: str, source: str, text: Any) -> Opened:
                 raise ScanError(f"{name} occurs twice, or there are too many")
             members[name] = start, stop
     except ScanError:
-        raise CorruptError(f"{where}: {source} is damaged: its header is not JSON") from None
+        raise CorruptError(f"{caller}: {source} is damaged: its header is not JSON") from None
     return Opened(body, members)
 
 
-def described(where: str, source: str, found: Opened) -> outline.Extent:
+def described(caller: str, source: str, found: Opened) -> outline.Extent:
     """Return how much the tree of a sealed text names; errors as of `unseal`."""
     try:
         return outline.extent(found.text, *found.members.get("tree", (0, 0)))
@@ -227,7 +227,7 @@ def described(where: str, source: str, found: Opened) -> outline.Extent:
         wrong = "it does not describe a tree of arrays"
     except LookupError as error:
         wrong = f"{error.args[0] or 'its array'} has no dtype and shape that there is"
-    raise CorruptError(f"{where}: {source} is damaged: {wrong}")
+    raise CorruptError(f"{caller}: {source} is damaged: {wrong}")
 
 
 def _plain(found: Opened, sums: list[str], named: outline.Extent, only: str | None) -> set[str] | None:
@@ -277,9 +277,9 @@ def sealed(text: str) -> bool:
     return any(json.dumps(mark)[1:-1] in text for mark in MARKS)
 
 
-def verified(where: str, source: str, expected: str, data: Any) -> bool:
+def verified(caller: str, source: str, expected: str, data: Any) -> bool:
     """Tell whether data has a checksum; refuse, as no corruption, an algorithm that is not installed."""
     try:
         return checksum.matches(expected, data)
     except LookupError as error:
-        raise ValueError(f"{where}: {source} cannot be verified: {error.args[0]}") from None
+        raise ValueError(f"{caller}: {source} cannot be verified: {error.args[0]}") from None

@@ -12,7 +12,7 @@ from purestep._core import tree
 Leaves = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
-def leaf_specs(where: str, source: str, spec: Any) -> Leaves:
+def leaf_specs(caller: str, source: str, spec: Any) -> Leaves:
     """Return the dtype's name and the shape of every array that a spec describes, by path.
 
     Raises:
@@ -24,12 +24,12 @@ def leaf_specs(where: str, source: str, spec: Any) -> Leaves:
     except RecursionError:
         described = False
     if not described:
-        raise CorruptError(f"{where}: {source} is damaged: it does not describe a tree of arrays")
+        raise CorruptError(f"{caller}: {source} is damaged: it does not describe a tree of arrays")
     leaves = dict(tree.spec_items(spec))
     for path, (dtype, shape) in leaves.items():
         if not is_kind(dtype, shape):
             named = path or "its array"
-            raise CorruptError(f"{where}: {source} is damaged: {named} has no dtype and shape that there is")
+            raise CorruptError(f"{caller}: {source} is damaged: {named} has no dtype and shape that there is")
     return leaves
 
 

@@ -36,7 +36,7 @@ class _End(NamedTuple):
 
 
 def match(
-    where: str,
+    caller: str,
     stored: list[Any],
     like: list[Any],
     *,
@@ -47,12 +47,12 @@ def match(
     """Compare two specs at every path: arrays, `None` and containers, which renaming takes along."""
     wanted = {".".join(segments): node for segments, node in tree.spec_nodes(like)}
     ends = list(_ends(stored))
-    ends, lines, notes = _renamed(where, ends, rename)
+    ends, lines, notes = _renamed(caller, ends, rename)
     offered = _offered(ends, wanted)
-    patterns = [compile_pattern(where, text) for text in partial]
+    patterns = [compile_pattern(caller, text) for text in partial]
     for text, pattern in zip(partial, patterns, strict=True):
         if not any(pattern.fullmatch(path) for path in [*wanted, *offered]):
-            raise checks.error(where, f"partial pattern {text!r} matches no path of the file or of like")
+            raise checks.error(caller, f"partial pattern {text!r} matches no path of the file or of like")
     refused: set[str] = set()
     met: set[str] = set()
 
@@ -126,12 +126,12 @@ def _agreeing(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def renamed(where: str, path: str, rename: Rename, used: set[str]) -> str:
+def renamed(caller: str, path: str, rename: Rename, used: set[str]) -> str:
     """Return the new name of a path, and note in `used` which leading part decided."""
     if not isinstance(rename, Mapping):
         new: Any = rename(path)
         if not isinstance(new, str):
-            raise TypeError(f"{where}: rename must return a path, got {new!r} for {path!r}")
+            raise TypeError(f"{caller}: rename must return a path, got {new!r} for {path!r}")
         return new
     # The longest of the given leading parts decides.
     for start in sorted(rename, key=len, reverse=True):
@@ -141,12 +141,12 @@ def renamed(where: str, path: str, rename: Rename, used: set[str]) -> str:
     return path
 
 
-def _renamed(where: str, ends: list[_End], rename: Rename | None) -> tuple[list[_End], list[str], list[str]]:
+def _renamed(caller: str, ends: list[_End], rename: Rename | None) -> tuple[list[_End], list[str], list[str]]:
     """Return the ends under their new names, what is wrong with these, and which arrays they concern."""
     if rename is None:
         return ends, [], []
     used: set[str] = set()
-    named = [end._replace(name=renamed(where, end.name, rename, used)) for end in ends]
+    named = [end._replace(name=renamed(caller, end.name, rename, used)) for end in ends]
     sources: dict[str, str] = {}
     lines, notes = [], []
     for end, new in zip(ends, named, strict=True):

@@ -14,11 +14,11 @@ class HyperparameterWarning(UserWarning):
     """A restored state has another constant hyperparameter, such as a learning rate, than its template."""
 
 
-def warn_of_others(where: str, source: str, restored: Tree, like: Tree, taken: Collection[str]) -> None:
+def warn_of_others(caller: str, source: str, restored: Tree, like: Tree, taken: Collection[str]) -> None:
     """Say which constants came with a state and differ from those of its template, and how to take either.
 
     Args:
-        where: the public name that the user called.
+        caller: the public name that the user called.
         source: what was restored.
         restored: built as `like` is.
         like: the template.
@@ -38,7 +38,7 @@ def warn_of_others(where: str, source: str, restored: Tree, like: Tree, taken: C
     else:
         change = "{" + ", ".join(f"{key!r}: {value}" for key, value in values) + "}"
     warnings.warn(
-        f"{where}: {source}:\n  "
+        f"{caller}: {source}:\n  "
         + "\n  ".join(lines)
         + f"\nTo take what like has: state = ps.set_hyperparameters(state, {change}). "
         "To keep what was stored, without this warning: build like with the stored values",

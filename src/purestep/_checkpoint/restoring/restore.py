@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 
@@ -14,6 +14,9 @@ from purestep._checkpoint.restoring.rates import warn_of_others
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
+
+Template = TypeVar("Template")
+"""The type of the template, and so of the tree that is restored into it."""
 
 
 class RestoreWarning(UserWarning):
@@ -35,7 +38,7 @@ class Stored(NamedTuple):
 
 
 def restore(
-    where: str,
+    caller: str,
     stored: Stored,
     like: Tree,
     *,
@@ -45,24 +48,24 @@ def restore(
     types: Collection[type] = (),
 ) -> Tree:
     """Read a stored state into the containers of a template; `None` gives dicts, lists and tuples."""
-    patterns = patterns_of(where, partial)
-    check_rename(where, rename)
-    leaves = leaf_specs(where, stored.source, stored.tree)
+    patterns = patterns_of(caller, partial)
+    check_rename(caller, rename)
+    leaves = leaf_specs(caller, stored.source, stored.tree)
     if like is None:
         if cast or patterns or rename:
-            raise checks.error(where, "cast, partial and rename need a template: give like")
+            raise checks.error(caller, "cast, partial and rename need a template: give like")
         return _build(stored.tree, stored.read(list(leaves)), {kind.__name__: kind for kind in types})
-    check_arrays(where, "like", like)
+    check_arrays(caller, "like", like)
     sources, lines, notes = match(
-        where, stored.tree, tree.to_plain(tree.spec(like)), cast=cast, partial=patterns, rename=rename
+        caller, stored.tree, tree.to_plain(tree.spec(like)), cast=cast, partial=patterns, rename=rename
     )
     if lines:
-        raise checks.error(where, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
-    return finished(where, stored.source, like, sources, stored.read(list(sources.values())), notes)
+        raise checks.error(caller, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
+    return finished(caller, stored.source, like, sources, stored.read(list(sources.values())), notes)
 
 
 def finished(
-    where: str,
+    caller: str,
     source: str,
     like: Tree,
     sources: Mapping[str, str],
@@ -72,7 +75,7 @@ def finished(
     """Put arrays into the containers of a template, in its dtypes, and warn of what was let pass.
 
     Args:
-        where: the public name that the user called.
+        caller: the public name that the user called.
         source: what was read.
         like: the template.
         sources: the name in `arrays` for each path of the template that does not keep its own array.
@@ -92,32 +95,32 @@ def finished(
     restored = tree.map_with_path(leaf, like)
     device.evaluate(tree.leaves(restored))
     if notes:
-        warnings.warn(f"{where}: {source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level())
-    warn_of_others(where, source, restored, like, sources)
+        warnings.warn(f"{caller}: {source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level())
+    warn_of_others(caller, source, restored, like, sources)
     return restored
 
 
-def patterns_of(where: str, partial: Any) -> list[str]:
+def patterns_of(caller: str, partial: Any) -> list[str]:
     """Return `partial` as a list; refuse what is not one of strings."""
     if isinstance(partial, str) or not isinstance(partial, Iterable):
         shown = f"the string {partial!r}" if isinstance(partial, str) else repr(partial)
-        raise TypeError(f"{where}: partial must be a list of patterns, got {shown}")
+        raise TypeError(f"{caller}: partial must be a list of patterns, got {shown}")
     patterns = list(partial)
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"{where}: partial must be a list of patterns, got {pattern!r} among them")
+            raise TypeError(f"{caller}: partial must be a list of patterns, got {pattern!r} among them")
     return patterns
 
 
-def check_rename(where: str, rename: Any) -> None:
+def check_rename(caller: str, rename: Any) -> None:
     """Refuse a `rename` that neither maps strings to strings nor is a function."""
     if rename is None or (callable(rename) and not isinstance(rename, Mapping)):
         return
     if not isinstance(rename, Mapping):
-        raise TypeError(f"{where}: rename must map paths to paths, or be a function, got {rename!r}")
+        raise TypeError(f"{caller}: rename must map paths to paths, or be a function, got {rename!r}")
     for pair in rename.items():
         if not all(isinstance(path, str) for path in pair):
-            raise TypeError(f"{where}: rename must map paths to paths, got {pair[0]!r}: {pair[1]!r}")
+            raise TypeError(f"{caller}: rename must map paths to paths, got {pair[0]!r}: {pair[1]!r}")
 
 
 def _build(spec: list[Any], arrays: dict[str, mx.array], types: Mapping[str, type], path: str = "") -> Any:

@@ -30,11 +30,11 @@ from purestep._checkpoint.format.header import (
     unseal,
     verified,
 )
+from purestep._checkpoint.format.names import MANIFEST as MANIFEST
+from purestep._checkpoint.format.names import SUFFIX, index_of
 from purestep._checkpoint.format.specs import Leaves, leaf_specs
 from purestep._checkpoint.restoring.restore import Stored
 from purestep._checkpoint.run.record import Record
-
-MANIFEST = "manifest.json"
 
 _PARAMS = "params."
 _NAME = re.compile(r"step_(\d{8,18})(?:\.([1-9]\d{0,8}))?")
@@ -57,30 +57,30 @@ class Manifest(NamedTuple):
     places: dict[str, reader.Place]
     files: dict[str, tuple[int, str]]
 
-    def stored(self, where: str) -> Stored:
+    def stored(self, caller: str) -> Stored:
         """Return what the directory offers to a restore, each file checked as it is read."""
         directory = self.record.path
 
         def check(file: Path) -> None:
-            self.check_file(where, file.name)
+            self.check_file(caller, file.name)
 
         def read(paths: list[str]) -> dict[str, mx.array]:
-            return reader.read(where, directory, self.places, self.leaves, paths, check)
+            return reader.read(caller, directory, self.places, self.leaves, paths, check)
 
         return Stored(str(directory), self.tree, read)
 
-    def check_file(self, where: str, name: str) -> None:
+    def check_file(self, caller: str, name: str) -> None:
         """Refuse a file that is not as it was written; the arrays in it are checked when they are read."""
         path, (size, digest) = self.record.path / name, self.files[name]
-        _check_plain(where, path)
-        with reading(where, path):
+        _check_plain(caller, path)
+        with reading(caller, path):
             found, unsummed = path.stat().st_size, _unsummed(path)
         if found != size:
-            raise CorruptError(f"{where}: {path} is damaged: {found} bytes, {size} were written")
-        if not verified(where, str(path), digest, unsummed):
-            raise CorruptError(f"{where}: {path} is damaged: it is not as it was written")
+            raise CorruptError(f"{caller}: {path} is damaged: {found} bytes, {size} were written")
+        if not verified(caller, str(path), digest, unsummed):
+            raise CorruptError(f"{caller}: {path} is damaged: it is not as it was written")
 
-    def verify(self, where: str) -> list[str]:
+    def verify(self, caller: str) -> list[str]:
         """Return what is wrong with the files, a line each; reads every byte, an array at a time.
 
         Raises:
@@ -92,16 +92,16 @@ class Manifest(NamedTuple):
             held.setdefault(place.file, {})[path] = place
         for name in self.files:
             try:
-                self.check_file(where, name)
+                self.check_file(caller, name)
                 if name in held:
-                    problems += reader.examine(where, self.record.path, name, held[name], self.leaves)
+                    problems += reader.examine(caller, self.record.path, name, held[name], self.leaves)
             except CorruptError as error:
                 problems.append(error)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
                 problems.append(error)
-        return [problem(where, error) for error in problems]
+        return [problem(caller, error) for error in problems]
 
 
 def located(root: Path, step: int, attempt: int = 1) -> Path:
@@ -143,7 +143,7 @@ def write(
         names += shards
         paths |= {(file, key): keys[key] for file, shard in shards.items() for key in shard}
         if len(shards) > 1:
-            index = f"{stem}{tensors.SUFFIX}.index.json"
+            index = index_of(stem)
             _write_text(directory / index, tensors.index(shards, {}))
             names.append(index)
     summed = tensors.write_summed(directory, files)
@@ -164,11 +164,11 @@ def write(
     atomic.flush(directory)
 
 
-def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
+def read(caller: str, directory: Path, *, only: str | None = None) -> Manifest:
     """Read a manifest.
 
     Args:
-        where: the public name that the user called.
+        caller: the public name that the user called.
         directory: of the checkpoint.
         only: the one member of its metadata that is wanted, which then has a bound, as in `unseal`.
 
@@ -177,12 +177,12 @@ def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
         ValueError: if another version of purestep wrote it, or it points outside its directory.
     """
     path = directory / MANIFEST
-    _check_plain(where, directory, directory=True)
-    _check_plain(where, path)
-    with reading(where, path):
+    _check_plain(caller, directory, directory=True)
+    _check_plain(caller, path)
+    with reading(caller, path):
         text = path.read_bytes()
-    content = unseal(where, str(path), text, only=only)
-    leaves = leaf_specs(where, str(path), content.get("tree"))
+    content = unseal(caller, str(path), text, only=only)
+    leaves = leaf_specs(caller, str(path), content.get("tree"))
     try:
         places = {leaf: reader.Place(*map(_text, place)) for leaf, place in content["leaves"].items()}
         files = {name: (_whole(size), _text(digest)) for name, (size, digest) in content["files"].items()}
@@ -197,12 +197,12 @@ def read(where: str, directory: Path, *, only: str | None = None) -> Manifest:
             path=directory,
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-        raise CorruptError(f"{where}: {path} is damaged: it does not describe a checkpoint") from None
-    reader.check_names(where, path, files)
+        raise CorruptError(f"{caller}: {path} is damaged: it does not describe a checkpoint") from None
+    reader.check_names(caller, path, files)
     if places.keys() != leaves.keys() or not {place.file for place in places.values()} <= files.keys():
-        raise CorruptError(f"{where}: {path} is damaged: its arrays have no place in its files")
+        raise CorruptError(f"{caller}: {path} is damaged: its arrays have no place in its files")
     if (record.step,) != (step_of(directory) or ())[:1]:
-        raise CorruptError(f"{where}: {directory} holds step {record.step}: it was renamed or swapped")
+        raise CorruptError(f"{caller}: {directory} holds step {record.step}: it was renamed or swapped")
     return Manifest(record, content["tree"], leaves, places, files)
 
 
@@ -234,25 +234,25 @@ def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:
 def _unsummed(path: Path) -> bytes:
     """Return what the checksums of arrays leave out: the whole file, or its header if it holds arrays."""
     with naming(path), path.open("rb") as file:
-        if path.suffix != tensors.SUFFIX:
+        if path.suffix != SUFFIX:
             return file.read()
         start = file.read(8)
         # A damaged length asks for no more than there is.
         return start + file.read(min(int.from_bytes(start, "little"), path.stat().st_size))
 
 
-def _check_plain(where: str, path: Path, directory: bool = False) -> None:
-    with reading(where, path):
+def _check_plain(caller: str, path: Path, directory: bool = False) -> None:
+    with reading(caller, path):
         linked = path.is_symlink()
     if linked:
         raise CorruptError(
-            f"{where}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
+            f"{caller}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
         )
-    found = kind_of(where, path)
+    found = kind_of(caller, path)
     if found != ("directory" if directory else "file"):
         kind = "a file, not a directory" if directory else "not a file"
         there = f": what is there is {kind}" if found else ""
-        raise CorruptError(f"{where}: {path} is missing{there}")
+        raise CorruptError(f"{caller}: {path} is missing{there}")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,67 +1,62 @@
-"""A run's checkpoints: written in the background, complete or absent, restored from the newest intact one."""
+"""The `Checkpointer`, which saves and restores the checkpoints of one run."""
 
-import errno
 import math
 import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, overload
 
-import mlx.core as mx
-
-from purestep._checkpoint.disk import atomic, device, lock, tensors
-from purestep._checkpoint.disk.naming import check_path
-from purestep._checkpoint.format.header import CorruptError, kind_of, problem
-from purestep._checkpoint.restoring.restore import Rename, restore
-from purestep._checkpoint.run import directory, store
-from purestep._checkpoint.run.keeping import KeepPolicy, superfluous
-from purestep._checkpoint.run.record import Moment, Numbers, Record, best_of, check_metric, plain, step_of
+from purestep._checkpoint.disk import tensors
+from purestep._checkpoint.restoring.restore import Rename, Template
+from purestep._checkpoint.run import store
+from purestep._checkpoint.run.committing import Committer
+from purestep._checkpoint.run.keeping import KeepPolicy
+from purestep._checkpoint.run.newest import Restored, restored
+from purestep._checkpoint.run.record import (
+    Moment,
+    Numbers,
+    Record,
+    best_of,
+    check_metric,
+    check_rated,
+    plain,
+    step_of,
+)
 from purestep._checkpoint.run.saving import SavePolicy
-from purestep._checkpoint.run.store import CorruptWarning
 from purestep._checkpoint.run.writer import Writer
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
-Problems = dict[int, list[str]]
-
-
-class Restored(NamedTuple):
-    """What `Checkpointer.restore` returns: the state, and the record it was saved with."""
-
-    state: Tree
-    record: Record
-
 
 class Checkpointer:
     """The checkpoints of one run, a directory each: `step_00000100`.
 
-    A state is immutable, so a save takes hold of its arrays and returns; one thread writes them, with no
-    copy, while training goes on. A checkpoint appears whole, by one rename, after everything in it is
-    on the disk. Reading never changes or deletes anything and needs no right to write.
+    States are immutable, so `save` keeps references to the arrays and returns immediately. One background
+    thread writes them, without a copy. A checkpoint gets its name by one rename after all its data is on
+    the disk, so it is complete or absent. Reading needs no write permission and changes nothing.
 
-    Checkpoints are ordered by when they were saved: after going back to step 400 of 500, the newest is the
-    410 saved next. Use it as a context manager, or call `close`: both wait for what is being written. It
-    belongs to one thread of one process.
+    Checkpoints are ordered by the time of saving: if a run goes back from step 500 to step 400 and saves
+    step 410, the newest checkpoint is 410. Use a `Checkpointer` as a context manager or call `close`: both
+    wait for pending saves. Use it from one thread of one process.
 
     Args:
-        path: the directory of all checkpoints; made by the first save.
-        keep: what to keep when a save has succeeded, one of `keep_last, keep_best, keep_every, keep_any`
-            or your own function from records to the steps that stay; `None` keeps everything. The newest
-            stays whatever it says, and the best by `metric`. Damaged ones are never deleted.
-        save_when: when `save_if_due` saves, one of `save_every_steps, save_every_seconds, save_on_best,
-            save_on_signal, save_any` or your own function `(moment, records) -> bool`.
-        metric: the metric that `best` looks at.
+        path: the directory of all checkpoints. The first save creates it.
+        keep: which checkpoints to keep after each save: `keep_last`, `keep_best`, `keep_every`, `keep_any`
+            or your own function from records to steps. `None` keeps all. The newest checkpoint and the best
+            by `metric` are always kept. Damaged checkpoints are never deleted.
+        save_when: when `save_if_due` saves: `save_every_steps`, `save_every_seconds`, `save_on_best`,
+            `save_on_signal`, `save_any` or your own function `(moment, records) -> bool`.
+        metric: the metric that `best` compares.
         mode: `min` if a smaller metric is better, or `max`.
-        asynchronous: write in the background; otherwise `save` returns when the checkpoint is there.
-        max_pending: saves under way or waiting, each of which keeps its arrays in memory; `save` waits
-            for room.
-        shard_bytes: the most that one file holds.
+        asynchronous: write in the background. If false, `save` returns after the checkpoint is written.
+        max_pending: the number of unfinished saves. Each keeps its arrays in memory; `save` waits if there
+            are more.
+        shard_bytes: the largest size of one file, or `None` for no limit.
 
-    >>> import purestep as ps, tempfile
+    >>> import mlx.core as mx, purestep as ps, tempfile
     >>> state = ps.TrainState.create({"w": mx.ones(2)}, ps.optimizers.sgd(0.1))
     >>> with Checkpointer(tempfile.mkdtemp(), keep=lambda records: set(), metric="loss") as checkpointer:
     ...     for step, loss in enumerate([0.3, 0.1, 0.2]):
@@ -83,30 +78,21 @@ class Checkpointer:
         max_pending: int = 1,
         shard_bytes: int | None = 5_000_000_000,
     ):
-        where = "Checkpointer"
+        caller = "Checkpointer"
         for label, policy in (("keep", keep), ("save_when", save_when)):
             if policy is not None:
-                checks.function(where, label, policy)
-        check_metric(where, "" if metric is None else metric, mode)
-        max_pending = checks.integer(where, "max_pending", max_pending, least=1)
-        shard_bytes = tensors.check_limit(where, shard_bytes)
-        self.path = check_path(where, check_path(where, path).absolute())
-        if kind_of(where, self.path) not in ("", "directory"):
-            raise NotADirectoryError(f"{where}: path must be a directory, {self.path} is a file")
-        self._keep = keep
+                checks.function(caller, label, policy)
+        check_metric(caller, "" if metric is None else metric, mode)
+        max_pending = checks.integer(caller, "max_pending", max_pending, least=1)
+        shard_bytes = tensors.check_limit(caller, shard_bytes)
+        self.path = store.root_of(caller, path)
         self._save_when = save_when
         self._metric, self._mode = metric, mode
         self._asynchronous = asynchronous
-        self._shard_bytes = shard_bytes
         self._writer = Writer(max_pending)
-        self._lock: lock.Lock | None = None
-        self._listed = False
+        self._committer = Committer(self.path, keep, metric, mode, shard_bytes)
         self._closed, self._process = False, os.getpid()
         self._started = time.time()
-        # Filled once the lock is taken: then nobody else changes what is there.
-        self._complete: dict[int, Record] = {}
-        self._pending: dict[int, Record] = {}
-        self._serial = 0
 
     def save(
         self,
@@ -116,40 +102,36 @@ class Checkpointer:
         metrics: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Save a state; a checkpoint of the same step is deleted once the new one is on the disk.
+        """Save a state. A checkpoint of the same step is deleted after the new one is on the disk.
 
-        Evaluates the state on this thread. Everything else happens in the background. A failure there is
-        raised by the next call of this object, at the latest by `close`; the next save is begun all the same.
+        The state is evaluated on this thread; the rest happens in the background. The next call of any
+        method raises an error of the background, `close` at the latest. The save of that call still starts.
 
         Args:
-            state: a tree of arrays: a `TrainState`, or a dict of one and more.
-            step: names the checkpoint; `state.step` if the state has one.
+            state: a tree of arrays, such as a `TrainState` or a dict that contains one.
+            step: the step that names the checkpoint. The default is `state.step`.
             metrics: numbers or 0-d arrays, for policies and `best`.
-            metadata: plain JSON values that the run needs to go on: epoch, position in the data, samples
-                seen, best value, counters of early stopping, history. `restore` gives them back.
+            metadata: plain JSON values that the run needs to resume, such as epoch, position in the data,
+                best value, early-stopping counters or history. `restore` returns them in the record.
 
         Raises:
-            TypeError: for a leaf that is not an array, or metadata that is not plain, with its path.
-            ValueError: for a metric that is NaN and should decide which checkpoint is best.
-            LockedError: if another writer has the directory, with its pid and host.
-            OSError: if the directory cannot be written, or an earlier save could not.
+            TypeError: if a leaf is not an array or metadata is not plain; the message has the path.
+            ValueError: if the metric that selects the best checkpoint is NaN.
+            LockedError: if another writer uses the directory; the message has its pid and host.
+            OSError: if the directory cannot be written, or an earlier save failed.
         """
-        where = "Checkpointer.save"
-        self._check_open(where)
-        check_arrays(where, "state", state)
-        step = step_of(where, state, step)
-        numbers = dict(Numbers(where, metrics))
-        if self._metric is not None and math.isnan(numbers.get(self._metric, 0.0)):
-            raise checks.error(
-                where, f"metrics[{self._metric!r}] is NaN and can be no best value: save without this metric"
-            )
-        values = plain(where, "metadata", {} if metadata is None else metadata)
-        self._begin(where)
-        arrays, spec = tensors.snapshot(state, where), tree.to_plain(tree.spec(state))
-        self._serial += 1
-        record = Record(step, self._serial, time.time(), numbers, values, {}, 0, self.path)
-        self._pending[step] = record
-        self._writer.submit(lambda: self._write(arrays, spec, record))
+        caller = "Checkpointer.save"
+        self._check_open(caller)
+        check_arrays(caller, "state", state)
+        step = step_of(caller, state, step)
+        numbers = dict(Numbers(caller, metrics))
+        check_rated(caller, numbers, self._metric)
+        values = plain(caller, "metadata", {} if metadata is None else metadata)
+        self._committer.begin(caller)
+        arrays, spec = tensors.snapshot(state, caller), tree.to_plain(tree.spec(state))
+        record = self._committer.announce(step, numbers, values)
+        commit = self._committer.commit
+        self._writer.submit(lambda: commit(arrays, spec, record))
         if not self._asynchronous:
             self._writer.wait()
 
@@ -162,29 +144,54 @@ class Checkpointer:
         metadata: Mapping[str, Any] | None = None,
         signalled: bool = False,
     ) -> bool:
-        """Save if the policy `save_when` says so; tell whether it did.
+        """Save if the policy `save_when` returns true; return whether it did.
 
-        Give `step` as a Python integer: otherwise each call waits for the device to read `state.step`.
-        Metrics that are arrays are read only when the policy looks at them, or saves; the one that decides
-        which is best is left out, with a warning, when it is NaN. The first call takes the directory's lock.
+        Pass `step` as a Python integer: without it, each call waits for the device to read `state.step`.
+        Metrics that are arrays are read only if the policy reads them or the state is saved. If the metric
+        that selects the best checkpoint is NaN, it is left out with a warning. The first call takes the
+        lock of the directory.
         """
-        where = "Checkpointer.save_if_due"
-        self._check_open(where)
+        caller = "Checkpointer.save_if_due"
+        self._check_open(caller)
         if self._save_when is None:
-            raise checks.error(where, "there is no policy: give Checkpointer save_when")
-        step = step_of(where, state, step)
-        self._begin(where)
-        numbers = Numbers(where, metrics)
+            raise checks.error(caller, "save_when must be given to Checkpointer, got None")
+        step = step_of(caller, state, step)
+        self._committer.begin(caller)
+        numbers = Numbers(caller, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
-        if not self._save_when(moment, [*{**self._complete, **self._pending}.values()]):
+        if not self._save_when(moment, self._committer.records()):
             return False
         kept = dict(numbers)
         if self._metric is not None and math.isnan(kept.get(self._metric, 0.0)):
-            # Refused, a loss of NaN would cost the last checkpoint of a run that is asked to stop.
+            # An error here would lose the last checkpoint of a run that is about to stop.
             del kept[self._metric]
-            warnings.warn(f"{where}: step {step} is saved without {self._metric}, which is NaN", stacklevel=2)
+            warnings.warn(
+                f"{caller}: step {step} is saved without {self._metric}, which is NaN", stacklevel=2
+            )
         self.save(state, step=step, metrics=kept, metadata=metadata)
         return True
+
+    @overload
+    def restore(
+        self,
+        step: int | None = None,
+        *,
+        like: None = None,
+        cast: bool = False,
+        partial: Iterable[str] = (),
+        rename: Rename | None = None,
+    ) -> Restored[Tree]: ...
+
+    @overload
+    def restore(
+        self,
+        step: int | None = None,
+        *,
+        like: Template,
+        cast: bool = False,
+        partial: Iterable[str] = (),
+        rename: Rename | None = None,
+    ) -> Restored[Template]: ...
 
     def restore(
         self,
@@ -194,143 +201,94 @@ class Checkpointer:
         cast: bool = False,
         partial: Iterable[str] = (),
         rename: Rename | None = None,
-    ) -> Restored:
-        """Return a state, every byte of it verified, and the record it was saved with.
+    ) -> Restored[Tree]:
+        """Return a state, with every byte verified, and the record it was saved with.
 
-        Only bytes that were read and are wrong, and files that are missing, are damage. Whether a checkpoint
-        that the system cannot read now, be it for an error of the disk (EIO), is sound, nobody knows: an
-        older one is returned only if `step` names it.
+        A checkpoint is damaged if bytes that were read are wrong or files are missing. A checkpoint that the
+        system cannot read now, even because of a disk error (EIO), may be intact: an `OSError` is raised,
+        and an older checkpoint is returned only if `step` names it.
 
         Args:
-            step: which checkpoint. Without it, the newest intact one: a damaged one is passed over with
-                a `CorruptWarning`, and stays where it is.
-            like: a tree with the structure, shapes and dtypes that the checkpoint must have; without it,
+            step: the step of the checkpoint. The default is the newest intact checkpoint: damaged ones are
+                skipped with a `CorruptWarning` and stay on the disk.
+            like: a tree with the structure, shapes and dtypes that the checkpoint must have. Without it,
                 plain dicts, lists and tuples are returned.
             cast: accept other floating-point dtypes, as in `checkpoint.load`.
             partial: patterns of paths that may be missing, extra or of another shape, as in `load`.
-            rename: from names in the checkpoint to names in the template, as in `load`.
+            rename: from names in the checkpoint to names in `like`, as in `load`.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint, or none at all.
-            CorruptError: if it, or every one, is damaged.
-            OSError: if one cannot be read for another reason than damage, such as too many open
-                files, a missing permission or an error of the disk: no older one is taken instead.
-            ValueError: if it differs from the template, with every differing path.
-            MemoryError: if there is no room for the arrays, which does not mean damage.
+            FileNotFoundError: if the checkpoint does not exist, or there is none.
+            CorruptError: if the checkpoint, or every checkpoint, is damaged.
+            OSError: if the system cannot read a checkpoint: too many open files, no permission, a disk error.
+            ValueError: if the checkpoint differs from `like`; the message lists every path that differs.
+            MemoryError: if there is not enough memory for the arrays. The checkpoint may be intact.
 
         Warns:
-            HyperparameterWarning: for another constant hyperparameter than that of `like`, as in `load`.
+            HyperparameterWarning: if a constant hyperparameter differs from that of `like`, as in `load`.
         """
-        where = "Checkpointer.restore"
-        self._settle(where)
-        partial = partial if isinstance(partial, str) else list(partial)  # which serves several tries
-        options: dict[str, Any] = {"cast": cast, "partial": partial, "rename": rename}
-        if step is not None:
-            step = checks.integer(where, "step", step, least=0)
-            manifest = directory.read(where, store.existing(where, self.path, step))
-            return Restored(restore(where, manifest.stored(where), like, **options), manifest.record)
-        for _ in range(store.ATTEMPTS):
-            sound, damaged = store.manifests(where, self.path)
-            if not sound and not damaged:
-                raise FileNotFoundError(f"{where}: there is no checkpoint in {self.path}")
-            for manifest in reversed(sound):
-                try:
-                    state = restore(where, manifest.stored(where), like, **options)
-                except (CorruptError, OSError) as error:
-                    if not kind_of(where, manifest.record.path):
-                        break  # its writer has deleted it, so there are newer ones
-                    if isinstance(error, OSError):
-                        raise  # the checkpoint may be sound
-                    damaged.append(problem(where, error))
-                    continue
-                if damaged:
-                    used, listed = manifest.record.step, "\n  ".join(damaged)
-                    message = f"{where}: used step {used}, passed over\n  {listed}"
-                    warnings.warn(message, CorruptWarning, stacklevel=2)
-                return Restored(state, manifest.record)
-            else:
-                raise CorruptError(f"{where}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
-        raise OSError(f"{where}: {self.path} is cleaned up faster than it can be read")
+        self._settle()
+        partial = partial if isinstance(partial, str) else list(partial)  # It is used for each attempt.
+        options = {"cast": cast, "partial": partial, "rename": rename}
+        return restored("Checkpointer.restore", self.path, step, like, options)
 
     def list(self) -> list[Record]:
-        """Return the record of every complete checkpoint, in the order of saving; warn of damaged ones."""
-        self._settle("Checkpointer.list")
+        """Return the records of all complete checkpoints in the order of saving; warn of damaged ones."""
+        self._settle()
         return store.records("Checkpointer.list", self.path)
 
     def latest(self) -> Record | None:
-        """Return the record of the checkpoint saved last, or `None`."""
-        self._settle("Checkpointer.latest")
+        """Return the record of the checkpoint that was saved last, or `None`."""
+        self._settle()
         return next(reversed(store.records("Checkpointer.latest", self.path)), None)
 
     def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
-        """Return the record with the best metric, or `None`; of equals the one saved first."""
-        where = "Checkpointer.best"
+        """Return the record with the best metric, or `None`. Among equals, it is the one saved first."""
+        caller = "Checkpointer.best"
         metric = self._metric if metric is None else metric
         if metric is None:
-            raise checks.error(where, "metric must be named, here or to Checkpointer")
+            raise checks.error(caller, "metric must be named, here or to Checkpointer")
         mode = self._mode if mode is None else mode
-        check_metric(where, metric, mode)
-        self._settle(where)
-        return next(iter(best_of(store.records(where, self.path), metric, mode)), None)
+        check_metric(caller, metric, mode)
+        self._settle()
+        return next(iter(best_of(store.records(caller, self.path), metric, mode)), None)
 
-    def verify(self, step: int | None = None) -> Problems:
-        """Read every byte of one checkpoint, or of all; return the problems of each by step.
+    def verify(self, step: int | None = None) -> store.Problems:
+        """Read every byte of one checkpoint, or of all; return a list of problems by step.
 
-        An error of the disk (EIO) is listed with the others, as what it is: `cannot be read`.
+        A disk error (EIO) is listed too, as `cannot be read`.
 
         Raises:
-            FileNotFoundError: if there is no such checkpoint.
-            OSError: if one cannot be read for another reason, such as too many open files.
+            FileNotFoundError: if the checkpoint does not exist.
+            OSError: if the system cannot read a file for another reason, such as too many open files.
         """
-        where = "Checkpointer.verify"
-        self._settle(where)
-        if step is not None:
-            step = checks.integer(where, "step", step, least=0)
-            store.existing(where, self.path, step)
-        problems: Problems = {}
-        for number in store.steps(self.path) if step is None else [step]:
-            for entry in store.of_step(self.path, number)[-1:]:
-                try:
-                    found = directory.read(where, entry).verify(where)
-                except (ValueError, OSError) as error:
-                    listed = not isinstance(error, OSError) or error.errno == errno.EIO
-                    if not listed and kind_of(where, entry, follow=False):
-                        raise
-                    found = [problem(where, error)]
-                if kind_of(where, entry, follow=False):  # otherwise its writer has deleted it meanwhile
-                    problems[number] = found
-        return problems
+        self._settle()
+        return store.problems("Checkpointer.verify", self.path, step)
 
     def delete(self, step: int) -> None:
-        """Delete one checkpoint, damaged or not, also one that cannot be read.
+        """Delete one checkpoint, even if it is damaged or cannot be read.
 
         Raises:
-            FileNotFoundError: if there is none.
-            LockedError: if another writer has the directory.
-            OSError: if that fails; it says so if the checkpoint is gone, and only its files remain.
+            FileNotFoundError: if the checkpoint does not exist.
+            LockedError: if another writer uses the directory.
+            OSError: if deleting fails. The message says if the checkpoint is gone and only files remain.
         """
-        where = "Checkpointer.delete"
-        self._check_open(where)
-        self._settle(where)
-        step = checks.integer(where, "step", step, least=0)
-        store.existing(where, self.path, step)
-        if self._lock is None:
-            self._lock = store.claim(where, self.path)
-        for entry in store.of_step(self.path, step):
-            store.remove(entry)
-        self._complete.pop(step, None)
+        caller = "Checkpointer.delete"
+        self._check_open(caller)
+        self._settle()
+        self._committer.remove(caller, step)
 
     def wait(self) -> None:
-        """Wait until everything that was saved is on the disk, and raise what failed."""
-        self._settle("Checkpointer.wait")
+        """Wait until all saves are on the disk; raise their errors."""
+        self._settle()
 
     def close(self) -> None:
-        """Wait, raise what failed, and let another writer in."""
+        """Wait until all saves are on the disk, release the lock, and raise errors of saves."""
         if self._process != os.getpid() or self._closed:
-            return  # a forked child has neither the thread nor the lock
+            return  # A forked child has neither the thread nor the lock.
         self._closed = True
-        # By the writer's thread, after its last job: an interrupted close must not let another writer in.
-        self._writer.close(self._release)
+        # The writer's thread releases the lock after its last job, even if this call is interrupted.
+        self._writer.close(self._committer.release)
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -343,89 +301,15 @@ class Checkpointer:
         except Exception as failure:
             if error is None:
                 raise
-            error.add_note(f"and a checkpoint failed: {failure}")  # the body's error is the one to see
+            error.add_note(f"and a checkpoint failed: {failure}")  # The error of the body matters more.
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    def _check_open(self, where: str) -> None:
+    def _check_open(self, caller: str) -> None:
         if self._closed:
-            raise checks.error(where, "the Checkpointer is closed: make another")
+            raise checks.error(caller, "the Checkpointer is closed: make another")
         if self._process != os.getpid():
-            raise checks.error(where, "the Checkpointer belongs to the process that made it: make another")
+            raise checks.error(caller, "the Checkpointer belongs to the process that made it: make another")
 
-    def _settle(self, where: str) -> None:
-        """Wait for what is being written; a forked child has no part in that."""
+    def _settle(self) -> None:
+        """Wait for pending saves and raise their errors; a forked child has none."""
         if self._process == os.getpid():
             self._writer.wait()
-
-    def _begin(self, where: str) -> None:
-        """Become the directory's only writer, and learn what is there."""
-        if not self._listed:
-            claimed = store.claim(where, self.path) if self._lock is None else self._lock
-            try:
-                self._complete = {r.step: r for r in store.records(where, self.path, stacklevel=4)}
-            except BaseException:
-                if self._lock is None:
-                    claimed.release()  # a listing that was not read in full would give out a serial again
-                raise
-            self._serial = max((r.serial for r in self._complete.values()), default=0)
-            self._lock, self._listed = claimed, True
-
-    def _write(self, arrays: dict[str, mx.array], spec: Any, record: Record) -> None:
-        """Write one checkpoint and delete the superfluous: the work of the background thread."""
-        where, step = "Checkpointer.save", record.step
-        shown = {k: v if math.isfinite(v) else repr(v) for k, v in record.metrics.items()}
-        facts = {**record._asdict(), "metrics": shown}
-        facts = {name: facts[name] for name in ("step", "serial", "time", "metrics", "metadata")}
-        try:
-            if self._lock is not None:
-                self._lock.check(where)
-            path = store.put(
-                self.path, step, lambda place: directory.write(place, arrays, spec, facts, self._shard_bytes)
-            )
-        except lock.LockedError:
-            raise
-        except atomic.NotFlushedError as error:
-            # The copy counts. Older ones stay: a crash may leave these alone.
-            self._complete[step] = record._replace(path=error.path)
-            raise OSError(error.errno, f"Checkpointer: step {step} is saved: {error.strerror}") from error
-        except Exception as error:
-            raise _failure(
-                error, f"step {step} was not saved: {{}}; earlier checkpoints are intact"
-            ) from error
-        finally:
-            self._pending.pop(step, None)
-            arrays.clear()
-            device.trim()
-        self._complete[step] = record._replace(path=path)
-        try:
-            self._complete[step] = directory.read(where, path).record
-            self._clean(step, path)
-        except Exception as error:
-            raise _failure(error, f"step {step} is saved, but cleaning up after it failed: {{}}") from error
-
-    def _clean(self, step: int, path: Path) -> None:
-        """Delete older checkpoints of the same step, and those that are not kept."""
-        superseded = [entry for entry in store.of_step(self.path, step) if entry != path]
-        for entry in superseded:
-            store.remove(entry)
-        if self._keep is None:
-            return
-        records = sorted(self._complete.values(), key=lambda record: record.serial)
-        for old in superfluous(records, self._keep, self._metric, self._mode):
-            for entry in store.of_step(self.path, old):
-                store.remove(entry)
-            del self._complete[old]
-
-
-def _failure(error: Exception, text: str) -> Exception:
-    """Return an error of the background, of the system's kind and number if it is one of the system's."""
-    if not isinstance(error, OSError):
-        return RuntimeError("Checkpointer: " + text.replace("{}", f"{error!r}"))
-    if error.errno is None:
-        return OSError("Checkpointer: " + text.replace("{}", str(error)))
-    named = f": {os.fspath(error.filename)}" if error.filename else ""
-    return OSError(error.errno, "Checkpointer: " + text.replace("{}", f"{error.strerror}{named}"))

@@ -67,43 +67,49 @@ def best_of(records: Sequence[Record], metric: str, mode: str) -> list[Record]:
     return sorted(rated, key=lambda r: (sign * r.metrics[metric], r.serial))
 
 
-def check_metric(where: str, metric: str, mode: str) -> None:
+def check_metric(caller: str, metric: str, mode: str) -> None:
     """Refuse what cannot name a metric and a direction."""
     if not isinstance(metric, str):
-        raise TypeError(f"{where}: metric must be the name of a metric, got {metric!r}")
+        raise TypeError(f"{caller}: metric must be the name of a metric, got {metric!r}")
     if mode not in MODES:
-        raise checks.error(where, f"mode must be min or max, got {mode!r}")
+        raise checks.error(caller, f"mode must be min or max, got {mode!r}")
 
 
-def step_of(where: str, state: Tree, step: int | None) -> int:
+def step_of(caller: str, state: Tree, step: int | None) -> int:
     """Return the step given, or the state's own, which waits for the device."""
     if step is None:
         found = getattr(state, "step", None)
         if not isinstance(found, mx.array) or found.ndim != 0:
-            raise checks.error(where, "step must be given: the state has none of its own")
+            raise checks.error(caller, "step must be given: the state has none of its own")
         number: Any = found.item()
         step = int(number)
-    step = checks.integer(where, "step", step, least=0)
+    step = checks.integer(caller, "step", step, least=0)
     if step > LARGEST_STEP:
-        raise checks.error(where, f"step must be at most {LARGEST_STEP}, got {checks.shown(step)}")
+        raise checks.error(caller, f"step must be at most {LARGEST_STEP}, got {checks.shown(step)}")
     return step
+
+
+def check_rated(caller: str, metrics: Mapping[str, float], metric: str | None) -> None:
+    """Refuse a NaN for the metric that selects the best checkpoint."""
+    if metric is not None and math.isnan(metrics.get(metric, 0.0)):
+        raise checks.error(caller, f"metrics[{metric!r}] must not be NaN: save without this metric")
 
 
 class Numbers(Mapping[str, float]):
     """Metrics as Python numbers; one that is a 0-d array is read, and waited for, when it is asked for."""
 
-    def __init__(self, where: str, metrics: Mapping[str, Any] | None):
+    def __init__(self, caller: str, metrics: Mapping[str, Any] | None):
         if metrics is not None and not isinstance(metrics, Mapping):
-            raise TypeError(f"{where}: metrics must map names to numbers, got {checks.shown(metrics)}")
+            raise TypeError(f"{caller}: metrics must map names to numbers, got {checks.shown(metrics)}")
         self._metrics = {} if metrics is None else dict(metrics)
         for name, value in self._metrics.items():
             if not isinstance(name, str):
-                raise TypeError(f"{where}: metrics must have names, got the key {name!r}")
+                raise TypeError(f"{caller}: metrics must have names, got the key {name!r}")
             array = isinstance(value, mx.array) and value.ndim == 0 and value.dtype != mx.complex64
             if not (array or checks.is_number(value)):
-                raise TypeError(f"{where}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
+                raise TypeError(f"{caller}: metrics[{name!r}] must be a number or a 0-d array, got {value!r}")
             if isinstance(value, int) and abs(value) > 2**63:
-                raise checks.error(where, f"metrics[{name!r}] must be less than 2**63, got a larger integer")
+                raise checks.error(caller, f"metrics[{name!r}] must be less than 2**63, got a larger integer")
 
     def __getitem__(self, name: str) -> float:
         given = self._metrics[name]
@@ -117,33 +123,34 @@ class Numbers(Mapping[str, float]):
         return len(self._metrics)
 
 
-def plain(where: str, path: str, value: Any) -> dict[str, Any]:
+def plain(caller: str, path: str, value: Any) -> dict[str, Any]:
     """Return a copy of a dict of JSON's own values; refuse what JSON cannot restore.
 
     Numbers of other libraries, such as numpy's, become Python's.
     """
     if not isinstance(value, Mapping):
-        raise TypeError(f"{where}: {path} must be a dict, got {checks.shown(value)}")
-    return _plain(where, path, dict(value), 0)
+        raise TypeError(f"{caller}: {path} must be a dict, got {checks.shown(value)}")
+    return _plain(caller, path, dict(value), 0)
 
 
-def _plain(where: str, path: str, value: Any, depth: int) -> Any:
+def _plain(caller: str, path: str, value: Any, depth: int) -> Any:
     value = checks.python_number(value)
     if depth > _DEEPEST:
-        raise checks.error(where, f"metadata must be nested at most {_DEEPEST} deep, got more in {path[:80]}")
+        raise checks.error(
+            caller, f"metadata must be nested at most {_DEEPEST} deep, got more in {path[:80]}"
+        )
     if type(value) is dict:
         for key in value:
             if type(key) is not str:
-                raise TypeError(f"{where}: {path} has the key {key!r}; keys must be strings")
-        return {key: _plain(where, f"{path}[{key!r}]", child, depth + 1) for key, child in value.items()}
+                raise TypeError(f"{caller}: {path} has the key {key!r}; keys must be strings")
+        return {key: _plain(caller, f"{path}[{key!r}]", child, depth + 1) for key, child in value.items()}
     if type(value) is list:
-        return [_plain(where, f"{path}[{number}]", child, depth + 1) for number, child in enumerate(value)]
+        return [_plain(caller, f"{path}[{number}]", child, depth + 1) for number, child in enumerate(value)]
     if type(value) is int and abs(value) > 2**63:
         raise checks.error(
-            where, f"{path} must be less than 2**63, got an integer of {value.bit_length()} bits"
+            caller, f"{path} must be less than 2**63, got an integer of {value.bit_length()} bits"
         )
     if value is None or type(value) in (str, int, float, bool):
         return value
-    raise TypeError(
-        f"{where}: {path} must be plain (dict, list, str, int, float, bool, None), got {type(value).__name__}"
-    )
+    found = type(value).__name__
+    raise TypeError(f"{caller}: {path} must be plain (dict, list, str, int, float, bool, None), got {found}")

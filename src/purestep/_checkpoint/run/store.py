@@ -1,26 +1,38 @@
 """The directory of all checkpoints: what is there, putting one in its place, removing one, tidying up."""
 
+import errno
 import os
-import re
 import secrets
 import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from purestep._checkpoint.disk import atomic, lock
+from purestep._checkpoint.disk.naming import check_path
+from purestep._checkpoint.format import names
 from purestep._checkpoint.format.header import kind_of, problem
 from purestep._checkpoint.run import directory
 from purestep._checkpoint.run.record import Record
+from purestep._core import checks
+
+Problems = dict[int, list[str]]
 
 ATTEMPTS = 50  # to read while a writer cleans up
-# Ends of a temporary's name, after its checkpoint, its writer and eight random digits.
-_TEMPORARY = re.compile(r"\.step_\d+(?:\.\d+)?\.(.+)\.\d+\.[0-9a-f]{8}tmp")
 
 
 class CorruptWarning(UserWarning):
     """A checkpoint is damaged and was passed over."""
+
+
+def root_of(caller: str, path: Any) -> Path:
+    """Return the absolute path of a directory of checkpoints, which may not exist yet."""
+    root = check_path(caller, check_path(caller, path).absolute())
+    if kind_of(caller, root) not in ("", "directory"):
+        raise NotADirectoryError(f"{caller}: path must be a directory, {root} is a file")
+    return root
 
 
 def entries(root: Path) -> list[Path]:
@@ -43,44 +55,68 @@ def of_step(root: Path, step: int) -> list[Path]:
     return [entry for entry in entries(root) if (directory.step_of(entry) or (None,))[0] == step]
 
 
-def existing(where: str, root: Path, step: int) -> Path:
+def existing(caller: str, root: Path, step: int) -> Path:
     """Return the directory of a checkpoint; refuse a step that is not there, with those that are."""
     found = of_step(root, step)
     if not found:
         there = ", ".join(map(str, steps(root))) or "none"
-        raise FileNotFoundError(f"{where}: {root} has no step {step}; it has: {there}")
+        raise FileNotFoundError(f"{caller}: {root} has no step {step}; it has: {there}")
     return found[-1]
 
 
-def manifests(where: str, root: Path) -> tuple[list[directory.Manifest], list[str]]:
+def manifests(caller: str, root: Path) -> tuple[list[directory.Manifest], list[str]]:
     """Return every sound manifest, in the order of saving, and what is wrong with the others."""
     for _ in range(ATTEMPTS):
         sound, damaged, vanished = {}, [], False
         for entry in entries(root):
             try:
-                manifest = directory.read(where, entry)
+                manifest = directory.read(caller, entry)
                 sound[manifest.record.step] = manifest  # of a step saved again, the newer
             except (ValueError, OSError) as error:
-                if not kind_of(where, entry, follow=False):
+                if not kind_of(caller, entry, follow=False):
                     vanished = True  # its writer has deleted it: there may be a newer one than were listed
                 elif isinstance(error, OSError):
                     raise  # the checkpoint may be sound, and the newest
                 else:
-                    damaged.append(problem(where, error))
+                    damaged.append(problem(caller, error))
         if not vanished:
             return sorted(sound.values(), key=lambda manifest: manifest.record.serial), damaged
-    raise OSError(f"{where}: {root} is cleaned up faster than it can be read")
+    raise OSError(f"{caller}: {root} is cleaned up faster than it can be read")
 
 
-def records(where: str, root: Path, stacklevel: int = 3) -> list[Record]:
+def records(caller: str, root: Path, stacklevel: int = 3) -> list[Record]:
     """Return the record of every checkpoint with a sound manifest, in the order of saving; warn of others."""
-    sound, damaged = manifests(where, root)
+    sound, damaged = manifests(caller, root)
     if damaged:
-        warnings.warn(f"{where}: damaged:\n  " + "\n  ".join(damaged), CorruptWarning, stacklevel=stacklevel)
+        warnings.warn(f"{caller}: damaged:\n  " + "\n  ".join(damaged), CorruptWarning, stacklevel=stacklevel)
     return [manifest.record for manifest in sound]
 
 
-def claim(where: str, root: Path) -> lock.Lock:
+def problems(caller: str, root: Path, step: int | None) -> Problems:
+    """Read every byte of the checkpoint of a step, or of all; return the problems of each, by step.
+
+    Raises:
+        OSError: if the system cannot read one for another reason than an error of the disk (EIO).
+    """
+    if step is not None:
+        step = checks.integer(caller, "step", step, least=0)
+        existing(caller, root, step)
+    listed: Problems = {}
+    for number in steps(root) if step is None else [step]:
+        for entry in of_step(root, number)[-1:]:
+            try:
+                found = directory.read(caller, entry).verify(caller)
+            except (ValueError, OSError) as error:
+                refused = isinstance(error, OSError) and error.errno != errno.EIO
+                if refused and kind_of(caller, entry, follow=False):
+                    raise
+                found = [problem(caller, error)]
+            if kind_of(caller, entry, follow=False):  # Otherwise its writer has deleted it meanwhile.
+                listed[number] = found
+    return listed
+
+
+def claim(caller: str, root: Path) -> lock.Lock:
     """Make the directory if need be, become its only writer, and tidy up after one that died.
 
     Raises:
@@ -89,11 +125,11 @@ def claim(where: str, root: Path) -> lock.Lock:
     """
     try:
         atomic.make_directory(root)
-        claimed = lock.Lock(where, root)
+        claimed = lock.Lock(caller, root)
     except OSError as error:
         raise type(error)(
             error.errno,
-            f"{where}: {error.filename or root} cannot be written ({error.strerror}): "
+            f"{caller}: {error.filename or root} cannot be written ({error.strerror}): "
             "choose another directory or change its permissions",
         ) from None
     _tidy(root)
@@ -107,8 +143,7 @@ def _tidy(root: Path) -> None:
     """
     with suppress(OSError):
         for entry in root.iterdir():
-            found = _TEMPORARY.fullmatch(entry.name)
-            if found and found[1] == lock.host() and entry.is_dir() and not entry.is_symlink():
+            if names.host_of(entry.name) == lock.host() and entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -159,4 +194,6 @@ def remove(path: Path) -> None:
 
 
 def _hidden(final: Path) -> Path:
-    return final.parent / f".{final.name}.{lock.host()}.{os.getpid()}.{secrets.token_hex(4)}tmp"
+    return final.parent / names.temporary_directory(
+        final.name, lock.host(), os.getpid(), secrets.token_hex(4)
+    )

@@ -1,7 +1,7 @@
-"""Trees of arrays: their paths, and maps that keep every container as it was.
+"""Trees of arrays: paths, maps that keep the containers, arithmetic, and specs.
 
-A tree is a dict, list, tuple, NamedTuple or `None`, nested; everything else is a leaf. `None` and
-empty containers hold no leaves and stay where they are.
+A tree is a dict, list, tuple, NamedTuple or `None`, nested; every other value is a leaf. `None` and
+empty containers hold no leaves and stay in place.
 """
 
 from purestep._core.tree.mapping import alike as alike

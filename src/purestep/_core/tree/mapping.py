@@ -1,4 +1,4 @@
-"""Maps over trees that keep every container as it was."""
+"""Maps over trees that keep the containers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply `fn(leaf, *other_leaves)` to every leaf and keep the containers.
 
     Raises:
-        ValueError: if a tree of `rest` is built differently, with the path where it first differs.
+        ValueError: if a tree of `rest` has another structure, with the first path that differs.
 
     >>> map(lambda x, y: x + y, {"a": 1, "b": [2]}, {"a": 10, "b": [20]})
     {'a': 11, 'b': [22]}
@@ -61,7 +61,7 @@ def _map(fn: Callable[..., Any], node: Any, rest: tuple[Any, ...]) -> Any:
 
 
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-    """Apply `fn(path, leaf, *other_leaves)` to every leaf and keep the containers; errors as in `map`."""
+    """Apply `fn(path, leaf, *other_leaves)` to every leaf and keep the containers. Raises as `map` does."""
     return _map_with_path(fn, "", tree, rest)
 
 
@@ -112,7 +112,7 @@ def fitted(tree: Tree, like: Tree) -> Tree:
 
 
 def alike(first: Tree, second: Tree) -> bool:
-    """Tell whether two trees have the same containers, shapes and dtypes."""
+    """Return whether two trees have the same containers, shapes and dtypes."""
     return matches(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, first, second)
 
 

@@ -13,7 +13,7 @@ _ROWS = 1 << 16  # arrays with at most this many rows are summed row by row
 
 
 def cast(tree: Tree, dtype: mx.Dtype) -> Tree:
-    """Return the tree with its floating-point leaves in `dtype`; integer and boolean leaves stay."""
+    """Return the tree with its floating-point leaves in `dtype`; integer and boolean leaves stay the same."""
     return map(lambda x: x.astype(dtype) if mx.issubdtype(x.dtype, mx.floating) else x, tree)
 
 
@@ -23,7 +23,7 @@ def zeros_like(tree: Tree, dtype: mx.Dtype | None = None) -> Tree:
 
 
 def norm(tree: Tree) -> mx.array:
-    """Return the Euclidean norm of all leaves together, 0-d, summed in float32 whatever their dtypes."""
+    """Return the Euclidean norm of all leaves together, 0-d, summed in float32 for every dtype."""
     small: list[mx.array] = []
     sums_of_squares: list[mx.array] = []
     for x in (leaf.astype(mx.float32) for leaf in leaves(tree)):

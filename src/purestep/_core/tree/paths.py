@@ -29,7 +29,7 @@ def children(node: Any) -> list[tuple[str, Any]] | None:
 
 
 def is_namedtuple(node: Any) -> bool:
-    """Tell whether a value is a NamedTuple."""
+    """Return whether a value is a NamedTuple."""
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
 
@@ -39,7 +39,11 @@ def join(path: str, segment: str) -> str:
 
 
 def key_segment(key: Any) -> str:
-    """Return how a path writes a dict key."""
+    """Return the path segment of a dict key.
+
+    >>> key_segment("weight"), key_segment("a.b"), key_segment(0)
+    ('weight', '"a.b"', '[0]')
+    """
     if isinstance(key, str):
         return key if _PLAIN_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
     if isinstance(key, int) and not isinstance(key, bool):
@@ -50,7 +54,7 @@ def key_segment(key: Any) -> str:
 
 
 def items(tree: Tree) -> list[tuple[str, Any]]:
-    """Return every leaf with its path, in the order that containers hold them.
+    """Return every leaf with its path, in the order of the containers.
 
     >>> items({"layers": [{"weight": 1}, {}], "0": 2, "bias": None})
     [('layers.0.weight', 1), ('"0"', 2)]

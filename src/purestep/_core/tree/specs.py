@@ -38,14 +38,14 @@ class NodeSpec(NamedTuple):
 
 
 Spec: TypeAlias = ArraySpec | NodeSpec
-"""What `spec` returns. Specs are immutable and hashable; equal specs describe trees that are built alike."""
+"""The description of a tree: immutable and hashable. Equal specs describe trees of the same structure."""
 
 
 def spec(tree: Tree) -> Spec:
     """Describe a tree of arrays: its containers, keys, field names, dtypes and shapes.
 
-    Two trees are built alike exactly when `differences(spec(a), spec(b))` is empty. `to_plain` converts a
-    spec to lists for JSON or msgpack.
+    Two trees have the same structure if `differences(spec(a), spec(b))` is empty; the order of dict keys has
+    no effect. `to_plain` converts a spec to lists for JSON or msgpack.
 
     >>> spec({"w": mx.zeros((2, 3))})
     NodeSpec(kind='dict', name='dict', children=(('w', ArraySpec(dtype='float32', shape=(2, 3))),))
@@ -73,7 +73,7 @@ def dtype_name(dtype: mx.Dtype) -> str:
 def differences(
     got: Any, want: Any, got_name: str = "got", want_name: str = "want", *, cast: bool = False
 ) -> list[str]:
-    """Return one line for each path at which two specs differ; an empty list if the trees are built alike.
+    """Return one line for each path at which two specs differ, or an empty list.
 
     Args:
         got: a spec, typed or plain.

@@ -1,1 +1,1 @@
-"""What every kind of step shares."""
+"""Code that all kinds of steps share."""

@@ -1,4 +1,4 @@
-"""Transforms compose: laws of chains, masks, partitions and packing."""
+"""Laws of composition: chains, masks, partitions and packing."""
 
 import mlx.core as mx
 

@@ -1,4 +1,4 @@
-"""What every law is made of: its error, an update to try, and comparisons."""
+"""The parts of every law: its error, an update to try, and comparisons."""
 
 from collections.abc import Callable
 from typing import Any

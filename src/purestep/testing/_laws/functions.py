@@ -1,4 +1,4 @@
-"""A transform is a pure function of trees: laws of its arguments, its results and its state."""
+"""Laws of a transform as a pure function: its arguments, its results and its state."""
 
 from collections.abc import Callable
 from typing import Any

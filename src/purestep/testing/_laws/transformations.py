@@ -1,4 +1,4 @@
-"""Updates can be compiled, vmapped and differentiated."""
+"""Laws of an update under MLX's transformations: compiled, vmapped and differentiated."""
 
 import mlx.core as mx
 
