@@ -1,7 +1,5 @@
 """scale_by_adan: the equations in float64, and bad arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -63,18 +61,3 @@ def test_adan_adds_decay_and_turns_the_sign():
     transform, params = adan(0.1, weight_decay=0.5), {"w": mx.array([4.0])}
     updates, _ = transform.update({"w": mx.array([1.0])}, transform.init(params), params)
     assert updates["w"].item() == pytest.approx(-0.1 * (1 + 0.5 * 4), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"b1": 1.0}, "scale_by_adan: b1 must be less than 1, got 1.0"),
-        ({"b2": -0.1}, "scale_by_adan: b2 must be at least 0, got -0.1"),
-        ({"b3": float("nan")}, "scale_by_adan: b3 must be finite, got nan"),
-        ({"eps": -1.0}, "scale_by_adan: eps must be at least 0, got -1.0"),
-        ({"eps_root": -1.0}, "scale_by_adan: eps_root must be at least 0, got -1.0"),
-    ],
-)
-def test_a_bad_argument_is_refused(options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        scale_by_adan(**options)

