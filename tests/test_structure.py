@@ -16,7 +16,6 @@ import pytest
 
 import purestep
 from purestep.checkpoint import Moment, Record, Restored
-from tests import readme_blocks
 
 PACKAGE = Path(purestep.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -216,24 +215,6 @@ def test_the_top_level_holds_what_it_should():
         pytest.skip("not a git checkout: nothing says which files belong to the project")
     tops = {line.partition("/")[0] for line in tracked.stdout.splitlines()}
     assert {top for top in tops if not top.startswith(".")} <= allowed
-
-
-def test_the_table_of_state_memory_in_the_readme_is_what_the_code_says():
-    from benchmarks import state
-
-    assert state.markdown(state.table()) in (ROOT / "README.md").read_text()
-
-
-def test_the_readme_begins_with_the_signature():
-    assert "step(state, batch) -> (state, metrics)" in (ROOT / "README.md").read_text().splitlines()[0]
-
-
-@pytest.mark.parametrize("number", range(len(readme_blocks.blocks())))
-def test_the_readme_examples_run_and_learn(number, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    namespace = readme_blocks.run(number)
-    if number == 0:
-        assert namespace["metrics"]["loss"].item() < 0.1
 
 
 def test_importing_the_library_starts_nothing_and_loads_no_extras():

@@ -31,7 +31,7 @@ from purestep._transforms.core.combining import chain
 from purestep._transforms.inspection.evaluation import eval_params
 from purestep._transforms.wrappers.hyperparameters import hyperparameters, set_hyperparameters
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # From a module to a function

@@ -28,17 +28,17 @@ def out_in(params):
 
 
 def stacked(params):
-    """Take the matrix for [in, out] and the tensor for two matrices [in, out]."""
+    """Select the matrix as [in, out] and the tensor as two matrices [in, out]."""
     return matrix_axes(params, matrix=(0, 1), tensor=(1, 2))
 
 
 def flattened(params):
-    """Take the tensor for [out, everything else]."""
+    """Select the tensor as [out, everything else]."""
     return matrix_axes(params, matrix=(1, 0), tensor=((1, 2), 0))
 
 
 def matrices(params):
-    """Select what has two axes or more."""
+    """Select the leaves of two or more axes."""
     return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 

@@ -63,12 +63,12 @@ SCHEDULES = {
 
 
 def draw_optimization(rng):
-    """Draw parameters, and gradients whose norms lie on both sides of 1 and whose leaves differ in size."""
+    """Return random parameters, and gradients with norms below and above 1 and leaves of different scales."""
     params = {name: rng.uniform(-1, 1, shape).astype(np.float32) for name, shape in SHAPES.items()}
     sizes = 10 ** rng.uniform(-1.5, 0.5, STEPS)
     gradients = {}
     for name, shape in SHAPES.items():
-        leaf = 1e-3 if name == "matrix" else 1.0  # so small that eps and eps_root are felt
+        leaf = 1e-3 if name == "matrix" else 1.0  # so small that eps and eps_root have an effect
         size = (leaf * sizes).reshape(STEPS, *(1 for _ in shape))
         gradients[name] = (rng.uniform(-1, 1, (STEPS, *shape)) * size).astype(np.float32)
     return params, gradients

@@ -16,7 +16,7 @@ VALUES = 0.5 + 0.45 * np.cos(np.arange(STEPS))
 
 
 def matrices(params):
-    """Select what has two axes or more."""
+    """Select the leaves of two or more axes."""
     return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 

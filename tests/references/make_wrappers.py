@@ -60,7 +60,7 @@ def lookahead_trajectory(transform, params, gradients):
 
 
 def plateau_trajectory(transform, params, gradients, values):
-    """Yield the parameters after each step of gradient descent under the plateau's scale."""
+    """Yield the parameters after each step of gradient descent with the scale of the plateau."""
     wide = {name: jax.numpy.asarray(p, "float64") for name, p in params.items()}
     state = transform.init(wide)
     for step in range(STEPS):

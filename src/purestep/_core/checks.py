@@ -1,4 +1,4 @@
-"""The wording of argument errors: who refuses, which argument, the rule, the value."""
+"""Checks of arguments. Errors name the caller, the argument, the rule and the value."""
 
 import math
 import numbers
@@ -28,8 +28,8 @@ def number(
 ) -> Any:
     """Refuse a value that is not a finite number within the bounds; return it as a Python number.
 
-    Compute with what is returned: a number of numpy's times an array of MLX's is an array of numpy's.
-    A 0-d `mx.array` is returned unread: its value is known only to the device, and no check waits for that.
+    Compute with the returned value: a numpy number times an MLX array gives a numpy array. A 0-d array is
+    returned and not checked: reading it would wait for the device.
 
     >>> number("sgd", "learning_rate", 0.1, least=0)
     0.1
@@ -55,7 +55,7 @@ def number(
 
 
 def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> int:
-    """Refuse what is not an integer of at least `least`; return it as a Python integer.
+    """Refuse a value that is not an integer of at least `least`; return it as a Python integer.
 
     >>> integer("train_step", "microbatches", 4, least=1)
     4
@@ -69,7 +69,7 @@ def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> 
 
 
 def shown(value: Any) -> str:
-    """Return how an error shows a value; Python itself writes no integer of more than 4300 digits.
+    """Return the text of a value for an error. Python cannot print integers of more than 4300 digits.
 
     >>> shown("a"), shown(10**5000)
     ("'a'", 'an integer of 16610 bits')
@@ -81,29 +81,29 @@ def shown(value: Any) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number that `number` takes for one, not an `mx.array`."""
+    """Tell whether `number` accepts the value as a Python number. An `mx.array` is not one."""
     return type(python_number(value)) in (int, float)
 
 
 def python_number(value: Any) -> Any:
-    """Return another library's integer or real number, or its 0-d array of them, as Python's."""
+    """Convert an integer or real number of another library, or its 0-d array, to a Python number."""
     if type(value) in (bool, int, float):
         return value
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        value = value.item()  # a scalar or a 0-d array; a boolean stays one, and is refused
+        value = value.item()  # a scalar or a 0-d array; a boolean stays a boolean and is refused
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def function(caller: str, name: str, value: Any) -> None:
-    """Refuse what cannot be called."""
+    """Refuse a value that cannot be called."""
     if not isinstance(value, Callable):
         raise TypeError(f"{caller}: {name} must be callable, got {value!r}")
 
 
 def one_of(caller: str, name: str, value: Any, allowed: Collection[str]) -> None:
-    """Refuse a value that is not one of the names allowed."""
+    """Refuse a value that is not among the allowed names."""
     if not isinstance(value, str) or value not in allowed:
         raise error(caller, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 

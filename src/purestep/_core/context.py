@@ -1,9 +1,9 @@
 """Recomputation with the arrays, mode and key of the first run: `mx.checkpoint` within a scope.
 
-A function under `mx.checkpoint` runs again while the gradient is taken. By then a scope of keys or a borrowed
-module is put back, and the second run would see other arrays, modes and keys than the first. So while a scene
-is open, `mx.checkpoint` captures every open scene when its function runs, and opens them again around the
-second run. Where no scene is open, `mx.checkpoint` does what it always does.
+A function under `mx.checkpoint` runs a second time while the gradient is computed. By then scopes of keys and
+borrowed modules are restored, and the second run would see other arrays, modes and keys. Therefore, while a
+scene is open, `mx.checkpoint` captures all open scenes in the first run and opens them again for the second
+run. If no scene is open, `mx.checkpoint` is MLX's own.
 """
 
 import threading
@@ -20,18 +20,18 @@ Entry = Callable[[], AbstractContextManager[Any]]
 
 
 class Scene(Protocol):
-    """Something that is in place while a function runs."""
+    """Arrays, modes or keys that are set while a function runs."""
 
     def capture(self) -> Entry:
-        """Return what puts it in place again as it is now."""
+        """Return a context that sets them again as they are now."""
         ...
 
     def inspect(self, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse a function that cannot be recomputed right; called before its first run."""
+        """Refuse a function that cannot be recomputed correctly; called before its first run."""
         ...
 
     def settle(self, given: dict[int, mx.array]) -> None:
-        """Put an array that a function was given in the place of the handle by which it received it."""
+        """Replace the handles that a function received by the arrays that it was given."""
         ...
 
 
@@ -48,7 +48,7 @@ _original: Any = mx.checkpoint
 
 @contextmanager
 def scene(opened: Scene) -> Iterator[None]:
-    """Keep a scene open, in this thread, within the `with` block."""
+    """Keep a scene open within the `with` block, in this thread."""
     _install(1)
     _open.scenes.append(opened)
     try:
@@ -59,7 +59,7 @@ def scene(opened: Scene) -> Iterator[None]:
 
 
 def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `mx.checkpoint(fun)`, whose second run finds the scenes of its first."""
+    """Return `mx.checkpoint(fun)` with the scenes of the first run in the second."""
 
     @wraps(fun, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
                     return fun(*args, **kwargs)
                 ran = True
                 out = fun(*args, **kwargs)
-            # The module's update, as in mlx.nn.utils.checkpoint, puts the same arrays in by other handles.
+            # `module.update`, as in mlx.nn.utils.checkpoint, sets the same arrays through other handles.
             handles = zip(tree.leaves((args, kwargs)), given, strict=True)
             same = {id(got): was for got, was in handles if isinstance(got, mx.array)}
             for each in scenes:
@@ -100,7 +100,7 @@ def is_original(value: Any) -> bool:
 
 
 def _install(change: int) -> None:
-    """Have `mx.checkpoint` be the function above while any thread has a scene open."""
+    """Replace `mx.checkpoint` by the function above while a thread has a scene open."""
     global _installed
     with _lock:
         _installed += change
@@ -108,7 +108,7 @@ def _install(change: int) -> None:
 
 
 class TrainingStep:
-    """That a training step differentiates these arrays: what `apply` refuses in one asks for it."""
+    """The arrays that the current training step differentiates; `apply` refuses more inside of a step."""
 
     def __init__(self, leaves: list[mx.array]):
         self.leaves = leaves
@@ -124,7 +124,7 @@ _step = _Step()
 
 @contextmanager
 def training_step(leaves: list[mx.array]) -> Iterator[None]:
-    """Say, to all that is called within, which arrays a training step differentiates."""
+    """Set the arrays that a training step differentiates, for all calls within the block."""
     before, _step.now = _step.now, TrainingStep(leaves)
     try:
         yield

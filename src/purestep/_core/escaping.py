@@ -12,7 +12,7 @@ _INVISIBLE = frozenset(
         *range(0xE0100, 0xE01F0),
     ]
 )
-# Lines, bars and marks of our own, for an output that cannot take them.
+# ASCII for our own lines, bars and marks, for outputs that cannot encode them.
 _ASCII = {"…": "...", "•": "*", "→": "->"}
 _VERTICAL = frozenset("│┃┆┇┊┋║╎╏")
 _LINES, _BLOCKS = range(0x2500, 0x2580), range(0x2580, 0x25A0)
@@ -20,9 +20,9 @@ _STRAIGHT = frozenset("─━┄┅┈┉═╌╍╴╸╺╶╼╾")
 
 
 def printable(value: object) -> str:
-    r"""Return text in one line, with every character escaped that a terminal would obey or not show.
+    r"""Return text in one line, with all control characters and invisible characters escaped.
 
-    These are control characters (ESC, newline, C1), marks that reorder text, characters without a width,
+    Escaped are control characters (ESC, newline, C1), marks that reorder text, characters without a width,
     separators other than the space, surrogates, private and unassigned characters.
 
     Args:
@@ -41,7 +41,7 @@ def printable(value: object) -> str:
 
 
 def printable_lines(value: object) -> str:
-    r"""Return text with its lines kept, each as `printable` returns it; a tab becomes four spaces.
+    r"""Return text with `printable` applied to each line; a tab becomes four spaces.
 
     >>> print(printable_lines("a\tb\n\x07"))
     a    b

@@ -1,4 +1,4 @@
-"""What unevaluated arrays are made of: read from MLX's graph, with nothing evaluated."""
+"""Read MLX's graph of unevaluated arrays, without evaluating anything."""
 
 import io
 import re
@@ -9,7 +9,7 @@ _LABEL = re.compile(r'\[label ="([^"]*)"')
 
 
 def primitives(*arrays: mx.array) -> set[str]:
-    """Return the names of the operations that the arrays still wait for; none for evaluated arrays.
+    """Return the names of the pending operations of the arrays; an empty set for evaluated arrays.
 
     >>> sorted(primitives(mx.exp(mx.array(1.0)) + 1))
     ['Add', 'Exp']
@@ -20,7 +20,7 @@ def primitives(*arrays: mx.array) -> set[str]:
 
 
 def used(outputs: list[mx.array], named: dict[str, mx.array]) -> list[str]:
-    """Return the names of those arrays that the unevaluated outputs are computed from.
+    """Return the names of the arrays from which the unevaluated outputs are computed.
 
     >>> a, b = mx.array(1.0), mx.array(2.0)
     >>> used([mx.exp(a) + 1], {"a": a, "b": b})

@@ -1,4 +1,4 @@
-"""A fact of the trace: whether the batch that a loss function is given is whole, or one part of several."""
+"""Whether the current loss function receives a whole batch or one of several microbatches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _COUNT: ContextVar[int] = ContextVar("purestep_microbatches", default=1)
 
 @contextmanager
 def cut_into(count: int) -> Iterator[None]:
-    """Say, to all that is called within, that batches are one of `count` parts.
+    """Mark batches as one of `count` microbatches, for all calls within the block.
 
     >>> with cut_into(4):
     ...     whole_batch("ntxent", "every row is a negative of all others")
@@ -27,6 +27,6 @@ def cut_into(count: int) -> Iterator[None]:
 
 
 def whole_batch(caller: str, why: str, remedy: str = "use microbatches=1") -> None:
-    """Refuse to compute from a part of a batch what is defined by the whole of it."""
+    """Raise an error inside of a microbatch, for a loss that is defined on the whole batch."""
     if _COUNT.get() > 1:
         raise checks.error(caller, f"{why}, got one of microbatches={_COUNT.get()}; {remedy}")

@@ -1,4 +1,4 @@
-"""Randomness as a function of a key: what `mlx.nn` modules draw, without a global stream.
+"""Random numbers as a function of a key, also in `mlx.nn` modules.
 
 A key is a uint32 array of shape [2], as made by `mx.random.key`.
 """
@@ -17,9 +17,9 @@ from purestep._core import checks, context, graph
 def scope(key: mx.array) -> Iterator[None]:
     """Make every draw without a key of its own, inside the `with` block, a function of `key`.
 
-    `mlx.nn.Dropout` and its like draw from MLX's global stream. Within the scope that stream starts
-    from `key`, eager, compiled, under `mx.grad` and under `mx.vmap`; on leaving, also by an exception,
-    the stream goes on as if the block had drawn nothing.
+    `mlx.nn.Dropout` and similar layers draw from the global stream. Within the block that stream starts from
+    `key`: eager, compiled, under `mx.grad` and under `mx.vmap`. After the block, also after an exception, the
+    stream continues as if the block had drawn nothing.
 
     >>> key = mx.random.key(0)
     >>> with scope(key):
@@ -41,7 +41,7 @@ def scope(key: mx.array) -> Iterator[None]:
 
 
 class _Stream:
-    """The scene of a stream of random numbers: a function that is recomputed draws what it drew before."""
+    """The scene of the random stream: a recomputed function draws the same numbers as in its first run."""
 
     def capture(self) -> context.Entry:
         now = copy.copy(_state()[0])
@@ -65,7 +65,7 @@ _STREAM = _Stream()
 
 @contextmanager
 def forbidden(caller: str, remedy: str = "pass rng=") -> Iterator[None]:
-    """Refuse, on leaving, a block that drew from the global stream; the stream itself is untouched."""
+    """Raise an error after a block that drew from the global stream. The stream itself is unchanged."""
     with scope(mx.random.key(0)):
         yield
         if graph.primitives(_state()[0]):
@@ -74,9 +74,9 @@ def forbidden(caller: str, remedy: str = "pass rng=") -> Iterator[None]:
 
 
 def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
-    """Return the key for one member of a family: a step, an epoch, a rank.
+    """Return a key for one number: a step, an epoch, a rank.
 
-    A pure function of both arguments; different numbers, or different keys, give unrelated keys.
+    It is a pure function of both arguments. Different numbers or different keys give unrelated keys.
 
     Args:
         key: uint32 [2].
@@ -90,7 +90,7 @@ def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
         number = checks.integer("rng.fold_in", "number", number, least=0)
         if number >= 2**32:
             raise checks.error("rng.fold_in", f"number must be less than 2**32, got {number}")
-    # The key is hashed before the number is mixed in: the keys of seeds 0 and 1 differ in one bit only.
+    # The keys of seeds 0 and 1 differ in one bit only, so the key is hashed before the number is mixed in.
     hashed = mx.random.split(key)[0]
     return mx.random.split(mx.bitwise_xor(hashed, mx.array(number).astype(mx.uint32)))[0]
 
@@ -99,7 +99,7 @@ def from_seed(caller: str, name: str, seed: int) -> mx.array:
     """Return the key of an integer seed in [0, 2**64).
 
     Raises:
-        TypeError, ValueError: for anything else, with the names of the function and the argument.
+        TypeError, ValueError: for any other seed, with the names of the function and the argument.
     """
     seed = checks.integer(caller, name, seed, least=0)
     if seed >= 2**64:
@@ -108,12 +108,12 @@ def from_seed(caller: str, name: str, seed: int) -> mx.array:
 
 
 def _state() -> Any:
-    """Return MLX's global random state, which its type stubs leave opaque: this thread's, at index 0."""
+    """Return MLX's global random state; that of this thread is at index 0."""
     return mx.random.state
 
 
 def check_key(caller: str, key: mx.array) -> None:
-    """Refuse what is not one PRNG key."""
+    """Refuse a value that is not one key."""
     if not isinstance(key, mx.array) or key.dtype != mx.uint32 or key.shape != (2,):
         shown = f"{key.dtype} {key.shape}" if isinstance(key, mx.array) else repr(key)
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Numbers that may be arrays already, and counts."""
+"""Scalars: float32 conversion, square roots, counts."""
 
 import mlx.core as mx
 
@@ -8,15 +8,15 @@ _MOST = 2**31 - 1  # the largest int32
 def float32(value: float | mx.array) -> mx.array:
     """Return a Python number or an array as a float32 array.
 
-    Not through `mx.array(value)`: given an array, that puts a conversion, and in a step a kernel, in its way.
+    `mx.array(value)` of an array would add a conversion, which is one more kernel in a step.
     """
     return value.astype(mx.float32) if isinstance(value, mx.array) else mx.array(value, mx.float32)
 
 
 def root(square: mx.array) -> mx.array:
-    """Return the square root, whose derivative at 0 counts as 0, not as infinity.
+    """Return the square root, with a derivative of 0 at 0.
 
-    A norm of zeros has no slope. Through `mx.sqrt` its derivative would be NaN, infinity times zero.
+    With `mx.sqrt` the derivative of a norm of zeros would be infinity times zero, which is NaN.
 
     >>> mx.grad(lambda x: root(mx.square(x).sum()))(mx.zeros(2))
     array([0, 0], dtype=float32)
@@ -26,7 +26,7 @@ def root(square: mx.array) -> mx.array:
 
 
 def increment(count: mx.array, by: int | mx.array = 1) -> mx.array:
-    """Return `count + by`, or the largest int32 where that would be more: a count stays, it does not wrap.
+    """Return `count + by`, but at most the largest int32: a count does not wrap.
 
     >>> increment(mx.array(2**31 - 2)), increment(mx.array(2**31 - 1))
     (array(2147483647, dtype=int32), array(2147483647, dtype=int32))
@@ -35,12 +35,12 @@ def increment(count: mx.array, by: int | mx.array = 1) -> mx.array:
 
 
 def elapsed(count: int | mx.array, begin: int = 0, longest: int = 0) -> mx.array:
-    """Return `count - begin`, subtracted as integers: float32 holds no odd number beyond 2**24.
+    """Return `count - begin`, subtracted as integers: float32 cannot represent odd numbers above 2**24.
 
     Args:
-        count: an integer, or an array of them; of floats the difference is float32.
+        count: an integer or an integer array; for a floating-point array the difference is float32.
         begin: at least 0.
-        longest: a number that the difference will be compared with or divided by.
+        longest: a number with which the difference will be compared, or by which it will be divided.
 
     >>> elapsed(mx.array(2**24 + 1), 2**24)
     array(1, dtype=int32)

@@ -87,9 +87,9 @@ def _lost(change: Change, *, trained: bool = False) -> str:
             f"the forward pass rewrote {change.path}, a trained array, which would be lost: freeze it, so "
             "that it is part of model_state"
         )
-    kind = "array" if any(isinstance(x, mx.array) for x in (change.before, change.after)) else "value"
+    kind = "an array" if any(isinstance(x, mx.array) for x in (change.before, change.after)) else "a value"
     return (
-        f"the forward pass changed {change.path}, a {kind} outside model_state, which would be lost. "
+        f"the forward pass changed {change.path}, {kind} outside model_state, which would be lost. "
         "State must be an array under a name without '_' that exists before the call and is frozen: then it "
         "is part of model_state. Draw random numbers without a key of the module's own: rng= decides them. "
         f"If later calls do not depend on the change, pass discard={change.path!r} to functional"

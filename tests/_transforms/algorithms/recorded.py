@@ -17,9 +17,10 @@ RTOL, ATOL = 2e-5, 1e-6  # float32 against float64, over 50 steps
 def walk(
     transform, *, extra=None, steps=STEPS, leaves=LEAVES, asarray=mx.array, apply_updates=ps.apply_updates
 ):
-    """Yield the parameters and the state after each step; also for optax, with its two functions.
+    """Yield the parameters and the state after each step.
 
-    `extra(step, gradients)` returns further arguments of `update`.
+    `extra(step, gradients)` returns further arguments of `update`. For optax, pass its `apply_updates` and
+    the `asarray` of jax.numpy.
     """
     params = {leaf: asarray(INPUTS[f"params/{leaf}"]) for leaf in leaves}
     state, update = transform.init(params), taking_extra(transform) if extra else transform.update
@@ -31,7 +32,7 @@ def walk(
 
 
 def compare(record, name, trajectory, **tolerance):
-    """Compare the parameters after steps 1, 10 and 50 with `record`; `name` is what precedes the step."""
+    """Compare the parameters after steps 1, 10 and 50 with `record`, whose keys are `NAME/STEP/LEAF`."""
     for step, params in enumerate(trajectory, start=1):
         if step in COMPARED:
             close(params, {leaf: record[f"{name}/{step}/{leaf}"] for leaf in params}, step, **tolerance)

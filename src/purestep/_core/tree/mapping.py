@@ -16,7 +16,7 @@ def leaves(tree: Tree) -> list[Any]:
     return found
 
 
-_leaves = leaves  # where an argument takes the name
+_leaves = leaves  # for functions with an argument of that name
 
 
 def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
@@ -35,11 +35,11 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
 
 class _DiffersError(Exception):
-    """Two trees of one map are built differently; which path differs is for `map_with_path` to say."""
+    """Two trees of one map are built differently; `map_with_path` finds the path."""
 
 
 def _map(fn: Callable[..., Any], node: Any, rest: tuple[Any, ...]) -> Any:
-    # Steps map whole states, so this goes without paths: it is most of what an uncompiled step costs.
+    # Without paths, for speed: steps map whole states, and maps are most of the cost of an uncompiled step.
     kind = type(node)
     if kind is dict:
         if not all(type(other) is dict and other.keys() == node.keys() for other in rest):
@@ -97,10 +97,10 @@ def unflatten(like: Tree, leaves: list[Any]) -> Tree:
 
 
 def fitted(tree: Tree, like: Tree) -> Tree:
-    """Return the leaves of a tree in the containers of another that has leaves at the same paths.
+    """Return the leaves of a tree in the containers of another tree with leaves at the same paths.
 
-    Readers of files leave out what holds no leaves: `{}` of a layer without weights, `None`, the end of a
-    list. This puts it back. A tree that has other paths is returned as it is, for its user to refuse.
+    A tree read from a file lacks containers without leaves: `{}` of a layer without weights, `None`, the end
+    of a list. This function adds them. A tree with other paths is returned unchanged.
 
     >>> fitted({"body": {"w": 1}}, {"body": {"w": 0, "b": None}, "dropout": {}})
     {'body': {'w': 1, 'b': None}, 'dropout': {}}
@@ -117,7 +117,7 @@ def alike(first: Tree, second: Tree) -> bool:
 
 
 def matches(same: Callable[[Any, Any], bool], first: Tree, second: Tree) -> bool:
-    """Tell whether two trees have the same containers, and `same` says of every pair of leaves that it holds.
+    """Tell whether two trees have the same containers and `same(a, b)` is true for every pair of leaves.
 
     >>> matches(lambda a, b: a < b, {"w": 1}, {"w": 2}), matches(lambda a, b: True, {"w": 1}, {"b": 2})
     (True, False)
@@ -131,7 +131,7 @@ def matches(same: Callable[[Any, Any], bool], first: Tree, second: Tree) -> bool
 
 
 def where(condition: mx.array, on_true: Tree, on_false: Tree) -> Tree:
-    """Choose between two trees leaf by leaf, by one 0-d boolean array."""
+    """Choose between two trees by one 0-d boolean array."""
     return map(lambda a, b: mx.where(condition, a, b), on_true, on_false)
 
 

@@ -6,10 +6,10 @@ from purestep._core import scalars, sums
 from purestep._core.tree.mapping import leaves, map
 from purestep._core.types import Tree
 
-# Leaves of up to this many elements are put in one vector to be summed.
+# Leaves of up to this many elements are joined into one vector before they are summed.
 _SMALL = 1 << 12
-_CHAIN = 64  # squares in one plain sum: the root halves its error
-_ROWS = 1 << 16  # of arrays of up to this many rows only the rows are summed apart
+_CHAIN = 64  # squares in one plain sum; the root halves the relative error
+_ROWS = 1 << 16  # arrays with at most this many rows are summed row by row
 
 
 def cast(tree: Tree, dtype: mx.Dtype) -> Tree:
@@ -18,7 +18,7 @@ def cast(tree: Tree, dtype: mx.Dtype) -> Tree:
 
 
 def zeros_like(tree: Tree, dtype: mx.Dtype | None = None) -> Tree:
-    """Return zeros of the same shapes, in `dtype` when given."""
+    """Return zeros of the same shapes, in `dtype` if given."""
     return map(lambda x: mx.zeros(x.shape, dtype or x.dtype), tree)
 
 
@@ -35,7 +35,7 @@ def norm(tree: Tree) -> mx.array:
             sums_of_squares.append(sums.total(mx.square(x)).reshape(1))
     if small:
         sums_of_squares.append(mx.square(_joined(small)))
-    # What is left of all leaves is added up together: each alone would cost several kernels to start.
+    # The partial sums of all leaves are added together: one sum a leaf would cost several kernels each.
     return scalars.root(sums.total(_joined(sums_of_squares))) if sums_of_squares else mx.array(0.0)
 
 
@@ -44,7 +44,7 @@ def _joined(vectors: list[mx.array]) -> mx.array:
 
 
 def added(terms: list[mx.array]) -> mx.array:
-    """Return the sum of 0-d arrays, neighbours first: in order, a thousand of them would lose digits."""
+    """Return the sum of 0-d arrays. Neighbours are added first, since a long sum in order loses digits."""
     while len(terms) > 1:
         pairs = zip(terms[::2], terms[1::2], strict=False)
         terms = [a + b for a, b in pairs] + terms[len(terms) - len(terms) % 2 :]

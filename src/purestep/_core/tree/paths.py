@@ -1,4 +1,4 @@
-"""Paths of leaves: how a place in a tree is written, and the leaves by path.
+"""Paths: names of the places in a tree, and leaves by path.
 
 A path names a leaf in one unambiguous string: `opt_state.1.mu.layers.0.weight`. NamedTuple fields and
 plain dict keys are written bare, list and tuple positions as digits, dict keys that would read as
@@ -60,8 +60,8 @@ def items(tree: Tree) -> list[tuple[str, Any]]:
     return found
 
 
-# Recursion is by functions of the module throughout: one that is defined within another and calls itself is
-# a cycle, which keeps what it has seen, whole states, until Python's collector comes by.
+# Recursive functions stand at the top level of the module. A nested function that calls itself is a reference
+# cycle, and would keep whole states in memory until Python collects cycles.
 def _collect(path: str, node: Any, found: list[tuple[str, Any]]) -> None:
     below = children(node)
     if below is None:
@@ -77,7 +77,7 @@ def paths(tree: Tree) -> list[str]:
 
 
 def fields(tree: Tree, name: str) -> list[tuple[str, Any]]:
-    """Return, with its path, what every NamedTuple in the tree holds in the field of this name."""
+    """Return the path and the value of the field of this name, for every NamedTuple in the tree."""
     found: list[tuple[str, Any]] = []
     _collect_fields("", tree, name, found)
     return found

@@ -1,4 +1,4 @@
-"""scale_by_belief: the equations in float64, steady gradients, and bad arguments."""
+"""scale_by_belief: the equations in float64, steady gradients, and refused arguments."""
 
 import mlx.core as mx
 import numpy as np
@@ -39,7 +39,9 @@ def test_steady_gradients_give_large_updates_and_others_small_ones():
 def test_no_gradient_gives_no_update():
     updates, state = run(scale_by_belief(), [[0.0], [0.0]])
     assert [update.item() for update in updates] == [0, 0]
-    assert state.nu["w"].item() == pytest.approx(1.999e-16, rel=1e-4)  # eps_root accumulates in the state
+    assert state.nu["w"].item() == pytest.approx(
+        1.999e-16, rel=1e-4
+    )  # the sum of two eps_root, the first decayed
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])

@@ -1,4 +1,4 @@
-"""scale_by_adam: the equations in float64, the dtypes of the moments, and bad arguments."""
+"""scale_by_adam: the equations in float64, the dtypes of the moments, and refused arguments."""
 
 import mlx.core as mx
 import numpy as np
@@ -10,7 +10,7 @@ from tests.running import run
 
 
 def by_the_book(gradients, b1=0.9, b2=0.999, eps=1e-8, eps_root=0.0, nesterov=False):
-    """Yield each update as the docstring's equations give it, in float64."""
+    """Yield each update by the equations of the docstring, in float64."""
     mu = nu = 0.0
     for t, g in enumerate(np.asarray(gradients, np.float64), start=1):
         mu, nu = b1 * mu + (1 - b1) * g, b2 * nu + (1 - b2) * g**2
@@ -42,7 +42,7 @@ def test_the_updates_are_those_of_the_equations(options):
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
 def test_the_first_update_is_the_sign_of_the_gradient_whatever_its_size(size):
     updates, _ = run(scale_by_adam(), [[size, -size]])
-    np.testing.assert_allclose(updates[0], [1, -1], rtol=2e-4)  # 1e-8 (eps) is added to 1e-4
+    np.testing.assert_allclose(updates[0], [1, -1], rtol=2e-4)  # 1e-4 over 1e-4 + eps
 
 
 def test_no_gradient_gives_no_update():
@@ -79,7 +79,7 @@ def test_a_hundred_steps_of_adamw_on_bfloat16_accumulate_in_float32():
     assert moments.count.item() == 100
     np.testing.assert_allclose(moments.mu["w"], 0.5 * (1 - 0.9**100), rtol=1e-5)
     np.testing.assert_allclose(moments.nu["w"], 0.25 * (1 - 0.999**100), rtol=1e-5)
-    np.testing.assert_allclose(moved, -1e-2, rtol=1e-4)  # the bias corrections in float32 lose some digits
+    np.testing.assert_allclose(moved, -1e-2, rtol=1e-4)  # in float32, the bias corrections lose some digits
 
 
 def test_mu_dtype_rounds_the_stored_mean_and_nothing_else():

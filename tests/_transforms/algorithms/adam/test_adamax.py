@@ -1,4 +1,4 @@
-"""scale_by_adamax: the equations in float64, the fading maximum, and bad arguments."""
+"""scale_by_adamax: the equations in float64, the decaying maximum, and refused arguments."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_the_updates_are_those_of_the_equations(b1, b2, eps):
 
 def test_the_largest_gradient_fades():
     _, state = run(scale_by_adamax(b2=0.5, eps=0.0), [[8.0], [1.0], [-3.0]])
-    assert state.nu["w"].item() == 3  # above 8 / 4
+    assert state.nu["w"].item() == 3  # larger than 8 / 4
     assert state.count.item() == 3
 
 

@@ -1,4 +1,4 @@
-"""scale_by_amsgrad: the equations in float64, a mean square that never shrinks, and bad arguments."""
+"""scale_by_amsgrad: the equations in float64, a mean square that never shrinks, and refused arguments."""
 
 import mlx.core as mx
 import numpy as np

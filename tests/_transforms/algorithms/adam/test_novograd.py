@@ -1,4 +1,4 @@
-"""scale_by_novograd: the equations in float64, one norm for each array, and bad arguments."""
+"""scale_by_novograd: the equations in float64, one norm for each array, and refused arguments."""
 
 import re
 
@@ -55,8 +55,9 @@ def test_mu_dtype_rounds_the_stored_momentum_and_nothing_else():
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype):
-    # The square of 300 overflows in float16.
-    updates, state = run(scale_by_novograd(weight_decay=0.1), [[300.0]], dtype)
+    updates, state = run(
+        scale_by_novograd(weight_decay=0.1), [[300.0]], dtype
+    )  # its square overflows float16
     assert {state.mu["w"].dtype, state.nu["w"].dtype, updates[0].dtype} == {mx.float32}
     assert updates[0].item() == pytest.approx(1)
 

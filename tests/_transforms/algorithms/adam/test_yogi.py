@@ -1,4 +1,4 @@
-"""scale_by_yogi: the equations in float64, a mean square that falls slowly, and bad arguments."""
+"""scale_by_yogi: the equations in float64, a mean square that falls slowly, and refused arguments."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_the_updates_are_those_of_the_equations(b1, b2, eps, eps_root, start):
 @pytest.mark.parametrize(("gradient", "want"), [(1.0, 3.5), (4.0, 12.0), (2.0, 4.0), (0.0, 4.0)])
 def test_the_mean_square_moves_by_a_part_of_the_new_square(gradient, want):
     _, state = run(scale_by_yogi(b2=0.5, initial_accumulator_value=4.0), [[gradient]])
-    assert state.nu["w"].item() == want  # from 4: down by 1 / 2, up by 16 / 2, unchanged, unchanged
+    assert state.nu["w"].item() == want  # 4 - 1 / 2, 4 + 16 / 2, unchanged, unchanged
 
 
 def test_an_initial_value_below_0_is_refused():

@@ -1,4 +1,4 @@
-"""Prodigy and D-Adaptation: the equations in float64, the estimate of the rate, and what is refused."""
+"""Prodigy and D-Adaptation: the equations in float64, the estimate of the rate, and refused arguments."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""scale_by_muon, its factor of the shape, and the split between matrices and the rest."""
+"""scale_by_muon, scale_by_shape, and the split between matrices and the rest."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""scale_by_madgrad: the equations in float64, its learning rate in the state, and what is refused."""
+"""scale_by_madgrad: the equations in float64, its learning rate in the state, and refused arguments."""
 
 import re
 

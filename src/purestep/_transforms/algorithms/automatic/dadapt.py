@@ -19,11 +19,8 @@ class ScaleByDAdaptState(NamedTuple):
     Attributes:
         exp_avg: like params, float32, the running mean of gradients times the step size.
         exp_avg_sq: like params, float32, the running mean of squared gradients.
-        grad_sum: like params, float32, a running mean of gradients times the step size, decayed more slowly.
-        estim_lr: 0-d float32, the estimate of the distance to the solution, used as base learning rate.
-        numerator_weighted: 0-d float32, the decayed sum in the numerator of the estimate.
-        count: 0-d int32, the number of updates.
-        learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
+        grad_sum: like params, float32, a running mean like `exp_avg` that decays more slowly.
+        estim_lr, numerator_weighted, count, learning_rate: as in `ScaleByProdigyState`.
     """
 
     exp_avg: Tree
@@ -36,7 +33,7 @@ class ScaleByDAdaptState(NamedTuple):
 
 
 class ScheduledDAdaptState(ScaleByDAdaptState):
-    """State of `scale_by_dadapt` with a schedule: the same fields; setting `learning_rate` has no effect."""
+    """State of `scale_by_dadapt` with a schedule, which overwrites the learning rate at every update."""
 
     scheduled = True
 
@@ -50,34 +47,27 @@ def scale_by_dadapt(
 ) -> GradientTransform:
     """Turn gradients into the steps of D-adapted AdamW, with sign and learning rate.
 
-    With `g` the gradient, `x` the parameters, `q = sqrt(b2)`, `t` the number of this update, counted from
-    1, and `sum` over the elements of all parameters:
+    With `g` the gradient, `x` the parameters, `q = sqrt(b2)` and `t` the number of this update, counted from
+    1:
 
         l = d * learning_rate * sqrt(1 - b2 ** t) / (1 - b1 ** t)
         r = q * r + (1 - q) * l * sum(g * s / (sqrt(v) + eps))
         m = b1 * m + (1 - b1) * l * g
         v = b2 * v + (1 - b2) * g ** 2
         s = q * s + (1 - q) * l * g
-        d = max(d, r / ((1 - q) * sum(|s|)))
+        d = max(d, r / ((1 - q) * sum(abs(s))))
         update = -m / (sqrt(v) + eps) - weight_decay * l * x
 
+    Both sums are over all parameters together.
+
     Args:
-        learning_rate: a factor on the estimate, at least 0: a number, a 0-d array or a schedule, such as one
-            that falls from 1.
-        betas: decays of the two means, each in [0, 1).
+        learning_rate, betas, estim_lr0, weight_decay: as in `scale_by_prodigy`.
         eps: added to the denominators, above 0.
-        estim_lr0: the first estimate, above 0; it should be too small.
-        weight_decay: at least 0; the decay is decoupled.
 
     Raises:
         ValueError: at update, if params is not given.
 
-    Differences from optax:
-
-    1. Moments, scalars and updates are float32.
-    2. The estimate is unchanged while all gradients, or all learning rates, have been 0. In optax it becomes
-       0 / 0 = NaN and stays NaN, so a warm-up from 0 fails there.
-    3. The state holds the learning rate, where it can be read and set.
+    Differences from optax: those of `scale_by_prodigy`.
 
     Reference: Defazio and Mishchenko, Learning-rate-free learning by D-Adaptation, arXiv:2301.07733.
 
@@ -100,8 +90,9 @@ def scale_by_dadapt(
     weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByDAdaptState:
-        m, v, s = (moments.zeros(params) for _ in range(3))
-        return state_type(m, v, s, scalars.float32(estim_lr0), mx.array(0.0), *rate.init(params))
+        mean, square, sums = (moments.zeros(params) for _ in range(3))
+        first = scalars.float32(estim_lr0)
+        return state_type(mean, square, sums, first, mx.array(0.0), *rate.init(params))
 
     def update(
         updates: Updates, state: ScaleByDAdaptState, params: Params | None = None, **extra: Any
@@ -133,15 +124,13 @@ def dadapt_adamw(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """`scale_by_dadapt`, which applies the learning rate and the decay itself (arXiv:2301.07733).
+    """`scale_by_dadapt`, which includes the learning rate and the decay (arXiv:2301.07733).
 
     Args:
         learning_rate, betas, eps, estim_lr0, weight_decay: as in `scale_by_dadapt`.
 
-    >>> transform = dadapt_adamw(estim_lr0=0.01)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.01
+    >>> transform, params = dadapt_adamw(estim_lr0=0.01), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.01, dtype=float32)}
     """
     return scale_by_dadapt(learning_rate, betas, eps, estim_lr0, weight_decay)

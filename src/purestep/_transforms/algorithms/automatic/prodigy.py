@@ -1,4 +1,4 @@
-"""Prodigy: AdamW that finds its learning rate by estimating the distance to the solution."""
+"""Prodigy: AdamW with a learning rate estimated from the distance to the solution."""
 
 import math
 from typing import Any, NamedTuple
@@ -22,7 +22,10 @@ class ScaleByProdigyState(NamedTuple):
         exp_avg_sq: like params, float32, the running mean of their squares.
         grad_sum: like params, float32, the decayed sum of gradients in the denominator of the estimate.
         params0: the parameters given to `init`, in their dtypes.
-        estim_lr, numerator_weighted, count, learning_rate: as in `ScaleByDAdaptState`.
+        estim_lr: 0-d float32, the estimate of the distance to the solution: the base learning rate.
+        numerator_weighted: 0-d float32, the decayed sum in the numerator of the estimate.
+        count: 0-d int32, the number of updates.
+        learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
     """
 
     exp_avg: Tree
@@ -36,7 +39,7 @@ class ScaleByProdigyState(NamedTuple):
 
 
 class ScheduledProdigyState(ScaleByProdigyState):
-    """State of `scale_by_prodigy` with a schedule, as `ScheduledDAdaptState`."""
+    """State of `scale_by_prodigy` with a schedule, which overwrites the learning rate at every update."""
 
     scheduled = True
 
@@ -51,30 +54,40 @@ def scale_by_prodigy(
     weight_decay: float | mx.array = 0.0,
     safeguard_warmup: bool = False,
 ) -> GradientTransform:
-    """Turn gradients into Prodigy's steps, with sign and learning rate.
+    """Turn gradients into the steps of Prodigy, sign and learning rate included.
 
-    With `g` the gradient, `x` the parameters, `x0` their start, `d0 = estim_lr0`, `t` the number of this
-    update, counted from 1, and `sum` over the elements of all parameters:
+    With `g` the gradient, `x` the parameters, `x0` their first values, `d0 = estim_lr0` and `t` the number of
+    this update, counted from 1:
 
         l = d * learning_rate * sqrt(1 - b2 ** t) / (1 - b1 ** t)
         r = beta3 * r + d / d0 * l * sum(g * (x0 - x))
         s = beta3 * s + l * d / d0 * g            (d instead of l with safeguard_warmup)
         m = b1 * m + (1 - b1) * d * g
         v = b2 * v + (1 - b2) * (d * g) ** 2
-        d = max(d, estim_lr_coef * r / sum(|s|))
+        d = max(d, estim_lr_coef * r / sum(abs(s)))
         update = -l * (m / (sqrt(v) + d * eps) + weight_decay * x)
 
+    Both sums are over all parameters together.
+
     Args:
-        learning_rate, betas, estim_lr0, weight_decay: as in `scale_by_dadapt`.
-        beta3: decay of both sums, in [0, 1); `None` is the square root of the second beta.
-        eps: at least 0; the estimate times `eps` is added to the denominator.
+        learning_rate: a factor on the estimate, at least 0, or a schedule that starts at 1 and decreases.
+        betas: decays of the two means, each in [0, 1).
+        beta3: decay of both sums, in [0, 1); `None` is the root of the second beta.
+        eps: multiplied by the estimate and added to the denominator, at least 0.
+        estim_lr0: the first estimate, above 0; choose it too small.
         estim_lr_coef: a factor on every later estimate, above 0.
-        safeguard_warmup: leave the learning rate out of `s`, for a schedule that starts with a warm-up.
+        weight_decay: decoupled, at least 0.
+        safeguard_warmup: omit the learning rate from `s`, for a schedule that starts with a warm-up.
 
     Raises:
         ValueError: at update, if params is not given.
 
-    Differences from optax: those of `scale_by_dadapt`.
+    Differences from optax:
+
+    1. Moments, scalars and updates are float32 for parameters of any dtype.
+    2. While every gradient or learning rate has been zero, the estimate is unchanged. In optax it becomes NaN
+       (0 / 0) and stays NaN, so a warm-up must not start at 0 there.
+    3. The learning rate is in the state, where it can be read and set.
 
     Reference: Mishchenko and Defazio, Prodigy, arXiv:2306.06101.
 
@@ -89,19 +102,19 @@ def scale_by_prodigy(
     """
     caller = "scale_by_prodigy"
     b1, b2 = check_betas(caller, betas)
-    b3 = math.sqrt(b2) if beta3 is None else beta3
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
     state_type = ScheduledProdigyState if callable(learning_rate) else ScaleByProdigyState
-    b3 = checks.number(caller, "beta3", b3, least=0, below=1)
+    (b3,) = moments.decays(caller, beta3=math.sqrt(b2) if beta3 is None else beta3)
     eps = checks.number(caller, "eps", eps, least=0)
     estim_lr0 = checks.number(caller, "estim_lr0", estim_lr0, above=0)
     estim_lr_coef = checks.number(caller, "estim_lr_coef", estim_lr_coef, above=0)
     weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByProdigyState:
-        m, v, s = (moments.zeros(params) for _ in range(3))
-        return state_type(m, v, s, params, scalars.float32(estim_lr0), mx.array(0.0), *rate.init(params))
+        mean, square, sums = (moments.zeros(params) for _ in range(3))
+        first = scalars.float32(estim_lr0)
+        return state_type(mean, square, sums, params, first, mx.array(0.0), *rate.init(params))
 
     def update(
         updates: Updates, state: ScaleByProdigyState, params: Params | None = None, **extra: Any
@@ -139,17 +152,15 @@ def prodigy(
     weight_decay: float | mx.array = 0.0,
     safeguard_warmup: bool = False,
 ) -> GradientTransform:
-    """`scale_by_prodigy`, which applies the learning rate and the decay itself (arXiv:2306.06101).
+    """`scale_by_prodigy`, which includes the learning rate and the decay (arXiv:2306.06101).
 
     Args:
-        learning_rate, betas, beta3, eps, estim_lr0: as in `scale_by_prodigy`.
-        estim_lr_coef, weight_decay, safeguard_warmup: as in `scale_by_prodigy`.
+        learning_rate, betas, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup: as in
+            `scale_by_prodigy`.
 
-    >>> transform = prodigy(estim_lr0=0.01)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.01
+    >>> transform, params = prodigy(estim_lr0=0.01), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.01, dtype=float32)}
     """
     return scale_by_prodigy(
         learning_rate, betas, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup

@@ -102,7 +102,7 @@ def schedule_free(
     >>> transform = schedule_free(scale(-0.5), 0.5, b1=0.5)
     >>> params = {"w": mx.array(0.0)}
     >>> state = transform.init(params)
-    >>> for _ in range(2):  # z goes to 1, then to 2
+    >>> for _ in range(2):  # z is 1, then 2
     ...     updates, state = transform.update({"w": mx.array(-2.0)}, state, params)
     ...     params = tree.map(mx.add, params, updates)
     >>> params, schedule_free_eval_params(state, params)

@@ -1,4 +1,4 @@
-"""Newton-Schulz orthogonalization, and which leaves of a tree are matrices."""
+"""Newton-Schulz orthogonalization, and the selection of matrices in a tree."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 Coefficients: TypeAlias = str | Sequence[float] | Sequence[Sequence[float]]
-"""Three numbers, or rows of three, or the name of a preset."""
+"""Three numbers, rows of three numbers, or the name of a preset."""
 
 Matrices: TypeAlias = Callable[[str, mx.array], bool | MuonDimensionNumbers | None] | Tree | None
 """Selects matrices: a function of (path, leaf), a tree of booleans, or `None` for leaves of 2 axes."""
@@ -72,7 +72,7 @@ def orthogonalize(
 ) -> mx.array:
     """Move the singular values of a matrix close to 1 by a Newton-Schulz iteration of matrix products.
 
-    Divide the matrix by a norm, so that no singular value exceeds 1, then repeat
+    The matrix is divided by a norm, so that no singular value exceeds 1. Then this step is repeated:
 
         A = X X^T;  X = a X + (b A + c A A) X
 

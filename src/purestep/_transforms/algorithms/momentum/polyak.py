@@ -72,7 +72,7 @@ def polyak_sgd(
     eps: float | mx.array = 0.0,
     variant: Literal["sps", "sps+"] = "sps",
 ) -> GradientTransform:
-    """`sgd` at the rate `scaling`, then `scale_by_polyak` of its updates (arXiv:2002.10542).
+    """`sgd` with the learning rate `scaling`, then `scale_by_polyak` (arXiv:2002.10542).
 
     `update` needs `value=loss`, which `train_step` passes.
 
