@@ -1,4 +1,4 @@
-"""The one table of transforms under law: a new transform joins with one line."""
+"""All transforms that the laws are tested with; a new transform needs one line here."""
 
 from collections.abc import Callable
 
@@ -176,7 +176,7 @@ CATALOGUE: dict[str, Callable[[], ps.GradientTransform]] = {
     "master_weights": lambda: transforms.master_weights(optimizers.adamw(1e-2)),
 }
 
-# What each one looks at decides which further laws it obeys; all others treat every element apart.
+# Further laws depend on the elements that an update reads. A transform in neither set is elementwise.
 READS_ALL_LEAVES = {
     "clip_by_global_norm",
     "clip, then adamw",

@@ -1,11 +1,13 @@
-"""Feed a transform one gradient after another."""
+"""Updates of a transform for one gradient after another."""
 
 import mlx.core as mx
 import numpy as np
 
+import purestep as ps
+
 
 def run(transform, gradients, dtype=mx.float32, params=None):
-    """Return the updates that these gradients of one array give one after another, and the last state."""
+    """Return the updates for these gradients of one array, one after another, and the last state."""
     params = {"w": mx.zeros(np.shape(gradients)[1:], dtype) if params is None else mx.array(params, dtype)}
     state, updates = transform.init(params), []
     for gradient in gradients:
@@ -14,13 +16,25 @@ def run(transform, gradients, dtype=mx.float32, params=None):
     return updates, state
 
 
+def walk(transform, gradients, dtype=mx.float32):
+    """Yield one array of parameters, ones at first, and the state after each of its gradients."""
+    others = {"none": None, "empty": mx.zeros((0, 2))}
+    params = {"w": mx.ones(np.shape(gradients)[1:], dtype), **others}
+    state = transform.init(params)
+    for gradient in gradients:
+        updates, state = transform.update({"w": mx.array(gradient).astype(dtype), **others}, state, params)
+        assert updates["w"].dtype == mx.float32
+        params = ps.apply_updates(params, updates)
+        yield params["w"], state
+
+
 def assert_updates(transform, gradients, want, params=None):
-    """Compare the updates with those of an iterator over float64 arrays."""
+    """Compare the updates with the float64 arrays of an iterable."""
     updates, _ = run(transform, gradients, params=params)
     for step, (got, expected) in enumerate(zip(updates, want, strict=True), start=1):
         np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6, err_msg=f"update {step}")
 
 
 def normal(*shape):
-    """Return the same normal numbers for a shape, float32."""
+    """Return normal numbers, float32; the same ones for the same shape."""
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)

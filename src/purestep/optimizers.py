@@ -22,7 +22,8 @@ from purestep._transforms.algorithms.adam.radam import radam
 from purestep._transforms.algorithms.adam.sophia import sophia
 from purestep._transforms.algorithms.adam.yogi import yogi
 from purestep._transforms.algorithms.automatic.dadapt import dadapt_adamw
-from purestep._transforms.algorithms.automatic.dog import dog, dowg
+from purestep._transforms.algorithms.automatic.dog import dog
+from purestep._transforms.algorithms.automatic.dowg import dowg
 from purestep._transforms.algorithms.automatic.prodigy import prodigy
 from purestep._transforms.algorithms.automatic.schedule_free import schedule_free_adamw, schedule_free_sgd
 from purestep._transforms.algorithms.layerwise.fromage import fromage

@@ -44,11 +44,10 @@ from purestep._transforms.algorithms.automatic.dadapt import (
 from purestep._transforms.algorithms.automatic.dog import (
     ScaleByDistanceOverGradientsState,
     ScaleByDoGState,
-    ScaleByDoWGState,
     scale_by_distance_over_gradients,
     scale_by_dog,
-    scale_by_dowg,
 )
+from purestep._transforms.algorithms.automatic.dowg import ScaleByDoWGState, scale_by_dowg
 from purestep._transforms.algorithms.automatic.prodigy import (
     ScaleByProdigyState,
     ScheduledProdigyState,
@@ -59,15 +58,10 @@ from purestep._transforms.algorithms.automatic.schedule_free import (
     schedule_free,
     schedule_free_eval_params,
 )
-from purestep._transforms.algorithms.layerwise.muon import (
-    MatricesAndRestState,
-    ScaleByMuonState,
-    matrices_and_rest,
-    scale_by_muon,
-    scale_by_shape,
-)
+from purestep._transforms.algorithms.layerwise.muon import ScaleByMuonState, scale_by_muon, scale_by_shape
 from purestep._transforms.algorithms.layerwise.mup import hidden_matrices, scale_by_width
 from purestep._transforms.algorithms.layerwise.orthogonal import MuonDimensionNumbers, orthogonalize
+from purestep._transforms.algorithms.layerwise.splitting import MatricesAndRestState, matrices_and_rest
 from purestep._transforms.algorithms.layerwise.trust_ratio import scale_by_trust_ratio
 from purestep._transforms.algorithms.momentum.lion import ScaleByLionState, scale_by_lion
 from purestep._transforms.algorithms.momentum.madgrad import (

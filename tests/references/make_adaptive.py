@@ -1,16 +1,12 @@
-"""Record what optax and torch make of the inputs in `optimizers.safetensors`: adaptive and sign families.
+"""Record adaptive and sign optimizers of optax and torch on the inputs in `optimizers.safetensors`.
 
 Run with a Python that has both. Names in the file are `trajectories/OPTIMIZER/STEP/LEAF`, in float64.
 """
 
-from pathlib import Path
-
 import jax
-import numpy as np
 import optax
 import torch
-from make_optimizers import RECORDED, SHAPES, optax_trajectory, torch_trajectory
-from safetensors.numpy import load_file, save_file
+from make_optimizers import recorded_inputs, trajectories, write
 
 SCHEDULE = optax.linear_schedule(1e-2, 1e-3, 40)
 
@@ -21,7 +17,7 @@ def matrices(params):
 
 
 def rprop_in_time(**options):
-    """Make optax's Rprop give the update that its state holds: what it gives is that of the step before."""
+    """Return optax's Rprop with the update in its state; the update that it returns is a step late."""
     late = optax.scale_by_rprop(**options)
 
     def update(updates, state, params=None):
@@ -82,7 +78,7 @@ TORCH = {
     # A momentum_decay so large that the momentum is betas[0] from the first step, as in optax.
     "nadam": lambda params: torch.optim.NAdam(params, lr=1e-2, momentum_decay=1e6),
     "adamax": lambda params: torch.optim.Adamax(params, lr=1e-2),
-    # Torch takes the largest mean square before its bias correction, which is none for a decay of 0.
+    # Torch takes the largest mean square before its bias correction, which has no effect for a decay of 0.
     "amsgrad": lambda params: torch.optim.Adam(params, lr=1e-2, betas=(0.9, 0.0), amsgrad=True),
     "radam": lambda params: torch.optim.RAdam(params, lr=1e-2, eps=0.0),
     "adadelta": lambda params: torch.optim.Adadelta(params, lr=0.5, weight_decay=0.1),
@@ -96,18 +92,7 @@ TORCH = {
 def main():
     """Write the file."""
     jax.config.update("jax_enable_x64", True)
-    inputs = load_file(Path(__file__).with_name("optimizers.safetensors"))
-    params = {name: inputs[f"params/{name}"] for name in SHAPES}
-    gradients = {name: inputs[f"gradients/{name}"] for name in SHAPES}
-    runs = {f"optax.{name}": optax_trajectory(make(), params, gradients) for name, make in OPTAX.items()}
-    runs |= {f"torch.{name}": torch_trajectory(make, params, gradients) for name, make in TORCH.items()}
-    tensors = {}
-    for run, trajectory in runs.items():
-        for step, values in enumerate(trajectory, start=1):
-            if step in RECORDED:
-                tensors |= {f"trajectories/{run}/{step}/{name}": v for name, v in values.items()}
-    arrays = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in tensors.items()}
-    save_file(arrays, Path(__file__).with_name("adaptive.safetensors"))
+    write("adaptive", trajectories(OPTAX, TORCH, *recorded_inputs()))
 
 
 if __name__ == "__main__":

@@ -1,41 +1,44 @@
-"""Record what optax.contrib makes of the inputs in `optimizers.safetensors`, in float64.
+"""Record optimizers of optax.contrib, in float64, on the inputs in `optimizers.safetensors`.
 
 Run with a Python that has optax and torch. The names in `contrib.safetensors` are
-`trajectories/OPTIMIZER/STEP/LEAF`, and `evaluation/OPTIMIZER/STEP/LEAF` for parameters to evaluate with.
+`trajectories/OPTIMIZER/STEP/LEAF`, and `evaluation/OPTIMIZER/STEP/LEAF` for the parameters for evaluation.
 """
 
-from pathlib import Path
-
 import jax
-import numpy as np
 import optax
-from make_optimizers import RECORDED, SHAPES, STEPS, optax_trajectory, torch_trajectory
+from make_optimizers import (
+    STEPS,
+    of_recorded_steps,
+    optax_trajectory,
+    recorded_inputs,
+    torch_trajectory,
+    write,
+)
 from optax import contrib
-from safetensors.numpy import load_file, save_file
 
 
 def matrix_axes(params, **axes):
-    """Give the named leaves (reduction, output) axes, and the others to AdamW."""
+    """Return the (reduction, output) axes of the named leaves; None, which selects AdamW, for others."""
     return {name: contrib.MuonDimensionNumbers(*axes[name]) if name in axes else None for name in params}
 
 
 def out_in(params):
-    """Take the matrix for MLX's [out, in]."""
+    """Select the matrix as [out, in], as in MLX."""
     return matrix_axes(params, matrix=(1, 0))
 
 
 def stacked(params):
-    """Take the matrix for [in, out] and the tensor for two matrices [in, out]."""
+    """Select the matrix as [in, out] and the tensor as two matrices [in, out]."""
     return matrix_axes(params, matrix=(0, 1), tensor=(1, 2))
 
 
 def flattened(params):
-    """Take the tensor for [out, everything else]."""
+    """Select the tensor as [out, everything else]."""
     return matrix_axes(params, matrix=(1, 0), tensor=((1, 2), 0))
 
 
 def matrices(params):
-    """Select what has two axes or more."""
+    """Select the leaves of two or more axes."""
     return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 
@@ -130,7 +133,7 @@ OPTAX = {
 
 
 def evaluation(transform, params, gradients):
-    """Yield what schedule_free_eval_params gives after each step."""
+    """Yield the result of schedule_free_eval_params after each step."""
     params = {name: jax.numpy.asarray(p, "float64") for name, p in params.items()}
     state = transform.init(params)
     for step in range(STEPS):
@@ -141,7 +144,7 @@ def evaluation(transform, params, gradients):
 
 
 def torch_muon(params, gradients):
-    """Yield the parameters after each step; torch's Muon takes matrices alone, and iterates in bfloat16."""
+    """Yield the parameters after each step; torch's Muon takes only matrices and iterates in bfloat16."""
     import torch
 
     matrix = {"matrix": params["matrix"]}
@@ -153,22 +156,14 @@ def torch_muon(params, gradients):
 def main():
     """Write the file."""
     jax.config.update("jax_enable_x64", True)
-    record = load_file(Path(__file__).with_name("optimizers.safetensors"))
-    params = {name: record[f"params/{name}"] for name in SHAPES}
-    gradients = {name: record[f"gradients/{name}"] for name in SHAPES}
+    params, gradients = recorded_inputs()
     runs = {
         f"trajectories/{name}": optax_trajectory(make(), params, gradients) for name, make in OPTAX.items()
     }
     runs["trajectories/torch.muon"] = torch_muon(params, gradients)
     for name in ("schedule_free_sgd", "schedule_free_adamw"):
         runs[f"evaluation/{name}"] = evaluation(OPTAX[name](), params, gradients)
-    tensors = {}
-    for run, trajectory in runs.items():
-        for step, values in enumerate(trajectory, start=1):
-            if step in RECORDED:
-                tensors |= {f"{run}/{step}/{name}": np.asarray(v) for name, v in values.items()}
-    arrays = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in tensors.items()}
-    save_file(arrays, Path(__file__).with_name("contrib.safetensors"))
+    write("contrib", of_recorded_steps(runs))
 
 
 if __name__ == "__main__":

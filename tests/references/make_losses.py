@@ -219,20 +219,17 @@ def divergences():
         both,
     )
     logs = optax.losses.kl_divergence_with_log_targets
-    variants(
-        "kl_divergence_with_log_targets",
-        lambda log_predictions, log_targets: logs(log_predictions, log_targets),
-        lambda: {"log_predictions": logp(), "log_targets": logp()},
-        [*both, "log_targets"],
-        lambda: {"log_predictions": far(), "log_targets": far()},
-    )
-    variants(
-        "kl_divergence_with_log_targets_reverse",
-        lambda log_predictions, log_targets: logs(log_targets, log_predictions),
-        lambda: {"log_predictions": logp(), "log_targets": logp()},
-        [*both, "log_targets"],
-        lambda: {"log_predictions": far(), "log_targets": far()},
-    )
+    for suffix, loss in (
+        ("", lambda log_predictions, log_targets: logs(log_predictions, log_targets)),
+        ("_reverse", lambda log_predictions, log_targets: logs(log_targets, log_predictions)),
+    ):
+        variants(
+            f"kl_divergence_with_log_targets{suffix}",
+            loss,
+            lambda: {"log_predictions": logp(), "log_targets": logp()},
+            [*both, "log_targets"],
+            lambda: {"log_predictions": far(), "log_targets": far()},
+        )
     torch_reverse = of_torch(
         lambda log_predictions, targets: tnf.kl_div(
             torch.log(targets), log_predictions, log_target=True, reduction="none"

@@ -1,8 +1,9 @@
-"""Record what optax and torch make of fixed inputs, in float64: run with a Python that has both.
+"""Record optimizers of optax and torch on fixed inputs, in float64.
 
-Everything that a test needs, inputs too, goes into `optimizers.safetensors` beside this file, so no test
-depends on how numpy draws. Names are `params/LEAF`, `gradients/LEAF` (one row a step),
-`trajectories/OPTIMIZER/STEP/LEAF`, `schedules/NAME` (one value a count) and `cross_entropy/CASE/WHAT`.
+Run with a Python that has both. Everything that a test needs, inputs too, is written to
+`optimizers.safetensors` beside this file, so no test depends on numpy's random numbers. Names are
+`params/LEAF`, `gradients/LEAF` (one row a step), `trajectories/OPTIMIZER/STEP/LEAF`, `schedules/NAME` (one
+value a count) and `cross_entropy/CASE/WHAT`.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import optax
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 STEPS = 50
 RECORDED = (1, 10, 50)
@@ -62,12 +63,12 @@ SCHEDULES = {
 
 
 def draw_optimization(rng):
-    """Draw parameters, and gradients whose norms lie on both sides of 1 and whose leaves differ in size."""
+    """Return random parameters, and gradients with norms below and above 1 and leaves of different scales."""
     params = {name: rng.uniform(-1, 1, shape).astype(np.float32) for name, shape in SHAPES.items()}
     sizes = 10 ** rng.uniform(-1.5, 0.5, STEPS)
     gradients = {}
     for name, shape in SHAPES.items():
-        leaf = 1e-3 if name == "matrix" else 1.0  # so small that eps and eps_root are felt
+        leaf = 1e-3 if name == "matrix" else 1.0  # so small that eps and eps_root have an effect
         size = (leaf * sizes).reshape(STEPS, *(1 for _ in shape))
         gradients[name] = (rng.uniform(-1, 1, (STEPS, *shape)) * size).astype(np.float32)
     return params, gradients
@@ -94,6 +95,42 @@ def torch_trajectory(make, params, gradients):
             param.grad = torch.tensor(gradients[name][step], dtype=torch.float64)
         optimizer.step()
         yield {name: p.detach().numpy().copy() for name, p in params.items()}
+
+
+def of_recorded_steps(runs):
+    """Return the leaves after the recorded steps of each run, as `RUN/STEP/LEAF`."""
+    return {
+        f"{run}/{step}/{leaf}": np.asarray(value)
+        for run, trajectory in runs.items()
+        for step, leaves in enumerate(trajectory, start=1)
+        if step in RECORDED
+        for leaf, value in leaves.items()
+    }
+
+
+def trajectories(optax_makers, torch_makers, params, gradients):
+    """Return the recorded steps of optimizers of both libraries, as `trajectories/OPTIMIZER/STEP/LEAF`."""
+    runs = {
+        f"trajectories/optax.{name}": optax_trajectory(make(), params, gradients)
+        for name, make in optax_makers.items()
+    }
+    runs |= {
+        f"trajectories/torch.{name}": torch_trajectory(make, params, gradients)
+        for name, make in torch_makers.items()
+    }
+    return of_recorded_steps(runs)
+
+
+def recorded_inputs():
+    """Return the parameters and the gradients in `optimizers.safetensors`."""
+    inputs = load_file(Path(__file__).with_name("optimizers.safetensors"))
+    return tuple({name: inputs[f"{kind}/{name}"] for name in SHAPES} for kind in ("params", "gradients"))
+
+
+def write(name, tensors):
+    """Write a record beside this file."""
+    arrays = {key: np.ascontiguousarray(x).reshape(np.shape(x)) for key, x in tensors.items()}
+    save_file(arrays, Path(__file__).with_name(f"{name}.safetensors"))
 
 
 def cross_entropy_case(logits, targets, weights=None, **options):
@@ -138,18 +175,12 @@ def main():
     params, gradients = draw_optimization(rng)
     tensors = {f"params/{name}": p for name, p in params.items()}
     tensors |= {f"gradients/{name}": g for name, g in gradients.items()}
-    runs = {f"optax.{name}": optax_trajectory(make(), params, gradients) for name, make in OPTAX.items()}
-    runs |= {f"torch.{name}": torch_trajectory(make, params, gradients) for name, make in TORCH.items()}
-    for run, trajectory in runs.items():
-        for step, values in enumerate(trajectory, start=1):
-            if step in RECORDED:
-                tensors |= {f"trajectories/{run}/{step}/{name}": v for name, v in values.items()}
+    tensors |= trajectories(OPTAX, TORCH, params, gradients)
     for name, schedule in SCHEDULES.items():
         tensors[f"schedules/{name}"] = np.array([schedule(count) for count in range(121)], np.float64)
     for case, parts in cross_entropy_cases(rng).items():
         tensors |= {f"cross_entropy/{case}/{what}": part for what, part in parts.items()}
-    arrays = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in tensors.items()}
-    save_file(arrays, Path(__file__).with_name("optimizers.safetensors"))
+    write("optimizers", tensors)
 
 
 if __name__ == "__main__":

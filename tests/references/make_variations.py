@@ -1,29 +1,27 @@
-"""Record what optax makes of fixed inputs, in float64, by optimizers beyond the first.
+"""Record variations of optimizers of optax on fixed inputs, in float64.
 
-Run with a Python that has optax and torch. Into `variations.safetensors` beside this file, as
-`trajectories/OPTIMIZER/STEP/LEAF`, with `values`, a loss for each step; the other inputs are those in
-`optimizers.safetensors`. A 0-d leaf goes in as an array of one element where optax takes no 0-d ones.
+Run with a Python that has optax and torch. `variations.safetensors` beside this file gets
+`trajectories/OPTIMIZER/STEP/LEAF` and `values`, a loss for each step; the other inputs are those in
+`optimizers.safetensors`. Where optax takes no 0-d leaf, the leaf is an array of one element.
 """
 
 import warnings
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
-from make_optimizers import RECORDED, STEPS, draw_optimization
-from safetensors.numpy import save_file
+from make_optimizers import STEPS, draw_optimization, of_recorded_steps, write
 
 VALUES = 0.5 + 0.45 * np.cos(np.arange(STEPS))
 
 
 def matrices(params):
-    """Select what has two axes or more."""
+    """Select the leaves of two or more axes."""
     return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 
 def small(*transforms):
-    """Descend by a rate that leads nowhere near infinity."""
+    """Return a chain that descends at a small rate."""
     return optax.chain(*transforms, optax.scale(-0.05))
 
 
@@ -72,7 +70,7 @@ OPTAX = {
 
 
 def trajectory(transform, params, gradients, take=lambda x: x, give=lambda name, x: x):
-    """Yield the parameters after each step, taken in and given out through two functions."""
+    """Yield the parameters after each step; `take` converts the inputs and `give` the results."""
     wide = {name: jax.numpy.asarray(take(p), "float64") for name, p in params.items()}
     transform = optax.with_extra_args_support(transform)
     state, update = transform.init(wide), jax.jit(transform.update)
@@ -98,7 +96,7 @@ def main():
             runs[name] = trajectory(make(), params, gradients, np.atleast_1d, restored)
         else:
             runs[name] = trajectory(make(), params, gradients)
-    # optax's units are the columns of [in, out]: each array goes in as that of its transpose.
+    # The units of optax are the columns of [in, out], so each array is transposed.
     runs["adaptive_grad_clip"] = trajectory(
         small(optax.adaptive_grad_clip(0.05)),
         params,
@@ -106,13 +104,8 @@ def main():
         lambda x: x.reshape(x.shape[0], -1).T if x.ndim > 1 else x,
         lambda name, x: restored(name, np.asarray(x).T),
     )
-    tensors = {"values": VALUES}
-    for name, run in runs.items():
-        for step, leaves in enumerate(run, start=1):
-            if step in RECORDED:
-                tensors |= {f"trajectories/{name}/{step}/{leaf}": x for leaf, x in leaves.items()}
-    arrays = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in tensors.items()}
-    save_file(arrays, Path(__file__).with_name("variations.safetensors"))
+    tensors = of_recorded_steps({f"trajectories/{name}": run for name, run in runs.items()})
+    write("variations", {"values": VALUES, **tensors})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
-"""Record where optax's wrappers lead, in float64, from the inputs in `optimizers.safetensors`.
+"""Record wrappers of optax, in float64, on the inputs in `optimizers.safetensors`.
 
 Run with a Python that has optax and torch, after `make_optimizers.py`. Names are
-`trajectories/WRAPPER/STEP/LEAF`, and `values` (one a step), the losses that `reduce_on_plateau` is told.
+`trajectories/WRAPPER/STEP/LEAF`, and `values` (one a step), the losses for `reduce_on_plateau`.
 """
-
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
-from make_optimizers import RECORDED, SHAPES, STEPS, optax_trajectory
-from safetensors.numpy import load_file, save_file
+from make_optimizers import SHAPES, STEPS, of_recorded_steps, optax_trajectory, recorded_inputs, write
 
 MATRICES = {name: len(shape) >= 2 for name, shape in SHAPES.items()}
 LABELS = {name: "matrices" if matrix else "others" for name, matrix in MATRICES.items()}
@@ -63,7 +60,7 @@ def lookahead_trajectory(transform, params, gradients):
 
 
 def plateau_trajectory(transform, params, gradients, values):
-    """Yield the parameters after each step of gradient descent under the plateau's scale."""
+    """Yield the parameters after each step of gradient descent with the scale of the plateau."""
     wide = {name: jax.numpy.asarray(p, "float64") for name, p in params.items()}
     state = transform.init(wide)
     for step in range(STEPS):
@@ -76,21 +73,14 @@ def plateau_trajectory(transform, params, gradients, values):
 def main():
     """Write the file."""
     jax.config.update("jax_enable_x64", True)
-    inputs = load_file(Path(__file__).with_name("optimizers.safetensors"))
-    params = {name: inputs[f"params/{name}"] for name in SHAPES}
-    gradients = {name: inputs[f"gradients/{name}"] for name in SHAPES}
+    params, gradients = recorded_inputs()
     rng = np.random.Generator(np.random.PCG64(31))
     values = (1 + np.exp(-np.arange(STEPS) / 8) + 0.1 * rng.standard_normal(STEPS)).astype(np.float32)
     runs = {name: optax_trajectory(make(), params, gradients) for name, make in OPTAX.items()}
     runs |= {name: lookahead_trajectory(make(), params, gradients) for name, make in LOOKAHEAD.items()}
     runs |= {name: plateau_trajectory(make(), params, gradients, values) for name, make in PLATEAU.items()}
-    tensors = {"values": values}
-    for run, trajectory in runs.items():
-        for step, found in enumerate(trajectory, start=1):
-            if step in RECORDED:
-                tensors |= {f"trajectories/{run}/{step}/{name}": np.asarray(v) for name, v in found.items()}
-    arrays = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in tensors.items()}
-    save_file(arrays, Path(__file__).with_name("wrappers.safetensors"))
+    tensors = of_recorded_steps({f"trajectories/{name}": run for name, run in runs.items()})
+    write("wrappers", {"values": values, **tensors})
 
 
 if __name__ == "__main__":

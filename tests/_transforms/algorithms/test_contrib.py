@@ -1,9 +1,8 @@
-"""Those of optax.contrib, and Adan, lead where optax's do: recorded by references/make_contrib.py."""
+"""Adan and optimizers of optax.contrib follow optax, recorded in float64 by references/make_contrib.py."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import purestep as ps
 from purestep import schedules
@@ -31,17 +30,14 @@ from purestep.transforms import (
     schedule_free,
     schedule_free_eval_params,
 )
-from tests.references import DIRECTORY
+from tests._transforms.algorithms.recorded import COMPARED, compare, compare_optimizer, names, walk
+from tests.references import recorded
 
-REFERENCES = DIRECTORY
-INPUTS = load_file(REFERENCES / "optimizers.safetensors")
-RECORD = load_file(REFERENCES / "contrib.safetensors")
-LEAVES = ("scalar", "vector", "matrix", "tensor")
-RTOL, ATOL = 2e-5, 1e-6  # float32 against float64, over 50 steps
+RECORD = recorded("contrib")
 
 
 def stacked(path, leaf):
-    """Take the matrix for [in, out] and the tensor for two matrices [in, out]."""
+    """Select the matrix as [in, out] and the tensor as two matrices [in, out]."""
     axes = {"matrix": MuonDimensionNumbers(0, 1), "tensor": MuonDimensionNumbers(1, 2)}
     return axes.get(path, False)
 
@@ -121,49 +117,31 @@ OPTIMIZERS = {
 }
 
 
-def walk(name, leaves=LEAVES, transform=None):
-    """Yield the parameters and the state after each step."""
-    transform = transform or OPTIMIZERS[name]()
-    params = {leaf: mx.array(INPUTS[f"params/{leaf}"]) for leaf in leaves}
-    state = transform.init(params)
-    for step in range(50):
-        gradients = {leaf: mx.array(INPUTS[f"gradients/{leaf}"][step]) for leaf in leaves}
-        extra = {"hessian": ps.tree.map(mx.square, gradients)} if name.startswith("sophia") else {}
-        updates, state = transform.update(gradients, state, params, **extra)
-        params = ps.apply_updates(params, updates)
-        mx.eval(params, state)
-        yield params, state
+def hessian(step, gradients):
+    """Return the squares of the gradients as the estimate."""
+    return {"hessian": ps.tree.map(mx.square, gradients)}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_fifty_steps_lead_where_they_led_optax(name):
-    for step, (params, _) in enumerate(walk(name), start=1):
-        if step in (1, 10, 50):
-            for leaf in LEAVES:
-                want = RECORD[f"trajectories/{name}/{step}/{leaf}"]
-                np.testing.assert_allclose(params[leaf], want, RTOL, ATOL, err_msg=f"{leaf}, step {step}")
+def test_fifty_steps_follow_the_recorded_trajectory(name):
+    compare_optimizer(RECORD, name, OPTIMIZERS[name], extra=hessian if "sophia" in name else None)
 
 
 def test_every_recorded_trajectory_is_compared():
-    recorded = {key.split("/")[1] for key in RECORD if key.startswith("trajectories/")}
-    assert recorded == set(OPTIMIZERS) | {"torch.muon"}
+    assert names(RECORD) == set(OPTIMIZERS) | {"torch.muon"}
 
 
 @pytest.mark.parametrize("name", ["schedule_free_sgd", "schedule_free_adamw"])
-def test_the_parameters_to_evaluate_with_are_those_of_optax(name):
-    for step, (params, state) in enumerate(walk(name), start=1):
-        if step in (1, 10, 50):
-            average = schedule_free_eval_params(state, params)
-            for leaf in LEAVES:
-                want = RECORD[f"evaluation/{name}/{step}/{leaf}"]
-                np.testing.assert_allclose(average[leaf], want, RTOL, ATOL, err_msg=f"{leaf}, step {step}")
+def test_the_parameters_for_evaluation_follow_those_of_optax(name):
+    averages = (schedule_free_eval_params(state, params) for params, state in walk(OPTIMIZERS[name]()))
+    compare(RECORD, f"evaluation/{name}", averages)
 
 
-def test_muon_leads_where_it_led_torch():
+def test_muon_follows_that_of_torch():
     # Torch iterates in bfloat16, and five iterations enlarge its rounding: up to 3 % of each step of 0.01.
-    # Torch does not correct the mean for its start, which a norm undoes unless nesterov mixes two of them.
-    transform = muon(1e-2, weight_decay=0.1, nesterov=False, eps=1e-7)
-    for step, (params, _) in enumerate(walk("muon", ("matrix",), transform), start=1):
-        if step in (1, 10, 50):
+    # Torch does not correct the bias of the mean. The norm removes it, unless nesterov mixes two means.
+    walked = walk(muon(1e-2, weight_decay=0.1, nesterov=False, eps=1e-7), leaves=("matrix",))
+    for step, (params, _) in enumerate(walked, start=1):
+        if step in COMPARED:
             want = RECORD[f"trajectories/torch.muon/{step}/matrix"]
             np.testing.assert_allclose(params["matrix"], want, rtol=0, atol=5e-4 + 3e-5 * step)

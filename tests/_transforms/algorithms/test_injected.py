@@ -1,4 +1,4 @@
-"""Every optimizer with its numbers as arrays in the state: traced, so asked for no value, but never run."""
+"""Every optimizer is traced with its numbers as arrays in the state; no kernel is built."""
 
 import inspect
 
@@ -9,7 +9,7 @@ import purestep as ps
 from purestep import optimizers
 
 PARAMS = {"w": mx.ones((4, 3)), "b": mx.zeros(3)}
-# Numbers that Python decides by, or that are no numbers.
+# Arguments that Python reads, or that are not numbers.
 STATIC = {
     "noisy_sgd": ("key",),
     "radam": ("b2", "threshold"),

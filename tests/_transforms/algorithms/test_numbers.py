@@ -1,4 +1,4 @@
-"""Numbers of numpy's wherever a number is taken."""
+"""Numbers of numpy are accepted wherever a number is."""
 
 import mlx.core as mx
 import numpy as np
@@ -12,7 +12,7 @@ def cycle(n, i):
 
 
 def made():
-    """Return makers of optimizers and schedules, of what makes their numbers and their integers."""
+    """Return makers of optimizers and schedules that take functions to convert numbers and integers."""
     s, t, o = schedules, transforms, optimizers
     return {
         "adamw": lambda n, i: o.adamw(n(0.1), n(0.5), n(0.5), n(0.1), n(0.1), weight_decay=n(0.5)),
@@ -56,10 +56,10 @@ def made():
 
 @pytest.mark.parametrize("name", made())
 def test_numbers_of_numpys_make_what_pythons_make(name):
-    """Such a number times an MLX array is an array of numpy's, which leaves the device and the trace."""
+    """A number of numpy times an MLX array would be an array of numpy, outside the device and the trace."""
     results = []
     for number, integer in ((float, int), (np.float32, np.int64), (np.array, np.array)):
-        # Through float32 each, so that the numbers are the same.
+        # Both are rounded to float32, so that the numbers are equal.
         value = made()[name](lambda x, n=number: n(float(np.float32(x))), integer)
         if callable(value):
             results.append([value(n) for n in range(0, 9, 2)] + [value(mx.array(n)) for n in range(0, 9, 3)])

@@ -1,16 +1,12 @@
-"""Optimizers walk where optax and torch walk: recorded in float64 by references/make_optimizers.py."""
+"""SGD, Adam and AdamW follow optax and torch, recorded in float64 by references/make_optimizers.py."""
 
-import mlx.core as mx
-import numpy as np
 import pytest
 
 import purestep as ps
+from tests._transforms.algorithms.recorded import close, compare_optimizer, names, walk
 from tests.references import recorded
 
 RECORD = recorded("optimizers")
-LEAVES = ("scalar", "vector", "matrix", "tensor")
-RTOL, ATOL = 2e-5, 1e-6  # float32 against float64, over 50 steps
-
 optimizers, schedules, transforms = ps.optimizers, ps.schedules, ps.transforms
 
 OPTIMIZERS = {
@@ -34,29 +30,13 @@ OPTIMIZERS = {
 }
 
 
-def walk(transform, apply_updates, steps, asarray):
-    """Yield the parameters after each step; for optax and for purestep, whose contract is the same."""
-    params = {name: asarray(RECORD[f"params/{name}"]) for name in LEAVES}
-    state = transform.init(params)
-    for step in range(steps):
-        gradients = {name: asarray(RECORD[f"gradients/{name}"][step]) for name in LEAVES}
-        updates, state = transform.update(gradients, state, params)
-        params = apply_updates(params, updates)
-        yield params
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_fifty_steps_lead_where_they_led_optax_and_torch(name):
-    trajectory = walk(OPTIMIZERS[name](), ps.apply_updates, 50, mx.array)
-    for step, params in enumerate(trajectory, start=1):
-        if step in (1, 10, 50):
-            for leaf in LEAVES:
-                want = RECORD[f"trajectories/{name}/{step}/{leaf}"]
-                np.testing.assert_allclose(params[leaf], want, RTOL, ATOL, err_msg=f"{leaf}, step {step}")
+def test_fifty_steps_follow_the_recorded_trajectory(name):
+    compare_optimizer(RECORD, name, OPTIMIZERS[name])
 
 
 def test_every_recorded_trajectory_is_compared():
-    assert {key.split("/")[1] for key in RECORD if key.startswith("trajectories/")} == set(OPTIMIZERS)
+    assert names(RECORD) == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +53,15 @@ def test_the_same_name_and_options_mean_the_same_to_optax(name, options):
     optax = pytest.importorskip("optax")
     import jax.numpy as jnp
 
-    ours = walk(getattr(optimizers, name)(3e-2, **options), ps.apply_updates, 10, mx.array)
-    theirs = walk(getattr(optax, name)(3e-2, **options), optax.apply_updates, 10, jnp.asarray)
-    for got, want in zip(ours, theirs, strict=True):
-        for leaf in LEAVES:
-            np.testing.assert_allclose(got[leaf], want[leaf], RTOL, ATOL, err_msg=leaf)
+    ours = walk(getattr(optimizers, name)(3e-2, **options), steps=10)
+    theirs = walk(
+        getattr(optax, name)(3e-2, **options),
+        steps=10,
+        asarray=jnp.asarray,
+        apply_updates=optax.apply_updates,
+    )
+    for step, ((got, _), (want, _)) in enumerate(zip(ours, theirs, strict=True), start=1):
+        close(got, want, step)
 
 
 @pytest.mark.parametrize(

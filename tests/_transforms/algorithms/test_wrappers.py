@@ -1,9 +1,7 @@
-"""Wrappers walk where optax's walk: recorded in float64 by references/make_wrappers.py."""
+"""Wrappers follow those of optax, recorded in float64 by references/make_wrappers.py."""
 
 import mlx.core as mx
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import purestep as ps
 from purestep import eval_params, optimizers, schedules, transforms
@@ -21,13 +19,10 @@ from purestep.transforms import (
     partition,
     reduce_on_plateau,
 )
-from tests.references import DIRECTORY
+from tests._transforms.algorithms.recorded import compare, names, walk
+from tests.references import recorded
 
-REFERENCES = DIRECTORY
-INPUTS = load_file(REFERENCES / "optimizers.safetensors")
-RECORD = load_file(REFERENCES / "wrappers.safetensors")
-LEAVES = ("scalar", "vector", "matrix", "tensor")
-RTOL, ATOL = 2e-5, 1e-6  # float32 against float64, over 50 steps
+RECORD = recorded("wrappers")
 
 
 def by_rank(params):
@@ -66,25 +61,22 @@ WRAPPERS = {
 }
 
 
+def loss(step, gradients):
+    """Return the recorded loss."""
+    return {"value": mx.array(RECORD["values"][step])}
+
+
+def with_slow(params, state):
+    """Return the parameters and, as `slow_*`, those of lookahead."""
+    return params | {f"slow_{leaf}": value for leaf, value in eval_params(state, params).items()}
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_fifty_steps_lead_where_they_led_optax(name):
-    transform = WRAPPERS[name]()
-    params = {leaf: mx.array(INPUTS[f"params/{leaf}"]) for leaf in LEAVES}
-    state = transform.init(params)
-    update = transform.update
-    for step in range(1, 51):
-        gradients = {leaf: mx.array(INPUTS[f"gradients/{leaf}"][step - 1]) for leaf in LEAVES}
-        extra = {"value": mx.array(RECORD["values"][step - 1])} if "plateau" in name else {}
-        updates, state = update(gradients, state, params, **extra)
-        params = ps.apply_updates(params, updates)
-        found = dict(params)
-        if "lookahead" in name:
-            found |= {f"slow_{leaf}": value for leaf, value in eval_params(state, params).items()}
-        if step in (1, 10, 50):
-            for leaf, value in found.items():
-                want = RECORD[f"trajectories/{name}/{step}/{leaf}"]
-                np.testing.assert_allclose(value, want, RTOL, ATOL, err_msg=f"{leaf}, step {step}")
+def test_fifty_steps_follow_the_recorded_trajectory(name):
+    walked = walk(WRAPPERS[name](), extra=loss if "plateau" in name else None)
+    found = (with_slow(*step) if "lookahead" in name else step[0] for step in walked)
+    compare(RECORD, f"trajectories/{name}", found)
 
 
 def test_every_recorded_trajectory_is_compared():
-    assert {key.split("/")[1] for key in RECORD if key.startswith("trajectories/")} == set(WRAPPERS)
+    assert names(RECORD) == set(WRAPPERS)

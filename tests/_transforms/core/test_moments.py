@@ -42,3 +42,10 @@ def test_full_like_is_float32_and_takes_an_array():
     full = moments.full_like({"w": mx.zeros((2, 0), mx.float16), "b": mx.zeros(2)}, mx.array(0.5))
     assert (full["w"].shape, full["w"].dtype) == ((2, 0), mx.float32)
     assert full["b"].tolist() == [0.5, 0.5]
+
+
+def test_bias_correction_is_one_less_the_power():
+    for decay, count in [(0.9, 1), (0.9, 7), (0.5, 3), (0.0, 4)]:
+        assert moments.bias_correction(decay, mx.array(count)).item() == pytest.approx(
+            1 - decay**count, rel=1e-6
+        )

@@ -1,4 +1,4 @@
-"""scale_by_adadelta: the equations in float64, units, and bad arguments."""
+"""scale_by_adadelta: the equations in float64, units, and refused arguments."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""scale_by_factored_rms: the arrays and axes that are factored, the updates, and bad arguments."""
+"""scale_by_factored_rms: which arrays and axes are factored, and the values of the updates."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""scale_by_rms, scale_by_stddev, scale_by_rss: the equations in float64, roots of 0, and bad arguments."""
+"""scale_by_rms, scale_by_stddev, scale_by_rss: equations in float64, roots of 0, refused arguments."""
 
 import re
 
@@ -14,7 +14,7 @@ from tests.running import assert_updates, normal, run
 def by_the_book(
     gradients, decay=0.9, eps=1e-8, initial_scale=0.0, eps_in_sqrt=True, bias_correction=False, centered=False
 ):
-    """Yield each update as the docstrings' equations give it, in float64."""
+    """Yield each update by the equations of the docstrings, in float64."""
     mu, nu = 0.0, initial_scale
     for t, g in enumerate(np.asarray(gradients, np.float64), start=1):
         mu, nu = decay * mu + (1 - decay) * g, decay * nu + (1 - decay) * g**2

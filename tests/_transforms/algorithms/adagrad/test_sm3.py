@@ -1,4 +1,4 @@
-"""scale_by_sm3: one vector for each axis, compared with updates worked by hand."""
+"""scale_by_sm3: one vector for each axis, computed by hand."""
 
 import re
 
@@ -15,7 +15,7 @@ def test_rows_and_columns_bound_the_sums_of_squares():
     _, state = transform.update({"w": mx.array([[1.0, 2.0], [3.0, 0.0]])}, state)
     assert [v.tolist() for v in state.mu["w"]] == [[4.0, 9.0], [9.0, 4.0]]
     updates, state = transform.update({"w": mx.array([[0.0, 2.0], [0.0, 1.0]])}, state)
-    # The minimum of row and column, [[4, 4], [9, 4]], plus the new squares.
+    # The minimum of row and column is [[4, 4], [9, 4]]; the new squares are added.
     assert [v.tolist() for v in state.mu["w"]] == [[8.0, 9.0], [9.0, 8.0]]
     np.testing.assert_allclose(updates["w"], [[0.0, 2 / np.sqrt(8)], [0.0, 1 / np.sqrt(5)]], 1e-6)
 

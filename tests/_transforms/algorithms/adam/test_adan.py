@@ -1,6 +1,4 @@
-"""scale_by_adan: the equations in float64, and bad arguments."""
-
-import re
+"""scale_by_adan: the equations in float64, and refused arguments."""
 
 import mlx.core as mx
 import numpy as np
@@ -12,7 +10,7 @@ from tests.running import run
 
 
 def by_the_book(gradients, b1=0.98, b2=0.92, b3=0.99, eps=1e-8, eps_root=0.0):
-    """Yield each update as the docstring's equations give it, in float64."""
+    """Yield each update by the equations of the docstring, in float64."""
     m = v = n = 0.0
     last = None
     for t, g in enumerate(np.asarray(gradients, np.float64), start=1):
@@ -47,9 +45,7 @@ def test_the_first_gradient_is_not_a_difference_from_zero():
 
 
 def test_differences_of_bfloat16_gradients_are_taken_in_float32():
-    updates, state = run(
-        scale_by_adan(b2=0.0), [[256.0], [257.0], [1.0]], mx.bfloat16
-    )  # 257 rounds to 256 in bfloat16
+    updates, state = run(scale_by_adan(b2=0.0), [[256.0], [257.0], [1.0]], mx.bfloat16)  # 257 rounds to 256
     assert {leaf["w"].dtype for leaf in state[:4]} | {updates[0].dtype} == {mx.float32}
     assert state.v["w"].item() == -255.0
 
@@ -63,18 +59,3 @@ def test_adan_adds_decay_and_turns_the_sign():
     transform, params = adan(0.1, weight_decay=0.5), {"w": mx.array([4.0])}
     updates, _ = transform.update({"w": mx.array([1.0])}, transform.init(params), params)
     assert updates["w"].item() == pytest.approx(-0.1 * (1 + 0.5 * 4), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"b1": 1.0}, "scale_by_adan: b1 must be less than 1, got 1.0"),
-        ({"b2": -0.1}, "scale_by_adan: b2 must be at least 0, got -0.1"),
-        ({"b3": float("nan")}, "scale_by_adan: b3 must be finite, got nan"),
-        ({"eps": -1.0}, "scale_by_adan: eps must be at least 0, got -1.0"),
-        ({"eps_root": -1.0}, "scale_by_adan: eps_root must be at least 0, got -1.0"),
-    ],
-)
-def test_a_bad_argument_is_refused(options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        scale_by_adan(**options)

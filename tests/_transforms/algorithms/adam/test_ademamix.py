@@ -1,4 +1,4 @@
-"""AdEMAMix and its simplified form: the equations in float64, schedules, dtypes, and bad arguments."""
+"""AdEMAMix and its simplified form: the equations in float64, schedules, dtypes, and refused arguments."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""scale_by_adopt: the order of its two means, its bound, dtypes, and bad arguments."""
+"""scale_by_adopt: the order of its two means, its bound, dtypes, and refused arguments."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.running import run
 
 
 def by_the_book(gradients, b1=0.9, b2=0.9999, eps=1e-6, nesterov=False, use_clipping=True):
-    """Yield each update as the docstring's equations give it, in float64."""
+    """Yield each update by the equations of the docstring, in float64."""
     mu, nu = 0.0, None
     for n, g in enumerate(np.asarray(gradients, np.float64)):
         if nu is None:
@@ -82,8 +82,6 @@ def test_adopt_turns_the_sign():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"b1": 1.0}, ValueError, "scale_by_adopt: b1 must be less than 1, got 1.0"),
-        ({"b2": float("nan")}, ValueError, "scale_by_adopt: b2 must be finite, got nan"),
         ({"eps": 0.0}, ValueError, "scale_by_adopt: eps must be greater than 0, got 0.0"),
         ({"clip_value_fn": 0.5}, TypeError, "scale_by_adopt: clip_value_fn must be callable, got 0.5"),
     ],

@@ -1,4 +1,4 @@
-"""scale_by_novograd: the equations in float64, one norm for each array, and bad arguments."""
+"""scale_by_novograd: the equations in float64, one norm for each array, and refused arguments."""
 
 import re
 
@@ -55,8 +55,9 @@ def test_mu_dtype_rounds_the_stored_momentum_and_nothing_else():
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype):
-    # The square of 300 overflows in float16.
-    updates, state = run(scale_by_novograd(weight_decay=0.1), [[300.0]], dtype)
+    updates, state = run(
+        scale_by_novograd(weight_decay=0.1), [[300.0]], dtype
+    )  # its square overflows float16
     assert {state.mu["w"].dtype, state.nu["w"].dtype, updates[0].dtype} == {mx.float32}
     assert updates[0].item() == pytest.approx(1)
 
@@ -70,17 +71,7 @@ def test_a_weight_decay_needs_the_parameters():
         transform.update({"w": mx.zeros(2)}, state, {"w": mx.zeros(3)})
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"b1": 1.0}, ValueError, "b1 must be less than 1, got 1.0"),
-        ({"b2": -1}, ValueError, "b2 must be at least 0, got -1"),
-        ({"eps": float("nan")}, ValueError, "eps must be finite, got nan"),
-        ({"eps_root": -1}, ValueError, "eps_root must be at least 0, got -1"),
-        ({"weight_decay": -0.1}, ValueError, "weight_decay must be at least 0, got -0.1"),
-        ({"weight_decay": None}, TypeError, "weight_decay must be a number, got None"),
-    ],
-)
-def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(options, error, message):
-    with pytest.raises(error, match=re.escape(f"scale_by_novograd: {message}")):
-        scale_by_novograd(**options)
+def test_a_negative_weight_decay_is_refused():
+    message = "scale_by_novograd: weight_decay must be at least 0, got -1"
+    with pytest.raises(ValueError, match=message):
+        scale_by_novograd(weight_decay=-1)

@@ -1,4 +1,4 @@
-"""scale_by_radam: the equations in float64, the switch to the adaptive rate, and bad arguments."""
+"""scale_by_radam: the equations in float64, the switch to the adaptive rate, and refused arguments."""
 
 import re
 
@@ -43,7 +43,7 @@ def test_the_updates_are_those_of_the_equations(b1, b2, eps, eps_root, threshold
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.99, 0.999, 0.9999])
 def test_the_length_is_right_where_its_formula_cancels(decay):
     for count in (1, 2, 5, 6, 9, 10, 11, 99, 101, 1000, 1001, 9_999, 10_001, 10**6):
-        # In float64 the formula itself is accurate to 1e-9 here.
+        # In float64 the formula is accurate to 1e-9 here.
         assert length(decay, mx.array(count)).item() == pytest.approx(rho(decay, count), rel=1e-6), count
 
 
@@ -54,7 +54,7 @@ def test_the_first_five_updates_are_momentum_and_the_sixth_adapts():
 
 
 def test_a_decay_too_small_for_its_length_never_adapts():
-    updates, _ = run(scale_by_radam(b1=0.0, b2=0.6), [[1e4]] * 30)  # the limit of b2 = 0.6 is 4
+    updates, _ = run(scale_by_radam(b1=0.0, b2=0.6), [[1e4]] * 30)  # the limit is 4
     assert updates[-1].item() == pytest.approx(1e4, rel=1e-5)
 
 
@@ -73,22 +73,12 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
     assert (state.count.item(), state.count.dtype) == (1, mx.int32)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"b1": 1.0}, ValueError, "b1 must be less than 1, got 1.0"),
-        ({"b2": -1}, ValueError, "b2 must be at least 0, got -1"),
-        ({"eps": float("nan")}, ValueError, "eps must be finite, got nan"),
-        ({"eps_root": -1}, ValueError, "eps_root must be at least 0, got -1"),
-        ({"threshold": 3.9}, ValueError, "threshold must be at least 4, got 3.9"),
-    ],
-)
-def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(options, error, message):
-    with pytest.raises(error, match=re.escape(f"scale_by_radam: {message}")):
-        scale_by_radam(**options)
-
-
 @pytest.mark.parametrize("name", ["b2", "threshold"])
 def test_arguments_that_select_the_formula_must_be_python_numbers(name):
     with pytest.raises(TypeError, match=f"^scale_by_radam: {name} must be a Python number, got an array"):
         scale_by_radam(**{name: mx.array(0.99 if name == "b2" else 5.0)})
+
+
+def test_a_threshold_below_4_is_refused():
+    with pytest.raises(ValueError, match=re.escape("scale_by_radam: threshold must be at least 4, got 3.9")):
+        scale_by_radam(threshold=3.9)

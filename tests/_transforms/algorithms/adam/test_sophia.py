@@ -1,4 +1,4 @@
-"""scale_by_sophia, the estimators of the Hessian's diagonal, and how a step passes one on."""
+"""scale_by_sophia, the estimators of the Hessian's diagonal, and a step that makes and passes an estimate."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ KEYS = [mx.random.key(seed) for seed in range(400)]
 
 
 def run(transform, gradients, hessians, dtype=mx.float32):
-    """Return the updates that these gradients and estimates give one after another, and the last state."""
+    """Return the updates for these gradients and estimates, one after another, and the last state."""
     state, updates = transform.init({"w": mx.array(0.0, dtype)}), []
     for gradient, hessian in zip(gradients, hessians, strict=True):
         extra = {} if hessian is None else {"hessian": {"w": mx.array(hessian, dtype)}}
@@ -75,7 +75,7 @@ def test_an_estimate_built_differently_is_refused():
 
 
 def quadratic(params):
-    """Return x^T A x / 2, with x both leaves concatenated; A has 2, 3, 5 on its diagonal and 1 elsewhere."""
+    """Return x^T A x / 2 over both leaves together, for A with 2, 3, 5 on its diagonal and 1 next to it."""
     x = mx.concatenate([params["a"].reshape(-1), params["b"][0]])
     matrix = mx.array([[2.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 5.0]])
     return 0.5 * (x @ matrix @ x)
@@ -155,7 +155,7 @@ def test_a_step_makes_the_estimate_and_passes_it_on():
     for n in range(60):
         state, metrics = (step if n % 3 else estimating)(state, {"x": mx.zeros((4, 2))})
         mx.eval(state, metrics)
-    # After 20 estimates with b2 = 0.99, both elements hold the same share of 2 and of 200.
+    # 20 estimates with a b2 of 0.99: `nu` is the same fraction of 2 and of 200
     nu = state.opt_state[0].nu["w"]
     np.testing.assert_allclose(nu, (1 - 0.99**20) * np.array([2.0, 200.0]), rtol=1e-4)
     assert metrics["loss"].item() < 5

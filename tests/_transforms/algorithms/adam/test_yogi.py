@@ -1,8 +1,7 @@
-"""scale_by_yogi: the equations in float64, a mean square that falls slowly, and bad arguments."""
+"""scale_by_yogi: the equations in float64, a mean square that falls slowly, and refused arguments."""
 
 import re
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -29,35 +28,10 @@ def test_the_updates_are_those_of_the_equations(b1, b2, eps, eps_root, start):
 @pytest.mark.parametrize(("gradient", "want"), [(1.0, 3.5), (4.0, 12.0), (2.0, 4.0), (0.0, 4.0)])
 def test_the_mean_square_moves_by_a_part_of_the_new_square(gradient, want):
     _, state = run(scale_by_yogi(b2=0.5, initial_accumulator_value=4.0), [[gradient]])
-    assert state.nu["w"].item() == want  # from 4: down by 1 / 2, up by 16 / 2, unchanged, unchanged
+    assert state.nu["w"].item() == want  # 4 - 1 / 2, 4 + 16 / 2, unchanged, unchanged
 
 
-def test_a_nan_shows():
-    updates, _ = run(scale_by_yogi(), [[float("nan"), 1.0], [1.0, 1.0]])
-    assert mx.isnan(updates[-1]).tolist() == [True, False]
-
-
-@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
-def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype):
-    updates, state = run(scale_by_yogi(), [[0.5]], dtype)
-    assert {state.mu["w"].dtype, state.nu["w"].dtype, updates[0].dtype} == {mx.float32}
-    assert state.count.item() == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"b1": 1.0}, ValueError, "b1 must be less than 1, got 1.0"),
-        ({"b2": -1}, ValueError, "b2 must be at least 0, got -1"),
-        ({"eps": float("nan")}, ValueError, "eps must be finite, got nan"),
-        ({"eps_root": -1}, ValueError, "eps_root must be at least 0, got -1"),
-        (
-            {"initial_accumulator_value": -1},
-            ValueError,
-            "initial_accumulator_value must be at least 0, got -1",
-        ),
-    ],
-)
-def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(options, error, message):
-    with pytest.raises(error, match=re.escape(f"scale_by_yogi: {message}")):
-        scale_by_yogi(**options)
+def test_an_initial_value_below_0_is_refused():
+    message = "scale_by_yogi: initial_accumulator_value must be at least 0, got -1"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        scale_by_yogi(initial_accumulator_value=-1)

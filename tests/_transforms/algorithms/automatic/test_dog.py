@@ -1,4 +1,4 @@
-"""DoG, layer-wise DoG and DoWG: step sizes worked by hand, what they remember, and what is refused."""
+"""DoG, layer-wise DoG and DoWG: step sizes computed by hand, their state, and refused arguments."""
 
 import re
 
@@ -23,12 +23,12 @@ def moved(by):
 
 
 def rates(updates):
-    """Return the updates as numbers; gradients here are 1, so they are the step sizes."""
+    """Return the updates as numbers: the step sizes, because the gradients are 1."""
     return [update.item() for update in ps.tree.leaves(updates)]
 
 
 def ones():
-    """Return gradients of 1, together of squared norm 2."""
+    """Return gradients of 1, whose joint squared norm is 2."""
     return ps.tree.map(mx.ones_like, START)
 
 

@@ -1,4 +1,4 @@
-"""Prodigy and D-Adaptation: the equations in float64, the estimate of the rate, and what is refused."""
+"""Prodigy and D-Adaptation: the equations in float64, the estimate of the rate, and refused arguments."""
 
 import re
 
@@ -9,21 +9,10 @@ import pytest
 import purestep as ps
 from purestep import schedules
 from purestep.optimizers import dadapt_adamw, prodigy
+from tests.running import walk
 
 GRADIENTS = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32) + 1
 BOTH = pytest.mark.parametrize("make", [prodigy, dadapt_adamw])
-
-
-def walk(transform, gradients, dtype=mx.float32):
-    """Yield the parameters after each gradient, and the state."""
-    params = {"w": mx.ones(np.shape(gradients)[1:], dtype), "none": None, "empty": mx.zeros((0, 2))}
-    state = transform.init(params)
-    for gradient in gradients:
-        updates = {"w": mx.array(gradient).astype(dtype), "none": None, "empty": mx.zeros((0, 2))}
-        updates, state = transform.update(updates, state, params)
-        assert updates["w"].dtype == mx.float32
-        params = ps.apply_updates(params, updates)
-        yield params["w"], state
 
 
 @pytest.mark.parametrize("safeguard", [False, True])

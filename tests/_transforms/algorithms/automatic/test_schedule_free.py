@@ -1,4 +1,4 @@
-"""schedule_free: its three sequences by their definition, the average, and what is refused."""
+"""schedule_free: its three sequences by their definition, the average, and refused arguments."""
 
 import re
 

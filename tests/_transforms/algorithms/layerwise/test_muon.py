@@ -1,4 +1,4 @@
-"""scale_by_muon, its factor of the shape, and the split between matrices and the rest."""
+"""scale_by_muon, scale_by_shape, and the split between matrices and the rest."""
 
 import re
 
@@ -17,6 +17,7 @@ from purestep.transforms import (
     scale_by_shape,
     trace,
 )
+from tests.running import run
 
 PARAMS = {"w": mx.ones((2, 3)), "b": mx.ones(3), "none": None, "conv": mx.ones((2, 3, 2))}
 
@@ -24,15 +25,6 @@ PARAMS = {"w": mx.ones((2, 3)), "b": mx.ones(3), "none": None, "conv": mx.ones((
 def matrix(*shape, seed=0):
     """Return normal numbers."""
     return mx.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
-def run(transform, gradients, dtype=mx.float32):
-    """Return the updates that these gradients give one after another, and the last state."""
-    state, updates = transform.init({"w": mx.zeros(gradients[0].shape, dtype)}), []
-    for gradient in gradients:
-        update, state = transform.update({"w": gradient.astype(dtype)}, state)
-        updates.append(update["w"])
-    return updates, state
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -1,4 +1,4 @@
-"""Under muP a rate that suits a narrow model suits a wide one."""
+"""mup: the learning rate of a narrow model suits a wide one."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_matrices_learn_slower_and_all_else_at_the_rate_itself():
 
 
 def moved(width, make):
-    """Return by how much one step moves what two layers, at their muP variances, make of fixed inputs."""
+    """Return the mean change in one step of the outputs of two layers with muP variances."""
     params = {
         "embed": mx.random.normal((width, 16), key=mx.random.key(0)) / 4,
         "hidden": mx.random.normal((width, width), key=mx.random.key(1)) / width**0.5,
@@ -55,7 +55,7 @@ def test_one_step_moves_activations_alike_whatever_the_width():
     wide = moved(1024, lambda width: mup(ps.optimizers.adam(1e-2), width / 64))
     np.testing.assert_allclose(wide, narrow, rtol=0.5)
     plain = moved(1024, lambda width: ps.optimizers.adam(1e-2))
-    assert min(np.divide(plain, narrow)) > 8  # sixteen times as wide
+    assert min(np.divide(plain, narrow)) > 8  # the width is 16 times as large
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""orthogonalize: singular values near one, in every layout, dtype and with every preconditioning."""
+"""orthogonalize: singular values near 1 for every layout, dtype and preconditioning."""
 
 import re
 
@@ -16,14 +16,14 @@ def matrix(*shape, seed=0):
 
 
 def singular_values(x):
-    """Return them, largest first, in float64."""
+    """Return the singular values, largest first, in float64."""
     return np.linalg.svd(np.array(x, np.float64), compute_uv=False)
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5), (5, 1), (1, 1)])
 @pytest.mark.parametrize("preconditioning", ["frobenius", "schatten", "aol"])
 def test_singular_values_end_near_one_and_singular_vectors_stay(shape, preconditioning):
-    # "aol" scales rows differently and so turns the vectors: all of its values are near one all the same
+    # "aol" scales each row differently, so it changes the vectors; the values are still near 1.
     x = matrix(*shape)
     near = orthogonalize(x, preconditioning=preconditioning)
     assert (near.shape, near.dtype) == (shape, mx.float32)
@@ -89,7 +89,7 @@ def test_an_iteration_in_bfloat16_leads_near_the_one_in_float32():
 
 
 def test_the_norm_of_a_float16_matrix_is_taken_in_float32():
-    x = (1000 * matrix(3, 4)).astype(mx.float16)  # whose squares are infinite in float16
+    x = (1000 * matrix(3, 4)).astype(mx.float16)  # the squares overflow float16
     np.testing.assert_allclose(orthogonalize(x), orthogonalize(matrix(3, 4)), atol=0.02)
 
 
@@ -107,7 +107,7 @@ def test_axes_left_over_count_matrices():
 
 
 def test_axes_may_lie_in_any_order_and_count_from_the_end():
-    x = matrix(5, 2, 3)  # out, a matrix each, in
+    x = matrix(5, 2, 3)  # [out, matrices, in]
     got = orthogonalize(x, MuonDimensionNumbers(reduction_axis=-1, output_axis=0))
     for index in range(2):
         np.testing.assert_allclose(got[:, index], orthogonalize(x[:, index]), atol=1e-5)
@@ -156,19 +156,23 @@ def test_leaves_are_chosen_by_their_axes_by_a_function_or_by_a_mask():
         (
             lambda x: orthogonalize(x, MuonDimensionNumbers(2, 0)),
             ValueError,
-            "axes must be those of shape (2, 3)",
+            "axes must exist in shape (2, 3)",
         ),
-        (lambda x: orthogonalize(x, MuonDimensionNumbers(0, -2)), ValueError, "none twice"),
+        (lambda x: orthogonalize(x, MuonDimensionNumbers(0, -2)), ValueError, "no axis twice"),
         (
             lambda x: orthogonalize(x, MuonDimensionNumbers((), 0)),
             ValueError,
-            "axes must be some for each side",
+            "each side must have an axis",
         ),
-        (lambda x: matrix_sides("f", {"a": True}, {"b": x}), ValueError, "f: matrices has nothing at b"),
+        (
+            lambda x: matrix_sides("f", {"a": True}, {"b": x}),
+            ValueError,
+            "f: b is in params, not in matrices",
+        ),
         (
             lambda x: matrix_sides("f", {"b": 1}, {"b": x}),
             ValueError,
-            "must say True, False or axes, got 1 at b",
+            "must be True, False or MuonDimensionNumbers, got 1 at b",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Steps in proportion to the parameters, worked by hand."""
+"""scale_by_trust_ratio: steps in proportion to the parameters, computed by hand."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Which parameters grow with width, and what is done to them."""
+"""scale_by_width: which parameters it selects, and their updates."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""scale_by_lion: the equations in float64, its three directions, and what is refused."""
+"""scale_by_lion: the equations in float64, its three directions, and refused arguments."""
 
 import re
 
@@ -29,7 +29,10 @@ def test_the_updates_are_those_of_the_equations(mode, b1, b2):
 
 def test_the_mean_is_stored_after_it_was_used():
     updates, state = run(scale_by_lion(b1=0.75, b2=0.5), [[4.0], [-4.0]])
-    assert [update.item() for update in updates] == [1, 1]  # the second of 0.75 * 2 - 0.25 * 4
+    assert [update.item() for update in updates] == [
+        1,
+        1,
+    ]  # in the second update, the sign of 0.75 * 2 - 0.25 * 4
     assert state.mu["w"].item() == -1  # 0.5 * 2 - 0.5 * 4
 
 

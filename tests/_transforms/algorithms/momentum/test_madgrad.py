@@ -1,4 +1,4 @@
-"""scale_by_madgrad: the equations in float64, its learning rate in the state, and what is refused."""
+"""scale_by_madgrad: the equations in float64, its learning rate in the state, and refused arguments."""
 
 import re
 
@@ -6,23 +6,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-import purestep as ps
 from purestep import schedules
 from purestep.optimizers import madgrad
 from purestep.transforms import scale_by_madgrad
+from tests.running import walk
 
 GRADIENTS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
-
-
-def walk(transform, gradients, dtype=mx.float32):
-    """Yield the parameters after each gradient, and the state."""
-    params = {"w": mx.ones(np.shape(gradients)[1:], dtype)}
-    state = transform.init(params)
-    for gradient in gradients:
-        updates, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state, params)
-        assert updates["w"].dtype == mx.float32
-        params = ps.apply_updates(params, updates)
-        yield params["w"], state
 
 
 @pytest.mark.parametrize(("momentum", "eps"), [(0.9, 1e-6), (0.0, 0.25)])

@@ -50,7 +50,7 @@ def test_polyak_receives_the_loss_through_a_chain():
     [
         (lambda: scale_by_polyak(NAN), "f_min must be finite, got nan"),
         (lambda: scale_by_polyak(eps=-1.0), "eps must be at least 0, got -1.0"),
-        (lambda: scale_by_polyak(variant="max"), "variant must be 'sps' or 'sps+', got 'max'"),
+        (lambda: scale_by_polyak(variant="max"), "variant must be one of sps, sps+, got 'max'"),
     ],
 )
 def test_arguments_are_refused(make, message):

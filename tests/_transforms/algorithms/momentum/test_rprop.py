@@ -1,4 +1,4 @@
-"""scale_by_rprop: steps that grow, shrink, pause and stay in bounds, and what is refused."""
+"""scale_by_rprop: steps that grow, shrink, pause and stay in bounds, and refused arguments."""
 
 import re
 

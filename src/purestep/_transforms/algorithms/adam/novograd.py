@@ -79,7 +79,7 @@ def scale_by_novograd(
         if decays:
             params = required(caller, params)
         gradients = moments.float32(updates)
-        part = mx.where(state.count == 0, 1.0, 1 - b2)  # the first `nu` is `sum(g ** 2)`
+        part = mx.where(state.count == 0, 1.0, 1 - b2)  # `nu` starts at 0: only the new part differs
         nu = tree.map(lambda g, v: b2 * v + part * sums.total(mx.square(g)), gradients, state.nu)
         updates = tree.map(lambda g, v: moments.rescaled(g, v, eps, eps_root), gradients, nu)
         if decays:

@@ -1,4 +1,4 @@
-"""D-Adaptation: AdamW with an estimated learning rate that grows from a small value."""
+"""D-Adaptation: AdamW that raises its learning rate from a small first estimate."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,7 +7,8 @@ import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
-from purestep._transforms.algorithms.automatic.prodigy import check_betas, correction, estimate, total
+from purestep._transforms.algorithms.automatic.estimates import check_betas, correction, larger, total
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
 
@@ -18,11 +19,8 @@ class ScaleByDAdaptState(NamedTuple):
     Attributes:
         exp_avg: like params, float32, the running mean of gradients times the step size.
         exp_avg_sq: like params, float32, the running mean of squared gradients.
-        grad_sum: like params, float32, a running mean of gradients times the step size, decayed more slowly.
-        estim_lr: 0-d float32, the estimate of the distance to the solution: the base learning rate.
-        numerator_weighted: 0-d float32, the decayed sum in the numerator of the estimate.
-        count: 0-d int32, updates made.
-        learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
+        grad_sum: like params, float32, a running mean like `exp_avg` that decays more slowly.
+        estim_lr, numerator_weighted, count, learning_rate: as in `ScaleByProdigyState`.
     """
 
     exp_avg: Tree
@@ -35,7 +33,7 @@ class ScaleByDAdaptState(NamedTuple):
 
 
 class ScheduledDAdaptState(ScaleByDAdaptState):
-    """State of `scale_by_dadapt` with a schedule: the learning rate in it is shown, and cannot be set."""
+    """State of `scale_by_dadapt` with a schedule, which overwrites the learning rate at every update."""
 
     scheduled = True
 
@@ -47,35 +45,29 @@ def scale_by_dadapt(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """Turn gradients into the steps of D-adapted AdamW; the sign and the learning rate are included.
+    """Turn gradients into the steps of D-adapted AdamW, with sign and learning rate.
 
-    With `g` the gradient, `x` the parameters, `q = sqrt(b2)`, `t` the number of this update, counted from 1,
-    and sums over all parameters:
+    With `g` the gradient, `x` the parameters, `q = sqrt(b2)` and `t` the number of this update, counted from
+    1:
 
         l = d * learning_rate * sqrt(1 - b2 ** t) / (1 - b1 ** t)
         r = q * r + (1 - q) * l * sum(g * s / (sqrt(v) + eps))
         m = b1 * m + (1 - b1) * l * g
         v = b2 * v + (1 - b2) * g ** 2
         s = q * s + (1 - q) * l * g
-        d = max(d, r / ((1 - q) * sum(|s|)))
+        d = max(d, r / ((1 - q) * sum(abs(s))))
         update = -m / (sqrt(v) + eps) - weight_decay * l * x
 
-    Differences from optax:
-
-    1. Moments, scalars and updates are float32.
-    2. The estimate does not change while every gradient or learning rate is zero. In optax it becomes NaN
-       and stays NaN, so a warm-up there must not start at 0.
-    3. The learning rate is in the state and can be read and set there.
+    Both sums are over all parameters together.
 
     Args:
-        learning_rate: a factor for the estimate, at least 0, or a schedule that falls from 1.
-        betas: decays of the two means, each in [0, 1).
+        learning_rate, betas, estim_lr0, weight_decay: as in `scale_by_prodigy`.
         eps: added to the denominators, above 0.
-        estim_lr0: the first estimate, above 0; it should be too small.
-        weight_decay: decoupled, at least 0.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax: those of `scale_by_prodigy`.
 
     Reference: Defazio and Mishchenko, Learning-rate-free learning by D-Adaptation, arXiv:2301.07733.
 
@@ -98,7 +90,7 @@ def scale_by_dadapt(
     weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByDAdaptState:
-        mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
+        mean, square, sums = (moments.zeros(params) for _ in range(3))
         first = scalars.float32(estim_lr0)
         return state_type(mean, square, sums, first, mx.array(0.0), *rate.init(params))
 
@@ -108,13 +100,13 @@ def scale_by_dadapt(
         params = required(caller, params)
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         step = state.estim_lr * now * correction(b1, b2, count)
-        g = tree.map(lambda x: x.astype(mx.float32), updates)
+        g = moments.float32(updates)
         scaled = tree.map(lambda s, v: s / (mx.sqrt(v) + eps), state.grad_sum, state.exp_avg_sq)
         numerator = q * state.numerator_weighted + (1 - q) * step * total(mx.multiply, g, scaled)
-        mean = tree.map(lambda m, x: b1 * m + (1 - b1) * (step * x), state.exp_avg, g)
-        square = tree.map(lambda v, x: b2 * v + (1 - b2) * mx.square(x), state.exp_avg_sq, g)
-        sums = tree.map(lambda s, x: q * s + (1 - q) * (step * x), state.grad_sum, g)
-        new = estimate(state.estim_lr, numerator, (1 - q) * total(mx.abs, sums))
+        stepped = tree.map(lambda x: step * x, g)
+        mean, sums = moments.mean(stepped, state.exp_avg, b1), moments.mean(stepped, state.grad_sum, q)
+        square = moments.mean_square(g, state.exp_avg_sq, b2)
+        new = larger(state.estim_lr, numerator, (1 - q) * total(mx.abs, sums))
 
         def direction(m: mx.array, v: mx.array, p: mx.array) -> mx.array:
             return -m / (mx.sqrt(v) + eps) - weight_decay * step * p.astype(mx.float32)
@@ -132,15 +124,13 @@ def dadapt_adamw(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """`scale_by_dadapt`, which applies the learning rate and the decay (arXiv:2301.07733).
+    """`scale_by_dadapt`, which includes the learning rate and the decay (arXiv:2301.07733).
 
     Args:
         learning_rate, betas, eps, estim_lr0, weight_decay: as in `scale_by_dadapt`.
 
-    >>> transform = dadapt_adamw(estim_lr0=0.01)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.01
+    >>> transform, params = dadapt_adamw(estim_lr0=0.01), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.01, dtype=float32)}
     """
     return scale_by_dadapt(learning_rate, betas, eps, estim_lr0, weight_decay)

@@ -1,4 +1,4 @@
-"""DoG, layer-wise DoG and DoWG: the step size is a distance over a norm of past gradients."""
+"""DoG and its layer-wise form: step sizes from the distance moved and the norms of gradients."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,8 +19,8 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
     """State of `scale_by_distance_over_gradients`.
 
     Attributes:
-        max_dist: a 0-d float32 for every parameter, its largest distance from its first value.
-        grad_sum_of_squares: a 0-d float32 for every parameter, the sum over all its gradients.
+        max_dist: a 0-d float32 for each parameter, its largest distance from its first value.
+        grad_sum_of_squares: a 0-d float32 for each parameter, the sum of squares of all its gradients.
         init_params: like params, in `param_dtype`, the parameters given to `init`.
     """
 
@@ -33,9 +33,9 @@ class ScaleByDoGState(NamedTuple):
     """State of `scale_by_dog`.
 
     Attributes:
-        is_init_step: 0-d bool, true until the first update.
+        is_init_step: 0-d bool, true before the first update.
         init_params: the parameters given to `init`, in their dtypes.
-        max_dist: 0-d float32, the largest distance of the parameters from their first values.
+        max_dist: 0-d float32, the largest distance of the parameters from there.
         sum_sq_norm_grads: 0-d float32, the sum of the squared norms of all gradients.
     """
 
@@ -45,54 +45,42 @@ class ScaleByDoGState(NamedTuple):
     sum_sq_norm_grads: mx.array
 
 
-class ScaleByDoWGState(NamedTuple):
-    """State of `scale_by_dowg`.
-
-    Attributes:
-        init_params: the parameters given to `init`, in their dtypes.
-        weighted_sq_norm_grads: 0-d float32, the sum of squared norms, each times the estimate at that update.
-        estim_sq_dist: 0-d float32, the largest squared distance from the first values so far.
-    """
-
-    init_params: Tree
-    weighted_sq_norm_grads: mx.array
-    estim_sq_dist: mx.array
-
-
 def scale_by_distance_over_gradients(
     reps_rel: float = 1e-6,
     eps: float = 1e-8,
     param_dtype: mx.Dtype = mx.float32,
     global_scale: float = 1.0,
 ) -> GradientTransform:
-    """Rescale the gradient of each parameter by its distance over the norm of its gradients: layer-wise DoG.
+    """Rescale each parameter's gradient by its own distance and gradients: layer-wise DoG.
 
-    With `x` the parameter, `x0` its first value, `g` its gradient, and `d = reps_rel * (1 + |x0|)` at first:
+    With `x` the parameter, `x0` its first value, `g` its gradient, and `d = reps_rel * (1 + norm(x0))` at
+    first:
 
-        d = max(d, |x - x0|)
-        G = G + |g| ** 2
+        d = max(d, norm(x - x0))
+        G = G + norm(g) ** 2
         update = global_scale * d / sqrt(G + eps) * g
 
-    The authors advise to evaluate at an average of the parameters.
-
-    Differences from optax: both scalars of a parameter are 0-d and float32.
+    The authors advise evaluation at an average of the parameters.
 
     Args:
-        reps_rel: sets the first step, above 0; 1e-4 is advised with batch normalization, 1e-6 without.
-        eps: added to the divisor, above 0.
-        param_dtype: the dtype in which the first values are stored.
+        reps_rel: determines the first step, above 0; the authors advise 1e-4 with batch normalization and
+            1e-6 without.
+        eps: added to `G`, above 0.
+        param_dtype: the dtype in which `x0` is stored.
         global_scale: a factor; `scale_by_learning_rate` changes the sign.
 
     Raises:
         ValueError: at update, if params is not given.
 
+    Differences from optax:
+
+    1. Both scalars of a parameter are 0-d and float32.
+
     Reference: Ivgi et al., DoG is SGD's best friend, arXiv:2302.12022.
 
-    >>> transform = scale_by_distance_over_gradients(reps_rel=0.01)
-    >>> params = {"w": mx.array(4.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)  # 0.01 * (1 + 4), whatever the size of the gradient
-    0.05
+    >>> transform, params = scale_by_distance_over_gradients(reps_rel=0.01), {"w": mx.array(4.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]  # 0.01 * (1 + 4)
+    {'w': array(0.05, dtype=float32)}
     """
     caller = "scale_by_distance_over_gradients"
     reps_rel = checks.number(caller, "reps_rel", reps_rel, above=0)
@@ -109,38 +97,41 @@ def scale_by_distance_over_gradients(
     def update(
         updates: Updates, state: ScaleByDistanceOverGradientsState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDistanceOverGradientsState]:
-        gone = tree.map(tree.norm, _difference(caller, params, state.init_params))
-        farthest = tree.map(mx.maximum, state.max_dist, gone)
-        met = tree.map(
+        distance = tree.map(tree.norm, difference(caller, params, state.init_params))
+        farthest = tree.map(mx.maximum, state.max_dist, distance)
+        squares = tree.map(
             lambda s, g: s + sums.total(mx.square(g.astype(mx.float32))), state.grad_sum_of_squares, updates
         )
-        rates = tree.map(lambda d, s: global_scale * d * mx.rsqrt(s + eps), farthest, met)
+        rates = tree.map(lambda d, s: global_scale * d * mx.rsqrt(s + eps), farthest, squares)
         updates = tree.map(lambda r, g: (r * g).astype(g.dtype), rates, updates)
-        return updates, ScaleByDistanceOverGradientsState(farthest, met, state.init_params)
+        return updates, ScaleByDistanceOverGradientsState(farthest, squares, state.init_params)
 
     return checked(caller, init, update)
 
 
 def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTransform:
-    """Rescale gradients by the distance from the start over the root of the sum of squared norms: DoG.
+    """Rescale gradients by the distance moved over the root of the sum of their squared norms.
 
-    With `x` all parameters, `x0` their first values and `g` the gradient:
+    With `x` all parameters together, `x0` their first values and `g` the gradient:
 
-        d = max(d, |x - x0|)
-        G = G + |g| ** 2
+        d = max(d, norm(x - x0))
+        G = G + norm(g) ** 2
         update = d / sqrt(G + eps) * g
 
-    The authors advise to evaluate at an average of the parameters. `init` needs the real parameters.
-
-    Differences from optax: the scalars are float32 whatever the parameters' dtype.
+    The authors advise evaluation at an average of the parameters. `init` needs the values of the parameters.
 
     Args:
-        init_step: the first `d`: r for ("distance", r), a * (1 + |x0|) for ("heuristic", a). For
-            ("learning_rate", r) it is 0, and the factor of the first update is r. The number is above 0.
-        eps: added to the divisor, above 0.
+        init_step: the first `d`, as a pair of a name and a number above 0. ("distance", r) sets `d = r`.
+            ("heuristic", a) sets `d = a * (1 + norm(x0))`. ("learning_rate", r) multiplies the first gradient
+            by r and sets `d = 0`.
+        eps: added to `G`, above 0.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax:
+
+    1. The scalars are float32 for parameters of any dtype.
 
     Reference: Ivgi et al., DoG is SGD's best friend, arXiv:2302.12022.
 
@@ -172,66 +163,19 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
     def update(
         updates: Updates, state: ScaleByDoGState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDoGState]:
-        farthest = mx.maximum(state.max_dist, tree.norm(_difference(caller, params, state.init_params)))
-        met = state.sum_sq_norm_grads + mx.square(tree.norm(updates))
-        rate = farthest * mx.rsqrt(met + eps)
+        farthest = mx.maximum(state.max_dist, tree.norm(difference(caller, params, state.init_params)))
+        squares = state.sum_sq_norm_grads + mx.square(tree.norm(updates))
+        rate = farthest * mx.rsqrt(squares + eps)
         if kind == "learning_rate":
             rate = mx.where(state.is_init_step, value, rate)
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
-        return updates, ScaleByDoGState(mx.array(False), state.init_params, farthest, met)
+        return updates, ScaleByDoGState(mx.array(False), state.init_params, farthest, squares)
 
     return checked(caller, init, update)
 
 
-def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) -> GradientTransform:
-    """Rescale gradients by the squared distance from the start over the root of weighted squared norms: DoWG.
-
-    With `x` all parameters, `x0` their first values and `g` the gradient:
-
-        D = max(D, |x - x0| ** 2)
-        G = G + D * |g| ** 2
-        update = D / (sqrt(G) + eps) * g
-
-    Differences from optax: the scalars are float32 whatever the parameters' dtype.
-
-    Args:
-        init_estim_sq_dist: the first `D`, above 0; by default `eps`.
-        eps: added to the divisor, above 0.
-
-    Raises:
-        ValueError: at update, if params is not given.
-
-    Reference: Khaled et al., DoWG unleashed, arXiv:2305.16284.
-
-    >>> transform = scale_by_dowg(0.04, eps=1e-8)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(5.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    0.2
-    """
-    caller = "scale_by_dowg"
-    eps = checks.number(caller, "eps", eps, above=0)
-    start = eps if init_estim_sq_dist is None else init_estim_sq_dist
-    start = checks.number(caller, "init_estim_sq_dist", start, above=0)
-
-    def init(params: Params) -> ScaleByDoWGState:
-        return ScaleByDoWGState(params, mx.array(0.0), scalars.float32(start))
-
-    def update(
-        updates: Updates, state: ScaleByDoWGState, params: Params | None = None
-    ) -> tuple[Updates, ScaleByDoWGState]:
-        gone = mx.square(tree.norm(_difference(caller, params, state.init_params)))
-        farthest = mx.maximum(state.estim_sq_dist, gone)
-        met = state.weighted_sq_norm_grads + farthest * mx.square(tree.norm(updates))
-        rate = farthest / (mx.sqrt(met) + eps)
-        updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
-        return updates, ScaleByDoWGState(state.init_params, met, farthest)
-
-    return checked(caller, init, update)
-
-
-def _difference(caller: str, params: Params | None, start: Params) -> Tree:
-    """Return each parameter minus its first value, in float32."""
+def difference(caller: str, params: Params | None, start: Params) -> Tree:
+    """Return the difference of each parameter from its first value, in float32."""
     params = required(caller, params)
     return tree.map(lambda p, p0: p.astype(mx.float32) - p0.astype(mx.float32), params, start)
 
@@ -245,45 +189,16 @@ def dog(
 ) -> GradientTransform:
     """`add_decayed_weights` (if given), `scale_by_dog`, then `scale_by_learning_rate` (arXiv:2302.12022).
 
-    The decay is added to the gradient, so the norm includes it.
+    The decay is added to the gradient and counts in its norm.
 
     Args:
-        learning_rate: a factor for the step size, at least 0, or a schedule.
-        init_step: as in `scale_by_dog`; ("heuristic", 1e-4) is advised with batch normalization.
-        eps: as in `scale_by_dog`.
+        learning_rate: a factor on the step size: a number of at least 0, a 0-d array or a schedule.
+        init_step, eps: as in `scale_by_dog`; the authors advise ("heuristic", 1e-4) with batch normalization.
         weight_decay, mask: as in `add_decayed_weights`.
 
-    >>> transform = dog(init_step=("distance", 0.1))
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.1
+    >>> transform, params = dog(init_step=("distance", 0.1)), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.1, dtype=float32)}
     """
     decay = identity() if weight_decay is None else add_decayed_weights(weight_decay, mask)
     return chain(decay, scale_by_dog(init_step, eps), scale_by_learning_rate(learning_rate))
-
-
-def dowg(
-    learning_rate: ScalarOrSchedule = 1.0,
-    init_estim_sq_dist: float | None = None,
-    eps: float = 1e-4,
-    weight_decay: float | mx.array | None = None,
-    mask: Tree | Callable[[Params], Tree] | None = None,
-) -> GradientTransform:
-    """`add_decayed_weights` (if given), `scale_by_dowg`, then `scale_by_learning_rate` (arXiv:2305.16284).
-
-    The decay is added to the gradient, so the norm includes it.
-
-    Args:
-        learning_rate: a factor for the step size, at least 0, or a schedule.
-        init_estim_sq_dist, eps: as in `scale_by_dowg`.
-        weight_decay, mask: as in `add_decayed_weights`.
-
-    >>> transform = dowg(init_estim_sq_dist=0.04, eps=1e-8)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.2
-    """
-    decay = identity() if weight_decay is None else add_decayed_weights(weight_decay, mask)
-    return chain(decay, scale_by_dowg(init_estim_sq_dist, eps), scale_by_learning_rate(learning_rate))

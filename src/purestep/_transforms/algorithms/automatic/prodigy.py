@@ -1,15 +1,15 @@
 """Prodigy: AdamW with a learning rate estimated from the distance to the solution."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, sums, tree
+from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.algorithms.automatic.estimates import check_betas, correction, larger, total
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
-from purestep._transforms.core.moments import bias_correction
 from purestep._transforms.core.quotients import nonzero
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
 
@@ -24,7 +24,7 @@ class ScaleByProdigyState(NamedTuple):
         params0: the parameters given to `init`, in their dtypes.
         estim_lr: 0-d float32, the estimate of the distance to the solution: the base learning rate.
         numerator_weighted: 0-d float32, the decayed sum in the numerator of the estimate.
-        count: 0-d int32, updates made.
+        count: 0-d int32, the number of updates.
         learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
     """
 
@@ -39,7 +39,7 @@ class ScaleByProdigyState(NamedTuple):
 
 
 class ScheduledProdigyState(ScaleByProdigyState):
-    """State of `scale_by_prodigy` with a schedule: the learning rate in it is shown, and cannot be set."""
+    """State of `scale_by_prodigy` with a schedule, which overwrites the learning rate at every update."""
 
     scheduled = True
 
@@ -54,38 +54,40 @@ def scale_by_prodigy(
     weight_decay: float | mx.array = 0.0,
     safeguard_warmup: bool = False,
 ) -> GradientTransform:
-    """Turn gradients into Prodigy's steps; the sign and the learning rate are included.
+    """Turn gradients into the steps of Prodigy, sign and learning rate included.
 
-    With `g` the gradient, `x` the parameters, `x0` their first values, `d0 = estim_lr0`, `t` the number of
-    this update, counted from 1, and sums over all parameters:
+    With `g` the gradient, `x` the parameters, `x0` their first values, `d0 = estim_lr0` and `t` the number of
+    this update, counted from 1:
 
         l = d * learning_rate * sqrt(1 - b2 ** t) / (1 - b1 ** t)
         r = beta3 * r + d / d0 * l * sum(g * (x0 - x))
         s = beta3 * s + l * d / d0 * g            (d instead of l with safeguard_warmup)
         m = b1 * m + (1 - b1) * d * g
         v = b2 * v + (1 - b2) * (d * g) ** 2
-        d = max(d, estim_lr_coef * r / sum(|s|))
+        d = max(d, estim_lr_coef * r / sum(abs(s)))
         update = -l * (m / (sqrt(v) + d * eps) + weight_decay * x)
 
-    Differences from optax:
-
-    1. Moments, scalars and updates are float32.
-    2. The estimate does not change while every gradient or learning rate is zero. In optax it becomes NaN
-       and stays NaN, so a warm-up there must not start at 0.
-    3. The learning rate is in the state and can be read and set there.
+    Both sums are over all parameters together.
 
     Args:
-        learning_rate: a factor for the estimate, at least 0, or a schedule that falls from 1.
+        learning_rate: a factor on the estimate, at least 0, or a schedule that starts at 1 and decreases.
         betas: decays of the two means, each in [0, 1).
         beta3: decay of both sums, in [0, 1); `None` is the root of the second beta.
-        eps: added to the denominator, times the estimate; at least 0.
-        estim_lr0: the first estimate, above 0; it should be too small.
-        estim_lr_coef: a factor for every later estimate, above 0.
+        eps: multiplied by the estimate and added to the denominator, at least 0.
+        estim_lr0: the first estimate, above 0; choose it too small.
+        estim_lr_coef: a factor on every later estimate, above 0.
         weight_decay: decoupled, at least 0.
-        safeguard_warmup: leave the learning rate out of `s`, for a schedule that starts with a warm-up.
+        safeguard_warmup: omit the learning rate from `s`, for a schedule that starts with a warm-up.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax:
+
+    1. Moments, scalars and updates are float32 for parameters of any dtype.
+    2. While every gradient or learning rate has been zero, the estimate is unchanged. In optax it becomes NaN
+       (0 / 0) and stays NaN, so a warm-up must not start at 0 there.
+    3. The learning rate is in the state, where it can be read and set.
 
     Reference: Mishchenko and Defazio, Prodigy, arXiv:2306.06101.
 
@@ -100,18 +102,17 @@ def scale_by_prodigy(
     """
     caller = "scale_by_prodigy"
     b1, b2 = check_betas(caller, betas)
-    b3 = math.sqrt(b2) if beta3 is None else beta3
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
     state_type = ScheduledProdigyState if callable(learning_rate) else ScaleByProdigyState
-    b3 = checks.number(caller, "beta3", b3, least=0, below=1)
+    (b3,) = moments.decays(caller, beta3=math.sqrt(b2) if beta3 is None else beta3)
     eps = checks.number(caller, "eps", eps, least=0)
     estim_lr0 = checks.number(caller, "estim_lr0", estim_lr0, above=0)
     estim_lr_coef = checks.number(caller, "estim_lr_coef", estim_lr_coef, above=0)
     weight_decay = checks.number(caller, "weight_decay", weight_decay, least=0)
 
     def init(params: Params) -> ScaleByProdigyState:
-        mean, square, sums = (tree.zeros_like(params, mx.float32) for _ in range(3))
+        mean, square, sums = (moments.zeros(params) for _ in range(3))
         first = scalars.float32(estim_lr0)
         return state_type(mean, square, sums, params, first, mx.array(0.0), *rate.init(params))
 
@@ -122,14 +123,15 @@ def scale_by_prodigy(
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         old = state.estim_lr
         step = old * now * correction(b1, b2, count)
-        g = tree.map(lambda x: x.astype(mx.float32), updates)
+        g = moments.float32(updates)
         back = tree.map(lambda p0, p: p0.astype(mx.float32) - p.astype(mx.float32), state.params0, params)
         numerator = b3 * state.numerator_weighted + old / estim_lr0 * step * total(mx.multiply, g, back)
         weight = old / estim_lr0 * (old if safeguard_warmup else step)
         sums = tree.map(lambda s, x: b3 * s + weight * x, state.grad_sum, g)
-        mean = tree.map(lambda m, x: b1 * m + (1 - b1) * (old * x), state.exp_avg, g)
-        square = tree.map(lambda v, x: b2 * v + (1 - b2) * mx.square(old * x), state.exp_avg_sq, g)
-        new = estimate(old, estim_lr_coef * numerator, total(mx.abs, sums))
+        estimated = tree.map(lambda x: old * x, g)
+        mean = moments.mean(estimated, state.exp_avg, b1)
+        square = moments.mean_square(estimated, state.exp_avg_sq, b2)
+        new = larger(old, estim_lr_coef * numerator, total(mx.abs, sums))
 
         def direction(m: mx.array, v: mx.array, p: mx.array) -> mx.array:
             return -step * (m / nonzero(m, mx.sqrt(v) + new * eps, eps) + weight_decay * p.astype(mx.float32))
@@ -138,30 +140,6 @@ def scale_by_prodigy(
         return updates, state_type(mean, square, sums, state.params0, new, numerator, count, now)
 
     return checked(caller, init, update)
-
-
-def check_betas(caller: str, betas: tuple[float, float]) -> tuple[float, float]:
-    """Return the two decays; refuse any other value."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise checks.error(caller, f"betas must be two numbers, got {betas!r}")
-    b1, b2 = (checks.number(caller, "betas", beta, least=0, below=1) for beta in betas)
-    return b1, b2
-
-
-def correction(b1: float, b2: float, count: mx.array) -> mx.array:
-    """Return Adam's bias correction of both means as one factor of the step."""
-    return mx.sqrt(bias_correction(b2, count)) / bias_correction(b1, count)
-
-
-def total(fn: Callable[..., mx.array], *trees: Tree) -> mx.array:
-    """Return the sum of `fn(*leaves)` over all leaves, 0-d float32."""
-    return tree.added([sums.total(x) for x in tree.leaves(tree.map(fn, *trees))])
-
-
-def estimate(old: mx.array, numerator: mx.array, denominator: mx.array) -> mx.array:
-    """Return the larger of the old estimate and the quotient; the old one while the denominator is 0."""
-    quotient = numerator / mx.where(denominator > 0, denominator, 1.0)
-    return mx.maximum(old, mx.where(denominator > 0, quotient, 0.0))
 
 
 def prodigy(
@@ -174,17 +152,15 @@ def prodigy(
     weight_decay: float | mx.array = 0.0,
     safeguard_warmup: bool = False,
 ) -> GradientTransform:
-    """`scale_by_prodigy`, which applies the learning rate and the decay (arXiv:2306.06101).
+    """`scale_by_prodigy`, which includes the learning rate and the decay (arXiv:2306.06101).
 
     Args:
-        learning_rate, betas, beta3, eps: as in `scale_by_prodigy`.
-        estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup: as in `scale_by_prodigy`.
+        learning_rate, betas, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup: as in
+            `scale_by_prodigy`.
 
-    >>> transform = prodigy(estim_lr0=0.01)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.01
+    >>> transform, params = prodigy(estim_lr0=0.01), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.01, dtype=float32)}
     """
     return scale_by_prodigy(
         learning_rate, betas, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup

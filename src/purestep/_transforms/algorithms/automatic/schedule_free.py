@@ -1,4 +1,4 @@
-"""Schedule-free learning: an average of the parameters replaces a decaying learning rate."""
+"""Schedule-free learning: an average of the parameters instead of a decaying learning rate."""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._schedules.standard import linear
 from purestep._transforms.algorithms.adagrad.rmsprop import scale_by_rms
 from purestep._transforms.algorithms.momentum.sgd import sgd
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import (
     GradientTransform,
     check_transform,
@@ -27,12 +28,13 @@ class ScheduleFreeState(NamedTuple):
     """State of `schedule_free`.
 
     Attributes:
-        b1: 0-d float32, the share of the average in the trained parameters.
+        b1: 0-d float32, the weight of the average in the trained parameters.
         weight_sum: 0-d float32, the sum of the weights of the average.
-        step_count: 0-d int32, updates made, plus 1.
+        step_count: 0-d int32, the number of updates plus 1.
         max_lr: 0-d float32, the largest learning rate so far.
         base_optimizer_state: the state of the wrapped optimizer.
-        z: like params, in `state_dtype` or float32, the parameters that the wrapped optimizer alone gives.
+        z: like params, float32, or `state_dtype` if given: the parameters that follow the wrapped optimizer
+            alone.
     """
 
     b1: mx.array
@@ -65,34 +67,34 @@ def schedule_free(
     parameters at first:
 
         z = z + u
-        w = max(learning_rate so far) ** weight_lr_power;  c = w / sum(w so far)
+        w = (largest learning_rate so far) ** weight_lr_power;  c = w / (sum of all w so far)
         x = (1 - c) * x + c * z
         y = b1 * x + (1 - b1) * z
 
-    The trained parameters are `y`. Evaluate at `x`, which `schedule_free_eval_params` computes from `y` and
-    `z`. The learning rate may warm up and need not decay. The wrapped optimizer must have no momentum
-    (`adam` with `b1=0`) and the same learning rate.
+    Train `y`, and evaluate at `x`, which `schedule_free_eval_params` computes from `y` and `z`. The learning
+    rate may warm up and need not decay. The wrapped optimizer must have no momentum of its own (`adam` with
+    `b1=0`) and must have the same learning rate.
 
-    Differences from optax:
+    The learning rate in the state belongs to the wrapped optimizer. Setting it does not change the weights of
+    the average, which are computed from the argument `learning_rate`.
 
-    1. `z` is float32 if `state_dtype` is not given. With bfloat16 parameters the average, which is part of
-       `y`, stops moving once its steps are smaller than the rounding: keep the parameters in float32.
-    2. The step of `y` is `b1 * c * (z - x) + (1 - b1) * u`, and not a difference of two sums.
-
-    The learning rate in the state is that of the wrapped optimizer. The weights of the average follow the
-    argument `learning_rate`, so setting the rate in the state does not change them.
-
-    As in optax, a schedule is evaluated one count later here than in the wrapped optimizer.
+    As in optax, this function evaluates a schedule one count later than the wrapped optimizer does.
 
     Args:
-        base_optimizer: makes the updates, with the learning rate and the sign.
-        learning_rate: its learning rate, a number of at least 0 or a schedule.
-        b1: the share of the average in `y`, above 0, at most 1.
-        weight_lr_power: the power of the learning rate in the weights of the average, at least 0.
+        base_optimizer: the optimizer that makes the updates, learning rate and sign included.
+        learning_rate: its learning rate, a number of at least 0, a 0-d array or a schedule.
+        b1: the weight of the average in `y`, above 0, at most 1.
+        weight_lr_power: the exponent of the learning rate in the weights of the average, at least 0.
         state_dtype: the dtype in which `z` is stored.
 
     Raises:
         ValueError: at update, if params is not given.
+
+    Differences from optax:
+
+    1. `z` is float32 unless `state_dtype` is given. The average is part of `y`. In bfloat16 parameters it
+       stops once its steps are smaller than the rounding: keep the parameters in float32.
+    2. The step of `y` is computed as `b1 * c * (z - x) + (1 - b1) * u`, not as a difference of two sums.
 
     Reference: Defazio et al., The road less scheduled, arXiv:2405.15682.
 
@@ -100,7 +102,7 @@ def schedule_free(
     >>> transform = schedule_free(scale(-0.5), 0.5, b1=0.5)
     >>> params = {"w": mx.array(0.0)}
     >>> state = transform.init(params)
-    >>> for _ in range(2):  # z goes to 1, then to 2
+    >>> for _ in range(2):  # z is 1, then 2
     ...     updates, state = transform.update({"w": mx.array(-2.0)}, state, params)
     ...     params = tree.map(mx.add, params, updates)
     >>> params, schedule_free_eval_params(state, params)
@@ -136,9 +138,9 @@ def schedule_free(
         highest = mx.maximum(state.max_lr, rate)
         weight = mx.power(highest, weight_lr_power)
         weight_sum = state.weight_sum + weight
-        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 while every learning rate was 0
+        share = weight / mx.where(weight_sum > 0, weight_sum, 1.0)  # 0 while every rate has been 0
         taken, base_state = base_update(updates, state.base_optimizer_state, params, **extra)
-        taken = tree.map(lambda u: u.astype(mx.float32), taken)
+        taken = moments.float32(taken)
         z = tree.map(lambda a, u: a.astype(mx.float32) + u, state.z, taken)
 
         def step(y: mx.array, old: mx.array, new: mx.array, u: mx.array) -> mx.array:
@@ -147,20 +149,21 @@ def schedule_free(
             return share * ahead + (1 - b1) * u
 
         updates = tree.map(step, params, state.z, z, taken)
-        z = tree.map(lambda a: a.astype(dtype), z)
-        return updates, ScheduleFreeState(
-            state.b1, weight_sum, scalars.increment(state.step_count), highest, base_state, z
-        )
+        count, z = scalars.increment(state.step_count), moments.stored(z, dtype)
+        return updates, ScheduleFreeState(state.b1, weight_sum, count, highest, base_state, z)
 
     return checked(caller, init, update)
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:
-    """Return the average of `schedule_free`: the parameters for evaluation.
+    """Return the average that `schedule_free` computes: the parameters for evaluation.
 
     Args:
-        state: the state of `schedule_free`.
+        state: a state of `schedule_free`.
         params: the trained parameters.
+
+    Raises:
+        TypeError: if `state` is not a `ScheduleFreeState`.
 
     >>> from purestep.transforms import scale
     >>> params = {"w": mx.array(3.0)}
@@ -182,19 +185,17 @@ def schedule_free_sgd(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` around `add_decayed_weights` (if given) and `sgd` (arXiv:2405.15682).
+    """`schedule_free` of `add_decayed_weights` (if given) and `sgd` (arXiv:2405.15682).
 
     Args:
-        learning_rate: a number of at least 0; a schedule only without `warmup_steps`.
-        warmup_steps: updates over which the learning rate rises linearly from 0.
+        learning_rate: a number of at least 0; without `warmup_steps` also a 0-d array or a schedule.
+        warmup_steps: the number of updates over which the learning rate rises linearly from 0.
         b1, weight_lr_power, state_dtype: as in `schedule_free`.
-        weight_decay: at least 0.
+        weight_decay: as in `add_decayed_weights`; `None` omits it.
 
-    >>> transform = schedule_free_sgd(0.1, b1=0.5)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.2
+    >>> transform, params = schedule_free_sgd(0.1, b1=0.5), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.2, dtype=float32)}
     """
     rate = _warmed_up(learning_rate, warmup_steps)
     decay = identity() if weight_decay is None else add_decayed_weights(weight_decay)
@@ -211,23 +212,23 @@ def schedule_free_adamw(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` around AdamW without momentum (arXiv:2405.15682).
+    """`schedule_free` of AdamW without momentum (arXiv:2405.15682).
 
-    The chain is `scale_by_rms` with bias correction, `add_decayed_weights` and `scale_by_learning_rate`.
+    The wrapped optimizer is `scale_by_rms` with bias correction, `add_decayed_weights`, then
+    `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0; a schedule only without `warmup_steps`.
-        warmup_steps: updates over which the learning rate rises linearly from 0.
+        learning_rate: a number of at least 0; without `warmup_steps` also a 0-d array or a schedule.
+        warmup_steps: the number of updates over which the learning rate rises linearly from 0.
         b1, weight_lr_power, state_dtype: as in `schedule_free`.
         b2: decay of the mean of squares, in [0, 1).
         eps: added outside the root, at least 0.
-        weight_decay: decoupled, at least 0; it decays `z` by the trained parameters.
+        weight_decay: decoupled, at least 0; the trained parameters `y`, times the decay, are subtracted from
+            `z`.
 
-    >>> transform = schedule_free_adamw(0.1)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -0.1
+    >>> transform, params = schedule_free_adamw(0.1), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.1, dtype=float32)}
     """
     rate = _warmed_up(learning_rate, warmup_steps)
     optimizer = chain(
@@ -239,8 +240,9 @@ def schedule_free_adamw(
 
 
 def _warmed_up(learning_rate: ScalarOrSchedule, warmup_steps: int | None) -> ScalarOrSchedule:
+    """Return the learning rate, or a schedule that rises linearly to it."""
     if warmup_steps is None:
         return learning_rate
     if callable(learning_rate):
-        raise ValueError("schedule_free: learning_rate must be a number when warmup_steps is given")
+        raise checks.error("schedule_free", "learning_rate must be a number when warmup_steps is given")
     return linear(0.0, learning_rate, warmup_steps)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Fromage: steps relative to the norm of each layer."""
+"""Fromage: steps relative to each layer's norm, with a learning rate that needs little tuning."""
 
 import mlx.core as mx
 
@@ -13,11 +13,10 @@ def fromage(learning_rate: ScalarOrSchedule, min_norm: float | mx.array = 1e-6) 
     """`scale_by_trust_ratio`, then `step_on_sphere` (arXiv:2002.03432).
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
+        learning_rate: as in `step_on_sphere`.
         min_norm: as in `scale_by_trust_ratio`.
 
-    >>> transform = fromage(0.75)
-    >>> params = {"w": mx.array([4.0, 0.0])}
+    >>> transform, params = fromage(0.75), {"w": mx.array([4.0, 0.0])}
     >>> transform.update({"w": mx.array([0.0, 2.0])}, transform.init(params), params)[0]
     {'w': array([-0.8, -2.4], dtype=float32)}
     """

@@ -1,8 +1,8 @@
-"""Muon: every matrix of the momentum is replaced by a nearby orthogonal matrix."""
+"""Muon: momentum with each matrix replaced by a nearby orthogonal one."""
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -17,11 +17,11 @@ from purestep._transforms.algorithms.layerwise.orthogonal import (
     all_sides,
     check_iteration,
     iterate,
-    matrix_sides,
 )
-from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
+from purestep._transforms.algorithms.layerwise.splitting import matrices_and_rest
+from purestep._transforms.core import moments
+from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
-from purestep._transforms.core.moments import bias_correction
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
@@ -30,24 +30,11 @@ class ScaleByMuonState(NamedTuple):
     """State of `scale_by_muon`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        mu: like params, the running mean of gradients, in `mu_dtype` or float32.
+        count, mu: as in `ScaleByAdamState`.
     """
 
     count: mx.array
     mu: Tree
-
-
-class MatricesAndRestState(NamedTuple):
-    """State of `matrices_and_rest`.
-
-    Attributes:
-        matrices: the state of the transform of the matrices; the other parameters are `()` in it.
-        rest: the state of the transform of the rest; the matrices are `()` in it.
-    """
-
-    matrices: Tree
-    rest: Tree
 
 
 def scale_by_muon(
@@ -65,15 +52,6 @@ def scale_by_muon(
 ) -> GradientTransform:
     """Replace gradients by their orthogonalized running mean.
 
-    Differences from optax:
-
-    1. A weight is [out, in], as in MLX. A matrix with more axes, such as the weight of a convolution
-       [out, height, width, in], is [out, everything else]. `MuonDimensionNumbers` selects other axes.
-    2. `matrices` replaces `weight_dimension_numbers`. It is a function of (path, leaf), or a mask.
-    3. `ns_dtype` is new. In mx.bfloat16 the iteration takes half the memory, and less time on a GPU.
-    4. The preconditioning "spectral" is missing, because MLX has no singular values on a GPU.
-    5. Each of several rows of coefficients is one step, and `ns_steps` is ignored.
-
     With `g` the gradient and `t` the number of this update, counted from 1:
 
         mu = beta * mu + (1 - beta) * g
@@ -82,17 +60,26 @@ def scale_by_muon(
         update = orthogonalize(m), times sum(m * orthogonalize(m)) if adaptive
 
     Args:
-        ns_coeffs, ns_steps, eps, preconditioning, ns_dtype: as in `orthogonalize`.
+        ns_coeffs, ns_steps, preconditioning, eps, ns_dtype: as in `orthogonalize`.
         beta: decay of the mean, in [0, 1).
         mu_dtype: the dtype in which `mu` is stored.
         nesterov: look ahead by one step of momentum.
         adaptive: multiply by the dual norm of the mean.
-        matrices: which leaves are matrices, and their axes; here every leaf must be a matrix. A function of
-            (path, leaf) that returns True, False or `MuonDimensionNumbers`, a tree of booleans built like the
-            parameters, or `None` for the leaves of exactly 2 axes. The leaf may be a gradient: use its shape.
+        matrices: which leaves are matrices, and by which axes; every leaf must be one. A function from (path,
+            leaf) to True, False or `MuonDimensionNumbers`, a tree of booleans built like the parameters, or
+            `None`, which selects leaves of exactly 2 axes. The leaf may be a gradient: use only its shape.
 
     Raises:
         ValueError: at init and update, for a leaf that is not a matrix, with its path.
+
+    Differences from optax:
+
+    1. A weight is [out, in], as in MLX. One of more axes, such as a convolution's [out, height, width, in],
+       is [out, everything else] unless `MuonDimensionNumbers` names other axes.
+    2. `matrices`, a function of (path, leaf) or a mask, replaces `weight_dimension_numbers`.
+    3. `ns_dtype` is new: with mx.bfloat16 the iteration needs half the memory, and less time on a GPU.
+    4. The preconditioning "spectral" does not exist: MLX has no singular values on a GPU.
+    5. Several rows of coefficients are one step each, and `ns_steps` is ignored.
 
     Reference: Jordan et al., Muon, 2024, kellerjordan.github.io/posts/muon; Bernstein and Newhouse,
     arXiv:2409.20325.
@@ -100,39 +87,37 @@ def scale_by_muon(
     >>> transform = scale_by_muon()
     >>> params = {"w": mx.zeros((2, 2))}
     >>> updates, _ = transform.update({"w": mx.array([[0.0, 5.0], [0.1, 0.0]])}, transform.init(params))
-    >>> (updates["w"] > 0.5).tolist()  # both directions count, whatever their size
+    >>> (updates["w"] > 0.5).tolist()  # both directions count equally
     [[False, True], [True, False]]
     """
     caller = "scale_by_muon"
     rows, eps = check_iteration(caller, ns_coeffs, ns_steps, preconditioning, eps)
-    beta = checks.number(caller, "beta", beta, least=0, below=1)
+    (beta,) = moments.decays(caller, beta=beta)
 
     def init(params: Params) -> ScaleByMuonState:
         all_sides(caller, matrices, params)
-        return ScaleByMuonState(mx.array(0, mx.int32), tree.zeros_like(params, mu_dtype or mx.float32))
+        return ScaleByMuonState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype))
 
     def update(
         updates: Updates, state: ScaleByMuonState, params: Params | None = None
     ) -> tuple[Updates, ScaleByMuonState]:
         sides = all_sides(caller, matrices, updates)
-        gradients = tree.map(lambda g: g.astype(mx.float32), updates)
+        gradients = moments.float32(updates)
         count = scalars.increment(state.count)
-        mu = tree.map(lambda g, m: beta * m.astype(mx.float32) + (1 - beta) * g, gradients, state.mu)
-        now = 1 / bias_correction(beta, count)
+        mu = moments.mean(gradients, state.mu, beta)
         if nesterov:
-            ahead = beta / bias_correction(beta, scalars.increment(count))
+            now = moments.debias(beta, count)
+            ahead = beta / moments.bias_correction(beta, scalars.increment(count))
             mean = tree.map(lambda m, g: ahead * m + (1 - beta) * now * g, mu, gradients)
         else:
-            mean = tree.map(lambda m: now * m, mu)
+            mean = moments.corrected(mu, beta, count)
 
         def direction(path: str, m: mx.array) -> mx.array:
             o = iterate(m, sides[path], rows, preconditioning, eps, ns_dtype)
             return sums.total(m * o) * o if adaptive else o
 
         updates = tree.map_with_path(direction, mean)
-        if mu_dtype is not None:
-            mu = tree.map(lambda m: m.astype(mu_dtype), mu)
-        return updates, ScaleByMuonState(count, mu)
+        return updates, ScaleByMuonState(count, moments.stored(mu, mu_dtype))
 
     return checked(caller, init, update)
 
@@ -140,13 +125,14 @@ def scale_by_muon(
 def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = None) -> GradientTransform:
     """Multiply every matrix by a factor of its shape, so that one learning rate suits all shapes.
 
-        sqrt(max(1, out / in)), or sqrt(max(out, in)) * consistent_rms
-
-    Differences from optax: 1 and 2 of `scale_by_muon`.
+    The factor is `sqrt(max(1, out / in))`, or `sqrt(max(out, in)) * consistent_rms` if that is given.
 
     Args:
         matrices: as in `scale_by_muon`.
-        consistent_rms: at least 0, the root mean square of an orthogonal update; 0.2 is that of AdamW.
+        consistent_rms: the root mean square of an orthogonal update after scaling, at least 0; 0.2 matches
+            AdamW.
+
+    Differences from optax: points 1 and 2 of `scale_by_muon`.
 
     Reference: Liu et al., Muon is scalable for LLM training, arXiv:2502.16982.
 
@@ -168,56 +154,6 @@ def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = Non
         return tree.map_with_path(lambda p, u: (factor(sides[p], u) * u).astype(u.dtype), updates), state
 
     return checked(caller, lambda params: (), update)
-
-
-def matrices_and_rest(
-    on_matrices: GradientTransform, on_rest: GradientTransform, matrices: Matrices = None
-) -> GradientTransform:
-    """Apply one transform to the matrices and another to every other leaf.
-
-    Each transform gets its own leaves at their paths and `()` at the others, in updates and in params.
-
-    Args:
-        on_matrices: for the leaves that `matrices` selects.
-        on_rest: for the others.
-        matrices: as in `scale_by_muon`.
-
-    >>> from purestep.transforms import scale
-    >>> split = matrices_and_rest(scale(2.0), scale(3.0))
-    >>> params = {"w": mx.ones((1, 1)), "b": mx.ones(1)}
-    >>> split.update(params, split.init(params), params)[0]
-    {'w': array([[2]], dtype=float32), 'b': array([3], dtype=float32)}
-    """
-    caller = "matrices_and_rest"
-    check_transform(caller, "on_matrices", on_matrices)
-    check_transform(caller, "on_rest", on_rest)
-    update_matrices, update_rest = taking_extra(on_matrices), taking_extra(on_rest)
-
-    def split(values: Tree, sides: dict[str, Sides | None]) -> tuple[Tree, Tree]:
-        return (
-            tree.map_with_path(lambda path, x: x if sides[path] else (), values),
-            tree.map_with_path(lambda path, x: () if sides[path] else x, values),
-        )
-
-    def init(params: Params) -> MatricesAndRestState:
-        if matrices is not None and not callable(matrices):
-            tree.map(lambda p, chosen: None, params, matrices)  # refuses a mask built differently
-        first, second = split(params, matrix_sides(caller, matrices, params))
-        return MatricesAndRestState(on_matrices.init(first), on_rest.init(second))
-
-    def update(
-        updates: Updates, state: MatricesAndRestState, params: Params | None = None, **extra: Any
-    ) -> tuple[Updates, MatricesAndRestState]:
-        sides = matrix_sides(caller, matrices, updates)
-        weights = (None, None) if params is None else split(params, sides)
-        first, second = split(updates, sides)
-        first, matrices_state = update_matrices(first, state.matrices, weights[0], **extra)
-        second, rest_state = update_rest(second, state.rest, weights[1], **extra)
-        made, other = iter(tree.leaves(first)), iter(tree.leaves(second))
-        updates = tree.map_with_path(lambda path, u: next(made if sides[path] else other), updates)
-        return updates, MatricesAndRestState(matrices_state, rest_state)
-
-    return checked(caller, init, update)
 
 
 def muon(
@@ -244,27 +180,27 @@ def muon(
 ) -> GradientTransform:
     """Train matrices by Muon and every other parameter by AdamW.
 
-    Matrices: `scale_by_muon`, `scale_by_shape`, `add_decayed_weights`, `scale_by_learning_rate`; the decay
-    is decoupled. The rest: `adamw`. Both are wrapped in `matrices_and_rest`.
+    For matrices: `scale_by_muon`, `scale_by_shape`, `add_decayed_weights`, `scale_by_learning_rate`. For
+    other parameters: `adamw`. Both are joined by `matrices_and_rest`. The decay is decoupled.
 
     Embeddings and output heads have the shape of matrices but usually train better with AdamW:
     `matrices=lambda path, leaf: leaf.ndim == 2 and "embed" not in path`.
 
-    Differences from optax: those of `scale_by_muon`. `matrices` replaces `muon_weight_dimension_numbers`.
-
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        ns_coeffs, ns_steps, preconditioning, ns_dtype: as in `orthogonalize`.
-        beta, adaptive, matrices: as in `scale_by_muon`.
-        eps: added to the norm of a matrix, and to AdamW's denominator.
-        weight_decay: of the matrices, at least 0.
-        weight_decay_mask: which matrices decay, as in `add_decayed_weights`.
-        mu_dtype: the dtype in which means of gradients are stored, also AdamW's.
-        nesterov: look ahead by one step of momentum, also in AdamW.
-        adam_b1, adam_b2, adam_eps_root: AdamW's `b1`, `b2` and `eps_root`.
-        adam_weight_decay: AdamW's decay of the parameters that are not matrices.
-        adam_learning_rate: AdamW's learning rate; by default that of the matrices.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        ns_coeffs, ns_steps, beta, adaptive, preconditioning, matrices, ns_dtype: as in `scale_by_muon`.
+        eps: added to the norm of a matrix, and to AdamW's denominator; at least 0.
+        weight_decay, weight_decay_mask: as in `add_decayed_weights`, for matrices only.
+        mu_dtype: the dtype in which means of gradients are stored, in AdamW too.
+        nesterov: look ahead by one step of momentum, in AdamW too.
+        adam_b1, adam_b2, adam_eps_root: `b1`, `b2` and `eps_root` of `adamw`.
+        adam_weight_decay: AdamW's weight decay, for all parameters that are not matrices.
+        adam_learning_rate: AdamW's learning rate; `None` uses `learning_rate`.
         consistent_rms: as in `scale_by_shape`.
+
+    Differences from optax:
+
+    1. Weights are [out, in], and `matrices` replaces `muon_weight_dimension_numbers`: see `scale_by_muon`.
 
     Reference: Jordan et al., Muon, 2024, kellerjordan.github.io/posts/muon; arXiv:2502.16982.
 
@@ -275,21 +211,22 @@ def muon(
     >>> round(updates["weight"].item(), 1), round(updates["bias"].item(), 1)
     (-0.1, -0.5)
     """
-    direction = scale_by_muon(
-        ns_coeffs,
-        ns_steps,
-        beta,
-        eps,
-        mu_dtype,
-        nesterov=nesterov,
-        adaptive=adaptive,
-        preconditioning=preconditioning,
-        matrices=matrices,
-        ns_dtype=ns_dtype,
-    )
-    decay = add_decayed_weights(weight_decay, weight_decay_mask)
     on_matrices = chain(
-        direction, scale_by_shape(matrices, consistent_rms), decay, scale_by_learning_rate(learning_rate)
+        scale_by_muon(
+            ns_coeffs,
+            ns_steps,
+            beta,
+            eps,
+            mu_dtype,
+            nesterov=nesterov,
+            adaptive=adaptive,
+            preconditioning=preconditioning,
+            matrices=matrices,
+            ns_dtype=ns_dtype,
+        ),
+        scale_by_shape(matrices, consistent_rms),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
     )
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate
     on_rest = adamw(

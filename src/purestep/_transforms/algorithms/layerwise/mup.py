@@ -1,4 +1,4 @@
-"""muP: learning rates that depend on the width of the model."""
+"""muP: learning rates that depend on the width of a layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +13,9 @@ from purestep._transforms.core.masks import resolve_mask
 
 
 def hidden_matrices(path: str, leaf: mx.array) -> bool:
-    """Select matrices but not embeddings, by (path, leaf): their number of inputs grows with the width.
+    """Select matrices whose number of inputs grows with the width: all but embeddings, by (path, leaf).
 
-    A leaf is an embedding if a name in its path is `wte` or `wpe`, or contains `embed`.
+    A leaf counts as an embedding if a name in its path is `wte` or `wpe`, or contains `embed`.
 
     >>> hidden_matrices("layers.0.weight", mx.zeros((2, 3))), hidden_matrices("norm.weight", mx.zeros(3))
     (True, False)
@@ -27,15 +27,14 @@ def hidden_matrices(path: str, leaf: mx.array) -> bool:
 
 
 def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_matrices) -> GradientTransform:
-    """Divide the updates of the selected parameters by the width multiplier.
+    """Divide the updates of the selected parameters by the width relative to the tuned model.
 
-    Before `add_decayed_weights` it does not change the decay. `mup` puts it last.
+    Placed before `add_decayed_weights` it does not change the decay; `mup` places it last.
 
     Args:
-        width_mult: the number of inputs of a unit, divided by that number in the model whose learning rate
-            was tuned; above 0.
-        mask: the selected parameters, as in `masked`: a function of (path, leaf) or of the params, or a tree
-            of booleans.
+        width_mult: the inputs of a unit over those in the model whose rates were tuned, above 0.
+        mask: which parameters to divide, as in `masked`: a function of (path, leaf) or of the params, or a
+            tree of booleans.
 
     Reference: Yang et al., Tensor programs V, arXiv:2203.03466, tables 3 and 8.
 
@@ -55,30 +54,29 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
 def mup(
     optimizer: GradientTransform, width_mult: float, *, mask: Tree | Callable[..., Any] = hidden_matrices
 ) -> GradientTransform:
-    """The optimizer, then `scale_by_width`: learning rates under muP (arXiv:2203.03466).
+    """The optimizer, then `scale_by_width`: learning rates under muP, for Adam and its relatives.
 
-    With `m` the width multiplier, matrices learn at `1 / m` of the learning rate. Biases, norms and
-    embeddings learn at the whole rate. The model must follow tables 3 and 8 of the paper: hidden matrices
-    start with variance 1 / fan_in, attention logits are divided by the head's size instead of its root, and
-    the output layer either
+    With `m` the width multiplier, matrices learn at `1 / m` of the learning rate; biases, norms and
+    embeddings learn at the full rate. muP also has rules for the model (tables 3 and 8 of the paper). Hidden
+    matrices start with variance 1 / fan_in. Attention logits are divided by the size of a head, not by its
+    root. For the output layer, choose one:
 
-    1. starts with variance 1 / fan_in ** 2 and is one of the selected matrices (table 3), or
-    2. divides its result by `m` and is left out by `mask` (table 8).
+    1. Its first variance is 1 / fan_in ** 2. It is then one of the matrices here (table 3).
+    2. Its result is divided by `m`. Then exclude it through `mask` (table 8).
 
-    The updates of the optimizer must not grow with the scale of the gradients. This holds for Adam, Lion and
-    Adafactor, and not for SGD, which has other learning rates under muP. A decoupled weight decay inside
-    the optimizer is divided too. To keep it, chain `scale_by_adam`, `scale_by_width`, `add_decayed_weights`
-    and `scale_by_learning_rate` yourself.
+    The size of the optimizer's updates must not depend on the scale of the gradients: use Adam, Lion or
+    Adafactor, not SGD, which has other rates under muP. A decoupled decay inside the optimizer is divided
+    with the rate. To keep the decay, chain `scale_by_adam`, `scale_by_width`, `add_decayed_weights` and
+    `scale_by_learning_rate`.
 
     Args:
-        optimizer: made with the tuned learning rate.
-        width_mult: the model's width divided by that of the tuned model, greater than 0.
-        mask: the matrices whose updates are divided, as in `scale_by_width`.
+        optimizer: an optimizer with the learning rate that was tuned.
+        width_mult, mask: as in `scale_by_width`.
 
-    >>> import mlx.core as mx
+    Reference: Yang et al., arXiv:2203.03466.
+
     >>> from purestep.optimizers import adam
-    >>> transform = mup(adam(0.1), width_mult=4)
-    >>> params = {"fc": mx.ones((1, 2)), "bias": mx.ones(1)}
+    >>> transform, params = mup(adam(0.1), width_mult=4), {"fc": mx.ones((1, 2)), "bias": mx.ones(1)}
     >>> transform.update(params, transform.init(params), params)[0]
     {'fc': array([[-0.025, -0.025]], dtype=float32), 'bias': array([-0.1], dtype=float32)}
     """

@@ -25,13 +25,13 @@ _PRECONDITIONINGS = ("frobenius", "aol", "schatten")
 
 
 class MuonDimensionNumbers(NamedTuple):
-    """The input axes and the output axes of a weight; the other axes number its matrices.
+    """The axes of a weight that are its inputs and outputs; other axes count separate matrices.
 
     The defaults are those of an MLX weight [out, in].
 
     Attributes:
-        reduction_axis: the input's axis or axes.
-        output_axis: the output's axis or axes.
+        reduction_axis: the axis or axes of the inputs, which are summed over.
+        output_axis: the axis or axes of the outputs.
 
     >>> experts = MuonDimensionNumbers(reduction_axis=2, output_axis=1)  # [experts, out, in]
     >>> orthogonalize(mx.random.normal((4, 3, 5), key=mx.random.key(0)), experts).shape
@@ -46,17 +46,17 @@ Coefficients: TypeAlias = str | Sequence[float] | Sequence[Sequence[float]]
 """Three numbers, rows of three numbers, or the name of a preset."""
 
 Matrices: TypeAlias = Callable[[str, mx.array], bool | MuonDimensionNumbers | None] | Tree | None
-"""Which leaves are matrices: a function of (path, leaf), a tree of booleans, or `None` (those of 2 axes)."""
+"""Selects matrices: a function of (path, leaf), a tree of booleans, or `None` for leaves of 2 axes."""
 
 
 class Sides(NamedTuple):
-    """The output axes and the input axes of a matrix, counted from the front."""
+    """The axes of a matrix, counted from the front: its outputs, and its inputs, which are summed over."""
 
     output: tuple[int, ...]
     reduction: tuple[int, ...]
 
     def sizes(self, x: mx.array) -> tuple[int, int]:
-        """Return the numbers of outputs and of inputs."""
+        """Return the number of outputs and the number of inputs."""
         return math.prod(x.shape[i] for i in self.output), math.prod(x.shape[i] for i in self.reduction)
 
 
@@ -70,28 +70,30 @@ def orthogonalize(
     eps: float = 1e-8,
     ns_dtype: mx.Dtype = mx.float32,
 ) -> mx.array:
-    """Bring the singular values of a matrix near 1 by a Newton-Schulz iteration.
+    """Move the singular values of a matrix close to 1 by a Newton-Schulz iteration of matrix products.
 
     The matrix is divided by a norm, so that no singular value exceeds 1. Then this step is repeated:
 
         A = X X^T;  X = a X + (b A + c A A) X
 
-    With the standard coefficients, which are chosen for speed, the singular values end between about 0.7 and
-    1.2. Singular values below a thousandth of the norm need more than five steps.
+    With the standard coefficients the singular values end between about 0.7 and 1.2: the coefficients are
+    chosen for speed, not for convergence. Singular values below a thousandth of the norm need more than five
+    steps.
 
     Args:
-        x: [out, in], or [out, ...] taken as [out, everything else].
-        dimension_numbers: the axes, if they are different.
-        ns_coeffs: (a, b, c), or rows of them, one a step, or "standard" or "dion".
-        ns_steps: how often a single row is repeated, at least 1; several rows are used once each.
-        preconditioning: "frobenius" divides by the norm of all entries. "schatten" divides by the root of the
-            norm of X X^T, a tighter bound. "aol" divides each row by the root of the absolute row sum of
+        x: [out, in], or [out, ...] as [out, everything else].
+        dimension_numbers: the axes, if they are others.
+        ns_coeffs: (a, b, c), or rows of them for one step each, or "standard" or "dion".
+        ns_steps: the number of steps with a single row, at least 1; ignored for several rows.
+        preconditioning: "frobenius" divides by the norm of all elements. "schatten" divides by the root of
+            the norm of X X^T, a tighter bound. "aol" divides each row by the root of the absolute row sum of
             X X^T.
-        eps: added to the norm (the least value of the sum, for the other two), at least 0.
-        ns_dtype: the dtype of the iteration; the norm is taken in float32.
+        eps: added to the norm for "frobenius"; the smallest norm or sum under the root for the others; at
+            least 0.
+        ns_dtype: the dtype of the iteration; the norm is computed in float32.
 
     Returns:
-        float32, shaped like x.
+        float32, of the shape of x.
 
     Reference: Jordan et al., Muon, 2024, kellerjordan.github.io/posts/muon; "aol" Boissin et al.,
     arXiv:2512.04632; "schatten" Grishina et al., arXiv:2506.10935; "dion" Ahn et al., arXiv:2504.05295.
@@ -103,7 +105,7 @@ def orthogonalize(
     caller = "orthogonalize"
     rows, eps = check_iteration(caller, ns_coeffs, ns_steps, preconditioning, eps)
     axes = sides(caller, "x", x, True if dimension_numbers is None else dimension_numbers)
-    assert axes is not None  # only a leaf that is refused the name has none
+    assert axes is not None  # `sides` returns None only for the choices None and False
     return iterate(x, axes, rows, preconditioning, eps, ns_dtype)
 
 
@@ -115,7 +117,7 @@ def iterate(
     eps: float,
     ns_dtype: mx.Dtype,
 ) -> mx.array:
-    """Compute `orthogonalize`; the arguments are already checked."""
+    """Return `orthogonalize` of valid arguments."""
     x = x.astype(mx.float32)
     if x.size == 0:
         return x
@@ -123,7 +125,7 @@ def iterate(
     order = counted + axes.output + axes.reduction
     moved = x.transpose(order)
     wide = moved.reshape(-1, *axes.sizes(x))
-    # The smaller Gram matrix is cheaper. Square matrices are transposed too, so that "aol" sums as in optax.
+    # The smaller Gram matrix is cheaper. A square is transposed too, so that "aol" sums as in optax.
     turned = wide.shape[1] >= wide.shape[2]
     wide = wide.swapaxes(1, 2) if turned else wide
     wide = _preconditioned(wide, preconditioning, eps).astype(ns_dtype)
@@ -150,15 +152,12 @@ def _preconditioned(x: mx.array, preconditioning: str, eps: float) -> mx.array:
 def check_iteration(
     caller: str, ns_coeffs: Coefficients, ns_steps: int, preconditioning: str, eps: float
 ) -> tuple[Sequence[Sequence[float]], float]:
-    """Refuse bad arguments of `orthogonalize`; return the coefficients of every step, and `eps`."""
+    """Refuse invalid arguments of `orthogonalize`; return the coefficients of each step and `eps`."""
     ns_steps = checks.integer(caller, "ns_steps", ns_steps, least=1)
     eps = checks.number(caller, "eps", eps, least=0)
-    if preconditioning not in _PRECONDITIONINGS:
-        raise checks.error(
-            caller, f"preconditioning must be one of {', '.join(_PRECONDITIONINGS)}, got {preconditioning!r}"
-        )
-    if isinstance(ns_coeffs, str) and ns_coeffs not in _PRESETS:
-        raise checks.error(caller, f"ns_coeffs must be one of {', '.join(_PRESETS)}, got {ns_coeffs!r}")
+    checks.one_of(caller, "preconditioning", preconditioning, _PRECONDITIONINGS)
+    if isinstance(ns_coeffs, str):
+        checks.one_of(caller, "ns_coeffs", ns_coeffs, _PRESETS)
     given: Any = _PRESETS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
     rows = [tuple(row) for row in given] if given and isinstance(given[0], Sequence) else [tuple(given)]
     if any(len(row) != 3 for row in rows):
@@ -177,7 +176,7 @@ def matrix_sides(caller: str, matrices: Matrices, params: Tree) -> dict[str, Sid
         if known is None:
             return leaf.ndim == 2
         if path not in known:
-            raise checks.error(caller, f"matrices has nothing at {path or 'the tree'}")
+            raise checks.error(caller, f"{path or 'the tree'} is in params, not in matrices")
         return known[path]
 
     return {path: sides(caller, path, leaf, choice(path, leaf)) for path, leaf in tree.items(params)}
@@ -197,14 +196,16 @@ def all_sides(caller: str, matrices: Matrices, params: Tree) -> dict[str, Sides]
 
 
 def sides(caller: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
-    """Return the axes that a choice gives a leaf, or `None` if the leaf is not a matrix."""
+    """Return the axes of a leaf for a choice of the user; `None` for a leaf that is not a matrix."""
     if choice is None or choice is False:
         return None
     path = path or "the tree"
     if choice is True:
         choice = MuonDimensionNumbers(tuple(range(1, leaf.ndim)), 0)
     if not isinstance(choice, MuonDimensionNumbers):
-        raise checks.error(caller, f"matrices must say True, False or axes, got {choice!r} at {path}")
+        raise checks.error(
+            caller, f"matrices must be True, False or MuonDimensionNumbers, got {choice!r} at {path}"
+        )
     if leaf.ndim < 2:
         raise checks.error(caller, f"a matrix must have at least 2 axes, got shape {leaf.shape} at {path}")
     reduction, output = (
@@ -213,8 +214,8 @@ def sides(caller: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
     )
     given = output + reduction
     if not all(-leaf.ndim <= i < leaf.ndim for i in given):
-        raise checks.error(caller, f"axes must be those of shape {leaf.shape}, got {choice} at {path}")
+        raise checks.error(caller, f"axes must exist in shape {leaf.shape}, got {choice} at {path}")
     found = Sides(tuple(i % leaf.ndim for i in output), tuple(i % leaf.ndim for i in reduction))
     if not output or not reduction or len(set(found.output + found.reduction)) != len(given):
-        raise checks.error(caller, f"axes must be some for each side, none twice, got {choice} at {path}")
+        raise checks.error(caller, f"each side must have an axis, and no axis twice, got {choice} at {path}")
     return found

@@ -1,4 +1,4 @@
-"""LARS and LAMB: a layer's step is proportional to the norm of its parameters."""
+"""LARS and LAMB: steps in proportion to the norm of the parameters."""
 
 from collections.abc import Callable
 
@@ -21,16 +21,16 @@ def scale_by_trust_ratio(
     trust_coefficient: float | mx.array = 1.0,
     eps: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """Give each array of updates the norm of its parameters, times `trust_coefficient`.
+    """Scale each array of updates to the norm of its parameters, times `trust_coefficient`.
 
-    Let `P` and `U` be the norms of an array of parameters and of its updates, each at least `min_norm`. The
-    updates are multiplied by `trust_coefficient * P / (U + eps)`, or by 1 if either norm is 0. Norms and
-    updates are float32.
+    With `P` the norm of an array of parameters and `U` the norm of its updates, both at least `min_norm`, the
+    updates are multiplied by `trust_coefficient * P / (U + eps)`. If either norm is 0, they are multiplied by
+    1. Norms and updates are float32.
 
     Args:
-        min_norm: at least 0.
+        min_norm: a lower bound on both norms, at least 0.
         trust_coefficient: at least 0.
-        eps: at least 0.
+        eps: added to the norm of the updates, at least 0.
 
     Raises:
         ValueError: at update, if params is not given, or if shapes differ, with the path.
@@ -68,7 +68,7 @@ def lamb(
     """`scale_by_adam`, `add_decayed_weights`, `scale_by_trust_ratio`, then `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
         b1, b2, eps, eps_root: as in `scale_by_adam`.
         weight_decay, mask: as in `add_decayed_weights`.
 
@@ -100,22 +100,20 @@ def lars(
 ) -> GradientTransform:
     """`add_decayed_weights`, `scale_by_trust_ratio`, `scale_by_learning_rate`, then `trace`.
 
-    Leave biases and norms out of both masks, with `transforms.matrices`.
+    Exclude biases and norms with both masks: `transforms.matrices`.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
         weight_decay: as in `add_decayed_weights`.
-        weight_decay_mask: the parameters that decay, as in `masked`; True for all.
-        trust_coefficient: as in `scale_by_trust_ratio`.
-        eps: as in `scale_by_trust_ratio`.
-        trust_ratio_mask: the parameters that are scaled by the trust ratio; True for all.
-        momentum: the decay of `trace`.
+        weight_decay_mask: which parameters decay, as in `masked`; True for all.
+        trust_coefficient, eps: as in `scale_by_trust_ratio`.
+        trust_ratio_mask: which updates are scaled to their parameters, as in `masked`; True for all.
+        momentum: the decay of `trace`, in [0, 1].
         nesterov: as in `trace`.
 
     Reference: You et al., arXiv:1708.03888.
 
-    >>> transform = lars(1.0, trust_coefficient=0.01)
-    >>> params = {"w": mx.array([3.0, 4.0])}
+    >>> transform, params = lars(1.0, trust_coefficient=0.01), {"w": mx.array([3.0, 4.0])}
     >>> transform.update({"w": mx.array([2.0, 0.0])}, transform.init(params), params)[0]
     {'w': array([-0.05, 0], dtype=float32)}
     """

@@ -19,8 +19,8 @@ class ScaleByLionState(NamedTuple):
     """State of `scale_by_lion`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        mu: like params, the running mean of gradients, in `mu_dtype` or float32.
+        count: 0-d int32, the number of updates.
+        mu: like params, the running mean of gradients; float32, or `mu_dtype` if given.
     """
 
     count: mx.array
@@ -35,12 +35,7 @@ def scale_by_lion(
     mode: Literal["hard", "smooth", "refined"] = "hard",
     smooth_beta: float = 1.0,
 ) -> GradientTransform:
-    """Replace gradients by the sign of their mixture with a running mean, which decays more slowly.
-
-    Differences from optax:
-
-    1. The updates are float32 whatever the gradients' dtype, and so is the mean if `mu_dtype` is not given.
-    2. An unknown `mode` is refused at construction.
+    """Replace gradients by the sign of their mixture with a running mean that decays more slowly.
 
     With `g` the gradient:
 
@@ -48,16 +43,24 @@ def scale_by_lion(
         mu = b2 * mu + (1 - b2) * g
         update = sign(mixed)                        hard
                  tanh(smooth_beta * mixed)          smooth
-                 mixed, cut off at -1 and 1         refined
+                 clip(mixed, -1, 1)                 refined
 
-    A NaN in the mixture stays NaN in the update.
+    A NaN in the mixture is NaN in the update.
 
     Args:
-        b1: the weight of the mean in the mixture, in [0, 1).
+        b1: weight of the mean in the mixture, in [0, 1).
         b2: decay of the mean, in [0, 1).
         mu_dtype: the dtype in which `mu` is stored.
-        mode: the function applied to the mixture, as above.
-        smooth_beta: how steep the tanh of `"smooth"` is, greater than 0.
+        mode: `"hard"`, the sign, or one of the smoother functions `"smooth"` and `"refined"`.
+        smooth_beta: the factor inside the tanh of `"smooth"`, greater than 0.
+
+    Raises:
+        ValueError: for an unknown `mode`.
+
+    Differences from optax:
+
+    1. `mu` is stored in `mu_dtype`; the updates are float32 for gradients of any dtype.
+    2. An unknown `mode` is refused at construction.
 
     Reference: Chen et al., Symbolic discovery of optimization algorithms, arXiv:2302.06675.
 
@@ -65,24 +68,22 @@ def scale_by_lion(
     >>> state = transform.init({"w": mx.array(0.0)})
     >>> for gradient in (5.0, -0.1):
     ...     updates, state = transform.update({"w": mx.array(gradient)}, state)
-    >>> updates  # 0.9 * 0.05 outweighs 0.1 * -0.1
+    >>> updates  # the sign of 0.9 * 0.05 - 0.1 * 0.1
     {'w': array(1, dtype=float32)}
     """
     caller = "scale_by_lion"
-    b1 = checks.number(caller, "b1", b1, least=0, below=1)
-    b2 = checks.number(caller, "b2", b2, least=0, below=1)
+    b1, b2 = moments.decays(caller, b1=b1, b2=b2)
     smooth_beta = checks.number(caller, "smooth_beta", smooth_beta, above=0)
     directions = {
         "hard": sign,
         "smooth": lambda x: mx.tanh(smooth_beta * x),
         "refined": lambda x: mx.clip(x, -1.0, 1.0),
     }
-    if mode not in directions:
-        raise checks.error(caller, f"mode must be one of {', '.join(directions)}, got {mode!r}")
+    checks.one_of(caller, "mode", mode, directions)
     direction = directions[mode]
 
     def init(params: Params) -> ScaleByLionState:
-        return ScaleByLionState(mx.array(0, mx.int32), tree.zeros_like(params, mu_dtype or mx.float32))
+        return ScaleByLionState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype))
 
     def update(
         updates: Updates, state: ScaleByLionState, params: Params | None = None
@@ -105,19 +106,17 @@ def lion(
 ) -> GradientTransform:
     """`scale_by_lion`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2302.06675).
 
-    Every step moves every coordinate by the learning rate. Use a learning rate 3 to 10 times smaller than
-    AdamW's, and a weight decay larger by the same factor.
+    Every element changes by the learning rate, whatever its gradient. Choose a rate 3 to 10 times smaller
+    than for AdamW, and a decay that is larger by the same factor.
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
         b1, b2, mu_dtype: as in `scale_by_lion`.
-        weight_decay, mask: as in `add_decayed_weights`.
+        weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
-    >>> transform = lion(1e-3, weight_decay=0.1)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 6)
-    -0.0011
+    >>> transform, params = lion(1e-3, weight_decay=0.1), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.0011, dtype=float32)}
     """
     return chain(
         scale_by_lion(b1, b2, mu_dtype),

@@ -1,4 +1,4 @@
-"""MADGRAD: dual averaging with momentum, and a cube root where Adagrad has a square root."""
+"""MADGRAD: dual averaging with momentum and the cube root of the sum of squares."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
 from purestep._transforms.core.combining import chain
 from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_by_learning_rate
@@ -16,7 +17,7 @@ class ScaleByMadgradState(NamedTuple):
     """State of `scale_by_madgrad`.
 
     Attributes:
-        count: 0-d int32, updates made.
+        count: 0-d int32, the number of updates.
         learning_rate: 0-d float32, as in `ScaleByLearningRateState`.
         grad_sum_sq: like params, float32, the weighted sum of squared gradients.
         s: like params, float32, the weighted sum of gradients.
@@ -31,7 +32,7 @@ class ScaleByMadgradState(NamedTuple):
 
 
 class ScheduledMadgradState(ScaleByMadgradState):
-    """State of `scale_by_madgrad` with a schedule: the learning rate in it is shown, and cannot be set."""
+    """State of `scale_by_madgrad` with a schedule, which overwrites the learning rate at every update."""
 
     scheduled = True
 
@@ -39,7 +40,7 @@ class ScheduledMadgradState(ScaleByMadgradState):
 def scale_by_madgrad(
     learning_rate: ScalarOrSchedule, momentum: float = 0.9, eps: float = 1e-6
 ) -> GradientTransform:
-    """Turn gradients into MADGRAD's steps; the sign and the learning rate are included.
+    """Turn gradients into the steps of MADGRAD, sign and learning rate included.
 
     With `g` the gradient, `x` the parameter, `x0` its first value and `n` the number of earlier updates:
 
@@ -49,38 +50,35 @@ def scale_by_madgrad(
         z = x0 - s / (cbrt(G) + eps)
         update = (1 - momentum) * (z - x)
 
-    Differences from optax:
-
-    1. `G`, `s` and the updates are float32.
-    2. The learning rate is in the state and can be read and set there.
-
     Args:
-        learning_rate: a number of at least 0, or a schedule.
+        learning_rate: as in `scale_by_learning_rate`.
         momentum: in [0, 1).
-        eps: above 0.
+        eps: added to the learning rate and to the denominator, above 0.
 
     Raises:
         ValueError: at update, if params is not given.
 
+    Differences from optax:
+
+    1. `G`, `s` and the updates are float32 for gradients of any dtype.
+    2. The learning rate is in the state, where it can be read and set.
+
     Reference: Defazio and Jelassi, Adaptivity without compromise, arXiv:2101.11075.
 
-    >>> transform = scale_by_madgrad(1.0, momentum=0.0, eps=1e-8)
-    >>> params = {"w": mx.array(0.0)}
-    >>> updates, _ = transform.update({"w": mx.array(8.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)  # 8 over the cube root of 64
-    -2.0
+    >>> transform, params = scale_by_madgrad(1.0, momentum=0.0, eps=1e-8), {"w": mx.array(0.0)}
+    >>> transform.update({"w": mx.array(8.0)}, transform.init(params), params)[0]  # -8 / cbrt(64)
+    {'w': array(-2, dtype=float32)}
     """
     caller = "scale_by_madgrad"
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
     state_type = ScheduledMadgradState if callable(learning_rate) else ScaleByMadgradState
-    momentum = checks.number(caller, "momentum", momentum, least=0, below=1)
+    (momentum,) = moments.decays(caller, momentum=momentum)
     eps = checks.number(caller, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByMadgradState:
         count, first = rate.init(params)
-        sums = (tree.zeros_like(params, mx.float32) for _ in range(2))
-        return state_type(count, first, *sums, x0=params)
+        return state_type(count, first, moments.zeros(params), moments.zeros(params), x0=params)
 
     def update(
         updates: Updates, state: ScaleByMadgradState, params: Params | None = None
@@ -88,15 +86,15 @@ def scale_by_madgrad(
         params = required(caller, params)
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         weight = (now + eps) * mx.sqrt(count.astype(mx.float32))
-        g = tree.map(lambda x: x.astype(mx.float32), updates)
+        g = moments.float32(updates)
         squares = tree.map(lambda a, x: a + weight * mx.square(x), state.grad_sum_sq, g)
         sums = tree.map(lambda a, x: a + weight * x, state.s, g)
-        gone = tree.map(lambda a, q: a / (mx.power(q, 1 / 3) + eps), sums, squares)
+        distance = tree.map(lambda a, q: a / (mx.power(q, 1 / 3) + eps), sums, squares)
 
         def step(d: mx.array, x: mx.array, x0: mx.array) -> mx.array:
             return (1 - momentum) * (x0.astype(mx.float32) - d - x.astype(mx.float32))
 
-        updates = tree.map(step, gone, params, state.x0)
+        updates = tree.map(step, distance, params, state.x0)
         return updates, state_type(count, now, squares, sums, state.x0)
 
     return checked(caller, init, update)
@@ -110,16 +108,14 @@ def madgrad(
 ) -> GradientTransform:
     """`add_decayed_weights`, then `scale_by_madgrad`, which applies the learning rate (arXiv:2101.11075).
 
-    The decay is added to the gradient. The authors advise a smaller decay than for SGD, often zero.
+    The decay is added to the gradient. The authors advise less decay than for SGD, often none.
 
     Args:
         learning_rate, momentum, eps: as in `scale_by_madgrad`.
-        weight_decay: at least 0.
+        weight_decay: as in `add_decayed_weights`.
 
-    >>> transform = madgrad(1.0, momentum=0.0, eps=1e-8)
-    >>> params = {"w": mx.array(0.0)}
-    >>> updates, _ = transform.update({"w": mx.array(8.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 5)
-    -2.0
+    >>> transform, params = madgrad(1.0, momentum=0.0, eps=1e-8), {"w": mx.array(0.0)}
+    >>> transform.update({"w": mx.array(8.0)}, transform.init(params), params)[0]
+    {'w': array(-2, dtype=float32)}
     """
     return chain(add_decayed_weights(weight_decay), scale_by_madgrad(learning_rate, momentum, eps))

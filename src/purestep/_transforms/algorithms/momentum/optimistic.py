@@ -7,6 +7,7 @@ import mlx.core as mx
 from purestep._core import checks, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.algorithms.adam.adam import scale_by_adam
+from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
 from purestep._transforms.pieces.scaling import scale_by_learning_rate
@@ -17,7 +18,7 @@ class ScaleByOptimisticGradientState(NamedTuple):
 
     Attributes:
         is_initial_step: 0-d bool, true before the first update.
-        previous_gradient: like params, float32, the gradient of the last update.
+        previous_gradient: like params, float32, the gradient of the previous update.
     """
 
     is_initial_step: mx.array
@@ -27,13 +28,13 @@ class ScaleByOptimisticGradientState(NamedTuple):
 def scale_by_optimistic_gradient(
     alpha: float | mx.array = 1.0, beta: float | mx.array = 1.0
 ) -> GradientTransform:
-    """Add the change of the gradient to the gradient: `alpha * g + beta * (g - previous)`.
+    """Extrapolate the gradient by its change: `alpha * g + beta * (g - previous)`.
 
-    In the first update the change is zero. The state and the updates are float32.
+    The change is 0 in the first update. The state and the updates are float32 for gradients of any dtype.
 
     Args:
-        alpha: finite.
-        beta: finite; 0 leaves `alpha * g`.
+        alpha: the factor of the gradient, finite.
+        beta: the factor of its change, finite.
 
     Reference: Mokhtari et al., arXiv:1901.08511.
 
@@ -48,12 +49,12 @@ def scale_by_optimistic_gradient(
     beta = checks.number("scale_by_optimistic_gradient", "beta", beta)
 
     def init(params: Params) -> ScaleByOptimisticGradientState:
-        return ScaleByOptimisticGradientState(mx.array(True), tree.zeros_like(params, mx.float32))
+        return ScaleByOptimisticGradientState(mx.array(True), moments.zeros(params))
 
     def update(
         updates: Updates, state: ScaleByOptimisticGradientState, params: Params | None = None
     ) -> tuple[Updates, ScaleByOptimisticGradientState]:
-        gradients = tree.map(lambda u: u.astype(mx.float32), updates)
+        gradients = moments.float32(updates)
 
         def ahead(g: mx.array, previous: mx.array) -> mx.array:
             return alpha * g + beta * (g - mx.where(state.is_initial_step, g, previous))
@@ -70,12 +71,10 @@ def optimistic_gradient_descent(
     """`scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1901.08511).
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        alpha: the factor of the gradient.
-        beta: the factor of its change.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        alpha, beta: as in `scale_by_optimistic_gradient`.
 
-    >>> transform = optimistic_gradient_descent(0.1)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = optimistic_gradient_descent(0.1), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
     {'w': array(-0.2, dtype=float32)}
     """
@@ -95,30 +94,30 @@ def optimistic_adam(
 ) -> GradientTransform:
     """`scale_by_adam`, `scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1711.00141).
 
-    It is `optimistic_adam_v2` with `beta = optimism / learning_rate`. If the learning rate in the state is
-    changed later, the optimism changes in proportion.
+    This is `optimistic_adam_v2` with `beta = optimism / learning_rate`. If the learning rate changes, by a
+    schedule or in the state, this ratio stays the same.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        optimism: the learning rate of the change; by default the learning rate itself. If it is given, the
-            learning rate must be a number above 0.
+        learning_rate: at least 0: a number, a 0-d array or a schedule. With `optimism`, a number above 0.
+        optimism: the rate of the change, finite; by default the learning rate.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
-    >>> transform = optimistic_adam(1e-2)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = optimistic_adam(1e-2), {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
     >>> round(updates["w"].item(), 6)
     -0.014737
     """
-    beta = 1.0
+    caller, beta = "optimistic_adam", 1.0
     if optimism is not None:
-        change: float = checks.number("optimistic_adam", "optimism", optimism)
+        change: float = checks.number(caller, "optimism", optimism)
         if callable(learning_rate) or isinstance(learning_rate, mx.array):
-            raise checks.error("optimistic_adam", "learning_rate must be a number when optimism is given")
-        rate: float = checks.number("optimistic_adam", "learning_rate", learning_rate, above=0)
+            raise checks.error(caller, "learning_rate must be a number when optimism is given")
+        rate: float = checks.number(caller, "learning_rate", learning_rate, above=0)
         learning_rate, beta = rate, change / rate
-    return _optimistic(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), 1.0, beta, learning_rate
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_optimistic_gradient(1.0, beta),
+        scale_by_learning_rate(learning_rate),
     )
 
 
@@ -137,23 +136,16 @@ def optimistic_adam_v2(
     """`scale_by_adam`, `scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1711.00141).
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        alpha: the factor of Adam's update.
-        beta: the factor of its change.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        alpha, beta: as in `scale_by_optimistic_gradient`, for the updates of Adam.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
-    >>> transform = optimistic_adam_v2(1e-2, nesterov=False)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 6)
-    -0.01
+    >>> transform, params = optimistic_adam_v2(1e-2, nesterov=False), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.01, dtype=float32)}
     """
-    return _optimistic(
-        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov), alpha, beta, learning_rate
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_optimistic_gradient(alpha, beta),
+        scale_by_learning_rate(learning_rate),
     )
-
-
-def _optimistic(
-    adam: GradientTransform, alpha: float | mx.array, beta: float | mx.array, learning_rate: ScalarOrSchedule
-) -> GradientTransform:
-    return chain(adam, scale_by_optimistic_gradient(alpha, beta), scale_by_learning_rate(learning_rate))

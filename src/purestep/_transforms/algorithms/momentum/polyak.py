@@ -1,4 +1,4 @@
-"""Polyak's step size, computed from the distance of the loss to its least value."""
+"""Polyak's step size, computed from the distance of the loss to its minimum."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from purestep._transforms.algorithms.momentum.sgd import sgd
 from purestep._transforms.core.base import GradientTransform, checked
 from purestep._transforms.core.combining import chain
 
-_TINY = 2.0**-52  # a squared norm up to this gives no step
+_TINY = 2.0**-52  # up to this squared norm the step is 0
 
 
 def scale_by_polyak(
@@ -21,17 +21,17 @@ def scale_by_polyak(
 ) -> GradientTransform:
     """Multiply updates by Polyak's step size.
 
-    The step size is `min((value - f_min) / (norm ** 2 + eps), max_learning_rate)`. It is 0 if
-    `norm ** 2 + eps` is at most 2 ** -52. With `sps+`, a negative `value - f_min` counts as 0.
+    The step size is `min((value - f_min) / (norm ** 2 + eps), max_learning_rate)`, or 0 if `norm ** 2 + eps`
+    is at most 2 ** -52. With `sps+`, a negative `value - f_min` counts as 0.
 
     Args:
-        f_min: the least value of the loss.
-        max_learning_rate: greater than 0.
-        eps: at least 0.
+        f_min: the smallest value that the loss can have.
+        max_learning_rate: the largest step size, greater than 0.
+        eps: added to the squared norm, at least 0.
         variant: `sps` or `sps+`.
 
     Raises:
-        ValueError: at update, if `value`, the loss as a 0-d array, is not given. `train_step` passes it.
+        ValueError: at update, without `value`, the 0-d loss, which `train_step` passes.
 
     Reference: Loizou et al., arXiv:2002.10542; sps+: Garrigos et al., arXiv:2307.14528.
 
@@ -43,8 +43,7 @@ def scale_by_polyak(
     f_min = checks.number(caller, "f_min", f_min)
     max_learning_rate = checks.number(caller, "max_learning_rate", max_learning_rate, above=0)
     eps = checks.number(caller, "eps", eps, least=0)
-    if variant not in ("sps", "sps+"):
-        raise checks.error(caller, f"variant must be 'sps' or 'sps+', got {variant!r}")
+    checks.one_of(caller, "variant", variant, ("sps", "sps+"))
 
     def update(
         updates: Updates,
@@ -79,8 +78,9 @@ def polyak_sgd(
 
     Args:
         max_learning_rate, f_min, eps, variant: as in `scale_by_polyak`.
-        scaling: a number of at least 0, or a schedule. The step size is divided by the squared norm of the
-            scaled gradient, so twice the scaling gives half the step; 1 is plain Polyak.
+        scaling: the learning rate of `sgd`: a number of at least 0, a 0-d array or a schedule. Because the
+            step size divides by the squared norm of the updates, updates are proportional to `1 / scaling`.
+            With 1 this is Polyak's method.
 
     >>> transform = polyak_sgd()
     >>> params = {"w": mx.array(1.0)}

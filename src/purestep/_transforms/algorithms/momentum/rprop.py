@@ -1,4 +1,4 @@
-"""Rprop: every element has a step size, which the signs of its gradients change."""
+"""Rprop: a step size for every element, adapted by the signs of its gradients."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ class ScaleByRpropState(NamedTuple):
     """State of `scale_by_rprop`.
 
     Attributes:
-        step_sizes: like params, float32, the size of each element's last step.
-        prev_updates: like params, float32, the last updates; 0 where the gradient changed its sign.
+        step_sizes: like params, float32, the step size of each element in the last update.
+        prev_updates: like params, float32, the last updates; 0 where the gradient's sign changed.
     """
 
     step_sizes: Tree
@@ -32,14 +32,7 @@ def scale_by_rprop(
     min_step_size: float = 1e-6,
     max_step_size: float = 50.0,
 ) -> GradientTransform:
-    """Replace gradients by signed steps that grow while the sign stays, and shrink when it changes.
-
-    Differences from optax:
-
-    1. The update belongs to the present gradient, as published and as in PyTorch. Optax 0.2.8 returns the
-       update of the step before, and zero at first (its pull request 1725). The states are equal.
-    2. The state's arrays, and so the updates, are float32 whatever the gradients' dtype.
-    3. Signs are multiplied instead of gradients, so products of tiny gradients do not become zero.
+    """Replace gradients by signed steps that grow while the sign stays the same and shrink when it changes.
 
     With `g` the gradient and `s = sign(g) * prev_updates`:
 
@@ -48,15 +41,22 @@ def scale_by_rprop(
                     step_size                                                   where s = 0
         update = 0 where s < 0, else step_size * sign(g)
 
-    Rprop is meant for whole batches: the signs of small batches are mostly noise. The update has the sign of
-    the gradient and the size of the step. `scale(-1.0)` must follow.
+    Use it with full batches: the signs of small batches are mostly noise. The updates have the sign of the
+    gradients and include the step size; `scale(-1.0)` must follow.
 
     Args:
-        learning_rate: the first step size, greater than 0.
-        eta_minus: in (0, 1).
-        eta_plus: greater than 1.
+        learning_rate: the first step size, greater than 0; not a schedule.
+        eta_minus: the factor of a step that shrinks, in (0, 1).
+        eta_plus: the factor of a step that grows, greater than 1.
         min_step_size: at least 0.
         max_step_size: at least `min_step_size`.
+
+    Differences from optax:
+
+    1. The update is computed from the present gradient, as published and as in PyTorch. optax 0.2.8 returns
+       the update of the step before, and 0 at first (its pull request 1725). The states are equal.
+    2. The state and the updates are float32 for gradients of any dtype.
+    3. Signs are multiplied, not gradients: products of tiny gradients would underflow.
 
     Reference: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning, 1993;
     without its weight backtracking: Igel and Hüsken, 2003.
@@ -80,8 +80,7 @@ def scale_by_rprop(
     max_step_size = checks.number(caller, "max_step_size", max_step_size, least=least)
 
     def init(params: Params) -> ScaleByRpropState:
-        sizes = moments.full_like(params, learning_rate)
-        return ScaleByRpropState(sizes, tree.zeros_like(params, mx.float32))
+        return ScaleByRpropState(moments.full_like(params, learning_rate), moments.zeros(params))
 
     def resized(s: mx.array, size: mx.array) -> mx.array:
         changed = mx.clip(size * mx.where(s > 0, eta_plus, eta_minus), min_step_size, max_step_size)
@@ -108,17 +107,14 @@ def rprop(
 ) -> GradientTransform:
     """`scale_by_rprop`, then `scale(-1.0)` (Riedmiller and Braun, 1993).
 
-    It agrees with PyTorch. Optax 0.2.8 is one step late: see `scale_by_rprop`.
+    It equals PyTorch's Rprop; `scale_by_rprop` lists the differences from optax.
 
     Args:
-        learning_rate: the first step size of every element, greater than 0. A schedule is refused.
-        eta_minus, eta_plus, min_step_size, max_step_size: as in `scale_by_rprop`.
+        learning_rate, eta_minus, eta_plus, min_step_size, max_step_size: as in `scale_by_rprop`.
 
-    >>> transform = rprop(0.01)
-    >>> params = {"w": mx.array(1.0)}
-    >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
-    >>> round(updates["w"].item(), 6)
-    -0.01
+    >>> transform, params = rprop(0.01), {"w": mx.array(1.0)}
+    >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
+    {'w': array(-0.01, dtype=float32)}
     """
     return chain(
         scale_by_rprop(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size), scale(-1.0)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, with momentum and with noise."""
+"""Stochastic gradient descent, with momentum or noise."""
 
 import mlx.core as mx
 
@@ -16,21 +16,19 @@ def sgd(
     nesterov: bool = False,
     accumulator_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`trace` (if momentum is given), then `scale_by_learning_rate`.
+    """`trace` (if `momentum` is given), then `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        momentum: the decay of `trace`, in [0, 1].
-        nesterov: as in `trace`.
-        accumulator_dtype: as in `trace`.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        momentum: the decay of `trace`, in [0, 1]; `None` omits it.
+        nesterov, accumulator_dtype: as in `trace`.
 
-    >>> transform = sgd(0.1, momentum=0.9)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = sgd(0.1, momentum=0.9), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
     {'w': array(-0.2, dtype=float32)}
     """
-    memory = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
-    return chain(memory, scale_by_learning_rate(learning_rate))
+    first = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
+    return chain(first, scale_by_learning_rate(learning_rate))
 
 
 def noisy_sgd(
@@ -42,12 +40,10 @@ def noisy_sgd(
     """`add_noise`, then `scale_by_learning_rate` (arXiv:1511.06807).
 
     Args:
-        learning_rate: a number of at least 0, or a schedule.
-        eta, gamma: as in `add_noise`.
-        key: as in `add_noise`; must be given.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        eta, gamma, key: as in `add_noise`; `key` must be given.
 
-    >>> transform = noisy_sgd(0.1, eta=0.0, key=0)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = noisy_sgd(0.1, eta=0.0, key=0), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]
     {'w': array(-0.2, dtype=float32)}
     """

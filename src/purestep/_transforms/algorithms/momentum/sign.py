@@ -1,4 +1,4 @@
-"""The sign of gradients: signSGD and Signum."""
+"""Sign descent: updates that depend on the sign of gradients only."""
 
 import mlx.core as mx
 
@@ -11,7 +11,7 @@ from purestep._transforms.pieces.scaling import scale_by_learning_rate
 
 
 def scale_by_sign() -> GradientTransform:
-    """Replace every element by its sign: -1, 0 or 1, in the gradient's dtype; NaN stays NaN.
+    """Replace every element by its sign, -1, 0 or 1, in the gradient's dtype; NaN stays NaN.
 
     Reference: Bernstein et al., signSGD, arXiv:1802.04434.
 
@@ -22,7 +22,7 @@ def scale_by_sign() -> GradientTransform:
 
 
 def sign(x: mx.array) -> mx.array:
-    """Return the sign. The sign of NaN is NaN; `mx.sign` returns 0 and would hide it.
+    """Return the sign; for NaN it is NaN, not 0 as for `mx.sign`, so that the fault is visible.
 
     >>> sign(mx.array([-2.0, float("nan")]))
     array([-1, nan], dtype=float32)
@@ -34,10 +34,9 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransform:
     """`scale_by_sign`, then `scale_by_learning_rate` (arXiv:1802.04434).
 
     Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
 
-    >>> transform = sign_sgd(0.1)
-    >>> params = {"w": mx.array(1.0)}
+    >>> transform, params = sign_sgd(0.1), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(-7.0)}, transform.init(params), params)[0]
     {'w': array(0.1, dtype=float32)}
     """
@@ -49,22 +48,22 @@ def signum(
 ) -> GradientTransform:
     """`trace`, `scale_by_sign`, then `scale_by_learning_rate` (arXiv:1802.04434, algorithm 2).
 
+    Args:
+        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        beta: the decay of `trace`, in [0, 1].
+        accumulator_dtype: as in `trace`.
+
     Differences from optax:
 
-    1. The state holds the decayed sum of gradients. Optax holds their running mean, which is `1 - beta` times
-       as large and has the same sign.
-
-    Args:
-        learning_rate: a number of at least 0, a 0-d array, or a schedule.
-        beta: the decay of `trace`, in [0, 1).
-        accumulator_dtype: as in `trace`.
+    1. The state is the decayed sum of gradients. optax stores their running mean, which is `1 - beta` times
+       the sum and has the same sign.
 
     >>> transform = signum(0.1)
     >>> params = {"w": mx.array(1.0)}
     >>> state = transform.init(params)
     >>> for gradient in (2.0, -1.0):
     ...     updates, state = transform.update({"w": mx.array(gradient)}, state, params)
-    >>> updates  # 0.9 * 2 outweighs -1
+    >>> updates  # minus the sign of 0.9 * 2 - 1
     {'w': array(-0.1, dtype=float32)}
     """
     return chain(
