@@ -78,7 +78,7 @@ def sealed(spec, *chunks, sums=None):
         (msgpack.packb(["purestep", HEADER.replace("[2]", "[3]")]), "does not have the digest"),
         (sealed([]), "does not describe a tree"),
         (msgpack.packb(["purestep", seal({"tree": ["none"]})]), "does not name the same arrays twice"),
-        (sealed(["array", "pickle", [2]], b""), "its array has no dtype and shape that there is"),
+        (sealed(["array", "pickle", [2]], b""), "its array has an unknown dtype or an invalid shape"),
         (sealed(["array", "float32", [1 << 60]], b""), "does not hold the arrays"),
         (sealed(["array", "float32", [1 << 30, 4]], b""), "does not hold the arrays"),
         (msgpack.packb(["purestep", HEADER]), "does not hold the arrays"),
