@@ -555,7 +555,7 @@ def test_a_renamed_or_swapped_checkpoint_is_noticed(tmp_path):
     ("call", "message"),
     [
         (lambda c: c.save({"w": 1}, step=1), r"Checkpointer.save: state\.w is the Python number 1"),
-        (lambda c: c.save({"w": mx.ones(1)}), "step must be given: the state has none of its own"),
+        (lambda c: c.save({"w": mx.ones(1)}), "step must be given"),
         (lambda c: c.save(VALUE, step=-1), "step must be at least 0, got -1"),
         (
             lambda c: c.save(VALUE, step=10**18),

@@ -1,7 +1,7 @@
-"""One step on disk: what went in, what came out, and what is needed to make it again to the bit.
+"""Bundles: one recorded step on disk, with everything needed to repeat it bit for bit.
 
 A bundle is a checkpoint directory, `step_00000012`, of the tree `{"state", "batch", "metrics"}`: complete or
-absent, every array with its checksum. Its manifest says in plain values why it was written and on what.
+absent, with a checksum of every array. The manifest holds the reason and the device as plain values.
 """
 
 import os
@@ -28,14 +28,14 @@ class Bundle(NamedTuple):
     """A recorded step.
 
     Attributes:
-        state: what the step was given.
-        batch: what the step was given.
-        metrics: what it returned.
-        after: checksum of each array of the state that it returned, by path.
+        state: the state that was passed to the step.
+        batch: the batch that was passed to the step.
+        metrics: the metrics that the step returned.
+        after: the checksum of each array of the returned state, by path.
         reason: the paths that were not finite: `metrics.loss`, `params.w`.
-        step: steps made before this one.
+        step: the number of steps before this one.
         compiled: whether the step was compiled.
-        device: what it ran on.
+        device: the device that ran the step.
         versions: of purestep, MLX and Python.
         path: the bundle's directory.
     """
@@ -55,17 +55,17 @@ class Bundle(NamedTuple):
 def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
     """Read a bundle that a recorder wrote, every byte verified.
 
-    Nothing in the file is run or imported. A NamedTuple is rebuilt as the type of that name and those
-    fields among `types` and those of purestep's own modules.
+    Nothing in the file is run or imported. A NamedTuple is rebuilt as the type with the same name and fields
+    in `types` or in the modules of purestep.
 
     Args:
         path: the bundle's directory, under the name it was written with.
         types: the NamedTuple types of your own states and batches.
 
     Raises:
-        FileNotFoundError: if there is nothing at the path.
+        FileNotFoundError: if the path does not exist.
         CorruptError: (a ValueError) if the bundle is not as it was written.
-        ValueError: if it is a checkpoint and no bundle, or holds a NamedTuple whose type is not at hand.
+        ValueError: if it is a checkpoint and not a bundle, or holds a NamedTuple of an unknown type.
         OSError: if the system cannot read it, which does not mean damage.
 
     >>> import mlx.core as mx, purestep as ps, tempfile, warnings
@@ -129,7 +129,7 @@ def write(
     *,
     compiled: bool = False,
 ) -> Path:
-    """Write one bundle below a directory, in place of any of that step; return where it is.
+    """Write one bundle below a directory, in place of any of that step; return its path.
 
     Raises:
         OSError: if it cannot be written whole.
@@ -161,14 +161,14 @@ def digests(state: Tree) -> dict[str, str]:
 
 
 def device() -> str:
-    """Name what arithmetic depends on beside the versions: the GPU; or the CPU's kind and its BLAS."""
+    """Return the name of the GPU, or the kind of CPU and its BLAS: results depend on them."""
     name = hardware.device_name()
     return f"cpu, {platform.machine()}, {hardware.blas()} BLAS" if name == "cpu" else name
 
 
 def _known(caller: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tuple[str, ...]], Any]:
     """Return the type for each NamedTuple that a spec describes, by name and fields."""
-    # The user's own types stand before purestep's; nothing else that is loaded is looked at.
+    # Types of the user come before those of purestep. No other loaded module is searched.
     own = [
         kind
         for name, module in list(sys.modules.items())

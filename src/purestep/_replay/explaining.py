@@ -1,4 +1,4 @@
-"""Make a step again and say where on its way the first NaN or infinity appears."""
+"""Repeat a step and find the first NaN or infinity in it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ class Nonfinite(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One place on the way of a step.
+    """One stage of a step.
 
     Attributes:
         name: `state`, `batch`, `loss`, `gradients`, `metrics`, `updates` or `new state`.
@@ -59,17 +59,17 @@ class Stage(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a step did when it was made again.
+    """The result of repeating a step.
 
     Attributes:
         first: the first array on the way that is not finite, or `None`. An infinity that the optimizer
             state already carried (a best value so far begins as one) does not count.
         stages: in the order of the step.
         reproduced: whether metrics and new state have the recorded bits; `None` if nothing was recorded.
-        mismatches: the paths that have other bits than recorded.
-        conditions: in what this run differs from the recorded one: versions, device.
+        mismatches: the paths whose bits differ from the recorded ones.
+        conditions: differences between this run and the recorded one: versions, device.
         drift: what differs between the compiled step and the eager one, by path; `None` if only one ran.
-        notes: what could not be seen or is odd, a sentence each.
+        notes: what could not be checked or is unusual, one sentence each.
     """
 
     first: Nonfinite | None
@@ -87,11 +87,11 @@ def explain(
     *,
     eager_and_compiled: bool = True,
 ) -> Report:
-    """Make a recorded step again, to the bit, and look for the first array on the way that is not finite.
+    """Repeat a recorded step bit for bit, and find the first array in it that is not finite.
 
-    The way: the state and the batch going in, the loss and what the loss function reports, the gradients,
-    the step's own metrics, the updates, the new state. A step of your own shows no gradients and updates,
-    unless it has an attribute `parts`, a function `(state, batch) -> (state, metrics, gradients, updates)`.
+    The stages are: state and batch, the loss and the metrics of the loss function, gradients, the metrics of
+    the step, updates, and the new state. A custom step shows gradients and updates only if it has an
+    attribute `parts`, a function `(state, batch) -> (state, metrics, gradients, updates)`.
 
     Args:
         step: the step that was recorded, plain or compiled; a bundle says itself which of the two to compare.
@@ -99,7 +99,7 @@ def explain(
         eager_and_compiled: run the step both ways and compare; otherwise only as it was recorded.
 
     Raises:
-        ValueError: if the step cannot be made from this state and batch: it is another model's.
+        ValueError: if the step fails with this state and batch, as with another model.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: mx.sqrt(params["w"] * batch["x"]).sum()

@@ -1,4 +1,4 @@
-"""One writer to a directory: the second is told who the first is."""
+"""A lock that allows one writer for a directory."""
 
 import contextlib
 import errno
@@ -20,18 +20,18 @@ class LockedError(RuntimeError):
 
 
 class Lock:
-    """An advisory lock on a directory; the system lets go of it when its holder dies.
+    """An advisory lock on a directory. The system releases it when the process ends.
 
-    It is free again when this object is gone, wherever an interrupt has struck: the file is an object, which
-    Python closes when it is dropped. A descriptor in a variable, an interrupt would leave open.
+    The lock is also released when this object is deleted, even after an interrupt at any instruction: Python
+    closes the file object. An interrupt could leave a plain file descriptor open.
     """
 
     def __init__(self, caller: str, directory: Path):
         self._path = directory / names.LOCK
         self._file: io.FileIO | None = None
-        _HELD.add(self)  # before there is a file: a child may be forked at any moment
+        _HELD.add(self)  # before the file is opened: a child may be forked at any moment
         try:
-            if self._path.is_symlink():  # which would make a file elsewhere
+            if self._path.is_symlink():  # opening it would create a file elsewhere
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
             self._file = file = io.FileIO(self._path, "a+")
             self._acquire(caller, directory, file)
@@ -53,7 +53,7 @@ class Lock:
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
     def check(self, caller: str) -> None:
-        """Refuse to go on when the lock's file was removed or replaced: another writer may have another."""
+        """Raise an error if the lock file was removed or replaced: another writer may hold a new one."""
         if self._file is None or not self._is_at_its_path(self._file):
             raise LockedError(
                 f"{caller}: {self._path} was removed or replaced while it was held: close this writer, "
@@ -61,11 +61,11 @@ class Lock:
             )
 
     def release(self) -> None:
-        """Let the next writer in, also when a forked child still has the file open."""
+        """Release the lock, even if a forked child still has the file open."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # only the note of who had it
+            with contextlib.suppress(OSError):  # the owner in the file is only for messages
                 self._file.truncate(0)
-            with contextlib.suppress(OSError):  # closing it lets go too, but for the child
+            with contextlib.suppress(OSError):  # closing also unlocks, except in a forked child
                 fcntl.flock(self._file, fcntl.LOCK_UN)
             self._close()
 
@@ -92,7 +92,7 @@ _HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
 def _forget() -> None:
-    # A forked child would hold the lock of a parent that dies for as long as it lives itself.
+    # Otherwise a forked child would keep the lock after its parent ends.
     for held in list(_HELD):
         held._close()
 
@@ -101,7 +101,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def host() -> str:
-    """Return this host's name as it stands in the names of temporaries."""
+    """Return the name of this host for the names of temporary files."""
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "unknown"
 
 

@@ -1,4 +1,4 @@
-"""States as bytes, in msgpack: for sockets, databases and files of your own."""
+"""Convert states to bytes and back, in msgpack."""
 
 import io
 import struct
@@ -37,9 +37,9 @@ _UNSIGNED: dict[int, Any] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # what buffers cal
 def to_bytes(state: Tree) -> bytes:
     """Turn a state, or any tree of arrays, into bytes.
 
-    One msgpack array: the word `purestep`, a sealed JSON header with the tree and a checksum of each leaf,
-    and the leaves' bytes, little-endian, in pieces of at most 1 GiB. Takes no more memory than the result and
-    an eighth of it.
+    The result is one msgpack array: the word `purestep`, a sealed JSON header with the tree and a checksum of
+    each leaf, and the bytes of the leaves, little-endian, in pieces of at most 1 GiB. The peak memory is
+    1.125 times the size of the result.
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
@@ -92,12 +92,11 @@ def from_bytes(
 ) -> Tree:
     """Turn the bytes of `to_bytes` into a tree, every byte verified.
 
-    Takes as much memory as the data again, which the arrays returned keep, and once more an array of more
-    than 1 GiB; and about 1 kB for each array and container, which counts where they are many and small. Data
-    that is not sound is refused before it takes more than twice its size, whatever it says of itself.
+    Memory: the size of the data, which the arrays of the result keep; an array of more than 1 GiB once more;
+    and about 1 kB for each array and container. Damaged data never takes more than twice its size.
 
     Args:
-        data: what `to_bytes` returned.
+        data: the result of `to_bytes`.
         like: a tree with the structure, shapes and dtypes that the data must have; without it, plain
             dicts, lists and tuples are returned.
         cast: accept floating-point arrays of other dtypes, as in `load`.
@@ -110,7 +109,7 @@ def from_bytes(
         ValueError: if it differs from the template, with every differing path.
 
     Warns:
-        HyperparameterWarning: for a constant hyperparameter that differs from that of `like`, as in `load`.
+        HyperparameterWarning: if a constant hyperparameter differs from that of `like`, as in `load`.
 
     >>> from_bytes(to_bytes([mx.array(1), None]))
     [array(1, dtype=int32), None]
@@ -123,7 +122,7 @@ def from_bytes(
     described(caller, "data", text)
     if sum(_pieces(nbytes(node.name, node.shape)) for node in _arrays(text)) != sum(1 for _ in chunks()):
         raise CorruptError(f"{caller}: data is damaged: it does not hold the arrays its header names")
-    # All of it is verified before any of it becomes an object.
+    # Everything is verified before objects are made from it.
     _verify(caller, text, chunks())
     pieces = chunks()
     places = {
@@ -255,7 +254,7 @@ def _joined(pieces: list[memoryview]) -> Any:
 
 
 def _array(data: Any, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
-    with mx.stream(mx.cpu):  # no GPU has doubles
+    with mx.stream(mx.cpu):  # GPUs have no float64
         if not data:
             return mx.zeros(shape, dtype)
         # In its shape from the start: no axis of more than 2^31 elements can be, not even for a moment.

@@ -1,4 +1,4 @@
-"""States in a safetensors file, or in several with an index: arrays by path, the tree in the metadata."""
+"""Save and load a state as one safetensors file, or as several with an index."""
 
 import json
 import os
@@ -29,27 +29,26 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     The arrays keep their dtypes, bfloat16 and empty ones included, under their paths
     (`params.layers.0.weight`; saving `state.params` alone gives the model's own names), so that any
     safetensors reader opens them; containers, NamedTuple types, `None` and a checksum of each array
-    are in the metadata. The file appears complete or not at all; one that was there before stays
-    until then. Missing parent directories are made.
+    are in the metadata. The file is complete or absent; an existing file stays until the new one
+    replaces it. Missing parent directories are created.
 
     Args:
         path: the file to write.
-        state: a tree of arrays; evaluated here, on the caller's thread.
-        shard_bytes: divide a larger state among files of at most so many bytes (or one array each),
+        state: a tree of arrays. It is evaluated on the calling thread.
+        shard_bytes: divide a larger state into files of at most this many bytes (or one array each),
             `name-00001-of-00003.safetensors`, with `name.safetensors.index.json` written last, as on
-            Hugging Face. A divided state that is there is not replaced; files of one that lacks its
-            index, which a save that was killed leaves, are.
+            Hugging Face. An existing divided state is not replaced. Files without an index, which a
+            killed save leaves, are replaced.
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
         ValueError: for an array that no such file can hold, as float64 or one of more than 64 axes, with its
-            path; for a path within the state of more than 10,000 characters; for a file's path that is not
-            UTF-8, or ends as that of an index.
-        FileExistsError: if a divided state of that name is there, or one file where this is to be divided:
-            one name never stands for two states; or if a file that would be replaced belongs to another
-            state.
-        OSError: if the file cannot be written; what was there before is untouched, unless the error says that
-            the file is written, and only flushing its directory failed.
+            path; for a path within the state of more than 10,000 characters; for a path that is not UTF-8, or ends as that of an index.
+        FileExistsError: if a divided state of that name exists, or one file of that name exists and this
+            state is divided, because one name never stands for two states; or if a file that would be
+            replaced belongs to another state.
+        OSError: if the file cannot be written. The previous file is unchanged, unless the message says that
+            the new file is written and only the flush of its directory failed.
 
     >>> import mlx.core as mx, tempfile
     >>> file = tempfile.mkdtemp() + "/state.safetensors"
@@ -105,9 +104,9 @@ def load(
 ) -> Tree:
     """Read a state that `save` wrote, every byte verified.
 
-    With `like` the result is built as the template is, and whatever does not fit is refused, all of it
-    at once. `cast`, `partial` and `rename` each let one thing pass; what they changed is reported in
-    one `RestoreWarning`.
+    With `like` the result has the containers of the template, and one error lists every difference.
+    `cast`, `partial` and `rename` each accept one kind of difference; one `RestoreWarning` reports
+    what they changed.
 
     A header that is not sound is refused before it takes more than twice the size of its file.
 
@@ -115,35 +114,35 @@ def load(
     `RestoreWarning` says that its bytes could not be verified.
 
     Args:
-        path: the file to read, or of a divided state the name it was saved under, or its `.index.json`.
-        like: a tree with the structure, shapes and dtypes that the file must have: the state before the
-            first step serves. Without it, plain dicts, lists and tuples are returned; a NamedTuple
+        path: the file to read. For a divided state: the path it was saved to, or its `.index.json`.
+        like: a tree with the structure, shapes and dtypes that the file must have, such as the state
+            before the first step. Without it, plain dicts, lists and tuples are returned; a NamedTuple
             becomes a dict.
         cast: accept floating-point arrays of other dtypes and convert them to the template's.
         partial: patterns of paths (`*` any characters, `?` one, as in `transforms.by_path`) that may be
-            missing, extra or of another shape: there the template's own arrays are returned. Where a
-            pattern matches a container, that may be of another type: what it holds is compared alone.
+            missing, extra or of another shape. The result has the arrays of the template there. A
+            container that matches a pattern may have another type; its contents are still compared.
         rename: from names in the file to names in the template, for whole paths or their leading parts
             (`{"params.encoder": "params.body.encoder"}`, or `{"model": ""}` to drop one); or a function
-            from path to path, which is asked for the paths of `None` and empty containers too.
+            from path to path, which is also called for the paths of `None` and empty containers.
 
     Returns:
         A tree of arrays in memory, independent of the file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         CorruptError: (a ValueError) if it is cut, changed, or no safetensors file.
-        ValueError: if it differs from the template: every path that is missing, extra, of another
-            shape, dtype or container is listed; if there is both one file and a divided state; or if
+        ValueError: if it differs from the template (the message lists every path that is missing, extra,
+            or of another shape, dtype or container); if both one file and a divided state exist; or if
             another program wrote it and `like` is not given.
         OSError: if the system cannot read it, which does not mean damage (permissions, too many open
             files, an error of the disk).
-        MemoryError: if there is no room for the arrays.
+        MemoryError: if there is not enough memory for the arrays.
 
     Warns:
         HyperparameterWarning: for a constant hyperparameter, such as a learning rate, that differs from that
-            of `like`. The stored one is returned; `ps.set_hyperparameters(state, learning_rate=...)` takes
-            the other. What follows a schedule is not compared: the schedule of the code takes effect.
+            of `like`. The stored value is returned; `ps.set_hyperparameters(state, learning_rate=...)`
+            changes it. Scheduled values are not compared: the schedule of the code takes effect.
 
     >>> import mlx.core as mx, tempfile
     >>> file = tempfile.mkdtemp() + "/state.safetensors"
@@ -170,7 +169,7 @@ def load(
 
 
 def stored_tree(caller: str, path: Path, content: dict[str, Any], held: dict[str, str] | None) -> Stored:
-    """Return what a file's header offers; `held` names the file of each array of a divided state."""
+    """Return the state that a header describes; `held` has the file of each array of a divided state."""
     leaves = leaf_specs(caller, str(path), content.get("tree"))
     sums = content.get("checksums")
     held = dict.fromkeys(leaves, path.name) if held is None else held
@@ -255,7 +254,7 @@ def _index_of(path: Path) -> Path:
 
 
 def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
-    """Read what another program wrote, where there is a template to read it into."""
+    """Read a file of another program into a template."""
     said = f"{path} is a sound safetensors file that purestep did not write"
     if like is None:
         for name in read_index(caller, path, KEY).files if path.name.endswith(INDEX) else []:

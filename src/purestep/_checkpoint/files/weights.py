@@ -1,4 +1,4 @@
-"""Weights that other programs wrote, in safetensors files: by name, into the containers of a template."""
+"""Load weights that other programs wrote, by name, into the containers of a template."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Weights(NamedTuple):
     """The arrays of one file, or of those that an index names.
 
     Attributes:
-        source: what errors call them.
+        source: their name in errors.
         directory: of the files.
         files: the file of each array by name.
         leaves: dtype and shape of each array by name.
@@ -51,19 +51,19 @@ def load_weights(
 ) -> Template:
     """Read parameters from safetensors files that any program wrote, as those on Hugging Face.
 
-    Arrays are matched by name, `layers.0.weight`. The result has the containers of `like`, those without
-    arrays too, so it fits a state that was made from `like`. Whatever does not fit is refused, all of it at
-    once; `cast`, `partial` and `rename` each let one thing pass, and one `RestoreWarning` reports it.
+    Arrays are matched by name, such as `layers.0.weight`. The result has all containers of `like`, also empty
+    ones, so it fits a state that was made from `like`. One error lists every difference. `cast`, `partial`
+    and `rename` each accept one kind of difference, and one `RestoreWarning` reports it.
 
-    Such files have no checksums: their headers are checked, their bytes are not. Arrays are taken as they
-    are: a convolution of PyTorch has its axes in another order than one of MLX.
+    These files have no checksums: their headers are checked, their bytes are not. Arrays are not transposed:
+    the axes of convolution weights have another order in PyTorch than in MLX.
 
     Args:
-        path: a safetensors file; an index, `model.safetensors.index.json`; or a directory of one.
+        path: a safetensors file; an index, `model.safetensors.index.json`; or a directory that has one.
         like: the parameters that the files must have, as `functional` returns them.
         cast: accept floating-point arrays of other dtypes and convert them to those of `like`.
         partial: patterns of names (`*` any characters, `?` one) that may be missing, extra or of another
-            shape: there the arrays of `like` are returned.
+            shape. The result has the arrays of `like` there.
         rename: from names in the files to names in `like`, for whole names or their leading parts
             (`{"model": ""}` drops one); or a function from name to name.
 
@@ -71,12 +71,12 @@ def load_weights(
         A tree of arrays in memory, independent of the files.
 
     Raises:
-        FileNotFoundError: if there is no such file, or a directory does not have exactly one candidate.
-        CorruptError: (a ValueError) if a file is cut, is no safetensors file, or lacks what its index names.
-        ValueError: if the arrays differ from `like`: every name that is missing, extra, of another shape or
-            dtype is listed; or if an array has a dtype that MLX cannot read.
+        FileNotFoundError: if the file does not exist, or the directory has no file or several.
+        CorruptError: (a ValueError) if a file is cut, is no safetensors file, or lacks an array of the index.
+        ValueError: if the arrays differ from `like` (the message lists every name that is missing, extra,
+            or of another shape or dtype), or if an array has a dtype that MLX cannot read.
         OSError: if the system cannot read a file, which does not mean damage.
-        MemoryError: if there is no room for the arrays.
+        MemoryError: if there is not enough memory for the arrays.
 
     >>> import tempfile
     >>> file = tempfile.mkdtemp() + "/model.safetensors"
@@ -92,7 +92,7 @@ def load_weights(
 
 
 def weights_at(caller: str, path: Path) -> Weights:
-    """Return what a file, an index or a directory of either holds, headers checked."""
+    """Return the arrays of a file, an index or a directory of either, with checked headers."""
     if kind_of(caller, path) == "directory":
         path = _in_directory(caller, path)
     if kind_of(caller, path) != "file":
@@ -194,7 +194,7 @@ def _differences(
 
 
 def _plain(path: str) -> str:
-    """Return how other programs name a leaf: keys as they are, joined by dots."""
+    """Return the name of a leaf in other programs: the plain keys, joined by dots."""
     segments = (json.loads(part) if part.startswith('"') else part.strip("[]") for part in split(path))
     return ".".join(segments)
 

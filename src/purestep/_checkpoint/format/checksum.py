@@ -1,4 +1,4 @@
-"""Checksums of buffers: which bytes were written, in a name that says how they were summed."""
+"""Checksums of buffers, as `algorithm:hex`."""
 
 import zlib
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _OPTIONAL = {"xxh3_128": "xxhash is not installed: pip install 'purestep[fast]'"
 
 
 def of(data: Any) -> str:
-    """Return `algorithm:hex` of a contiguous buffer, with the fastest algorithm at hand.
+    """Return `algorithm:hex` of a contiguous buffer, with the fastest installed algorithm.
 
     >>> matches(of(b"abc"), b"abc"), matches(of(b"abc"), b"abd")
     (True, False)
@@ -32,7 +32,7 @@ def matches(checksum: str, data: Any) -> bool:
     """Tell whether a buffer has this checksum.
 
     Raises:
-        LookupError: for an algorithm that is not at hand, with what to install.
+        LookupError: if the algorithm is unknown or not installed; the message says what to install.
     """
     algorithm, _, digest = checksum.partition(":")
     if algorithm not in _KNOWN:
@@ -42,6 +42,6 @@ def matches(checksum: str, data: Any) -> bool:
 
 def raw(array: mx.array) -> Any:
     """Return the bytes of an evaluated, contiguous array as a buffer, without a copy."""
-    # Buffers know no bfloat16; and MLX's type stubs do not say that arrays are buffers.
+    # The buffer protocol has no bfloat16, and MLX's type stubs do not declare arrays as buffers.
     seen: Any = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
     return memoryview(seen)

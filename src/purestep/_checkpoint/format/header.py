@@ -1,4 +1,4 @@
-"""What every stored state says of itself, sealed: the format's version, a digest, and plain content.
+"""The sealed header of every stored state: format version, digest and content.
 
     {"format":2,"digest":"xxh3_128:...",
     "content":{...}}
@@ -20,7 +20,7 @@ from purestep._checkpoint.format import checksum, outline, scan
 from purestep._checkpoint.format.scan import ScanError, Text
 
 FORMAT = 2
-MARKS = ('{"format":', '"digest":', '"checksums":{')  # of a sealed text, of which one may be damaged
+MARKS = ('{"format":', '"digest":', '"checksums":{')  # a damaged sealed text still has some of these
 
 _MEMBERS = 32  # of a content
 
@@ -31,8 +31,8 @@ _PLACED = re.compile(rb'\["([^"]{1,1500})",(' + scan.STRING + rb")," + _SUM + rb
 _VALUES = 16  # for each array
 _PLAIN = {"step", "serial", "time", "metrics", "metadata", "versions", "files"}
 
-# What the system says when the file itself is at fault: it is no file, or the file system has read bytes
-# that do not have its own checksum. EIO says less: a disk or a network that fails now may be back later.
+# Errors that mean a damaged file: it is not a regular file, or the checksum of the file system is wrong.
+# EIO is not among them: a disk or network that fails now may work later.
 _FILE_AT_FAULT = {
     errno.EBADMSG,
     getattr(errno, "EUCLEAN", errno.EBADMSG),
@@ -44,16 +44,15 @@ _FILE_AT_FAULT = {
 
 
 class CorruptError(ValueError):
-    """A stored state is not what was written: cut, flipped, swapped, or from elsewhere."""
+    """A stored state is damaged: it was cut, changed, swapped, or not written by purestep."""
 
 
 @contextmanager
 def reading(caller: str, path: Path) -> Iterator[None]:
-    """Name the file that cannot be read, in a `CorruptError` where it is itself at fault.
+    """Add the file's name to read errors; raise `CorruptError` if the file itself is damaged.
 
-    Any other error, such as too many open files, a missing permission or a device that does not answer,
-    does not mean that the file is damaged: it stays an `OSError`, and no other checkpoint is restored
-    instead. Only bytes that were read and are wrong are damage.
+    Other errors, such as too many open files, a missing permission or a device that does not answer, do not
+    mean damage: they stay an `OSError`, and no other checkpoint is restored instead.
 
     >>> with reading("load", Path("file")):
     ...     raise OSError(21, "Is a directory")
@@ -75,7 +74,7 @@ def reading(caller: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give the system's errors about an open file, which name none, the file's name.
+    """Add the file's name to errors of the system that have none.
 
     >>> with naming(Path("file")):
     ...     raise OSError(28, "No space left on device")
@@ -91,12 +90,12 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def kind_of(caller: str, path: Path, *, follow: bool = True) -> str:
-    """Return `file`, `directory` or `other` for what is at a path, or the empty string for nothing.
+    """Return `file`, `directory` or `other` for what is at a path, or an empty string if it does not exist.
 
-    `Path.is_file` and its like answer no, in some versions of Python, when the system could not look.
+    In some versions of Python, `Path.is_file` returns false if the system could not check.
 
     Raises:
-        OSError: if the system could not look.
+        OSError: if the system could not check.
     """
     try:
         mode = os.stat(path, follow_symlinks=follow).st_mode
@@ -111,13 +110,13 @@ def kind_of(caller: str, path: Path, *, follow: bool = True) -> str:
 
 
 def problem(caller: str, error: Exception) -> str:
-    """Return what is wrong with a stored state, as a line of a list."""
+    """Return the message of an error as one line of a list."""
     said = error.strerror if isinstance(error, OSError) else None
     return (said or str(error)).removeprefix(f"{caller}: ")
 
 
 def seal(content: dict[str, Any]) -> str:
-    """Turn plain content into JSON text that says its format and carries its own digest.
+    """Return plain content as JSON text with its format version and digest.
 
     >>> unseal("load", "file", seal({"step": 3}))
     {'step': 3}
@@ -127,7 +126,7 @@ def seal(content: dict[str, Any]) -> str:
 
 
 class Opened(NamedTuple):
-    """A sealed text whose digest is right, before anything in it is believed.
+    """A sealed text with a correct digest. Its content is not checked yet.
 
     Attributes:
         text: all of it.
@@ -147,11 +146,11 @@ def unseal(
     names: tuple[int, int] | None = None,
     only: str | None = None,
 ) -> dict[str, Any]:
-    """Return the content of a sealed text, which is checked before any of it becomes an object.
+    """Return the content of a sealed text. The text is checked before objects are made from it.
 
     Args:
         caller: the public name that the user called.
-        source: what errors call the text.
+        source: the name of the text in errors.
         text: a string or bytes.
         size: the bytes of all arrays, where they are known.
         names: how many arrays an index names, and the characters of their names.
@@ -226,7 +225,7 @@ def described(caller: str, source: str, found: Opened) -> outline.Extent:
     except ScanError:
         wrong = "it does not describe a tree of arrays"
     except LookupError as error:
-        wrong = f"{error.args[0] or 'its array'} has no dtype and shape that there is"
+        wrong = f"{error.args[0] or 'its array'} has an unknown dtype or an invalid shape"
     raise CorruptError(f"{caller}: {source} is damaged: {wrong}")
 
 
@@ -278,7 +277,7 @@ def sealed(text: str) -> bool:
 
 
 def verified(caller: str, source: str, expected: str, data: Any) -> bool:
-    """Tell whether data has a checksum; refuse, as no corruption, an algorithm that is not installed."""
+    """Tell whether data has a checksum; a missing algorithm is a `ValueError`, not damage."""
     try:
         return checksum.matches(expected, data)
     except LookupError as error:

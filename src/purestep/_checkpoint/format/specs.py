@@ -1,4 +1,4 @@
-"""What a stored state says of its tree, believed only after it was checked to the last number."""
+"""Check the tree of a stored state, and return dtype and shape of each array."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,8 +16,7 @@ def leaf_specs(caller: str, source: str, spec: Any) -> Leaves:
     """Return the dtype's name and the shape of every array that a spec describes, by path.
 
     Raises:
-        CorruptError: if it is no `tree.spec`: another kind of container, a dtype or a shape that MLX does
-            not have, a name twice in one container.
+        CorruptError: if it is not a `tree.spec`: an unknown container, dtype or shape, or a duplicate name.
     """
     try:
         described = _is_spec(spec)
@@ -29,7 +28,9 @@ def leaf_specs(caller: str, source: str, spec: Any) -> Leaves:
     for path, (dtype, shape) in leaves.items():
         if not is_kind(dtype, shape):
             named = path or "its array"
-            raise CorruptError(f"{caller}: {source} is damaged: {named} has no dtype and shape that there is")
+            raise CorruptError(
+                f"{caller}: {source} is damaged: {named} has an unknown dtype or an invalid shape"
+            )
     return leaves
 
 

@@ -1,4 +1,4 @@
-"""Hyperparameters that a restored state brings along, where the template has others."""
+"""A warning for hyperparameters that differ between a restored state and its template."""
 
 import warnings
 from collections.abc import Collection
@@ -15,14 +15,14 @@ class HyperparameterWarning(UserWarning):
 
 
 def warn_of_others(caller: str, source: str, restored: Tree, like: Tree, taken: Collection[str]) -> None:
-    """Say which constants came with a state and differ from those of its template, and how to take either.
+    """Warn of stored constants that differ from the template, and say how to use either.
 
     Args:
         caller: the public name that the user called.
-        source: what was restored.
+        source: the name of the stored state in messages.
         restored: built as `like` is.
         like: the template.
-        taken: the paths whose arrays are those of the source.
+        taken: the paths whose arrays come from the stored state.
     """
     stored = constants(restored)
     lines, values = [], []
@@ -40,8 +40,8 @@ def warn_of_others(caller: str, source: str, restored: Tree, like: Tree, taken: 
     warnings.warn(
         f"{caller}: {source}:\n  "
         + "\n  ".join(lines)
-        + f"\nTo take what like has: state = ps.set_hyperparameters(state, {change}). "
-        "To keep what was stored, without this warning: build like with the stored values",
+        + f"\nTo use the values of like: state = ps.set_hyperparameters(state, {change}). "
+        "To keep the stored values without this warning: build like with them",
         HyperparameterWarning,
         stacklevel=checks.users_level(),
     )

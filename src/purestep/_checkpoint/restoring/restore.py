@@ -1,4 +1,4 @@
-"""From what is stored to a tree: against a template, every difference at once, or into plain containers."""
+"""Restore a stored state into the containers of a template, or into plain containers."""
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,16 +20,16 @@ Template = TypeVar("Template")
 
 
 class RestoreWarning(UserWarning):
-    """A restore did what its caller allowed: cast, renamed, or left something out."""
+    """A restore cast, renamed or left out arrays, as its arguments allow."""
 
 
 class Stored(NamedTuple):
     """A state on disk or in bytes, before its arrays are read.
 
     Attributes:
-        source: what errors call it.
+        source: its name in errors.
         tree: its `tree.spec`.
-        read: from a list of paths to the arrays stored there, verified and in memory.
+        read: a function from a list of paths to the verified arrays, in memory.
     """
 
     source: str
@@ -72,15 +72,15 @@ def finished(
     arrays: Mapping[str, mx.array],
     notes: list[str],
 ) -> Tree:
-    """Put arrays into the containers of a template, in its dtypes, and warn of what was let pass.
+    """Put arrays into the containers of a template, in its dtypes, and warn of accepted differences.
 
     Args:
         caller: the public name that the user called.
-        source: what was read.
+        source: the name of the stored state in messages.
         like: the template.
         sources: the name in `arrays` for each path of the template that does not keep its own array.
         arrays: in memory, of the template's shapes.
-        notes: what was let pass so far.
+        notes: the differences accepted so far.
     """
 
     def leaf(path: str, template: mx.array) -> mx.array:
@@ -101,7 +101,7 @@ def finished(
 
 
 def patterns_of(caller: str, partial: Any) -> list[str]:
-    """Return `partial` as a list; refuse what is not one of strings."""
+    """Return `partial` as a list; refuse anything but a list of strings."""
     if isinstance(partial, str) or not isinstance(partial, Iterable):
         shown = f"the string {partial!r}" if isinstance(partial, str) else repr(partial)
         raise TypeError(f"{caller}: partial must be a list of patterns, got {shown}")

@@ -1,4 +1,4 @@
-"""What to keep: pure functions from the records of all checkpoints to the steps that stay."""
+"""Policies that select the checkpoints to keep: pure functions from all records to steps."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ KeepPolicy = Callable[[Sequence[Record]], set[int]]
 
 
 def keep_last(n: int) -> KeepPolicy:
-    """Keep the `n` checkpoints saved last: after a rollback, not those of the branch that was left.
+    """Keep the `n` checkpoints that were saved last. After a rollback, an abandoned branch is older.
 
     >>> from pathlib import Path
     >>> records = [Record(step, step, 0.0, {"loss": 1 / step}, {}, {}, 0, Path()) for step in (10, 20, 30)]
@@ -21,7 +21,7 @@ def keep_last(n: int) -> KeepPolicy:
 
 
 def keep_best(k: int, metric: str, mode: str = "min") -> KeepPolicy:
-    """Keep the `k` checkpoints with the best metric; those without it, or with NaN, are not among them.
+    """Keep the `k` checkpoints with the best metric. Checkpoints without it, or with NaN, do not count.
 
     >>> from pathlib import Path
     >>> records = [Record(step, step, 0.0, {"loss": 1 / step}, {}, {}, 0, Path()) for step in (10, 20, 30)]
@@ -45,7 +45,7 @@ def keep_every(n: int) -> KeepPolicy:
 
 
 def keep_any(*policies: KeepPolicy) -> KeepPolicy:
-    """Keep what any of the policies keeps.
+    """Keep the checkpoints that at least one of the policies keeps.
 
     >>> from pathlib import Path
     >>> records = [Record(step, step, 0.0, {}, {}, {}, 0, Path()) for step in (10, 20, 30)]
@@ -62,7 +62,7 @@ def keep_any(*policies: KeepPolicy) -> KeepPolicy:
 def superfluous(
     records: Sequence[Record], keep: KeepPolicy, metric: str | None = None, mode: str = "min"
 ) -> set[int]:
-    """Return the steps to delete: never the checkpoint saved last, never the best by `metric`.
+    """Return the steps to delete. The newest checkpoint and the best by `metric` are never among them.
 
     >>> from pathlib import Path
     >>> records = [Record(step, step, 0.0, {"loss": step}, {}, {}, 0, Path()) for step in (10, 20, 30)]

@@ -14,16 +14,7 @@ from purestep._checkpoint.run import store
 from purestep._checkpoint.run.committing import Committer
 from purestep._checkpoint.run.keeping import KeepPolicy
 from purestep._checkpoint.run.newest import Restored, restored
-from purestep._checkpoint.run.record import (
-    Moment,
-    Numbers,
-    Record,
-    best_of,
-    check_metric,
-    check_rated,
-    plain,
-    step_of,
-)
+from purestep._checkpoint.run.record import Moment, Numbers, Record, check_metric, check_rated, plain, step_of
 from purestep._checkpoint.run.saving import SavePolicy
 from purestep._checkpoint.run.writer import Writer
 from purestep._core import checks, tree
@@ -51,9 +42,8 @@ class Checkpointer:
             `save_on_signal`, `save_any` or your own function `(moment, records) -> bool`.
         metric: the metric that `best` compares.
         mode: `min` if a smaller metric is better, or `max`.
-        asynchronous: write in the background. If false, `save` returns after the checkpoint is written.
-        max_pending: the number of unfinished saves. Each keeps its arrays in memory; `save` waits if there
-            are more.
+        asynchronous: write in the background; otherwise `save` waits until the checkpoint is written.
+        max_pending: the most unfinished saves. Each keeps its arrays in memory; `save` waits for room.
         shard_bytes: the largest size of one file, or `None` for no limit.
 
     >>> import mlx.core as mx, purestep as ps, tempfile
@@ -87,12 +77,10 @@ class Checkpointer:
         shard_bytes = tensors.check_limit(caller, shard_bytes)
         self.path = store.root_of(caller, path)
         self._save_when = save_when
-        self._metric, self._mode = metric, mode
-        self._asynchronous = asynchronous
+        self._metric, self._mode, self._asynchronous = metric, mode, asynchronous
         self._writer = Writer(max_pending)
         self._committer = Committer(self.path, keep, metric, mode, shard_bytes)
-        self._closed, self._process = False, os.getpid()
-        self._started = time.time()
+        self._closed, self._process, self._started = False, os.getpid(), time.time()
 
     def save(
         self,
@@ -111,8 +99,8 @@ class Checkpointer:
             state: a tree of arrays, such as a `TrainState` or a dict that contains one.
             step: the step that names the checkpoint. The default is `state.step`.
             metrics: numbers or 0-d arrays, for policies and `best`.
-            metadata: plain JSON values that the run needs to resume, such as epoch, position in the data,
-                best value, early-stopping counters or history. `restore` returns them in the record.
+            metadata: plain JSON values that the run needs to resume, such as the position in the data or
+                early-stopping counters. `restore` returns them in the record.
 
         Raises:
             TypeError: if a leaf is not an array or metadata is not plain; the message has the path.
@@ -148,8 +136,7 @@ class Checkpointer:
 
         Pass `step` as a Python integer: without it, each call waits for the device to read `state.step`.
         Metrics that are arrays are read only if the policy reads them or the state is saved. If the metric
-        that selects the best checkpoint is NaN, it is left out with a warning. The first call takes the
-        lock of the directory.
+        that selects the best checkpoint is NaN, it is left out with a warning. The first call takes the lock.
         """
         caller = "Checkpointer.save_if_due"
         self._check_open(caller)
@@ -165,9 +152,8 @@ class Checkpointer:
         if self._metric is not None and math.isnan(kept.get(self._metric, 0.0)):
             # An error here would lose the last checkpoint of a run that is about to stop.
             del kept[self._metric]
-            warnings.warn(
-                f"{caller}: step {step} is saved without {self._metric}, which is NaN", stacklevel=2
-            )
+            message = f"{caller}: step {step} is saved without {self._metric}, which is NaN"
+            warnings.warn(message, stacklevel=2)
         self.save(state, step=step, metrics=kept, metadata=metadata)
         return True
 
@@ -204,9 +190,8 @@ class Checkpointer:
     ) -> Restored[Tree]:
         """Return a state, with every byte verified, and the record it was saved with.
 
-        A checkpoint is damaged if bytes that were read are wrong or files are missing. A checkpoint that the
-        system cannot read now, even because of a disk error (EIO), may be intact: an `OSError` is raised,
-        and an older checkpoint is returned only if `step` names it.
+        A checkpoint is damaged if bytes are wrong or files are missing. One that the system cannot read, even
+        for a disk error (EIO), may be intact: an `OSError` is raised instead of returning an older one.
 
         Args:
             step: the step of the checkpoint. The default is the newest intact checkpoint: damaged ones are
@@ -245,13 +230,12 @@ class Checkpointer:
     def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
         """Return the record with the best metric, or `None`. Among equals, it is the one saved first."""
         caller = "Checkpointer.best"
-        metric = self._metric if metric is None else metric
+        metric, mode = self._metric if metric is None else metric, self._mode if mode is None else mode
         if metric is None:
             raise checks.error(caller, "metric must be named, here or to Checkpointer")
-        mode = self._mode if mode is None else mode
         check_metric(caller, metric, mode)
         self._settle()
-        return next(iter(best_of(store.records(caller, self.path), metric, mode)), None)
+        return store.best(caller, self.path, metric, mode)
 
     def verify(self, step: int | None = None) -> store.Problems:
         """Read every byte of one checkpoint, or of all; return a list of problems by step.

@@ -1,4 +1,4 @@
-"""What is known of one checkpoint without reading its arrays: what policies decide by."""
+"""The record of one checkpoint, and the numbers and metadata in it."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +19,10 @@ class Record(NamedTuple):
     """One complete checkpoint.
 
     Attributes:
-        step: steps made.
-        serial: its place in the order of saving, which after a rollback is not that of the steps.
+        step: the number of steps made.
+        serial: its place in the order of saving. After a rollback it differs from the order of steps.
         time: when it was saved, seconds since 1970.
-        metrics: the numbers it was saved with.
+        metrics: the numbers that were passed to `save`.
         metadata: the user's own plain values: epoch, position in the data, best value, history.
         versions: of purestep, MLX and Python, when it was saved.
         bytes: of all its files.
@@ -40,13 +40,13 @@ class Record(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A point of a run at which a policy says whether to save.
+    """The moment for which a policy decides whether to save.
 
     Attributes:
         step: steps made.
         time: now, seconds since 1970.
-        metrics: of this step; a policy that looks at one waits for the device.
-        signalled: whether somebody asked the process to stop.
+        metrics: the metrics of this step. Reading one waits for the device.
+        signalled: whether the process received a signal to stop.
         started: when the run was started, seconds since 1970.
     """
 
@@ -58,7 +58,7 @@ class Moment(NamedTuple):
 
 
 def best_of(records: Sequence[Record], metric: str, mode: str) -> list[Record]:
-    """Return the records that have this metric, best first; of equals the one saved first.
+    """Return the records that have this metric, best first. Equal records are in the order of saving.
 
     NaN is never a best value.
     """
@@ -68,7 +68,7 @@ def best_of(records: Sequence[Record], metric: str, mode: str) -> list[Record]:
 
 
 def check_metric(caller: str, metric: str, mode: str) -> None:
-    """Refuse what cannot name a metric and a direction."""
+    """Refuse a metric that is not a string, and a mode other than `min` and `max`."""
     if not isinstance(metric, str):
         raise TypeError(f"{caller}: metric must be the name of a metric, got {metric!r}")
     if mode not in MODES:
@@ -76,11 +76,11 @@ def check_metric(caller: str, metric: str, mode: str) -> None:
 
 
 def step_of(caller: str, state: Tree, step: int | None) -> int:
-    """Return the step given, or the state's own, which waits for the device."""
+    """Return `step`, or `state.step`, which waits for the device."""
     if step is None:
         found = getattr(state, "step", None)
         if not isinstance(found, mx.array) or found.ndim != 0:
-            raise checks.error(caller, "step must be given: the state has none of its own")
+            raise checks.error(caller, "step must be given: the state has no step")
         number: Any = found.item()
         step = int(number)
     step = checks.integer(caller, "step", step, least=0)
@@ -96,7 +96,7 @@ def check_rated(caller: str, metrics: Mapping[str, float], metric: str | None) -
 
 
 class Numbers(Mapping[str, float]):
-    """Metrics as Python numbers; one that is a 0-d array is read, and waited for, when it is asked for."""
+    """Metrics as Python numbers. A 0-d array is read, which waits for the device, when it is accessed."""
 
     def __init__(self, caller: str, metrics: Mapping[str, Any] | None):
         if metrics is not None and not isinstance(metrics, Mapping):
@@ -124,9 +124,9 @@ class Numbers(Mapping[str, float]):
 
 
 def plain(caller: str, path: str, value: Any) -> dict[str, Any]:
-    """Return a copy of a dict of JSON's own values; refuse what JSON cannot restore.
+    """Return a copy of a dict of JSON values; refuse values that JSON would not restore.
 
-    Numbers of other libraries, such as numpy's, become Python's.
+    Numbers of other libraries, such as numpy, become Python numbers.
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{caller}: {path} must be a dict, got {checks.shown(value)}")

@@ -1,4 +1,4 @@
-"""When to save: pure functions `(moment, records) -> bool`."""
+"""Policies that decide when to save: pure functions `(moment, records) -> bool`."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ SavePolicy = Callable[[Moment, Sequence[Record]], bool]
 
 
 def save_every_steps(n: int) -> SavePolicy:
-    """Save when the step is a multiple of `n`: at the same steps after a resume.
+    """Save when the step is a multiple of `n`. A resumed run saves at the same steps.
 
     >>> policy = save_every_steps(100)
     >>> [policy(Moment(step, 0.0, {}, False, 0.0), []) for step in (0, 100, 150, 200)]
@@ -20,9 +20,9 @@ def save_every_steps(n: int) -> SavePolicy:
 
 
 def save_every_seconds(seconds: float) -> SavePolicy:
-    """Save when so many seconds have passed since the last checkpoint, or since the run was started.
+    """Save when `seconds` have passed since the last checkpoint, or since the run started.
 
-    A checkpoint of the future, from before a clock was set back, is not waited for.
+    Checkpoints with a time in the future are ignored: the clock was set back after they were saved.
 
     >>> policy = save_every_seconds(60)
     >>> [policy(Moment(1, now, {}, False, 1000.0), []) for now in (1010.0, 1060.0)]
@@ -38,7 +38,7 @@ def save_every_seconds(seconds: float) -> SavePolicy:
 
 
 def save_on_best(metric: str, mode: str = "min") -> SavePolicy:
-    """Save when a metric is better than in every checkpoint there is; a NaN is not.
+    """Save when a metric is better than in every checkpoint. NaN is never better.
 
     >>> policy = save_on_best("loss")
     >>> [policy(Moment(1, 0.0, {"loss": loss}, False, 0.0), []) for loss in (0.5, float("nan"))]
@@ -60,7 +60,7 @@ def save_on_best(metric: str, mode: str = "min") -> SavePolicy:
 
 
 def save_on_signal() -> SavePolicy:
-    """Save when the process was asked to stop; `checkpoint.signals` notices that.
+    """Save when the process received a signal to stop; see `checkpoint.signals`.
 
     >>> save_on_signal()(Moment(1, 0.0, {}, True, 0.0), [])
     True
@@ -69,7 +69,7 @@ def save_on_signal() -> SavePolicy:
 
 
 def save_any(*policies: SavePolicy) -> SavePolicy:
-    """Save when one of the policies says so.
+    """Save when at least one of the policies returns true.
 
     >>> policy = save_any(save_every_steps(100), save_on_signal())
     >>> policy(Moment(7, 0.0, {}, True, 0.0), [])

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that a loop asks between steps."""
+"""Ctrl-C and SIGTERM as a flag that a training loop reads between steps."""
 
 import signal
 import threading
@@ -10,17 +10,17 @@ from purestep._core import checks
 
 
 class Signals:
-    """Whether somebody asked the process to stop."""
+    """`received` is true after a signal to stop."""
 
     received = False
 
 
 @contextmanager
 def signals() -> Iterator[Signals]:
-    """Note the first SIGINT or SIGTERM instead of stopping in the middle of a step; a second SIGINT raises.
+    """Record the first SIGINT or SIGTERM instead of stopping during a step; a second SIGINT raises.
 
-    Works in the main thread only, as handlers do. A signal that is ignored (as under nohup) stays ignored.
-    The handlers that were there come back at the end.
+    Works only in the main thread, as Python's handlers do. Signals that are ignored, as under nohup, stay
+    ignored. The previous handlers are restored at the end.
 
     Raises:
         ValueError: in another thread.

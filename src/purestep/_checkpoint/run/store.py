@@ -1,4 +1,4 @@
-"""The directory of all checkpoints: what is there, putting one in its place, removing one, tidying up."""
+"""The directory of all checkpoints: list, add and remove checkpoints, and clean up."""
 
 import errno
 import os
@@ -15,16 +15,16 @@ from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.format import names
 from purestep._checkpoint.format.header import kind_of, problem
 from purestep._checkpoint.run import directory
-from purestep._checkpoint.run.record import Record
+from purestep._checkpoint.run.record import Record, best_of
 from purestep._core import checks
 
 Problems = dict[int, list[str]]
 
-ATTEMPTS = 50  # to read while a writer cleans up
+ATTEMPTS = 50  # to read while a writer deletes checkpoints
 
 
 class CorruptWarning(UserWarning):
-    """A checkpoint is damaged and was passed over."""
+    """A checkpoint is damaged and was skipped."""
 
 
 def root_of(caller: str, path: Any) -> Path:
@@ -36,7 +36,7 @@ def root_of(caller: str, path: Any) -> Path:
 
 
 def entries(root: Path) -> list[Path]:
-    """Return the directories of all checkpoints, intact or not, by step; saved again, the newer is later."""
+    """Return the directories of all checkpoints, intact or not, by step and then by attempt."""
     try:
         found = [entry for entry in root.iterdir() if directory.step_of(entry)]
     except (FileNotFoundError, NotADirectoryError):
@@ -56,7 +56,7 @@ def of_step(root: Path, step: int) -> list[Path]:
 
 
 def existing(caller: str, root: Path, step: int) -> Path:
-    """Return the directory of a checkpoint; refuse a step that is not there, with those that are."""
+    """Return the directory of a checkpoint; the error for a missing step lists the steps that exist."""
     found = of_step(root, step)
     if not found:
         there = ", ".join(map(str, steps(root))) or "none"
@@ -65,27 +65,27 @@ def existing(caller: str, root: Path, step: int) -> Path:
 
 
 def manifests(caller: str, root: Path) -> tuple[list[directory.Manifest], list[str]]:
-    """Return every sound manifest, in the order of saving, and what is wrong with the others."""
+    """Return every valid manifest, in the order of saving, and the problems of the others."""
     for _ in range(ATTEMPTS):
         sound, damaged, vanished = {}, [], False
         for entry in entries(root):
             try:
                 manifest = directory.read(caller, entry)
-                sound[manifest.record.step] = manifest  # of a step saved again, the newer
+                sound[manifest.record.step] = manifest  # The newest attempt of a step counts.
             except (ValueError, OSError) as error:
                 if not kind_of(caller, entry, follow=False):
-                    vanished = True  # its writer has deleted it: there may be a newer one than were listed
+                    vanished = True  # A writer has deleted it, so there may be newer ones: list again.
                 elif isinstance(error, OSError):
-                    raise  # the checkpoint may be sound, and the newest
+                    raise  # The checkpoint may be intact, and the newest.
                 else:
                     damaged.append(problem(caller, error))
         if not vanished:
             return sorted(sound.values(), key=lambda manifest: manifest.record.serial), damaged
-    raise OSError(f"{caller}: {root} is cleaned up faster than it can be read")
+    raise OSError(f"{caller}: checkpoints in {root} are deleted faster than they can be read")
 
 
 def records(caller: str, root: Path, stacklevel: int = 3) -> list[Record]:
-    """Return the record of every checkpoint with a sound manifest, in the order of saving; warn of others."""
+    """Return the records of all checkpoints with a valid manifest, in the order of saving; warn of others."""
     sound, damaged = manifests(caller, root)
     if damaged:
         warnings.warn(f"{caller}: damaged:\n  " + "\n  ".join(damaged), CorruptWarning, stacklevel=stacklevel)
@@ -116,11 +116,16 @@ def problems(caller: str, root: Path, step: int | None) -> Problems:
     return listed
 
 
+def best(caller: str, root: Path, metric: str, mode: str) -> Record | None:
+    """Return the record with the best metric, or `None`; warn of damaged checkpoints."""
+    return next(iter(best_of(records(caller, root, stacklevel=4), metric, mode)), None)
+
+
 def claim(caller: str, root: Path) -> lock.Lock:
-    """Make the directory if need be, become its only writer, and tidy up after one that died.
+    """Create the directory if it is missing, take its lock, and clean up after writers that died.
 
     Raises:
-        LockedError: if it has a writer.
+        LockedError: if another writer has the lock.
         OSError: if it cannot be written.
     """
     try:
@@ -137,9 +142,9 @@ def claim(caller: str, root: Path) -> lock.Lock:
 
 
 def _tidy(root: Path) -> None:
-    """Remove what is left of checkpoints that were being written or deleted, where that can be done.
+    """Remove temporary directories of interrupted saves and deletions; ignore errors.
 
-    Having the lock shows that no other writer of this host is alive; of other hosts it shows nothing.
+    The lock proves that no other writer of this host is alive. It proves nothing about other hosts.
     """
     with suppress(OSError):
         for entry in root.iterdir():
@@ -152,13 +157,14 @@ def _tidy(root: Path) -> None:
 
 
 def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
-    """Let `fill` fill a hidden directory, then give it a free name of this step, by one rename.
+    """Let `fill` write a hidden directory, then rename it to a free name of this step.
 
-    A checkpoint of the same step that is there already stays as it is: the new one has a higher number.
-    The caller has the directory's lock: hidden directories that could not be removed before are removed.
+    An existing checkpoint of the same step does not change: the new one gets a higher attempt number.
+    The caller must hold the lock. Hidden directories of earlier saves are removed.
 
     Raises:
-        NotFlushedError: if it has its name, and the directory could not be flushed. Others leave nothing.
+        NotFlushedError: if the rename succeeded but the directory could not be flushed. After any other
+            error nothing is left.
     """
     taken = [(directory.step_of(entry) or (0, 0))[1] for entry in of_step(root, step)]
     final = directory.located(root, step, max(taken, default=0) + 1)
@@ -168,7 +174,7 @@ def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
         fill(temporary)
         temporary.rename(final)
     except BaseException:
-        with suppress(OSError):  # which closing a directory raises all the same
+        with suppress(OSError):  # closing a directory may raise in spite of `ignore_errors`
             shutil.rmtree(temporary, ignore_errors=True)
         raise
     atomic.flush_name(final)
@@ -177,10 +183,10 @@ def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, first its name, so that no reader ever meets half of one.
+    """Delete a checkpoint. It is renamed first, so that no reader sees half of it.
 
     Raises:
-        OSError: if that fails, and says so if only its files remain, under a hidden name.
+        OSError: if that fails. The message says if only files remain, under a hidden name.
     """
     hidden = _hidden(path)
     path.rename(hidden)

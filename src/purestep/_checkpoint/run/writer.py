@@ -1,4 +1,4 @@
-"""One thread that writes in the background: bounded, in order, its failures never lost."""
+"""A background thread that runs jobs in order and reports every error."""
 
 import sys
 import traceback
@@ -9,21 +9,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Writer:
-    """Runs jobs one after another; a failed job raises from the next call, and from `close`.
+    """Runs jobs one after another. The next call, or `close`, raises the error of a failed job.
 
     Args:
-        limit: jobs that may be under way or waiting; the next one waits for the oldest.
+        limit: the number of unfinished jobs. `submit` waits for the oldest if there are more.
     """
 
     def __init__(self, limit: int):
         self._limit = limit
         self._pending: deque[Future[None]] = deque()
-        # The interpreter waits for this thread before it ends, so a job begun is a job finished.
+        # The interpreter waits for this thread at exit, so every job is finished.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="purestep-checkpoint")
         weakref.finalize(self, _report, self._pending)
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Wait for room and start the job; then raise what failed before, which is not this job's fault."""
+        """Wait for room and start the job; then raise the errors of earlier jobs."""
         failures = []
         while self._pending and (self._pending[0].done() or len(self._pending) >= self._limit):
             failures += self._finish_oldest()
@@ -31,16 +31,16 @@ class Writer:
         _raise(failures)
 
     def wait(self) -> None:
-        """Wait for every job, and raise what failed."""
+        """Wait for every job and raise their errors."""
         failures = []
         while self._pending:
             failures += self._finish_oldest()
         _raise(failures)
 
     def close(self, last: Callable[[], None]) -> None:
-        """Wait for every job, run a last one after them, end the thread, and raise what failed.
+        """Wait for every job, run a last one, end the thread, and raise errors.
 
-        However the waiting is interrupted, the last job runs only when all the others have ended.
+        The last job runs after all others, even if the wait is interrupted.
         """
         self._pool.submit(last)
         self._pool.shutdown(wait=False)
@@ -48,7 +48,7 @@ class Writer:
         self._pool.shutdown()
 
     def _finish_oldest(self) -> list[BaseException]:
-        error = self._pending[0].exception()  # an interrupted wait leaves the job where it is
+        error = self._pending[0].exception()  # An interrupted wait must not remove the job.
         self._pending.popleft()
         return [] if error is None else [error]
 
@@ -57,7 +57,7 @@ def _run(job: Callable[[], None]) -> None:
     try:
         job()
     except BaseException as error:
-        # Until somebody hears of it the error would keep the arrays of its frames in memory.
+        # Until the error is raised, its frames would keep arrays in memory.
         cause: BaseException | None = error
         while cause is not None:
             traceback.clear_frames(cause.__traceback__)
@@ -73,7 +73,7 @@ def _raise(failures: list[BaseException]) -> None:
 
 
 def _report(pending: "deque[Future[None]]") -> None:
-    """Say on stderr what failed and was never raised, because nobody closed the writer."""
+    """Print the errors that were never raised because the writer was not closed."""
 
     def say(job: "Future[None]") -> None:
         error = job.exception()
