@@ -153,7 +153,7 @@ class Run:
         return ps.losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
     def go(self, asked: Signals) -> dict[str, Any]:
-        """Train from the last checkpoint to the end; return the figures, with the written text as `sample`."""
+        """Train from the last checkpoint to the end; return the figures, with the written `sample`."""
         began, computer = time.perf_counter(), running.computer()
         say(
             self.console,
