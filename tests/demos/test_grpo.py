@@ -13,7 +13,7 @@ from tests.demos.runs import check_files, options, rows
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """A model and batches small enough to run uncompiled in no time."""
+    """A model and batches small enough to run quickly without compilation."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "TRAIN", 64)
     monkeypatch.setattr(demo, "TEST", 8)

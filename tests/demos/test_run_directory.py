@@ -1,4 +1,4 @@
-"""The directory of a run under hostile hands: odd files are named, and what cannot be written is said."""
+"""The directory of a run with damaged files, and with files that cannot be written."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""How demos open and end: refusals that leave nothing behind, interruptions, and reports."""
+"""The start and the end of demos: refusals without side effects, interruptions, and reports."""
 
 import argparse
 import importlib

@@ -1,4 +1,4 @@
-"""What the short demos share: phases end with the same bits wherever interrupted; files and reports."""
+"""Sessions of short demos: interrupted phases end with the same bits; files and reports."""
 
 import json
 

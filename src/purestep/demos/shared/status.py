@@ -105,7 +105,7 @@ def milestones_left(step: int, total: int, every: int) -> int:
 
 
 def typical(seconds: Sequence[float]) -> float | None:
-    """Return the lower median time, without the first, which may include compilation; `None` without times.
+    """Return the median time; the first, which may include compilation, counts only if it is alone.
 
     >>> typical([]), typical([9.0]), typical([9.0, 1.0]), typical([9.0, 1.0, 1.2, 30.0])
     (None, 9.0, 1.0, 1.2)
