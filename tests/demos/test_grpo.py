@@ -1,4 +1,4 @@
-"""The GRPO demo: reward rises, test prompts are never trained on, and a run resumes to the bit."""
+"""The GRPO demo: the reward rises, and a resumed run ends with the same bits."""
 
 import argparse
 import json

@@ -164,7 +164,7 @@ class Run:
         baseline = ngram_loss(self.train_text, self.validation_text)
         say(
             self.console,
-            f"to beat: a character trigram model, {baseline:.3f} nats a character on validation",
+            f"to beat: a character trigram model, {baseline:.3f} nats per character on validation",
         )
         trained = self.train(self.directory.restore(self.initial), asked)
         with self.directory.writing(self.directory.path / "sample.txt"):
@@ -275,7 +275,7 @@ def picture(directory: RunDirectory, steps: int, validation_loss: float, baselin
     """Draw the training and validation loss by step, and the loss of the trigram model."""
     history = directory.history()
     panel = Panel(
-        "loss (nats a character)",
+        "loss (nats per character)",
         [
             Curve("training", history, "loss", curves.BLUE, noisy=True),
             Curve("validation", history, "validation_loss", curves.ORANGE),
