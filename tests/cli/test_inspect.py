@@ -330,7 +330,7 @@ def test_a_replay_bundle_is_shown_as_one(capsys, tmp_path):
         (["run", "--leaves", "zz*", "--diff", "run"], "--leaves 'zz*' matches no array of either"),
         (["run", "--diff", "nowhere"], "there is nothing at"),
         (["."], "there is no checkpoint in"),
-        (["/dev/null"], "is no file"),
+        (["/dev/null"], "/dev/null must be a directory or a regular file"),
     ],
 )
 def test_mistakes_are_refused_in_a_sentence(capsys, run, monkeypatch, arguments, message):

@@ -59,7 +59,7 @@ def command(name: str) -> Callable[[_Main], _Main]:
             sys.stdout, sys.stderr = answers, errors
             try:
                 if before[0] is None:
-                    output.fail(name, "standard output is closed: there is nowhere to write the answer")
+                    output.fail(name, "standard output is closed: the answer cannot be written")
                     return OUTPUT_FAILED
                 with warnings.catch_warnings():
                     warnings.showwarning = functools.partial(_warn, name)

@@ -47,7 +47,9 @@ def opened(path: Path, step: int | None) -> Opened:
     """Open a path. Damage is returned as problems; a wrong argument raises."""
     path = path.absolute()
     if path.exists() and not path.is_dir() and not path.is_file():
-        raise checks.error(CALLER, f"{path} is no file")  # reading a device may not end
+        raise checks.error(
+            CALLER, f"{path} must be a directory or a regular file"
+        )  # reading a device may not end
     if not path.is_dir() or (path / directory.MANIFEST).exists() or directory.step_of(path) is not None:
         if step is not None:
             raise checks.error(CALLER, f"--step needs the directory of a run, {path} is not one")

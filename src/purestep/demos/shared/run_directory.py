@@ -35,7 +35,7 @@ class RunDirectory:
         """
         if self.run.exists():
             raise ValueError(
-                f"demo: --out {self.path} already holds a run: go on with --resume, or name another directory"
+                f"demo: --out {self.path} already holds a run: add --resume, or choose another directory"
             )
         try:
             atomic.write_text(self.run, json.dumps(facts, indent=1) + "\n")
@@ -109,8 +109,8 @@ class RunDirectory:
             # An error of `checkpoint.save` has no errno and names the file itself.
             said = f"{file} cannot be written: {error.strerror}" if error.strerror else str(error).rstrip(".")
             raise WriteError(
-                f"demo: {said}. States that were saved before stay; "
-                f"to go on, once this is mended: --resume --out {self.path}"
+                f"demo: {said}. Saved states are kept; "
+                f"to continue once this is fixed: --resume --out {self.path}"
             ) from error
 
 

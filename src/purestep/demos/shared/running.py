@@ -19,7 +19,7 @@ from purestep.demos.shared.settings import agreed, damage
 SettingsT = TypeVar("SettingsT", bound=Any)
 
 INTERRUPTED = 130
-_AT_ONCE = "interrupted; the last state that was saved stays. To go on from it:"
+_AT_ONCE = "interrupted; the last saved state is kept. To continue from it:"
 
 
 class StoppedError(Exception):
@@ -113,7 +113,7 @@ def ended(
         with signals() as asked:
             return work(asked)
     except StoppedError as stopped:
-        said = f"interrupted {stopped}; the state is saved. To go on:"
+        said = f"interrupted {stopped}; the state is saved. To continue:"
     except KeyboardInterrupt:
         said = _AT_ONCE
     except FloatingPointError as error:

@@ -185,8 +185,8 @@ class Session:
         there = [row["step"] for row in kept if row.get("phase") == phase]
         if step and there != list(range(step + 1)):
             raise ValueError(
-                f"demo: {self.directory.metrics} lacks steps of {phase} that the saved state has made: "
-                "start a run of its own in another directory"
+                f"demo: {self.directory.metrics} lacks rows of {phase} before the saved state: "
+                "start another run in another directory"
             )
         self.directory.rewrite(kept)
 

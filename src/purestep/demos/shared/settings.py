@@ -104,7 +104,7 @@ def agreed(
         was = "without it" if key == "compile" else f"with {begun[key]!r}"
         raise ValueError(
             f"demo: {said}, the run in {path} began {was}: "
-            "leave it out to resume, or start a run of its own in another directory"
+            "leave it out to resume, or start another run in another directory"
         )
     return kind(**begun)
 
