@@ -9,9 +9,9 @@ from purestep.cli import demo, inspect, replay
 from purestep.cli.commands import Parser, command
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "demo": (demo.main, "train a small model and show what comes of it"),
-    "inspect": (inspect.main, "show and verify checkpoints, or the difference of two"),
-    "replay": (replay.main, "make a step that went wrong again, and say where it did"),
+    "demo": (demo.main, "train a small model and show the results"),
+    "inspect": (inspect.main, "show and verify checkpoints, or compare two"),
+    "replay": (replay.main, "run a failed step again and find the first value that is not finite"),
 }
 
 

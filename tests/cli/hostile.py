@@ -1,4 +1,4 @@
-"""Text that would take over a terminal, and a look at what a command printed."""
+"""Text with control sequences, and a check that the output of a command has none."""
 
 import io
 
@@ -17,14 +17,14 @@ NAMES = (
 
 
 class Terminal(io.StringIO):
-    """A terminal that keeps what it is sent."""
+    """A terminal that records its input."""
 
     def isatty(self):
         return True
 
 
 def check(text):
-    """Fail if text holds anything but printable characters and newlines."""
+    """Fail if text contains anything but printable characters and newlines."""
     wrong = {character for character in text if character != "\n" and printable(character) != character}
     assert not wrong, (sorted(map(hex, map(ord, wrong))), text)
     assert "Traceback" not in text

@@ -1,4 +1,4 @@
-"""The command line of the demo: what it refuses, and how it starts itself again with OpenBLAS."""
+"""The command `demo`: wrong arguments, help, and the restart with OpenBLAS."""
 
 import importlib
 import os
@@ -14,14 +14,14 @@ from purestep.demos import NAMES
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
-    """Run in an empty directory, with the BLAS that is there."""
+    """Run in an empty directory, without a restart for OpenBLAS."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PURESTEP_BLAS", "bundled")
     return tmp_path
 
 
 def refuse(capsys, *arguments):
-    """Run a command that must fail; return what it says."""
+    """Run a command that must fail; return its error."""
     try:
         code = demo.main(arguments)
     except SystemExit as exit_:
@@ -121,7 +121,7 @@ def test_the_command_line_lists_its_commands(capsys, monkeypatch):
 
 @pytest.fixture
 def restarts(monkeypatch):
-    """Pretend that an OpenBLAS is installed and not loaded; collect the restarts."""
+    """Simulate an installed OpenBLAS that is not loaded; collect the restarts."""
     started = []
     monkeypatch.setattr(hardware, "find_openblas", lambda: "libopenblas.so.0")
     monkeypatch.setattr(hardware, "blas", lambda: "bundled")

@@ -1,4 +1,4 @@
-"""Nothing from a file, a path, an argument or an error reaches the screen raw, in any command."""
+"""Every command escapes text from files, paths, arguments and errors."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
 
 
 def call(capsys, main, *arguments):
-    """Run a command in a pipe and on a terminal; return its status and what it showed in the pipe."""
+    """Run a command in a pipe and on a terminal; return its status and its output in the pipe."""
     code = main([os.fspath(argument) for argument in arguments])
     said = capsys.readouterr()
     check(said.out + said.err)
@@ -48,7 +48,7 @@ def call(capsys, main, *arguments):
 
 
 def strings(value, path=()):
-    """Yield the place of every string in plain content, keys as well."""
+    """Yield the place of every string and every key in plain content."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in items:
         if isinstance(key, str):
@@ -59,7 +59,7 @@ def strings(value, path=()):
 
 
 def spoilt(content, place, is_key, name):
-    """Return a copy of content in which one string is another."""
+    """Return a copy of content with one string replaced."""
     copy = json.loads(json.dumps(content))
     at = copy
     for key in place[:-1]:

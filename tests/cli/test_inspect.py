@@ -1,4 +1,4 @@
-"""The command inspect: everything stored is shown, verified and compared, and nothing makes it stumble."""
+"""The command `inspect`: it shows, verifies and compares everything stored, and survives damaged input."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def run(tmp_path):
 
 
 def call(capsys, *arguments):
-    """Run the command; return its exit code, what it printed and what it complained of."""
+    """Run the command; return its exit status, stdout and stderr."""
     code = inspect.main([str(argument) for argument in arguments])
     said = capsys.readouterr()
     assert "Traceback" not in said.err + said.out
@@ -46,7 +46,7 @@ def call(capsys, *arguments):
 
 
 def answer(capsys, *arguments, code=0):
-    """Run the command with --json; return what it says."""
+    """Run the command with --json; return the parsed output."""
     got, out, err = call(capsys, *arguments, "--json")
     assert (got, err) == (code, "")
     return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -142,7 +142,7 @@ def test_the_difference_of_two(capsys, run, tmp_path):
         assert text in out
     code, out, _ = call(capsys, run, "--diff", run)
     assert (code, out.splitlines()[-1]) == (0, "identical")
-    assert f"of the same bits: {len(ps.tree.leaves(STATE))}, not: 0" in out
+    assert f"identical bit for bit: {len(ps.tree.leaves(STATE))}, different: 0" in out
 
 
 def test_the_difference_is_told_in_the_order_of_typing(capsys, run):
@@ -294,7 +294,7 @@ def test_hostile_specs_are_damage(capsys, run):
         place[1:] = [dtype, shape]
         manifest.write_text(seal(content))
         said = answer(capsys, run / "step_00000200", code=1)
-        assert "no dtype and shape that there is" in said["problems"][0]
+        assert "unknown dtype or an invalid shape" in said["problems"][0]
     place[1:] = ["float32", [1 << 40, 3]]
     manifest.write_text(seal(content))
     said = answer(capsys, run / "step_00000200", code=1)
@@ -330,7 +330,7 @@ def test_a_replay_bundle_is_shown_as_one(capsys, tmp_path):
         (["run", "--leaves", "zz*", "--diff", "run"], "--leaves 'zz*' matches no array of either"),
         (["run", "--diff", "nowhere"], "there is nothing at"),
         (["."], "there is no checkpoint in"),
-        (["/dev/null"], "is no file"),
+        (["/dev/null"], "/dev/null must be a directory or a regular file"),
     ],
 )
 def test_mistakes_are_refused_in_a_sentence(capsys, run, monkeypatch, arguments, message):

@@ -76,7 +76,7 @@ def test_a_bundle_is_replayed_and_the_culprit_named(capsys, bundle, name):
     code, out, err = call(capsys, bundle, "--step", f"users_step:{name}")
     assert code == 0, err
     assert "first: gradients.w: 1 NaN of 2, first at [1]" in out
-    assert "made again to the bit" in out
+    assert "reproduced bit for bit" in out
 
 
 def test_json_is_all_there_is_on_stdout(capsys, bundle, monkeypatch):
@@ -93,7 +93,7 @@ def test_json_is_all_there_is_on_stdout(capsys, bundle, monkeypatch):
 def test_a_step_that_comes_out_otherwise_is_told_by_the_exit_code(capsys, bundle):
     code, out, _ = call(capsys, bundle, "--step", "users_step:other")
     assert code == 1
-    assert "not made again to the bit: metrics.loss" in out
+    assert "not reproduced bit for bit: metrics.loss" in out
 
 
 def test_a_bundle_made_with_openblas_asks_for_it(capsys, bundle, monkeypatch):
@@ -105,7 +105,7 @@ def test_a_bundle_made_with_openblas_asks_for_it(capsys, bundle, monkeypatch):
     monkeypatch.setattr(command, "load", lambda *a, **k: replay.load(*a, **k)._replace(device=device))
     out = call(capsys, bundle, "--step", "users_step:step")[1]
     assert started
-    assert "other than when recorded: device: cpu, x86_64, openblas BLAS when recorded" in out
+    assert "changed since the recording: device: cpu, x86_64, openblas BLAS when recorded" in out
 
 
 def test_a_damaged_bundle_is_told_by_the_exit_code(capsys, bundle, tmp_path):

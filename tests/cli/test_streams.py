@@ -1,4 +1,4 @@
-"""How a command ends: a closed pipe, a full disk, a locale without bars, an interrupt, no output at all."""
+"""The ends of a command: a closed pipe, a full disk, a plain locale, an interrupt, no output."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def run(tmp_path, monkeypatch):
 
 
 class Failing(Terminal):
-    """A stream that cannot be written; like a pipe it says so at the first write or at the flush."""
+    """A stream that cannot be written. It fails at the first write or, like a pipe, at the flush."""
 
     encoding = "utf-8"
 
@@ -129,7 +129,7 @@ def test_a_plain_locale_gets_ascii(run, plain):
 def _read(descriptor):
     try:
         return os.read(descriptor, 4096)
-    except OSError:  # how a terminal says that nobody writes to it any more
+    except OSError:  # a terminal without writers
         return b""
 
 

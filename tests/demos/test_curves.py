@@ -1,4 +1,4 @@
-"""Pictures as they are drawn: labels that fit, a legend where it says something, whole ticks."""
+"""Drawn pictures: labels that fit, a legend for several lines, integer ticks."""
 
 import pytest
 from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""The sorting task: its prompts, its answers, and the rewards for what is not quite one."""
+"""The sorting task: prompts, answers, and rewards for partly correct completions."""
 
 import mlx.core as mx
 import pytest

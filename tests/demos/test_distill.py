@@ -12,7 +12,7 @@ from tests.demos.runs import check_files, options
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """Models and a text small enough to run uncompiled in no time."""
+    """Models and a text small enough to run quickly without compilation."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "read_text", lambda data: read_text(data)[:6000])
     for name, value in {"CONTEXT": 8, "BATCH_SIZE": 4, "TEACHER_STEPS": 4, "LITTLE": 500}.items():

@@ -1,4 +1,4 @@
-"""The DPO demo: margins separate, and the pairs differ in their completions alone."""
+"""The DPO demo: margins separate, and the pairs differ only in their completions."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.demos.runs import check_files, options, rows
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """A model and batches small enough to run uncompiled in no time."""
+    """A model and batches small enough to run quickly without compilation."""
     monkeypatch.chdir(tmp_path)
     for name, value in {"TRAIN": 64, "TEST": 16, "REFERENCE_BATCH": 16, "PAIRS": 16}.items():
         monkeypatch.setattr(demo, name, value)

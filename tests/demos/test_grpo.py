@@ -1,4 +1,4 @@
-"""The GRPO demo: reward rises, test prompts are never trained on, and a run resumes to the bit."""
+"""The GRPO demo: the reward rises, and a resumed run ends with the same bits."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from tests.demos.runs import check_files, options, rows
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """A model and batches small enough to run uncompiled in no time."""
+    """A model and batches small enough to run quickly without compilation."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "TRAIN", 64)
     monkeypatch.setattr(demo, "TEST", 8)

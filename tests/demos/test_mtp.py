@@ -1,4 +1,4 @@
-"""The multi-token demo: its hints are as said, pairs start alike, its summary adds up, runs leave files."""
+"""The multi-token demo: hints, equal starts of a pair, the summary and the files of a run."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from tests.demos.runs import check_files, options, rows
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """A model small enough to run uncompiled in no time."""
+    """A model small enough to run quickly without compilation."""
     monkeypatch.setattr(demo, "PAIRS", 2)
     monkeypatch.setattr(demo, "BATCH_SIZE", 8)
     monkeypatch.setattr(demo, "MEASURED", 16)

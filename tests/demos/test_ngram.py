@@ -1,4 +1,4 @@
-"""The model to beat."""
+"""The n-gram baseline."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What pictures show: centred means, whole ticks, bands and ranges."""
+"""Moving averages, integer ticks, bands and ranges of pictures."""
 
 import itertools
 

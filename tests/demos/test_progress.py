@@ -1,4 +1,4 @@
-"""What a run shows: one live line on a terminal, lines at milestones elsewhere, in any encoding."""
+"""Progress: a live line on a terminal, lines at milestones elsewhere, in any encoding."""
 
 import io
 from types import SimpleNamespace
@@ -12,14 +12,14 @@ from purestep.demos.shared.progress import TrainingProgress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a test sets."""
+    """A clock that the test sets."""
     held = SimpleNamespace(now=0.0)
     monkeypatch.setattr(progress.time, "perf_counter", lambda: held.now)
     return held
 
 
 def watch(console, clock, *, steps=10, every=5, step_seconds=1.0, pause_seconds=8.0, **options):
-    """Make steps; return the time left that each showed."""
+    """Run steps; return the time left that each step showed."""
     left = []
     with TrainingProgress(console, "text", steps, 0, every, 1000, **options) as shown:
         for number in range(1, steps + 1):

@@ -1,4 +1,4 @@
-"""Texts to learn: a bounded part of a regular file, in UTF-8."""
+"""Training texts: the first bytes of a regular UTF-8 file."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The directory of a run under hostile hands: odd files are named, and what cannot be written is said."""
+"""The directory of a run with damaged files, and with files that cannot be written."""
 
 import errno
 import json
@@ -60,7 +60,7 @@ def test_what_cannot_be_written_says_what_stays_and_how_to_go_on(directory, monk
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(checkpoint, "save", full)
-    stays = "States that were saved before stay; to go on, once this is mended: --resume --out "
+    stays = "Saved states are kept; to continue once this is fixed: --resume --out "
     with pytest.raises(WriteError, match=f"state.safetensors cannot be written: No space left.*{stays}"):
         directory.save(directory.state, state)
     assert directory.state.read_bytes() == before

@@ -1,4 +1,4 @@
-"""How demos open and end: refusals that leave nothing behind, interruptions, and reports."""
+"""The start and the end of demos: refusals without side effects, interruptions, and reports."""
 
 import argparse
 import importlib
@@ -107,8 +107,8 @@ def raising(error, *, asked_first=False):
 def test_an_interruption_says_how_to_go_on_in_a_line_to_copy(capsys):
     command = "\n  python -m purestep demo toy --resume --out 'a run'\n"
     status, said, _ = ending(raising(StoppedError("after step 3")), capsys)
-    assert (status, said) == (130, f"interrupted after step 3; the state is saved. To go on:{command}")
-    at_once = f"interrupted; the last state that was saved stays. To go on from it:{command}"
+    assert (status, said) == (130, f"interrupted after step 3; the state is saved. To continue:{command}")
+    at_once = f"interrupted; the last saved state is kept. To continue from it:{command}"
     assert ending(raising(KeyboardInterrupt()), capsys)[:2] == (130, at_once)
     # Ctrl-C on a terminal also ends a compiler that MLX has started, and MLX then misses a file.
     lost = RuntimeError("Could not load C++ shared library")

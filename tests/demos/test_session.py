@@ -1,4 +1,4 @@
-"""What the short demos share: phases end with the same bits wherever interrupted; files and reports."""
+"""Sessions of short demos: interrupted phases end with the same bits; files and reports."""
 
 import json
 
@@ -158,7 +158,7 @@ def test_a_state_without_the_metrics_of_its_steps_is_not_gone_on_with(tmp_path):
     session = a_session(tmp_path)
     work(session)
     session.directory.rewrite([row for row in session.directory.history() if row["step"] != 3])
-    with pytest.raises(ValueError, match=r"demo: .*metrics.jsonl lacks steps of first that the saved state"):
+    with pytest.raises(ValueError, match=r"demo: .*metrics.jsonl lacks rows of first before the saved state"):
         work(a_session(tmp_path))
 
 

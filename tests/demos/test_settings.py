@@ -1,4 +1,4 @@
-"""Settings: their ranges, and what a `run.json` that is not ours is told."""
+"""Settings: their ranges, and errors for an invalid `run.json`."""
 
 import json
 import re

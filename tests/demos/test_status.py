@@ -1,4 +1,4 @@
-"""The status line: step, bar and time left at every width; the time left counts what steps do not."""
+"""The status line at every width; the time left includes measurements."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The text demo: interrupted anywhere it ends with the same bits, and a NaN stops it."""
+"""The text demo: an interrupted run ends with the same bits, and a NaN stops a run."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ def book():
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """A model small enough to run uncompiled in no time."""
+    """A model small enough to run quickly without compilation."""
     monkeypatch.setattr(demo, "CONTEXT", 8)
     monkeypatch.setattr(demo, "SAMPLE", 5)
     original = demo.Transformer

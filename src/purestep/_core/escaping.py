@@ -1,6 +1,6 @@
-"""Text from files, paths, arguments and errors, made safe to show on a terminal."""
+"""Escaping of text from files, paths, arguments and errors for a terminal."""
 
-# Python calls these characters printable, but a terminal draws nothing for them.
+# Characters that are printable for Python but invisible on a terminal.
 _INVISIBLE = frozenset(
     [
         0x034F,  # combining grapheme joiner
@@ -12,7 +12,7 @@ _INVISIBLE = frozenset(
         *range(0xE0100, 0xE01F0),
     ]
 )
-# ASCII for our own lines, bars and marks, for outputs that cannot encode them.
+# Replacements of our own marks for an output that cannot encode them.
 _ASCII = {"…": "...", "•": "*", "→": "->"}
 _VERTICAL = frozenset("│┃┆┇┊┋║╎╏")
 _LINES, _BLOCKS = range(0x2500, 0x2580), range(0x2580, 0x25A0)
@@ -20,13 +20,13 @@ _STRAIGHT = frozenset("─━┄┅┈┉═╌╍╴╸╺╶╼╾")
 
 
 def printable(value: object) -> str:
-    r"""Return text in one line, with all control characters and invisible characters escaped.
+    r"""Return text in one line, with control characters and invisible characters escaped.
 
     Escaped are control characters (ESC, newline, C1), marks that reorder text, characters without a width,
     separators other than the space, surrogates, private and unassigned characters.
 
     Args:
-        value: text, or anything that `str` turns into text.
+        value: any value; `str` converts it to text.
 
     >>> print(printable("layer\x1b[2J\u202e.weight"))
     layer\x1b[2J\u202e.weight
@@ -41,7 +41,7 @@ def printable(value: object) -> str:
 
 
 def printable_lines(value: object) -> str:
-    r"""Return text with `printable` applied to each line; a tab becomes four spaces.
+    r"""Return text with each line escaped by `printable`. A tab becomes four spaces.
 
     >>> print(printable_lines("a\tb\n\x07"))
     a    b
@@ -51,7 +51,7 @@ def printable_lines(value: object) -> str:
 
 
 def encodable(text: str, encoding: str) -> str:
-    r"""Return text that an encoding can take: lines and bars in ASCII, other characters escaped.
+    r"""Return text that an encoding can represent: lines and bars become ASCII, other characters are escaped.
 
     >>> print(encodable("│ größe … │", "ascii"))
     | gr\xf6\xdfe ... |

@@ -1,1 +1,1 @@
-"""The command line: what `python -m purestep` understands."""
+"""The command line, `python -m purestep`."""

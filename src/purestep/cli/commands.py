@@ -1,4 +1,4 @@
-"""What every command has in common: its streams, its parser, and how it ends."""
+"""The streams, the parser and the exit statuses that all commands share."""
 
 import argparse
 import functools
@@ -16,11 +16,11 @@ from purestep.cli.streams import OutputError, Stream
 DONE, OUTPUT_FAILED, BUG, INTERRUPTED, PIPE_CLOSED = 0, 1, 70, 130, 141
 
 _Main = Callable[[Sequence[str]], int]
-ENDS = """Every command: 130 it was interrupted; 141 the reader of a pipe closed it; 70 a bug in purestep."""
+ENDS = """Every command: 130 interrupted; 141 the reader closed the pipe; 70 a bug in purestep."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that wraps its help paragraph by paragraph and shows what was typed safely."""
+    """A parser that wraps each paragraph of its help and escapes arguments in its errors."""
 
     def __init__(self, command: str, **options: Any):
         super().__init__(
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and what is wrong; end with status 2."""
+        """Print the usage and the error; exit with status 2."""
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: error: {printable(message)}\n")
 
@@ -45,9 +45,9 @@ class _Paragraphs(argparse.HelpFormatter):
 def command(name: str) -> Callable[[_Main], _Main]:
     """Return a decorator for a command's main function.
 
-    While it runs, `sys.stdout` and `sys.stderr` escape what they are given, and a warning is one line. It
-    returns a status in every case: if the user interrupts, if the output cannot be written, if the parser
-    ends the process, and if an unexpected error is raised.
+    While the command runs, `sys.stdout` and `sys.stderr` escape control characters, and a warning is one
+    line. The command always returns a status: also if the user interrupts it, if the output cannot be
+    written, if the parser exits, and if an unexpected error is raised.
     """
 
     def decorate(main: _Main) -> _Main:
@@ -59,7 +59,7 @@ def command(name: str) -> Callable[[_Main], _Main]:
             sys.stdout, sys.stderr = answers, errors
             try:
                 if before[0] is None:
-                    output.fail(name, "standard output is closed: there is nowhere to write the answer")
+                    output.fail(name, "standard output is closed: the answer cannot be written")
                     return OUTPUT_FAILED
                 with warnings.catch_warnings():
                     warnings.showwarning = functools.partial(_warn, name)
@@ -81,7 +81,7 @@ def _ended(name: str, main: _Main, arguments: Sequence[str]) -> int:
         return _output_failed(name, error)
     except KeyboardInterrupt:
         if sys.stderr.isatty():
-            print(file=sys.stderr)  # the terminal has written ^C
+            print(file=sys.stderr)  # ends the line in which the terminal shows ^C
         output.fail(name, "interrupted")
         return INTERRUPTED
     except SystemExit as end:
@@ -106,7 +106,7 @@ def _flushed(name: str, answers: Stream, code: int) -> int:
 
 def _output_failed(name: str, error: OutputError) -> int:
     if error.closed:
-        return PIPE_CLOSED  # as for any program that SIGPIPE ends: the reader has seen enough
+        return PIPE_CLOSED  # the status of a program that SIGPIPE ends
     output.fail(name, f"standard output cannot be written: {error}")
     return OUTPUT_FAILED
 

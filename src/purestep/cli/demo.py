@@ -24,16 +24,16 @@ ABOUT = {
     "mtp": "Train a small transformer with and without multi-token prediction, and compare.",
 }
 
-_ENDS = f"""Exit status: 0 the run is complete; 1 it stopped at a value that is not finite, or its output
-cannot be written; 2 the arguments are wrong, or a file cannot be read or written. {ENDS}"""
-_DESCRIPTION = "Run one of the demos, text if none is named. Each trains a small model from nothing."
+_ENDS = f"""Exit status: 0 the run is complete; 1 a value was not finite, or the output cannot be written;
+2 the arguments are wrong, or a file cannot be read or written. {ENDS}"""
+_DESCRIPTION = "Run a demo (default: text). Each demo trains a small model from random weights."
 _EPILOG = f"demo NAME --help lists the options of a demo.\n\n{_ENDS}"
 _KEEP_BUNDLED = "PURESTEP_BLAS"
 
 
 @command("demo")
 def main(arguments: Sequence[str]) -> int:
-    """Run a demo; `text` when none is named."""
+    """Run a demo, by default `text`."""
     if arguments and arguments[0] in ("-h", "--help"):
         _list_demos()
         return 0
@@ -70,10 +70,10 @@ def _list_demos() -> None:
 
 
 def with_openblas() -> None:
-    """Start this command again with OpenBLAS in place of MLX's bundled BLAS, if one is installed.
+    """Restart this command with OpenBLAS in place of MLX's bundled BLAS, if OpenBLAS is installed.
 
-    On Linux CPUs a matrix product is then some forty times faster. It has to be loaded before MLX is,
-    so only a new process can do it. PURESTEP_BLAS=bundled keeps the process as it is.
+    On Linux CPUs a matrix product is then about forty times faster. OpenBLAS must be loaded before MLX, which
+    needs a new process. PURESTEP_BLAS=bundled prevents the restart.
     """
     library = hardware.find_openblas()
     wanted = os.environ.get(_KEEP_BUNDLED) != "bundled" and mx.default_device() == mx.Device(mx.cpu)

@@ -1,4 +1,4 @@
-"""`python -m purestep inspect PATH`: what a run's checkpoints, or any file of arrays, hold."""
+"""`python -m purestep inspect PATH`: the content of checkpoints and files of arrays."""
 
 import argparse
 import time
@@ -12,17 +12,17 @@ from purestep.cli import output
 from purestep.cli.commands import ENDS, Parser, command
 from purestep.cli.inspection import CALLER, compared, inspected, opened
 
-_DESCRIPTION = """Show what is stored: the checkpoints of a run and one of them array by array; or one
-checkpoint, a safetensors file or the index of several, a file of checkpoint.to_bytes, a directory of
-safetensors files, such as a demo's. Every checksum is verified."""
+_DESCRIPTION = """Show stored arrays and verify every checksum. PATH is the directory of a run, one
+checkpoint, a safetensors file or the index of several files, a file of checkpoint.to_bytes, or a
+directory of safetensors files, such as that of a demo."""
 _EPILOG = f"""With --diff the last line is one word: identical, different or damaged. Two states are identical
-if their arrays have the same paths, dtypes, shapes and bits. --step chooses the checkpoint of PATH; OTHER
-may be the directory of a checkpoint itself.
+if their arrays have the same paths, dtypes, shapes and bits. --step selects the checkpoint of PATH; OTHER
+may be the directory of a checkpoint.
 
-Exit status: 0 all is well; 1 something is damaged, or the answer cannot be written; 2 the arguments are
-wrong, or a file cannot be read.
+Exit status: 0 no damage; 1 damage was found, or the output cannot be written; 2 the arguments are wrong, or
+a file cannot be read.
 
-Exit status with --diff: 0 identical; 1 different, or the answer cannot be written; 2 damaged, the arguments
+Exit status with --diff: 0 identical; 1 different, or the output cannot be written; 2 damaged, the arguments
 are wrong, or a file cannot be read.
 
 {ENDS}"""
@@ -31,7 +31,7 @@ _DIFF_STATUS = {"identical": 0, "different": 1, "damaged": 2}
 
 
 class _InOrder(argparse.Action):
-    """Stores an option, and that it was the next to be typed."""
+    """Stores an option and records the order in which options were typed."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *rest: Any
@@ -46,26 +46,26 @@ def main(arguments: Sequence[str]) -> int:
     """Inspect one path, or the difference of two."""
     parser = Parser("inspect", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("path", metavar="PATH", type=Path, action=_InOrder, help="a directory or a file")
-    parser.add_argument(
-        "--step", type=int, metavar="N", help="the checkpoint of a run; without it the newest"
-    )
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of a run (default: the newest)")
     parser.add_argument(
         "--diff", type=Path, metavar="OTHER", action=_InOrder, help="compare with another directory or file"
     )
-    parser.add_argument("--leaves", metavar="PATTERN", help="only arrays of such paths, as *.weight")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument(
+        "--leaves", metavar="PATTERN", help="only arrays with matching paths, such as *.weight"
+    )
+    parser.add_argument("--json", action="store_true", help="print only JSON")
     options = parser.parse_args(arguments)
     tables = None if options.json else output.need_tables(CALLER)
     if tables is None and not options.json:
         return 2
     try:
-        with mx.stream(mx.cpu):  # GPUs have no float64, and may be at work
+        with mx.stream(mx.cpu):  # GPUs have no float64 and may be busy
             found = opened(options.path, options.step)
             if options.diff is None:
                 answer, show = inspected(found, options.leaves), _show
             else:
                 both = found, opened(options.diff, None)
-                first, second = both if options.order[0] == "path" else both[::-1]  # as they were typed
+                first, second = both if options.order[0] == "path" else both[::-1]  # in the order typed
                 answer, show = compared(first, second, options.leaves), _show_difference
     except (OSError, ValueError, TypeError) as error:
         output.fail(CALLER, error)
@@ -180,7 +180,7 @@ def _show_difference(tables: Any, answer: dict[str, Any]) -> None:
         ]
         if rows:
             tables.table("differences", heads, rows)
-        tables.say(f"of the same bits: {answer['same_bits']}, not: {len(rows)}")
+        tables.say(f"identical bit for bit: {answer['same_bits']}, different: {len(rows)}")
     _show_problems(tables, answer)
     tables.say(answer["verdict"])
 

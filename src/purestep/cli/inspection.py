@@ -1,4 +1,4 @@
-"""What `inspect` finds, as plain values: one stored state array by array, or the difference of two."""
+"""The results of `inspect` as plain values: the arrays of one state, or the difference of two."""
 
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ CALLER = "inspect"
 
 
 class Entry(NamedTuple):
-    """One stored array; its norm is in float32, and `None` for integers and arrays that are damaged."""
+    """One stored array. The norm is in float32; it is `None` for integers and damaged arrays."""
 
     path: str
     dtype: str
@@ -28,13 +28,13 @@ class Entry(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What a path led to.
+    """The content of a path.
 
     Attributes:
-        listing: of a run's directory.
-        files: of a directory of files.
+        listing: the listing of a run's directory.
+        files: the files of a directory of files.
         source: the checkpoint or file to show, or `None` if none can be read.
-        problems: what is wrong, the arrays of the source not looked at.
+        problems: errors found without reading arrays.
     """
 
     listing: Listing | None
@@ -44,10 +44,12 @@ class Opened(NamedTuple):
 
 
 def opened(path: Path, step: int | None) -> Opened:
-    """Look at a path; damage becomes problems, a mistake in the arguments an error."""
+    """Open a path. Damage is returned as problems; a wrong argument raises."""
     path = path.absolute()
     if path.exists() and not path.is_dir() and not path.is_file():
-        raise checks.error(CALLER, f"{path} is no file")  # reading a device may never end
+        raise checks.error(
+            CALLER, f"{path} must be a directory or a regular file"
+        )  # reading a device may not end
     if not path.is_dir() or (path / directory.MANIFEST).exists() or directory.step_of(path) is not None:
         if step is not None:
             raise checks.error(CALLER, f"--step needs the directory of a run, {path} is not one")
@@ -70,7 +72,7 @@ def opened(path: Path, step: int | None) -> Opened:
 
 
 def _of_files(path: Path) -> Opened:
-    """Return what a directory of files leads to, a demo's run or a model: the file written last."""
+    """Open the newest readable file of a directory of files, such as a demo's run or a model."""
     files, sources = list_files(CALLER, path)
     if not files:
         raise checks.error(CALLER, f"there is no checkpoint in {path}: name one, or a file")
@@ -91,7 +93,7 @@ def _source(path: Path) -> tuple[Source | None, list[str]]:
 
 
 def inspected(found: Opened, pattern: str | None) -> dict[str, Any]:
-    """Return everything that `inspect` says of one path, as plain values; verifies every array shown."""
+    """Return the output of `inspect` for one path as plain values; verify every array shown."""
     entries, problems = [], list(found.problems)
     for path, array, problem in _arrays(found.source, pattern):
         assert found.source is not None
@@ -118,7 +120,7 @@ def inspected(found: Opened, pattern: str | None) -> dict[str, Any]:
 
 
 def compared(first: Opened, second: Opened, pattern: str | None) -> dict[str, Any]:
-    """Return in what two sources differ, as plain values: with the verdict, one word."""
+    """Return the differences of two sources as plain values, with a verdict in one word."""
     problems = [*first.problems, *second.problems]
     a, b = first.source, second.source
     if a is None or b is None:

@@ -1,4 +1,4 @@
-"""What is in the directory of a run: its checkpoints, its writer, what a dead writer left."""
+"""The content of a run's directory: checkpoints, the writer, and unfinished files."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from purestep.cli.stored import Source, file_problems, open_source, problem_of
 
 
 class Checkpoint(NamedTuple):
-    """One checkpoint, its manifest and the headers of its files checked; `None` for what cannot be known."""
+    """One checkpoint. Its manifest and the headers of its files are checked; unknown values are `None`."""
 
     step: int
     time: float | None
@@ -22,7 +22,7 @@ class Checkpoint(NamedTuple):
 
 
 class Temporary(NamedTuple):
-    """A directory that a writer has not finished, or did not live to remove."""
+    """A directory of a checkpoint that a writer has not finished."""
 
     name: str
     owner: str
@@ -30,7 +30,7 @@ class Temporary(NamedTuple):
 
 
 class File(NamedTuple):
-    """One file of arrays, or the index of several; `None` for what cannot be known."""
+    """One file of arrays or the index of several files; unknown values are `None`."""
 
     name: str
     time: float
@@ -43,10 +43,10 @@ class Listing(NamedTuple):
     """The directory of a run.
 
     Attributes:
-        path: where it is.
-        checkpoints: by step.
-        writer: who has it, or `None`.
-        temporaries: what is not, or no longer, a checkpoint.
+        path: the path of the directory.
+        checkpoints: the checkpoints in order of steps.
+        writer: the process that holds the lock, or `None`.
+        temporaries: the unfinished directories.
     """
 
     path: str
@@ -56,7 +56,7 @@ class Listing(NamedTuple):
 
 
 def list_run(caller: str, root: Path) -> Listing:
-    """Look at a directory of checkpoints, and read none of their arrays."""
+    """List a directory of checkpoints without reading arrays."""
     return Listing(
         str(root),
         [_checkpoint(caller, entry) for entry in store.entries(root)],
@@ -66,14 +66,14 @@ def list_run(caller: str, root: Path) -> Listing:
 
 
 def list_files(caller: str, root: Path) -> tuple[tuple[File, ...], dict[str, Source]]:
-    """Look at the safetensors files of a directory, in the order of writing, and open those that can be read.
+    """List the safetensors files of a directory in the order of writing, and open the readable ones.
 
-    A file that belongs to the index of a divided one is not listed again.
+    A file that an index names is not listed separately.
     """
     files: dict[str, File] = {}
     sources: dict[str, Source] = {}
     shards: set[str] = set()
-    # The indexes first: they name the files that are parts.
+    # Indexes come first, since they name the files that belong to them.
     for entry in sorted(root.iterdir(), key=lambda entry: (not entry.name.endswith(INDEX), entry.name)):
         if entry.name in shards or not entry.name.endswith((SUFFIX, INDEX)) or not entry.is_file():
             continue
@@ -105,6 +105,6 @@ def _temporary(entry: Path) -> Temporary | None:
         return None
     try:
         size = sum(file.lstat().st_size for file in entry.iterdir() if file.is_file())
-    except FileNotFoundError:  # its writer has just finished
+    except FileNotFoundError:  # the writer has just finished
         return None
     return Temporary(entry.name, f"pid {writer[1]} on {writer[0]}", size)

@@ -1,4 +1,4 @@
-"""How commands answer: tables for people, plain JSON for programs, one sentence for a mistake."""
+"""The output of commands: JSON, errors in one line, and numbers in words."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ from purestep._core.escaping import printable
 
 
 def need_tables(command: str) -> Any:
-    """Return the module that draws tables, or `None` once stderr says what to install."""
+    """Return the module that prints tables; if rich is missing, print an error and return `None`."""
     try:
         return importlib.import_module("purestep.cli.tables")
     except ModuleNotFoundError as error:
@@ -21,11 +21,11 @@ def need_tables(command: str) -> Any:
 
 
 def fail(command: str, message: str | Exception) -> None:
-    """Say on stderr, in one line and in the command's name, what is wrong.
+    """Print an error to stderr in one line that begins with the command.
 
     Args:
-        command: its name.
-        message: a sentence, or the error that says it.
+        command: the name of the command.
+        message: a sentence or an exception.
     """
     text = worded(message) if isinstance(message, Exception) else message
     named = text.startswith((f"{command}: ", f"{command}."))
@@ -33,7 +33,7 @@ def fail(command: str, message: str | Exception) -> None:
 
 
 def worded(error: Exception) -> str:
-    """Return what an error says, that of the system without its number.
+    """Return the message of an error; that of the system without its number.
 
     >>> worded(FileNotFoundError(2, "No such file or directory", "text"))
     "No such file or directory: 'text'"
@@ -44,7 +44,7 @@ def worded(error: Exception) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value; a NaN or an infinity, which JSON has not, as the string that Python calls it."""
+    """Print one JSON value. NaN and infinities, which JSON lacks, become strings such as `"nan"`."""
     print(json.dumps(_plain(value), indent=1, allow_nan=False))
 
 
@@ -54,7 +54,7 @@ def number(value: float) -> str:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes as people say it.
+    """Return a number of bytes with a unit.
 
     >>> size(999), size(2_500_000)
     ('999 B', '2.5 MB')

@@ -18,14 +18,14 @@ from purestep.cli import output
 from purestep.cli.commands import ENDS, Parser, command
 from purestep.cli.demo import with_openblas
 
-_DESCRIPTION = """Make a recorded step again, to the bit, and name the first array on its way that is not
-finite: the state and batch going in, the loss, the gradients, the updates, the new state."""
+_DESCRIPTION = """Run a recorded step again, bit for bit, and name the first array that is not finite: in the
+state, the batch, the loss, the gradients, the updates or the new state."""
 
-_EPILOG = f"""module:function names a step, or a function without arguments that returns one. The module is
-imported, from the current directory too; its NamedTuples are those that the bundle may hold.
+_EPILOG = f"""module:function names a step, or a function without arguments that returns a step. The module is
+imported, also from the current directory. It must contain the NamedTuple types of the bundle.
 
-Exit status: 0 the step was made again to the bit; 1 it came out otherwise, the bundle is damaged, or the
-answer cannot be written; 2 the arguments are wrong, the step is another model's, or a file cannot be read.
+Exit status: 0 the step was reproduced bit for bit; 1 the results differ, the bundle is damaged, or the output
+cannot be written; 2 the arguments are wrong, the step is of another model, or a file cannot be read.
 
 {ENDS}"""
 
@@ -38,23 +38,23 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("replay", description=_DESCRIPTION, epilog=_EPILOG)
     parser.add_argument("bundle", metavar="BUNDLE", help="the directory that replay.record wrote")
     parser.add_argument("--step", required=True, metavar="module:function", help="the step that was recorded")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
     options = parser.parse_args(arguments)
     tables = None if options.json else output.need_tables("replay")
     if tables is None and not options.json:
         return 2
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what the user's module prints is no part of the answer
+        with contextlib.redirect_stdout(sys.stderr):  # output of the user's module goes to stderr
             module, step = find_step(options.step)
             bundle = load(options.bundle, types=namedtuples(module))
             if "openblas" in bundle.device:
-                with_openblas()  # the bits of a matrix product are its own
+                with_openblas()  # a matrix product has other bits with another BLAS
             report = explain(step, bundle)
     except CorruptError as error:
         output.fail("replay", error)
         return 1
     except (ValueError, TypeError, OSError) as error:
-        # The argument of `load` that is to hold the user's types is, here, the module of --step.
+        # Here the argument `types` of `load` is the module of --step.
         said = output.worded(error).replace("replay.load: types must", "replay: the module of --step must")
         output.fail("replay", said)
         return 2
@@ -69,7 +69,7 @@ def find_step(text: str) -> tuple[ModuleType, Any]:
     """Return the module and the step that `module:function` names.
 
     Raises:
-        ValueError: if there is none, with what is in its place.
+        ValueError: if the name is not that of a step.
     """
     caller = "replay"
     name, _, attribute = text.partition(":")
@@ -79,7 +79,7 @@ def find_step(text: str) -> tuple[ModuleType, Any]:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # the user's module may do anything as it is imported
+    except (Exception, SystemExit) as error:  # importing the user's module may raise anything
         raise checks.error(
             caller, f"--step: importing {name} failed ({type(error).__name__}: {error})"
         ) from error
@@ -110,7 +110,7 @@ def find_step(text: str) -> tuple[ModuleType, Any]:
 
 
 def namedtuples(module: ModuleType) -> list[type]:
-    """Return the NamedTuple types that a module has names for."""
+    """Return the NamedTuple types among the names of a module."""
     return [
         kind
         for kind in vars(module).values()
@@ -119,14 +119,14 @@ def namedtuples(module: ModuleType) -> list[type]:
 
 
 def _takes(value: Any) -> int | None:
-    """Return how many arguments a callable must be given; 2 for a step, `None` for what cannot be called."""
+    """Return the number of required arguments, 2 for a step; `None` for anything that is not a function."""
     if isinstance(value, Compiled):
         return 2
     if not callable(value) or isinstance(value, type):
         return None
     try:
         parameters = inspect.signature(value).parameters.values()
-    except (ValueError, TypeError):  # built in: only a call would show
+    except (ValueError, TypeError):  # a built-in without a signature
         return None
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     needed = [p for p in parameters if p.default is p.empty and p.kind in by_position]
@@ -153,12 +153,12 @@ def _show(tables: Any, bundle: Bundle, report: Report) -> None:
         f"not finite when recorded: {', '.join(bundle.reason) or 'nothing'}",
     )
     tables.table(
-        "the way of the step",
-        [("stage", "left"), ("arrays", "right"), ("not finite", "right"), ("the first of them", "left")],
+        "stages of the step",
+        [("stage", "left"), ("arrays", "right"), ("not finite", "right"), ("first", "left")],
         [
             (
                 stage.name,
-                "unseen" if stage.arrays is None else str(stage.arrays),
+                "unknown" if stage.arrays is None else str(stage.arrays),
                 str(len(stage.nonfinite)),
                 _described(stage.nonfinite[0]) if stage.nonfinite else "",
             )
@@ -170,7 +170,7 @@ def _show(tables: Any, bundle: Bundle, report: Report) -> None:
     if report.drift:
         worst = sorted(report.drift.items(), key=lambda item: -(item[1].ulps or 0))
         tables.table(
-            f"compiled against eager: {output.counted(len(worst), 'array')} of other bits",
+            f"compiled against eager: differences in {output.counted(len(worst), 'array')}",
             [("array", "left"), ("ulps", "right"), ("max abs", "right"), ("relative", "right")],
             [
                 (
@@ -185,14 +185,14 @@ def _show(tables: Any, bundle: Bundle, report: Report) -> None:
         if len(worst) > _DRIFT_ROWS:
             tables.say(f"and {len(worst) - _DRIFT_ROWS} more, all in --json")
     elif report.drift is not None:
-        tables.say("compiled and eager have the same bits")
+        tables.say("compiled and eager agree bit for bit")
     if report.reproduced:
-        tables.say("made again to the bit: metrics and new state")
+        tables.say("reproduced bit for bit: metrics and new state")
     else:
         shown = ", ".join(report.mismatches[:6])
         more = f" and {len(report.mismatches) - 6} more" if len(report.mismatches) > 6 else ""
-        tables.say(f"not made again to the bit: {shown}{more}")
-    tables.say(*(f"other than when recorded: {line}" for line in report.conditions), *report.notes)
+        tables.say(f"not reproduced bit for bit: {shown}{more}")
+    tables.say(*(f"changed since the recording: {line}" for line in report.conditions), *report.notes)
 
 
 def _described(found: Any) -> str:

@@ -1,4 +1,4 @@
-"""Whatever holds arrays on disk, seen one way: a checkpoint, safetensors of anyone's, msgpack."""
+"""One view of all arrays on disk: checkpoints, safetensors files of any writer, and msgpack."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from purestep._checkpoint.run import directory
 from purestep._checkpoint.run.record import Record
 from purestep._core import tree
 
-# Arrays are read together up to this many bytes: one by one, each would parse its file's header again.
+# Bytes of arrays that are read together. Each read parses the header of the file again.
 _TOGETHER = 64 << 20
 
 
@@ -27,13 +27,13 @@ class Source(NamedTuple):
     """Arrays on disk.
 
     Attributes:
-        path: where they are.
-        kind: in words.
-        leaves: dtype and shape by path.
-        read: from paths to arrays, in memory; raises `CorruptError`.
-        summed: whether reading verifies a checksum of every array.
-        record: of a checkpoint.
-        problems: what is wrong besides the arrays.
+        path: the path of the file or directory.
+        kind: the kind of storage, in words.
+        leaves: dtypes and shapes by path.
+        read: returns the arrays of a list of paths, in memory; raises `CorruptError`.
+        summed: whether `read` verifies a checksum of every array.
+        record: the record of a checkpoint.
+        problems: errors found outside of the arrays.
         files: the names of the files that an index names.
     """
 
@@ -48,12 +48,12 @@ class Source(NamedTuple):
 
 
 def open_source(caller: str, path: Path) -> Source:
-    """Look at what a path holds, and read none of its arrays yet.
+    """Open a path without reading its arrays.
 
     Raises:
-        CorruptError: if it is damaged, or nothing that can be read.
+        CorruptError: if the file is damaged or of an unknown format.
         ValueError: if another version of purestep wrote it.
-        FileNotFoundError: if there is nothing.
+        FileNotFoundError: if the path does not exist.
     """
     if not os.path.lexists(path):
         raise FileNotFoundError(f"{caller}: there is nothing at {path}")
@@ -69,10 +69,10 @@ def open_source(caller: str, path: Path) -> Source:
 
 
 def read_all(caller: str, source: Source, paths: list[str]) -> Iterator[tuple[str, mx.array | None, str]]:
-    """Yield each path with its array, or with `None` and what is wrong; few are in memory at a time.
+    """Yield each path with its array, or with `None` and the error. Few arrays are in memory at a time.
 
     Raises:
-        OSError: if the system could not read: that says nothing about the file.
+        OSError: if the system cannot read the file; the file may be sound.
     """
     for group in _groups(source.leaves, paths):
         try:
@@ -129,7 +129,7 @@ def _checkpoint(caller: str, path: Path) -> Source:
     manifest = directory.read(caller, path)
 
     def read(paths: list[str]) -> dict[str, mx.array]:
-        # Past the checks of whole files, made above: an array may be sound in a file that is not.
+        # Without the checks of whole files: an array may be sound in a damaged file.
         return reader.read(caller, path, manifest.places, manifest.leaves, paths)
 
     kind = "replay bundle" if "replay" in manifest.record.metadata else "checkpoint"
@@ -176,13 +176,13 @@ def _divided(caller: str, path: Path) -> Source:
 
 
 def _check_foreign(caller: str, path: Path, text: str) -> None:
-    """Refuse a file of purestep's in which the name of the header is what was damaged."""
+    """Raise `CorruptError` for a file of purestep in which the name of the header is damaged."""
     if sealed(text):
         raise CorruptError(f"{caller}: {path} is damaged: its header has another name")
 
 
 def _foreign(caller: str, path: Path, kind: str, held: dict[str, Any]) -> Source:
-    """Return what files without purestep's header hold: one file, or an index's file by key."""
+    """Return the source of files without purestep's header: one file, or the files of an index by key."""
     divided = None not in held.values()
     leaves: dict[str, tuple[str, tuple[int, ...]]] = {}
     files: dict[str, str] = {}
@@ -224,7 +224,7 @@ def _lazy(caller: str, path: Path) -> dict[str, mx.array]:
 
 
 def _packed(caller: str, path: Path) -> Source:
-    """Return what `to_bytes` packed; msgpack can only be read whole."""
+    """Return the source of a file of `to_bytes`. It is read as a whole."""
     try:
         arrays = dict(tree.items(from_bytes(path.read_bytes())))
     except ValueError as error:

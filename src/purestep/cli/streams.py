@@ -1,4 +1,4 @@
-"""Standard output and standard error of a command: what goes through is safe to show and can be encoded."""
+"""Standard output and standard error of a command, escaped and encodable."""
 
 import errno
 import os
@@ -10,13 +10,13 @@ from typing import Any, TextIO
 
 from purestep._core.escaping import encodable, printable_lines
 
-# What rich itself sends to a terminal: colours, and the movements that redraw a progress bar.
+# The sequences that rich sends to a terminal: colours, and the movements that redraw a progress bar.
 _OURS = re.compile(r"(\x1b\[[0-9;]*m|\x1b\[\d*[AK]|\x1b\[\?25[hl]|\r)")
 _COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what Python sets LC_CTYPE to when the locale is C
 
 
 class OutputError(BaseException):
-    """Standard output cannot be written. No handler of a command's own errors is meant to catch it."""
+    """Standard output cannot be written. A `BaseException`, so that `except Exception` does not catch it."""
 
     def __init__(self, error: OSError):
         super().__init__(error.strerror or str(error))
@@ -26,12 +26,12 @@ class OutputError(BaseException):
 class Stream:
     """A text stream in place of `sys.stdout` or `sys.stderr`.
 
-    Everything but the lines of the text is escaped by `printable`; on a terminal colours and the movements of
-    a progress bar pass. A character that the encoding lacks is replaced by ASCII. A tab becomes spaces.
+    Each line is escaped by `printable`; on a terminal, colours and the movements of a progress bar pass
+    unchanged. Characters that the encoding lacks are replaced by ASCII. A tab becomes spaces.
 
     Args:
-        under: the stream to write to; `None` where the process has none.
-        needed: raise `OutputError` if it cannot be written; otherwise what cannot be written is dropped.
+        under: the stream to write to; `None` if the process has none.
+        needed: raise `OutputError` if the stream cannot be written; otherwise the text is dropped.
     """
 
     def __init__(self, under: TextIO | None, *, needed: bool):
@@ -43,7 +43,7 @@ class Stream:
         self.encoding = "ascii" if plain_locale(os.environ) else encoding
 
     def __getattr__(self, name: str) -> Any:
-        """Return whatever else the stream below has."""
+        """Return any other attribute of the stream below."""
         if self._under is None:
             raise AttributeError(name)
         return getattr(self._under, name)
@@ -53,7 +53,7 @@ class Stream:
         return self._terminal
 
     def write(self, text: str) -> int:
-        """Write text, made safe."""
+        """Write text, escaped."""
         if self._under is not None:
             self._try(self._under.write, self._safe(text))
         return len(text)
@@ -64,7 +64,7 @@ class Stream:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand on what is buffered."""
+        """Flush the stream below."""
         if self._under is not None:
             self._try(self._under.flush)
 
@@ -81,7 +81,7 @@ class Stream:
                 self._give_up(error)
             except ValueError as error:  # the stream below was closed
                 self._give_up(OSError(errno.EBADF, str(error)))
-        # A thread that redraws a bar must not print a traceback: the main thread raises.
+        # Only the main thread raises: in the thread that redraws a bar, Python would print a traceback.
         main = threading.current_thread() is threading.main_thread()
         if self._error is not None and self._needed and main:
             error, self._error = self._error, None
@@ -90,14 +90,14 @@ class Stream:
     def _give_up(self, error: OSError) -> None:
         self._dropping, self._error = True, error
         if self._under in (sys.__stdout__, sys.__stderr__):
-            # The interpreter flushes again as it ends; it would fail again, and report that in its own way.
+            # The interpreter flushes the stream again when it exits, and would report the error again.
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self._under.fileno())  # type: ignore[union-attr]
             os.close(nothing)
 
 
 def plain_locale(environment: Mapping[str, str]) -> bool:
-    """Tell whether the user's locale is C by name, which Python itself treats as UTF-8.
+    """Tell whether the user chose the locale C or POSIX, which Python itself treats as UTF-8.
 
     >>> plain_locale({"LANG": "C", "LC_CTYPE": "C.UTF-8"}), plain_locale({"LANG": "en_US.UTF-8"})
     (True, False)

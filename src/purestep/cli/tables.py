@@ -1,4 +1,4 @@
-"""What the commands print for people: tables as wide as the terminal, in a pipe as wide as their text."""
+"""Tables: as wide as the terminal, or in a pipe as wide as their text."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,12 +10,12 @@ from rich.text import Text
 
 from purestep._core.escaping import printable
 
-_ALIGNED = 120  # cells up to this width line up in a pipe; one very long name must not pad every row
-_READABLE = 24  # at least so many cells of a name in one line of a table
+_ALIGNED = 120  # in a pipe, wider cells are not aligned, so that one long name does not pad every row
+_READABLE = 24  # the least width of a name in a table
 
 
 def say(*lines: str) -> None:
-    """Print each line, escaped; a terminal wraps it between words, a pipe does not."""
+    """Print each line, escaped. Only a terminal wraps it, between words."""
     console = _console()
     for line in lines:
         console.print(Text(printable(line)), soft_wrap=not console.is_terminal)
@@ -28,16 +28,16 @@ def table(
     *,
     footer: Sequence[str] | None = None,
 ) -> None:
-    """Print a table and an empty line. Every cell is escaped and is never taken for markup.
+    """Print a table and an empty line. Cells are escaped and never read as markup.
 
     Args:
-        title: a line above it.
-        columns: the head of each column, and `left` or `right`.
+        title: a line above the table.
+        columns: the head and the alignment, `left` or `right`, of each column.
         rows: the cells of each row.
-        footer: a last row, set apart.
+        footer: a last row, separated from the others.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
-    # A column without a head holds remarks; often there is none.
+    # A column without a head holds remarks. It is left out if all its cells are empty.
     kept = [number for number, (head, _) in enumerate(columns) if head or any(row[number] for row in rows)]
     heads = [columns[number][0] for number in kept]
     right = [columns[number][1] == "right" for number in kept]
@@ -58,13 +58,13 @@ def table(
 
 
 def _roomy(rows: Sequence[Sequence[str]], width: int) -> bool:
-    """Tell whether a drawn table leaves the names, in the first column, enough room to be read."""
+    """Tell whether a drawn table leaves enough room for the names in the first column."""
     names, *others = (max(map(cell_len, column)) for column in zip(*rows, strict=True))
     return width - sum(others) - 3 * len(others) - 4 >= min(names, _READABLE)
 
 
 def _stacked(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterable[str]:
-    """Return the lines of a table for a narrow terminal: each name on a line, its other cells below."""
+    """Return the lines of a table for a narrow terminal: each name, and its other cells below it."""
     below = _lines([row[1:] for row in rows], right[1:])
     for row, line in zip(rows, below, strict=True):
         yield row[0]
@@ -82,7 +82,7 @@ def _drawn(
             footer=Text("" if footer is None else footer[number]),
             justify="right" if right[number] else "left",
             overflow="fold",
-            # Numbers stay whole; names give way.
+            # Names may wrap, numbers may not.
             no_wrap=right[number],
         )
     for row in cells:

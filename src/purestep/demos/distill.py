@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo; return the exit code."""
+    """Run the demo; return the exit status."""
     return session.conduct(options, "distill", STEPS, teach, phases=PHASES)
 
 
@@ -126,7 +126,7 @@ def picture(session: Session, result: dict[str, Any]) -> None:
     session.draw(
         [
             curves.Panel(
-                "validation loss (nats a character)",
+                "validation loss (nats per character)",
                 [
                     curves.Curve("student alone", alone, "validation_loss", curves.ORANGE),
                     curves.Curve("student taught", taught, "validation_loss", curves.BLUE),
@@ -134,7 +134,7 @@ def picture(session: Session, result: dict[str, Any]) -> None:
                 levels={"teacher, at its end": result["teacher_loss"]},
             ),
             curves.Panel(
-                "training loss on the text (nats a character)",
+                "training loss on the text (nats per character)",
                 [
                     curves.Curve("student alone", alone, "loss", curves.ORANGE, noisy=True),
                     curves.Curve("student taught", taught, "hard", curves.BLUE, noisy=True),

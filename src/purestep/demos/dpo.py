@@ -20,6 +20,12 @@ TRAIN, TEST = 4096, 512  # prompts
 REFERENCE_BATCH, PAIRS = 256, 64
 REFERENCE_RATE, RATE = 3e-3, 3e-5
 BETA, SMOOTHING = 0.5, 0.1
+SHOWN = {
+    "loss": "loss",
+    "test_rewards_accuracies": "accuracy",
+    "test_rewards_margins": "margin",
+    "samples_upwards": "upwards",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo; return the exit code."""
+    """Run the demo; return the exit status."""
     return session.conduct(options, "dpo", STEPS, learn_a_preference, phases=("reference", "dpo"))
 
 
@@ -127,12 +133,7 @@ def learn_a_preference(session: Session) -> dict[str, Any]:
         steps=settings.steps,
         tokens=2 * PAIRS * chosen.shape[1],
         measure=measure,
-        shown={
-            "loss": "loss",
-            "test_rewards_accuracies": "accuracy",
-            "test_rewards_margins": "margin",
-            "samples_upwards": "upwards",
-        },
+        shown=SHOWN,
     )
     history = session.history("dpo")
     first, last = history[0], history[-1]

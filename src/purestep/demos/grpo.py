@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo; return the exit code."""
+    """Run the demo; return the exit status."""
     return session.conduct(options, "grpo", STEPS, learn_to_sort)
 
 

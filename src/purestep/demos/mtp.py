@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the demo; return the exit code."""
+    """Run the demo; return the exit status."""
     # A seed is turned into one seed for each pair.
     return session.conduct(options, "mtp", STEPS, compare, phases=phases(), seeds=2**64 // PAIRS)
 

@@ -153,7 +153,7 @@ class Run:
         return ps.losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
     def go(self, asked: Signals) -> dict[str, Any]:
-        """Train from the last checkpoint to the end; return the figures and the text as `sample`."""
+        """Train from the last checkpoint to the end; return the figures, with the written `sample`."""
         began, computer = time.perf_counter(), running.computer()
         say(
             self.console,
@@ -164,7 +164,7 @@ class Run:
         baseline = ngram_loss(self.train_text, self.validation_text)
         say(
             self.console,
-            f"to beat: a character trigram model, {baseline:.3f} nats a character on validation",
+            f"to beat: a character trigram model, {baseline:.3f} nats per character on validation",
         )
         trained = self.train(self.directory.restore(self.initial), asked)
         with self.directory.writing(self.directory.path / "sample.txt"):
@@ -275,7 +275,7 @@ def picture(directory: RunDirectory, steps: int, validation_loss: float, baselin
     """Draw the training and validation loss by step, and the loss of the trigram model."""
     history = directory.history()
     panel = Panel(
-        "loss (nats a character)",
+        "loss (nats per character)",
         [
             Curve("training", history, "loss", curves.BLUE, noisy=True),
             Curve("validation", history, "validation_loss", curves.ORANGE),

@@ -43,7 +43,8 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
     Raises:
         TypeError: for a leaf that is not an array, with its path.
         ValueError: for an array that no such file can hold, as float64 or one of more than 64 axes, with its
-            path; for a path within the state of more than 10,000 characters; for a path that is not UTF-8, or ends as that of an index.
+            path; for a path in the state of more than 10,000 characters; for a path that is
+            not UTF-8, or ends as that of an index.
         FileExistsError: if a divided state of that name exists, or one file of that name exists and this
             state is divided, because one name never stands for two states; or if a file that would be
             replaced belongs to another state.

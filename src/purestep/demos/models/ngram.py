@@ -13,7 +13,7 @@ def ngram_loss(train: str, validation: str, order: int = 3) -> float:
 
     Args:
         train: the text to count.
-        validation: the text to predict, each character from the `order - 1` characters before it.
+        validation: the text to predict, from its second character on.
         order: 3 for a trigram.
 
     >>> round(ngram_loss("abababab", "abab"), 2)

@@ -1,4 +1,4 @@
-"""The text to learn: a file of the user's, or one that comes with Python."""
+"""The training text: a file of the user, or CPython's language reference."""
 
 import codecs
 import os
@@ -6,21 +6,22 @@ import stat
 from collections.abc import Callable
 from pydoc_data.topics import topics
 
-SHORTEST = 2000  # characters: a tenth of it, the validation split, then fills a few windows
-LARGEST = 8_000_000  # bytes read; some 200 MB of memory at most, and a minute to count its trigrams
-MOST_SYMBOLS = 20_000  # different characters: the logits of an evaluation then take 0.3 GB
+SHORTEST = 2000  # characters; the validation split, a tenth of them, then fills a few windows
+LARGEST = 8_000_000  # bytes read; they take at most 200 MB of memory and a minute to count trigrams
+MOST_SYMBOLS = 20_000  # different characters; the logits of an evaluation then take 0.3 GB
 
 
 def read_text(data: str | None, note: Callable[[str], object] = lambda text: None) -> str:
-    """Return the text to learn, at most its first `LARGEST` bytes.
+    """Return the training text, at most its first `LARGEST` bytes.
 
     Args:
         data: the path of a UTF-8 file; `None` for CPython's language reference.
-        note: called with a sentence if the file has more.
+        note: called with a sentence if the file is longer.
 
     Raises:
-        ValueError: if it is no regular file, is not UTF-8, is short, or has too many different characters.
-        OSError: if it cannot be read.
+        ValueError: if the file is not a regular file, is not UTF-8, is too short, or has too many different
+            characters.
+        OSError: if the file cannot be read.
     """
     if data is None:
         return "\n".join(topics[name] for name in sorted(topics))
@@ -30,7 +31,7 @@ def read_text(data: str | None, note: Callable[[str], object] = lambda text: Non
         content = content[:LARGEST]
         note(f"--data reads the first {LARGEST:,} bytes of {data}, which has {max(size, LARGEST + 1):,}")
     try:
-        # A character at the cut may be incomplete.
+        # The last character may be incomplete.
         text = codecs.getincrementaldecoder("utf-8")().decode(content, final=not cut)
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -48,7 +49,7 @@ def read_text(data: str | None, note: Callable[[str], object] = lambda text: Non
 
 
 def _bounded(path: str) -> tuple[bytes, int]:
-    """Return at most `LARGEST + 1` bytes of a file, and the size it has; never wait for a writer."""
+    """Return at most `LARGEST + 1` bytes of a file and its size, without waiting for a writer of a pipe."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         status = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""The files of one run: settings, state, metrics, and what a resumed run must agree with."""
+"""The files of a run: its facts, its metrics and its state."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import purestep as ps
 from purestep._checkpoint.disk import atomic
 from purestep.demos.shared.figures import made
 
-_LARGEST_RUN = 1_000_000  # bytes of run.json; ours have some 300
+_LARGEST_RUN = 1_000_000  # bytes of run.json; a normal one has about 300
 
 
 class WriteError(OSError):
@@ -27,10 +27,15 @@ class RunDirectory:
         self.state = self.path / "state.safetensors"
 
     def start(self, facts: Mapping[str, Any]) -> None:
-        """Claim the directory for a new run; refuse one that holds a run, or that cannot be written."""
+        """Start a new run in the directory.
+
+        Raises:
+            ValueError: if the directory already holds a run.
+            WriteError: if the directory cannot be written.
+        """
         if self.run.exists():
             raise ValueError(
-                f"demo: --out {self.path} already holds a run: go on with --resume, or name another directory"
+                f"demo: --out {self.path} already holds a run: add --resume, or choose another directory"
             )
         try:
             atomic.write_text(self.run, json.dumps(facts, indent=1) + "\n")
@@ -39,7 +44,7 @@ class RunDirectory:
             raise WriteError(f"demo: --out {self.path} cannot be written: {_reason(error)}") from error
 
     def facts(self) -> Any:
-        """Return what `run.json` states: any JSON value, if it is not ours."""
+        """Return the content of `run.json`: any JSON value, since the file may come from elsewhere."""
         if not self.run.is_file():
             raise ValueError(f"demo: --resume found no run in {self.path}: there is no {self.run.name}")
         with self.run.open("rb") as file:
@@ -52,13 +57,13 @@ class RunDirectory:
             raise ValueError(f"demo: {self.run} is damaged: it is not JSON") from None
 
     def restore(self, like: ps.TrainState) -> ps.TrainState:
-        """Return the last state saved, or the template itself where none was; later metrics are dropped."""
+        """Return the last saved state, or the template if there is none; drop the metrics of later steps."""
         state = ps.checkpoint.load(self.state, like=like) if self.state.exists() else like
         self.rewrite([row for row in self.history() if row["step"] <= made(state)])
         return state
 
     def save(self, file: Path, state: ps.TrainState) -> None:
-        """Write a state, complete or not at all; the metrics of its steps are then on the disk too."""
+        """Flush the metrics to disk, then write a state atomically."""
         with self.writing(self.metrics):
             atomic.flush(self.metrics)
         with self.writing(file):
@@ -70,15 +75,15 @@ class RunDirectory:
             file.write(json.dumps(row) + "\n")
 
     def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Put these lines of metrics in place of all."""
+        """Replace all lines of metrics by these."""
         with self.writing(self.metrics):
             atomic.write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics; a last line cut short by a crash is left out.
+        """Return the lines of metrics. A last line that a crash cut short is skipped.
 
         Raises:
-            ValueError: if another line is not one of ours.
+            ValueError: if any other line is invalid.
         """
         if not self.metrics.exists():
             return []
@@ -89,23 +94,23 @@ class RunDirectory:
             if row is None:
                 raise ValueError(f"demo: {self.metrics} is damaged in line {number}")
             rows.append(row)
-        # What follows the last newline: nothing, or a line whose newline alone may be missing.
+        # The text after the last newline is empty or a line that may be complete but for its newline.
         last = _row(lines[-1])
         return rows if last is None else [*rows, last]
 
     @contextmanager
     def writing(self, file: Path) -> Iterator[None]:
-        """Name the file, and what remains, if it cannot be written."""
+        """Turn an error of writing a file into a `WriteError` that names the file and how to resume."""
         try:
             yield
         except WriteError:
             raise
         except OSError as error:
-            # A checkpoint's own error has no errno, and names the file.
+            # An error of `checkpoint.save` has no errno and names the file itself.
             said = f"{file} cannot be written: {error.strerror}" if error.strerror else str(error).rstrip(".")
             raise WriteError(
-                f"demo: {said}. States that were saved before stay; "
-                f"to go on, once this is mended: --resume --out {self.path}"
+                f"demo: {said}. Saved states are kept; "
+                f"to continue once this is fixed: --resume --out {self.path}"
             ) from error
 
 
@@ -134,7 +139,7 @@ def _reason(error: OSError) -> str:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """Return a line of metrics: a step, perhaps a phase, and numbers; `None` if it is something else."""
+    """Return a line of metrics: a step, numbers and possibly a phase; `None` if it is invalid."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""How a demo opens its directory, ends, and reports: the edge that the five share."""
+"""The start, the end and the report of a run, shared by all demos."""
 
 import argparse
 import json
@@ -19,36 +19,34 @@ from purestep.demos.shared.settings import agreed, damage
 SettingsT = TypeVar("SettingsT", bound=Any)
 
 INTERRUPTED = 130
-_AT_ONCE = "interrupted; the last state that was saved stays. To go on from it:"
+_AT_ONCE = "interrupted; the last saved state is kept. To continue from it:"
 
 
 class StoppedError(Exception):
-    """Somebody asked to stop, and the state is saved."""
+    """The run was interrupted, and its state is saved."""
 
 
 def open_console(options: argparse.Namespace) -> Console:
-    """Return where to show; with --json nothing is shown."""
+    """Return the console; with --json it shows nothing."""
     return EscapingConsole(stderr=options.json, quiet=options.json, highlight=False)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print text, folded at the words on a terminal and nowhere else."""
+    """Print text. Only a terminal wraps it, between words."""
     console.print(text, style=style, soft_wrap=not console.is_terminal)
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser, name: str, steps: int, random: str) -> None:
-    """Declare the options that all demos have; those of the settings are absent unless given."""
+    """Add the options of all demos. A setting that is not given is absent from the result."""
     unset: Any = argparse.SUPPRESS
-    parser.add_argument("--steps", type=int, default=unset, help=f"updates to make (default {steps})")
-    parser.add_argument("--seed", type=int, default=unset, help=f"of {random} (default 0)")
+    parser.add_argument("--steps", type=int, default=unset, help=f"number of updates (default {steps})")
+    parser.add_argument("--seed", type=int, default=unset, help=f"seed of {random} (default 0)")
     parser.add_argument(
-        "--no-compile", dest="compile", action="store_false", default=unset, help="run uncompiled"
+        "--no-compile", dest="compile", action="store_false", default=unset, help="do not compile the step"
     )
-    parser.add_argument("--out", metavar="DIR", help=f"where the run's files go (default runs/{name})")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, or with the last one"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    parser.add_argument("--out", metavar="DIR", help=f"directory of the run's files (default runs/{name})")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, or the last run")
+    parser.add_argument("--json", action="store_true", help="print only the result, as JSON")
 
 
 def settled(
@@ -57,18 +55,19 @@ def settled(
     defaults: SettingsT,
     fault: Callable[[SettingsT], str | None],
 ) -> tuple[SettingsT, RunDirectory, dict[str, Any] | None]:
-    """Return the settings of a run, its directory and, of a resumed one, the facts it began with.
+    """Return the settings of a run, its directory and, for a resumed run, the facts it began with.
 
     Nothing is written.
 
     Args:
         options: the parsed arguments.
-        name: of the demo.
+        name: the name of the demo.
         defaults: a dataclass.
-        fault: returns what is wrong with settings, or `None`.
+        fault: returns the first error in the settings, or `None`.
 
     Raises:
-        ValueError: if a setting is out of range, there is no such run to resume, or the two contradict.
+        ValueError: if a setting is out of range, the run to resume does not exist, or the settings differ
+            from those of the run.
     """
     kind = type(defaults)
     given = {key: value for key, value in vars(options).items() if key in kind.__dataclass_fields__}
@@ -89,12 +88,12 @@ def settled(
 
 
 def computer() -> dict[str, str]:
-    """Return what decides the last bits of a result beside the settings."""
+    """Return the libraries and the device, which determine the last bits of a result with the settings."""
     return {"mlx": version("mlx"), "device": hardware.device_name(), "blas": hardware.blas()}
 
 
 def compare_computers(facts: Mapping[str, Any], console: Console) -> None:
-    """Say when other libraries compute than those that the run began with."""
+    """Print a warning if the libraries or the device differ from those the run began with."""
     begun, now = facts["computed_by"], computer()
     if begun != now:
         was, is_now = (", ".join(f"{key} {value}" for key, value in each.items()) for each in (begun, now))
@@ -108,13 +107,13 @@ def ended(
     console: Console,
     as_json: bool,
 ) -> dict[str, Any] | int:
-    """Do the work; return its result, or the exit status of a run that did not come to its end."""
+    """Run the work; return its result, or the exit status if the run did not complete."""
     asked = Signals()
     try:
         with signals() as asked:
             return work(asked)
     except StoppedError as stopped:
-        said = f"interrupted {stopped}; the state is saved. To go on:"
+        said = f"interrupted {stopped}; the state is saved. To continue:"
     except KeyboardInterrupt:
         said = _AT_ONCE
     except FloatingPointError as error:
@@ -123,7 +122,7 @@ def ended(
             print(f"demo: {error}", file=sys.stderr)
         return 1
     except RuntimeError:
-        # A terminal sends Ctrl-C to the C++ compiler too, which MLX may be running: then a kernel is missing.
+        # A terminal sends Ctrl-C to the C++ compiler that MLX may be running too; a kernel is then missing.
         if not asked.received:
             raise
         said = _AT_ONCE
@@ -142,7 +141,7 @@ def report(result: Mapping[str, Any], console: Console, as_json: bool) -> None:
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
-    """Return a line for each figure.
+    """Return one line per figure.
 
     >>> table({"loss": 1.23456, "steps": 600, "losses": [1.0, 2.5], "seconds": 4.5})
     ['loss     1.2346', 'steps    600', 'losses   1.0000, 2.5000', 'seconds  4.5']

@@ -1,4 +1,4 @@
-"""What the short demos share: phases of training that resume, measured now and then."""
+"""Sessions of the short demos: phases of training that can be resumed, with measurements."""
 
 import argparse
 import math
@@ -20,12 +20,12 @@ from purestep.demos.shared.running import Signals, StoppedError
 from purestep.demos.shared.settings import out_of_range
 from purestep.demos.shared.status import is_milestone
 
-MEASUREMENTS = 8  # a phase
+MEASUREMENTS = 8  # per phase
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the bits of a run."""
+    """The settings that determine the results of a run bit for bit."""
 
     steps: int
     seed: int = 0
@@ -33,7 +33,7 @@ class Settings:
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, steps: int) -> None:
-    """Declare the options of a short demo."""
+    """Add the options of a short demo."""
     running.add_shared_arguments(parser, name, steps, "all that is random")
 
 
@@ -45,15 +45,15 @@ def conduct(
     phases: Sequence[str] = (),
     seeds: int = 2**64,
 ) -> int:
-    """Open or resume a run, do the work, report what it returns; return the exit status.
+    """Start or resume a run, run the work and report its figures; return the exit status.
 
     Args:
         options: the parsed arguments.
-        name: of the demo.
+        name: the name of the demo.
         steps: the default of `--steps`.
-        work: trains one phase after the other, and returns figures.
-        phases: their names in order, to say how many there are.
-        seeds: how many seeds there are.
+        work: trains the phases and returns figures.
+        phases: the names of the phases in order, to show the number of a phase.
+        seeds: the number of valid seeds, from 0 on.
     """
     began = time.perf_counter()
     console = running.open_console(options)
@@ -82,12 +82,12 @@ def conduct(
 
 
 class Session:
-    """One run: its settings, its files, and what it shows.
+    """One run: its settings, its files and its console.
 
     Attributes:
-        settings: what decides the bits.
-        directory: where the files go.
-        console: where to show; a quiet one shows nothing.
+        settings: the settings, which determine the results bit for bit.
+        directory: the directory of the files.
+        console: the console; a quiet one shows nothing.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Session:
         self._asked, self._phases = asked, phases
 
     def step(self, loss_fn: ps.types.LossFn, transform: ps.GradientTransform) -> ps.types.StepFn:
-        """Return the training step, compiled unless the settings say otherwise."""
+        """Return the training step, compiled if the settings say so."""
         step = ps.train_step(loss_fn, transform)
         return ps.compiled(step) if self.settings.compile else step
 
@@ -111,7 +111,7 @@ class Session:
         curves.draw(self.directory.path / "curves.png", panels, title)
 
     def history(self, phase: str) -> list[dict[str, Any]]:
-        """Return the metrics of one phase; its first row, of step 0, holds measurements alone."""
+        """Return the metrics of one phase. The first row, of step 0, holds measurements only."""
         return [row for row in self.directory.history() if row.get("phase") == phase]
 
     def train(
@@ -126,22 +126,23 @@ class Session:
         measure: Callable[[ps.TrainState], Mapping[str, float]] = lambda state: {},
         shown: Mapping[str, str] | None = None,
     ) -> ps.TrainState:
-        """Make the steps of one phase that are not made yet, measuring now and then.
+        """Run the remaining steps of one phase, with a measurement at each milestone.
 
         Args:
-            phase: names the state's file and the rows of metrics.
-            state: before the first step; one that was saved takes its place.
-            step: as `self.step` builds it.
-            batch_of: the batch for a state; a pure function, for a resumed run to see the same.
-            steps: of the whole phase.
-            tokens: a batch, for tokens a second.
-            measure: figures of a state that no batch gives.
-            shown: the figures to show, the most important first, and what to call them.
+            phase: the name of the phase, in the state's file name and in the rows of metrics.
+            state: the state before the first step; a saved state replaces it.
+            step: a step as `self.step` builds it.
+            batch_of: returns the batch for a state. It must be a pure function, so that a resumed run gets
+                the same batches.
+            steps: the number of steps of the whole phase.
+            tokens: the number of tokens in a batch, for the rate.
+            measure: returns further figures of a state, at each milestone.
+            shown: the labels of the figures to show, by name, most important first.
 
         Raises:
-            StoppedError: when asked to stop.
-            FloatingPointError: when a metric is not finite; the last good state stays.
-            ValueError: if the metrics of steps that the saved state has made are missing.
+            StoppedError: if the run is interrupted.
+            FloatingPointError: if a metric is not finite; the last good state is kept.
+            ValueError: if metrics are missing for steps before the saved state.
         """
         shown = {"loss": "loss", "grad_norm": "|g|"} if shown is None else shown
         file = self.directory.path / f"{phase}.safetensors"
@@ -178,14 +179,14 @@ class Session:
         return state
 
     def _rewind(self, phase: str, step: int) -> None:
-        """Drop the rows that a crash left behind the saved state; refuse to go on where some are missing."""
+        """Drop the rows of steps after the saved state; raise if rows of earlier steps are missing."""
         rows = self.directory.history()
         kept = [row for row in rows if row.get("phase") != phase or (step and row["step"] <= step)]
         there = [row["step"] for row in kept if row.get("phase") == phase]
         if step and there != list(range(step + 1)):
             raise ValueError(
-                f"demo: {self.directory.metrics} lacks steps of {phase} that the saved state has made: "
-                "start a run of its own in another directory"
+                f"demo: {self.directory.metrics} lacks rows of {phase} before the saved state: "
+                "start another run in another directory"
             )
         self.directory.rewrite(kept)
 

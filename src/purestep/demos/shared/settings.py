@@ -1,4 +1,4 @@
-"""The settings of a run: what may be given, and what a resumed run must agree with."""
+"""Checks of the settings of a run, given as options or read from `run.json`."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ _KINDS = {int: "an integer", bool: "true or false", str: "a string"}
 
 
 def flag(name: str) -> str:
-    """Return the option that decides a setting, as it is typed.
+    """Return the option of a setting, as it is typed.
 
     >>> flag("seed"), flag("compile")
     ('--seed', '--no-compile')
@@ -21,12 +21,12 @@ def flag(name: str) -> str:
 
 
 def out_of_range(steps: int, seed: int, seeds: int = 2**64) -> str | None:
-    """Return what is wrong with the numbers that every demo has, or `None`.
+    """Return the first error in the numbers that every demo has, or `None`.
 
     Args:
-        steps: at least 1, and no more than a state can count.
-        seed: at least 0, and less than `seeds`.
-        seeds: how many seeds there are.
+        steps: at least 1 and at most `MOST_STEPS`.
+        seed: at least 0 and less than `seeds`.
+        seeds: the number of valid seeds.
 
     >>> out_of_range(0, 5)
     '--steps must be at least 1, got 0'
@@ -45,11 +45,11 @@ def out_of_range(steps: int, seed: int, seeds: int = 2**64) -> str | None:
 
 
 def damage(facts: Any, name: str, kind: type) -> str | None:
-    """Return what is wrong with the facts that `run.json` states, or `None`.
+    """Return the first error in the facts of `run.json`, or `None`.
 
     Args:
         facts: any JSON value.
-        name: of the demo that asks.
+        name: the name of the running demo.
         kind: the dataclass of its settings.
 
     >>> damage({}, "text", object)
@@ -60,7 +60,7 @@ def damage(facts: Any, name: str, kind: type) -> str | None:
     if not isinstance(facts.get("demo"), str):
         return f"'demo' must be the name of a demo, got {_shown(facts.get('demo'))}"
     if facts["demo"] != name:
-        return None  # what another demo states is its own affair
+        return None  # the facts of another demo are not checked
     settings = facts.get("settings")
     if not isinstance(settings, dict):
         return f"'settings' must be an object, got {_shown(settings)}"
@@ -85,14 +85,14 @@ def agreed(
     """Return the settings that a run began with.
 
     Args:
-        facts: as `run.json` states them, without `damage`.
-        name: of the demo that asks.
+        facts: the content of `run.json`, without `damage`.
+        name: the name of the running demo.
         kind: the dataclass of its settings.
         given: the settings given now.
         path: the directory of the run, for messages.
 
     Raises:
-        ValueError: if it is a run of another demo, or an option contradicts it.
+        ValueError: if it is a run of another demo, or if an option differs from its settings.
     """
     if facts["demo"] != name:
         raise ValueError(f"demo: {path} holds a run of {_name(facts['demo'])}, not of {name}")
@@ -104,7 +104,7 @@ def agreed(
         was = "without it" if key == "compile" else f"with {begun[key]!r}"
         raise ValueError(
             f"demo: {said}, the run in {path} began {was}: "
-            "leave it out to resume, or start a run of its own in another directory"
+            "leave it out to resume, or start another run in another directory"
         )
     return kind(**begun)
 
@@ -118,7 +118,7 @@ def _which(missing: bool) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return JSON of at most some 40 characters."""
+    """Return JSON of at most 40 characters."""
     try:
         text = "nothing" if value is None else json.dumps(value)
     except RecursionError:

@@ -1,10 +1,10 @@
-"""The line that a run shows while it runs, and the time it has left: functions of plain data."""
+"""The status line of a run and its remaining time, as functions of plain data."""
 
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MARGIN = 5  # columns left free, so that the ^C^C of a terminal does not push the line into the next
+MARGIN = 5  # free columns, so that the ^C^C of a terminal does not wrap the line
 LEAST_BAR, MOST_BAR = 8, 40
 
 
@@ -13,9 +13,9 @@ class StatusLine(NamedTuple):
 
     Attributes:
         head: the phase and the step.
-        done: the part of the bar that stands for the steps made.
+        done: the part of the bar for the completed steps.
         ahead: the rest of the bar.
-        tail: the time left, and as many figures as fit.
+        tail: the time left and as many figures as fit.
     """
 
     head: str
@@ -40,17 +40,17 @@ def status_line(
 ) -> StatusLine:
     """Lay out the status line for a terminal.
 
-    The step, the bar and the time left always have a place; figures take what is left, the first ones first.
-    Below some 40 columns the name goes, then the bar.
+    The step, the bar and the time left are shown first; figures fill the remaining columns in order. Below
+    about 40 columns the name is left out, then the bar.
 
     Args:
-        width: columns of the terminal; the line leaves `MARGIN` of them free.
-        name: of the phase.
-        step: how many steps are made.
-        total: how many there will be, at least 1.
+        width: the columns of the terminal; `MARGIN` of them stay free.
+        name: the name of the phase.
+        step: the number of completed steps.
+        total: the number of all steps, at least 1.
         seconds: the time left, `None` if it is not known yet.
-        figures: such as `loss 1.234`.
-        signs: what the two parts of the bar are drawn with.
+        figures: texts such as `loss 1.234`.
+        signs: the characters of the two parts of the bar.
 
     >>> print(status_line(60, "text", 120, 600, 42.0, ["loss 1.234", "val 1.300"], signs="#-"))
     text 120/600 #-------- 0:42 left  loss 1.234  val 1.300
@@ -74,7 +74,7 @@ def status_line(
 
 
 def clock(seconds: float | None) -> str:
-    """Return a time as a clock shows it.
+    """Return a time as h:mm:ss or m:ss.
 
     >>> clock(42.4), clock(3723), clock(None)
     ('0:42', '1:02:03', '-:--')
@@ -87,7 +87,7 @@ def clock(seconds: float | None) -> str:
 
 
 def is_milestone(step: int, total: int, every: int) -> bool:
-    """Tell whether the state after a step is measured and saved: after every so many, and at the end.
+    """Tell whether the state after a step is measured and saved: every `every` steps and at the end.
 
     >>> [step for step in range(1, 8) if is_milestone(step, 7, 3)]
     [3, 6, 7]
@@ -96,7 +96,7 @@ def is_milestone(step: int, total: int, every: int) -> bool:
 
 
 def milestones_left(step: int, total: int, every: int) -> int:
-    """Return how many milestones come after a step.
+    """Return the number of milestones after a step.
 
     >>> [milestones_left(step, 7, 3) for step in range(8)]
     [3, 3, 3, 2, 2, 2, 1, 0]
@@ -105,7 +105,7 @@ def milestones_left(step: int, total: int, every: int) -> int:
 
 
 def typical(seconds: Sequence[float]) -> float | None:
-    """Return the time that one of a few equal things takes; the first, which may compile, counts if alone.
+    """Return the median time; the first, which may include compilation, counts only if it is alone.
 
     >>> typical([]), typical([9.0]), typical([9.0, 1.0]), typical([9.0, 1.0, 1.2, 30.0])
     (None, 9.0, 1.0, 1.2)
@@ -116,14 +116,14 @@ def typical(seconds: Sequence[float]) -> float | None:
 def seconds_left(
     step: float | None, steps: int, pause: float | None, pauses: int, pause_steps: float = 0.0
 ) -> float | None:
-    """Return the time that the steps and the measurements to come will take.
+    """Return the estimated time of the remaining steps and measurements, in seconds.
 
     Args:
-        step: seconds of one step, `None` if none was made.
-        steps: how many are to come.
-        pause: seconds of one measurement, `None` if none was made.
-        pauses: how many are to come.
-        pause_steps: about how many steps take as long as a measurement, for as long as none was made.
+        step: the seconds of one step, `None` if no step was made.
+        steps: the number of remaining steps.
+        pause: the seconds of one measurement, `None` if no measurement was made.
+        pauses: the number of remaining measurements.
+        pause_steps: a guess of the time of a measurement, in steps, used if no measurement was made.
 
     >>> seconds_left(0.1, 100, 2.0, 3)
     16.0
