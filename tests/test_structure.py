@@ -208,6 +208,14 @@ def test_every_public_function_has_an_example(name):
             assert label == "Source", f"{label} has no example"
 
 
+def test_files_and_rooms_stay_small():
+    """A file of the library has at most 300 lines, and a room a dozen modules beside its `__init__`."""
+    long = [str(path) for path in PACKAGE.rglob("*.py") if len(path.read_text().splitlines()) > 300]
+    rooms = {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE}
+    crowded = [str(room) for room in rooms if len({*room.glob("*.py")} - {room / "__init__.py"}) > 12]
+    assert (long, crowded) == ([], [])
+
+
 def test_the_top_level_holds_what_it_should():
     allowed = {"pyproject.toml", "src", "tests", "benchmarks", "README.md"}
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)

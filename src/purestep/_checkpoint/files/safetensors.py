@@ -278,8 +278,7 @@ def _header(caller: str, path: Path) -> dict[str, Any] | None:
     found, size = metadata_of(caller, path)
     shard = SHARD.fullmatch(path.name)
     if shard and KEY not in found:
-        index = index_of(shard[1])
-        raise checks.error(caller, f"{path} is one of several files of a state: load {index}")
+        raise checks.error(caller, f"{path} is one of several files of a state: load {index_of(shard[1])}")
     if KEY not in found and not any(mark.encode() in text for text in found.values() for mark in MARKS):
         return None
     content = unseal(caller, str(path), found.pop(KEY, None), size=size, only="")
