@@ -181,7 +181,13 @@ def test_ctrl_c_checkpoints_and_prints_the_command_that_resumes(tmp_path, book):
 
     def start(*arguments):
         return subprocess.Popen(
-            command(*arguments), cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE
+            command(*arguments),
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            # A shell without job control starts its background commands with Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     fresh = ("--data", "book.txt", "--steps", "8", "--no-compile", "--out")

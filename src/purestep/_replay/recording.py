@@ -1,4 +1,4 @@
-"""Watch a step from the loop, and keep the one that goes wrong."""
+"""Watch a step in the loop, and keep the first one with a NaN or an infinity."""
 
 import math
 import os
@@ -24,16 +24,16 @@ from purestep._replay import bundle
 from purestep._steps.compile import Compiled
 from purestep._steps.state import check_arrays
 
-# Up to this many elements arrays are added up together: each alone costs a kernel to start.
+# Arrays of up to this many elements are joined before they are summed, to save kernels.
 _SMALL = 1 << 12
 
 
 class ReplayWarning(UserWarning):
-    """A step gave something that is not finite, and was written to a bundle."""
+    """A step gave a NaN or an infinity and was written to a bundle."""
 
 
 class _Made(NamedTuple):
-    """A step not looked at yet: its batch, its metrics, and a sum that is finite only if all of it is."""
+    """An unchecked step: its batch, its metrics, and a sum that is finite only if all values are."""
 
     batch: Batch
     metrics: Metrics
@@ -41,7 +41,7 @@ class _Made(NamedTuple):
 
 
 class Recorder:
-    """A step that writes a bundle when it goes wrong; made by `record`.
+    """A step that writes a bundle when it gives a NaN or an infinity; returned by `record`.
 
     Attributes:
         bundles: the bundles written so far.
@@ -68,10 +68,10 @@ class Recorder:
         self._calls = 0
 
     def __call__(self, state: Any, batch: Batch) -> tuple[Any, Metrics]:
-        """Make a step; first look at the steps before, if `every` of them are waiting."""
+        """Make a step; check the waiting steps first if there are `every` of them."""
         caller = "replay.record"
         check_arrays(caller, "batch", batch)
-        if state is not self._after:  # otherwise it was looked at as the one before returned it
+        if state is not self._after:  # otherwise it was checked when the step before returned it
             check_arrays(caller, "state", state)
         if self._calls == 0:
             check_storable(caller, {"state": state, "batch": batch})
@@ -86,7 +86,7 @@ class Recorder:
         if len(self.bundles) >= self._max:
             return after, metrics
         total = _total(tree.leaves(self._watched(metrics, after)))
-        # Started, not waited for. Without this the sum would hold on to the arrays it is made of.
+        # Starts the evaluation without waiting. An unevaluated sum would keep its arrays in memory.
         mx.async_eval([*tree.leaves((after, metrics)), total])
         if not self._window:
             self._before = state
@@ -95,7 +95,7 @@ class Recorder:
         return after, metrics
 
     def check(self) -> Path | None:
-        """Look at the steps not looked at yet; return the bundle written, if one went wrong.
+        """Check the waiting steps; return the bundle if one was written.
 
         Waits for the device. Call it when the loop ends, or use the recorder as a context manager.
         """
@@ -109,7 +109,7 @@ class Recorder:
         return self._search(window, totals, before, after)
 
     def close(self) -> None:
-        """Look at the last steps, and let another recorder use the directory."""
+        """Check the last steps, and free the directory for another recorder."""
         try:
             self.check()
         finally:
@@ -132,11 +132,11 @@ class Recorder:
         return watched
 
     def _search(self, window: list[_Made], totals: list[float], before: Tree, last: Tree) -> Path | None:
-        """Write the first bad step of a window; with several, the states on the way are made once more."""
+        """Write the first bad step of a window; the states within a longer window are computed again."""
         state = before
         for number, (made, total) in enumerate(zip(window, totals, strict=True)):
             after, metrics = (last, made.metrics) if len(window) == 1 else self._step(state, made.batch)
-            # A sum of large numbers may be infinite alone: each array is looked at before anything is said.
+            # A sum of large finite numbers may be infinite, so each array is checked on its own.
             suspect = not math.isfinite(total)
             reason = tuple(nonfinite_paths(self._watched(made.metrics, after))) if suspect else ()
             if reason:
@@ -185,37 +185,36 @@ def record(
     ignore: Collection[str] = (),
     params: bool = True,
 ) -> Recorder:
-    """Wrap a step for the loop, so that one that goes wrong is kept: to the bit, ready to be run again.
+    """Wrap a step for the loop, so that a step with a NaN or an infinity can be repeated bit for bit.
 
-    When a metric (`loss`, `grad_norm`, your own) or a new parameter is NaN or infinite, the state and batch
-    before that step, the metrics it gave and what it ran on are written to a bundle below `directory`.
-    Training goes on, with a `ReplayWarning`; `recorder.bundles` says in the loop what was written.
+    If a metric (`loss`, `grad_norm`, your own) or a new parameter is NaN or infinite, the state and batch
+    before that step, its metrics and its device are written to a bundle below `directory`. Training
+    continues with a `ReplayWarning`. `recorder.bundles` lists the bundles written so far.
 
-    What it costs: states are immutable, so keeping one is keeping a reference. Each call starts the step's
-    evaluation and adds up the metrics and the new parameters, which reads every parameter once. The
-    answer is read from the device at the next call, when a loop that evaluates each step has waited
-    already. A loop that runs ahead of the device would wait there: with `every=k` it waits once in k
-    steps, and one older state and k batches stay in memory; which of the k steps went wrong is found by
-    making them again. (A state that is not the one that the call before returned is looked at on its own.)
+    Cost: states are immutable, so the recorder keeps references only. Each call starts the evaluation of the
+    step and adds the metrics and the new parameters, which reads every parameter once. The result is
+    read at the next call, when a loop that evaluates each step has already waited. A loop that runs ahead
+    of the device waits there. With `every=k` it waits once in k steps; one older state and k batches
+    stay in memory, and the bad step among the k is found by repeating them. (A state that the call before
+    did not return is checked on its own.)
 
     Args:
-        step: `step(state, batch) -> (state, metrics)`, plain or compiled. The recorder itself is for the
-            loop and is not to be compiled.
-        directory: of the bundles, and of nothing else; made if need be. One recorder at a time uses it.
-        every: look after so many steps.
-        max_bundles: once so many are written, the recorder only passes the step on.
+        step: `step(state, batch) -> (state, metrics)`, plain or compiled. Do not compile the recorder
+            itself.
+        directory: for bundles only; made if it does not exist. One recorder at a time uses it.
+        every: check after so many steps.
+        max_bundles: after so many bundles, the recorder only calls the step.
         ignore: metrics that may be infinite, such as a perplexity, or the `grad_norm` of a
             `loss_scaled_step`.
-        params: look at the new parameters too (at the whole new state, if it has no `params`).
+        params: also check the new parameters (the whole new state, if it has no `params`).
 
     Returns:
-        A callable like `step`, to be used as a context manager or closed, so that the last steps are
-        looked at too.
+        A callable like `step`. Use it as a context manager or close it, so that the last steps are checked.
 
     Raises:
         ValueError: if the directory holds checkpoints.
         LockedError: if another recorder, or a Checkpointer, writes to it.
-        OSError: if it cannot be written; from a later call, if a bundle cannot be.
+        OSError: if the directory cannot be written; from a later call, if a bundle cannot be written.
 
     >>> import purestep as ps, tempfile
     >>> loss_fn = lambda params, batch, rng: mx.sqrt(params["w"] * batch["x"]).sum()
@@ -242,12 +241,12 @@ def record(
 
 
 def _check_own(caller: str, root: Path) -> None:
-    """Refuse a directory of checkpoints: among them a bundle would be taken for one."""
+    """Refuse a directory of checkpoints, in which a bundle would look like a checkpoint."""
     for entry in store.entries(root):
         try:
             manifest = layout.read(caller, entry)
         except ValueError:
-            continue  # damaged: nobody can tell what it was
+            continue  # damaged
         if not bundle.is_bundle(manifest):
             raise checks.error(caller, f"{root} holds checkpoints: give bundles a directory of their own")
 
@@ -259,7 +258,7 @@ def _same(first: Metrics, second: Metrics) -> bool:
 
 
 def _total(leaves: list[mx.array]) -> mx.array:
-    """Return the sum of all elements, 0-d float32: no NaN or infinity leaves it finite, and it is cheap."""
+    """Return the sum of all elements, 0-d float32; it is not finite if an element is not finite."""
     small, large = [], []
     for leaf in leaves:
         if not mx.issubdtype(leaf.dtype, mx.inexact):

@@ -1,4 +1,4 @@
-"""Files that are complete or absent."""
+"""Write files that are complete or absent."""
 
 import os
 import secrets
@@ -10,30 +10,30 @@ from purestep._checkpoint.disk import lock
 from purestep._checkpoint.format import names
 from purestep._checkpoint.format.header import kind_of, naming
 
-# Random parts of the names of temporaries that this process is writing.
+# Random parts of the names of temporary files that this process is writing.
 _UNDER_WAY: set[str] = set()
 
 
 class NotFlushedError(OSError):
-    """What was written is in its place, and may not survive a crash of the system.
+    """The file is written and has its name, but may be lost if the system crashes.
 
     Attributes:
-        path: what was written.
+        path: the file or directory.
     """
 
     path: Path
 
 
 def write(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a temporary file beside `path`, then put it in its place in one step.
+    """Write a temporary file beside `path` with `fill`, then rename it to `path`.
 
-    A reader sees the old file or the new one, whole, also after a crash: the data and the directory
-    are flushed to the disk before and after the rename. When `fill` fails, `path` is untouched and the
-    temporary file is removed. Temporaries of the same state that were left on this host are removed first:
-    those of processes that were killed, and those of this one that it could not remove.
+    A reader sees the complete old file or the complete new one, also after a crash: the data is flushed to
+    the disk before the rename, and the directory after it. If `fill` fails, `path` is unchanged and the
+    temporary file is removed. Older temporary files of the same state on this host are removed first: those
+    of killed processes, and those that this process could not remove earlier.
 
     Raises:
-        NotFlushedError: if the new file is there, and the directory could not be flushed.
+        NotFlushedError: if the new file has its name, but the directory could not be flushed.
     """
     make_directory(path.parent)
     _remove_abandoned(path)
@@ -41,7 +41,7 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     temporary = path.parent / names.temporary_file(path.name, lock.host(), os.getpid(), token)
     _UNDER_WAY.add(token)
     try:
-        # Not tempfile's: its files are for their owner alone, and a process has only one umask to ask about.
+        # `tempfile` is not used: its files can be read by their owner only.
         with naming(temporary):
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         fill(temporary)
@@ -57,7 +57,7 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def flush_name(path: Path) -> None:
-    """Flush the directory of what has just got its name.
+    """Flush the directory of a path after a rename.
 
     Raises:
         NotFlushedError: if that fails.
@@ -75,7 +75,7 @@ def flush_name(path: Path) -> None:
 
 
 def make_directory(root: Path) -> None:
-    """Make a directory and its parents, each of them on the disk."""
+    """Make a directory and its parents, and flush each of them to the disk."""
     missing = [path for path in [root, *root.parents] if not kind_of("", path)]
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ def flush(path: Path) -> None:
 def _remove_abandoned(path: Path) -> None:
     name = names.temporaries(lock.host())
     state = names.undivided(path.name)
-    with suppress(OSError):  # one that cannot be removed, somebody else's, must not prevent a save
+    with suppress(OSError):  # another user's file that cannot be removed must not prevent a save
         for entry in path.parent.iterdir():
             found = name.fullmatch(entry.name)
             if not found or names.undivided(found[1]) != state or entry.is_dir():

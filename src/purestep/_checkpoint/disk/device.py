@@ -1,12 +1,11 @@
-"""Where arrays are: on CUDA those that the host reads are kept apart from those that the kernels use.
+"""Host copies of device arrays on CUDA.
 
-Read by the host, an array in the device's memory is moved to memory that both can reach, and its old place
-is given back. Moved by a writer's thread, it would be taken from under the kernels of the next step. And
-memory that both can reach is slow for either after the other: pages travel as they are touched, also when
-MLX has used the buffer again for something else. So the host reads copies, a restored state is copied to
-the device, and what is left over does not stay with MLX for the next step to get.
+When the host reads an array in device memory, MLX moves it to memory that both can reach and frees its old
+place. If the writer's thread did this, kernels of the next step could lose their arrays. Memory that both
+reach is also slow, because its pages move between host and device, even after MLX reuses the buffer. So the
+host reads copies, a restored state is copied to the device, and these buffers are not left to MLX's cache.
 
-On other devices there is one memory, and nothing is copied.
+Other devices have one memory, and nothing is copied.
 """
 
 from collections.abc import Collection
@@ -22,21 +21,21 @@ def on_cuda() -> bool:
 
 
 def evaluate(arrays: Collection[mx.array]) -> None:
-    """Evaluate arrays, doubles too, which MLX refuses beside what a GPU computes."""
+    """Evaluate arrays, also float64 ones, which MLX cannot evaluate together with arrays of a GPU."""
     for doubles in (True, False):
         mx.eval([array for array in arrays if (array.dtype == mx.float64) == doubles])
 
 
 def copied(array: mx.array) -> mx.array:
-    """Return a copy in memory of its own, to be made on the device."""
+    """Return an unevaluated copy, which the device makes."""
     if array.dtype == mx.float64:  # which no kernel can use
         return mx.contiguous(array, stream=mx.cpu)
-    # A selection is the one operation that copies every bit of every dtype and shares nothing.
+    # `mx.where` copies every bit of every dtype and never shares memory.
     return mx.contiguous(mx.where(mx.array(True), array, array))
 
 
 def placed(array: mx.array) -> mx.array:
-    """Return what the host has made or read as it will be in the device's memory, on its way there."""
+    """Return host arrays as unevaluated copies in device memory."""
     if not on_cuda():
         return array
     moved = copied(array)
@@ -45,6 +44,6 @@ def placed(array: mx.array) -> mx.array:
 
 
 def trim() -> None:
-    """Give the system what MLX holds of arrays that are gone, before a step gets memory the host has read."""
+    """Return MLX's cached memory to the system: a step must not reuse memory that the host has read."""
     if mx.cuda.is_available():
         mx.clear_cache()

@@ -1,4 +1,4 @@
-"""The index of a state that is divided among files, `model.safetensors.index.json`, while it is still text.
+"""Read the index of a divided state, `model.safetensors.index.json`, without parsing it as a whole.
 
 {"metadata": {"total_size": 8}, "weight_map": {"w": "model-00001-of-00002.safetensors", ...}}
 """
@@ -18,15 +18,15 @@ _MOST = 4096  # names in the metadata
 
 
 class Index(NamedTuple):
-    """An index whose files are there.
+    """An index whose files exist.
 
     Attributes:
-        header: the text that purestep sealed, in UTF-8; `None` if there is none.
-        size: what it says of the bytes of all arrays, as text.
-        files: their names.
-        arrays: how many it names.
-        characters: of all their names together.
-        text: of the whole index.
+        header: the sealed text, in UTF-8; `None` if the index has none.
+        size: its `total_size`, as text.
+        files: the names of its files.
+        arrays: the number of arrays.
+        characters: the number of characters of all names of arrays.
+        text: the whole index.
     """
 
     header: bytes | bytearray | None
@@ -37,16 +37,16 @@ class Index(NamedTuple):
     text: bytes
 
     def placed(self) -> Iterator[tuple[str, str]]:
-        """Yield the name of each array and the file that it is in."""
+        """Yield the name of each array and its file."""
         names = {name: name for name in self.files}
         return ((key, names[name]) for key, name in _placed(self.text))
 
 
 def read_index(caller: str, path: Path, key: str) -> Index:
-    """Read an index, with the text that its metadata has under a key.
+    """Read an index, with the entry of its metadata under a key.
 
     Raises:
-        CorruptError: if it is none, or a file that it names is missing.
+        CorruptError: if it is not an index, or one of its files is missing.
         ValueError: if it names a file outside of its directory.
     """
     with reading(caller, path):
@@ -88,7 +88,7 @@ def _placed(text: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _object(text: bytes, wanted: str) -> Iterator[tuple[str, int, int]]:
-    """Yield the members of an object that is a member; an index may lack metadata, and nothing else."""
+    """Yield the members of one of the two objects of an index. Only `metadata` may be missing."""
     start = len(text) - len(text.lstrip())
     found: tuple[int, int] | None = None
     for name, first, last in scan.members(text, start, len(text)):

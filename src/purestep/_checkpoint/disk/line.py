@@ -1,4 +1,4 @@
-"""A thread that does one kind of work, item after item, also while the interpreter is ending."""
+"""A thread that processes items in order, also while the interpreter exits."""
 
 import queue
 import threading
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Line:
-    """Does `work(item)` for each item given, in order, in a thread that ends with the `with` block.
+    """Call `work(item)` for each item, in order, in a thread that ends with the `with` block.
 
-    An executor takes no work once the main thread has ended, when saves may still be under way.
+    An executor refuses work after the main thread has ended, when saves may still be running.
     """
 
     def __init__(self, work: Callable[[Any], Any]):
@@ -22,21 +22,21 @@ class Line:
         self._thread: threading.Thread | None = None
 
     def give(self, item: Any) -> None:
-        """Hand over an item; it is done here and now where no thread could be had."""
+        """Add an item; if no thread could be started, it is processed immediately."""
         if self._thread is None:
             self._do(item)
         else:
             self._items.put((item,))
 
     def results(self) -> list[Any]:
-        """Return the result of every item, once the block has ended, or raise what the first failure was."""
+        """Return the result of every item after the block, or raise the first error."""
         if self._errors:
-            raise self._errors.pop()  # held nowhere else: a cycle would keep what its frames hold
+            raise self._errors.pop()  # kept nowhere else: a cycle would keep the frames of the error
         return self._results
 
     def __enter__(self) -> "Line":
         thread = threading.Thread(target=self._run)
-        with suppress(RuntimeError):  # there are no more threads: work is done as it is given
+        with suppress(RuntimeError):  # no thread can be started: items are processed when they are added
             thread.start()
             self._thread = thread
         return self
@@ -44,7 +44,7 @@ class Line:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        thread, self._thread = self._thread, None  # whose target is a method of this: a cycle
+        thread, self._thread = self._thread, None  # its target is a method of this object: a reference cycle
         if thread is not None:
             self._items.put(None)
             thread.join()

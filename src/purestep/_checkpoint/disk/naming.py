@@ -1,4 +1,4 @@
-"""Paths that arguments name, and names that files may have."""
+"""Checks of paths in arguments and of file names in files."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ _LONGEST = 255  # bytes of a file's name
 
 
 def check_path(caller: str, path: Any) -> Path:
-    """Return a path; refuse what MLX cannot open.
+    """Return a path; refuse a path that MLX cannot open.
 
     >>> check_path("load", "a\\udcff")
     Traceback (most recent call last):
@@ -27,7 +27,7 @@ def check_path(caller: str, path: Any) -> Path:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell whether a name that a file says can be that of a file beside it.
+    """Tell whether a name is a plain file name, without a directory.
 
     >>> [is_file_name(name) for name in ("a.json", "../a", "", "\\ud800")]
     [True, False, False, False]

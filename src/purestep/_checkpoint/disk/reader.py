@@ -1,4 +1,4 @@
-"""Named arrays from safetensors files: nothing is given out that is not as it was written."""
+"""Read named arrays from safetensors files, and verify them."""
 
 import os
 import re
@@ -20,13 +20,13 @@ from purestep._checkpoint.format.specs import Leaves
 from purestep._core import checks, tree
 
 _SUMMING = min(4, os.cpu_count() or 1)  # threads
-_UNSUMMED = 2 * _SUMMING  # arrays that wait to be summed while MLX reads on
-# MLX's words where the system has refused to open or to read; it does not say why.
+_UNSUMMED = 2 * _SUMMING  # arrays that wait for their checksum while MLX reads on
+# MLX's messages if the system refused to open or to read; they give no reason.
 _REFUSED = re.compile("Failed to open|Unable to read")
 
 
 class Place(NamedTuple):
-    """Where an array is stored: the file's name, the name within it, the checksum of its bytes."""
+    """The place of an array: file name, name within the file, checksum."""
 
     file: str
     key: str
@@ -34,27 +34,27 @@ class Place(NamedTuple):
 
 
 def lazy(caller: str, path: Path) -> dict[str, mx.array]:
-    """Return the arrays of a file whose header has been checked; each is read when it is evaluated.
+    """Return the arrays of a file with a checked header; each is read when it is evaluated.
 
     Raises:
-        CorruptError: if it is damaged, or holds a dtype that MLX does not have.
+        CorruptError: if it is damaged, or has a dtype that MLX cannot read.
         OSError: if the system cannot read it.
     """
     arrays: Any = None
     for last in (False, True):
         try:
-            # Where there is a device's memory too, the host would have to fetch from it what it is to check.
+            # On the CPU stream: the host checks the arrays, and would have to fetch them from device memory.
             arrays = mx.load(os.fspath(path), format="safetensors", stream=mx.cpu)
             break
         except (RuntimeError, ValueError, LookupError, TypeError) as error:
             if last or not isinstance(error, RuntimeError):
                 raise _unreadable(caller, f"{path}", [path], error) from None
-            _probe(caller, path)  # whatever is not wrong with the file may have passed
+            _probe(caller, path)  # the cause may have passed
     return arrays
 
 
 def _settle() -> None:
-    """Wait for what MLX has begun to read, so that its errors do not meet whatever is evaluated next."""
+    """Wait for the reads that MLX has started, so that their errors do not appear in a later evaluation."""
     for _ in range(100):  # each raises what it finds, and then there may be more
         try:
             mx.synchronize(mx.default_stream(mx.cpu))
@@ -64,7 +64,7 @@ def _settle() -> None:
 
 
 def _probe(caller: str, path: Path) -> None:
-    """Read a file through the system, which says why it cannot.
+    """Read a file through the system, to get its reason for an error.
 
     Raises:
         CorruptError: if it is missing or cut.
@@ -77,7 +77,7 @@ def _probe(caller: str, path: Path) -> None:
 
 
 def _unreadable(caller: str, source: str, files: Iterable[Path], error: Exception) -> Exception:
-    """Return what an error of MLX's means, once the system has read the files without one."""
+    """Return the error for a failed read of MLX, after the system has read the files without an error."""
     for file in files:
         _probe(caller, file)
     if _REFUSED.search(str(error)):
@@ -95,18 +95,18 @@ def read(
     paths: list[str],
     check: Callable[[Path], object] | None = None,
 ) -> dict[str, mx.array]:
-    """Return arrays by path, in memory, each with the dtype, shape and checksum that it was stored with.
+    """Return arrays by path, in memory; dtype, shape and checksum of each are verified.
 
     Args:
         caller: the public name that the user called.
         directory: of the files.
-        places: of every array that the files hold, those not wanted too.
+        places: of every array in the files.
         leaves: dtype and shape of each array.
-        paths: of the arrays wanted.
-        check: refuses a file that is not the one that was written, before anything in it is believed.
+        paths: of the arrays to return.
+        check: refuses a changed file before its arrays are read.
 
     Raises:
-        CorruptError: for a file that is missing, cut or foreign, or an array that is not as it was written.
+        CorruptError: for a file that is missing, cut or foreign, or an array that was changed.
         OSError: if the system cannot read one for another reason.
         MemoryError: if there is no room for the arrays.
     """
@@ -121,11 +121,11 @@ def read(
         try:
             done.result()
         finally:
-            del done  # the error's traceback would hold it, and it the error: a cycle
+            del done  # the traceback of the error would refer to it: a reference cycle
         found[path] = device.placed(found[path])
 
-    # Read now: a lazy array would give whatever the file holds later. While MLX reads the next arrays, those
-    # that are there are summed by other threads, which need no more of MLX than the memory.
+    # Read now: a lazy array would read the file as it is later. While MLX reads the next arrays, threads
+    # compute checksums of those already read.
     try:
         with ThreadPoolExecutor(_SUMMING) as pool:
             named = [directory / name for name in files]
@@ -155,7 +155,7 @@ def read(
 def unsummed(
     caller: str, directory: Path, files: Mapping[str, str], leaves: Leaves, keys: Iterable[str]
 ) -> dict[str, mx.array]:
-    """Return arrays by name, in memory, of files without checksums whose headers have been checked.
+    """Return arrays by name, in memory, from files with checked headers and without checksums.
 
     Raises:
         CorruptError: for a file that is missing or cut, or an array of another dtype or shape.
@@ -179,7 +179,7 @@ def unsummed(
 
 
 def _evaluate(caller: str, source: str, files: Iterable[Path], evaluation: Callable[[], object]) -> None:
-    """Read arrays of files; where there is no memory for them nothing is damaged."""
+    """Read arrays of files; a lack of memory is not damage."""
     try:
         evaluation()
     except RuntimeError as error:
@@ -192,7 +192,7 @@ def _evaluate(caller: str, source: str, files: Iterable[Path], evaluation: Calla
 def examine(
     caller: str, directory: Path, file: str, held: Mapping[str, Place], leaves: Leaves
 ) -> Iterator[CorruptError]:
-    """Yield what is wrong with the arrays that one file holds, read one after another and kept no longer.
+    """Yield the problems of the arrays of one file; one array at a time is in memory.
 
     Raises:
         CorruptError: if none of them can be read.
@@ -211,7 +211,7 @@ def examine(
 
 
 def check_names(caller: str, source: Path, names: Iterable[str]) -> None:
-    """Refuse names of files that lead out of the directory of the file that lists them."""
+    """Refuse file names that lead out of the directory of the file that lists them."""
     for name in names:
         if not is_file_name(name):
             raise checks.error(
@@ -226,7 +226,7 @@ def _opened(
     files: set[str],
     check: Callable[[Path], object] | None,
 ) -> dict[str, dict[str, mx.array]]:
-    """Return the lazy arrays of files that hold just what `places` says."""
+    """Return the lazy arrays of files that hold exactly the arrays of `places`."""
     keys: dict[str, set[str]] = {name: set() for name in files}
     for place in places.values():
         if place.file in keys:
@@ -236,7 +236,7 @@ def _opened(
         file = directory / name
         if check is not None:
             check(file)
-        check_arrays(caller, file, keys[name])  # before MLX makes room for what the file says it holds
+        check_arrays(caller, file, keys[name])  # before MLX allocates memory for the arrays
         opened[name] = lazy(caller, file)
         if opened[name].keys() != keys[name]:
             raise CorruptError(f"{caller}: {file} is damaged: its arrays are not those its header names")
@@ -251,7 +251,7 @@ def _chosen(
     paths: list[str],
     opened: Mapping[str, Mapping[str, mx.array]],
 ) -> dict[str, mx.array]:
-    """Return the lazy arrays that are wanted, by path."""
+    """Return the selected lazy arrays by path."""
     found: dict[str, mx.array] = {}
     for path in paths:
         found[path] = opened[places[path].file][places[path].key]

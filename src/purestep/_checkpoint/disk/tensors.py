@@ -1,4 +1,4 @@
-"""Named arrays to safetensors files: snapshots, shards with their index, writing."""
+"""Write named arrays to safetensors files: snapshots, shards and their index."""
 
 import json
 import shutil
@@ -21,10 +21,10 @@ from purestep._core.types import Tree
 
 
 def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array]:
-    """Return what `evaluated` does, of a state that safetensors files can hold.
+    """Return `evaluated(state)`; refuse a state that safetensors files cannot hold.
 
     Raises:
-        ValueError: for an array of a dtype or a name that no file could give back, with its path.
+        ValueError: for an array with a dtype or a name that cannot be stored, with its path.
     """
     check_storable(caller, state)
     for path, leaf in tree.items(state):
@@ -33,7 +33,7 @@ def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array
             raise checks.error(
                 caller, f"{shown} is float64, which safetensors cannot hold: cast it to float32"
             )
-        # A file's metadata has this name, and the parameters of a checkpoint lose theirs.
+        # The metadata of a file has this name, and the parameters of a checkpoint are stored without theirs.
         if path.removeprefix("params.") == "__metadata__":
             raise checks.error(
                 caller, f"{shown} has a name that safetensors keeps for itself: rename the key"
@@ -46,7 +46,7 @@ def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array
 
 
 def check_storable(caller: str, state: Tree) -> None:
-    """Refuse a tree that no header could describe: too deep, or with a path or a shape that is too long."""
+    """Refuse a tree that is too deep for a header, or has a path or a shape that is too long."""
     level, depth = [("state", state)], 0
     while level:
         if depth > outline.DEEPEST:
@@ -67,10 +67,10 @@ def check_storable(caller: str, state: Tree) -> None:
 
 
 def evaluated(state: Tree) -> dict[str, mx.array]:
-    """Return every array by path: evaluated, contiguous, and out of reach of the caller's `x[...] = y`.
+    """Return every array by path: evaluated, contiguous, and not changed by the caller's `x[...] = y`.
 
-    Contiguous arrays, and all that a step returns are, share their memory with the state; on CUDA they are
-    copies, made on the device: `device.trim` when they are dropped.
+    Contiguous arrays, such as those that a step returns, share their memory with the state. On CUDA they are
+    copies, made on the device; call `device.trim` when they are dropped.
     """
     own = device.copied if device.on_cuda() else mx.contiguous
     arrays = {path: own(leaf) for path, leaf in tree.items(state)}
@@ -116,11 +116,11 @@ def write(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str
 def write_summed(directory: Path, files: Mapping[str, Mapping[str, mx.array]]) -> dict[str, dict[str, str]]:
     """Write files as `write` does, and return the checksum of each array, by file.
 
-    Other threads find the checksums and wait for the disk while the next file is handed to the system.
+    Other threads compute the checksums and wait for the disk while the next file is written.
     """
     with Line(_sums) as summing, Line(atomic.flush) as flushing:
         for name, arrays in files.items():
-            # On CUDA the first to read an array moves it: two at once must not.
+            # On CUDA the first read of an array moves it, so two threads must not read it at once.
             if mx.cuda.is_available():
                 _put(directory / name, arrays, {})
                 summing.give(arrays)
@@ -143,7 +143,7 @@ def _put(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str]
         mx.save_safetensors(str(named), dict(arrays), {**ECOSYSTEM, **metadata})
     except (RuntimeError, ValueError) as error:
         free = ""
-        with suppress(OSError):  # MLX's error is the one to see
+        with suppress(OSError):  # MLX's error is raised
             named.unlink(missing_ok=True)
             free = f" ({shutil.disk_usage(path.parent).free} bytes are free there)"
         size = sum(array.nbytes for array in arrays.values())

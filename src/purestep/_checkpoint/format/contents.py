@@ -1,10 +1,10 @@
-"""What a safetensors file says that it holds: read from its header, checked against its length.
+"""Read the header of a safetensors file and check it against the length of the file.
 
     8 bytes             the length of the header, little-endian
     the header          JSON: {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
     the arrays' bytes   without gaps
 
-Here rather than by the safetensors package, whose reader needs numpy.
+The reader of the safetensors package is not used, because it needs numpy.
 """
 
 import json
@@ -42,14 +42,14 @@ _DTYPES = {
     "C64": "complex64",
     "F8_E4M3": "uint8",  # as MLX reads it: the bytes
 }
-# Others that the format has, and MLX cannot read.
+# Dtypes of the format that MLX cannot read.
 _UNREADABLE = {"F64", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4"}
 
 
 class Contents(NamedTuple):
-    """What a safetensors file holds: its metadata, and dtype and shape of each array by name.
+    """The metadata of a safetensors file, and the dtype and shape of each array by name.
 
-    A dtype that MLX does not read has the format's name, such as `F64`.
+    A dtype that MLX cannot read has its name in the format, such as `F64`.
     """
 
     metadata: dict[str, str]
@@ -60,18 +60,18 @@ def contents(caller: str, path: Path) -> Contents:
     """Read the header of a safetensors file.
 
     Raises:
-        CorruptError: if it is missing, cut, or no safetensors file.
+        CorruptError: if it is missing, cut, or not a safetensors file.
     """
     with _named(caller, path):
         text, size = _text(caller, path)
         found = _checked(text, size)
         leaves = {name: (_DTYPES.get(dtype, dtype), shape) for name, dtype, shape, *_ in _entries(text)}
-        del text  # before the metadata is decoded: it may be most of it
+        del text  # before the metadata is decoded, since the header may be most of the memory
         return Contents(_decoded(found), leaves)
 
 
 def metadata_of(caller: str, path: Path) -> tuple[dict[str, bytes | bytearray], int]:
-    """Return the metadata of a safetensors file, in UTF-8, and the bytes of its arrays.
+    """Return the metadata of a safetensors file, in UTF-8, and the number of bytes of its arrays.
 
     Errors are those of `contents`.
     """
@@ -81,7 +81,7 @@ def metadata_of(caller: str, path: Path) -> tuple[dict[str, bytes | bytearray], 
 
 
 def check_names(caller: str, path: Path, names: Collection[str]) -> None:
-    """Refuse a file that does not hold the arrays of these names alone; other errors as of `contents`."""
+    """Refuse a file whose arrays do not have exactly these names; other errors as in `contents`."""
     with _named(caller, path):
         text, size = _text(caller, path)
         _checked(text, size)
@@ -124,7 +124,7 @@ def _text(caller: str, path: Path) -> tuple[bytes, int]:
 def _checked(text: bytes, size: int) -> dict[str, bytes | bytearray]:
     """Check a header against the rules of the format; return the metadata, in UTF-8.
 
-    What this remembers of an array is 24 bytes, for a description that takes fifty and more.
+    It stores 24 bytes for an array, whose description takes at least fifty.
     """
     metadata: dict[str, bytes | bytearray] | None = None
     for name, start, stop in scan.members(text, 0, len(text)):
@@ -144,7 +144,7 @@ def _checked(text: bytes, size: int) -> dict[str, bytes | bytearray]:
             stops.append(stop)
     if not scan.distinct(names):
         raise _MalformedError("a name occurs twice")
-    # As many begin as end at each place but the first and the last: so they lie end to end.
+    # At each place but the first and the last as many arrays begin as end, so there are no gaps.
     del names
     starts.append(size)
     stops.append(0)

@@ -1,4 +1,4 @@
-"""The dtypes and shapes that an array of MLX can have."""
+"""The dtypes and shapes of MLX arrays."""
 
 import math
 from typing import Any
@@ -8,14 +8,14 @@ import mlx.core as mx
 from purestep._core import tree
 
 DTYPES = {tree.dtype_name(kind): kind for kind in vars(mx).values() if isinstance(kind, mx.Dtype)}
-AXES = 64  # of an array that is stored; buffers have no more
+AXES = 64  # of a stored array; buffers have no more
 
-_LARGEST = 2**63  # bytes; more has no number
+_LARGEST = 2**63  # bytes
 _LONGEST = 2**31  # along an axis, for MLX
 
 
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Return the bytes of an array.
+    """Return the number of bytes of an array.
 
     >>> nbytes("bfloat16", (2, 3))
     12
@@ -24,8 +24,8 @@ def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def is_kind(dtype: str, shape: tuple[Any, ...]) -> bool:
-    """Tell whether an array of this dtype and shape can have been stored."""
+    """Tell whether an array can have this dtype and shape."""
     if dtype not in DTYPES or len(shape) > AXES or not all(type(n) is int and n >= 0 for n in shape):
         return False
-    # One that is too long cannot have been stored, unless it is empty and needs no bytes.
+    # An array that is too long cannot be stored, unless it is empty.
     return nbytes(dtype, shape) < _LARGEST if 0 not in shape else max(shape) < _LONGEST

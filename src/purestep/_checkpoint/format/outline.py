@@ -1,8 +1,8 @@
-"""The description of a tree, `tree.spec` as JSON, while it is still text: walked, measured, then built.
+"""Check the JSON text of a tree's spec, and build the spec only if it is valid.
 
     ["dict",[["w",["array","float32",[2,3]]],["b",["none"]]]]
 
-As `json.dumps` writes it, without blanks: what has the digest of purestep's header was written so.
+The text has the form of `json.dumps` without blanks, as purestep writes it.
 """
 
 import re
@@ -30,14 +30,14 @@ class Node(NamedTuple):
     """One node of a description.
 
     Attributes:
-        depth: how many containers hold it.
+        depth: the number of containers around it.
         key: in a dict or NamedTuple; the place in a list or tuple.
         keyed: whether it is in a dict or NamedTuple.
-        kind: the first word of its description.
+        kind: the first string of its description.
         name: of the dtype, or of the NamedTuple's type.
         shape: of an array.
         path: of an array.
-        empty: whether it holds nothing.
+        empty: whether it has no children.
     """
 
     depth: int
@@ -51,7 +51,7 @@ class Node(NamedTuple):
 
 
 class _Container:
-    """One of those around the place where a walk is."""
+    """A container around the current place of a walk."""
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -62,12 +62,12 @@ class _Container:
 
 
 def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterator[Node]:
-    """Yield every node, containers before what they hold, in little memory.
+    """Yield every node in little memory; a container comes before its children.
 
-    With `distinct`, which takes eight bytes for each key, a container that has one key twice is refused.
+    With `distinct`, which takes eight bytes for each key, a container with a repeated key is refused.
 
     Raises:
-        ScanError: at the first place where the text is no description of a tree.
+        ScanError: at the first place where the text does not describe a tree.
 
     >>> text = b'["list",[["none"],["array","float32",[2]]]]'
     >>> [(node.kind, node.path) for node in walk(text, 0, len(text))]
@@ -101,7 +101,7 @@ def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterat
                     raise ScanError("it is too deep")
                 continue
             at = _passed(data, at, stop, b"]]")
-        # Behind a node: the end of its pair, then a comma or the end of its container.
+        # A node is followed by the end of its pair, then a comma or the end of its container.
         while around:
             if around[-1].keyed:
                 at = _passed(data, at, stop, b"]")
@@ -119,7 +119,7 @@ def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterat
 
 
 class Extent(NamedTuple):
-    """How much a header names: arrays, the characters of their paths, their bytes."""
+    """Totals of a header: arrays, the characters of their paths, their bytes."""
 
     arrays: int = 0
     characters: int = 0
@@ -127,11 +127,11 @@ class Extent(NamedTuple):
 
 
 def extent(data: Text, start: int, stop: int) -> Extent:
-    """Return how much a description names.
+    """Return the totals of a description.
 
     Raises:
-        ScanError: if it is none.
-        LookupError: for an array of a dtype or shape that there is not, with its path.
+        ScanError: if the text does not describe a tree.
+        LookupError: for an array with an unknown dtype or an invalid shape, with its path.
     """
     arrays = characters = size = 0
     for node in walk(data, start, stop, distinct=True):
@@ -145,7 +145,7 @@ def extent(data: Text, start: int, stop: int) -> Extent:
 
 
 def built(data: Text, start: int, stop: int) -> list[Any]:
-    """Return the `tree.spec` that a text says; the nodes that hold nothing are shared."""
+    """Return the spec in a text; nodes without children are shared."""
     lists: list[list[Any]] = [[]]
     shared: dict[Any, Any] = {}
     for node in walk(data, start, stop):
@@ -185,7 +185,7 @@ def _entered(data: Text, at: int, stop: int, container: _Container) -> tuple[Any
     elif isinstance(key, str) and key.isidentifier():
         container.segment = key
     else:
-        raise ScanError("a field has a name that there is not")
+        raise ScanError("a field has an invalid name")
     container.hashes.append(hash(repr(key)))  # hash("") is hash(0), and hash(-1) is hash(-2)
     return key, found.end()
 

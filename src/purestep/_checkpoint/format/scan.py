@@ -1,7 +1,7 @@
-"""JSON that is looked at while it is still text: what it says costs no memory before it is believed.
+"""Scan JSON as text, so that hostile JSON takes no memory before it is refused.
 
-Python's objects take ten or twenty times the text that describes them. A header is therefore checked by
-moving over its text; only one that is sound is turned into objects.
+Python objects take ten to twenty times the memory of their JSON text. A header is therefore checked as text,
+and only a valid header is parsed into objects.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 Text = bytes | bytearray | memoryview
 
-# Possessive, so that nothing is remembered for a way back, however long the string is.
+# Possessive quantifiers: a long string takes no memory for backtracking.
 STRING = rb'"(?:[^"\\\x00-\x1f]++|\\.)*+"'
 _BLANK = rb"[ \t\n\r]*+"
 _OPEN = re.compile(rb"\{" + _BLANK + rb"(?:(\})" + _BLANK + rb")?")
@@ -23,19 +23,19 @@ _TOKEN = re.compile(STRING + rb'|["\[\]{}]')
 _PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _PIECE = re.compile(rb'(?:[^"\\\x00-\x1f]{1,64}+|' + _PAIR + rb"|\\u[0-9a-fA-F]{4}|\\[^u]){1,512}+")
 _SHORT = 1 << 16
-_LONGEST_NAME = 130_000  # bytes: of a name or key; those of paths that are saved are shorter
+_LONGEST_NAME = 130_000  # bytes of a name or key; saved paths are shorter
 _DEEPEST = 500
 
 
 class ScanError(ValueError):
-    """A text is not the JSON that it should be."""
+    """A text is not valid JSON, or not the expected JSON."""
 
 
 def members(data: Text, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
     """Yield the key of each member of a JSON object, and where its value starts and stops.
 
     Raises:
-        ScanError: at the first place where the text is no object.
+        ScanError: at the first place where the text is not an object.
 
     >>> [(key, text[start:stop]) for text in [b'{"a": [1, "]"], "b":null}']
     ...     for key, start, stop in members(text, 0, len(text))]
@@ -58,7 +58,7 @@ def members(data: Text, start: int, stop: int) -> Iterator[tuple[str, int, int]]
 
 
 def skip(data: Text, at: int, stop: int) -> int:
-    """Return where the JSON value that starts here stops; brackets within it are only counted."""
+    """Return the end of the JSON value that starts here; brackets within it are counted, not matched."""
     found = _SCALAR.match(data, at, stop)
     if found:
         return found.end()
@@ -78,12 +78,12 @@ def skip(data: Text, at: int, stop: int) -> int:
 
 
 def count(data: Text, start: int, stop: int) -> int:
-    """Return how many values a piece of JSON holds at most: by its commas, colons and brackets."""
+    """Return an upper bound of the number of values, from the commas, colons and brackets."""
     return 1 + sum(data[found.start()] != 0x22 for found in _COUNTED.finditer(data, start, stop))
 
 
 def string(data: Text, start: int, stop: int) -> str:
-    """Return the string that a JSON string says."""
+    """Decode a JSON string."""
     plain = _ASCII.fullmatch(data, start, stop)
     if plain:
         return plain[1].decode()
@@ -91,14 +91,18 @@ def string(data: Text, start: int, stop: int) -> str:
 
 
 def utf8(data: Text, start: int, stop: int) -> bytes | bytearray:
-    """Return the string that a JSON string says in UTF-8, for which little more than its size is needed."""
+    """Decode a JSON string to UTF-8, in little more memory than its size."""
     try:
         if stop - start <= _SHORT:
             said = json.loads(bytes(data[start:stop]).decode())
             if type(said) is not str:
                 raise ScanError("it is no string")
             return said.encode("utf-8", "surrogatepass")
-        found, filled, at = bytearray(stop - start), 0, start + 1  # no string is longer than it is written
+        found, filled, at = (
+            bytearray(stop - start),
+            0,
+            start + 1,
+        )  # a decoded string is not longer than its text
         while at < stop - 1:
             piece = _PIECE.match(data, at, stop - 1)
             if not piece:
@@ -116,7 +120,7 @@ def utf8(data: Text, start: int, stop: int) -> bytes | bytearray:
 
 
 def text(data: bytes | bytearray) -> str:
-    """Return UTF-8 as a string; refuse one for which Python would need several times its size."""
+    """Decode UTF-8; refuse a string for which Python would need several times its size."""
     if len(data) > _SHORT and not data.isascii():
         widest = 4 if max(data) >= 0xF0 else 2
         characters = len(data) - sum(map(data.count, range(0x80, 0xC0)))
@@ -129,7 +133,7 @@ def text(data: bytes | bytearray) -> str:
 
 
 def distinct(hashes: Sequence[int]) -> bool:
-    """Tell whether all numbers are different, without all of them as objects at once."""
+    """Tell whether all numbers are different; not all of them become objects at once."""
     parts = 16 if len(hashes) > 1000 else 1
     for part in range(parts):
         seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""What is stored against what a template wants: which array goes where, what differs, what may pass."""
+"""Match a stored tree with a template: where each array goes, and what differs."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,12 +13,12 @@ _SEGMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^.]+')
 
 
 class Match(NamedTuple):
-    """A stored tree laid on a template.
+    """The result of matching a stored tree with a template.
 
     Attributes:
-        sources: the stored path for each path of the template that takes its array from there.
-        lines: what does not fit, a line each; nothing may be restored unless there are none.
-        notes: what was let pass or renamed, a line each.
+        sources: the stored path of the array for each path of the template.
+        lines: the differences, a line each; if there are any, nothing may be restored.
+        notes: the accepted differences and renames, a line each.
     """
 
     sources: dict[str, str]
@@ -44,7 +44,7 @@ def match(
     partial: Collection[str],
     rename: Rename | None,
 ) -> Match:
-    """Compare two specs at every path: arrays, `None` and containers, which renaming takes along."""
+    """Compare two specs at every path: arrays, `None` and containers, after renaming."""
     wanted = {".".join(segments): node for segments, node in tree.spec_nodes(like)}
     ends = list(_ends(stored))
     ends, lines, notes = _renamed(caller, ends, rename)
@@ -88,10 +88,10 @@ def match(
 
 
 def _offered(ends: list[_End], wanted: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
-    """Return what is stored by its new path, without what it holds: outer containers before inner ones.
+    """Return the stored nodes by their new paths, without their children; outer containers come first.
 
-    A container takes the path that its contents take. One whose contents are all new is listed with no
-    node; one that is put together from several has a node for each kind among them.
+    A container moves with its contents. A container whose contents are all new has no node; a container that
+    is joined from several has one node for each kind among them.
     """
     taken = {above for end in ends if end.name in wanted for above in _above(end.name)}
     offered: dict[str, list[list[Any]]] = {}
@@ -100,7 +100,7 @@ def _offered(ends: list[_End], wanted: Mapping[str, Any]) -> dict[str, list[list
         kinds = {new: end.above[old] for old, new in _aligned(end.segments, segments)}
         for depth, path in enumerate(_above(end.name)):
             nodes = offered.setdefault(path, [])
-            # What is left in the file says nothing of a container that something else goes into.
+            # The rest of a file does not describe a container that also receives other nodes.
             if depth in kinds and (end.name in wanted or path not in taken) and kinds[depth] not in nodes:
                 nodes.append(kinds[depth])
         offered.setdefault(end.name, []).append(_alone(end.node))
@@ -110,8 +110,8 @@ def _offered(ends: list[_End], wanted: Mapping[str, Any]) -> dict[str, list[list
 def _aligned(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[tuple[int, int]]:
     """Yield the depths at which a path and its new name have the same container.
 
-    Paths of one length agree at every depth. Otherwise the container of a segment that is kept is the same,
-    counted from the end; and from the start, down to the first segment that is not kept.
+    Paths of equal length agree at every depth. Otherwise they agree at the depth of each kept segment,
+    counted from the end, and from the start down to the first segment that is not kept.
     """
     if len(old) == len(new):
         yield from ((depth, depth) for depth in range(len(old)))
@@ -127,13 +127,13 @@ def _agreeing(a: tuple[str, ...], b: tuple[str, ...]) -> int:
 
 
 def renamed(caller: str, path: str, rename: Rename, used: set[str]) -> str:
-    """Return the new name of a path, and note in `used` which leading part decided."""
+    """Return the new name of a path, and add the leading part that matched to `used`."""
     if not isinstance(rename, Mapping):
         new: Any = rename(path)
         if not isinstance(new, str):
             raise TypeError(f"{caller}: rename must return a path, got {new!r} for {path!r}")
         return new
-    # The longest of the given leading parts decides.
+    # The longest matching leading part is used.
     for start in sorted(rename, key=len, reverse=True):
         if path == start or path.startswith(start + "."):
             used.add(start)
@@ -142,7 +142,7 @@ def renamed(caller: str, path: str, rename: Rename, used: set[str]) -> str:
 
 
 def _renamed(caller: str, ends: list[_End], rename: Rename | None) -> tuple[list[_End], list[str], list[str]]:
-    """Return the ends under their new names, what is wrong with these, and which arrays they concern."""
+    """Return the ends under their new names, the problems with these names, and the arrays concerned."""
     if rename is None:
         return ends, [], []
     used: set[str] = set()

@@ -1,4 +1,4 @@
-"""One checkpoint on disk: a directory of safetensors files and the manifest that vouches for them.
+"""One checkpoint on disk: a directory of safetensors files and a manifest with their checksums.
 
     step_00000100/
         manifest.json        step, metrics, metadata, versions, the tree, a checksum of every array
@@ -41,7 +41,7 @@ _NAME = re.compile(r"step_(\d{8,18})(?:\.([1-9]\d{0,8}))?")
 
 
 class Manifest(NamedTuple):
-    """What a manifest says, checked for sense but not against the files.
+    """The content of a manifest, checked for consistency but not against the files.
 
     Attributes:
         record: the facts that policies use.
@@ -58,7 +58,7 @@ class Manifest(NamedTuple):
     files: dict[str, tuple[int, str]]
 
     def stored(self, caller: str) -> Stored:
-        """Return what the directory offers to a restore, each file checked as it is read."""
+        """Return the stored arrays for a restore; each file is checked when it is read."""
         directory = self.record.path
 
         def check(file: Path) -> None:
@@ -70,7 +70,7 @@ class Manifest(NamedTuple):
         return Stored(str(directory), self.tree, read)
 
     def check_file(self, caller: str, name: str) -> None:
-        """Refuse a file that is not as it was written; the arrays in it are checked when they are read."""
+        """Refuse a changed file; its arrays are checked when they are read."""
         path, (size, digest) = self.record.path / name, self.files[name]
         _check_plain(caller, path)
         with reading(caller, path):
@@ -81,7 +81,7 @@ class Manifest(NamedTuple):
             raise CorruptError(f"{caller}: {path} is damaged: it is not as it was written")
 
     def verify(self, caller: str) -> list[str]:
-        """Return what is wrong with the files, a line each; reads every byte, an array at a time.
+        """Return one line for each damaged part of the files; reads every byte, one array at a time.
 
         Raises:
             OSError: if one cannot be read for another reason than damage or an error of the disk.
@@ -105,12 +105,12 @@ class Manifest(NamedTuple):
 
 
 def located(root: Path, step: int, attempt: int = 1) -> Path:
-    """Return where the checkpoint of a step is; saved again, it gets a name of its own: `step_00000100.2`."""
+    """Return the directory for a step; a step saved again gets a new name, `step_00000100.2`."""
     return root / (f"step_{step:08}" if attempt == 1 else f"step_{step:08}.{attempt}")
 
 
 def step_of(entry: Path) -> tuple[int, int] | None:
-    """Return the step and attempt that a directory's name says, or `None` for anything else."""
+    """Return the step and attempt in the name of a directory, or `None` for any other name."""
     found = _NAME.fullmatch(entry.name)
     if not found:
         return None
@@ -128,11 +128,11 @@ def write(
     """Fill a new directory with one checkpoint and wait until it is on the disk.
 
     Args:
-        directory: empty; no reader knows it yet.
+        directory: empty, under a temporary name.
         arrays: evaluated and contiguous, by path.
         spec: `tree.spec` of the state.
         facts: `step`, `time`, `metrics` and `metadata`, plain values.
-        shard_bytes: the most a file holds.
+        shard_bytes: the maximum size of a file.
     """
     files: dict[str, dict[str, mx.array]] = {}
     paths: dict[tuple[str, str], str] = {}
@@ -170,10 +170,10 @@ def read(caller: str, directory: Path, *, only: str | None = None) -> Manifest:
     Args:
         caller: the public name that the user called.
         directory: of the checkpoint.
-        only: the one member of its metadata that is wanted, which then has a bound, as in `unseal`.
+        only: read only this member of the metadata, with a bound on its size, as in `unseal`.
 
     Raises:
-        CorruptError: if it is missing, changed, or makes no sense.
+        CorruptError: if it is missing, changed or inconsistent.
         ValueError: if another version of purestep wrote it, or it points outside its directory.
     """
     path = directory / MANIFEST
@@ -225,19 +225,19 @@ def _number(value: Any) -> float:
 
 
 def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:
-    """Return the paths that go to each file, by name: parameters have the model's own, the rest its path."""
+    """Return the paths in each file by their names there: the model's own for parameters, else the path."""
     model = {path.removeprefix(_PARAMS): path for path in arrays if path.startswith(_PARAMS)}
     rest = {path: path for path in arrays if not path.startswith(_PARAMS)}
     return {stem: keys for stem, keys in (("model", model), ("state", rest)) if keys}
 
 
 def _unsummed(path: Path) -> bytes:
-    """Return what the checksums of arrays leave out: the whole file, or its header if it holds arrays."""
+    """Return the bytes without array checksums: the header of a file with arrays, or the whole file."""
     with naming(path), path.open("rb") as file:
         if path.suffix != SUFFIX:
             return file.read()
         start = file.read(8)
-        # A damaged length asks for no more than there is.
+        # A damaged length reads no more than the file holds.
         return start + file.read(min(int.from_bytes(start, "little"), path.stat().st_size))
 
 
@@ -262,7 +262,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what wrote a checkpoint."""
+    """Return the versions of purestep, MLX and Python."""
     found = {"python": platform.python_version()}
     for name in ("purestep", "mlx"):
         try:
