@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay "
-        "types rng tree transforms optimizers schedules losses data checkpoint replay metrics testing "
+        "_core _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay _loop "
+        "types rng tree transforms optimizers schedules losses data checkpoint replay metrics callbacks testing "
         "demos cli __main__"
     ).split(),
     "_core": "escaping hardware sums mean types checks microbatching scalars tree graph context rng".split(),
@@ -33,6 +33,8 @@ LAYOUT = {
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files run".split(),
+    "_data": "core sampling arrays text streams".split(),
+    "_loop": "core running callbacks config fitting".split(),
     "_steps": "state step core train compile evaluate sam loss_scaled cached_contrastive".split(),
 }
 FOREIGN = {"mlx", "msgpack", "safetensors"}

@@ -8,9 +8,9 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.rng import check_key, fold_in
 from purestep._core.types import Params, Tree
-from purestep._data.completions import Completions, check_prompts
-from purestep._data.options import Decode, Drawing, InitCache, Model
-from purestep._data.truncation import truncated_logits
+from purestep._data.sampling.completions import Completions, check_prompts
+from purestep._data.sampling.options import Decode, Drawing, InitCache, Model
+from purestep._data.sampling.truncation import truncated_logits
 from purestep._losses.tokens.sequence import token_logps
 
 _LOOK_EVERY = 8  # tokens between two checks for an early end, each of which waits for the device

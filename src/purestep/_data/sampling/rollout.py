@@ -8,10 +8,10 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.rng import fold_in
 from purestep._core.types import Batch
-from purestep._data.completions import check_prompts
-from purestep._data.options import Decode, Drawing, InitCache, Model
-from purestep._data.rewards import AdvantageFn, RewardFn, checked_advantages, checked_rewards
-from purestep._data.sampling import Sampler
+from purestep._data.sampling.completions import check_prompts
+from purestep._data.sampling.options import Decode, Drawing, InitCache, Model
+from purestep._data.sampling.rewards import AdvantageFn, RewardFn, checked_advantages, checked_rewards
+from purestep._data.sampling.sampler import Sampler
 from purestep._losses.policy.advantages import group_advantages
 from purestep._steps.state import TrainState
 

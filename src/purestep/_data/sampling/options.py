@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.types import Params, Tree
-from purestep._data.truncation import check_truncation
+from purestep._data.sampling.truncation import check_truncation
 
 InitCache: TypeAlias = Callable[[Params, int, int], Tree]
 Decode: TypeAlias = Callable[[Params, mx.array, mx.array, Tree], tuple[mx.array, Tree]]

@@ -1,0 +1,1 @@
+"""Batches of arrays: shuffled, mixed, mapped, by length, by difficulty."""

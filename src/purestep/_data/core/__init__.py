@@ -1,0 +1,1 @@
+"""The protocol of sources, permutations, and checks on rows."""

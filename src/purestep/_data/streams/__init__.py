@@ -1,0 +1,1 @@
+"""Sources made of iterables and streams."""

@@ -1,0 +1,1 @@
+"""Batches of text: windows, files, packing, records."""

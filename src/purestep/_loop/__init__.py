@@ -1,0 +1,1 @@
+"""The loop around a pure step: run, fit, callbacks and configuration."""

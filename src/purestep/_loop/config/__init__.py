@@ -1,0 +1,1 @@
+"""`TrainConfig`, and the optimizer and schedule made of it."""

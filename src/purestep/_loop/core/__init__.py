@@ -1,0 +1,1 @@
+"""Plain data of the loop: progress, history, and the protocol of callbacks."""

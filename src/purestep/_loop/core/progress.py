@@ -1,0 +1,131 @@
+"""What a callback receives, and what it may return."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from purestep._core.types import Batch, Metrics, StepFn
+from purestep._loop.core.history import History
+
+
+class Stop(NamedTuple):
+    """A callback returns it to end the run after this step.
+
+    Attributes:
+        reason: a sentence for people; it becomes `FitResult.reason`.
+    """
+
+    reason: str
+
+
+class Save(NamedTuple):
+    """A callback returns it to save a checkpoint of this step.
+
+    It has no effect in a run without a checkpointer.
+
+    Attributes:
+        reason: a sentence for people.
+    """
+
+    reason: str = ""
+
+
+class Run(NamedTuple):
+    """A run that begins.
+
+    Attributes:
+        step: the step function of the run.
+        state: the state before the first step, restored if the run is resumed.
+        start: steps made before, 0 for a new run.
+        steps: the number of steps at the end, or `None` if the length of the source decides.
+        history: the rows so far; empty for a new run.
+        log_every: the interval of rows, in steps.
+        evaluation_names: the names of the evaluations.
+    """
+
+    step: StepFn
+    state: Any
+    start: int
+    steps: int | None
+    history: History
+    log_every: int
+    evaluation_names: tuple[str, ...] = ()
+
+
+class Progress(NamedTuple):
+    """A run after one of its steps.
+
+    Attributes:
+        step: steps made, so 1 after the first step of a new run.
+        steps: the number of steps at the end, or `None` if the length of the source decides.
+        epoch: passes over the data that were begun before this step, counted from 0.
+        state: the state after this step.
+        batch: the batch of this step.
+        metrics: the metrics of this step, 0-d arrays. Reading one may wait for the device.
+        row: at every `log_every`-th step and the last one, the figures of the steps since the last row, as
+            Python numbers: the mean of each metric, but the last value of `learning_rate`. Otherwise `None`.
+        values: beside a row, each metric of each step since the last row, oldest first. Otherwise empty.
+        evaluated: after an evaluation, its figures as Python numbers, `eval_loss` for example. Otherwise
+            `None`.
+        texts: after an evaluation, the texts that it made, by name.
+        history: all rows so far, this one included.
+        samples: training examples seen so far: the sum of the batches' first axes.
+        tokens: tokens seen so far, padding included: the sum of the sizes of the batches' largest integer
+            array with two axes. 0 for data without tokens.
+        seconds: seconds of training so far, earlier parts of a resumed run included.
+    """
+
+    step: int
+    steps: int | None
+    epoch: int
+    state: Any
+    batch: Batch
+    metrics: Metrics
+    row: Mapping[str, float] | None
+    values: Mapping[str, Sequence[float]]
+    evaluated: Mapping[str, float] | None
+    texts: Mapping[str, Sequence[str]]
+    history: History
+    samples: int
+    tokens: int
+    seconds: float
+
+
+Request: TypeAlias = Stop | Save | None
+"""What a callback returns: `Stop(reason)`, `Save(reason)` or nothing."""
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """Hooks of a run. Inherit from it and override some: the others do nothing.
+
+    A plain function is a callback too: it is called as `on_step_end`.
+
+    `on_step_end` and `on_eval_end` may return `Stop(reason)` or `Save(reason)`. Hooks run between steps, on the
+    thread of the loop; the device works on the next step meanwhile. A hook that raises ends the run: the state
+    is saved, and the error is raised.
+
+    A callback with a memory has `state() -> dict` of plain JSON values, which is stored with each checkpoint,
+    and `restore(saved)`, which receives it when the run is resumed, before `on_train_begin`.
+    """
+
+    def on_train_begin(self, run: Run) -> None:
+        """Receive the run before its first step."""
+
+    def on_step_end(self, progress: Progress) -> Request:
+        """Receive each step."""
+
+    def on_eval_end(self, progress: Progress) -> Request:
+        """Receive each evaluation, after `on_step_end` of the same step."""
+
+    def on_checkpoint(self, progress: Progress) -> None:
+        """Receive each step at which a checkpoint is saved; it may still be written in the background."""
+
+    def on_train_end(self, result: Any) -> None:
+        """Receive the `FitResult`. It is called at the end of every run, also of one that failed."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what the callback must remember in a resumed run, as plain JSON values."""
+        return {}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Receive the `state()` of the run that is resumed."""

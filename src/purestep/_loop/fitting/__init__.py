@@ -1,0 +1,1 @@
+"""`fit`: evaluation, checkpoints, callbacks and resuming around `run`."""

@@ -1,0 +1,1 @@
+"""`run`: batches prepared ahead, steps dispatched ahead."""
