@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 LAYOUT = {
     "": (
         "_core _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay _loop "
-        "types rng tree transforms optimizers schedules losses data checkpoint replay metrics callbacks testing "
-        "demos cli __main__"
+        "types rng tree transforms optimizers schedules losses data checkpoint replay metrics callbacks "
+        "testing demos cli __main__"
     ).split(),
     "_core": "escaping hardware sums mean types checks microbatching scalars tree graph context rng".split(),
     "_core.tree": "paths patterns mapping specs numbers".split(),

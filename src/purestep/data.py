@@ -6,12 +6,12 @@ run sees the same batches as an uninterrupted one.
 
 from functools import partial
 
+from purestep._data.core.source import Source
 from purestep._data.sampling.completions import Completions
 from purestep._data.sampling.rollout import rollout
 from purestep._data.sampling.sampler import sampler
-from purestep._data.core.source import Source
-from purestep._data.text.windows import Characters, RandomWindows, consecutive_windows
 from purestep._data.sampling.truncation import truncated_logits
+from purestep._data.text.windows import Characters, RandomWindows, consecutive_windows
 
 __all__ = [
     # Sources

@@ -100,9 +100,9 @@ class Callback(Protocol):
 
     A plain function is a callback too: it is called as `on_step_end`.
 
-    `on_step_end` and `on_eval_end` may return `Stop(reason)` or `Save(reason)`. Hooks run between steps, on the
-    thread of the loop; the device works on the next step meanwhile. A hook that raises ends the run: the state
-    is saved, and the error is raised.
+    `on_step_end` and `on_eval_end` may return `Stop(reason)` or `Save(reason)`. Hooks run between steps, on
+    the thread of the loop; the device works on the next step meanwhile. A hook that raises ends the run: the
+    state is saved, and the error is raised.
 
     A callback with a memory has `state() -> dict` of plain JSON values, which is stored with each checkpoint,
     and `restore(saved)`, which receives it when the run is resumed, before `on_train_begin`.
