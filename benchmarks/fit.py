@@ -2,8 +2,8 @@
 
 All contestants share one step, one start and one source, and take turns of --steps steps in an order
 shuffled each round. A turn is timed from the end of its first steps to the end of its last one, so
-starting and the wait for the last checkpoint are not in it; a checkpoint in the middle of the turn is. Before a
-time is reported, the parameters of all contestants after a turn are compared bit for bit.
+the start and the wait for the last checkpoint are not in it, a checkpoint in the middle of the turn is.
+Before a time is reported, the parameters of all contestants after a turn are compared bit for bit.
 
 Targets: `run` and `fit` with everything on cost at most 2 % over the bare loop with `mx.async_eval`, and less
 time than the one with `mx.eval`.
@@ -104,7 +104,11 @@ class Session:
             return ps.losses.cross_entropy(logits, batch["targets"])
 
         transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(1e-4))
-        self.step, self.source, self.steps = ps.compiled(ps.train_step(loss_fn, transform)), Tokens(size), steps
+        self.step, self.source, self.steps = (
+            ps.compiled(ps.train_step(loss_fn, transform)),
+            Tokens(size),
+            steps,
+        )
         self.start = ps.TrainState.create(params, transform)
         mx.eval(self.start)
         self.contestants: dict[str, Callable[[], tuple[float, ps.TrainState]]] = {
@@ -148,7 +152,11 @@ class Session:
     def _everything(self) -> tuple[float, ps.TrainState]:
         with tempfile.TemporaryDirectory() as folder, ps.checkpoint.Checkpointer(folder) as checkpointer:
             shown = [
-                lambda progress: None,
+                ps.callbacks.progress(),
+                ps.callbacks.jsonl(f"{folder}/metrics.jsonl"),
+                ps.callbacks.throughput(),
+                ps.callbacks.divergence(),
+                ps.callbacks.early_stopping(),
             ]
             return self._fit(*shown, checkpointer=checkpointer, save_every=self.steps // 2 + 1)
 
@@ -215,7 +223,11 @@ def run(options: argparse.Namespace) -> int:
     facts = harness.facts()
     measured = measure(options.size, options.steps or SIZES[options.size].steps, options.rounds)
     if options.json:
-        print(json.dumps({"benchmark": "fit", "facts": facts, "target": TARGET, options.size: measured}, indent=1))
+        print(
+            json.dumps(
+                {"benchmark": "fit", "facts": facts, "target": TARGET, options.size: measured}, indent=1
+            )
+        )
     else:
         print(harness.facts_lines(facts) + "\n\n" + show(options.size, measured))
     return 0

@@ -40,6 +40,7 @@ LAYOUT = {
 FOREIGN = {"mlx", "msgpack", "safetensors"}
 EXTRAS = {
     "_checkpoint": {"xxhash"},
+    "_loop": {"rich", "matplotlib"},
     "testing": {"hypothesis"},
     "demos": {"rich", "matplotlib"},
     "cli": {"rich", "matplotlib"},

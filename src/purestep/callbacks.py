@@ -2,6 +2,16 @@
 
 from functools import partial
 
+from purestep._loop.callbacks.best import keep_best
+from purestep._loop.callbacks.diverging import divergence
+from purestep._loop.callbacks.finiteness import nonfinite
+from purestep._loop.callbacks.intervals import every
+from purestep._loop.callbacks.lines import MetricsWarning, jsonl
+from purestep._loop.callbacks.printing import log
+from purestep._loop.callbacks.rates import throughput
+from purestep._loop.callbacks.samples import sampler
+from purestep._loop.callbacks.showing import plots, progress
+from purestep._loop.callbacks.stopping import early_stopping
 from purestep._loop.core.history import History
 from purestep._loop.core.progress import Callback, Progress, Request, Run, Save, Stop
 
@@ -14,6 +24,20 @@ __all__ = [
     "Stop",
     "Save",
     "Request",
+    "every",
+    # Output
+    "progress",
+    "log",
+    "jsonl",
+    "MetricsWarning",
+    "throughput",
+    "sampler",
+    "plots",
+    # Reasons to stop or to save
+    "early_stopping",
+    "divergence",
+    "nonfinite",
+    "keep_best",
 ]
 
 __dir__ = partial(sorted, __all__)

@@ -13,11 +13,11 @@ from rich.table import Table
 import purestep as ps
 from purestep import __main__
 from purestep._checkpoint.format.header import seal, unseal
+from purestep._loop.callbacks.display.console import EscapingConsole
 from purestep._replay import bundle
 from purestep.checkpoint import to_bytes
 from purestep.cli import demo, inspect
 from purestep.cli import replay as replay_command
-from purestep.demos.shared.console import EscapingConsole
 from tests.cli.hostile import NAMES, Terminal, check
 
 NAME = "".join(NAMES)

@@ -6,8 +6,8 @@ from typing import Any
 import mlx.core as mx
 
 import purestep as ps
+from purestep._loop.callbacks.pictures import curves
 from purestep.demos.models.transformer import Transformer
-from purestep.demos.pictures import curves
 from purestep.demos.shared import session
 from purestep.demos.shared.building import clipped_adamw, seeded
 from purestep.demos.shared.figures import made, means_over

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 import purestep as ps
+from purestep._loop.callbacks.pictures import curves
 from purestep.demos.models.digits import (
     DIGITS,
     EQUALS,
@@ -17,7 +18,6 @@ from purestep.demos.models.digits import (
     correctness,
     prompts,
 )
-from purestep.demos.pictures import curves
 from purestep.demos.shared import session
 from purestep.demos.shared.building import seeded
 from purestep.demos.shared.running import say

@@ -11,10 +11,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import purestep as ps
+from purestep._loop.callbacks.pictures import curves
+from purestep._loop.callbacks.pictures.curves import Curve, Panel
+from purestep._loop.callbacks.pictures.picture import band, zoomed
 from purestep.demos.models.transformer import Block
-from purestep.demos.pictures import curves
-from purestep.demos.pictures.curves import Curve, Panel
-from purestep.demos.pictures.picture import band, zoomed
 from purestep.demos.shared import session
 from purestep.demos.shared.building import seeded
 from purestep.demos.shared.figures import made

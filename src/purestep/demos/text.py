@@ -12,19 +12,19 @@ import mlx.core as mx
 from rich.console import Console
 
 import purestep as ps
+from purestep._loop.callbacks.display.live import TrainingProgress
+from purestep._loop.callbacks.display.status import is_milestone
+from purestep._loop.callbacks.pictures import curves
+from purestep._loop.callbacks.pictures.curves import Curve, Panel
 from purestep.demos.models.ngram import ngram_loss
 from purestep.demos.models.transformer import Transformer
-from purestep.demos.pictures import curves
-from purestep.demos.pictures.curves import Curve, Panel
 from purestep.demos.shared import running
 from purestep.demos.shared.building import clipped_adamw, seeded
 from purestep.demos.shared.figures import as_float, check_finite, made, means_over
-from purestep.demos.shared.progress import TrainingProgress
 from purestep.demos.shared.reading import read_text
 from purestep.demos.shared.run_directory import RunDirectory
 from purestep.demos.shared.running import Signals, StoppedError, say
 from purestep.demos.shared.settings import out_of_range
-from purestep.demos.shared.status import is_milestone
 
 CONTEXT = 64
 BATCH_SIZE = 16

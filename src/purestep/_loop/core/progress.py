@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from purestep._core.types import Batch, Metrics, StepFn
 from purestep._loop.core.history import History
+from purestep._measures.finite import nonfinite_paths
 
 
 class Stop(NamedTuple):
@@ -129,3 +130,24 @@ class Callback(Protocol):
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Receive the `state()` of the run that is resumed."""
+
+
+def broken(step: int, state: Any, values: Mapping[str, Sequence[float]]) -> str | None:
+    """Return a sentence if training is broken: a metric and the parameters are not finite.
+
+    A step with a NaN that a transform skipped leaves finite parameters, and training goes on.
+    """
+    count = max(map(len, values.values()), default=0)
+    found = [
+        (step - count + 1 + number, name)
+        for name, numbers in values.items()
+        for number, value in enumerate(numbers)
+        if value - value != 0.0  # NaN or an infinity
+    ]
+    if not found:
+        return None
+    paths = nonfinite_paths(getattr(state, "params", state))
+    if not paths:
+        return None
+    first, name = min(found)
+    return f"{name} is not finite at step {first}; the first parameter that is not finite is {paths[0]}"

@@ -127,7 +127,6 @@ def fit(
 
     storage = Storage(caller, checkpointer, save_every, facts, warn_nonfinite=not stop_on_nonfinite)
     feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
-    metric, mode = _rated(checkpointer, evaluations)
     in_main = threading.current_thread() is threading.main_thread()
     with signals() if in_main else nullcontext(Signals()) as asked:
         session = Session(
@@ -150,7 +149,7 @@ def fit(
 
         def result(reason: str) -> FitResult:
             now = last if session.progress is None else session.progress.state
-            best = best_in(ledger.history, metric, mode)
+            best = best_in(ledger.history, *_rated(checkpointer, evaluations, ledger))
             return FitResult(now, best, ledger.history, reason, ledger.step, ledger.seconds)
 
         try:
@@ -208,9 +207,11 @@ def _report(error: Exception, session: Session, storage: Storage, result: Any, h
         error.add_note(f"and a callback failed in on_train_end: {failure}")
 
 
-def _rated(checkpointer: Checkpointer | None, evaluations: tuple[Evaluation, ...]) -> tuple[str | None, str]:
+def _rated(
+    checkpointer: Checkpointer | None, evaluations: tuple[Evaluation, ...], ledger: Ledger
+) -> tuple[str | None, str]:
     """Return the figure that decides what is best, and its mode."""
     if checkpointer is not None and checkpointer.metric is not None:
         return checkpointer.metric, checkpointer.mode
-    with_loss = [evaluation.name for evaluation in evaluations if evaluation.source is not None]
-    return (f"{with_loss[0]}_loss", "min") if with_loss else (None, "min")
+    losses = [f"{evaluation.name}_loss" for evaluation in evaluations]
+    return next((name for name in losses if name in ledger.history.names), None), "min"

@@ -1,20 +1,11 @@
 """The callbacks of a run, called in their order."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from purestep._core import checks
+from purestep._loop.core.adapting import as_callback
 from purestep._loop.core.progress import Callback, Progress, Request, Run, Save, Stop
-
-
-class _Function(Callback):
-    """A plain function as a callback."""
-
-    def __init__(self, function: Callable[[Progress], Request]):
-        self._function = function
-
-    def on_step_end(self, progress: Progress) -> Request:
-        return self._function(progress)
 
 
 class Hooks:
@@ -22,7 +13,9 @@ class Hooks:
 
     def __init__(self, caller: str, callbacks: Iterable[Any]):
         self._caller = caller
-        self._callbacks = [_callback(caller, number, given) for number, given in enumerate(callbacks)]
+        self._callbacks = [
+            as_callback(caller, f"callbacks[{number}]", given) for number, given in enumerate(callbacks)
+        ]
         # A hook that is not overridden is not called.
         self._steps = [c for c in self._callbacks if _overrides(c, "on_step_end")]
 
@@ -86,21 +79,9 @@ class Hooks:
         if request is None or isinstance(request, (Stop, Save)):
             return request
         raise TypeError(
-            f"{self._caller}: {type(callback).__name__.lstrip('_')} must return Stop, Save or None, "
+            f"{self._caller}: {type(callback).__name__} must return Stop, Save or None, "
             f"got {checks.shown(request)}"
         )
-
-
-def _callback(caller: str, number: int, given: Any) -> Callback:
-    if isinstance(given, Callback) and not isinstance(given, type):
-        return given
-    if callable(given) and not isinstance(given, type):
-        function: Any = given
-        return _Function(function)
-    raise TypeError(
-        f"{caller}: callbacks[{number}] must be a Callback or a function of the progress, "
-        f"got {checks.shown(given)}"
-    )
 
 
 def _overrides(callback: Callback, name: str) -> bool:

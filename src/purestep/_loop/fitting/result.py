@@ -8,6 +8,9 @@ from purestep._loop.core.history import History
 class Best(NamedTuple):
     """The best evaluation of a run.
 
+    >>> Best(step=20, metric="eval_loss", value=1.5).step
+    20
+
     Attributes:
         step: the step after which it was made; the earliest among equals.
         metric: the name of the figure, `eval_loss` for example.
@@ -22,11 +25,19 @@ class Best(NamedTuple):
 class FitResult(NamedTuple):
     """The result of `fit`.
 
+    >>> import mlx.core as mx, purestep as ps
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = ps.optimizers.sgd(0.25)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> result = ps.fit(ps.train_step(loss_fn, transform), state, [{"x": mx.ones(2)}], epochs=3)
+    >>> result.reason, result.steps, result.best
+    ('epochs', 3, None)
+
     Attributes:
         state: the state after the last step.
         best: the best evaluation, by the checkpointer's metric or else the first evaluation's loss; `None`
-            without evaluations. `checkpointer.restore(best.step, like=state)` returns its state, if that step
-            was saved.
+            without evaluations that give it. `checkpointer.restore(best.step, like=state)` returns its
+            state, if that step was saved.
         history: the rows of the run.
         reason: why the run ended: `steps`, `epochs`, `the source ended after 37 steps`, `signal`, the reason
             of a callback's `Stop`, or `error: ...`.

@@ -1,17 +1,15 @@
 """What happens in `fit` between two steps."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from purestep._checkpoint.run.signals import Signals
 from purestep._core import tree
-from purestep._loop.core.progress import Progress, Save, Stop
+from purestep._loop.core.progress import Progress, Save, Stop, broken
 from purestep._loop.fitting.evaluation import Evaluation
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
 from purestep._loop.fitting.storage import Storage
 from purestep._loop.running.run import Made
-from purestep._measures.finite import nonfinite_paths
 from purestep._steps.state import TrainState
 from purestep._transforms.core.base import apply_updates
 from purestep._transforms.wrappers.accumulation import flush
@@ -81,27 +79,6 @@ class Session:
         self._ledger.history.evaluated(self._ledger.step, figures)
         self.progress = self.progress._replace(evaluated=figures, texts=texts, seconds=self._ledger.seconds)
         return self._hooks.eval_end(self.progress)
-
-
-def broken(step: int, state: Any, values: Mapping[str, Sequence[float]]) -> str | None:
-    """Return a sentence if training is broken: a metric and the parameters are not finite.
-
-    A step with a NaN that a transform skipped leaves finite parameters, and training goes on.
-    """
-    count = max(map(len, values.values()), default=0)
-    found = [
-        (step - count + 1 + number, name)
-        for name, numbers in values.items()
-        for number, value in enumerate(numbers)
-        if value - value != 0.0  # NaN or an infinity
-    ]
-    if not found:
-        return None
-    paths = nonfinite_paths(getattr(state, "params", state))
-    if not paths:
-        return None
-    first, name = min(found)
-    return f"{name} is not finite at step {first}; the first parameter that is not finite is {paths[0]}"
 
 
 def flushed(step: Any, state: Any) -> Any:

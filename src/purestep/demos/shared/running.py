@@ -12,7 +12,7 @@ from rich.console import Console
 
 from purestep._checkpoint.run.signals import Signals, signals
 from purestep._core import hardware
-from purestep.demos.shared.console import EscapingConsole
+from purestep._loop.callbacks.display.console import EscapingConsole
 from purestep.demos.shared.run_directory import RunDirectory, latest, next_free
 from purestep.demos.shared.settings import agreed, damage
 

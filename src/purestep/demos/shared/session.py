@@ -11,14 +11,14 @@ import mlx.core as mx
 from rich.console import Console
 
 import purestep as ps
-from purestep.demos.pictures import curves
+from purestep._loop.callbacks.display.live import TrainingProgress
+from purestep._loop.callbacks.display.status import is_milestone
+from purestep._loop.callbacks.pictures import curves
 from purestep.demos.shared import running
 from purestep.demos.shared.figures import as_float, check_finite, made
-from purestep.demos.shared.progress import TrainingProgress
 from purestep.demos.shared.run_directory import RunDirectory
 from purestep.demos.shared.running import Signals, StoppedError
 from purestep.demos.shared.settings import out_of_range
-from purestep.demos.shared.status import is_milestone
 
 MEASUREMENTS = 8  # per phase
 

@@ -3,8 +3,8 @@
 import pytest
 from matplotlib.axes import Axes
 
-from purestep.demos.pictures import curves
-from purestep.demos.pictures.curves import Curve, Panel
+from purestep._loop.callbacks.pictures import curves
+from purestep._loop.callbacks.pictures.curves import Curve, Panel
 
 
 @pytest.fixture

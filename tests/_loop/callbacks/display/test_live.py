@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from purestep.demos.shared import progress
-from purestep.demos.shared.progress import TrainingProgress
+from purestep._loop.callbacks.display import live as progress
+from purestep._loop.callbacks.display.live import TrainingProgress
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from purestep.demos.pictures.picture import smoothed, smoothing_reach, whole_ticks
+from purestep._loop.callbacks.pictures.picture import smoothed, smoothing_reach, whole_ticks
 
 BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d1622b", "#2e8b57", "#555555"
 FEW = 40  # points; curves of at most so many points get markers

@@ -4,7 +4,14 @@ import itertools
 
 import pytest
 
-from purestep.demos.pictures.picture import MOST_TICKS, band, smoothed, smoothing_reach, whole_ticks, zoomed
+from purestep._loop.callbacks.pictures.picture import (
+    MOST_TICKS,
+    band,
+    smoothed,
+    smoothing_reach,
+    whole_ticks,
+    zoomed,
+)
 
 
 def test_a_straight_line_is_left_as_it_is_and_a_step_is_not_delayed():

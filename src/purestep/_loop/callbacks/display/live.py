@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from purestep.demos.shared.status import milestones_left, seconds_left, status_line, typical
+from purestep._loop.callbacks.display.status import milestones_left, seconds_left, status_line, typical
 
 RECENT = 50  # the last steps, whose times are used
 
@@ -19,10 +19,10 @@ class TrainingProgress:
     Args:
         console: the console; a quiet one shows nothing.
         name: the name of the phase.
-        total: the number of the last step.
+        total: the number of the last step, or `None` if it is not known.
         start: the number of steps made before.
         every: the number of steps from one milestone to the next.
-        tokens_per_step: the number of tokens of a step, for the rate.
+        tokens_per_step: the number of tokens of a step, for the rate; 0 shows steps a second.
         pause_steps: a guess of the time of a measurement, in steps, used until one is timed.
         after_steps: a guess of the time of the work after the last step, in steps.
     """
@@ -31,10 +31,10 @@ class TrainingProgress:
         self,
         console: Console,
         name: str,
-        total: int,
+        total: int | None,
         start: int,
         every: int,
-        tokens_per_step: int,
+        tokens_per_step: float,
         *,
         pause_steps: float = 0.0,
         after_steps: float = 0.0,
@@ -84,17 +84,19 @@ class TrainingProgress:
 
     def show(self, step: int, figures: Sequence[str], *, milestone: bool) -> None:
         """Show the figures of a step. Without a live line, print one line at each milestone."""
-        self._left = seconds_left(
-            typical(self._seconds),
-            self.total - step,
-            typical(self._pauses),
-            milestones_left(step, self.total, self.every),
-            self._guess,
-        )
+        self._left = None
+        if self.total is not None:
+            self._left = seconds_left(
+                typical(self._seconds),
+                self.total - step,
+                typical(self._pauses),
+                milestones_left(step, self.total, self.every),
+                self._guess,
+            )
         if self._left is not None and self._after:
             self._left += self._after * (typical(self._seconds) or 0.0)
         self._step, self._shown = step, time.perf_counter()
-        self._figures = (*figures, f"{self.tokens_per_second() / 1000:.1f}k tok/s")
+        self._figures = (*figures, self._speed())
         if milestone and not self._is_live:
             line = status_line(10**6, self.name, step, self.total, self._left, self._figures)
             self.console.print(f"{line.head}{line.tail}", soft_wrap=True)
@@ -102,6 +104,11 @@ class TrainingProgress:
     def finish(self) -> None:
         """Show 0:00 as the time left."""
         self._left = 0.0
+
+    def _speed(self) -> str:
+        if self.tokens_per_step:
+            return f"{self.tokens_per_second() / 1000:.1f}k tok/s"
+        return f"{1 / (typical(self._seconds) or float('inf')):.1f} steps/s"
 
     def _lap(self) -> float:
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The console of a demo."""
+"""A console that shows untrusted text as it is."""
 
 from typing import Any
 

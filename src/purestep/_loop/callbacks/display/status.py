@@ -32,7 +32,7 @@ def status_line(
     width: int,
     name: str,
     step: int,
-    total: int,
+    total: int | None,
     seconds: float | None,
     figures: Sequence[str],
     *,
@@ -47,7 +47,7 @@ def status_line(
         width: the columns of the terminal; `MARGIN` of them stay free.
         name: the name of the phase.
         step: the number of completed steps.
-        total: the number of all steps, at least 1.
+        total: the number of all steps, at least 1; `None` shows neither a bar nor a time.
         seconds: the time left, `None` if it is not known yet.
         figures: texts such as `loss 1.234`.
         signs: the characters of the two parts of the bar.
@@ -56,6 +56,8 @@ def status_line(
     text 120/600 #-------- 0:42 left  loss 1.234  val 1.300
     """
     room = max(width - MARGIN, 0)
+    if total is None:
+        return _open_line(room, name, step, figures)
     count, left = f"{step:>{len(str(total))}}/{total}", f"{clock(seconds)} left"
     head = f"{name} {count} "
     if len(head) + LEAST_BAR + 1 + len(left) > room:
@@ -71,6 +73,16 @@ def status_line(
     bar = min(bar, MOST_BAR)
     full = bar * min(step, total) // total
     return StatusLine(head, signs[0] * full, signs[1] * (bar - full), tail)
+
+
+def _open_line(room: int, name: str, step: int, figures: Sequence[str]) -> StatusLine:
+    """Lay out the line of a run whose end is not known."""
+    tail = ""
+    for figure in figures:
+        if len(name) + 1 + len(str(step)) + len(tail) + len(figure) + 2 > room:
+            break
+        tail = f"{tail}  {figure}"
+    return StatusLine(f"{name} {step}"[:room], "", "", tail)
 
 
 def clock(seconds: float | None) -> str:

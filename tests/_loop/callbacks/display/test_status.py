@@ -2,8 +2,7 @@
 
 import pytest
 
-from purestep.demos import mtp
-from purestep.demos.shared.status import (
+from purestep._loop.callbacks.display.status import (
     LEAST_BAR,
     clock,
     is_milestone,
@@ -12,6 +11,7 @@ from purestep.demos.shared.status import (
     status_line,
     typical,
 )
+from purestep.demos import mtp
 
 FIGURES = ["loss 1.234", "val 1.300", "lr 5.0e-03", "|g| 0.70", "24.0k tok/s"]
 NAMES = ["text", "grpo", "reference (1 of 2)", "teacher (1 of 3)", f"{mtp.phases()[-1]} (10 of 10)"]

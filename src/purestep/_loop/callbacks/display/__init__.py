@@ -1,0 +1,1 @@
+"""The live line of a run, and lines where there is no terminal."""

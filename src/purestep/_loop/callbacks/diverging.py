@@ -1,0 +1,75 @@
+"""`divergence`: stop when the loss grows."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from purestep._core import checks
+from purestep._loop.core.progress import Callback, Progress, Request, Stop
+
+RECENT = 10  # the last losses, compared with the window
+
+
+def diverges(losses: Sequence[float], window: int, factor: float) -> bool:
+    """Tell whether the last 10 losses average over `factor` times the average of the window.
+
+    The window is the last `window` losses, these 10 included. With fewer losses, or an average that is not
+    above 0, the answer is no.
+
+    >>> diverges([1.0] * 90 + [3.0] * 10, 100, 2.0), diverges([1.0] * 90 + [2.0] * 10, 100, 2.0)
+    (True, False)
+    """
+    if len(losses) < window:
+        return False
+    recent, mean = losses[-RECENT:], sum(losses[-window:]) / window
+    return mean > 0 and sum(recent) / len(recent) > factor * mean
+
+
+class Divergence(Callback):
+    """Stops a run whose loss grows; `divergence` makes it."""
+
+    def __init__(self, metric: str, window: int, factor: float):
+        self._metric, self._window, self._factor = metric, window, factor
+        self._losses: deque[float] = deque(maxlen=window)
+
+    def on_step_end(self, progress: Progress) -> Request:
+        """At a row, look at each loss since the row before."""
+        for loss in progress.values.get(self._metric, ()):
+            self._losses.append(loss)
+            if diverges(list(self._losses), self._window, self._factor):
+                recent = sum(list(self._losses)[-RECENT:]) / RECENT
+                return Stop(
+                    f"{self._metric} diverges: its last {RECENT} values average {recent:.4g}, more than "
+                    f"{self._factor:g} times those of the last {self._window} steps"
+                )
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Return the losses of the window."""
+        return {"losses": list(self._losses)}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continue with the window of the run that is resumed."""
+        self._losses = deque(saved["losses"], maxlen=self._window)
+
+
+def divergence(metric: str = "loss", *, window: int = 100, factor: float = 2.0) -> Divergence:
+    """Stop when the last 10 values of a metric average over `factor` times the average of the window.
+
+    Every step counts; the decision is made at each row. NaN and infinities are the matter of `nonfinite`.
+
+    Args:
+        metric: a metric of the step.
+        window: steps, at least 20.
+        factor: above 1. A factor of `window / 10` or more can never be reached by a loss that is not
+            negative.
+
+    >>> callback = divergence()
+    """
+    caller = "divergence"
+    window = checks.integer(caller, "window", window, least=2 * RECENT)
+    factor = checks.number(caller, "factor", factor, above=1)
+    if factor >= window / RECENT:
+        most = window / RECENT
+        raise checks.error(caller, f"factor must be less than window / {RECENT} = {most:g}, got {factor}")
+    return Divergence(metric, window, factor)

@@ -1,0 +1,152 @@
+"""`throughput`: steps, samples and tokens a second."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from purestep._loop.core.progress import Callback, Progress, Run
+
+
+class Mark(NamedTuple):
+    """What was done at a moment.
+
+    Attributes:
+        busy: seconds of making steps: without evaluations, checkpoints and the first step of the process.
+        step: steps made.
+        samples: training examples seen.
+        tokens: tokens seen.
+    """
+
+    busy: float
+    step: int
+    samples: int
+    tokens: int
+
+
+def rates(before: Mark, now: Mark) -> dict[str, float]:
+    """Return steps, samples and tokens a second between two moments; nothing without tokens or time.
+
+    >>> rates(Mark(0.0, 0, 0, 0), Mark(2.0, 10, 80, 0))
+    {'steps_per_second': 5.0, 'samples_per_second': 40.0}
+    """
+    seconds = now.busy - before.busy
+    if seconds <= 0:
+        return {}
+    counts = {
+        "steps_per_second": now.step - before.step,
+        "samples_per_second": now.samples - before.samples,
+        "tokens_per_second": now.tokens - before.tokens,
+    }
+    return {name: count / seconds for name, count in counts.items() if count}
+
+
+class Meter:
+    """A clock that runs while steps are made."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock, self._since = clock, None
+        self._busy = 0.0
+        self.before: Mark | None = None  # the last row
+        self.now: Mark | None = None
+
+    def step(self, progress: Progress) -> None:
+        """Note that a step has ended."""
+        now = self._clock()
+        if self._since is not None:
+            self._busy += now - self._since
+        self._since: float | None = now
+        self.now = Mark(self._busy, progress.step, progress.samples, progress.tokens)
+        if self.before is None:  # the first step, which is compiled, does not count
+            self.before = self.now
+
+    def pause(self) -> None:
+        """Note that something other than a step has ended."""
+        if self._since is not None:
+            self._since = self._clock()
+
+    def lap(self) -> dict[str, float]:
+        """Return the rates since the last lap."""
+        if self.before is None or self.now is None:
+            return {}
+        found, self.before = rates(self.before, self.now), self.now
+        return found
+
+
+class Metered(Callback):
+    """A callback with a meter; `rates` are those of the last row."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
+        self._meter = Meter(clock)
+        self.rates: dict[str, float] = {}
+
+    def on_train_begin(self, run: Run) -> None:
+        """Start a new clock."""
+        self._meter, self.rates = Meter(self._clock), {}
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Count the step; at a row, compute the rates since the row before."""
+        self._meter.step(progress)
+        if progress.row is not None:
+            self.rates = self._meter.lap()
+
+    def on_eval_end(self, progress: Progress) -> None:
+        """Leave the evaluation out of the rates."""
+        self._meter.pause()
+
+    def on_checkpoint(self, progress: Progress) -> None:
+        """Leave the start of a checkpoint out of the rates."""
+        self._meter.pause()
+
+
+class Throughput(Metered):
+    """Measures rates; `throughput` makes it.
+
+    Attributes:
+        rates: `steps_per_second`, `samples_per_second` and, for data with tokens, `tokens_per_second` since
+            the row before the last one. Empty before the first row.
+        column: the step and the rates of each row of this process.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        super().__init__(clock)
+        self.column: list[tuple[int, dict[str, float]]] = []
+
+    def on_step_end(self, progress: Progress) -> None:
+        """Count the step; at a row, note the rates."""
+        super().on_step_end(progress)
+        if progress.row is not None:
+            self.column.append((progress.step, self.rates))
+
+
+def throughput() -> Throughput:
+    """Measure steps, samples and tokens a second at each row.
+
+    Evaluations, checkpoints and the first step of the process do not count. Tokens include padding.
+    `log`, `jsonl` and `progress` show the same figures without this callback.
+
+    >>> import mlx.core as mx, purestep as ps
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = ps.optimizers.sgd(0.25)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> meter = throughput()
+    >>> step = ps.train_step(loss_fn, transform)
+    >>> result = ps.fit(step, state, [{"x": mx.ones(8)}], steps=20, callbacks=[meter])
+    >>> sorted(meter.rates)
+    ['samples_per_second', 'steps_per_second']
+    """
+    return Throughput()
+
+
+def shown(rates: Mapping[str, float]) -> list[str]:
+    """Return rates as short texts.
+
+    >>> shown({"steps_per_second": 12.345, "tokens_per_second": 54321.0})
+    ['12.3 steps/s', '54.3k tokens/s']
+    """
+    texts = []
+    for name, unit in (("steps", "steps/s"), ("tokens", "tokens/s")):
+        rate = rates.get(f"{name}_per_second")
+        if rate is not None:
+            texts.append(f"{rate / 1000:.1f}k {unit}" if rate >= 10_000 else f"{rate:.1f} {unit}")
+    return texts

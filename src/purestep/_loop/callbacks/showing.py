@@ -1,0 +1,55 @@
+"""`progress` and `plots`, which need extras: their modules are imported when they are called."""
+
+import importlib
+import os
+from typing import Any
+
+from purestep._checkpoint.disk.naming import check_path
+from purestep._loop.core.progress import Callback
+
+
+def progress(name: str = "step", *, console: Any = None) -> Callback:
+    """Show a progress bar: steps, time left, loss and other figures, steps or tokens a second.
+
+    In a terminal it is one live line that fits the width; elsewhere one line is printed for each row.
+    Control characters are escaped. The time left does not count the first step, which is compiled, and counts
+    evaluations.
+
+    Args:
+        name: the word before the count.
+        console: a `rich.console.Console`; by default one on standard output.
+
+    Raises:
+        ImportError: without rich: `pip install 'purestep[cli]'`.
+
+    >>> callback = progress("train")
+    """
+    return _extra("progress", "purestep._loop.callbacks.display.bars", "cli").Bar(name, console)
+
+
+def plots(path: str | os.PathLike[str]) -> Callback:
+    """Draw losses, learning rate, gradient norm and throughput by step into a PNG.
+
+    The picture is drawn after each evaluation and at the end. After resuming, throughput begins anew; the
+    other curves are whole.
+
+    Args:
+        path: the file; its directory is created.
+
+    Raises:
+        ImportError: without matplotlib: `pip install 'purestep[demo]'`.
+
+    >>> callback = plots("run/curves.png")
+    """
+    return _extra("plots", "purestep._loop.callbacks.drawing", "demo").Plots(check_path("plots", path))
+
+
+def _extra(caller: str, module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("purestep"):
+            raise
+        raise ImportError(
+            f"{caller}: {error.name} is not installed; pip install 'purestep[{extra}]'", name=error.name
+        ) from None

@@ -1,0 +1,86 @@
+"""`early_stopping`: stop when a figure no longer improves."""
+
+from collections.abc import Sequence
+
+from purestep._checkpoint.run.record import check_metric
+from purestep._core import checks
+from purestep._loop.core.progress import Callback, Progress, Request, Stop
+
+
+def waited(
+    values: Sequence[float], *, min_delta: float = 0.0, mode: str = "min", baseline: float | None = None
+) -> int:
+    """Return how many values came since the last improvement.
+
+    A value improves if it is better than the best so far, or than `baseline`, by more than `min_delta`. NaN
+    never improves.
+
+    >>> waited([3.0, 2.0, 2.5, 1.9]), waited([3.0, 2.0, 2.5, 1.9], min_delta=0.5)
+    (0, 2)
+    >>> waited([0.5, 0.6, 0.4], mode="max", baseline=0.55)
+    1
+    """
+    sign = 1.0 if mode == "min" else -1.0
+    best, count = None if baseline is None else sign * baseline, 0
+    for value in values:
+        number = sign * value
+        if number == number and (best is None or number < best - min_delta):
+            best, count = number, 0
+        else:
+            count += 1
+    return count
+
+
+class EarlyStopping(Callback):
+    """Stops a run whose figure no longer improves; `early_stopping` makes it."""
+
+    def __init__(self, metric: str, patience: int, min_delta: float, mode: str, baseline: float | None):
+        self._metric, self._patience = metric, patience
+        self._min_delta, self._mode, self._baseline = min_delta, mode, baseline
+
+    def on_eval_end(self, progress: Progress) -> Request:
+        """Ask to stop if the patience is used up."""
+        values = progress.history.column(self._metric)[1]
+        if not values:
+            known = ", ".join(sorted(progress.evaluated or {}))
+            raise checks.error(
+                "early_stopping", f"metric must be a figure of an evaluation ({known}), got {self._metric!r}"
+            )
+        if self._metric not in (progress.evaluated or {}):
+            return None
+        count = waited(values, min_delta=self._min_delta, mode=self._mode, baseline=self._baseline)
+        if count < self._patience:
+            return None
+        return Stop(f"{self._metric} has not improved in {count} evaluations")
+
+
+def early_stopping(
+    metric: str = "eval_loss",
+    *,
+    patience: int = 5,
+    min_delta: float = 0.0,
+    mode: str = "min",
+    baseline: float | None = None,
+) -> EarlyStopping:
+    """Stop when a figure has not improved in `patience` evaluations.
+
+    The decision is a function of the history, so a resumed run stops at the same step.
+
+    Args:
+        metric: a figure of an evaluation.
+        patience: evaluations without improvement, at least 1.
+        min_delta: the least improvement that counts, at least 0.
+        mode: `min` if smaller is better, or `max`.
+        baseline: a value that the figure must beat to improve at all.
+
+    Raises:
+        ValueError: at the first evaluation, if no evaluation gives the figure.
+
+    >>> callback = early_stopping("eval_loss", patience=3, min_delta=1e-4)
+    """
+    caller = "early_stopping"
+    check_metric(caller, metric, mode)
+    patience = checks.integer(caller, "patience", patience, least=1)
+    min_delta = checks.number(caller, "min_delta", min_delta, least=0)
+    baseline = None if baseline is None else checks.number(caller, "baseline", baseline)
+    return EarlyStopping(metric, patience, min_delta, mode, baseline)

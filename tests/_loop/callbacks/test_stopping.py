@@ -1,0 +1,213 @@
+"""Reasons to stop or to save: pure decisions, obeyed by `fit`, the same in a resumed run."""
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from rich.console import Console
+
+import purestep as ps
+from purestep._loop.callbacks.best import is_best
+from purestep._loop.callbacks.diverging import diverges
+from purestep._loop.callbacks.stopping import waited
+from tests._loop.workload import STEP, TRANSFORM, At, assert_same, loss_fn, start
+
+callbacks = ps.callbacks
+
+
+def measuring(values, every=2):
+    """Return an evaluation that gives these figures one after the other, by the step of the state."""
+    return ps.Evaluation(
+        lambda state: {"loss": values[int(state.step.item()) // every - 1]}, every=every, name="eval"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "count"),
+    [
+        ([], {}, 0),
+        ([1.0], {}, 0),
+        ([1.0, 1.0, 1.0], {}, 2),
+        ([1.0, 0.95, 0.8], {"min_delta": 0.1}, 0),
+        ([1.0, 0.95, 0.92], {"min_delta": 0.1}, 2),
+        ([1.0, 2.0, 3.0], {"mode": "max"}, 0),
+        ([1.0, math.nan, 0.5], {}, 0),
+        ([1.0, math.nan, math.nan], {}, 2),
+        ([0.9, 0.8, 0.7], {"baseline": 0.5}, 3),
+        ([0.9, 0.4, 0.7], {"baseline": 0.5}, 1),
+    ],
+)
+def test_waited_counts_the_values_since_the_last_improvement(values, options, count):
+    assert waited(values, **options) == count
+
+
+def test_early_stopping_stops_after_its_patience_also_when_resumed(tmp_path):
+    values = [5.0, 4.0, 4.5, 4.2, 4.1, 3.0, 2.0, 1.0, 1.0, 1.0]
+
+    def fitted(path, *others):
+        with ps.checkpoint.Checkpointer(path) as checkpointer:
+            return ps.fit(
+                STEP, start(), At(), steps=20, evaluate=measuring(values), checkpointer=checkpointer,
+                callbacks=[callbacks.early_stopping(patience=3), *others],
+            )  # fmt: skip
+
+    whole = fitted(tmp_path / "whole")
+    assert (whole.reason, whole.steps) == ("eval_loss has not improved in 3 evaluations", 10)
+    assert whole.best == ps.Best(4, "eval_loss", 4.0)
+    interrupt = lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == 7 else None  # noqa: E731
+    assert fitted(tmp_path / "parts", interrupt).reason == "signal"
+    again = fitted(tmp_path / "parts")
+    assert (again.reason, again.steps) == (whole.reason, whole.steps)
+    assert_same(again.state, whole.state)
+
+
+def test_early_stopping_refuses_a_figure_that_no_evaluation_gives():
+    with pytest.raises(ValueError, match=r"early_stopping: metric.*\(eval_loss\).*'accuracy'"):
+        ps.fit(
+            STEP, start(), At(), steps=4, evaluate=measuring([1.0, 2.0]),
+            callbacks=[callbacks.early_stopping("accuracy")],
+        )  # fmt: skip
+
+
+def test_diverges_compares_the_last_ten_with_the_window():
+    assert not diverges([1.0] * 99, 100, 2.0)
+    assert not diverges([1.0] * 100, 100, 2.0)
+    # Ten of L after ninety of 1 average L, the window (90 + 10 L) / 100: equal to L / 2 at L = 2.25.
+    assert not diverges([1.0] * 90 + [2.249] * 10, 100, 2.0)
+    assert diverges([1.0] * 90 + [2.251] * 10, 100, 2.0)
+    assert not diverges([-1.0] * 90 + [-3.0] * 10, 100, 2.0)
+    assert diverges([1.0] * 90 + [math.inf] * 10, 100, 2.0) is False  # infinity is not above 2 x infinity
+
+
+def test_divergence_stops_a_run_at_the_same_step_when_it_is_resumed(tmp_path):
+    class Growing(At):
+        def at(self, step):
+            batch = super().at(step)
+            return {**batch, "y": batch["y"] + (0.0 if step < 60 else 100.0 * (step - 60))}
+
+    def fitted(path, *others):
+        with ps.checkpoint.Checkpointer(path) as checkpointer:
+            return ps.fit(
+                STEP, start(), Growing(), steps=200, checkpointer=checkpointer,
+                callbacks=[callbacks.divergence(window=40), *others], log_every=5,
+            )  # fmt: skip
+
+    whole = fitted(tmp_path / "whole")
+    assert whole.reason.startswith("loss diverges: its last 10 values average")
+    assert 60 < whole.steps < 90
+    interrupt = lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.step == 58 else None  # noqa: E731
+    fitted(tmp_path / "parts", interrupt)
+    again = fitted(tmp_path / "parts")
+    assert (again.reason, again.steps) == (whole.reason, whole.steps)
+
+
+def poisoned(at):
+    class Poisoned(At):
+        def at(self, step):
+            batch = super().at(step)
+            return {**batch, "x": batch["x"] * (mx.nan if step == at else 1.0)}
+
+    return Poisoned()
+
+
+def test_nonfinite_keeps_the_step_that_went_wrong(tmp_path):
+    callback = callbacks.nonfinite(tmp_path / "bundles")
+    result = ps.fit(ps.compiled(STEP), start(), poisoned(22), steps=50, callbacks=[callback])
+    assert result.steps == 30
+    assert "grad_norm is not finite at step 23; the first parameter that is not finite is w" in result.reason
+    assert str(callback.bundle) in result.reason
+    bundle = ps.replay.load(callback.bundle)
+    states = [state for state, _ in ps.run(ps.compiled(STEP), start(), At(), steps=22)]
+    assert_same(bundle.state.params, states[-1].params)
+    assert bool(mx.isnan(bundle.batch["x"]).any().item())
+
+
+def test_nonfinite_leaves_a_skipped_step_alone(tmp_path):
+    transform = ps.transforms.apply_if_finite(TRANSFORM, max_consecutive_errors=3)
+    step = ps.train_step(loss_fn, transform)
+    callback = callbacks.nonfinite(tmp_path / "bundles")
+    result = ps.fit(step, start(transform), poisoned(12), steps=20, callbacks=[callback])
+    assert (result.reason, callback.bundle) == ("steps", None)
+
+
+def test_is_best_ignores_nan():
+    assert is_best([math.nan, 1.0], "min")
+    assert not is_best([1.0, math.nan], "min")
+    assert is_best([1.0], "max")
+
+
+def test_keep_best_saves_each_best_evaluation(tmp_path):
+    values = [3.0, 2.0, 2.5, 1.0, 1.5]
+    with ps.checkpoint.Checkpointer(
+        tmp_path, save_when=ps.checkpoint.save_every_steps(1000), metric="eval_loss"
+    ) as checkpointer:
+        keeping = callbacks.keep_best(hold=True)
+        result = ps.fit(
+            STEP, start(), At(), steps=10, evaluate=measuring(values), checkpointer=checkpointer,
+            callbacks=[keeping],
+        )  # fmt: skip
+        assert [record.step for record in checkpointer.list()] == [2, 4, 8, 10]
+        best, record = checkpointer.restore(result.best.step, like=start())
+        assert record.metrics["eval_loss"] == 1.0
+        assert_same(best, keeping.best)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: callbacks.early_stopping(patience=0), "early_stopping: patience.*0"),
+        (lambda: callbacks.early_stopping(min_delta=-1), "early_stopping: min_delta.*-1"),
+        (lambda: callbacks.early_stopping(mode="least"), "early_stopping: mode.*least"),
+        (lambda: callbacks.divergence(window=10), "divergence: window.*10"),
+        (lambda: callbacks.divergence(factor=1), "divergence: factor.*1"),
+        (lambda: callbacks.divergence(factor=10), "divergence: factor must be less than window / 10 = 10"),
+        (lambda: callbacks.keep_best(mode="least"), "keep_best: mode.*least"),
+        (lambda: callbacks.every(0, print), "every: n.*0"),
+        (lambda: callbacks.every(2, 3), "every: callback must be a Callback or a function.*3"),
+        (lambda: callbacks.sampler(str, every=0), "sampler: every.*0"),
+        (lambda: callbacks.jsonl("a\0b"), "jsonl: path must have no null"),
+        (lambda: callbacks.plots(3), "plots: path must be a string.*3"),
+    ],
+)
+def test_wrong_options_are_refused(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def test_every_calls_at_multiples_of_the_interval():
+    seen = []
+    counting = callbacks.every(3, lambda progress: seen.append(progress.step))
+    state = [state for state, _ in ps.run(STEP, start(), At(), steps=2)][-1]
+    ps.fit(STEP, state, At(), steps=10, callbacks=[counting])
+    assert seen == [3, 6, 9]
+
+
+def test_no_callback_reads_the_device_between_rows(tmp_path):
+    """A read between rows would make Python wait for the step that is in flight."""
+    reads = []
+    made = [
+        callbacks.log(lambda line: None), callbacks.jsonl(tmp_path / "m.jsonl"), callbacks.throughput(),
+        callbacks.early_stopping(), callbacks.divergence(), callbacks.nonfinite(), callbacks.keep_best(),
+        callbacks.progress(console=quiet()),
+    ]  # fmt: skip
+    progresses = []
+    ps.fit(STEP, start(), At(), steps=7, callbacks=[progresses.append], log_every=100)
+
+    class Unreadable:
+        def __getattr__(self, name):
+            reads.append(name)
+            raise AssertionError("read")
+
+    for callback in made:
+        callback.on_train_begin(callbacks.Run(STEP, start(), 0, 7, callbacks.History(), 100))
+        for progress in progresses[:6]:
+            assert callback.on_step_end(progress._replace(metrics={"loss": Unreadable()})) is None
+    assert not reads
+    assert Path(tmp_path / "m.jsonl").read_text() == ""
+
+
+def quiet():
+    return Console(quiet=True)
