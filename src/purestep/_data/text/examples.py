@@ -32,6 +32,9 @@ class Examples(NamedTuple):
         examples: those that were kept, in the order of the records.
         dropped: the number of records that were too long and left out.
         truncated: the number of examples that were shortened.
+
+    >>> Examples([Example([5, 6], [0, 1])], dropped=3, truncated=0).dropped
+    3
     """
 
     examples: list[Example]

@@ -31,6 +31,9 @@ class Packed(NamedTuple):
             - `positions`, int32: the position of the token in its sequence.
 
         fill: the fraction of tokens that are not padding, in (0, 1].
+
+    >>> sorted(pack([[5, 6, 7], [8, 9]], context=4).arrays)
+    ['inputs', 'positions', 'segments', 'targets', 'weights']
     """
 
     arrays: dict[str, mx.array]

@@ -9,6 +9,13 @@ class Tokenizer(Protocol):
     """Anything with `encode`; chat records also need `apply_chat_template`.
 
     `eos_token_id`, `bos_token_id` and the size of the vocabulary are used if they exist.
+
+    >>> class Bytes:
+    ...     eos_token_id = 256
+    ...
+    ...     def encode(self, text: str) -> list[int]:
+    ...         return list(text.encode())
+    >>> tokenizer: Tokenizer = Bytes()
     """
 
     def encode(self, text: str, /) -> Any:
