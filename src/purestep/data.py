@@ -17,6 +17,7 @@ from purestep._data.text.files import TokenFile
 from purestep._data.text.packing import Packed, pack
 from purestep._data.text.pairs import Pairs, tokenize_pairs
 from purestep._data.text.records import jsonl
+from purestep._data.text.token_windows import TokenWindows
 from purestep._data.text.tokenizers import Tokenizer
 from purestep._data.text.tokenizing import tokenize_file
 from purestep._data.text.windows import Characters, RandomWindows, consecutive_windows
@@ -29,6 +30,7 @@ __all__ = [
     "RandomWindows",
     # Text, tokens and records
     "TokenFile",
+    "TokenWindows",
     "Tokenizer",
     "tokenize_file",
     "jsonl",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._checkpoint.disk import atomic
+from purestep._checkpoint.format.header import naming
 from purestep._core import checks
 from purestep._data.text import layouts
 from purestep._data.text.layouts import DTYPES
@@ -175,7 +176,7 @@ class TokenFile:
         counts = [0]
 
         def fill(temporary: Path) -> None:
-            with temporary.open("wb") as file:
+            with naming(temporary), temporary.open("wb") as file:
                 for piece in pieces:
                     data = layouts.packed(caller, piece, dtype, counts[0])
                     counts[0] += len(data)
