@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from purestep._core import checks
-from purestep._data.text import examples, records, turns
+from purestep._data.text import examples, turns
 from purestep._data.text.examples import Example, Examples, Long
+from purestep._data.text.records import field_of, placed, renamed, shown, text_of
 from purestep._data.text.tokenizers import Tokenizer
 
 _CALLER = "tokenize_records"
@@ -13,7 +14,7 @@ _FIELDS = ("messages", "prompt", "completion", "text")
 
 
 def tokenize_records(
-    data: Iterable[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
     *,
     context: int | None = None,
@@ -40,7 +41,7 @@ def tokenize_records(
     their marks from the template only.
 
     Args:
-        data: records, for example `jsonl(path)`.
+        records: dictionaries, for example `jsonl(path)`.
         tokenizer: any object with `encode(text)`; for conversations also
             `apply_chat_template(messages, tokenize=True, add_generation_prompt=...)`.
         context: the most tokens of an example. `None`: no bound.
@@ -69,10 +70,10 @@ def tokenize_records(
     if context is not None:
         context = checks.integer(_CALLER, "context", context, least=2)
     checks.one_of(_CALLER, "long", long, examples.LONG)
-    names = records.renamed(_CALLER, fields, _FIELDS)
+    names = renamed(_CALLER, fields, _FIELDS)
     kept: list[Example] = []
     dropped = truncated = 0
-    for where, record in records.placed(_CALLER, data):
+    for where, record in placed(_CALLER, records):
         tokens, mask = _written(writer, where, record, names)
         whole = examples.compact(tokens, mask if mask_prompt else [1] * len(mask))
         example = examples.fitted(_CALLER, where, whole, context, long)
@@ -97,18 +98,18 @@ def _written(
         found = turns.messages_of(_CALLER, where, messages, record[messages])
         return writer.conversation(where, messages, found, 0, tools)
     if prompt in record or completion in record:
-        first = records.field_of(_CALLER, where, record, prompt)
-        second = records.field_of(_CALLER, where, record, completion)
+        first = field_of(_CALLER, where, record, prompt)
+        second = field_of(_CALLER, where, record, completion)
         if isinstance(first, str):
-            second = records.text_of(_CALLER, where, record, completion)
+            second = text_of(_CALLER, where, record, completion)
             return writer.completion(where, completion, first, second)
         before = turns.messages_of(_CALLER, where, prompt, first)
         after = turns.messages_of(_CALLER, where, completion, second)
         return writer.conversation(where, completion, before + after, len(before), tools)
     if text in record:
-        return writer.text(where, text, records.text_of(_CALLER, where, record, text))
+        return writer.text(where, text, text_of(_CALLER, where, record, text))
     raise checks.error(
         _CALLER,
         f"{where}: the record must have the field {messages!r}, the fields {prompt!r} and {completion!r}, or "
-        f"the field {text!r}, got {records.shown(record)}",
+        f"the field {text!r}, got {shown(record)}",
     )

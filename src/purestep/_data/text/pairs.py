@@ -6,8 +6,9 @@ from typing import Any, Literal, NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks
-from purestep._data.text import examples, layouts, records, turns
+from purestep._data.text import examples, layouts, turns
 from purestep._data.text.examples import Example, Long
+from purestep._data.text.records import field_of, placed, renamed, text_of
 from purestep._data.text.tokenizers import Tokenizer
 
 _CALLER = "tokenize_pairs"
@@ -36,7 +37,7 @@ class Pairs(NamedTuple):
 
 
 def tokenize_pairs(
-    data: Iterable[Mapping[str, Any]],
+    records: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
     *,
     context: int | None = None,
@@ -58,7 +59,7 @@ def tokenize_pairs(
     The masks mark the completion and its end, or the assistant's turns after the prompt.
 
     Args:
-        data: records, for example `jsonl(path)`.
+        records: dictionaries, for example `jsonl(path)`.
         tokenizer: as in `tokenize_records`.
         context: the most tokens of a prompt with a completion. `None`: no bound.
         long: as in `tokenize_records`. A pair is dropped if one of its completions is too long.
@@ -88,10 +89,10 @@ def tokenize_pairs(
     checks.one_of(_CALLER, "long", long, examples.LONG)
     multiple = checks.integer(_CALLER, "multiple", multiple, least=1)
     padding = checks.integer(_CALLER, "padding", padding, least=0)
-    names = records.renamed(_CALLER, fields, _FIELDS)
+    names = renamed(_CALLER, fields, _FIELDS)
     kept: list[tuple[Example, Example]] = []
     dropped = truncated = 0
-    for where, record in records.placed(_CALLER, data):
+    for where, record in placed(_CALLER, records):
         whole = [examples.compact(*written) for written in _written(writer, where, record, names)]
         chosen, rejected = (examples.fitted(_CALLER, where, each, context, long) for each in whole)
         if chosen is None or rejected is None:
@@ -123,9 +124,9 @@ def _written(
 ) -> list[tuple[list[int], list[int]]]:
     """Return tokens and mask of the chosen and of the rejected completion."""
     prompt, *sides = (names[name] for name in _FIELDS)
-    values = [records.field_of(_CALLER, where, record, side) for side in sides]
+    values = [field_of(_CALLER, where, record, side) for side in sides]
     if all(isinstance(value, str) for value in values):
-        before = records.text_of(_CALLER, where, record, prompt)
+        before = text_of(_CALLER, where, record, prompt)
         return [writer.completion(where, *each) for each in ((side, before, record[side]) for side in sides)]
     talks = [turns.messages_of(_CALLER, where, *each) for each in zip(sides, values, strict=True)]
     before = record.get(prompt)

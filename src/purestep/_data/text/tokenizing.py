@@ -35,8 +35,9 @@ def tokenize_file(
 
     The text is read in pieces, so it may exceed the memory. A piece ends between a word and the white space
     behind it, so the tokens are those of the whole text for tokenizers that divide there (GPT-2, Llama 3,
-    characters). A tokenizer that adds a prefix to each text, as some of SentencePiece do, adds it to each
-    piece. Marks of the beginning and the end that a tokenizer adds by itself are left out.
+    characters). A piece without such a place ends behind a line, otherwise before white space or anywhere.
+    A tokenizer that adds a prefix to each text, as some of SentencePiece do, adds it to each piece. Marks of
+    the beginning and the end that a tokenizer adds by itself are left out.
 
     Args:
         paths: a text file, or several in order.
