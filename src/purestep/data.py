@@ -11,6 +11,15 @@ from purestep._data.sampling.completions import Completions
 from purestep._data.sampling.rollout import rollout
 from purestep._data.sampling.sampler import sampler
 from purestep._data.sampling.truncation import truncated_logits
+from purestep._data.text.completions import tokenize_records
+from purestep._data.text.examples import Example, Examples
+from purestep._data.text.files import TokenFile
+from purestep._data.text.packing import Packed, pack
+from purestep._data.text.pairs import Pairs, tokenize_pairs
+from purestep._data.text.records import jsonl
+from purestep._data.text.token_windows import TokenWindows
+from purestep._data.text.tokenizers import Tokenizer
+from purestep._data.text.tokenizing import tokenize_file
 from purestep._data.text.windows import Characters, RandomWindows, consecutive_windows
 
 __all__ = [
@@ -19,6 +28,19 @@ __all__ = [
     "Characters",
     "consecutive_windows",
     "RandomWindows",
+    # Text, tokens and records
+    "TokenFile",
+    "TokenWindows",
+    "Tokenizer",
+    "tokenize_file",
+    "jsonl",
+    "tokenize_records",
+    "tokenize_pairs",
+    "Pairs",
+    "Example",
+    "Examples",
+    "pack",
+    "Packed",
     # Sampling from a model
     "Completions",
     "rollout",
