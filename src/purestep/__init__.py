@@ -3,6 +3,7 @@
 from functools import partial
 
 from purestep import (
+    callbacks,
     checkpoint,
     data,
     losses,
@@ -16,6 +17,11 @@ from purestep import (
     types,
 )
 from purestep._core.mean import Mean, MeanSum
+from purestep._loop.fitting.evaluation import Evaluation
+from purestep._loop.fitting.fit import fit
+from purestep._loop.fitting.result import Best, FitResult
+from purestep._loop.fitting.storage import CheckpointWarning
+from purestep._loop.running.run import SourceEndedWarning, run
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
 from purestep._steps.cached_contrastive import cached_contrastive_step
@@ -48,6 +54,14 @@ __all__ = [
     "sam_step",
     "cached_contrastive_step",
     "NotCompiledWarning",
+    # The loop
+    "run",
+    "fit",
+    "FitResult",
+    "Best",
+    "Evaluation",
+    "CheckpointWarning",
+    "SourceEndedWarning",
     # Evaluation
     "eval_step",
     "evaluate",
@@ -62,6 +76,7 @@ __all__ = [
     "hyperparameters",
     "set_hyperparameters",
     # Namespaces
+    "callbacks",
     "checkpoint",
     "data",
     "losses",

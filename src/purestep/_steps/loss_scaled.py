@@ -80,4 +80,4 @@ def loss_scaled_step(
         metrics |= {"grad_norm": metrics["grad_norm"] / scale, "loss_scale": scale}
         return made._replace(state=new.replace(model_state=new.model_state[1]))
 
-    return Step(parts)
+    return Step(parts, transform=transform)

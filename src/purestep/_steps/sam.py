@@ -96,7 +96,7 @@ def sam_step(
             metrics["learning_rate"] = made.metrics["learning_rate"]
         return made._replace(state=made.state.replace(model_state=seen.model_state), metrics=metrics)
 
-    return Step(parts)
+    return Step(parts, transform=transform)
 
 
 def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool) -> Tree:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from purestep._core.types import Batch, Metrics, Updates
 from purestep._steps.state import TrainState
+from purestep._transforms.core.base import GradientTransform
 
 
 class Parts(NamedTuple):
@@ -48,10 +49,14 @@ class Step:
     Attributes:
         parts: `parts(state, batch) -> Parts`: the same step, with its gradients and updates. Evaluation is
             lazy, so results that are not evaluated cost nothing.
+        transform: the gradient transform of the step, or `None` if it is not known. `fit` flushes an
+            incomplete accumulation window with it.
     """
 
-    def __init__(self, parts: Callable[[TrainState, Batch], Parts]):
-        self.parts = parts
+    def __init__(
+        self, parts: Callable[[TrainState, Batch], Parts], *, transform: GradientTransform | None = None
+    ):
+        self.parts, self.transform = parts, transform
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Return the new state and the metrics of the step."""

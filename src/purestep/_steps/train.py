@@ -113,7 +113,7 @@ def step_for(
         _check_unchanged(caller, state, new)
         return Parts(new, metrics, made.gradients, updates)
 
-    return Step(parts)
+    return Step(parts, transform=transform)
 
 
 def opt_state_check(caller: str, transform: GradientTransform) -> StateCheck:

@@ -4,7 +4,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, overload
 
@@ -76,8 +76,8 @@ class Checkpointer:
         max_pending = checks.integer(caller, "max_pending", max_pending, least=1)
         shard_bytes = tensors.check_limit(caller, shard_bytes)
         self.path = store.root_of(caller, path)
-        self._save_when = save_when
-        self._metric, self._mode, self._asynchronous = metric, mode, asynchronous
+        self.save_when, self.metric, self.mode = save_when, metric, mode
+        self._asynchronous = asynchronous
         self._writer = Writer(max_pending)
         self._committer = Committer(self.path, keep, metric, mode, shard_bytes)
         self._closed, self._process, self._started = False, os.getpid(), time.time()
@@ -113,7 +113,7 @@ class Checkpointer:
         check_arrays(caller, "state", state)
         step = step_of(caller, state, step)
         numbers = dict(Numbers(caller, metrics))
-        check_rated(caller, numbers, self._metric)
+        check_rated(caller, numbers, self.metric)
         values = plain(caller, "metadata", {} if metadata is None else metadata)
         self._committer.begin(caller)
         arrays, spec = tensors.snapshot(state, caller), tree.to_plain(tree.spec(state))
@@ -129,32 +129,33 @@ class Checkpointer:
         *,
         step: int | None = None,
         metrics: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         signalled: bool = False,
     ) -> bool:
         """Save if the policy `save_when` returns true; return whether it did.
 
         Pass `step` as a Python integer: without it, each call waits for the device to read `state.step`.
         Metrics that are arrays are read only if the policy reads them or the state is saved. If the metric
-        that selects the best checkpoint is NaN, it is left out with a warning. The first call takes the lock.
+        that selects the best checkpoint is NaN, it is left out with a warning. A function `metadata` is
+        called only if the state is saved. The first call takes the lock.
         """
         caller = "Checkpointer.save_if_due"
         self._check_open(caller)
-        if self._save_when is None:
+        if self.save_when is None:
             raise checks.error(caller, "save_when must be given to Checkpointer, got None")
         step = step_of(caller, state, step)
         self._committer.begin(caller)
         numbers = Numbers(caller, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
-        if not self._save_when(moment, self._committer.records()):
+        if not self.save_when(moment, self._committer.records()):
             return False
         kept = dict(numbers)
-        if self._metric is not None and math.isnan(kept.get(self._metric, 0.0)):
+        if self.metric is not None and math.isnan(kept.get(self.metric, 0.0)):
             # An error here would lose the last checkpoint of a run that is about to stop.
-            del kept[self._metric]
-            message = f"{caller}: step {step} is saved without {self._metric}, which is NaN"
+            del kept[self.metric]
+            message = f"{caller}: step {step} is saved without {self.metric}, which is NaN"
             warnings.warn(message, stacklevel=2)
-        self.save(state, step=step, metrics=kept, metadata=metadata)
+        self.save(state, step=step, metrics=kept, metadata=metadata() if callable(metadata) else metadata)
         return True
 
     @overload
@@ -230,7 +231,7 @@ class Checkpointer:
     def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
         """Return the record with the best metric, or `None`. Among equals, it is the one saved first."""
         caller = "Checkpointer.best"
-        metric, mode = self._metric if metric is None else metric, self._mode if mode is None else mode
+        metric, mode = self.metric if metric is None else metric, self.mode if mode is None else mode
         if metric is None:
             raise checks.error(caller, "metric must be named, here or to Checkpointer")
         check_metric(caller, metric, mode)

@@ -1,6 +1,6 @@
 """The protocol of batch sources."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from purestep._core.types import Batch
 
@@ -14,4 +14,18 @@ class Source(Protocol):
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0; every call with one step returns the same batch."""
+        ...
+
+
+class OnPolicySource(Protocol):
+    """Batches as a function of the training state, such as completions sampled from it.
+
+    Attributes:
+        on_policy: true. It tells `run` and `fit` to call `at` with the state.
+    """
+
+    on_policy: bool
+
+    def at(self, state: Any) -> Batch:
+        """Return the batch of one state; equal states give equal batches."""
         ...

@@ -62,7 +62,13 @@ class _Task(NamedTuple):
 
 
 class Rollout:
-    """Batches as a pure function of a training state. Build it with `rollout`."""
+    """Batches as a pure function of a training state. Build it with `rollout`.
+
+    Attributes:
+        on_policy: true: `at` takes the state, not the step.
+    """
+
+    on_policy = True
 
     def __init__(self, sample: Sampler, task: _Task, *, stateful: bool):
         self._sample, self._task, self._stateful = sample, task, stateful

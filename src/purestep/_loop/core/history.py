@@ -1,6 +1,8 @@
 """The rows of a run: figures by step, small enough to keep and to store with every checkpoint."""
 
+import base64
 import math
+import sys
 from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -47,26 +49,45 @@ class _Table:
 
     def plain(self) -> dict[str, Any]:
         return {
-            "steps": self.steps.tolist(),
+            "steps": _text(self.steps),
             "stride": self.stride,
             "given": self.given,
             "columns": {
-                name: [
-                    value if there else None for value, there in zip(column, self.present[name], strict=True)
-                ]
-                for name, column in self.columns.items()
+                name: [_text(column), None if all(marks) else _text(array("B", marks))]
+                for (name, column), marks in zip(self.columns.items(), self.present.values(), strict=True)
             },
         }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], most: int | None) -> "_Table":
         table = cls(most)
-        table.steps = array("q", plain["steps"])
-        table.stride, table.given = plain["stride"], plain["given"]
-        for name, values in plain["columns"].items():
-            table.columns[name] = array("d", [math.nan if value is None else value for value in values])
-            table.present[name] = bytearray(value is not None for value in values)
+        table.steps = _numbers("q", plain["steps"])
+        table.stride, table.given = int(plain["stride"]), int(plain["given"])
+        for name, (column, marks) in plain["columns"].items():
+            table.columns[name] = _numbers("d", column)
+            count = len(table.steps)
+            table.present[name] = bytearray(b"\1" * count if marks is None else _numbers("B", marks))
+            if not len(table.columns[name]) == len(table.present[name]) == count:
+                raise ValueError("columns of different lengths")
         return table
+
+
+def _text(numbers: "array[Any]") -> str:
+    """Return numbers as base64 of their little-endian bytes: exact, and a third of their size as JSON."""
+    return base64.b64encode(_little(numbers).tobytes()).decode()
+
+
+def _numbers(code: str, text: str) -> "array[Any]":
+    numbers = array(code)
+    numbers.frombytes(base64.b64decode(text, validate=True))
+    return _little(numbers)
+
+
+def _little(numbers: "array[Any]") -> "array[Any]":
+    if sys.byteorder == "big":
+        numbers = array(numbers.typecode, numbers)
+        numbers.byteswap()
+    return numbers
 
 
 class History:
@@ -130,7 +151,7 @@ class History:
             yield table.row(index)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the history as JSON values. `NaN` and `Infinity` stay numbers."""
+        """Return the history as JSON values. Numbers are stored exactly, NaN and infinities too."""
         return {"logged": self._logged.plain(), "evaluated": self._evaluated.plain()}
 
     @classmethod
@@ -144,10 +165,7 @@ class History:
         try:
             history._logged = _Table.from_plain(plain["logged"], _MOST)
             history._evaluated = _Table.from_plain(plain["evaluated"], None)
-            tables = (history._logged, history._evaluated)
-            sound = all(len(column) == len(t.steps) for t in tables for column in t.columns.values())
-        except (TypeError, KeyError, AttributeError, OverflowError):
-            sound = False
-        if not sound:
-            raise checks.error("History.from_plain", "plain must be the result of History.to_plain")
+        except (TypeError, KeyError, AttributeError, OverflowError, ValueError):
+            message = "plain must be the result of History.to_plain"
+            raise checks.error("History.from_plain", message) from None
         return history

@@ -1,0 +1,130 @@
+"""`Evaluation`: what `fit` measures between steps, and when."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, NamedTuple
+
+from purestep._core import checks
+from purestep._core.types import EvalStepFn
+from purestep._loop.running.cursor import batches_per_epoch
+from purestep._steps.evaluate import evaluate
+
+
+class Measured(NamedTuple):
+    """The result of an evaluation: numbers and texts by name."""
+
+    figures: dict[str, float]
+    texts: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A measurement of the state every `every` steps and after the last step.
+
+    With a source, it is `ps.evaluate`: exact means over all batches, named `eval_loss` and so on. Without
+    one, `measure(state)` is any function of the state: it returns a dict of numbers, or text, such as samples
+    of a language model: a string, a list of strings, or a dict of these.
+
+    Attributes:
+        measure: `eval_step(state, batch) -> {"loss": Mean, ...}`, or a function of the state.
+        source: an iterable of batches that can be read again and again, or an object with `at(step)`.
+        every: steps between evaluations, or `None` for the last step only.
+        name: begins the names of the figures: `eval_loss`. Each evaluation of a run needs another name.
+        batches: the number of batches; by default all of an iterable, `len(source)` for `at(step)`.
+        perplexity: add `eval_perplexity`, for a loss in nats per token.
+        view: a function of the state that returns the state to measure, such as one with averaged parameters:
+            `lambda state: state.replace(params=ps.eval_params(state.opt_state, state.params))`.
+
+    Raises:
+        ValueError: if `source` is an iterator, which could be read only once, or `every` is below 1.
+
+    >>> import mlx.core as mx, purestep as ps
+    >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, ps.optimizers.sgd(0.5))
+    >>> evaluation = Evaluation(ps.eval_step(loss_fn), [{"x": mx.array([1.0, 3.0])}], every=100)
+    >>> evaluation.measured("fit", state).figures
+    {'eval_loss': 5.0, 'eval_weight': 2.0}
+    """
+
+    measure: EvalStepFn | Callable[[Any], Any]
+    source: Any = None
+    _: KW_ONLY
+    every: int | None = None
+    name: str = "eval"
+    batches: int | None = None
+    perplexity: bool = False
+    view: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        caller = "Evaluation"
+        checks.function(caller, "measure", self.measure)
+        if self.view is not None:
+            checks.function(caller, "view", self.view)
+        for name in ("every", "batches"):
+            if getattr(self, name) is not None:
+                checks.integer(caller, name, getattr(self, name), least=1)
+        if not isinstance(self.name, str) or not self.name:
+            raise checks.error(caller, f"name must be a word, got {self.name!r}")
+        if isinstance(self.source, Iterator):
+            raise checks.error(
+                caller,
+                "source must be read at every evaluation, and an iterator can be read once: pass a list, "
+                "or an object with at(step)",
+            )
+        if self.source is None and (self.batches is not None or self.perplexity):
+            raise checks.error(caller, "batches and perplexity need a source")
+        if hasattr(self.source, "at") and self.batches is None and batches_per_epoch(self.source) is None:
+            raise checks.error(caller, "batches must be given for a source with at(step) and no length")
+
+    def due(self, step: int) -> bool:
+        """Tell whether to measure after this step."""
+        return self.every is not None and step % self.every == 0
+
+    def measured(self, caller: str, state: Any) -> Measured:
+        """Measure a state. Waits for the device."""
+        state = state if self.view is None else self.view(state)
+        if self.source is None:
+            return self._of_function(caller, state)
+        batches = self.batches
+        if batches is None and hasattr(self.source, "at"):
+            batches = batches_per_epoch(self.source)
+        measure: Any = self.measure
+        means = evaluate(measure, state, self.source, steps=batches, perplexity=self.perplexity)
+        return Measured({f"{self.name}_{name}": value for name, value in means.items()}, {})
+
+    def _of_function(self, caller: str, state: Any) -> Measured:
+        measure: Any = self.measure
+        found = measure(state)
+        if not isinstance(found, Mapping):
+            found = {"": found}
+        figures, texts = {}, {}
+        for key, value in found.items():
+            name = f"{self.name}_{key}" if key else self.name
+            value = value.item() if hasattr(value, "item") else value
+            if checks.is_number(value):
+                figures[name] = float(value)
+            elif isinstance(value, str):
+                texts[name] = [value]
+            elif isinstance(value, Sequence) and all(isinstance(text, str) for text in value):
+                texts[name] = list(value)
+            else:
+                shown = checks.shown(value)
+                raise TypeError(f"{caller}: evaluation {self.name} must return numbers or texts, got {shown}")
+        return Measured(figures, texts)
+
+
+def evaluations_of(caller: str, given: Any) -> tuple[Evaluation, ...]:
+    """Return the evaluations as a tuple; refuse other values, and names that are used twice."""
+    if given is None:
+        return ()
+    found = (given,) if isinstance(given, Evaluation) else tuple(given)
+    for number, evaluation in enumerate(found):
+        if not isinstance(evaluation, Evaluation):
+            raise TypeError(
+                f"{caller}: evaluate[{number}] must be an Evaluation, got {checks.shown(evaluation)}"
+            )
+    names = [evaluation.name for evaluation in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise checks.error(caller, f"evaluations must have different names, got {name!r} twice")
+    return found

@@ -1,0 +1,216 @@
+"""`fit`: a training run with evaluation, checkpoints, callbacks and resuming."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from purestep._checkpoint.run.manager import Checkpointer
+from purestep._checkpoint.run.signals import Signals, signals
+from purestep._core import checks
+from purestep._core.types import StepFn
+from purestep._loop.core.progress import Progress, Run, Stop
+from purestep._loop.fitting.evaluation import Evaluation, evaluations_of
+from purestep._loop.fitting.hooks import Hooks
+from purestep._loop.fitting.ledger import Ledger
+from purestep._loop.fitting.result import FitResult, best_in
+from purestep._loop.fitting.resuming import KEY, fingerprint, restored, take_up
+from purestep._loop.fitting.session import Session
+from purestep._loop.fitting.storage import Storage
+from purestep._loop.running.cursor import PassCursor, cursor_for
+from purestep._loop.running.feeding import Feed
+from purestep._loop.running.run import Span, made_before, needs_no_thread, pipelined, span_of
+
+
+def fit(
+    step: StepFn,
+    state: Any,
+    source: Any,
+    *,
+    steps: int | None = None,
+    epochs: int | None = None,
+    evaluate: Evaluation | Iterable[Evaluation] | None = None,
+    checkpointer: Checkpointer | None = None,
+    save_every: int | None = None,
+    callbacks: Iterable[Any] = (),
+    log_every: int = 10,
+    resume: bool = True,
+    same_data: bool = True,
+    stop_on_nonfinite: bool = True,
+    metadata: Mapping[str, Any] | None = None,
+    prefetch: int = 2,
+) -> FitResult:
+    """Train: make steps, log, evaluate, save checkpoints, resume, and stop for a reason.
+
+    After each step, in this order: the row of figures, if one is due; `on_step_end` of the callbacks; the
+    evaluations that are due, and `on_eval_end`; the checkpoint, if one is due, and `on_checkpoint`. The
+    device works on the next step meanwhile, as in `run`.
+
+    The first Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint; a second one stops at
+    once. If a step, the source, an evaluation or a callback raises, the state after the last step is saved,
+    and the error is raised with the attribute `result`, a `FitResult`. A checkpoint that cannot be saved, on
+    a full disk for example, gives a `CheckpointWarning`, and training goes on.
+
+    A resumed run equals an uninterrupted one bit for bit: state, data, history, callbacks. It continues in
+    the middle of an epoch. An iterable is read again up to its position, unless it has `get_state()` and
+    `set_state(plain)`; `at(step)` needs nothing. If the data differs, the run is refused.
+
+    At the end, the incomplete window of `accumulate` is applied, and all evaluations are made.
+
+    Args:
+        step: `step(state, batch) -> (state, metrics)`.
+        state: the state before the first step; the template of the checkpoint if the run is resumed.
+        source: as for `run`.
+        steps: the number of steps at the end, those before included.
+        epochs: passes over the data, in place of `steps`. Without both, an iterable is read once.
+        evaluate: one `Evaluation` or several.
+        checkpointer: saves when its `save_when` says so. Without `save_when` it saves after evaluations and
+            every `save_every` steps. The last state is always saved. `fit` does not close it.
+        save_every: steps between checkpoints, in addition.
+        callbacks: `Callback`s and plain functions `f(progress) -> Stop | Save | None`.
+        log_every: steps between rows of figures. Metrics are read from the device at least every 32 steps.
+        resume: continue from the newest checkpoint, if there is one. With `False` a directory that holds
+            checkpoints is refused.
+        same_data: refuse to resume with other data: the first batch is compared by checksum.
+        stop_on_nonfinite: stop if a metric and the parameters are not finite; checked at every row and
+            checkpoint. Such a state is never saved, so the checkpoints before it are kept.
+        metadata: plain JSON values to store with each checkpoint, such as the configuration.
+        prefetch: as for `run`.
+
+    Returns:
+        A `FitResult`: the state, the best evaluation, the history, and the reason why the run ended.
+
+    Raises:
+        ValueError: if `steps` is below the steps of the state or the checkpoint; if the source has no batch;
+            if the data is not that of the run; if the checkpoint is of another structure.
+        LockedError: if another process writes to the checkpointer's directory.
+        OSError: if the last checkpoint cannot be saved.
+
+    Warns:
+        CheckpointWarning: if a checkpoint is not saved.
+
+    >>> import mlx.core as mx, purestep as ps
+    >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
+    >>> transform = ps.optimizers.sgd(0.25)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> data = [{"x": mx.array([2.0])}]
+    >>> evaluation = ps.Evaluation(ps.eval_step(loss_fn), data, every=2)
+    >>> step = ps.train_step(loss_fn, transform)
+    >>> result = fit(step, state, data, steps=3, evaluate=evaluation, log_every=1)
+    >>> result.reason, result.steps, result.history.column("loss")
+    ('steps', 3, ([1, 2, 3], [4.0, 1.0, 0.25]))
+    >>> result.best
+    Best(step=3, metric='eval_loss', value=0.0625)
+    """
+    caller = "fit"
+    checks.function(caller, "step", step)
+    log_every = checks.integer(caller, "log_every", log_every, least=1)
+    prefetch = checks.integer(caller, "prefetch", prefetch, least=0)
+    if save_every is not None:
+        save_every = checks.integer(caller, "save_every", save_every, least=1)
+        if checkpointer is None:
+            raise checks.error(caller, "save_every needs a checkpointer")
+    evaluations = evaluations_of(caller, evaluate)
+    hooks = Hooks(caller, callbacks)
+    begun = restored(caller, checkpointer, state, resume=resume)
+    ledger = Ledger(log_every)
+    ledger.step = made_before(begun.state)
+    take_up(caller, begun, ledger, hooks, source, same_data=same_data)
+    span = span_of(caller, begun.state, source, steps, epochs, ledger.step)
+    ledger.steps = span.steps
+    cursor = cursor_for(caller, source, span.start, span.passes, position=ledger.position, check=same_data)
+    first = fingerprint(source) if checkpointer is not None else None
+
+    def facts() -> dict[str, Any]:
+        own = {"ledger": ledger.to_plain(), "callbacks": hooks.to_plain(), "source": first}
+        return {**({} if metadata is None else metadata), KEY: own}
+
+    storage = Storage(caller, checkpointer, save_every, facts, warn_nonfinite=not stop_on_nonfinite)
+    feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
+    metric, mode = _rated(checkpointer, evaluations)
+    in_main = threading.current_thread() is threading.main_thread()
+    with signals() if in_main else nullcontext(Signals()) as asked:
+        session = Session(
+            caller, step, ledger, hooks, evaluations, storage, asked,
+            save_evaluated=checkpointer is not None and checkpointer.save_when is None,
+            stop_on_nonfinite=stop_on_nonfinite,
+        )  # fmt: skip
+        box = [begun.state]  # the loop takes the state out, so that nothing else keeps it in memory
+        run = Run(
+            step,
+            box[0],
+            span.start,
+            span.steps,
+            ledger.history,
+            log_every,
+            tuple(e.name for e in evaluations),
+        )
+        last: Any = box[0]
+        del begun, state
+
+        def result(reason: str) -> FitResult:
+            now = last if session.progress is None else session.progress.state
+            best = best_in(ledger.history, metric, mode)
+            return FitResult(now, best, ledger.history, reason, ledger.step, ledger.seconds)
+
+        try:
+            hooks.train_begin(run)
+            del run
+            reason = _trained(step, box, feed, session, ledger)
+            if reason is None:
+                reason = _ended(cursor, span, steps, ledger)
+            storage.finish(session.progress)
+        except Exception as error:
+            _report(error, session, storage, result, hooks)
+            raise
+        done = result(reason)
+        hooks.train_end(done)
+    return done
+
+
+def _trained(step: StepFn, box: list[Any], feed: Feed, session: Session, ledger: Ledger) -> str | None:
+    """Make all steps; return the reason if the run is stopped before its end."""
+    if ledger.owed:  # A signal ended the run before these evaluations.
+        session.progress = ledger.standing(box[0])
+        stops = [request.reason for request in session.evaluate() if isinstance(request, Stop)]
+        if stops:
+            return stops[0]
+    for made in pipelined(step, box.pop(), feed):
+        reason = session.after(made)
+        del made
+        if reason is not None:
+            return reason
+    return None
+
+
+def _ended(cursor: Any, span: Span, steps: int | None, ledger: Ledger) -> str:
+    """Return the reason of a run that read its source to the end."""
+    if span.steps is not None and ledger.step >= span.steps:
+        return "steps" if steps is not None else "epochs"
+    if isinstance(cursor, PassCursor) and cursor.complete and span.steps is None:
+        return "epochs"
+    return f"the source ended after {ledger.step} steps"
+
+
+def _report(error: Exception, session: Session, storage: Storage, result: Any, hooks: Hooks) -> None:
+    """Save the last state, tell the callbacks, and add to the error where the state is."""
+    progress: Progress | None = session.progress
+    try:
+        storage.finish(progress)
+    except Exception as failure:
+        error.add_note(f"and a checkpoint failed: {failure}")
+    made = result(f"error: {error}")
+    error.result = made  # type: ignore[attr-defined]
+    error.add_note(f"fit ended after step {made.steps}; {storage.where()}")
+    try:
+        hooks.train_end(made)
+    except Exception as failure:
+        error.add_note(f"and a callback failed in on_train_end: {failure}")
+
+
+def _rated(checkpointer: Checkpointer | None, evaluations: tuple[Evaluation, ...]) -> tuple[str | None, str]:
+    """Return the figure that decides what is best, and its mode."""
+    if checkpointer is not None and checkpointer.metric is not None:
+        return checkpointer.metric, checkpointer.mode
+    with_loss = [evaluation.name for evaluation in evaluations if evaluation.source is not None]
+    return (f"{with_loss[0]}_loss", "min") if with_loss else (None, "min")

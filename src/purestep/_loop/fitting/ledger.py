@@ -1,0 +1,124 @@
+"""The counts and figures of a run, and how they are stored with a checkpoint."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import tree
+from purestep._core.types import Batch, Metrics
+from purestep._loop.core.history import History
+from purestep._loop.core.progress import Progress
+from purestep._loop.running.run import Made
+
+_UNREAD = 32  # steps whose metrics may stay on the device
+_LAST = "learning_rate"  # the figure of which a row has the last value, not the mean
+
+
+class Ledger:
+    """What a run has counted and measured so far."""
+
+    def __init__(self, log_every: int):
+        self.steps: int | None = None  # at the end of the run
+        self.log_every = log_every
+        self.step = self.epoch = self.samples = self.tokens = 0
+        self.position: Mapping[str, Any] = {}
+        self.history = History()
+        self.owed: list[str] = []  # the evaluations that are due and not made
+        self._unread: list[Metrics] = []
+        self._values: dict[str, list[float]] = {}
+        self._before, self._since = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, earlier parts of a resumed run included."""
+        return self._before + time.perf_counter() - self._since
+
+    def count(self, made: Made) -> None:
+        """Count a step."""
+        self.step += 1
+        self.epoch, self.position = made.drawn.epoch, made.drawn.position
+        samples, tokens = sizes(made.drawn.batch)
+        self.samples, self.tokens = self.samples + samples, self.tokens + tokens
+        self._unread.append(made.metrics)
+        if len(self._unread) >= _UNREAD:
+            self._read()
+
+    def progress(self, made: Made, *, last: bool) -> Progress:
+        """Return the progress after a step; close a row if one is due."""
+        row: dict[str, float] | None = None
+        values: dict[str, list[float]] = {}
+        if last or self.step % self.log_every == 0:
+            values = self.values()
+            row = {name: _figure(name, numbers) for name, numbers in values.items()}
+            self.history.log(self.step, row)
+            self._values = {}
+        return Progress(
+            self.step, self.steps, self.epoch, made.state, made.drawn.batch, made.metrics, row, values, None,
+            {}, self.history, self.samples, self.tokens, self.seconds,
+        )  # fmt: skip
+
+    def standing(self, state: Any) -> Progress:
+        """Return the progress of a run that is resumed, before its first step."""
+        return Progress(
+            self.step, self.steps, self.epoch, state, None, {}, None, {}, None,
+            {}, self.history, self.samples, self.tokens, self.seconds,
+        )  # fmt: skip
+
+    def values(self) -> dict[str, list[float]]:
+        """Return each metric of each step since the last row. Waits for the device."""
+        self._read()
+        return self._values
+
+    def _read(self) -> None:
+        for metrics in self._unread:
+            for name, value in metrics.items():
+                number: Any = value.item() if isinstance(value, mx.array) else value
+                self._values.setdefault(name, []).append(float(number))
+        self._unread = []
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs, as JSON values."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "owed": list(self.owed),
+            "position": dict(self.position),
+            "history": self.history.to_plain(),
+            "values": {name: list(numbers) for name, numbers in self.values().items()},
+        }
+
+    def restore(self, plain: Mapping[str, Any]) -> None:
+        """Continue from what `to_plain` returned."""
+        self.step, self.epoch = plain["step"], plain["epoch"]
+        self.samples, self.tokens = plain["samples"], plain["tokens"]
+        self.owed = list(plain["owed"])
+        self.position, self.history = plain["position"], History.from_plain(plain["history"])
+        self._values = {name: list(numbers) for name, numbers in plain["values"].items()}
+        self._before, self._since = plain["seconds"], time.perf_counter()
+
+
+def sizes(batch: Batch) -> tuple[int, int]:
+    """Return the samples and tokens of a batch, from its shapes alone."""
+    samples = tokens = 0
+    for leaf in tree.leaves(batch):
+        if not isinstance(leaf, mx.array) or not leaf.ndim:
+            continue
+        samples = samples or leaf.shape[0]
+        if leaf.ndim == 2 and mx.issubdtype(leaf.dtype, mx.integer):
+            tokens = max(tokens, leaf.size)
+    return samples, tokens
+
+
+def _figure(name: str, values: list[float]) -> float:
+    if name == _LAST:
+        return values[-1]
+    try:
+        return math.fsum(values) / len(values)
+    except (OverflowError, ValueError):  # fsum refuses infinities of both signs
+        return sum(values) / len(values)

@@ -1,0 +1,153 @@
+"""Batches prepared ahead of the loop by one thread."""
+
+import atexit
+import queue
+import threading
+import weakref
+from types import TracebackType
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import tree
+from purestep._loop.running.cursor import AtCursor, Cursor, Drawn
+
+_FOREIGN = "in current thread"  # MLX's error for a lazy array that another thread made
+_POLL = 0.2  # seconds between two looks at the flag to stop, while the queue is full
+
+
+class Feed:
+    """The batches of a cursor, at most `most` of them.
+
+    The first batch is drawn on the thread of the loop: this evaluates lazy arrays that the source holds,
+    which no other thread can evaluate. Later batches are drawn and evaluated by a thread of the feed, at most
+    `prefetch` ahead. With `prefetch=0` every batch is drawn on the thread of the loop.
+    """
+
+    def __init__(self, cursor: Cursor, most: int | None, prefetch: int):
+        self._cursor, self._left, self._prefetch = cursor, most, prefetch
+        self._worker: _Worker | None = None
+        self._begun = False
+
+    def next(self, state: Any) -> Drawn | None:
+        """Return the next batch, or `None` after the last one."""
+        if self._left is not None:
+            if self._left == 0:
+                return None
+            self._left -= 1
+        if not self._begun or not self._prefetch:
+            drawn = self._cursor.draw(state)
+            if self._prefetch and drawn is not None:
+                mx.eval(_arrays(drawn))
+            self._begun = True
+            return drawn
+        if self._worker is None:
+            self._worker = _Worker(self._cursor, self._left, self._prefetch)
+        found = self._worker.take()
+        if found is _HANDED_OVER:
+            self._prefetch = 0
+            return self._cursor.draw(state)
+        return found
+
+    def close(self) -> None:
+        """End the thread. A thread that waits for a slow source ends after its next batch."""
+        if self._worker is not None:
+            self._worker.close()
+
+    def __enter__(self) -> "Feed":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_HANDED_OVER: Any = object()
+_LIVE: "weakref.WeakSet[_Worker]" = weakref.WeakSet()
+
+
+class _Worker:
+    """The thread, and the queue between it and the loop."""
+
+    def __init__(self, cursor: Cursor, left: int | None, prefetch: int):
+        self._queue: queue.Queue[Any] = queue.Queue(prefetch)
+        self._stop = threading.Event()
+        # The thread does not refer to this object, so an abandoned loop does not keep it alive.
+        self._thread = threading.Thread(
+            target=_work,
+            args=(cursor, None if left is None else left + 1, self._queue, self._stop, mx.default_device()),
+            name="purestep-batches",
+            daemon=True,
+        )
+        self._thread.start()
+        _LIVE.add(self)
+
+    def take(self) -> Drawn | None:
+        """Return what the thread has prepared; raise its error."""
+        found = self._queue.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """Ask the thread to end, and wait for it for a while."""
+        self._stop.set()
+        try:
+            while True:
+                self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        self._thread.join(timeout=1.0)
+
+
+@atexit.register
+def _close_all() -> None:
+    """End the threads before the interpreter does: one within MLX would crash the exit."""
+    for worker in list(_LIVE):
+        worker.close()
+
+
+def _work(
+    cursor: Cursor, left: int | None, out: "queue.Queue[Any]", stop: threading.Event, device: mx.Device
+) -> None:
+    mx.set_default_device(device)
+    while not stop.is_set() and left != 0:
+        at = cursor.step if isinstance(cursor, AtCursor) else None
+        try:
+            drawn = cursor.draw(None)
+            if drawn is not None:
+                _evaluate(drawn, retry=at is None)
+        except Exception as error:
+            if at is not None and _FOREIGN in str(error):
+                cursor.step = at  # type: ignore[attr-defined]
+                _put(out, _HANDED_OVER, stop)
+            else:
+                _put(out, error, stop)
+            return
+        _put(out, drawn, stop)
+        if drawn is None:
+            return
+        left = None if left is None else left - 1
+
+
+def _evaluate(drawn: Drawn, *, retry: bool) -> None:
+    """Evaluate a batch, unless only the thread of the loop can."""
+    try:
+        mx.eval(_arrays(drawn))
+    except RuntimeError as error:
+        if not (retry and _FOREIGN in str(error)):
+            raise
+
+
+def _arrays(drawn: Drawn) -> list[mx.array]:
+    return [leaf for leaf in tree.leaves(drawn.batch) if isinstance(leaf, mx.array)]
+
+
+def _put(out: "queue.Queue[Any]", item: Any, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            out.put(item, timeout=_POLL)
+            return
+        except queue.Full:
+            continue

@@ -1,0 +1,221 @@
+"""`run`: a loop in which the device never waits for Python."""
+
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.types import Batch, Metrics, StepFn
+from purestep._loop.running.cursor import Drawn, batches_per_epoch, cursor_for, is_on_policy
+from purestep._loop.running.feeding import Feed
+
+State = TypeVar("State")
+
+
+class SourceEndedWarning(UserWarning):
+    """A source had fewer batches than the steps that were asked for."""
+
+
+class Made(NamedTuple):
+    """A step that is done: the state after it, its metrics, the batch it was made with.
+
+    `last` is true for the last step of a run that reached its end: no batch comes after it.
+    """
+
+    state: Any
+    metrics: Metrics
+    drawn: Drawn
+    last: bool = False
+
+
+class Span(NamedTuple):
+    """The steps of a run: the first one, the number of steps at the end, and passes over an iterable."""
+
+    start: int
+    steps: int | None
+    passes: int | None
+
+    @property
+    def most(self) -> int | None:
+        """The most steps to make."""
+        return None if self.steps is None else self.steps - self.start
+
+
+def run(
+    step: StepFn,
+    state: State,
+    source: Any,
+    *,
+    steps: int | None = None,
+    epochs: int | None = None,
+    start: int | None = None,
+    prefetch: int = 2,
+) -> Iterator[tuple[State, Metrics]]:
+    """Make steps one after the other; yield the state and the metrics of each.
+
+    Step k + 1 is sent to the device before step k is handed out, so the device works while Python does. The
+    loop is never more than one step ahead: it waits for step k before it sends step k + 2. When a state is
+    handed out, its metrics are computed: `.item()` does not wait. Leaving the loop early is safe; the step
+    that was sent ahead is dropped.
+
+    A thread prepares up to `prefetch` batches and evaluates them. Python's garbage collector does not scan
+    the objects that exist when the loop starts.
+
+    The loop holds two states and the caller a third. An error in the source or the step is raised after all
+    steps made before it are handed out.
+
+    Args:
+        step: `step(state, batch) -> (state, metrics)`.
+        state: the state before the first step.
+        source: an iterable of batches, an object with `at(step) -> batch`, or an on-policy source such as
+            `data.rollout`, with `at(state) -> batch` and the attribute `on_policy = True`. Its batches are
+            sampled on the thread of the loop.
+        steps: the number of steps at the end, those before `start` included. An iterable that ends earlier is
+            read again; an iterator is not.
+        epochs: passes over the data, in place of `steps`. For `at(step)`, `len(source)` is the number of
+            batches of one epoch.
+        start: steps made before: `at` is called with `start`, `start + 1`, ... The default is `state.step`,
+            or 0 if the state has none. An iterable is read from its beginning.
+        prefetch: batches to prepare ahead. 0 prepares each on the thread of the loop.
+
+    Without `steps` and `epochs`, an iterable is read once, and a source with `at` has no end.
+
+    Raises:
+        ValueError: if `steps` and `epochs` are both given or out of range, or the source has no batch.
+        TypeError: if the source is of another kind.
+
+    Warns:
+        SourceEndedWarning: if an iterator ends before `steps`.
+
+    >>> import purestep as ps
+    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
+    >>> transform = ps.optimizers.sgd(0.25)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> step = ps.train_step(loss_fn, transform)
+    >>> for state, metrics in run(step, state, [{"x": mx.array([2.0])}], steps=3):
+    ...     print(metrics["loss"].item())
+    4.0
+    1.0
+    0.25
+    """
+    caller = "run"
+    checks.function(caller, "step", step)
+    prefetch = checks.integer(caller, "prefetch", prefetch, least=0)
+    span = span_of(caller, state, source, steps, epochs, start)
+    cursor = cursor_for(caller, source, span.start, span.passes)
+    feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
+    return _handed_out(caller, step, state, feed, span)
+
+
+def span_of(
+    caller: str, state: Any, source: Any, steps: int | None, epochs: int | None, start: int | None
+) -> Span:
+    """Return the steps of a run; refuse numbers that contradict each other."""
+    if steps is not None and epochs is not None:
+        raise checks.error(
+            caller, f"steps and epochs exclude each other, got steps={steps} and epochs={epochs}"
+        )
+    start = made_before(state) if start is None else checks.integer(caller, "start", start, least=0)
+    if steps is not None:
+        steps = checks.integer(caller, "steps", steps, least=0)
+        if steps < start:
+            raise checks.error(
+                caller,
+                f"steps must be at least {start}: it counts the {start} steps made before, got {steps}",
+            )
+        return Span(start, steps, None)
+    has_at = hasattr(source, "at")
+    if epochs is None:
+        return Span(start, None, None if has_at else 1)
+    epochs = checks.integer(caller, "epochs", epochs, least=1)
+    if not has_at:
+        return Span(start, None, epochs)
+    length = None if is_on_policy(source) else batches_per_epoch(source)
+    if length is None:
+        raise checks.error(caller, "epochs needs a source with a length: give steps, or len(source)")
+    return Span(start, max(epochs * length, start), None)
+
+
+def made_before(state: Any) -> int:
+    """Return the step of a state, 0 if it has none. Waits for the device."""
+    found: Any = getattr(state, "step", None)
+    number: Any = found.item() if isinstance(found, mx.array) and found.ndim == 0 else 0
+    return int(number)
+
+
+def needs_no_thread(source: Any) -> bool:
+    """Tell whether a thread would prepare nothing, or may not: batches in memory, and on-policy sources."""
+    return isinstance(source, (list, tuple)) or is_on_policy(source)
+
+
+def _handed_out(
+    caller: str, step: StepFn, state: State, feed: Feed, span: Span
+) -> Iterator[tuple[State, Metrics]]:
+    count = 0
+    for made in pipelined(step, state, feed):
+        state = None  # type: ignore[assignment]  # the loop holds no state but those in flight
+        count += 1
+        yield made.state, made.metrics
+        del made
+    if span.most is not None and count < span.most:
+        warnings.warn(
+            f"{caller}: source ended after {count} of {span.most} steps", SourceEndedWarning, stacklevel=2
+        )
+
+
+def pipelined(step: StepFn, state: Any, feed: Feed) -> Iterator[Made]:
+    """Yield each step after the next one is dispatched."""
+    before: Made | None = None
+    failure: Exception | None = None
+    with feed, quiet_collector():
+        while True:
+            try:
+                drawn = feed.next(state)
+                if drawn is None:
+                    break
+                state, metrics = _dispatched(step, state, drawn.batch)
+            except Exception as error:
+                failure = error
+                break
+            if before is not None:
+                _wait(before)
+                handed, before = before, None
+                yield handed
+                del handed
+            before = Made(state, metrics, drawn)
+        del state
+        if before is not None:
+            mx.eval(before.state, before.metrics)
+            yield before._replace(last=failure is None)
+        if failure is not None:
+            raise failure
+
+
+def _dispatched(step: StepFn, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    state, metrics = step(state, batch)
+    mx.async_eval(state, metrics)
+    return state, metrics
+
+
+def _wait(made: Made) -> None:
+    """Wait until a step is done; any of its metrics tells, or any array of its state."""
+    mx.eval(made.metrics or tree.leaves(made.state)[:1])
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Keep Python's garbage collector from scanning the objects that exist now.
+
+    A full collection walks through every container of the process: half a second in a large one. Objects that
+    are made later are collected as usual.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
