@@ -11,6 +11,8 @@ from purestep._data.sampling.completions import Completions
 from purestep._data.sampling.rollout import rollout
 from purestep._data.sampling.sampler import sampler
 from purestep._data.sampling.truncation import truncated_logits
+from purestep._data.text.files import TokenFile
+from purestep._data.text.tokenizing import tokenize_file
 from purestep._data.text.windows import Characters, RandomWindows, consecutive_windows
 
 __all__ = [
@@ -19,6 +21,9 @@ __all__ = [
     "Characters",
     "consecutive_windows",
     "RandomWindows",
+    # Text, tokens and records
+    "TokenFile",
+    "tokenize_file",
     # Sampling from a model
     "Completions",
     "rollout",

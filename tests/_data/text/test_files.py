@@ -1,0 +1,185 @@
+"""Files of tokens, and text files that are turned into them."""
+
+import json
+import random
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from purestep._data.text.tokenizing import pieces
+from purestep.data import Characters, TokenFile, tokenize_file
+
+DTYPES = ["uint8", "uint16", "uint32", "int32", "int64"]
+
+
+class Words:
+    """A tokenizer that divides as GPT-2 does: words take the space before them."""
+
+    vocab_size = 50_000
+
+    def encode(self, text):
+        import re
+
+        parts = re.findall(r" ?\w+| ?[^\s\w]+|\s+(?!\S)|\s+", text)
+        return [sum(part.encode()) % 50_000 for part in parts]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tokens_are_read_as_they_were_written(tmp_path, dtype):
+    tokens = np.random.default_rng(0).integers(0, 255, 1000)
+    written = TokenFile.write(
+        tmp_path / "tokens.bin", [tokens[:10], mx.array(tokens[10:900]), tokens[900:].tolist()], dtype=dtype
+    )
+    raw = np.fromfile(tmp_path / "tokens.bin", dtype)
+    assert raw.tolist() == tokens.tolist()
+    for file in (written, TokenFile(tmp_path / "tokens.bin"), TokenFile(tmp_path / "tokens.bin", dtype)):
+        assert (len(file), file.dtype) == (1000, dtype)
+        assert file.read(3, 50).tolist() == tokens[3:50].tolist()
+        assert file.windows([990, 0, 5], 10).tolist() == [tokens[i : i + 10].tolist() for i in (990, 0, 5)]
+        assert str(file.read(0, 1).dtype) == f"mlx.core.{dtype}"
+        assert file.read(7, 7).shape == (0,)
+        assert mx.concatenate(list(file.pieces(64))).tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_files_of_numpy_and_files_with_a_header_are_read(tmp_path, dtype):
+    tokens = np.arange(200, dtype=dtype)
+    np.save(tmp_path / "tokens.npy", tokens)
+    assert TokenFile(tmp_path / "tokens.npy").read(0, 200).tolist() == tokens.tolist()
+    (tmp_path / "raw").write_bytes(b"h" * 1024 + tokens.tobytes())
+    assert TokenFile(tmp_path / "raw", dtype, header=1024).read(0, 200).tolist() == tokens.tolist()
+
+
+def test_a_file_that_does_not_fit_its_description_is_refused(tmp_path):
+    path = tmp_path / "tokens.bin"
+    TokenFile.write(path, [range(1000)], dtype="uint16")
+    whole = path.read_bytes()
+    with pytest.raises(ValueError, match=r"^TokenFile: dtype must be 'uint16', as .* got 'uint32'$"):
+        TokenFile(path, "uint32")
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match=r"must hold 1000 tokens, as it is described, got 950: .* truncated"):
+        TokenFile(path)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"must hold whole uint16 tokens .* got 1999 bytes: .* truncated"):
+        TokenFile(path)
+    (tmp_path / "tokens.bin.json").write_text(json.dumps({"format": "purestep.tokens", "dtype": "uint17"}))
+    with pytest.raises(ValueError, match=r"tokens.bin.json must be a description written by"):
+        TokenFile(path)
+    np.save(tmp_path / "cut.npy", np.arange(1000))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"must hold 1000 tokens, as it is described, got 999"):
+        TokenFile(tmp_path / "cut.npy")
+    for wrong in (np.zeros((2, 2), np.uint16), np.zeros(3, np.float32), np.zeros(3, ">u2")):
+        np.save(tmp_path / "wrong.npy", wrong)
+        with pytest.raises(ValueError, match=r"wrong.npy must hold little-endian tokens \[length\] of dtype"):
+            TokenFile(tmp_path / "wrong.npy")
+
+
+def test_a_raw_file_needs_the_dtype_that_it_has(tmp_path):
+    np.arange(1000, dtype="uint32").tofile(tmp_path / "raw")
+    with pytest.raises(ValueError, match="dtype must be given for a file without a description"):
+        TokenFile(tmp_path / "raw")
+    with pytest.raises(ValueError, match=r"dtype must be the one of .* every second .* hold uint32 tokens$"):
+        TokenFile(tmp_path / "raw", "uint16")
+    with pytest.raises(ValueError, match="whole uint32 tokens after 2 bytes of header, got 4000 bytes"):
+        TokenFile(tmp_path / "raw", "uint32", header=2)
+    with pytest.raises(ValueError, match="whole uint32 tokens after 8000 bytes of header"):
+        TokenFile(tmp_path / "raw", "uint32", header=8000)
+    with pytest.raises(ValueError, match="dtype must be one of uint8, .*, got 'float32'"):
+        TokenFile(tmp_path / "raw", "float32")
+    with pytest.raises(FileNotFoundError, match="absent"):
+        TokenFile(tmp_path / "absent", "uint16")
+
+
+def test_reading_outside_the_file_or_of_a_file_that_shrank_is_refused(tmp_path):
+    file = TokenFile.write(tmp_path / "tokens.bin", [range(100)], dtype="uint16")
+    with pytest.raises(ValueError, match="TokenFile.read: stop must be at most 100 tokens, got 101"):
+        file.read(0, 101)
+    with pytest.raises(ValueError, match="stop must be at least 5, got 4"):
+        file.read(5, 4)
+    with pytest.raises(ValueError, match=r"starts must be in \[0, 90\] for length=10, got 91"):
+        file.windows([0, 91], 10)
+    with (tmp_path / "tokens.bin").open("r+b") as opened:
+        opened.truncate(100)
+    with pytest.raises(ValueError, match="must keep its 100 tokens while open, it was truncated"):
+        file.read(0, 100)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "tokens.bin"
+    TokenFile.write(path, [[1, 2, 3]], dtype="uint16")
+    with pytest.raises(ValueError, match="TokenFile.write: tokens must fit uint16, got 65536 at position 5"):
+        TokenFile.write(path, [[1, 2, 3, 4], [5, 65536]], dtype="uint16")
+    with pytest.raises(ValueError, match=r"tokens must fit uint8, got 1.5 at position 0"):
+        TokenFile.write(path, [[1.5]], dtype="uint8")
+    with pytest.raises(ValueError, match="pieces must hold at least one token"):
+        TokenFile.write(path, [], dtype="uint8")
+    assert TokenFile(path).read(0, 3).tolist() == [1, 2, 3]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["tokens.bin", "tokens.bin.json"]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 10_000])
+def test_the_tokens_of_a_text_do_not_depend_on_the_pieces(tmp_path, piece):
+    choose = random.Random(piece)
+    text = "".join(
+        choose.choice(["word", "zwölf", " ", "  ", "\n", "\n\n", ".", ", ", "日本"]) for _ in range(500)
+    )
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8", newline="")
+    assert "".join(pieces("caller", tmp_path / "text.txt", piece)) == text
+    characters = Characters.of(text)
+    file = tokenize_file(tmp_path / "text.txt", characters, tmp_path / "out", piece=piece)
+    assert file.read(0, len(file)).tolist() == characters.encode(text).tolist()
+    assert (file.dtype, file.tokenizer) == ("uint16", "Characters")
+    if piece >= 64:  # so that a piece has a word
+        file = tokenize_file(tmp_path / "text.txt", Words(), tmp_path / "out", piece=piece)
+        assert file.read(0, len(file)).tolist() == Words().encode(text)
+    assert all(len(each) <= 2 * piece + 40 for each in pieces("caller", tmp_path / "text.txt", piece))
+
+
+def test_texts_follow_each_other_with_an_end_token(tmp_path):
+    for name, text in (("a", "ab"), ("b", "ba")):
+        (tmp_path / name).write_text(text)
+    file = tokenize_file(
+        [tmp_path / "a", tmp_path / "b"], Characters("ab"), tmp_path / "out", end_token=9, dtype="uint8"
+    )
+    assert file.read(0, len(file)).tolist() == [0, 1, 9, 1, 0, 9]
+
+
+def test_texts_and_tokenizers_that_do_not_fit_are_refused(tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "latin").write_bytes(b"abc " * 1000 + "é".encode("latin1") + b" abc" * 1000)
+    for piece in (5, 100, 100_000):
+        with pytest.raises(ValueError, match=r"latin must be UTF-8, got byte 0xe9 at position 4000$"):
+            tokenize_file(tmp_path / "latin", Characters("abc "), out, piece=piece)
+    (tmp_path / "cut").write_bytes("abcé".encode()[:-1])
+    with pytest.raises(ValueError, match=r"cut must be UTF-8, got byte 0xc3 at position 3$"):
+        tokenize_file(tmp_path / "cut", Characters("abcé"), out)
+    (tmp_path / "empty").write_bytes(b"")
+    with pytest.raises(ValueError, match="empty must not be empty"):
+        tokenize_file(tmp_path / "empty", Characters("abc"), out)
+    with pytest.raises(TypeError, match="tokenizer must have a method encode, got int"):
+        tokenize_file(tmp_path / "cut", 5, out)
+    (tmp_path / "text").write_text("zebra")
+    with pytest.raises(ValueError, match="Characters.encode: text must consist of characters of"):
+        tokenize_file(tmp_path / "text", Characters("abc"), out)
+    assert not out.exists()
+
+
+def test_a_tokenizer_of_the_ecosystem_writes_no_marks(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "a": 1, "b": 2}, unk_token="<s>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    wrapped = pytest.importorskip("transformers").PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>"
+    )
+    assert inner.encode("a b").ids == [0, 1, 2]
+    Path(tmp_path / "text").write_text("a b a")
+    for tokenizer in (inner, wrapped):
+        file = tokenize_file(tmp_path / "text", tokenizer, tmp_path / "out", piece=1)
+        assert file.read(0, len(file)).tolist() == [1, 2, 1]
+        assert file.dtype == "uint16"
