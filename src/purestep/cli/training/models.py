@@ -76,7 +76,8 @@ def build(name: str, config: TrainConfig, data: Data) -> Model:
     """
     if ":" not in name:
         return _transformer(config, data)
-    found = loading.made("model", name, config, data)
+    with ps.rng.scope(mx.random.key(config.seed)):  # the seed decides the weights
+        found = loading.made("model", name, config, data)
     if not isinstance(found, tuple) or len(found) not in (2, 3) or not callable(found[0]):
         rule = f"model: {name} must return (loss_fn, params) or (loss_fn, params, apply)"
         raise checks.error(CALLER, f"{rule}, got {type(found).__name__}")

@@ -40,10 +40,14 @@ class Recorder(Callback):
             self._append(self._samples, f"--- after step {progress.step}\n{text}\n")
 
     def _append(self, path: Path, text: str) -> None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:  # that of a full disk does not name the file
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    plain = {name: value if math.isfinite(value) else repr(value) for name, value in row.items()}
+    names = ["step", *sorted(row.keys() - {"step"})]  # a resumed run writes the same lines
+    plain = {name: row[name] if math.isfinite(row[name]) else repr(row[name]) for name in names}
     return json.dumps(plain) + "\n"

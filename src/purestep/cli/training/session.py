@@ -75,9 +75,11 @@ def opened(values: dict[str, Any], *, resume: bool) -> Session:
         session = _session(settings, directory, found, [], again=False)
         corpus.write_facts(directory, found.facts)
         _store(session)
-    except BaseException:
+    except BaseException as error:
         if not there:  # a run that never began leaves nothing
             shutil.rmtree(top, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is None:  # of writing, as on a full disk
+            raise _unwritable(directory, error) from error
         raise
     return session
 
@@ -119,7 +121,11 @@ def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise checks.error(CALLER, f"--out {directory} cannot be written: {error.strerror}") from error
+        raise _unwritable(directory, error) from error
+
+
+def _unwritable(directory: Path, error: OSError) -> ValueError:
+    return checks.error(CALLER, f"--out {directory} cannot be written: {error.strerror or error}")
 
 
 def _store(session: Session) -> None:
