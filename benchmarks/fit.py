@@ -1,0 +1,221 @@
+"""`ps.run` and `ps.fit` against bare loops around the same compiled step.
+
+All contestants share one step, one start and one source, and take turns of --steps steps in an order
+shuffled each round. A turn is timed from the end of its first steps to the end of its last one, so
+starting and the wait for the last checkpoint are not in it; a checkpoint in the middle of the turn is. Before a
+time is reported, the parameters of all contestants after a turn are compared bit for bit.
+
+Targets: `run` and `fit` with everything on cost at most 2 % over the bare loop with `mx.async_eval`, and less
+time than the one with `mx.eval`.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+import purestep as ps
+from benchmarks import harness
+from benchmarks.harness import ContestantError, Spread
+from benchmarks.workloads import Transformer
+from purestep.callbacks import Callback
+
+BARE, WAITING = "loop, async_eval", "loop, eval"
+SKIPPED = 3  # steps of a turn before the clock starts
+TARGET = 1.02
+
+
+class Size(NamedTuple):
+    """A model and its batches.
+
+    Attributes:
+        about: one line for the table.
+        steps: in a turn.
+        shape: vocabulary, context, width, layers and heads.
+        rows: of a batch.
+        dtype: of the forward and backward pass.
+    """
+
+    about: str
+    steps: int
+    shape: tuple[int, int, int, int, int]
+    rows: int
+    dtype: mx.Dtype
+
+
+SIZES = {
+    "small": Size("width 128, 2 layers, 4 x 64 tokens", 60, (256, 64, 128, 2, 4), 4, mx.float32),
+    "gpt2": Size(
+        "GPT-2's 12 layers of width 768 with an own head (163M), 8 x 1024 tokens", 60,
+        (50304, 1024, 768, 12, 12), 8, mx.bfloat16,
+    ),
+}  # fmt: skip
+
+
+class Tokens:
+    """Random tokens by step: what a training set in memory costs to read."""
+
+    def __init__(self, size: Size):
+        vocabulary, context = size.shape[:2]
+        self._tokens = mx.random.randint(0, vocabulary, (64, size.rows, context + 1), key=mx.random.key(1))
+        mx.eval(self._tokens)
+
+    def at(self, step: int) -> dict[str, mx.array]:
+        """Return the batch of a step."""
+        rows = self._tokens[step % len(self._tokens)]
+        return {"inputs": rows[:, :-1], "targets": rows[:, 1:]}
+
+
+class Clock(Callback):
+    """Notes when the first steps and the last one end."""
+
+    def __init__(self, steps: int):
+        self._steps, self.begun, self.ended = steps, 0.0, 0.0
+
+    def on_step_end(self, progress: Any) -> None:
+        """Note the time."""
+        if progress.step == SKIPPED:
+            self.begun = time.perf_counter()
+        if progress.step == self._steps:
+            self.ended = time.perf_counter()
+
+
+class Session:
+    """The step, the start and the contestants; each returns seconds of a turn and the last state."""
+
+    def __init__(self, name: str, steps: int):
+        size = SIZES[name]
+        vocabulary, context, width, layers, heads = size.shape
+        with ps.rng.scope(mx.random.key(0)):
+            model: nn.Module = Transformer(vocabulary, context, width, layers, heads, 0.0)
+            mx.eval(model.parameters())
+        apply, params, _ = ps.functional(model)
+        self.parameters = sum(leaf.size for _, leaf in tree_flatten(params))  # type: ignore[str-unpack]
+
+        def loss_fn(params: Any, batch: Any, rng: Any) -> ps.Mean:
+            logits = apply(ps.tree.cast(params, size.dtype), batch["inputs"], rng=rng)
+            return ps.losses.cross_entropy(logits, batch["targets"])
+
+        transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(1e-4))
+        self.step, self.source, self.steps = ps.compiled(ps.train_step(loss_fn, transform)), Tokens(size), steps
+        self.start = ps.TrainState.create(params, transform)
+        mx.eval(self.start)
+        self.contestants: dict[str, Callable[[], tuple[float, ps.TrainState]]] = {
+            WAITING: lambda: self._loop(mx.eval),
+            BARE: lambda: self._loop(mx.async_eval),
+            "loop, async_eval, again": lambda: self._loop(mx.async_eval),
+            "ps.run": self._run,
+            "ps.fit, plain": lambda: self._fit(),
+            "ps.fit, everything on": self._everything,
+        }
+
+    def _loop(self, evaluate: Callable[..., None]) -> tuple[float, ps.TrainState]:
+        state, begun = self.start, 0.0
+        for number in range(self.steps):
+            if number == SKIPPED:
+                mx.eval(state)
+                begun = time.perf_counter()
+            state, metrics = self.step(state, self.source.at(number))
+            evaluate(state, metrics)
+        mx.eval(state)
+        return time.perf_counter() - begun, state
+
+    def _run(self) -> tuple[float, ps.TrainState]:
+        state, begun = self.start, 0.0
+        for number, (after, _) in enumerate(
+            ps.run(self.step, self.start, self.source, steps=self.steps), start=1
+        ):
+            state = after
+            if number == SKIPPED:
+                begun = time.perf_counter()
+        mx.eval(state)
+        return time.perf_counter() - begun, state
+
+    def _fit(self, *callbacks: Any, **options: Any) -> tuple[float, ps.TrainState]:
+        clock = Clock(self.steps)
+        result = ps.fit(
+            self.step, self.start, self.source, steps=self.steps, callbacks=[*callbacks, clock], **options
+        )
+        return clock.ended - clock.begun, result.state
+
+    def _everything(self) -> tuple[float, ps.TrainState]:
+        with tempfile.TemporaryDirectory() as folder, ps.checkpoint.Checkpointer(folder) as checkpointer:
+            shown = [
+                lambda progress: None,
+            ]
+            return self._fit(*shown, checkpointer=checkpointer, save_every=self.steps // 2 + 1)
+
+    def agree(self) -> None:
+        """Raise if two contestants end at different parameters; this also warms everything up."""
+        want: Any = None
+        for name, turn in self.contestants.items():
+            harness.note(f"first turn of {name}", passing=True)
+            params = turn()[1].params
+            want = params if want is None else want
+            same = ps.tree.map(lambda a, b: mx.array_equal(a, b), params, want)
+            if not all(bool(equal.item()) for equal in ps.tree.leaves(same)):
+                raise ContestantError(f"{name} and {WAITING} end at different parameters")
+
+
+def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
+    """Race the contestants of one size; return the seconds a step of each turn."""
+    session = Session(name, steps)
+    session.agree()
+    order, shuffled = list(session.contestants), random.Random(0)
+    seconds: dict[str, list[float]] = {contestant: [] for contestant in order}
+    for number in range(rounds):
+        harness.note(f"round {number + 1} of {rounds}", passing=True)
+        shuffled.shuffle(order)
+        for contestant in order:
+            seconds[contestant].append(session.contestants[contestant]()[0] / (steps - SKIPPED))
+    return {
+        "about": SIZES[name].about,
+        "parameters": session.parameters,
+        "steps": steps,
+        "seconds": seconds,
+        "over_bare": {
+            contestant: Spread.of_ratios(values, seconds[BARE])._asdict()
+            for contestant, values in seconds.items()
+        },
+    }
+
+
+def show(name: str, measured: dict[str, Any]) -> str:
+    """Write one size's results."""
+    rows = [
+        [
+            contestant,
+            Spread.of(values).show(3, 1e3),
+            Spread(**measured["over_bare"][contestant]).show(3),
+            f"{harness.fastest(values) / harness.fastest(measured['seconds'][BARE]):.3f}",
+        ]
+        for contestant, values in measured["seconds"].items()
+    ]
+    head = ["contestant", "ms/step (quartiles)", f"over {BARE}", "of the fastest turns"]
+    return f"{name}: {measured['about']}, turns of {measured['steps']} steps\n{harness.table(head, rows)}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--size", choices=SIZES, default="small", help="the model (small)")
+    parser.add_argument("--steps", type=harness.positive, help="steps a turn (60)")
+    parser.add_argument("--rounds", type=harness.positive, default=20, help="turns of each contestant (20)")
+    parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure one size."""
+    facts = harness.facts()
+    measured = measure(options.size, options.steps or SIZES[options.size].steps, options.rounds)
+    if options.json:
+        print(json.dumps({"benchmark": "fit", "facts": facts, "target": TARGET, options.size: measured}, indent=1))
+    else:
+        print(harness.facts_lines(facts) + "\n\n" + show(options.size, measured))
+    return 0
