@@ -11,7 +11,9 @@ from purestep._data.sampling.completions import Completions
 from purestep._data.sampling.rollout import rollout
 from purestep._data.sampling.sampler import sampler
 from purestep._data.sampling.truncation import truncated_logits
+from purestep._data.text.examples import Example, Examples
 from purestep._data.text.files import TokenFile
+from purestep._data.text.packing import Packed, pack
 from purestep._data.text.tokenizing import tokenize_file
 from purestep._data.text.windows import Characters, RandomWindows, consecutive_windows
 
@@ -24,6 +26,10 @@ __all__ = [
     # Text, tokens and records
     "TokenFile",
     "tokenize_file",
+    "Example",
+    "Examples",
+    "pack",
+    "Packed",
     # Sampling from a model
     "Completions",
     "rollout",
