@@ -104,11 +104,7 @@ class Session:
             return ps.losses.cross_entropy(logits, batch["targets"])
 
         transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(1e-4))
-        self.step, self.source, self.steps = (
-            ps.compiled(ps.train_step(loss_fn, transform)),
-            Tokens(size),
-            steps,
-        )
+        self.step, self.source, self.steps = ps.compiled(ps.train_step(loss_fn, transform)), Tokens(size), steps
         self.start = ps.TrainState.create(params, transform)
         mx.eval(self.start)
         self.contestants: dict[str, Callable[[], tuple[float, ps.TrainState]]] = {
@@ -219,11 +215,7 @@ def run(options: argparse.Namespace) -> int:
     facts = harness.facts()
     measured = measure(options.size, options.steps or SIZES[options.size].steps, options.rounds)
     if options.json:
-        print(
-            json.dumps(
-                {"benchmark": "fit", "facts": facts, "target": TARGET, options.size: measured}, indent=1
-            )
-        )
+        print(json.dumps({"benchmark": "fit", "facts": facts, "target": TARGET, options.size: measured}, indent=1))
     else:
         print(harness.facts_lines(facts) + "\n\n" + show(options.size, measured))
     return 0
