@@ -1,8 +1,12 @@
 """The command `train`: what it refuses, what it writes, and that a resumed run is the same run."""
 
 import json
+import os
+import re
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -317,6 +321,42 @@ def test_the_output_is_plain_in_a_pipe_and_has_no_control_characters(capsys, her
     assert (code, err) == (0, "")
     hostile.check(out)
     assert "train 4/4  0:00 left  loss " in out
+
+
+def test_a_narrow_terminal_shows_a_live_line_within_its_width(here, monkeypatch):
+    screen = hostile.Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    for name, value in (("COLUMNS", "60"), ("LINES", "20"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    assert train.main([*QUICK, "--max-steps", "6", "--out", "run"]) == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n")
+    assert max(map(len, plain.splitlines())) <= 60
+    assert "train 6/6 " in plain
+    hostile.check(plain)
+
+
+def test_a_process_with_an_ascii_locale_writes_ascii_and_survives_a_kill(here):
+    (here / "text.txt").write_text("größe … “a” " * 200, encoding="utf-8")
+    whole = [*QUICK, "--max-steps", "400", "--checkpoint-interval", "3", "--eval-interval", "400"]
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "purestep", "train", *whole, "--out", "run"], stdout=subprocess.DEVNULL
+    )
+    while not list(here.glob("run/checkpoints/step_*")):
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    done = subprocess.run(
+        [sys.executable, "-m", "purestep", "train", "--resume", "--out", "run"],
+        env={**os.environ, "LC_ALL": "C", "LANG": "C"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"written by the model" in done.stdout.decode("ascii").encode()
+    assert train.main([*whole, "--out", "whole", "--json"]) == 0
+    assert same("run", "whole")
+    assert (here / "run/metrics.jsonl").read_bytes() == (here / "whole/metrics.jsonl").read_bytes()
 
 
 def test_json_needs_no_extra_and_help_lists_every_setting(capsys, here, monkeypatch):

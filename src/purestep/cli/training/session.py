@@ -11,7 +11,7 @@ import mlx.core as mx
 import purestep as ps
 from purestep._checkpoint.disk import atomic
 from purestep._core import checks
-from purestep._loop.config import files
+from purestep._loop.config import files, kinds
 from purestep._loop.config.building import computed_in, create_optimizer, create_step
 from purestep._loop.fitting.evaluation import Evaluation
 from purestep._loop.fitting.fit import fit
@@ -24,6 +24,7 @@ from purestep.cli.training.settings import (
     SIZES,
     STORED,
     Settings,
+    all_types,
     refuse_other_settings,
     settings_from,
 )
@@ -89,6 +90,7 @@ def _resumed(values: dict[str, Any]) -> Session:
     if not (directory / STORED).is_file():
         raise checks.error(CALLER, f"--resume found no run in {directory}: there is no {STORED}")
     stored = files.read_toml(CALLER, directory / STORED)
+    kinds.refuse_unknown(f"{CALLER}: {directory / STORED}", "setting", stored, [*all_types(), SIZES])
     begun = settings_from({**stored, "out": str(directory)})
     sizes = {**begun.sizes, **values.get(SIZES, {})}
     settings = settings_from({**begun.to_dict(), **values, SIZES: sizes})
