@@ -199,6 +199,16 @@ def test_muon_trains_hidden_matrices_at_the_scale_of_adamw():
         )
 
 
+def test_muon_trains_the_chosen_matrices_alone():
+    config = TrainConfig(optimizer="muon", learning_rate=0.1, weight_decay=0.0, **PLAIN)
+    after = moved(
+        create_optimizer(config, hidden=lambda path, leaf: path == "embedding.weight"), gradients(1)
+    )
+    sizes = {path: np.abs(np.array(leaf) - after[path]) for path, leaf in ps.tree.items(params())}
+    np.testing.assert_allclose(sizes["fc.weight"], 0.1, rtol=1e-4)  # a first step of Adam
+    assert np.ptp(sizes["embedding.weight"]) > 0.01
+
+
 def test_gradients_are_clipped_by_their_global_norm():
     config = TrainConfig(optimizer="sgd", momentum=0.0, learning_rate=1.0, weight_decay=0.0, **PLAIN)
     grads = gradients(1)

@@ -88,7 +88,9 @@ def create_schedule(config: TrainConfig) -> Schedule:
     return warmup_cosine_decay(first, peak, warmup, total, low * peak)
 
 
-def create_optimizer(config: TrainConfig, *, mask: Mask | None = None) -> GradientTransform:
+def create_optimizer(
+    config: TrainConfig, *, mask: Mask | None = None, hidden: Tree | Callable[..., Any] = hidden_matrices
+) -> GradientTransform:
     """Return the gradient transform that a configuration describes.
 
     In this order, and each only if the configuration has it: dynamic loss scaling (for float16), `accumulate`
@@ -114,6 +116,8 @@ def create_optimizer(config: TrainConfig, *, mask: Mask | None = None) -> Gradie
         config: the hyperparameters.
         mask: the parameters that decay, in any form that `masked` accepts. `None` selects those with two or
             more axes, so biases and norms do not decay.
+        hidden: the matrices that Muon trains, as `matrices` in `scale_by_muon`. The default excludes
+            embeddings by their names.
 
     Reference: AdamW: Loshchilov and Hutter, arXiv:1711.05101; Muon of AdamW's size: Liu et al.,
     arXiv:2502.16982; the others: see `purestep.optimizers`.
@@ -124,7 +128,7 @@ def create_optimizer(config: TrainConfig, *, mask: Mask | None = None) -> Gradie
     {'w': array([[-0.1, 0.1]], dtype=float32)}
     """
     _check_config("create_optimizer", config)
-    return _optimizer(config, matrices if mask is None else mask, None)
+    return _optimizer(config, matrices if mask is None else mask, hidden, None)
 
 
 def create_mup_optimizer(
@@ -167,7 +171,8 @@ def create_mup_optimizer(
     if config.optimizer not in _MUP:
         rule = f"config.optimizer must be one of {', '.join(_MUP)}"
         raise checks.error(caller, f"{rule}, got {config.optimizer!r}: muP has other rules for it")
-    return _optimizer(config, matrices if mask is None else mask, scale_by_width(width_mult, hidden))
+    narrow = scale_by_width(width_mult, hidden)
+    return _optimizer(config, matrices if mask is None else mask, hidden, narrow)
 
 
 def create_step(
@@ -218,12 +223,14 @@ def computed_in(config: TrainConfig, loss_fn: LossFn) -> LossFn:
     return cast
 
 
-def _optimizer(config: TrainConfig, mask: Mask, narrow: GradientTransform | None) -> GradientTransform:
+def _optimizer(
+    config: TrainConfig, mask: Mask, hidden: Any, narrow: GradientTransform | None
+) -> GradientTransform:
     decay = [add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
     members = [clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm else []
     if config.optimizer in _L2:
         members += decay
-    members.append(_direction(config))
+    members.append(_direction(config, hidden))
     if narrow is not None:
         members.append(narrow)
     if config.optimizer not in _L2:
@@ -238,7 +245,7 @@ def _optimizer(config: TrainConfig, mask: Mask, narrow: GradientTransform | None
     return dynamic_loss_scale(transform) if config.dtype == "float16" else transform
 
 
-def _direction(config: TrainConfig) -> GradientTransform:
+def _direction(config: TrainConfig, hidden: Any) -> GradientTransform:
     """Return the transform from gradients to steps of a rate of 1, which are subtracted."""
     name = config.optimizer
     given: dict[str, Any] = {"b1": config.b1, "b2": config.b2}
@@ -253,12 +260,10 @@ def _direction(config: TrainConfig) -> GradientTransform:
         return trace(0.9 if config.momentum is None else config.momentum)
     if name == "muon":
         on_matrices = chain(
-            scale_by_muon(
-                beta=0.95 if config.momentum is None else config.momentum, matrices=hidden_matrices
-            ),
-            scale_by_shape(consistent_rms=_MATCH_ADAMW, matrices=hidden_matrices),
+            scale_by_muon(beta=0.95 if config.momentum is None else config.momentum, matrices=hidden),
+            scale_by_shape(consistent_rms=_MATCH_ADAMW, matrices=hidden),
         )
-        return matrices_and_rest(on_matrices, scale_by_adam(**means), hidden_matrices)
+        return matrices_and_rest(on_matrices, scale_by_adam(**means), hidden)
     return scale_by_adam(**means, nesterov=name == "nadamw", eps=1e-6 if name == "lamb" else 1e-8)
 
 

@@ -41,11 +41,13 @@ class Model(NamedTuple):
         loss_fn: `loss_fn(params, batch, rng)`, as for `train_step`.
         params: the first parameters.
         apply: `apply(params, tokens [batch, seq]) -> logits [batch, seq, vocabulary]`, or `None`.
+        hidden: `hidden(path, leaf)` tells whether Muon trains a matrix.
     """
 
     loss_fn: Any
     params: Any
     apply: Callable[..., mx.array] | None
+    hidden: Callable[[str, mx.array], bool] = ps.transforms.hidden_matrices
 
 
 def check_model(name: str, sizes: dict[str, Any]) -> None:
@@ -97,7 +99,12 @@ def _transformer(config: TrainConfig, data: Data) -> Model:
         logits = apply(params, batch["inputs"], rng=rng).astype(mx.float32)
         return ps.losses.cross_entropy(logits, batch["targets"], ignore_index=IGNORED)
 
-    return Model(loss_fn, params, apply)
+    return Model(loss_fn, params, apply, _hidden)
+
+
+def _hidden(path: str, leaf: mx.array) -> bool:
+    """Tell whether a leaf of the transformer is a hidden matrix: the table of n-grams is an embedding."""
+    return ps.transforms.hidden_matrices(path, leaf) and not path.startswith("ngrams.")
 
 
 def continued(

@@ -176,7 +176,7 @@ def trained(session: Session, callbacks: Sequence[Any]) -> FitResult:
         ValueError: if the run cannot be resumed.
     """
     config, task, _ = session.settings
-    transform = create_optimizer(config)
+    transform = create_optimizer(config, hidden=session.model.hidden)
     step = create_step(config, session.model.loss_fn, transform)
     state = ps.TrainState.create(session.model.params, transform, seed=config.seed)
     measure: Any = ps.eval_step(computed_in(config, session.model.loss_fn))
