@@ -14,7 +14,6 @@ from purestep._core import checks
 from purestep._data.text import tokenizers, tokenizing
 from purestep._data.text.files import TokenFile
 from purestep._data.text.windows import Characters
-from purestep._loop.config.config import relabelled
 from purestep.cli.training import loading
 from purestep.cli.training.settings import CALLER, Task
 from purestep.cli.training.windows import ConsecutiveTokens, RandomTokens
@@ -236,7 +235,11 @@ def _record(field: str, line: bytes, place: str) -> str:
 
 def _tokens(task: Task, name: str, path: str, found: Inspected, directory: Path, *, again: bool) -> TokenFile:
     if task.format == "tokens":
-        return relabelled("TokenFile: ", f"{CALLER}: token_", lambda: TokenFile(path, task.token_dtype))
+        try:
+            return TokenFile(path, task.token_dtype)
+        except ValueError as error:
+            said = str(error).removeprefix("TokenFile: ")
+            raise checks.error(CALLER, f"token_{said}" if said.startswith("dtype ") else said) from None
     out = directory / ("tokens.bin" if name == "data" else "validation.bin")
     if again and out.exists():
         return TokenFile(out)
