@@ -211,7 +211,7 @@ def test_a_run_is_resumed_with_its_own_settings_and_harmless_changes(capsys, her
         (["--data", "bad.jsonl"], "data: line 2 of bad.jsonl must have the field 'text', got txet"),
         (["--data", "worse.jsonl"], "data: line 1 of worse.jsonl must be a JSON object, got b'{'"),
         (["--data", "tokens.bin"], "token_dtype must be given for a file without a description"),
-        (["--data", "odd.bin", "--token-dtype", "uint16"], "train: odd.bin must hold whole uint16 tokens after 0"),
+        (["--data", "odd.bin", "--token-dtype", "uint16"], "odd.bin must hold whole uint16 tokens"),
         (["--data", "tokens.npy", "--vocabulary", "40"], "tokens in [0, 40), the vocabulary, got 49"),
         (["--data", "tokens.npy", "--prompt", "a"], "prompt needs a text to learn"),
         (["--data", "text.txt", "--validation", "other"], "no characters but those of data, other has '!Z'"),
