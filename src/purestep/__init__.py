@@ -17,6 +17,13 @@ from purestep import (
     types,
 )
 from purestep._core.mean import Mean, MeanSum
+from purestep._loop.config.building import (
+    create_mup_optimizer,
+    create_optimizer,
+    create_schedule,
+    create_step,
+)
+from purestep._loop.config.config import TrainConfig
 from purestep._loop.fitting.evaluation import Evaluation
 from purestep._loop.fitting.fit import fit
 from purestep._loop.fitting.result import Best, FitResult
@@ -62,6 +69,12 @@ __all__ = [
     "Evaluation",
     "CheckpointWarning",
     "SourceEndedWarning",
+    # A configuration, and what is built from it
+    "TrainConfig",
+    "create_schedule",
+    "create_optimizer",
+    "create_mup_optimizer",
+    "create_step",
     # Evaluation
     "eval_step",
     "evaluate",
