@@ -6,7 +6,9 @@ run sees the same batches as an uninterrupted one.
 
 from functools import partial
 
-from purestep._data.core.source import Source
+from purestep._data.arrays.batches import Batches
+from purestep._data.arrays.mapping import map
+from purestep._data.core.source import OnPolicySource, Source
 from purestep._data.sampling.completions import Completions
 from purestep._data.sampling.rollout import rollout
 from purestep._data.sampling.sampler import sampler
@@ -25,6 +27,9 @@ from purestep._data.text.windows import Characters, RandomWindows, consecutive_w
 __all__ = [
     # Sources
     "Source",
+    "OnPolicySource",
+    "Batches",
+    "map",
     "Characters",
     "consecutive_windows",
     "RandomWindows",

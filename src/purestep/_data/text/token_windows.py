@@ -8,7 +8,7 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.rng import from_seed
 from purestep._core.types import Batch
-from purestep._data.core import order
+from purestep._data.core import permutation
 from purestep._data.text import layouts
 from purestep._data.text.files import TokenFile
 
@@ -120,8 +120,8 @@ class TokenWindows:
     def _starts(self, epoch: int, numbers: range) -> list[int]:
         if not self.shuffle:
             return [number * self.context for number in numbers]
-        offset = order.draw(self.seed, epoch) % (self._slack + 1)
-        places = order.shuffled(self.seed, epoch, numbers, self._windows)
+        offset = permutation.draw(self.seed, epoch) % (self._slack + 1)
+        places = permutation.shuffled(self.seed, epoch, numbers, self._windows)
         return [offset + place * self.context for place in places]
 
     def _check(self, windows: mx.array, starts: Sequence[int]) -> None:

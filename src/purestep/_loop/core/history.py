@@ -28,7 +28,7 @@ class _Table:
             return
         count = len(self.steps)
         self.steps.append(step)
-        for name in row.keys() - self.columns.keys():
+        for name in [name for name in row if name not in self.columns]:
             self.columns[name] = array("d", [math.nan]) * count
             self.present[name] = bytearray(count)
         for name, column in self.columns.items():

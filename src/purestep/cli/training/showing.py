@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
+from purestep._loop.callbacks.display.console import EscapingConsole
+from purestep._loop.callbacks.display.live import TrainingProgress
 from purestep._loop.core.progress import Callback, Progress, Run
 from purestep.demos.shared import running
-from purestep.demos.shared.console import EscapingConsole
-from purestep.demos.shared.progress import TrainingProgress
 
 
 def console() -> Console:

@@ -1,9 +1,12 @@
 """A random order as a function: any place of it is found without the others."""
 
 import hashlib
+import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 _ROUNDS = 8
+_FEW = 256  # of up to so many numbers every order is equally likely; they are shuffled one by one
 _BITS = 2**64 - 1
 
 
@@ -12,16 +15,29 @@ def shuffled(seed: int, epoch: int, places: Iterable[int], count: int) -> list[i
 
     A number is written with two digits, in the bases `a` and `b` with `a * b >= count`. Each round adds a
     hash of one digit to the other, which can be undone, so the whole is a permutation. Results outside the
-    range, fewer than `a`, go through the rounds again.
+    range, fewer than `a`, go through the rounds again. Up to 256 numbers are shuffled one by one instead
+    (Fisher and Yates), so that every order of a few numbers is equally likely.
 
     >>> sorted(shuffled(0, 1, range(5), 5))
     [0, 1, 2, 3, 4]
     """
-    base = max(1, int(count**0.5))
+    if count <= _FEW:
+        order = _shuffled_few(seed, epoch, count)
+        return [order[place] for place in places]
+    base = math.isqrt(count)
     other = -(-count // base)
     digest = hashlib.blake2b(f"order/{seed}/{epoch}/{count}".encode(), digest_size=8 * _ROUNDS).digest()
     keys = [int.from_bytes(digest[8 * n : 8 * n + 8], "little") for n in range(_ROUNDS)]
     return [_placed(place, count, base, other, keys) for place in places]
+
+
+@lru_cache(maxsize=16)
+def _shuffled_few(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    order, key = list(range(count)), draw(seed, epoch)
+    for last in range(count - 1, 0, -1):
+        other = _mixed(last, key) % (last + 1)
+        order[last], order[other] = order[other], order[last]
+    return tuple(order)
 
 
 def draw(seed: int, epoch: int) -> int:
