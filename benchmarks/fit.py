@@ -11,15 +11,18 @@ time than the one with `mx.eval`.
 
 import argparse
 import json
+import os
 import random
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from rich.console import Console
 
 import purestep as ps
 from benchmarks import harness
@@ -150,9 +153,14 @@ class Session:
         return clock.ended - clock.begun, result.state
 
     def _everything(self) -> tuple[float, ps.TrainState]:
-        with tempfile.TemporaryDirectory() as folder, ps.checkpoint.Checkpointer(folder) as checkpointer:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            ps.checkpoint.Checkpointer(folder) as checkpointer,
+            Path(os.devnull).open("w") as nowhere,
+        ):
+            terminal = Console(file=nowhere, force_terminal=True, width=100)
             shown = [
-                ps.callbacks.progress(),
+                ps.callbacks.progress(console=terminal),
                 ps.callbacks.jsonl(f"{folder}/metrics.jsonl"),
                 ps.callbacks.throughput(),
                 ps.callbacks.divergence(),

@@ -98,7 +98,7 @@ def test_throughput_leaves_out_the_first_step_and_evaluations():
     meter.on_eval_end(progress_at(3))
     meter.on_step_end(progress_at(4, row={}))
     assert meter.rates["steps_per_second"] == 1.0
-    assert [step for step, _ in meter.column] == [3, 4]
+    assert meter.history.column("steps_per_second") == ([3, 4], [1.0, 1.0])
 
 
 def test_a_sampler_prints_or_appends_escaped_text(tmp_path, capsys):

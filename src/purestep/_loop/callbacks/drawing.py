@@ -15,11 +15,11 @@ _COLORS = (curves.ORANGE, curves.GREEN, curves.GREY)
 class Plots(Metered):
     """Draws a run; `plots` makes it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, live: bool):
         super().__init__()
-        self.path = path
+        self.path, self._live = path, live
         self._history = History()
-        self._rates: list[dict[str, float]] = []
+        self._rates = History()
 
     def on_train_begin(self, run: Run) -> None:
         """Keep the history to draw."""
@@ -30,11 +30,12 @@ class Plots(Metered):
         """Keep the rates."""
         super().on_step_end(progress)
         if progress.row is not None and self.rates:
-            self._rates.append({"step": progress.step, **self.rates})
+            self._rates.log(progress.step, self.rates)
 
     def on_eval_end(self, progress: Progress) -> None:
-        """Draw the run so far."""
-        self.draw()
+        """Draw the run so far, if the picture is live."""
+        if self._live:
+            self.draw()
         super().on_eval_end(progress)
 
     def on_train_end(self, result: Any) -> None:
@@ -49,7 +50,7 @@ class Plots(Metered):
             curves.draw(self.path, panels, "")
 
 
-def panels_of(history: History, rates: list[dict[str, float]]) -> list[Panel]:
+def panels_of(history: History, rates: History) -> list[Panel]:
     """Return the panels of a run: losses, learning rate, gradient norm, throughput."""
     rows = list(history)
     losses = [name for name in history.names if name.endswith("_loss")]
@@ -59,8 +60,8 @@ def panels_of(history: History, rates: list[dict[str, float]]) -> list[Panel]:
     for name, label in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm")):
         if name in history.names:
             panels.append(Panel(label, [Curve(label, rows, name, curves.BLUE, noisy=name == "grad_norm")]))
-    unit = "tokens" if any("tokens_per_second" in row for row in rates) else "steps"
-    if rates:
-        speed = [Curve(f"{unit} per second", rates, f"{unit}_per_second", curves.BLUE)]
+    unit = "tokens" if "tokens_per_second" in rates.names else "steps"
+    if len(rates):
+        speed = [Curve(f"{unit} per second", list(rates), f"{unit}_per_second", curves.BLUE)]
         panels.append(Panel(f"throughput ({unit} per second)", speed))
     return panels

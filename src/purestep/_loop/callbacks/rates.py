@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from purestep._loop.core.history import History
 from purestep._loop.core.progress import Callback, Progress, Run
 
 
@@ -105,18 +106,18 @@ class Throughput(Metered):
     Attributes:
         rates: `steps_per_second`, `samples_per_second` and, for data with tokens, `tokens_per_second` since
             the row before the last one. Empty before the first row.
-        column: the step and the rates of each row of this process.
+        history: the rates of each row of this process.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         super().__init__(clock)
-        self.column: list[tuple[int, dict[str, float]]] = []
+        self.history = History()
 
     def on_step_end(self, progress: Progress) -> None:
         """Count the step; at a row, note the rates."""
         super().on_step_end(progress)
         if progress.row is not None:
-            self.column.append((progress.step, self.rates))
+            self.history.log(progress.step, self.rates)
 
 
 def throughput() -> Throughput:

@@ -27,21 +27,23 @@ def progress(name: str = "step", *, console: Any = None) -> Callback:
     return _extra("progress", "purestep._loop.callbacks.display.bars", "cli").Bar(name, console)
 
 
-def plots(path: str | os.PathLike[str]) -> Callback:
+def plots(path: str | os.PathLike[str], *, live: bool = False) -> Callback:
     """Draw losses, learning rate, gradient norm and throughput by step into a PNG.
 
-    The picture is drawn after each evaluation and at the end. After resuming, throughput begins anew; the
-    other curves are whole.
+    The picture is drawn at the end of the run. After resuming, throughput begins anew; the other curves are
+    whole.
 
     Args:
         path: the file; its directory is created.
+        live: draw after each evaluation too. Each picture takes about half a second on one core, and
+            matplotlib's memory grows by up to half a megabyte.
 
     Raises:
         ImportError: without matplotlib: `pip install 'purestep[demo]'`.
 
     >>> callback = plots("run/curves.png")
     """
-    return _extra("plots", "purestep._loop.callbacks.drawing", "demo").Plots(check_path("plots", path))
+    return _extra("plots", "purestep._loop.callbacks.drawing", "demo").Plots(check_path("plots", path), live)
 
 
 def _extra(caller: str, module: str, extra: str) -> Any:
