@@ -3,8 +3,9 @@
 All contestants share one step, one start and one source, and take turns of --steps steps in an order
 shuffled each round. A turn is timed from the end of its first steps to the end of its last one, so
 the start and the wait for the last checkpoint are not in it, a checkpoint in the middle of the turn is.
-Before a time is reported, the parameters of all contestants after a turn are compared. On a CPU they are
-equal bit for bit; on CUDA two runs of one loop differ too, since gradients of lookups are summed in any order.
+Before a time is reported, the parameters of all contestants after a short turn are compared. On a CPU they
+are equal bit for bit. On CUDA two equal loops differ, since gradients of lookups are summed in any order: the
+others may differ by twice as much.
 
 Targets: `run` and `fit` with everything on cost at most 2 % over the bare loop with `mx.async_eval`, and less
 time than the one with `mx.eval`.
@@ -31,10 +32,10 @@ from benchmarks.harness import ContestantError, Spread
 from benchmarks.workloads import Transformer
 from purestep.callbacks import Callback
 
-BARE, WAITING = "loop, async_eval", "loop, eval"
+BARE, WAITING, AGAIN = "loop, async_eval", "loop, eval", "loop, async_eval, again"
 SKIPPED = 3  # steps of a turn before the clock starts
+AGREEMENT_STEPS = 10
 TARGET = 1.02
-TOLERANCE = 0.2  # of the way from the start; two equal loops in bfloat16 on CUDA differ
 
 
 class Size(NamedTuple):
@@ -119,7 +120,7 @@ class Session:
         self.contestants: dict[str, Callable[[], tuple[float, ps.TrainState]]] = {
             WAITING: lambda: self._loop(mx.eval),
             BARE: lambda: self._loop(mx.async_eval),
-            "loop, async_eval, again": lambda: self._loop(mx.async_eval),
+            AGAIN: lambda: self._loop(mx.async_eval),
             "ps.run": self._run,
             "ps.fit, plain": lambda: self._fit(),
             "ps.fit, everything on": self._everything,
@@ -174,26 +175,25 @@ class Session:
         """Return how far the contestants end apart, as a share of the way from the start; warm everything up.
 
         Raises:
-            ContestantError: if it is more than `TOLERANCE`.
+            ContestantError: if one is further from the first loop than twice what two equal loops are apart.
         """
-        want, apart = None, 0.0
-        for name, turn in self.contestants.items():
-            harness.note(f"first turn of {name}", passing=True)
-            params = turn()[1].params
-            want = params if want is None else want
-            way = ps.tree.norm(ps.tree.map(lambda a, b: a - b, want, self.start.params))
-            distance = ps.tree.norm(ps.tree.map(lambda a, b: a - b, params, want)) / way
-            share: Any = distance.item()
-            apart = max(apart, share)
-            if not share <= TOLERANCE:
-                raise ContestantError(f"{name} and {WAITING} end {share:.2g} of their way apart")
-        return apart
+        turns = {name: turn()[1].params for name, turn in self.contestants.items()}
+        want = turns[BARE]
+        way = ps.tree.norm(ps.tree.map(lambda a, b: a - b, want, self.start.params))
+        apart: dict[str, Any] = {
+            name: (ps.tree.norm(ps.tree.map(lambda a, b: a - b, params, want)) / way).item()
+            for name, params in turns.items()
+        }
+        for name, distance in apart.items():
+            if not distance <= 2 * apart[AGAIN]:
+                raise ContestantError(f"{name} and {BARE} end {distance:.2g} of their way apart")
+        return max(apart.values())
 
 
 def measure(name: str, steps: int, rounds: int) -> dict[str, Any]:
     """Race the contestants of one size; return the seconds a step of each turn."""
-    session = Session(name, steps)
-    apart = session.agree()
+    session = Session(name, AGREEMENT_STEPS)
+    apart, session.steps = session.agree(), steps
     order, shuffled = list(session.contestants), random.Random(0)
     seconds: dict[str, list[float]] = {contestant: [] for contestant in order}
     for number in range(rounds):
@@ -226,7 +226,7 @@ def show(name: str, measured: dict[str, Any]) -> str:
         for contestant, values in measured["seconds"].items()
     ]
     head = ["contestant", "ms/step (quartiles)", f"over {BARE}", "of the fastest turns"]
-    turns = f"turns of {measured['steps']} steps, ends {measured['apart']:.1g} of the way apart"
+    turns = f"turns of {measured['steps']} steps, ends {measured['apart']:.1g} of their way apart"
     return f"{name}: {measured['about']}, {turns}\n{harness.table(head, rows)}"
 
 
