@@ -193,7 +193,8 @@ def public(namespace):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".transforms", ".optimizers", ".schedules", ".losses", ".data", ".checkpoint"]
+    "name",
+    ["", ".transforms", ".optimizers", ".schedules", ".losses", ".data", ".checkpoint", ".callbacks"],
 )
 def test_every_public_function_has_an_example(name):
     for label, value in public(importlib.import_module("purestep" + name)):

@@ -18,6 +18,7 @@ NAMESPACES = (
     "optimizers",
     "schedules",
     "losses",
+    "callbacks",
     "checkpoint",
     "replay",
     "data",
