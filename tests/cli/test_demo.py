@@ -62,7 +62,7 @@ def test_a_text_that_is_not_there_is_named(capsys):
         (["--step", "3"], "unrecognized arguments: --step 3"),
         (["--resume"], "--resume found no run in runs/text"),
         (["--resume", "--out", "absent"], "--resume found no run in absent"),
-        (["poetry"], "there is no demo 'poetry'; there are: text, grpo, dpo, distill, mtp"),
+        (["poetry"], "there is no demo 'poetry'; there are: text, digits, grpo, dpo, distill, mtp"),
     ],
 )
 def test_arguments_are_refused_before_anything_is_written(capsys, here, arguments, message):

@@ -1,48 +1,76 @@
-"""The sorting task: prompts, answers, and rewards for partly correct completions."""
+"""The digits demo: it learns, it can be resumed to the bit, and its data is what UCI published."""
+
+import json
 
 import mlx.core as mx
 import pytest
 
-from purestep import functional
-from purestep.demos.models.digits import DIGITS, EQUALS, STOP, Decoder, answer, correctness, prompts
-from purestep.rng import scope
+import purestep as ps
+from purestep.demos import digits as demo
+from purestep.demos.models.convolution import handwritten
+from tests._loop.workload import assert_same
+from tests.demos.runs import options, rows
 
 
-def test_no_prompt_is_in_both_sets_and_the_seed_decides_them():
-    train, test = prompts(300, 50, seed=1)
-    assert (len(train), len(test)) == (300, 50)
-    assert len({tuple(prompt) for prompt in train + test}) == 350
-    assert all(len(p) == DIGITS + 1 and p[-1] == EQUALS and max(p[:-1]) < 10 for p in train + test)
-    assert prompts(300, 50, seed=1) == (train, test)
-    assert prompts(300, 50, seed=2) != (train, test)
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("completion", "reward"),
-    [
-        ([1, 3, 3, 7, STOP], 1.0),
-        ([1, 3, 3, 7, 7], 0.8),
-        ([1, 3, 3], 0.6),
-        ([7, 3, 3, 1, STOP], 0.6),
-        ([1, 3, 3, 7, STOP, 1, 1, 1, 1, 1], 0.5),
-        ([STOP], 0.0),
-    ],
-)
-def test_a_reward_is_the_share_of_places_that_are_right(completion, reward):
-    assert answer([7, 3, 3, 1, EQUALS]) == [1, 3, 3, 7, STOP]
-    assert correctness([[7, 3, 3, 1, EQUALS]], [completion]) == [reward]
+def run(**given):
+    return demo.run(options(**{"out": "run", **given}))
 
 
-def test_the_model_is_causal_and_begins_uniform():
-    with scope(mx.random.key(0)):
-        apply, params, _ = functional(Decoder(width=12, layers=2, heads=2))
-        params["head"]["weight"] = mx.random.normal(params["head"]["weight"].shape)
-        for block in params["blocks"]:
-            block["out"]["weight"] = mx.random.normal((12, 12))
-    first, second = mx.array([[1, 2, 3, 4]]), mx.array([[1, 2, 9, 9]])
-    difference = mx.abs(apply(params, first) - apply(params, second)).max(axis=-1)[0].tolist()
-    assert difference[:2] == [0, 0]
-    assert difference[2] > 0
-    with scope(mx.random.key(0)):
-        apply, params, _ = functional(Decoder())
-    assert mx.abs(apply(params, first)).max().item() == 0
+def test_the_data_is_the_published_one():
+    images, digits = handwritten()
+    counts = [int((digits == digit).sum().item()) for digit in range(10)]
+    assert counts == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # UCI's own table of the test set
+    assert (float(images.min().item()), float(images.max().item())) == (0.0, 1.0)
+    learnt, tested = demo.split(3)
+    assert (len(learnt["digits"]), len(tested["digits"])) == (1437, 360)
+    assert mx.array_equal(demo.split(3)[1]["images"], tested["images"])
+
+
+def test_it_learns_to_read_and_writes_its_files(here, capsys):
+    assert run(steps=120) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["test_accuracy"] > 0.95
+    assert {file.name for file in (here / "run").iterdir()} == {
+        "run.json", "metrics.jsonl", "curves.png", "checkpoints",
+    }  # fmt: skip
+    assert rows(here / "run")[-1]["test_accuracy"] == result["test_accuracy"]
+
+
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(here, monkeypatch, capsys):
+    assert run(steps=16, out="whole") == 0
+    whole = json.loads(capsys.readouterr().out)
+    fit = ps.fit
+
+    def interrupted(step, state, source, **given):
+        """Raise as a crash in the fifth step would, after a checkpoint of the fourth."""
+
+        def dying(state, batch):
+            if int(state.step.item()) == 5:
+                raise RuntimeError("a crash")
+            return step(state, batch)
+
+        return fit(dying, state, source, **given)
+
+    monkeypatch.setattr(ps, "fit", interrupted)
+    with pytest.raises(RuntimeError, match="a crash"):
+        run(steps=16, out="part")
+    monkeypatch.setattr(ps, "fit", fit)
+    capsys.readouterr()
+    assert demo.run(options(out="part", resume=True)) == 0
+    part = json.loads(capsys.readouterr().out)
+    assert part["test_loss"] == whole["test_loss"]
+    states = [
+        ps.checkpoint.Checkpointer(here / name / "checkpoints").restore().state for name in ("whole", "part")
+    ]
+    assert_same(*states)
+    strip = [
+        [{**row, "seconds": 0} for row in rows(here / name) if "test_loss" in row]
+        for name in ("whole", "part")
+    ]
+    assert strip[0] == strip[1]

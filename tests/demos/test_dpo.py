@@ -5,7 +5,7 @@ import json
 import pytest
 
 from purestep.demos import dpo as demo
-from purestep.demos.models import digits
+from purestep.demos.models import sorting
 from tests.demos.runs import check_files, options, rows
 
 
@@ -17,7 +17,7 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(demo, name, value)
     monkeypatch.setattr(demo, "REFERENCE_STEPS", 10)
     monkeypatch.setattr(demo, "RATE", 2e-3)
-    monkeypatch.setattr(demo, "Decoder", lambda: digits.Decoder(width=16, layers=1, heads=2))
+    monkeypatch.setattr(demo, "Decoder", lambda: sorting.Decoder(width=16, layers=1, heads=2))
 
 
 def test_margins_separate_and_the_files_and_figures_are_there(tmp_path, capsys):
@@ -35,7 +35,7 @@ def test_margins_separate_and_the_files_and_figures_are_there(tmp_path, capsys):
 
 
 def test_pairs_are_one_prompt_sorted_both_ways():
-    chosen, rejected = demo.pairs([[7, 3, 3, 1, digits.EQUALS], [0, 9, 5, 2, digits.EQUALS]])
+    chosen, rejected = demo.pairs([[7, 3, 3, 1, sorting.EQUALS], [0, 9, 5, 2, sorting.EQUALS]])
     assert chosen[:, :5].tolist() == rejected[:, :5].tolist()
-    assert chosen[:, 5:].tolist() == [[1, 3, 3, 7, digits.STOP], [0, 2, 5, 9, digits.STOP]]
-    assert rejected[:, 5:].tolist() == [[7, 3, 3, 1, digits.STOP], [9, 5, 2, 0, digits.STOP]]
+    assert chosen[:, 5:].tolist() == [[1, 3, 3, 7, sorting.STOP], [0, 2, 5, 9, sorting.STOP]]
+    assert rejected[:, 5:].tolist() == [[7, 3, 3, 1, sorting.STOP], [9, 5, 2, 0, sorting.STOP]]

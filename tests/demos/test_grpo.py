@@ -7,7 +7,7 @@ import re
 import pytest
 
 from purestep.demos import grpo as demo
-from purestep.demos.models import digits
+from purestep.demos.models import sorting
 from tests.demos.runs import check_files, options, rows
 
 
@@ -19,7 +19,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "TEST", 8)
     monkeypatch.setattr(demo, "GROUP_SIZE", 8)
     monkeypatch.setattr(demo, "BATCH_SIZE", 64)
-    monkeypatch.setattr(demo, "Decoder", lambda: digits.Decoder(width=16, layers=1, heads=2))
+    monkeypatch.setattr(demo, "Decoder", lambda: sorting.Decoder(width=16, layers=1, heads=2))
 
 
 def run(**given):
@@ -28,7 +28,7 @@ def run(**given):
 
 def test_reward_rises_and_the_files_and_figures_are_there(tmp_path, monkeypatch, capsys):
     for module, name, value in (
-        (digits, "DIGITS", 1), (demo, "DIGITS", 1), (demo, "MAX_TOKENS", 2), (demo, "PEAK_RATE", 2e-2),
+        (sorting, "DIGITS", 1), (demo, "DIGITS", 1), (demo, "MAX_TOKENS", 2), (demo, "PEAK_RATE", 2e-2),
         (demo, "TRAIN", 8), (demo, "TEST", 2),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)

@@ -18,6 +18,7 @@ from purestep.demos import NAMES
 # The first lines of the modules' docstrings, repeated: importing the modules needs rich and matplotlib.
 ABOUT = {
     "text": "Train a character transformer on a text and continue the text.",
+    "digits": "Train a convolutional network to read handwritten digits, with BatchNorm and Dropout.",
     "grpo": "Teach an untrained transformer to sort digits with GRPO, from rewards alone.",
     "dpo": "Teach a transformer that sorts digits up or down to prefer one order, with DPO.",
     "distill": "Train a small character model with and without a teacher, and compare.",

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 import purestep as ps
 from purestep._loop.callbacks.pictures import curves
-from purestep.demos.models.digits import DIGITS, STOP, Decoder, prompts
+from purestep.demos.models.sorting import DIGITS, STOP, Decoder, prompts
 from purestep.demos.shared import session
 from purestep.demos.shared.building import seeded
 from purestep.demos.shared.figures import as_float, made, means_over

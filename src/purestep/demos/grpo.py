@@ -8,7 +8,7 @@ import mlx.core as mx
 
 import purestep as ps
 from purestep._loop.callbacks.pictures import curves
-from purestep.demos.models.digits import (
+from purestep.demos.models.sorting import (
     DIGITS,
     EQUALS,
     STOP,
