@@ -211,6 +211,7 @@ def test_keep_requests_save_a_checkpoint(tmp_path):
         ({"steps": 3, "callbacks": [lambda progress: True]}, "must return Stop, Save or None.*True"),
         ({"steps": 3, "log_every": 0}, "log_every.*0"),
         ({"steps": 3, "save_every": 5}, "save_every needs a checkpointer"),
+        ({"steps": 3, "metadata": {"a": mx.array(1)}}, r"metadata\['a'\] must be plain"),
         ({"steps": 3, "epochs": 1}, "steps and epochs exclude each other"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import warnings
 
 import mlx.core as mx
@@ -207,13 +208,16 @@ def test_a_checkpoint_that_fails_does_not_end_the_run(tmp_path, monkeypatch):
         assert 4 not in [record.step for record in checkpointer.list()]
 
 
-def test_the_second_signal_stops_at_once(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_the_second_signal_stops_at_once(number, error, tmp_path):
     def twice(progress):
         if progress.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         fitted(tmp_path, At(), twice)
 
 
@@ -225,3 +229,33 @@ def test_a_stop_of_an_evaluation_that_a_signal_put_off_is_obeyed(tmp_path):
     fitted(tmp_path, At(), interrupting(8))
     result, _ = fitted(tmp_path, At(), Stopping())
     assert (result.reason, result.steps) == ("good enough", 8)
+
+
+def test_an_on_policy_run_is_resumed_to_the_bit(tmp_path):
+    class Policy:
+        on_policy = True
+
+        def at(self, state):
+            return batch_of(int(1000 * abs(state.params["w"][0].item())))
+
+    whole, _ = fitted(tmp_path / "whole", Policy())
+    fitted(tmp_path / "parts", Policy(), interrupting(7))
+    second, _ = fitted(tmp_path / "parts", Policy())
+    assert_same(second.state, whole.state)
+    assert second.history.to_plain() == whole.history.to_plain()
+
+
+def test_a_run_in_another_thread_works_without_signals(tmp_path):
+    results = []
+    whole, _ = fitted(tmp_path / "whole", At())
+
+    def work():
+        mx.set_default_device(mx.default_device())
+        results.append(fitted(tmp_path / "thread", At(), prefetch=0)[0])
+        mx.eval(results[0].state)
+
+    mx.eval(start())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert_same(results[0].state, whole.state)

@@ -17,8 +17,9 @@ class Signals:
 
 @contextmanager
 def signals() -> Iterator[Signals]:
-    """Record the first SIGINT or SIGTERM instead of stopping during a step; a second SIGINT raises.
+    """Record the first SIGINT or SIGTERM instead of stopping during a step; a second one stops at once.
 
+    A second SIGINT raises `KeyboardInterrupt`, a second SIGTERM `SystemExit` with the status 143.
     Works only in the main thread, as Python's handlers do. Signals that are ignored, as under nohup, stay
     ignored. The previous handlers are restored at the end.
 
@@ -33,8 +34,8 @@ def signals() -> Iterator[Signals]:
     asked = Signals()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if asked.received:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         asked.received = True
 
     if threading.current_thread() is not threading.main_thread():

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from purestep._checkpoint.run.manager import Checkpointer
+from purestep._checkpoint.run.record import plain
 from purestep._checkpoint.run.signals import Signals, signals
 from purestep._core import checks
 from purestep._core.types import StepFn
@@ -110,6 +111,7 @@ def fit(
         save_every = checks.integer(caller, "save_every", save_every, least=1)
         if checkpointer is None:
             raise checks.error(caller, "save_every needs a checkpointer")
+    metadata = plain(caller, "metadata", {} if metadata is None else metadata)
     evaluations = evaluations_of(caller, evaluate)
     hooks = Hooks(caller, callbacks)
     begun = restored(caller, checkpointer, state, resume=resume)
@@ -123,7 +125,7 @@ def fit(
 
     def facts() -> dict[str, Any]:
         own = {"ledger": ledger.to_plain(), "callbacks": hooks.to_plain(), "source": first}
-        return {**({} if metadata is None else metadata), KEY: own}
+        return {**metadata, KEY: own}
 
     storage = Storage(caller, checkpointer, save_every, facts, warn_nonfinite=not stop_on_nonfinite)
     feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
