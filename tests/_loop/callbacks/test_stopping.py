@@ -79,9 +79,8 @@ def test_a_figure_may_come_from_an_evaluation_that_is_made_later():
 def test_a_figure_that_no_evaluation_gives_is_refused(make):
     with pytest.raises(ValueError, match=r"metric must be a figure.*\(eval_loss\), got 'accuracy'"):
         ps.fit(STEP, start(), At(), steps=4, evaluate=measuring([1.0, 2.0]), callbacks=[make("accuracy")])
-    with pytest.raises(ValueError, match="called with evaluate=") as caught:
+    with pytest.raises(ValueError, match="called with evaluate="):
         ps.fit(STEP, start(), At(), steps=4, callbacks=[make("eval_loss")])
-    assert caught.value.result.steps == 0
 
 
 def test_divergence_leaves_out_nan_and_refuses_an_unknown_metric():

@@ -7,12 +7,13 @@ from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
 from purestep._core.types import Batch, StepFn
-from purestep._loop.core.progress import Callback, Progress, Request, Run, Stop, broken
+from purestep._loop.callbacks.intervals import EachStep
+from purestep._loop.core.progress import Progress, Request, Run, Stop, broken
 from purestep._measures.finite import nonfinite_paths
 from purestep._replay.recording import ReplayWarning, record
 
 
-class Nonfinite(Callback):
+class Nonfinite(EachStep):
     """Stops a run that is broken; `nonfinite` makes it.
 
     Attributes:
@@ -35,8 +36,7 @@ class Nonfinite(Callback):
 
     def on_step_end(self, progress: Progress) -> Request:
         """At a row, look at each metric since the row before."""
-        if self._root is not None:
-            self._batches.append(progress.batch)
+        self.passed(progress)
         if progress.row is None:
             return None
         reason = broken(progress.step, progress.state, progress.values)
@@ -45,6 +45,11 @@ class Nonfinite(Callback):
         if self._root is not None:
             self._sound, self._batches = progress.state, []
         return None
+
+    def passed(self, progress: Progress) -> None:
+        """Keep the batch."""
+        if self._root is not None:
+            self._batches.append(progress.batch)
 
     def on_train_end(self, result: Any) -> None:
         """Keep the step if the run ended broken before a row; free the state and the batches."""
