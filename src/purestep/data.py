@@ -7,12 +7,17 @@ run sees the same batches as an uninterrupted one.
 from functools import partial
 
 from purestep._data.arrays.batches import Batches
+from purestep._data.arrays.buckets import LengthBuckets
 from purestep._data.arrays.mapping import map
 from purestep._data.core.source import OnPolicySource, Source
+from purestep._data.curricula.difficulty import difficulty_curriculum
+from purestep._data.curricula.mixing import Mixture
+from purestep._data.curricula.stages import Stages, length_curriculum
 from purestep._data.sampling.completions import Completions
 from purestep._data.sampling.rollout import rollout
 from purestep._data.sampling.sampler import sampler
 from purestep._data.sampling.truncation import truncated_logits
+from purestep._data.streams.stream import Stream
 from purestep._data.text.completions import tokenize_records
 from purestep._data.text.examples import Example, Examples
 from purestep._data.text.files import TokenFile
@@ -29,7 +34,14 @@ __all__ = [
     "Source",
     "OnPolicySource",
     "Batches",
+    "LengthBuckets",
     "map",
+    "Stream",
+    # Sources made of sources
+    "Mixture",
+    "Stages",
+    "length_curriculum",
+    "difficulty_curriculum",
     "Characters",
     "consecutive_windows",
     "RandomWindows",

@@ -15,7 +15,7 @@ from purestep._loop.callbacks.pictures.curves import Curve, Panel
 from purestep.demos.models.convolution import TEST, Convolution, handwritten
 from purestep.demos.shared import running
 from purestep.demos.shared.run_directory import RunDirectory
-from purestep.demos.shared.running import Signals, StoppedError, say
+from purestep.demos.shared.running import Signals, say
 from purestep.demos.shared.settings import out_of_range
 
 BATCH_SIZE = 64
@@ -107,22 +107,22 @@ def train(settings: Settings, directory: RunDirectory, console: Console) -> dict
     with ps.checkpoint.Checkpointer(
         directory.path / "checkpoints", keep=ps.checkpoint.keep_last(2), metric="test_loss"
     ) as checkpointer:
-        result = ps.fit(
-            ps.compiled(step) if settings.compile else step,
-            state,
-            ps.data.Batches(learnt, BATCH_SIZE, seed=settings.seed),
-            steps=settings.steps,
-            evaluate=ps.Evaluation(ps.eval_step(loss_fn, stateful=True), [tested], every=every, name="test"),
-            checkpointer=checkpointer,
-            callbacks=[
-                ps.callbacks.progress("digits", console=console),
-                ps.callbacks.jsonl(directory.metrics),
-            ],
+        result = running.finished(
+            ps.fit(
+                ps.compiled(step) if settings.compile else step,
+                state,
+                ps.data.Batches(learnt, BATCH_SIZE, seed=settings.seed),
+                steps=settings.steps,
+                evaluate=ps.Evaluation(
+                    ps.eval_step(loss_fn, stateful=True), [tested], every=every, name="test"
+                ),
+                checkpointer=checkpointer,
+                callbacks=[
+                    ps.callbacks.progress("digits", console=console),
+                    ps.callbacks.jsonl(directory.metrics),
+                ],
+            )
         )
-    if result.reason == "signal":
-        raise StoppedError(f"after step {result.steps}")
-    if result.reason != "steps":
-        raise FloatingPointError(result.reason)
     accuracy = result.history.last("test_accuracy") or 0.0
     picture(directory, result.history, accuracy)
     return {

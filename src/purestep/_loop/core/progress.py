@@ -11,6 +11,8 @@ from purestep._measures.finite import nonfinite_paths
 class Stop(NamedTuple):
     """A callback returns it to end the run after this step.
 
+    >>> enough = lambda progress: Stop("an hour is over") if progress.seconds > 3600 else None
+
     Attributes:
         reason: a sentence for people; it becomes `FitResult.reason`.
     """
@@ -20,6 +22,8 @@ class Stop(NamedTuple):
 
 class Save(NamedTuple):
     """A callback returns it to save a checkpoint of this step.
+
+    >>> early = lambda progress: Save() if progress.step in (1, 10, 100) else None
 
     It has no effect in a run without a checkpointer.
 
@@ -107,6 +111,10 @@ class Callback(Protocol):
 
     A callback with a memory has `state() -> dict` of plain JSON values, which is stored with each checkpoint,
     and `restore(saved)`, which receives it when the run is resumed, before `on_train_begin`.
+
+    >>> class Announce(Callback):
+    ...     def on_train_end(self, result):
+    ...         print(f"{result.steps} steps: {result.reason}")
     """
 
     def on_train_begin(self, run: Run) -> None:

@@ -46,5 +46,5 @@ def handwritten() -> tuple[mx.array, mx.array]:
     """
     content = zlib.decompress((files("purestep.demos") / "data" / "digits.zlib").read_bytes())
     pixels, digits = content[: IMAGES * SIDE * SIDE], content[IMAGES * SIDE * SIDE :]
-    images = mx.array(memoryview(pixels)).reshape(IMAGES, SIDE, SIDE, 1) / DARKEST
-    return images, mx.array(memoryview(digits)).astype(mx.int32)
+    images = mx.array(list(pixels), mx.float32).reshape(IMAGES, SIDE, SIDE, 1) / DARKEST
+    return images, mx.array(list(digits), mx.int32)

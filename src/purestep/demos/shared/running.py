@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+import purestep as ps
 from purestep._checkpoint.run.signals import Signals, signals
 from purestep._core import hardware
 from purestep._loop.callbacks.display.console import EscapingConsole
@@ -130,6 +131,20 @@ def ended(
     command = f"  python -m purestep demo {name} --resume --out {shlex.quote(str(directory.path))}"
     console.print(command, soft_wrap=True)
     return INTERRUPTED
+
+
+def finished(result: ps.FitResult) -> ps.FitResult:
+    """Return the result of a run that made all its steps.
+
+    Raises:
+        StoppedError: if it was interrupted; the state is saved.
+        FloatingPointError: if it stopped at a value that is not finite; the last good checkpoint is kept.
+    """
+    if result.reason == "signal":
+        raise StoppedError(f"after step {result.steps}")
+    if result.reason != "steps":
+        raise FloatingPointError(f"{result.reason}; the last good checkpoint is kept")
+    return result
 
 
 def report(result: Mapping[str, Any], console: Console, as_json: bool) -> None:

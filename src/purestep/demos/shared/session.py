@@ -157,9 +157,8 @@ class Session:
                 self.directory.record({"phase": phase, "step": 0, **measure(state)})
                 progress.pause()
             progress.say("compiling" if self.settings.compile else "the first step")
-            for number in range(start + 1, steps + 1):
-                after, metrics = step(state, batch_of(state))
-                mx.eval(after, metrics)
+            loop = ps.run(step, state, _Source(batch_of), steps=steps)
+            for number, (after, metrics) in enumerate(loop, start=start + 1):
                 figures = {name: as_float(value) for name, value in metrics.items()}
                 check_finite(f"step {number} of {phase}", figures, after)
                 state, row = after, {"phase": phase, "step": number, **figures}
@@ -189,6 +188,15 @@ class Session:
                 "start another run in another directory"
             )
         self.directory.rewrite(kept)
+
+
+class _Source:
+    """Batches as a function of the state."""
+
+    on_policy = True
+
+    def __init__(self, batch_of: Callable[[ps.TrainState], ps.types.Batch]):
+        self.at = batch_of
 
 
 def _numbered(phase: str, phases: Sequence[str]) -> str:
