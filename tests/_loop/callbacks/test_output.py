@@ -296,8 +296,19 @@ def test_plots_draws_a_picture(tmp_path):
     )
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG")
-    width = int.from_bytes(content[16:20], "big")
-    assert width > 2000  # four panels: loss, learning rate, gradient norm, throughput
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    assert (width, height) == (1296, 960)  # two rows: loss, learning rate; gradient norm, throughput
+
+
+def test_a_picture_that_cannot_be_written_is_a_warning_after_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(callbacks.MetricsWarning, match=r"plots: .*a\.png cannot be written"):
+        result = ps.fit(
+            STEP, start(), At(), steps=4, callbacks=[callbacks.plots(tmp_path / "file" / "a.png")]
+        )
+    assert result.reason == "steps"
+    with pytest.raises(ValueError, match=r"plots: path must end in .png, got 'a\.xyz'"):
+        callbacks.plots("a.xyz")
 
 
 def test_without_the_extra_the_error_names_it():
