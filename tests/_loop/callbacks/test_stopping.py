@@ -195,6 +195,14 @@ def test_nonfinite_refuses_a_directory_of_checkpoints_before_the_first_step(tmp_
     source = At()
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         ps.fit(STEP, start(), At(), steps=2, checkpointer=checkpointer)
+    # A directory that receives checkpoints during the run is found at its end, and said.
+    callback = callbacks.nonfinite(tmp_path / "new")
+    said = "the step could not be kept: .*holds checkpoints"
+    checkpointer = ps.checkpoint.Checkpointer(tmp_path / "new")
+    with checkpointer, pytest.warns(ps.replay.ReplayWarning, match=said):
+        ps.fit(
+            STEP, start(), poisoned(7), steps=9, checkpointer=checkpointer, save_every=2, callbacks=[callback]
+        )
     with pytest.raises(ValueError, match="holds checkpoints"):
         ps.fit(STEP, start(), source, steps=4, callbacks=[callbacks.nonfinite(tmp_path)], prefetch=0)
     assert not source.asked

@@ -54,7 +54,12 @@ class Nonfinite(EachStep):
     def on_train_end(self, result: Any) -> None:
         """Keep the step if the run ended broken before a row; free the state and the batches."""
         if self._batches and nonfinite_paths(_params(result.state)):
-            self._kept("always")  # The reason is settled, so the warning of the recorder names the bundle.
+            # The reason is settled: the warning of the recorder names the bundle, or this one says why not.
+            said = self._kept("always")
+            if self.bundle is None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("always", ReplayWarning)
+                    warnings.warn(f"nonfinite: {said[2:]}", ReplayWarning, stacklevel=2)
         self._sound, self._batches, self._step = None, [], None
 
     def _kept(self, warning: Any) -> str:
@@ -100,7 +105,7 @@ def nonfinite(bundles: str | os.PathLike[str] | None = None) -> Nonfinite:
         LockedError: when `fit` begins, if a `Checkpointer` or another recorder writes to the directory.
 
     Warns:
-        ReplayWarning: if the run ended before the next row, so that its reason does not name the bundle.
+        ReplayWarning: if the run ended before the next row, so that its reason cannot name the bundle.
 
     >>> callback = nonfinite("run/bundles")
     """
