@@ -6,7 +6,8 @@ from purestep._loop.callbacks.best import keep_best
 from purestep._loop.callbacks.diverging import divergence
 from purestep._loop.callbacks.finiteness import nonfinite
 from purestep._loop.callbacks.intervals import every
-from purestep._loop.callbacks.lines import MetricsWarning, jsonl
+from purestep._loop.callbacks.lines import jsonl
+from purestep._loop.callbacks.output import MetricsWarning
 from purestep._loop.callbacks.printing import log
 from purestep._loop.callbacks.rates import throughput
 from purestep._loop.callbacks.samples import sampler

@@ -4,16 +4,22 @@ import io
 import json
 import logging
 import math
+import os
 import re
+import resource
 import subprocess
 import sys
+from functools import partial
 
 import mlx.core as mx
 import pytest
 from rich.console import Console
 
 import purestep as ps
+from purestep._loop.callbacks.display import live
 from purestep._loop.callbacks.display.console import EscapingConsole
+from purestep._loop.callbacks.lines import row_of
+from purestep._loop.callbacks.output import Guarded, append_line
 from purestep._loop.callbacks.rates import Throughput
 from purestep._loop.core.progress import Progress
 from tests._loop.workload import STEP, At, batch_of, loss_fn, start
@@ -49,6 +55,73 @@ def test_jsonl_has_rows_and_evaluations_and_continues(tmp_path):
     fitted(2, "other")
     assert [row["step"] for row in rows_of(path)] == [2, 2]
     assert len(rows_of(path.with_name("metrics.jsonl.before"))) == 9
+
+
+def test_new_runs_keep_the_files_of_all_earlier_ones(tmp_path):
+    for number in (1, 2, 3):
+        shown = [
+            callbacks.jsonl(tmp_path / "m"),
+            callbacks.sampler(lambda s: "x", every=1, path=tmp_path / "s"),
+        ]
+        ps.fit(STEP, start(), At(), steps=number, callbacks=shown, log_every=1)
+    for name in "ms":
+        found = [(tmp_path / f"{name}{end}").read_text().count("\n") for end in (".before", ".before-2", "")]
+        assert found == [1, 2, 3]
+
+
+def test_a_row_is_whole_or_absent(tmp_path):
+    """A disk that takes a part of a row, and has room again later."""
+    path = tmp_path / "metrics.jsonl"
+    write = Guarded("jsonl", path, partial(append_line, path))
+    write('{"step": 1}')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+    try:
+        with pytest.warns(callbacks.MetricsWarning, match="cannot be written, training goes on"):
+            write('{"step": 2}')
+        write('{"step": 3}')  # one warning alone: another one would be an error here
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    write('{"step": 4}')
+    assert rows_of(path) == [{"step": 1}, {"step": 4}]
+
+
+def test_a_metric_keeps_its_name_beside_the_counts_but_a_row_has_its_step(tmp_path):
+    progress = progress_at(5, row={"step": 0.5, "tokens": 7.0})
+    row = row_of(progress, progress.row)
+    assert (row["step"], row["tokens"], row["samples"]) == (5, 7.0, 40)
+    assert next(iter(row)) == "step"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("place", ["pipe", "/dev/full"])
+def test_no_output_ends_a_run(encoding, place):
+    code = (
+        "import warnings; warnings.simplefilter('always')\n"
+        "import purestep as ps\n"
+        "text = 'gr\\xfc\\u2192\\ud800'\n"
+        "shown = [ps.callbacks.log(), ps.callbacks.sampler(lambda state: text, every=2)]\n"
+        "step = lambda state, batch: (state, {'l\\xf6ss': batch['x']})\n"
+        "import mlx.core as mx, sys\n"
+        "texts = ps.Evaluation(lambda state: text, every=2, name='text')\n"
+        "shown += [ps.callbacks.progress()]\n"
+        "batches = [{'x': mx.array(1.0)}] * 4\n"
+        "result = ps.fit(step, {'step': mx.array(0)}, batches, evaluate=texts, callbacks=shown)\n"
+        "print(result.reason, file=sys.stderr)\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "CODE": code}
+    made = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "$CODE" {"| cat" if place == "pipe" else "> " + place}'],
+        capture_output=True, env=environment, check=False,
+    )  # fmt: skip
+    said = made.stderr.decode(encoding)
+    assert "epochs" in said.splitlines(), said
+    if place == "pipe":
+        assert r"\ud800" in made.stdout.decode(encoding)
+    else:
+        assert said.count("MetricsWarning: log: standard output") == 1
+        assert said.count("MetricsWarning: sampler: standard output") == 1
+        assert said.count("MetricsWarning: progress: the output") == 1
 
 
 def test_jsonl_writes_nan_as_null_and_survives_a_full_disk(tmp_path):
@@ -101,6 +174,30 @@ def test_throughput_leaves_out_the_first_step_and_evaluations():
     assert meter.history.column("steps_per_second") == ([3, 4], [1.0, 1.0])
 
 
+def test_a_resumed_sampler_repeats_no_step(tmp_path):
+    def fitted(*others):
+        with ps.checkpoint.Checkpointer(tmp_path / "run") as checkpointer:
+            writing = callbacks.sampler(lambda state: "x", every=2, path=tmp_path / "text")
+            ps.fit(
+                STEP, start(), At(), steps=8, checkpointer=checkpointer, save_every=4,
+                callbacks=[writing, *others],
+            )  # fmt: skip
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(progress):
+        if progress.step == 7:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fitted(kill)
+    fitted()
+    assert (tmp_path / "text").read_text().splitlines() == [f"step {step}  x" for step in (2, 4, 6, 8)]
+    with pytest.raises(TypeError, match="sampler: sample must return a string or strings, got 3"):
+        ps.fit(STEP, start(), At(), steps=1, callbacks=[callbacks.sampler(lambda state: 3, every=1)])
+
+
 def test_a_sampler_prints_or_appends_escaped_text(tmp_path, capsys):
     path = tmp_path / "samples" / "text.txt"
     printing = callbacks.sampler(lambda state: "a\x1bb", every=2)
@@ -108,6 +205,63 @@ def test_a_sampler_prints_or_appends_escaped_text(tmp_path, capsys):
     ps.fit(STEP, start(), At(), steps=6, callbacks=[printing, appending])
     assert capsys.readouterr().out.splitlines() == [rf"step {step}  a\x1bb" for step in (2, 4, 6)]
     assert path.read_text().splitlines() == ["step 3  c", "step 3  d", "step 6  c", "step 6  d"]
+
+
+def test_every_keeps_the_clock_of_what_it_calls_rarely():
+    """Steps of a second; an evaluation of 100 s between two calls."""
+    now = [0.0]
+    meter = Throughput(clock=lambda: now[0])
+    rarely = callbacks.every(10, meter)
+    for step in range(1, 31):
+        now[0] += 1.0
+        rarely.on_step_end(progress_at(step, row={} if step % 10 == 0 else None))
+        if step % 5 == 0:
+            now[0] += 100.0
+            rarely.on_eval_end(progress_at(step))
+    assert meter.rates["steps_per_second"] == 1.0
+
+
+@pytest.mark.parametrize("start", [0, 1000])
+@pytest.mark.parametrize("n", [1, 10])
+def test_the_bar_knows_the_rate_and_the_time_left(monkeypatch, start, n):
+    """Steps of 1 s, evaluations of 50 s every 100 steps, checkpoints of 30 s every 2 steps."""
+    now = [0.0]
+    monkeypatch.setattr(live.time, "perf_counter", lambda: now[0])
+    bar = callbacks.progress(console=Console(file=io.StringIO(), width=200))
+    rarely = callbacks.every(n, bar)
+    rarely.on_train_begin(callbacks.Run(STEP, None, start, start + 1000, callbacks.History(), 10, ("eval",)))
+    for step in range(1, 251):
+        now[0] += 1.0
+        # A run that begins from the state of another counts its own tokens alone.
+        progress = progress_at(start + step, {"loss": 1.0} if step % 10 == 0 else None)
+        progress = progress._replace(steps=start + 1000, tokens=80 * step)
+        rarely.on_step_end(progress)
+        if step % 100 == 0:
+            now[0] += 50.0
+            rarely.on_eval_end(progress._replace(evaluated={"eval_loss": 1.0}))
+        if step % 2 == 0:
+            now[0] += 30.0
+            rarely.on_checkpoint(progress)
+    shown = getattr(bar, "_shown")  # noqa: B009
+    assert (shown._left, shown.tokens_per_second()) == (750 + 8 * 50, 80.0)
+
+
+def test_a_closed_pipe_does_not_end_the_run():
+    """Rich would raise SystemExit, and the state would be lost."""
+    code = (
+        "import purestep as ps, mlx.core as mx, sys\n"
+        "step = lambda state, batch: (state, {'loss': batch['x']})\n"
+        "batches = [{'x': mx.array(1.0)}] * 2000\n"
+        "shown = [ps.callbacks.progress(), ps.callbacks.log()]\n"
+        "result = ps.fit(step, {'step': mx.array(0)}, batches, callbacks=shown, log_every=1)\n"
+        "print(result.reason, file=sys.stderr)\n"
+    )
+    made = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -c \"$CODE\" | head -1"],
+        capture_output=True, text=True, env={**os.environ, "CODE": code}, check=False,
+    )  # fmt: skip
+    assert made.stdout.count("\n") == 1
+    assert "epochs" in made.stderr.splitlines()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -142,8 +296,19 @@ def test_plots_draws_a_picture(tmp_path):
     )
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG")
-    width = int.from_bytes(content[16:20], "big")
-    assert width > 2000  # four panels: loss, learning rate, gradient norm, throughput
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    assert (width, height) == (1296, 960)  # two rows: loss, learning rate; gradient norm, throughput
+
+
+def test_a_picture_that_cannot_be_written_is_a_warning_after_training(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(callbacks.MetricsWarning, match=r"plots: .*a\.png cannot be written"):
+        result = ps.fit(
+            STEP, start(), At(), steps=4, callbacks=[callbacks.plots(tmp_path / "file" / "a.png")]
+        )
+    assert result.reason == "steps"
+    with pytest.raises(ValueError, match=r"plots: path must end in .png, got 'a\.xyz'"):
+        callbacks.plots("a.xyz")
 
 
 def test_without_the_extra_the_error_names_it():

@@ -64,12 +64,46 @@ def test_early_stopping_stops_after_its_patience_also_when_resumed(tmp_path):
     assert_same(again.state, whole.state)
 
 
-def test_early_stopping_refuses_a_figure_that_no_evaluation_gives():
-    with pytest.raises(ValueError, match=r"early_stopping: metric.*\(eval_loss\).*'accuracy'"):
-        ps.fit(
-            STEP, start(), At(), steps=4, evaluate=measuring([1.0, 2.0]),
-            callbacks=[callbacks.early_stopping("accuracy")],
-        )  # fmt: skip
+def test_a_figure_may_come_from_an_evaluation_that_is_made_later():
+    fast = ps.Evaluation(lambda state: {"loss": 1.0}, every=2, name="eval")
+    # The longest name decides: `eval_long` has given nothing when `eval` is made first.
+    slow = ps.Evaluation(lambda state: {"loss": 1.0}, every=6, name="eval_long")
+    stopping = callbacks.early_stopping("eval_long_loss", patience=2)
+    keeping = callbacks.keep_best("eval_long_loss", hold=True)
+    result = ps.fit(STEP, start(), At(), steps=40, evaluate=[fast, slow], callbacks=[stopping, keeping])
+    assert (result.reason, result.steps) == ("eval_long_loss has not improved in 2 evaluations", 18)
+    assert int(keeping.best.step.item()) == 6
+
+
+@pytest.mark.parametrize("make", [callbacks.early_stopping, callbacks.keep_best])
+def test_a_figure_that_no_evaluation_gives_is_refused(make):
+    with pytest.raises(ValueError, match=r"metric must be a figure.*\(eval_loss\), got 'accuracy'"):
+        ps.fit(STEP, start(), At(), steps=4, evaluate=measuring([1.0, 2.0]), callbacks=[make("accuracy")])
+    with pytest.raises(ValueError, match="called with evaluate="):
+        ps.fit(STEP, start(), At(), steps=4, callbacks=[make("eval_loss")])
+
+
+def test_divergence_leaves_out_nan_and_refuses_an_unknown_metric():
+    watching = callbacks.divergence(window=40)
+    losses = [1.0] * 20 + [math.nan, math.inf] + [1.0] * 20 + [9.0] * 10
+    progress = None
+    for number in range(0, len(losses), 4):
+        progress = at_row(number + 4, {"loss": losses[number : number + 4]})
+        request = watching.on_step_end(progress)
+        if request is not None:
+            break
+    # Three of 9 among seven of 1 average 3.4; the window of 37 ones and three of 9 averages 1.6.
+    assert request is not None
+    assert "average 3.4, more than 2 times" in request.reason
+    with pytest.raises(ValueError, match=r"divergence: metric.*\(loss\), got 'eval_loss'"):
+        callbacks.divergence("eval_loss").on_step_end(progress)
+
+
+def at_row(step, values, **others):
+    row = {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
+    return callbacks.Progress(
+        step, None, 0, None, None, {}, row, values, None, {}, callbacks.History(), 8 * step, 0, 0.0
+    )._replace(**others)
 
 
 def test_diverges_compares_the_last_ten_with_the_window():
@@ -104,11 +138,11 @@ def test_divergence_stops_a_run_at_the_same_step_when_it_is_resumed(tmp_path):
     assert (again.reason, again.steps) == (whole.reason, whole.steps)
 
 
-def poisoned(at):
+def poisoned(*at):
     class Poisoned(At):
         def at(self, step):
             batch = super().at(step)
-            return {**batch, "x": batch["x"] * (mx.nan if step == at else 1.0)}
+            return {**batch, "x": batch["x"] * (mx.nan if step in at else 1.0)}
 
     return Poisoned()
 
@@ -131,6 +165,58 @@ def test_nonfinite_leaves_a_skipped_step_alone(tmp_path):
     callback = callbacks.nonfinite(tmp_path / "bundles")
     result = ps.fit(step, start(transform), poisoned(12), steps=20, callbacks=[callback])
     assert (result.reason, callback.bundle) == ("steps", None)
+
+
+def test_nonfinite_keeps_the_step_that_broke_the_parameters_not_one_that_was_skipped(tmp_path):
+    transform = ps.transforms.apply_if_finite(TRANSFORM, max_consecutive_errors=1)
+    callback = callbacks.nonfinite(tmp_path)
+    step = ps.train_step(loss_fn, transform)
+    result = ps.fit(step, start(transform), poisoned(12, 15, 16, 17), steps=30, callbacks=[callback])
+    assert result.steps == 20
+    assert callback.bundle.name == "step_00000016"  # 12 and 15 were skipped
+
+
+@pytest.mark.filterwarnings("error")
+def test_nonfinite_keeps_the_step_also_when_a_checkpoint_finds_it_first(tmp_path):
+    callback = callbacks.nonfinite(tmp_path / "bundles")
+    with (
+        ps.checkpoint.Checkpointer(tmp_path / "run") as checkpointer,
+        pytest.warns(ps.replay.ReplayWarning, match="bundles/step_00000012"),
+    ):
+        result = ps.fit(
+            STEP, start(), poisoned(12), steps=30, checkpointer=checkpointer, save_every=5,
+            callbacks=[callback],
+        )  # fmt: skip
+    assert result.steps == 15
+    assert callback.bundle == tmp_path / "bundles" / "step_00000012"
+
+
+def test_nonfinite_refuses_a_directory_of_checkpoints_before_the_first_step(tmp_path):
+    source = At()
+    with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+        ps.fit(STEP, start(), At(), steps=2, checkpointer=checkpointer)
+    # A directory that receives checkpoints during the run is found at its end, and said.
+    callback = callbacks.nonfinite(tmp_path / "new")
+    said = "the step could not be kept: .*holds checkpoints"
+    checkpointer = ps.checkpoint.Checkpointer(tmp_path / "new")
+    with checkpointer, pytest.warns(ps.replay.ReplayWarning, match=said):
+        ps.fit(
+            STEP, start(), poisoned(7), steps=9, checkpointer=checkpointer, save_every=2, callbacks=[callback]
+        )
+    with pytest.raises(ValueError, match="holds checkpoints"):
+        ps.fit(STEP, start(), source, steps=4, callbacks=[callbacks.nonfinite(tmp_path)], prefetch=0)
+    assert not source.asked
+
+
+def test_a_bundle_that_cannot_be_written_still_stops_the_run(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    callback = callbacks.nonfinite(tmp_path)
+    monkeypatch.setattr("purestep._replay.bundle.write", full)
+    result = ps.fit(STEP, start(), poisoned(2), steps=30, callbacks=[callback])
+    assert result.steps == 10
+    assert result.reason.endswith("the step could not be kept: [Errno 28] No space left on device")
 
 
 def test_is_best_ignores_nan():
@@ -202,7 +288,7 @@ def test_no_callback_reads_the_device_between_rows(tmp_path):
             raise AssertionError("read")
 
     for callback in made:
-        callback.on_train_begin(callbacks.Run(STEP, start(), 0, 7, callbacks.History(), 100))
+        callback.on_train_begin(callbacks.Run(STEP, start(), 0, 7, callbacks.History(), 100, ("eval",)))
         for progress in progresses[:6]:
             assert callback.on_step_end(progress._replace(metrics={"loss": Unreadable()})) is None
     assert not reads

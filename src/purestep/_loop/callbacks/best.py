@@ -5,7 +5,8 @@ from typing import Any
 
 from purestep._checkpoint.run.record import check_metric
 from purestep._core import checks
-from purestep._loop.core.progress import Callback, Progress, Request, Save
+from purestep._loop.callbacks.stopping import Rated
+from purestep._loop.core.progress import Progress, Request, Run, Save
 
 
 def is_best(values: Sequence[float], mode: str) -> bool:
@@ -21,7 +22,7 @@ def is_best(values: Sequence[float], mode: str) -> bool:
     return all(sign * last < sign * value for value in before if value == value)
 
 
-class KeepBest(Callback):
+class KeepBest(Rated):
     """Asks for a checkpoint at each best evaluation; `keep_best` makes it.
 
     Attributes:
@@ -29,14 +30,19 @@ class KeepBest(Callback):
     """
 
     def __init__(self, metric: str, mode: str, hold: bool):
-        self._metric, self._mode, self._hold = metric, mode, hold
+        super().__init__("keep_best", metric)
+        self._mode, self._hold = mode, hold
         self.best: Any = None
+
+    def on_train_begin(self, run: Run) -> None:
+        """Forget the best state of another run."""
+        super().on_train_begin(run)
+        self.best = None
 
     def on_eval_end(self, progress: Progress) -> Request:
         """Ask for a checkpoint if the figure is the best so far."""
-        if self._metric not in (progress.evaluated or {}):
-            return None
-        if not is_best(progress.history.column(self._metric)[1], self._mode):
+        values = self.values(progress)
+        if values is None or not is_best(values, self._mode):
             return None
         if self._hold:
             self.best = progress.state
@@ -52,7 +58,12 @@ def keep_best(metric: str = "eval_loss", *, mode: str = "min", hold: bool = Fals
     Args:
         metric: a figure of an evaluation.
         mode: `min` if smaller is better, or `max`.
-        hold: also keep the best state in memory, as the attribute `best`: one more state.
+        hold: also keep the best state in memory, as the attribute `best`: one more state. After resuming, it
+            is `None` until an evaluation is better than all before; the best checkpoint has the state.
+
+    Raises:
+        ValueError: when `fit` begins, if it makes no evaluation; at the first evaluation, if no evaluation
+            gives the figure.
 
     >>> callback = keep_best("eval_accuracy", mode="max")
     """

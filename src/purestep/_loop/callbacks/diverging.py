@@ -1,5 +1,6 @@
 """`divergence`: stop when the loss grows."""
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ def diverges(losses: Sequence[float], window: int, factor: float) -> bool:
     """Tell whether the last 10 losses average over `factor` times the average of the window.
 
     The window is the last `window` losses, these 10 included. With fewer losses, or an average that is not
-    above 0, the answer is no.
+    above 0, the answer is no. The losses must be finite.
 
     >>> diverges([1.0] * 90 + [3.0] * 10, 100, 2.0), diverges([1.0] * 90 + [2.0] * 10, 100, 2.0)
     (True, False)
@@ -34,7 +35,16 @@ class Divergence(Callback):
 
     def on_step_end(self, progress: Progress) -> Request:
         """At a row, look at each loss since the row before."""
-        for loss in progress.values.get(self._metric, ()):
+        if progress.row is None:
+            return None
+        if self._metric not in progress.values:
+            known = ", ".join(progress.values)
+            raise checks.error(
+                "divergence", f"metric must be a metric of the step ({known}), got {self._metric!r}"
+            )
+        for loss in progress.values[self._metric]:
+            if not math.isfinite(loss):  # One NaN would make every average of the window NaN.
+                continue
             self._losses.append(loss)
             if diverges(list(self._losses), self._window, self._factor):
                 recent = sum(list(self._losses)[-RECENT:]) / RECENT
@@ -56,13 +66,17 @@ class Divergence(Callback):
 def divergence(metric: str = "loss", *, window: int = 100, factor: float = 2.0) -> Divergence:
     """Stop when the last 10 values of a metric average over `factor` times the average of the window.
 
-    Every step counts; the decision is made at each row. NaN and infinities are the matter of `nonfinite`.
+    Every step counts; the decision is made at each row. Steps with a NaN or an infinity are left out: `fit`
+    and `nonfinite` look for those.
 
     Args:
         metric: a metric of the step.
         window: steps, at least 20.
         factor: above 1. A factor of `window / 10` or more can never be reached by a loss that is not
             negative.
+
+    Raises:
+        ValueError: at the first row, if the step does not give the metric.
 
     >>> callback = divergence()
     """

@@ -7,11 +7,13 @@ from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
 from purestep._core.types import Batch, StepFn
-from purestep._loop.core.progress import Callback, Progress, Request, Run, Stop, broken
+from purestep._loop.callbacks.intervals import EachStep
+from purestep._loop.core.progress import Progress, Request, Run, Stop, broken
+from purestep._measures.finite import nonfinite_paths
 from purestep._replay.recording import ReplayWarning, record
 
 
-class Nonfinite(Callback):
+class Nonfinite(EachStep):
     """Stops a run that is broken; `nonfinite` makes it.
 
     Attributes:
@@ -19,49 +21,72 @@ class Nonfinite(Callback):
     """
 
     def __init__(self, bundles: Path | None):
-        self._root, self.bundle = bundles, None
+        self._root = bundles
+        self.bundle: Path | None = None
         self._step: StepFn | None = None
         self._sound: Any = None  # the state after the last row without a NaN
         self._batches: list[Batch] = []  # of the steps since
 
     def on_train_begin(self, run: Run) -> None:
-        """Keep the step and the first state, to run again from it."""
-        self._step, self._batches = run.step, []
-        self._sound = run.state if self._root is not None else None
+        """Keep the step and the first state, to run again from it; refuse a directory of checkpoints."""
+        self.bundle, self._batches = None, []
+        if self._root is not None:
+            record(run.step, self._root).close()
+            self._step, self._sound = run.step, run.state
 
     def on_step_end(self, progress: Progress) -> Request:
         """At a row, look at each metric since the row before."""
-        if self._root is not None:
-            self._batches.append(progress.batch)
+        self.passed(progress)
         if progress.row is None:
             return None
         reason = broken(progress.step, progress.state, progress.values)
         if reason is not None:
-            self.bundle: Path | None = self._recorded()
-            kept = f"; the step is kept in {self.bundle}" if self.bundle is not None else ""
-            return Stop(reason + kept)
+            return Stop(reason + self._kept("ignore"))
         if self._root is not None:
             self._sound, self._batches = progress.state, []
         return None
 
+    def passed(self, progress: Progress) -> None:
+        """Keep the batch."""
+        if self._root is not None:
+            self._batches.append(progress.batch)
+
     def on_train_end(self, result: Any) -> None:
-        """Free the state and the batches."""
+        """Keep the step if the run ended broken before a row; free the state and the batches."""
+        if self._batches and nonfinite_paths(_params(result.state)):
+            # The reason is settled: the warning of the recorder names the bundle, or this one says why not.
+            said = self._kept("always")
+            if self.bundle is None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("always", ReplayWarning)
+                    warnings.warn(f"nonfinite: {said[2:]}", ReplayWarning, stacklevel=2)
         self._sound, self._batches, self._step = None, [], None
 
-    def _recorded(self) -> Path | None:
-        """Run the steps since the last sound state again, and write the first broken one to a bundle."""
-        if self._root is None or self._step is None:
-            return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ReplayWarning)
-            with record(self._step, self._root, every=1) as step:
-                state = self._sound
-                for batch in self._batches:
-                    state, _ = step(state, batch)
-                    step.check()
-                    if step.bundles:
-                        return step.bundles[0]
-        return None
+    def _kept(self, warning: Any) -> str:
+        """Write the first broken step since the last sound state; return the end of the reason."""
+        step, state, batches = self._step, self._sound, self._batches
+        self._sound, self._batches = None, []
+        if self._root is None or step is None:
+            return ""
+        if nonfinite_paths(_params(state)):
+            return "; no step is kept: the parameters were not finite at the row before"
+        for batch in batches:
+            after, _ = step(state, batch)
+            if nonfinite_paths(_params(after)):
+                break
+            state = after
+        else:
+            return "; no step is kept: the steps were finite when they were repeated"
+        try:
+            with warnings.catch_warnings():
+                # Filters of the program could make an error of the warning, in place of the reason.
+                warnings.simplefilter(warning, ReplayWarning)
+                with record(step, self._root) as recorder:
+                    recorder(state, batch)
+        except (OSError, ValueError) as error:
+            return f"; the step could not be kept: {error}"
+        self.bundle = recorder.bundles[0]
+        return f"; the step is kept in {self.bundle}"
 
 
 def nonfinite(bundles: str | os.PathLike[str] | None = None) -> Nonfinite:
@@ -71,10 +96,21 @@ def nonfinite(bundles: str | os.PathLike[str] | None = None) -> Nonfinite:
     rows. A NaN that a transform skipped leaves finite parameters, and the run goes on.
 
     Args:
-        bundles: a directory for a replay bundle. The steps since the last sound row are made again, and the
-            first broken one is written with its state and batch: see `ps.replay`. This keeps one more state
-            and the batches since the last row in memory.
+        bundles: a directory for a replay bundle. The steps since the last sound row are made again. The first
+            one whose parameters are not finite is written with its state and batch: see `ps.replay`. This
+            keeps one more state and the batches since the last row in memory.
+
+    Raises:
+        ValueError: when `fit` begins, if the directory holds checkpoints, or if the step is a recorder.
+        LockedError: when `fit` begins, if a `Checkpointer` or another recorder writes to the directory.
+
+    Warns:
+        ReplayWarning: if the run ended before the next row, so that its reason cannot name the bundle.
 
     >>> callback = nonfinite("run/bundles")
     """
     return Nonfinite(None if bundles is None else check_path("nonfinite", bundles))
+
+
+def _params(state: Any) -> Any:
+    return getattr(state, "params", state)

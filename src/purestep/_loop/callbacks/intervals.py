@@ -8,6 +8,13 @@ from purestep._loop.core.adapting import as_callback
 from purestep._loop.core.progress import Callback, Progress, Request, Run
 
 
+class EachStep(Callback):
+    """A callback that must see each step, to time it for example, also within `every`."""
+
+    def passed(self, progress: Progress) -> None:
+        """Receive a step at which `every` does not call `on_step_end`."""
+
+
 class Every(Callback):
     """A callback whose `on_step_end` is called at every n-th step. `every` makes it."""
 
@@ -20,7 +27,11 @@ class Every(Callback):
 
     def on_step_end(self, progress: Progress) -> Request:
         """Pass the call on at every n-th step."""
-        return None if progress.step % self._n else self._callback.on_step_end(progress)
+        if progress.step % self._n == 0:
+            return self._callback.on_step_end(progress)
+        if isinstance(self._callback, EachStep):
+            self._callback.passed(progress)
+        return None
 
     def on_eval_end(self, progress: Progress) -> Request:
         """Pass the call on."""
@@ -45,6 +56,8 @@ class Every(Callback):
 
 def every(n: int, callback: Callback | Callable[[Progress], Request]) -> Callback:
     """Call `on_step_end` of a callback only at steps that are multiples of `n`; other hooks as usual.
+
+    A shipped callback that works on rows, such as `log`, acts at those n-th steps that have a row.
 
     Args:
         n: steps, at least 1. It counts from step 0 of the run, so a resumed run calls at the same steps.

@@ -3,19 +3,15 @@
 import json
 import math
 import os
-import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from purestep._checkpoint.disk import atomic
 from purestep._checkpoint.disk.naming import check_path
+from purestep._loop.callbacks.output import Guarded, append_line, begin_file
 from purestep._loop.callbacks.rates import Metered
 from purestep._loop.core.progress import Progress, Run
-
-
-class MetricsWarning(UserWarning):
-    """A row could not be written; training goes on."""
 
 
 def encoded(row: Mapping[str, Any]) -> str:
@@ -28,21 +24,29 @@ def encoded(row: Mapping[str, Any]) -> str:
     return json.dumps(sound, ensure_ascii=True)
 
 
-def kept(content: bytes, step: int) -> list[bytes]:
-    """Return the lines that belong to steps up to this one. A line that a crash cut short is dropped.
+def belongs(line: bytes, step: int) -> bool:
+    """Tell whether a line is a row of a step up to this one. A line that a crash cut short is not.
 
-    >>> kept(b'{"step": 1}\\n{"step": 2}\\n{"st', 1)
-    [b'{"step": 1}']
+    >>> belongs(b'{"step": 1}', 1), belongs(b'{"step": 2}', 1), belongs(b'{"st', 1)
+    (True, False, False)
     """
-    lines = []
-    for text in content.split(b"\n"):
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= step:
-            lines.append(text)
-    return lines
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and isinstance(row.get("step"), int) and row["step"] <= step
+
+
+def row_of(progress: Progress, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a step: its number, then the figures, then the counts of the run.
+
+    A metric that has the name of a count, such as `tokens`, replaces the count.
+    """
+    counts = {"epoch": progress.epoch, "samples": progress.samples, "tokens": progress.tokens}
+    row = {"step": progress.step, **figures, "seconds": round(progress.seconds, 3)}
+    if progress.evaluated is None:
+        row = {**row, **counts}
+    return {**row, **figures, "step": progress.step}
 
 
 class Lines(Metered):
@@ -50,53 +54,34 @@ class Lines(Metered):
 
     def __init__(self, path: Path):
         super().__init__()
-        self.path, self._warned = path, False
+        self.path = path
+        self._write = Guarded("jsonl", path, partial(append_line, path))
 
     def on_train_begin(self, run: Run) -> None:
         """Prepare the file: drop the rows of later steps, or move the file of another run away."""
         super().on_train_begin(run)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            self.path.touch()
-        elif run.start == 0:
-            if self.path.stat().st_size:
-                self.path.replace(self.path.with_name(self.path.name + ".before"))
-            self.path.touch()
-        else:
-            lines = kept(self.path.read_bytes(), run.start)
-            atomic.write_text(self.path, "".join(f"{line.decode()}\n" for line in lines))
+        begin_file(self.path, run.start, partial(belongs, step=run.start))
 
     def on_step_end(self, progress: Progress) -> None:
         """Append a row."""
         super().on_step_end(progress)
         if progress.row is not None:
-            counts = {"epoch": progress.epoch, "samples": progress.samples, "tokens": progress.tokens}
-            self._append({"step": progress.step, **progress.row, **self.rates, **counts, **_time(progress)})
+            self._write(encoded(row_of(progress, {**progress.row, **self.rates})))
 
     def on_eval_end(self, progress: Progress) -> None:
         """Append the figures and texts of an evaluation."""
-        row = {"step": progress.step, **(progress.evaluated or {}), **progress.texts, **_time(progress)}
-        self._append(row)
+        self._write(encoded(row_of(progress, {**(progress.evaluated or {}), **progress.texts})))
         super().on_eval_end(progress)
-
-    def _append(self, row: Mapping[str, Any]) -> None:
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(encoded(row) + "\n")
-        except OSError as error:
-            if not self._warned:
-                self._warned = True
-                message = f"jsonl: {self.path} cannot be written, training goes on: {error.strerror or error}"
-                warnings.warn(message, MetricsWarning, stacklevel=2)
 
 
 def jsonl(path: str | os.PathLike[str]) -> Lines:
     """Append each row and each evaluation to a file, one JSON object a line.
 
     A row has `step`, the metrics, `steps_per_second` and so on, `epoch`, `samples`, `tokens` and `seconds`.
-    NaN and infinities are written as null. A resumed run first drops the rows of steps that it will repeat.
-    If a new run finds a file, the file is renamed to `NAME.before`. On a full disk there is one
-    `MetricsWarning`, and training goes on.
+    A metric of the name of a count replaces the count. NaN and infinities are written as null. A resumed run
+    first drops the rows of steps that it will repeat. If a new run finds a file, the file is renamed to
+    `NAME.before`, or to `NAME.before-2` and so on. On a full disk there is one `MetricsWarning`, and training
+    goes on; rows are whole or absent.
 
     Args:
         path: the file; its directory is created.
@@ -113,7 +98,3 @@ def jsonl(path: str | os.PathLike[str]) -> Lines:
     '{"step": 1, "loss": 1.0, "grad_norm": '
     """
     return Lines(check_path("jsonl", path))
-
-
-def _time(progress: Progress) -> dict[str, float]:
-    return {"seconds": round(progress.seconds, 3)}

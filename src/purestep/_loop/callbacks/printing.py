@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from purestep._core.escaping import printable
+from purestep._loop.callbacks.output import Guarded, print_line
 from purestep._loop.callbacks.rates import Metered, shown
 from purestep._loop.core.progress import Progress
 
@@ -60,7 +61,8 @@ def log(write: Callable[[str], object] | logging.Logger | None = None) -> Log:
 
     Args:
         write: a function of a line, or a `logging.Logger`, which logs at level INFO. By default lines are
-            printed and flushed.
+            printed and flushed; characters that the output cannot encode are escaped, and if it is closed or
+            full there is one `MetricsWarning`.
 
     >>> import mlx.core as mx, purestep as ps
     >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
@@ -74,8 +76,4 @@ def log(write: Callable[[str], object] | logging.Logger | None = None) -> Log:
     """
     if isinstance(write, logging.Logger):
         return Log(write.info)
-    return Log(_print if write is None else write)
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)
+    return Log(Guarded("log", "standard output", print_line) if write is None else write)

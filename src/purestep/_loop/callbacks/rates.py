@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from purestep._loop.callbacks.intervals import EachStep
 from purestep._loop.core.history import History
-from purestep._loop.core.progress import Callback, Progress, Run
+from purestep._loop.core.progress import Progress, Run
 
 
 class Mark(NamedTuple):
@@ -73,7 +74,7 @@ class Meter:
         return found
 
 
-class Metered(Callback):
+class Metered(EachStep):
     """A callback with a meter; `rates` are those of the last row."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -90,6 +91,10 @@ class Metered(Callback):
         self._meter.step(progress)
         if progress.row is not None:
             self.rates = self._meter.lap()
+
+    def passed(self, progress: Progress) -> None:
+        """Count the step."""
+        self._meter.step(progress)
 
     def on_eval_end(self, progress: Progress) -> None:
         """Leave the evaluation out of the rates."""

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
+from purestep._core import checks
 from purestep._loop.core.progress import Callback
 
 
@@ -31,19 +32,24 @@ def plots(path: str | os.PathLike[str], *, live: bool = False) -> Callback:
     """Draw losses, learning rate, gradient norm and throughput by step into a PNG.
 
     The picture is drawn at the end of the run. After resuming, throughput begins anew; the other curves are
-    whole.
+    whole. Rare spikes of the loss and of the norm may end above the axes, so that the rest can be read. If
+    the file cannot be written, there is one `MetricsWarning`, and nothing is raised.
 
     Args:
-        path: the file; its directory is created.
+        path: the file, which must end in `.png`; its directory is created.
         live: draw after each evaluation too. Each picture takes about half a second on one core, and
             matplotlib's memory grows by up to half a megabyte.
 
     Raises:
+        ValueError: if the path does not end in `.png`.
         ImportError: without matplotlib: `pip install 'purestep[demo]'`.
 
     >>> callback = plots("run/curves.png")
     """
-    return _extra("plots", "purestep._loop.callbacks.drawing", "demo").Plots(check_path("plots", path), live)
+    path = check_path("plots", path)
+    if path.suffix != ".png":
+        raise checks.error("plots", f"path must end in .png, got {str(path)!r}")
+    return _extra("plots", "purestep._loop.callbacks.drawing", "demo").Plots(path, live)
 
 
 def _extra(caller: str, module: str, extra: str) -> Any:

@@ -1,10 +1,10 @@
 """`early_stopping`: stop when a figure no longer improves."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from purestep._checkpoint.run.record import check_metric
 from purestep._core import checks
-from purestep._loop.core.progress import Callback, Progress, Request, Stop
+from purestep._loop.core.progress import Callback, Progress, Request, Run, Stop
 
 
 def waited(
@@ -31,22 +31,76 @@ def waited(
     return count
 
 
-class EarlyStopping(Callback):
+def is_unavailable(metric: str, known: Collection[str], evaluations: Collection[str]) -> bool:
+    """Tell whether no evaluation gives a figure.
+
+    The figures of an evaluation begin with its name, so a figure may still come from an evaluation that has
+    given nothing yet.
+
+    Args:
+        metric: the name of the figure.
+        known: the names of all figures and texts so far.
+        evaluations: the names of the evaluations.
+
+    >>> is_unavailable("slow_loss", ["fast_loss"], ["fast", "slow"])
+    False
+    >>> is_unavailable("slow_accuracy", ["fast_loss", "slow_loss"], ["fast", "slow"])
+    True
+    """
+    owner = _owner(metric, evaluations)
+    reported = {_owner(name, evaluations) for name in known}
+    return metric not in known and (owner is None or owner in reported)
+
+
+def _owner(figure: str, evaluations: Collection[str]) -> str | None:
+    """Return the evaluation that a figure belongs to: that with the longest name."""
+    names = [name for name in evaluations if figure == name or figure.startswith(f"{name}_")]
+    return max(names, key=len, default=None)
+
+
+class Rated(Callback):
+    """A callback that decides by one figure of an evaluation.
+
+    A figure that no evaluation gives is refused, so that the callback is never without effect.
+    """
+
+    def __init__(self, caller: str, metric: str):
+        self._caller, self._metric = caller, metric
+        self._evaluations: tuple[str, ...] = ()
+
+    def on_train_begin(self, run: Run) -> None:
+        """Refuse a run without evaluations."""
+        self._evaluations = run.evaluation_names
+        if not run.evaluation_names:
+            raise checks.error(
+                self._caller, f"fit must be called with evaluate=, which gives the metric {self._metric!r}"
+            )
+
+    def values(self, progress: Progress) -> list[float] | None:
+        """Return all values of the figure, or `None` if this evaluation does not give it."""
+        if self._metric in (progress.evaluated or {}):
+            return progress.history.column(self._metric)[1]
+        known = {*progress.history.names, *progress.texts}
+        if is_unavailable(self._metric, known, self._evaluations):
+            given = ", ".join(sorted(progress.evaluated or {})) or "none"
+            raise checks.error(
+                self._caller, f"metric must be a figure of an evaluation ({given}), got {self._metric!r}"
+            )
+        return None
+
+
+class EarlyStopping(Rated):
     """Stops a run whose figure no longer improves; `early_stopping` makes it."""
 
     def __init__(self, metric: str, patience: int, min_delta: float, mode: str, baseline: float | None):
-        self._metric, self._patience = metric, patience
+        super().__init__("early_stopping", metric)
+        self._patience = patience
         self._min_delta, self._mode, self._baseline = min_delta, mode, baseline
 
     def on_eval_end(self, progress: Progress) -> Request:
         """Ask to stop if the patience is used up."""
-        values = progress.history.column(self._metric)[1]
-        if not values:
-            known = ", ".join(sorted(progress.evaluated or {}))
-            raise checks.error(
-                "early_stopping", f"metric must be a figure of an evaluation ({known}), got {self._metric!r}"
-            )
-        if self._metric not in (progress.evaluated or {}):
+        values = self.values(progress)
+        if values is None:
             return None
         count = waited(values, min_delta=self._min_delta, mode=self._mode, baseline=self._baseline)
         if count < self._patience:
@@ -74,7 +128,8 @@ def early_stopping(
         baseline: a value that the figure must beat to improve at all.
 
     Raises:
-        ValueError: at the first evaluation, if no evaluation gives the figure.
+        ValueError: when `fit` begins, if it makes no evaluation; at the first evaluation, if no evaluation
+            gives the figure.
 
     >>> callback = early_stopping("eval_loss", patience=3, min_delta=1e-4)
     """

@@ -1,6 +1,7 @@
 """Moving averages, integer ticks, bands and ranges of pictures."""
 
 import itertools
+import math
 
 import pytest
 
@@ -10,6 +11,7 @@ from purestep._loop.callbacks.pictures.picture import (
     smoothed,
     smoothing_reach,
     whole_ticks,
+    without_spikes,
     zoomed,
 )
 
@@ -64,3 +66,14 @@ def test_a_range_leaves_out_the_start_and_holds_the_levels():
     assert 1.4 < high < 1.5
     assert zoomed([[2.0]]) == (1.9, 2.1)
     assert zoomed([]) is None
+
+
+def test_a_range_leaves_out_spikes_on_either_side_but_not_a_decay():
+    decay = [2 + 8 * math.exp(-number / 40) for number in range(300)]
+    assert without_spikes(decay) is None
+    assert without_spikes([*decay, math.nan, math.inf]) is None
+    low, high = without_spikes([*decay, 1e6, -1e6]) or (0.0, 0.0)
+    assert -10 < low < 2
+    assert 10 <= high < 20
+    assert without_spikes([]) is None
+    assert without_spikes([1.0]) is None

@@ -21,7 +21,7 @@ class TrainingProgress:
         name: the name of the phase.
         total: the number of the last step, or `None` if it is not known.
         start: the number of steps made before.
-        every: the number of steps from one milestone to the next.
+        every: the number of steps from one measurement to the next; it may be changed.
         tokens_per_step: the number of tokens of a step, for the rate; 0 shows steps a second.
         pause_steps: a guess of the time of a measurement, in steps, used until one is timed.
         after_steps: a guess of the time of the work after the last step, in steps.
@@ -73,6 +73,10 @@ class TrainingProgress:
     def pause(self) -> None:
         """Record the time since the last step as the time of a measurement."""
         self._pauses.append(self._lap())
+
+    def skip(self) -> None:
+        """Leave out the time since the last step."""
+        self._lap()
 
     def tokens_per_second(self) -> float:
         """Return the rate of the last steps."""

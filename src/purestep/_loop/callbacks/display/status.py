@@ -116,6 +116,21 @@ def milestones_left(step: int, total: int, every: int) -> int:
     return 0 if step >= total else -(-total // every) - step // every
 
 
+def pause_interval(start: int, first: int, last: int, count: int) -> int:
+    """Return the steps from one measurement to the next, at least 1.
+
+    Args:
+        start: the number of steps before the run.
+        first: the step of the first measurement.
+        last: the step of the last one.
+        count: the number of measurements so far, at least 1.
+
+    >>> pause_interval(0, 100, 100, 1), pause_interval(1050, 1100, 1300, 3)
+    (100, 100)
+    """
+    return max(1, first - start if count < 2 else round((last - first) / (count - 1)))
+
+
 def typical(seconds: Sequence[float]) -> float | None:
     """Return the median time; the first, which may include compilation, counts only if it is alone.
 

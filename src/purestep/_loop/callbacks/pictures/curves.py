@@ -24,6 +24,7 @@ class Curve(NamedTuple):
         color: the color of the line.
         noisy: draw the values thin, and a smoothed curve over them.
         band: the names of a lower and an upper figure; the area between them is shaded.
+        each: what a value is, for the legend of a noisy curve.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Curve(NamedTuple):
     color: str
     noisy: bool = False
     band: tuple[str, str] | None = None
+    each: str = "batches"
 
 
 class Panel(NamedTuple):
@@ -50,15 +52,20 @@ class Panel(NamedTuple):
     limits: tuple[float, float] | None = None
 
 
-def draw(path: Path, panels: Sequence[Panel], title: str) -> None:
-    """Draw panels side by side into a PNG."""
-    width = 8.0 if len(panels) == 1 else 5.4 * len(panels)
-    figure = Figure(figsize=(width, 5.2), dpi=120, layout="constrained")
+def draw(path: Path, panels: Sequence[Panel], title: str, *, columns: int | None = None) -> None:
+    """Draw panels into a PNG: side by side, or in rows of so many columns."""
+    across = min(len(panels), columns or len(panels))
+    down = -(-len(panels) // across)
+    width = 8.0 if across == 1 else 5.4 * across
+    figure = Figure(figsize=(width, 5.2 if down == 1 else 4.0 * down), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    places = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes, panel in zip(places, panels, strict=False):
         _draw_panel(axes, panel)
-    figure.savefig(path)
+    for axes in places[len(panels) :]:
+        axes.remove()
+    figure.savefig(path, format="png")
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
@@ -85,7 +92,7 @@ def _draw_curve(axes: Axes, curve: Curve) -> None:
     label, reach = curve.label, smoothing_reach(len(rows))
     if curve.noisy and reach:
         axes.plot(steps, values, color=curve.color, alpha=0.3, linewidth=0.8)
-        values, label = smoothed(values, reach), f"{label} (mean of {2 * reach + 1} batches; thin: each)"
+        values, label = smoothed(values, reach), f"{label} (mean of {2 * reach + 1} {curve.each}; thin: each)"
     if curve.band:
         low, high = ([row[name] for row in rows] for name in curve.band)
         axes.fill_between(steps, low, high, color=curve.color, alpha=0.18, linewidth=0)

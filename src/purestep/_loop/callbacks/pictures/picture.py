@@ -1,5 +1,6 @@
 """Smoothing, ticks, bands and ranges of a picture, as functions of plain data."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -77,3 +78,23 @@ def zoomed(curves: Iterable[Sequence[float]], levels: Iterable[float] = ()) -> t
     low, high = min(seen), max(seen)
     margin = (high - low) / 10 or 0.1
     return low - margin, high + margin
+
+
+def without_spikes(values: Iterable[float]) -> tuple[float, float] | None:
+    """Return a range that leaves out rare spikes; `None` if there are none.
+
+    A spike is further from the middle 98 % of the values than these are apart. NaN and infinities do not
+    count.
+
+    >>> without_spikes([1.0, 2.0] * 50), without_spikes([1.0, 2.0] * 100 + [1e6])
+    (None, (0.9, 3.0))
+    """
+    seen = sorted(filter(math.isfinite, values))
+    if not seen:
+        return None
+    cut = len(seen) // 100
+    low, high = seen[cut], seen[-1 - cut]
+    if low - seen[0] <= high - low and seen[-1] - high <= high - low:
+        return None
+    spread = high - low
+    return max(seen[0] - spread / 10, low - spread), min(seen[-1] + spread / 10, high + spread)
