@@ -167,7 +167,6 @@ class Session:
                 ps.callbacks.jsonl(f"{folder}/metrics.jsonl"),
                 ps.callbacks.throughput(),
                 ps.callbacks.divergence(),
-                ps.callbacks.early_stopping(),
             ]
             return self._fit(*shown, checkpointer=checkpointer, save_every=self.steps // 2 + 1)
 

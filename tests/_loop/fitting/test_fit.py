@@ -228,6 +228,7 @@ def test_wrong_arguments_are_refused(options, message):
         ({"source": VALIDATION, "every": 0}, "every.*0"),
         ({"batches": 3}, "batches and perplexity need a source"),
         ({"source": VALIDATION, "name": ""}, "name must be a word"),
+        ({"source": VALIDATION, "name": "loss"}, "name must differ from the metrics of a step, got 'loss'"),
     ],
 )
 def test_an_evaluation_that_could_measure_nothing_is_refused(options, message):

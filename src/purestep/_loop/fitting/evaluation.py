@@ -65,6 +65,8 @@ class Evaluation:
                 checks.integer(caller, name, getattr(self, name), least=1)
         if not isinstance(self.name, str) or not self.name:
             raise checks.error(caller, f"name must be a word, got {self.name!r}")
+        if self.name in ("loss", "grad_norm", "learning_rate", "step"):
+            raise checks.error(caller, f"name must differ from the metrics of a step, got {self.name!r}")
         if isinstance(self.source, Iterator):
             raise checks.error(
                 caller,
