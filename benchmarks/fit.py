@@ -123,7 +123,8 @@ class Session:
             AGAIN: lambda: self._loop(mx.async_eval),
             "ps.run": self._run,
             "ps.fit, plain": lambda: self._fit(),
-            "ps.fit, everything on": self._everything,
+            "ps.fit, all callbacks": lambda: self._everything(save=False),
+            "ps.fit, and a checkpoint": lambda: self._everything(save=True),
         }
 
     def _loop(self, evaluate: Callable[..., None]) -> tuple[float, ps.TrainState]:
@@ -155,7 +156,7 @@ class Session:
         )
         return clock.ended - clock.begun, result.state
 
-    def _everything(self) -> tuple[float, ps.TrainState]:
+    def _everything(self, *, save: bool) -> tuple[float, ps.TrainState]:
         with (
             tempfile.TemporaryDirectory() as folder,
             ps.checkpoint.Checkpointer(folder) as checkpointer,
@@ -168,6 +169,8 @@ class Session:
                 ps.callbacks.throughput(),
                 ps.callbacks.divergence(),
             ]
+            if not save:
+                return self._fit(*shown)
             return self._fit(*shown, checkpointer=checkpointer, save_every=self.steps // 2 + 1)
 
     def agree(self) -> float:
