@@ -8,7 +8,6 @@ from typing import Any
 
 import purestep as ps
 from purestep._checkpoint.disk import atomic
-from purestep.demos.shared.figures import made
 
 _LARGEST_RUN = 1_000_000  # bytes of run.json; a normal one has about 300
 
@@ -55,12 +54,6 @@ class RunDirectory:
             return json.loads(content)
         except (ValueError, RecursionError):
             raise ValueError(f"demo: {self.run} is damaged: it is not JSON") from None
-
-    def restore(self, like: ps.TrainState) -> ps.TrainState:
-        """Return the last saved state, or the template if there is none; drop the metrics of later steps."""
-        state = ps.checkpoint.load(self.state, like=like) if self.state.exists() else like
-        self.rewrite([row for row in self.history() if row["step"] <= made(state)])
-        return state
 
     def save(self, file: Path, state: ps.TrainState) -> None:
         """Flush the metrics to disk, then write a state atomically."""
