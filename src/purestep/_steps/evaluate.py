@@ -146,12 +146,12 @@ def evaluate(
 
 
 def _batches(caller: str, source: Any, steps: int | None) -> Iterator[Batch]:
+    if isinstance(source, (dict, mx.array)):  # a dict would yield its names, and an array has `at`
+        raise TypeError(f"{caller}: source must be an iterable of batches, got one batch; write [batch]")
     if steps is not None:
         steps = checks.integer(caller, "steps", steps, least=1)
     if steps is not None and hasattr(source, "at"):
         return (source.at(step) for step in range(steps))
-    if isinstance(source, dict):  # iterating over one batch would yield its names
-        raise TypeError(f"{caller}: source must be an iterable of batches, got one batch; write [batch]")
     if isinstance(source, Iterable):
         return islice(source, steps)
     if hasattr(source, "at"):

@@ -148,6 +148,7 @@ def test_a_source_of_lazy_arrays_that_this_thread_made_still_works():
     ("source", "options", "message"),
     [
         ({"x": mx.zeros(3)}, {}, r"source must be an iterable of batches, got one batch; write \[batch\]"),
+        (mx.zeros((4, 3)), {}, r"source must be an iterable of batches, got one batch; write \[batch\]"),
         (3, {}, "source must be iterable or have at"),
         (At(), {"epochs": 2}, "epochs needs a source with a length"),
         (At(), {"steps": 2, "epochs": 2}, "steps and epochs exclude each other.*epochs=2"),

@@ -1,12 +1,12 @@
 """`Evaluation`: what `fit` measures between steps, and when."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from purestep._core import checks
 from purestep._core.types import EvalStepFn
-from purestep._loop.running.cursor import batches_per_epoch
+from purestep._loop.running.cursor import batches_per_epoch, check_source
 from purestep._steps.evaluate import evaluate
 
 
@@ -67,6 +67,8 @@ class Evaluation:
             raise checks.error(caller, f"name must be a word, got {self.name!r}")
         if self.name in ("loss", "grad_norm", "learning_rate", "step"):
             raise checks.error(caller, f"name must differ from the metrics of a step, got {self.name!r}")
+        if self.source is not None:
+            check_source(caller, self.source)
         if isinstance(self.source, Iterator):
             raise checks.error(
                 caller,
@@ -119,6 +121,8 @@ def evaluations_of(caller: str, given: Any) -> tuple[Evaluation, ...]:
     """Return the evaluations as a tuple; refuse other values, and names that are used twice."""
     if given is None:
         return ()
+    if not isinstance(given, (Evaluation, Iterable)) or isinstance(given, (str, dict)):
+        raise TypeError(f"{caller}: evaluate must be an Evaluation or several, got {checks.shown(given)}")
     found = (given,) if isinstance(given, Evaluation) else tuple(given)
     for number, evaluation in enumerate(found):
         if not isinstance(evaluation, Evaluation):

@@ -18,7 +18,7 @@ from purestep._loop.fitting.result import FitResult, best_in
 from purestep._loop.fitting.resuming import KEY, fingerprint, restored, take_up
 from purestep._loop.fitting.session import Session
 from purestep._loop.fitting.storage import Storage
-from purestep._loop.running.cursor import PassCursor, cursor_for
+from purestep._loop.running.cursor import PassCursor, check_source, cursor_for
 from purestep._loop.running.feeding import Feed
 from purestep._loop.running.run import Span, made_before, needs_no_thread, pipelined, span_of
 
@@ -105,6 +105,7 @@ def fit(
     """
     caller = "fit"
     checks.function(caller, "step", step)
+    check_source(caller, source)
     log_every = checks.integer(caller, "log_every", log_every, least=1)
     prefetch = checks.integer(caller, "prefetch", prefetch, least=0)
     if save_every is not None:

@@ -168,15 +168,19 @@ def cursor_for(
         position: where an iterable continues, from `Drawn.position`.
         check: compute checksums of an iterable's first batches, and compare them when it continues.
     """
-    if isinstance(source, dict):  # iterating over one batch would yield its names
-        raise TypeError(f"{caller}: source must be an iterable of batches, got one batch; write [batch]")
     if is_on_policy(source):
         return PolicyCursor(source)
     if hasattr(source, "at"):
         return AtCursor(source, step)
-    if isinstance(source, Iterable):
-        return PassCursor(caller, source, passes, position=position, check=check)
-    raise TypeError(f"{caller}: source must be iterable or have at(step), got {type(source).__name__}")
+    return PassCursor(caller, source, passes, position=position, check=check)
+
+
+def check_source(caller: str, source: Any) -> None:
+    """Refuse a value that is not a source: one batch above all, whose parts look like one."""
+    if isinstance(source, (dict, mx.array)):  # an array has `at` and can be iterated; a dict yields its names
+        raise TypeError(f"{caller}: source must be an iterable of batches, got one batch; write [batch]")
+    if not hasattr(source, "at") and not isinstance(source, Iterable):
+        raise TypeError(f"{caller}: source must be iterable or have at(step), got {type(source).__name__}")
 
 
 def is_on_policy(source: Any) -> bool:

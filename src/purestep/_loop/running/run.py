@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Batch, Metrics, StepFn
-from purestep._loop.running.cursor import Drawn, batches_per_epoch, cursor_for, is_on_policy
+from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import Feed
 
 State = TypeVar("State")
@@ -104,6 +104,7 @@ def run(
     """
     caller = "run"
     checks.function(caller, "step", step)
+    check_source(caller, source)
     prefetch = checks.integer(caller, "prefetch", prefetch, least=0)
     span = span_of(caller, state, source, steps, epochs, start)
     cursor = cursor_for(caller, source, span.start, span.passes)
