@@ -183,3 +183,15 @@ def test_a_tokenizer_of_the_ecosystem_writes_no_marks(tmp_path):
         file = tokenize_file(tmp_path / "text", tokenizer, tmp_path / "out", piece=1)
         assert file.read(0, len(file)).tolist() == [1, 2, 1]
         assert file.dtype == "uint16"
+
+
+def test_a_part_of_a_file_is_read_like_a_file_and_keeps_it_open(tmp_path):
+    part = TokenFile.write(tmp_path / "tokens.bin", [range(100)], dtype="uint16")[10:90]
+    assert len(part) == 80
+    assert part[5:-5].read(0, 70).tolist() == list(range(15, 85))
+    assert part.windows([0, 78], 2).tolist() == [[10, 11], [88, 89]]
+    assert len(part[90:]) == 0
+    with pytest.raises(ValueError, match="at most 80 tokens, got 81"):
+        part.read(0, 81)
+    with pytest.raises(TypeError, match="a part must be file\\[start:stop\\], got 3"):
+        part[3]

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from purestep.data import TokenFile, TokenWindows
+from purestep.data import TokenFile, TokenWindows, consecutive_windows
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
@@ -154,3 +154,34 @@ def test_reading_a_file_does_not_make_it_resident(tmp_path):
 def test_bad_arguments_are_refused(tokens, options, message):
     with pytest.raises(ValueError, match=f"^TokenWindows: .*{message}"):
         TokenWindows(tokens, **{"batch_size": 2, "context": 16, **options})
+
+
+@pytest.mark.parametrize("stop", [102, 116, 117, 200])
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_filled_windows_have_each_token_but_the_first_as_a_target_once(tmp_path, stop, kind):
+    tokens = [(7 * n) % 31 for n in range(200)]
+    file = TokenFile.write(tmp_path / "tokens.bin", [tokens], dtype="uint16")
+    part = file[100:stop] if kind == "file" else mx.array(tokens[100:stop])
+    source = TokenWindows(part, 2, 8, shuffle=False, ignore_index=-100)
+    batches = [source.at(step) for step in range(len(source))]
+    wanted = consecutive_windows(mx.array(tokens[100:stop]), 2, 8, ignore_index=-100)
+    assert len(batches) == len(wanted)
+    for ours, other in zip(batches, wanted, strict=True):
+        np.testing.assert_array_equal(ours["targets"], other["targets"])
+        np.testing.assert_array_equal(ours["inputs"], other["inputs"])
+    targets = np.concatenate([np.array(batch["targets"]).ravel() for batch in batches])
+    assert targets[targets != -100].tolist() == tokens[101:stop]
+    ranks = [TokenWindows(part, 2, 8, shuffle=False, ignore_index=-100, rank=r, world=2) for r in (0, 1)]
+    rows = mx.concatenate([each.at(len(source) - 1)["targets"] for each in ranks])
+    np.testing.assert_array_equal(rows, batches[-1]["targets"])
+
+
+def test_an_ignore_index_that_may_be_a_token_or_needs_an_order_is_refused():
+    for options, message in (
+        ({"shuffle": False, "ignore_index": 0}, "ignore_index must be negative, got 0: it may be a token"),
+        ({"ignore_index": -1}, "ignore_index needs shuffle=False: shuffled windows leave tokens out"),
+    ):
+        with pytest.raises(ValueError, match=f"^TokenWindows: {message}"):
+            TokenWindows(mx.arange(100), 2, 8, **options)
+    with pytest.raises(ValueError, match=r"^TokenWindows: tokens must hold at least 2 tokens, got 1"):
+        TokenWindows(mx.arange(1), 2, 8, shuffle=False, ignore_index=-1)
