@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import purestep as ps
+from purestep._checkpoint.run.signals import Signals, signals
 from purestep._loop.config.kinds import choices, optional
 from purestep.cli import output
 from purestep.cli.commands import ENDS, INTERRUPTED, Parser, command
 from purestep.cli.demo import with_openblas
 from purestep.cli.training import loading, settings
-from purestep.cli.training.recording import METRICS, SAMPLES, Recorder
-from purestep.cli.training.session import Session, figures, opened, trained
+from purestep.cli.training.session import CHECKPOINTS, Session, figures, opened, trained
 from purestep.cli.training.settings import STORED, TrainConfig
 
+METRICS = "metrics.jsonl"
 _DESCRIPTION = """Train a model on a text, JSONL or token file. CONFIG.toml holds settings by name;
 --name value sets one more, or another value. Paths are relative to the current directory."""
 
@@ -53,6 +54,11 @@ def main(arguments: Sequence[str]) -> int:
         except caught as error:
             output.fail("train", error)
             return 2
+        except KeyboardInterrupt:
+            out = values.get("out", settings.Task.out)
+            kept = f"To continue: {_again(out)}" if switches["resume"] else "Nothing was written"
+            output.interrupted("train", f"interrupted before the first step. {kept}")
+            return INTERRUPTED
         result = _train(session, showing)
     if isinstance(result, int):
         return result
@@ -63,11 +69,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _train(session: Session, showing: Any) -> dict[str, Any] | int:
     """Train and show the run; return its figures, or an exit status."""
-    recorder = Recorder(session.directory)
-    callbacks: list[Any] = [recorder]
-    screen = None if showing is None else showing.console()
+    callbacks: list[Any] = [ps.callbacks.jsonl(session.directory / METRICS)]
+    screen = None if showing is None else showing.EscapingConsole(highlight=False)
     if showing is not None:
-        config, data = session.settings.config, session.data
+        data = session.data
         showing.say(
             screen,
             f"{data.train_tokens:,} tokens to learn, {data.validation_tokens:,} to predict, "
@@ -76,11 +81,17 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
         )
         for note in session.notes:
             showing.say(screen, note)
-        shown = showing.Shown(screen, config.eval_interval, config.batch_size * session.settings.task.context)
-        callbacks.append(shown)
+        callbacks.append(ps.callbacks.progress("train"))
+    asked = Signals()
     try:
-        result = trained(session, callbacks)
+        with signals() as asked:
+            outcome = trained(session, callbacks)
+    except KeyboardInterrupt:
+        return _at_once(session)
     except Exception as error:
+        # A terminal sends Ctrl-C to the C++ compiler that MLX may be running, too; a kernel is then missing.
+        if asked.received and isinstance(error, RuntimeError):
+            return _at_once(session)
         own = ":" in session.settings.task.model
         if not own and not isinstance(error, (ValueError, OSError)):
             raise
@@ -88,22 +99,31 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
         return 2
     finally:
         if showing is not None:
-            callbacks[-1].close()
-    found = figures(session, result)
+            callbacks[-1].on_train_end(None)  # shows the cursor again
+    found = figures(session, outcome)
     if showing is not None:
-        showing.report(screen, {name: value for name, value in found.items() if value is not None})
-        if recorder.sample is not None:
-            showing.say(screen, f"\nwritten by the model:\n{recorder.sample}")
-        there = ", ".join(name for name in (STORED, METRICS, SAMPLES) if (session.directory / name).exists())
+        shown = {name: value for name, value in found.items() if value is not None}
+        showing.say(screen, "\n".join(["", *showing.table(shown)]))
+        there = ", ".join(name for name in (STORED, METRICS) if (session.directory / name).exists())
         showing.say(screen, f"\n{there} and checkpoints are in {session.directory}/")
-    if recorder.sample is not None:
-        found["sample"] = recorder.sample
-    if result.reason == "signal":
-        said = f"interrupted after step {result.steps}; the state is saved. To continue: {_again(session)}"
-        output.fail("train", said)
-    elif _status(result.reason):
-        output.fail("train", f"stopped: {result.reason}; the checkpoints before are kept")
+    if outcome.sample is not None:
+        found["sample"] = outcome.sample
+    reason = outcome.result.reason
+    if reason == "signal":
+        said = f"interrupted after step {outcome.result.steps}; the state is saved"
+        output.interrupted("train", f"{said}. To continue: {_again(session.directory)}")
+    elif _status(reason):
+        output.fail("train", f"stopped: {reason}; the checkpoints before are kept")
     return found
+
+
+def _at_once(session: Session) -> int:
+    """Tell how to continue a run that was stopped during a step."""
+    said = "interrupted; the newest checkpoint is kept"
+    if not any((session.directory / CHECKPOINTS).glob("step_*")):
+        said = "interrupted before the first checkpoint"
+    output.interrupted("train", f"{said}. To continue: {_again(session.directory)}")
+    return INTERRUPTED
 
 
 def _fail(session: Session, error: Exception, *, own: bool) -> None:
@@ -113,12 +133,12 @@ def _fail(session: Session, error: Exception, *, own: bool) -> None:
         said = f"{session.settings.task.model} failed ({loading.named(error)})"
     result: Any = getattr(error, "result", None)
     if result is not None and result.steps:
-        said += f"; it was after step {result.steps}. To continue: {_again(session)}"
+        said += f"; it was after step {result.steps}. To continue: {_again(session.directory)}"
     output.fail("train", said)
 
 
-def _again(session: Session) -> str:
-    return f"python -m purestep train --resume --out {shlex.quote(os.fspath(session.directory))}"
+def _again(directory: str | os.PathLike[str]) -> str:
+    return f"python -m purestep train --resume --out {shlex.quote(os.fspath(directory))}"
 
 
 def _status(reason: str) -> int:
@@ -127,7 +147,7 @@ def _status(reason: str) -> int:
 
 def _need_rich() -> Any:
     try:
-        return importlib.import_module("purestep.cli.training.showing")
+        return importlib.import_module("purestep.demos.shared.running")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("purestep"):
             raise

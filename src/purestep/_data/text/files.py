@@ -123,7 +123,9 @@ class TokenFile:
 
     def __getitem__(self, part: slice) -> "TokenFile":
         if not isinstance(part, slice) or part.step not in (None, 1):
-            raise TypeError(f"TokenFile: a part must be file[start:stop], got {part!r}; `read` returns tokens")
+            raise TypeError(
+                f"TokenFile: a part must be file[start:stop], got {part!r}; `read` returns tokens"
+            )
         start, stop, _ = part.indices(self._count)
         found = copy.copy(self)
         found._whole, found._count = self, max(stop - start, 0)

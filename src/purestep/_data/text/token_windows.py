@@ -78,7 +78,9 @@ class TokenWindows:
         self.seed, self.shuffle = seed, bool(shuffle)
         self.ignore_index = ignore_index
         if ignore_index is not None and checks.integer(_CALLER, "ignore_index", ignore_index) >= 0:
-            raise checks.error(_CALLER, f"ignore_index must be negative, got {ignore_index}: it may be a token")
+            raise checks.error(
+                _CALLER, f"ignore_index must be negative, got {ignore_index}: it may be a token"
+            )
         if ignore_index is not None and self.shuffle:
             raise checks.error(_CALLER, "ignore_index needs shuffle=False: shuffled windows leave tokens out")
         self.world = checks.integer(_CALLER, "world", world, least=1)

@@ -3,22 +3,31 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from purestep._core import checks
+from purestep._loop.config import kinds
 from purestep.cli.training.settings import CALLER
 
 
 def function(setting: str, text: str) -> Callable[..., Any]:
-    """Return the function that `module:function` names. The module may be in the current directory.
+    """Return the function that `module:function` names, as `found` does; refuse what cannot be called."""
+    call = found(setting, text)
+    checks.function(CALLER, setting, call)
+    return call
+
+
+def found(setting: str, text: str) -> Any:
+    """Return what `module:name` names. The module may be in the current directory.
 
     Args:
         setting: the name of the setting, for errors.
-        text: `module:function`.
+        text: `module:name`.
 
     Raises:
-        ValueError: if there is no such function, or importing the module fails.
+        ValueError: if there is no such name, or importing the module fails.
     """
     name, _, attribute = text.partition(":")
     if not name or not attribute:
@@ -26,15 +35,16 @@ def function(setting: str, text: str) -> Callable[..., Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(name)
+        value: Any = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # importing the user's module may raise anything
         raise checks.error(CALLER, f"{setting}: importing {name} failed ({named(error)})") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise checks.error(CALLER, f"{setting}: {name} has no {attribute}")
-        found = getattr(found, part)
-    checks.function(CALLER, setting, found)
-    return found
+        if not hasattr(value, part):
+            close = kinds.nearest(attribute, vars(value)) if hasattr(value, "__dict__") else None
+            hint = f"; did you mean {close}?" if close else ""
+            raise checks.error(CALLER, f"{setting}: {name} has no {attribute}{hint}")
+        value = getattr(value, part)
+    return value
 
 
 def made(setting: str, text: str, *arguments: Any) -> Any:
@@ -47,6 +57,17 @@ def made(setting: str, text: str, *arguments: Any) -> Any:
     try:
         return call(*arguments)
     except (Exception, SystemExit) as error:
+        raise checks.error(CALLER, f"{setting}: {text} failed ({named(error)})") from error
+
+
+@contextmanager
+def blaming(setting: str, text: str | None) -> Iterator[None]:
+    """Name the user's function in an error that its result raises. A `ValueError` passes: it is worded."""
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
         raise checks.error(CALLER, f"{setting}: {text} failed ({named(error)})") from error
 
 
