@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import purestep as ps
-from purestep._checkpoint.run.signals import Signals, signals
 from purestep._loop.config.kinds import choices, optional
 from purestep.cli import output
 from purestep.cli.commands import ENDS, INTERRUPTED, Parser, command
 from purestep.cli.demo import with_openblas
 from purestep.cli.training import loading, settings
-from purestep.cli.training.session import CHECKPOINTS, Session, figures, opened, trained
+from purestep.cli.training.session import CHECKPOINTS, Outcome, Session, figures, opened, trained
 from purestep.cli.training.settings import STORED, TrainConfig
 
 METRICS = "metrics.jsonl"
@@ -82,24 +81,21 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
         for note in session.notes:
             showing.say(screen, note)
         callbacks.append(ps.callbacks.progress("train"))
-    asked = Signals()
     try:
-        with signals() as asked:
-            outcome = trained(session, callbacks)
-    except KeyboardInterrupt:
-        return _at_once(session)
+        outcome = _shown(session, callbacks)
+    except (KeyboardInterrupt, SystemExit) as stop:  # the second Ctrl-C, or the second SIGTERM
+        _say_interrupted(session, "the newest checkpoint is kept")
+        return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else INTERRUPTED
     except Exception as error:
-        # A terminal sends Ctrl-C to the C++ compiler that MLX may be running, too; a kernel is then missing.
-        if asked.received and isinstance(error, RuntimeError):
-            return _at_once(session)
         own = ":" in session.settings.task.model
         if not own and not isinstance(error, (ValueError, OSError)):
             raise
         _fail(session, error, own=own)
         return 2
-    finally:
-        if showing is not None:
-            callbacks[-1].on_train_end(None)  # shows the cursor again
+    reason, steps = outcome.result.reason, outcome.result.steps
+    if reason == "signal" and not steps:
+        _say_interrupted(session, "")
+        return INTERRUPTED
     found = figures(session, outcome)
     if showing is not None:
         shown = {name: value for name, value in found.items() if value is not None}
@@ -108,22 +104,27 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
         showing.say(screen, f"\n{there} and checkpoints are in {session.directory}/")
     if outcome.sample is not None:
         found["sample"] = outcome.sample
-    reason = outcome.result.reason
     if reason == "signal":
-        said = f"interrupted after step {outcome.result.steps}; the state is saved"
-        output.interrupted("train", f"{said}. To continue: {_again(session.directory)}")
+        _say_interrupted(session, f"the state after step {steps} is saved")
     elif _status(reason):
         output.fail("train", f"stopped: {reason}; the checkpoints before are kept")
     return found
 
 
-def _at_once(session: Session) -> int:
-    """Tell how to continue a run that was stopped during a step."""
-    said = "interrupted; the newest checkpoint is kept"
+def _shown(session: Session, callbacks: Sequence[Any]) -> Outcome:
+    """Train; end the live line also after an error, which shows the cursor again."""
+    try:
+        with ps.checkpoint.signals():  # `fit` sees a signal that arrives before it begins
+            return trained(session, callbacks)
+    finally:
+        for callback in callbacks:
+            callback.on_train_end(None)
+
+
+def _say_interrupted(session: Session, kept: str) -> None:
     if not any((session.directory / CHECKPOINTS).glob("step_*")):
-        said = "interrupted before the first checkpoint"
-    output.interrupted("train", f"{said}. To continue: {_again(session.directory)}")
-    return INTERRUPTED
+        kept = "no checkpoint was saved, so the run begins again"
+    output.interrupted("train", f"interrupted; {kept}. To continue: {_again(session.directory)}")
 
 
 def _fail(session: Session, error: Exception, *, own: bool) -> None:

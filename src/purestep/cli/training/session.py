@@ -85,6 +85,7 @@ def opened(values: dict[str, Any], *, resume: bool) -> Session:
     while not top.parent.exists():
         top = top.parent
     there = top.exists()
+    before = {*directory.glob("*")}
     try:
         _make(directory)
         session = _session(settings, directory, found, [], again=False)
@@ -93,6 +94,8 @@ def opened(values: dict[str, Any], *, resume: bool) -> Session:
     except BaseException as error:
         if not there:  # a run that never began leaves nothing
             shutil.rmtree(top, ignore_errors=True)
+        for path in {*directory.glob("*")} - before:
+            path.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # of writing, as on a full disk
             raise _unwritable(directory, error) from error
         raise
