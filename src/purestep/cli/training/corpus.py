@@ -11,7 +11,6 @@ from purestep._core import checks
 from purestep._data.text import tokenizers, tokenizing
 from purestep._data.text.files import TokenFile
 from purestep._data.text.windows import Characters
-from purestep._loop.config.config import relabelled
 from purestep.cli.training import encoding, facts, loading, records
 from purestep.cli.training.records import IGNORED, Kind
 from purestep.cli.training.settings import CALLER, Task
@@ -235,10 +234,8 @@ def _tokens(task: Task, name: str, path: str, found: Inspected, directory: Path,
     size = task.vocabulary or tokenizers.size_of(tokenizer) or 0
     dtype = "uint16" if 0 < size <= 65536 else "uint32"
     pieces = (_encoded(task, tokenizer, text) for text in _texts(task, found.kind, name, path))
-    return relabelled(
-        "TokenFile.write: ", f"{CALLER}: tokenizer: {task.tokenizer}: ",
-        lambda: TokenFile.write(out, pieces, dtype=dtype, tokenizer=tokenizers.name_of(tokenizer)),
-    )  # fmt: skip
+    with loading.renaming("TokenFile.write", f"tokenizer: {task.tokenizer}"):
+        return TokenFile.write(out, pieces, dtype=dtype, tokenizer=tokenizers.name_of(tokenizer))
 
 
 def _vocabulary(task: Task, found: Inspected, files: dict[str, TokenFile]) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 from purestep._core import checks
 from purestep._data.text import tokenizers
 from purestep._data.text.windows import Characters
+from purestep._loop.config import kinds
 from purestep.cli.training import loading
 from purestep.cli.training.settings import CALLER, Task
 
@@ -71,11 +72,15 @@ def tokenizer_of(task: Task, *, masked: bool) -> Any:
         if masked:
             raise checks.error(
                 CALLER,
-                "tokenizer must be bytes or module:function for prompts and conversations, got 'characters'",
+                "tokenizer must be bytes or module:name for prompts and conversations, got 'characters'",
             )
         return None
     if name == "bytes":
         return TurnBytes() if masked else Bytes()
+    if ":" not in name:
+        close = kinds.nearest(name, ("characters", "bytes"))
+        hint = f"; did you mean {close}?" if close else ""
+        raise checks.error(CALLER, f"tokenizer must be characters, bytes or module:name, got {name!r}{hint}")
     found = loading.found("tokenizer", name)
     if isinstance(found, type) or not callable(getattr(found, "encode", None)):
         found = loading.made("tokenizer", name)

@@ -11,6 +11,8 @@ from purestep._core import checks
 from purestep._loop.config import kinds
 from purestep.cli.training.settings import CALLER
 
+_LONGEST = 200  # characters of an error
+
 
 def function(setting: str, text: str) -> Callable[..., Any]:
     """Return the function that `module:function` names, as `found` does; refuse what cannot be called."""
@@ -71,6 +73,18 @@ def blaming(setting: str, text: str | None) -> Iterator[None]:
         raise checks.error(CALLER, f"{setting}: {text} failed ({named(error)})") from error
 
 
+@contextmanager
+def renaming(caller: str, prefix: str) -> Iterator[None]:
+    """Put a setting in the place of the caller's name in an error of the library."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        said = str(error)
+        if not said.startswith(f"{caller}: "):
+            raise
+        raise checks.error(CALLER, f"{prefix}: {said.removeprefix(f'{caller}: ')}") from None
+
+
 def named(error: BaseException) -> str:
     """Return an error in one line, with the last line of code that is not the library's own."""
     place, trace = "", error.__traceback__
@@ -79,4 +93,5 @@ def named(error: BaseException) -> str:
         if f"{os.sep}purestep{os.sep}" not in file and "importlib" not in file:
             place = f", {os.path.basename(file)} line {trace.tb_lineno}"
         trace = trace.tb_next
-    return f"{type(error).__name__}: {error}{place}"
+    said = str(error)
+    return f"{type(error).__name__}: {said if len(said) <= _LONGEST else said[:_LONGEST] + '...'}{place}"

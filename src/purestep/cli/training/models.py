@@ -57,8 +57,10 @@ def check_model(name: str, sizes: dict[str, Any]) -> None:
         loading.function("model", name)
         return
     if name not in NAMED:
+        close = kinds.nearest(name, NAMED)
+        hint = f"; did you mean {close}?" if close else ""
         raise checks.error(
-            CALLER, f"model must be one of {', '.join(NAMED)}, or module:function, got {name!r}"
+            CALLER, f"model must be one of {', '.join(NAMED)}, or module:function, got {name!r}{hint}"
         )
     kinds.refuse_unknown(CALLER, "size", sizes, _SIZES)
     for size, value in sizes.items():

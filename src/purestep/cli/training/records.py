@@ -11,7 +11,6 @@ from purestep._data.text import tokenizers
 from purestep._data.text.records import Record, shown
 from purestep._data.text.turns import Writer
 from purestep._loop.config import kinds
-from purestep._loop.config.config import relabelled
 from purestep.cli.training import loading
 from purestep.cli.training.settings import CALLER, Task
 
@@ -65,10 +64,10 @@ def records(name: str, path: str, kind: Kind) -> Iterator[Record]:
     for record in _lines(name, path):
         for own, field in kind.fields.items():
             if field not in record:
-                close = kinds.nearest(field, [each for each in record if isinstance(each, str)])
-                hint = f"; did you mean --{kind.settings[own].replace('_', '-')} {close}?" if close else ""
                 raise checks.error(
-                    CALLER, f"{name}: {record.where} must have the field {field!r}, got {shown(record)}{hint}"
+                    CALLER,
+                    f"{name}: {record.where} must have the field {field!r}, got {shown(record)}; "
+                    f"{_hint(kind, own, field, record)}",
                 )
         kept = Record({field: record[field] for field in (*kind.fields.values(), "tools") if field in record})
         kept.where = record.where
@@ -94,18 +93,11 @@ def examples(task: Task, name: str, path: str, kind: Kind, tokenizer: Any) -> ps
     Raises:
         ValueError: if a record is not of the kind, too long, or its tokens are out of the vocabulary.
     """
-
-    def made(given: Any) -> ps.data.Examples:
-        return relabelled(
-            "tokenize_records: ", f"{CALLER}: {name}: ",
-            lambda: ps.data.tokenize_records(
-                given, tokenizer,
-                context=task.context, long=task.long, mask_prompt=task.mask_prompt, fields=kind.fields,
-            ),
+    with loading.blaming("tokenizer", task.tokenizer), loading.renaming("tokenize_records", name):
+        found = ps.data.tokenize_records(
+            records(name, path, kind), tokenizer,
+            context=task.context, long=task.long, mask_prompt=task.mask_prompt, fields=kind.fields,
         )  # fmt: skip
-
-    with loading.blaming("tokenizer", task.tokenizer):
-        found = made(records(name, path, kind))
     size = task.vocabulary or tokenizers.size_of(tokenizer) or 0
     for number, example in enumerate(found.examples):
         wrong = next((token for token in example.tokens if not 0 <= token < size), None)
@@ -154,17 +146,25 @@ def prompted(task: Task, kind: Kind, tokenizer: Any) -> Callable[[str], list[int
     return encode
 
 
+def _hint(kind: Kind, own: str, field: str, record: Record) -> str:
+    close = kinds.nearest(field, [name for name in record if isinstance(name, str)])
+    option = f"--{kind.settings[own].replace('_', '-')}"
+    if close:
+        return f"did you mean {option} {close}?"
+    if field != "text":
+        return f"{option} names another"
+    return "--field, --prompt-field and --completion-field, or --chat-field name others"
+
+
 def _ignoring(batch: Mapping[str, mx.array]) -> dict[str, mx.array]:
     targets = mx.where(batch["weights"] > 0, batch["targets"], IGNORED)
     return {"inputs": batch["inputs"], "targets": targets}
 
 
 def _lines(name: str, path: str) -> Iterator[Record]:
-    lines: Any = iter(ps.data.jsonl(path))
-    try:
+    lines: Any = ps.data.jsonl(path)
+    with loading.renaming("jsonl", name):
         yield from lines
-    except ValueError as error:
-        raise checks.error(CALLER, f"{name}: {str(error).removeprefix('jsonl: ')}") from None
 
 
 def _place(name: str, path: str, kind: Kind, number: int) -> str:

@@ -116,6 +116,8 @@ def _resumed(values: dict[str, Any]) -> Session:
     if newest is not None and newest.step > settings.config.max_steps:
         rule = f"max_steps must be at least {newest.step}, the steps that the run in {directory} has made"
         raise checks.error(CALLER, f"{rule}, got {settings.config.max_steps}")
+    if newest is not None and newest.step == settings.config.max_steps:
+        notes.append(f"the run has made all its {newest.step} steps; a larger --max-steps continues it")
     models.check_model(settings.task.model, settings.sizes)
     found = corpus.inspected(settings.task)
     facts.check_same_data(facts.read_facts(directory), found.facts)
@@ -256,7 +258,7 @@ def figures(session: Session, outcome: Outcome) -> dict[str, Any]:
         "steps": result.steps,
         "reason": result.reason,
         "parameters": ps.tree.size(session.model.params),
-        "tokens_per_second": round(outcome.tokens / result.seconds) if result.seconds else None,
+        "tokens_per_second": round(outcome.tokens / result.seconds) if outcome.tokens else None,
         "seconds": round(result.seconds, 1),
         "peak_memory_mb": round(mx.get_peak_memory() / 1e6),
         "out": os.fspath(session.directory),
