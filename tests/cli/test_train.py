@@ -219,7 +219,7 @@ def test_a_run_is_resumed_with_its_own_settings_and_harmless_changes(capsys, her
         (["--data", "tokens.bin"], "token_dtype must be given for a file without a description"),
         (["--data", "odd.bin", "--token-dtype", "uint16"], "odd.bin must hold whole uint16 tokens"),
         (["--data", "tokens.npy", "--vocabulary", "40"], "tokens in [0, 40), the vocabulary, got 49"),
-        (["--data", "tokens.npy", "--prompt", "a"], "prompt needs a text to learn"),
+        (["--data", "tokens.npy", "--prompt", "a"], "prompt needs a tokenizer: a token file has none"),
         (["--data", "text.txt", "--validation", "other"], "no characters but those of data, other has '!Z'"),
         (["--data", "text.txt", "--prompt", "Z"], "prompt must consist of characters of the vocab"),
         (["--data", "text.txt", "--model", "gpt"], "must be one of transformer, or module:function"),
@@ -369,7 +369,7 @@ def test_a_process_with_an_ascii_locale_writes_ascii_and_survives_a_kill(here):
 
 def test_json_needs_no_extra_and_help_lists_every_setting(capsys, here, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setitem(sys.modules, "purestep.demos.shared.running", None)
+    monkeypatch.setitem(sys.modules, "purestep.cli.training.screen", None)
     monkeypatch.setitem(sys.modules, "rich", None)
     assert result(capsys, *QUICK, "--max-steps", "2", "--out", "run")["steps"] == 2
     assert train.main(["--help"]) == 0

@@ -69,22 +69,21 @@ def main(arguments: Sequence[str]) -> int:
 def _train(session: Session, showing: Any) -> dict[str, Any] | int:
     """Train and show the run; return its figures, or an exit status."""
     callbacks: list[Any] = [ps.callbacks.jsonl(session.directory / METRICS)]
-    screen = None if showing is None else showing.EscapingConsole(highlight=False)
-    if showing is not None:
+    screen: Any = None if showing is None else showing.Screen()
+    if screen is not None:
         data = session.data
-        showing.say(
-            screen,
+        lines = [
             f"{data.train_tokens:,} tokens to learn, {data.validation_tokens:,} to predict, "
             f"{data.vocabulary:,} different; {ps.tree.size(session.model.params):,} parameters; "
             f"files in {session.directory}/",
-        )
-        for note in session.notes:
-            showing.say(screen, note)
-        callbacks.append(ps.callbacks.progress("train"))
+            *session.notes,
+        ]
+        print("\n".join(lines), flush=True)
+        callbacks.append(ps.callbacks.progress("train", console=screen.console))
     try:
         outcome = _shown(session, callbacks)
     except (KeyboardInterrupt, SystemExit) as stop:  # the second Ctrl-C, or the second SIGTERM
-        _say_interrupted(session, "the newest checkpoint is kept")
+        output.interrupted("train", f"interrupted; {_to_continue(session)}")
         return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else INTERRUPTED
     except Exception as error:
         own = ":" in session.settings.task.model
@@ -94,20 +93,23 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
         return 2
     reason, steps = outcome.result.reason, outcome.result.steps
     if reason == "signal" and not steps:
-        _say_interrupted(session, "")
+        output.interrupted("train", f"interrupted; {_to_continue(session)}")
         return INTERRUPTED
     found = figures(session, outcome)
-    if showing is not None:
+    lost = getattr(screen, "error", None)  # of standard output
+    if showing is not None and lost is None:
         shown = {name: value for name, value in found.items() if value is not None}
-        showing.say(screen, "\n".join(["", *showing.table(shown)]))
         there = ", ".join(name for name in (STORED, METRICS) if (session.directory / name).exists())
-        showing.say(screen, f"\n{there} and checkpoints are in {session.directory}/")
+        print("\n".join(["", *showing.table(shown), ""]))
+        print(f"{there} and checkpoints are in {session.directory}/")
     if outcome.sample is not None:
         found["sample"] = outcome.sample
     if reason == "signal":
-        _say_interrupted(session, f"the state after step {steps} is saved")
+        output.interrupted("train", f"interrupted after step {steps}; {_to_continue(session)}")
     elif _status(reason):
         output.fail("train", f"stopped: {reason}; the checkpoints before are kept")
+    if lost is not None:
+        raise lost
     return found
 
 
@@ -121,10 +123,13 @@ def _shown(session: Session, callbacks: Sequence[Any]) -> Outcome:
             callback.on_train_end(None)
 
 
-def _say_interrupted(session: Session, kept: str) -> None:
-    if not any((session.directory / CHECKPOINTS).glob("step_*")):
-        kept = "no checkpoint was saved, so the run begins again"
-    output.interrupted("train", f"interrupted; {kept}. To continue: {_again(session.directory)}")
+def _to_continue(session: Session) -> str:
+    """Return what is saved, and the command that continues from there."""
+    newest = ps.checkpoint.Checkpointer(session.directory / CHECKPOINTS).latest()
+    saved = "no checkpoint is saved, so the run begins again"
+    if newest is not None:
+        saved = f"the state after step {newest.step} is saved"
+    return f"{saved}. To continue: {_again(session.directory)}"
 
 
 def _fail(session: Session, error: Exception, *, own: bool) -> None:
@@ -134,7 +139,7 @@ def _fail(session: Session, error: Exception, *, own: bool) -> None:
         said = f"{session.settings.task.model} failed ({loading.named(error)})"
     result: Any = getattr(error, "result", None)
     if result is not None and result.steps:
-        said += f"; it was after step {result.steps}. To continue: {_again(session.directory)}"
+        said += f"; it was after step {result.steps}; {_to_continue(session)}"
     output.fail("train", said)
 
 
@@ -148,7 +153,7 @@ def _status(reason: str) -> int:
 
 def _need_rich() -> Any:
     try:
-        return importlib.import_module("purestep.demos.shared.running")
+        return importlib.import_module("purestep.cli.training.screen")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("purestep"):
             raise

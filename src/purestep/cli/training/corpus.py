@@ -28,7 +28,7 @@ class Corpus(NamedTuple):
         validation_tokens: the number of tokens to predict.
         vocabulary: the number of different tokens.
         prompt: the first tokens of the validation data, at most a window; those before the first completion.
-        encode: from a prompt to tokens; `None` for a token file.
+        encode: from a prompt to tokens; `None` without a tokenizer.
         decode: from tokens to a text.
         end: the token that ends a sample, or `None`.
         facts: the content of the files in numbers, to compare with those of a resumed run.
@@ -53,7 +53,7 @@ class Inspected(NamedTuple):
 
     Attributes:
         facts: size and checksum by setting, and the symbols of a character vocabulary.
-        tokenizer: of a text; `None` for tokens.
+        tokenizer: of a text; of a token file the one that is given, or `None`.
         kind: of the records of a JSONL file.
         examples: of prompts with completions and of conversations, by setting.
     """
@@ -73,10 +73,15 @@ def inspected(task: Task) -> Inspected:
     """
     paths = _paths(task)
     found: dict[str, Any] = {name: facts.content(name, path) for name, path in paths}
-    if task.format == "tokens":
-        return Inspected(found, None)
     kind = records.kind_of(task) if task.format == "jsonl" else None
     masked = kind is not None and kind.name != "text"
+    for name, given in (("long", task.long != "refuse"), ("mask_prompt", not task.mask_prompt)):
+        if given and not masked:
+            raise checks.error(
+                CALLER, f"{name} needs prompts with completions or conversations, {task.data} has none"
+            )
+    if task.format == "tokens":
+        return Inspected(found, task.tokenizer and encoding.tokenizer_of(task, masked=False))
     tokenizer = encoding.tokenizer_of(task, masked=masked)
     if kind is not None and masked:
         if kind.name == "chat" and not callable(getattr(tokenizer, "apply_chat_template", None)):

@@ -69,11 +69,9 @@ def tokenizer_of(task: Task, *, masked: bool) -> Any:
     """
     name = task.tokenizer or ("bytes" if masked else "characters")
     if name == "characters":
-        if masked:
-            raise checks.error(
-                CALLER,
-                "tokenizer must be bytes or module:name for prompts and conversations, got 'characters'",
-            )
+        if masked or task.format == "tokens":
+            what = "prompts and conversations" if masked else "a token file"
+            raise checks.error(CALLER, f"tokenizer must be bytes or module:name for {what}, got {name!r}")
         return None
     if name == "bytes":
         return TurnBytes() if masked else Bytes()

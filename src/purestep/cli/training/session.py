@@ -1,8 +1,9 @@
 """One run of `train`: from settings to a trained state."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,17 +88,16 @@ def opened(values: dict[str, Any], *, resume: bool) -> Session:
     there = top.exists()
     before = {*directory.glob("*")}
     try:
-        _make(directory)
-        session = _session(settings, directory, found, [], again=False)
-        facts.write_facts(directory, found.facts)
-        _store(session)
-    except BaseException as error:
+        with _writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            session = _session(settings, directory, found, [], again=False)
+            facts.write_facts(directory, found.facts)
+            _store(session)
+    except BaseException:
         if not there:  # a run that never began leaves nothing
             shutil.rmtree(top, ignore_errors=True)
         for path in {*directory.glob("*")} - before:
             path.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # of writing, as on a full disk
-            raise _unwritable(directory, error) from error
         raise
     return session
 
@@ -121,8 +121,9 @@ def _resumed(values: dict[str, Any]) -> Session:
     models.check_model(settings.task.model, settings.sizes)
     found = corpus.inspected(settings.task)
     facts.check_same_data(facts.read_facts(directory), found.facts)
-    session = _session(settings, directory, found, notes, again=True)
-    _store(session)
+    with _writing(directory):
+        session = _session(settings, directory, found, notes, again=True)
+        _store(session)
     return session
 
 
@@ -138,15 +139,17 @@ def _session(
     return session
 
 
-def _make(directory: Path) -> None:
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Name the directory in an error of writing to it, which may name a temporary file, or none."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise _unwritable(directory, error) from error
-
-
-def _unwritable(directory: Path, error: OSError) -> ValueError:
-    return checks.error(CALLER, f"--out {directory} cannot be written: {error.strerror or error}")
+        place = None if error.filename is None else os.fsdecode(error.filename)
+        if place is None or os.path.abspath(place).startswith(os.path.abspath(directory)):
+            said = error.strerror or error
+            raise checks.error(CALLER, f"--out {directory} cannot be written: {said}") from error
+        raise
 
 
 def _store(session: Session) -> None:
@@ -160,7 +163,7 @@ def prompt(session: Session) -> list[int]:
         return data.prompt
     if data.encode is None:
         raise checks.error(
-            CALLER, f"prompt needs a text to learn: a token file has no tokenizer, got {text!r}"
+            CALLER, f"prompt needs a tokenizer: a token file has none of its own, got {text!r}"
         )
     try:
         tokens = data.encode(text)

@@ -21,6 +21,7 @@ HARMLESS = frozenset(
     "data validation max_steps eval_interval log_interval checkpoint_interval compile_step keep out "
     "prompt sample_tokens sample_interval temperature validation_batches".split()
 )
+_NAMES = ("field", "prompt_field", "completion_field", "chat_field")
 _LEAST = {"context": 1, "vocabulary": 1, "validation_batches": 1, "keep": 1, "sample_interval": 1}
 _LEAST |= {"sample_tokens": 0}
 
@@ -95,6 +96,13 @@ class Task:
             ending = Path(self.data).suffix.lower()
             kind = {".jsonl": "jsonl", ".bin": "tokens", ".npy": "tokens"}.get(ending, "text")
             object.__setattr__(self, "format", kind)
+        for name in (*_NAMES, "tokenizer", "validation", "prompt"):
+            if getattr(self, name) == "":
+                raise checks.error(CALLER, f"{name} must not be empty, got ''")
+        for names, format_ in ((_NAMES, "jsonl"), (("token_dtype",), "tokens")):
+            for name in names:
+                if getattr(self, name) is not None and self.format != format_:
+                    raise checks.error(CALLER, f"{name} needs format={format_}, got format={self.format}")
         pair = self.prompt_field or self.completion_field
         if sum(each is not None for each in (self.field, pair, self.chat_field)) > 1:
             raise checks.error(
