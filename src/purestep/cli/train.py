@@ -78,7 +78,7 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
             f"files in {session.directory}/",
             *session.notes,
         ]
-        print("\n".join(lines), flush=True)
+        showing.say("\n".join(lines))
         callbacks.append(ps.callbacks.progress("train", console=screen.console))
     try:
         outcome = _shown(session, callbacks)
@@ -100,8 +100,8 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
     if showing is not None and lost is None:
         shown = {name: value for name, value in found.items() if value is not None}
         there = ", ".join(name for name in (STORED, METRICS) if (session.directory / name).exists())
-        print("\n".join(["", *showing.table(shown), ""]))
-        print(f"{there} and checkpoints are in {session.directory}/")
+        showing.say("\n".join(["", *showing.table(shown), ""]))
+        showing.say(f"{there} and checkpoints are in {session.directory}/")
     if outcome.sample is not None:
         found["sample"] = outcome.sample
     if reason == "signal":

@@ -58,6 +58,8 @@ def test_only_harmless_settings_may_change():
         needs = {"decay_ratio": {"lr_schedule": "wsd"}, "momentum": {"optimizer": "sgd"}}.get(name, {})
         if name == "max_steps":
             needs = {"warmup_steps": 7}
+        if "field" in name or name == "token_dtype":
+            needs = {"format": "jsonl" if "field" in name else "tokens"}
         first = settings_from({**values, **needs})
         now = settings_from({**values, **needs, name: value})
         if name in HARMLESS:

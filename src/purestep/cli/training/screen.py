@@ -4,10 +4,16 @@ import sys
 from typing import Any
 
 from purestep._loop.callbacks.display.bars import BarConsole
+from purestep._loop.callbacks.display.console import EscapingConsole
 from purestep.cli.streams import OutputError
-from purestep.demos.shared.running import table
+from purestep.demos.shared import running
 
-__all__ = ["Screen", "table"]
+table = running.table
+
+
+def say(text: str) -> None:
+    """Print text; a terminal wraps it between words."""
+    running.say(EscapingConsole(highlight=False), text)
 
 
 class Screen:
