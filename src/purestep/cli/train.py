@@ -70,7 +70,7 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
     """Train and show the run; return its figures, or an exit status."""
     callbacks: list[Any] = [ps.callbacks.jsonl(session.directory / METRICS)]
     screen: Any = None if showing is None else showing.Screen()
-    if screen is not None:
+    if showing is not None:
         data = session.data
         lines = [
             f"{data.train_tokens:,} tokens to learn, {data.validation_tokens:,} to predict, "
