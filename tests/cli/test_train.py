@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,39 @@ def failing(config, data):
 
 def three(config, data):
     return 3
+
+shift = 0
+
+class Turns:
+    vocab_size = 128
+    def encode(self, text):
+        return [ord(letter) + shift for letter in text]
+    def decode(self, tokens):
+        return "".join(map(chr, tokens))
+    def apply_chat_template(self, messages, tokenize=True, add_generation_prompt=False):
+        said = "".join(f"{each['role']}:{each['content']};" for each in messages)
+        return self.encode(said + "assistant:" * add_generation_prompt)
+
+def turns():
+    return Turns()
+
+made = Turns()
+
+class Raising(Turns):
+    def encode(self, text):
+        return {}[text]
+
+raising = Raising()
+
+class Negative(Turns):
+    def encode(self, text):
+        return [-1]
+
+negative = Negative()
+
+class speechless:
+    vocab_size = 128
+    encode = Turns.encode
 
 class Tokenizer:
     vocab_size = 128
@@ -298,6 +332,60 @@ def test_a_model_of_the_user_trains_and_its_errors_are_one_line(capsys, here):
     assert code == 1
     assert err.startswith("train: stopped: ")
     assert "not finite at step 1" in err
+
+
+def chat(here, count=30):
+    """Write conversations, of which the answers say the question backwards."""
+    turns = [[("user", f"say {n}"), ("assistant", f"{n} yas"[::-1])] for n in range(count)]
+    rows = [{"talk": [{"role": role, "content": said} for role, said in each]} for each in turns]
+    (here / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_conversations_train_and_resume_bit_for_bit_and_a_prompt_is_answered(capsys, here):
+    chat(here)
+    base = [*QUICK, "--data", "chat.jsonl", "--chat-field", "talk", "--context", "40", "--prompt", "say 3"]
+    base += ["--learning-rate", "0.03", "--long", "truncate"]
+    whole = result(capsys, *base, "--max-steps", "40", "--out", "whole", "--sample-tokens", "30")
+    assert whole["validation_loss"] < 3.0  # log(257) = 5.5 for an untrained model
+    assert whole["sample"].startswith("user: say 3\nassistant: ")
+    result(capsys, *base, "--max-steps", "40", "--checkpoint-interval", "5", "--out", "parts", "--keep", "9")
+    for step in range(25, 41):
+        shutil.rmtree(here / f"parts/checkpoints/step_{step:08}", ignore_errors=True)
+    assert state_of("parts")[1].step == 24
+    result(capsys, "--resume", "--out", "parts")
+    assert same("whole", "parts")
+    trained = state_of("whole")[0]
+    assert trained["params.embedding.weight"].shape == (257, 12)
+
+
+def test_a_tokenizer_that_changed_is_refused_in_a_resumed_run(capsys, here):
+    chat(here)
+    base = [*QUICK, "--data", "chat.jsonl", "--chat-field", "talk", "--context", "40", "--max-steps", "3"]
+    result(capsys, *base, "--tokenizer", "users:turns", "--out", "run")
+    assert "has made all its 3 steps" in command(capsys, "--resume", "--out", "run")[1]
+    sys.modules["users"].shift = 1
+    code, _, err = command(capsys, "--resume", "--out", "run", "--max-steps", "4")
+    assert (code, err) == (2, "train: tokenizer must give the tokens that the run began with: it has changed")
+
+
+def test_a_tokenizer_is_an_object_or_a_function_and_its_errors_are_one_line(capsys, here):
+    np.save("tokens.npy", np.arange(4000, dtype=np.uint16) % 50 + 40)
+    base = [*QUICK, "--max-steps", "3"]
+    found = result(capsys, *base, "--data", "tokens.npy", "--tokenizer", "users:made", "--prompt", "AB",
+                   "--out", "run")  # fmt: skip
+    assert found["sample"].startswith("AB")
+    for name, message in (
+        ("users:raising", "tokenizer: users:raising failed (KeyError: 'the quick"),
+        ("users:speechless", "tokenizer must have a method decode to write samples, users:speechless made"),
+        ("users:mad", "tokenizer: users has no mad; did you mean made?"),
+        ("users:negative", "tokenizer: users:negative: tokens must fit uint16, got -1 at position 0"),
+    ):
+        code, _, err = command(capsys, *base, "--data", "text.txt", "--tokenizer", name, "--out", "wrong")
+        assert code == 2
+        assert err.startswith(f"train: {message}")
+        assert err.count("train: ") == 1
+        assert len(err) < 400
+        assert not (here / "wrong").exists()
 
 
 @pytest.mark.filterwarnings("default::purestep.callbacks.MetricsWarning")
