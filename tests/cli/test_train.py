@@ -363,7 +363,7 @@ def test_a_tokenizer_that_changed_is_refused_in_a_resumed_run(capsys, here):
     base = [*QUICK, "--data", "chat.jsonl", "--chat-field", "talk", "--context", "40", "--max-steps", "3"]
     result(capsys, *base, "--tokenizer", "users:turns", "--out", "run")
     assert "has made all its 3 steps" in command(capsys, "--resume", "--out", "run")[1]
-    sys.modules["users"].shift = 1
+    vars(sys.modules["users"])["shift"] = 1
     code, _, err = command(capsys, "--resume", "--out", "run", "--max-steps", "4")
     assert (code, err) == (2, "train: tokenizer must give the tokens that the run began with: it has changed")
 

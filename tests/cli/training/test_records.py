@@ -99,6 +99,7 @@ def test_the_last_records_are_for_validation_and_a_prompt_is_a_turn(here):
     assert made.train_tokens == sum(n + 1 for n in range(1, 9))
     assert made.validation_tokens == 10 + 11
     assert made.decode(made.prompt) == "system: Add.\nuser: 1\nassistant: "
+    assert made.encode is not None
     assert made.decode(made.encode("5")) == "user: 5\nassistant: "
     assert (made.vocabulary, made.end) == (257, 256)
     assert made.facts["tokens"] == [facts.tokens(corpus.inspected(task).examples["data"].examples)]
