@@ -118,3 +118,26 @@ def test_a_closed_pipe_ends_no_training(here):  # noqa: F811
         done = subprocess.run([*command_[:-1], "other"], stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
     assert done.stderr == b"train: standard output cannot be written: No space left on device\n"
+
+
+def test_a_kernel_that_cannot_be_compiled_and_too_little_memory_are_one_line(capsys, here, monkeypatch):  # noqa: F811
+    for number, (error, message) in enumerate(
+        (
+            (
+                "[Compile::eval_cpu] Failed to compile function " + "x" * 900,
+                "--no-compile-step compiles none",
+            ),
+            ("[malloc] Unable to allocate 8 bytes.", "A smaller --batch-size or --context needs less"),
+        )
+    ):
+
+        def fail(said=error):
+            raise RuntimeError(said)
+
+        with monkeypatch.context() as patch:
+            stepping(patch, at=6, act=fail)
+            code, _, err = command(capsys, *QUICK, "--max-steps", "8", "--out", f"run{number}")
+        assert code == 2
+        assert message in err
+        assert err.endswith(f"the state after step 5 is saved. {AGAIN}{number}")
+        assert len(err) < 600

@@ -19,6 +19,13 @@ from purestep.cli.training.session import CHECKPOINTS, Outcome, Session, figures
 from purestep.cli.training.settings import STORED, TrainConfig
 
 METRICS = "metrics.jsonl"
+_NO_KERNEL = "MLX cannot compile a kernel ({}). It writes to TMPDIR; --no-compile-step compiles none"
+_OF_MLX = {
+    "compile": _NO_KERNEL,
+    "shared library": _NO_KERNEL,
+    "temp_directory": _NO_KERNEL,
+    "allocate": "there is too little memory ({}). A smaller --batch-size or --context needs less",
+}
 _DESCRIPTION = """Train a model on a text, JSONL or token file. CONFIG.toml holds settings by name;
 --name value sets one more, or another value. Paths are relative to the current directory."""
 
@@ -86,10 +93,10 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
         output.interrupted("train", f"interrupted; {_to_continue(session)}")
         return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else INTERRUPTED
     except Exception as error:
-        own = ":" in session.settings.task.model
-        if not own and not isinstance(error, (ValueError, OSError)):
+        said = _said(session, error)
+        if said is None:
             raise
-        _fail(session, error, own=own)
+        _fail(session, error, said)
         return 2
     reason, steps = outcome.result.reason, outcome.result.steps
     if reason == "signal" and not steps:
@@ -132,11 +139,21 @@ def _to_continue(session: Session) -> str:
     return f"{saved}. To continue: {_again(session.directory)}"
 
 
-def _fail(session: Session, error: Exception, *, own: bool) -> None:
+def _said(session: Session, error: Exception) -> str | None:
+    """Return an error of the run in one line, or `None` for a bug."""
+    if isinstance(error, OSError) or str(error).startswith("train: "):
+        return output.worded(error)
+    if type(error) is RuntimeError:
+        for sign, said in _OF_MLX.items():
+            if sign in str(error):
+                return said.format(loading.shortened(str(error)))
+    if ":" in session.settings.task.model:
+        return f"{session.settings.task.model} failed ({loading.named(error)})"
+    return output.worded(error) if isinstance(error, ValueError) else None
+
+
+def _fail(session: Session, error: Exception, said: str) -> None:
     """Print one line on an error of the run, and how to continue if steps were made."""
-    said = output.worded(error)
-    if own and not isinstance(error, OSError):
-        said = f"{session.settings.task.model} failed ({loading.named(error)})"
     result: Any = getattr(error, "result", None)
     if result is not None and result.steps:
         said += f"; it was after step {result.steps}; {_to_continue(session)}"

@@ -93,5 +93,10 @@ def named(error: BaseException) -> str:
         if f"{os.sep}purestep{os.sep}" not in file and "importlib" not in file:
             place = f", {os.path.basename(file)} line {trace.tb_lineno}"
         trace = trace.tb_next
-    said = str(error)
-    return f"{type(error).__name__}: {said if len(said) <= _LONGEST else said[:_LONGEST] + '...'}{place}"
+    return f"{type(error).__name__}: {shortened(str(error))}{place}"
+
+
+def shortened(text: str) -> str:
+    """Return a text in one line of at most 200 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
