@@ -1,6 +1,6 @@
 """Killed, corrupted, out of space: nothing is lost, and nothing wrong is ever returned.
 
-`pytest tests/_checkpoint/test_faults.py --full` runs 200 kills, some minutes.
+`pytest tests/_checkpoint/faults/test_faults.py --full` runs 200 kills, some minutes.
 """
 
 import random
@@ -46,7 +46,7 @@ def start():
 RUN = """
 import sys
 from purestep.checkpoint import Checkpointer, keep_last
-from tests._checkpoint import test_faults as faults
+from tests._checkpoint.faults import test_faults as faults
 with Checkpointer(sys.argv[1], keep=keep_last(2)) as checkpointer:
     state = checkpointer.restore(like=faults.start()).state if checkpointer.list() else faults.start()
     for number, state in enumerate(faults.train(state, int(sys.argv[2]))):

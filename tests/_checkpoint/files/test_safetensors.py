@@ -19,7 +19,7 @@ from purestep._checkpoint.disk import atomic, lock, tensors
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import seal
 from purestep.checkpoint import CorruptError, load, save, to_bytes
-from tests._steps.test_train import TRANSFORM, classifier, ragged, start
+from tests.training import TRANSFORM, classifier, ragged, start
 from tests.trees import FLOATS, Pair, arrays, containers, same_bits
 
 EVERY_DTYPE = {

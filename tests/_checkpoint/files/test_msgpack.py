@@ -14,7 +14,7 @@ from purestep._checkpoint.files import msgpack as own
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import seal
 from purestep.checkpoint import CorruptError, from_bytes, to_bytes
-from tests._steps.test_train import start
+from tests.training import start
 from tests.trees import FLOATS, arrays, containers, same_bits
 
 
