@@ -16,12 +16,8 @@ from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import seal, unseal
 from purestep._replay import bundle
 from purestep.checkpoint import Checkpointer, from_bytes, load, save, to_bytes
+from tests._checkpoint.states import STATE
 
-STATE = {
-    "params": {"layers": [{"w": mx.arange(300.0).reshape(15, 20), "b": mx.ones(40, mx.bfloat16)}]},
-    "opt_state": ({"mu": mx.arange(300.0).reshape(15, 20)}, None, {}),
-    "step": mx.array(7),
-}
 SIZES = {"bool": 1, "uint8": 1, "int8": 1, "bfloat16": 2, "float16": 2, "int32": 4, "float32": 4, "int64": 8}
 NAMES = {"bool": "BOOL", "uint8": "U8", "int8": "I8", "bfloat16": "BF16", "float16": "F16", "int32": "I32",
          "float32": "F32", "int64": "I64"}  # fmt: skip

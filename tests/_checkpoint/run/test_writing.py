@@ -12,6 +12,7 @@ from purestep._checkpoint.disk import atomic, tensors
 from purestep._checkpoint.disk.line import Line
 from purestep._checkpoint.format import checksum
 from purestep.checkpoint import Checkpointer, CorruptError
+from tests._checkpoint.damage import flip
 
 STATE = {"params": {"w": mx.ones(1000)}, "mu": mx.zeros(1000), "step": mx.array(1)}
 
@@ -116,10 +117,7 @@ def test_a_damaged_checkpoint_that_was_passed_over_leaves_nothing_in_memory(tmp_
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(state, step=1)
         checkpointer.save(state, step=2)
-    file = tmp_path / "step_00000002" / "state.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
+    flip(tmp_path / "step_00000002" / "state.safetensors")
     gc.collect()
     before = mx.get_active_memory()
     gc.disable()

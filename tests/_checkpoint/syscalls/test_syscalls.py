@@ -1,6 +1,7 @@
 """Every call of the system that storage makes fails once, in Python and in MLX: nothing is wrong after it.
 
-`pytest tests/_checkpoint/syscalls/test_syscalls.py --full` runs all positions with all faults, some twenty minutes.
+`pytest tests/_checkpoint/syscalls/test_syscalls.py --full` runs all positions with all faults, which
+takes some twenty minutes.
 """
 
 import json
