@@ -10,3 +10,6 @@ STATE = {
     "opt_state": ({"mu": mx.arange(300.0).reshape(15, 20)}, None, {}),
     "step": mx.array(7),
 }
+
+# Two states of the same names.
+ONE, TWO = {"a": mx.zeros(10), "b": mx.zeros(10)}, {"a": mx.ones(10), "b": mx.ones(10)}
