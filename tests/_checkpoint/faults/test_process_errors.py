@@ -7,12 +7,13 @@ import os
 import resource
 import time
 import warnings
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from purestep import replay
-from purestep._checkpoint.disk import lock, reader
+from purestep._checkpoint.disk import lock
 from purestep.checkpoint import Checkpointer, CorruptError, load, load_weights, save
 
 ERRORS = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EINTR]
@@ -125,12 +126,20 @@ def test_what_mlx_could_not_read_is_not_damaged(run, tmp_path, monkeypatch, numb
             for use in uses:
                 with pytest.raises(OSError, match=r"cannot be read by MLX .*: try again"):
                     use()
-            if name == "load":  # and where the system says why, so does the error
-                patched.setattr(
-                    reader, "_probe", lambda *_: (_ for _ in ()).throw(OSError(number, "as it is"))
-                )
-                with pytest.raises(OSError, match="as it is"):
-                    uses[0]()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_where_the_system_says_why_mlx_could_not_read_so_does_the_error(run, monkeypatch, number):
+    def lost(*_, **__):
+        raise OSError(number, "as it is")
+
+    def refused(*_, **__):
+        monkeypatch.setattr(Path, "open", lost)
+        raise RuntimeError("[read] Unable to read from file.")
+
+    monkeypatch.setattr(mx, "load", refused)
+    with pytest.raises(OSError, match="as it is"):
+        Checkpointer(run).restore(like=LIKE)
 
 
 def test_a_read_that_fails_and_is_not_awaited_does_not_fail_what_is_computed_next(tmp_path, monkeypatch):
