@@ -297,7 +297,7 @@ def _directory(draw, directory):
     return honest(content.get("tree"), _checked(find, content, "leaves"))
 
 
-def run(draw, place):
+def of_a_run(draw, place):
     """A checkpoint of a run."""
     with Checkpointer(place, shard_bytes=1000) as checkpointer:
         checkpointer.save(STATE, step=7, metrics={"loss": 0.5}, metadata={"epoch": [1, "a"]})
@@ -317,4 +317,4 @@ def recorded(draw, place):
     return read, expected
 
 
-FORMS = [packed, one_file, divided, run, recorded]
+FORMS = [packed, one_file, divided, of_a_run, recorded]

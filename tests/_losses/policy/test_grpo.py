@@ -162,11 +162,11 @@ def test_nothing_that_counts_gives_zero_weight_zero_value_and_zero_gradient(loss
     if how == "truncated":
         options["truncated"] = mx.ones(2)
 
-    def run(x):
+    def loss_of(x):
         loss, metrics = grpo_loss(x, nan, mx.full(2, float("nan")), mask, **options)
         return loss.value, (loss, metrics)
 
-    (value, (loss, metrics)), gradient = mx.value_and_grad(run)(nan)
+    (value, (loss, metrics)), gradient = mx.value_and_grad(loss_of)(nan)
     assert (value.item(), loss.total.item(), loss.weight.item()) == (0, 0, 0)
     assert all(mean.value.item() == 0 for mean in metrics.values())
     assert mx.all(gradient == 0).item()
@@ -178,20 +178,20 @@ def test_ratios_that_overflow_are_clipped_without_a_trace(level):
     advantages = mx.array([1.0, -1.0, 2.0, 0.0, 1.0])
     options = {"importance_sampling_level": level, "loss_type": "bnpo"}
 
-    def run(x):
+    def loss_of(x):
         return grpo_loss(x, mx.zeros((5, 1)), advantages, mx.ones((5, 1)), **options)[0].value
 
-    value, gradient = mx.value_and_grad(run)(logps)
+    value, gradient = mx.value_and_grad(loss_of)(logps)
     assert value.item() == pytest.approx((-1.2 + 0.8 - 0 - 0 - 1) / 5)
     np.testing.assert_allclose(gradient, [[0], [0], [0], [0], [-0.2]], RTOL)
 
 
 def test_delta_bounds_what_the_clip_leaves_unbounded():
-    def run(x):
+    def loss_of(x):
         loss, metrics = grpo_loss(x, mx.zeros((2, 1)), mx.array([-1.0, -1.0]), mx.ones((2, 1)), delta=4.0)
         return loss.total, metrics
 
-    (total, metrics), gradient = mx.value_and_grad(run)(mx.array([[1e4], [1.0]]))
+    (total, metrics), gradient = mx.value_and_grad(loss_of)(mx.array([[1e4], [1.0]]))
     assert total.item() == pytest.approx(4 + np.e)
     assert metrics["clip_fraction"].value.item() == 0.5
     np.testing.assert_allclose(gradient, [[0], [np.e]], RTOL)
