@@ -10,15 +10,12 @@ import pytest
 
 from purestep._checkpoint.disk import atomic, lock
 from purestep.checkpoint import load, save
+from tests._checkpoint.damage import raising
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     save(tmp_path / "s.safetensors", {"w": mx.ones(3)})
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path / "s.safetensors", {"w": mx.zeros(3)})
     assert [file.name for file in tmp_path.iterdir()] == ["s.safetensors"]

@@ -3,6 +3,7 @@
 import threading
 
 from purestep._checkpoint.disk.line import Line
+from tests._checkpoint.damage import raising
 
 
 def test_a_line_works_in_order_and_without_a_thread_too(monkeypatch):
@@ -11,4 +12,4 @@ def test_a_line_works_in_order_and_without_a_thread_too(monkeypatch):
             for item in range(5):
                 line.give(item)
         assert line.results() == [0, 2, 4, 6, 8], number
-        monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("no")))
+        monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("no")))

@@ -15,6 +15,7 @@ import pytest
 from purestep import replay
 from purestep._checkpoint.disk import lock
 from purestep.checkpoint import Checkpointer, CorruptError, load, load_weights, save
+from tests._checkpoint.damage import raising
 
 ERRORS = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EINTR]
 LIKE = {"w": mx.zeros(3)}
@@ -110,9 +111,7 @@ def test_a_serial_is_never_given_twice_when_the_listing_fails(saved, monkeypatch
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
 def test_what_mlx_could_not_read_is_not_damaged(saved, tmp_path, monkeypatch, number):
-    def refused(*_, **__):
-        raise RuntimeError("[read] Unable to read from file.")
-
+    refused = raising(RuntimeError("[read] Unable to read from file."))
     save(tmp_path / "s.safetensors", LIKE)
     uses = [
         lambda: Checkpointer(saved).restore(like=LIKE),
@@ -130,11 +129,8 @@ def test_what_mlx_could_not_read_is_not_damaged(saved, tmp_path, monkeypatch, nu
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
 def test_where_the_system_says_why_mlx_could_not_read_so_does_the_error(saved, monkeypatch, number):
-    def lost(*_, **__):
-        raise OSError(number, "as it is")
-
     def refused(*_, **__):
-        monkeypatch.setattr(Path, "open", lost)
+        monkeypatch.setattr(Path, "open", raising(OSError(number, "as it is")))
         raise RuntimeError("[read] Unable to read from file.")
 
     monkeypatch.setattr(mx, "load", refused)
@@ -179,11 +175,8 @@ def test_a_lock_is_given_back_also_where_its_file_cannot_be_written(saved, monke
     checkpointer.save(LIKE, step=3)
     checkpointer.wait()
 
-    def fail(*_):
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as patched:
-        patched.setattr(lock.fcntl, "flock", fail)
+        patched.setattr(lock.fcntl, "flock", raising(OSError(errno.EIO, "Input/output error")))
         checkpointer.close()
     with Checkpointer(saved) as other:
         other.save(LIKE, step=4)

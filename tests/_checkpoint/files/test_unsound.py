@@ -11,6 +11,7 @@ import pytest
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import seal
 from purestep.checkpoint import CorruptError, load, save
+from tests._checkpoint.damage import raising
 from tests.training import start
 
 
@@ -97,16 +98,9 @@ def test_dtypes_of_other_libraries_are_damage(tmp_path, dtype, size):
 
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypatch):
     save(tmp_path / "s", {"w": mx.ones(3)})
-
-    def vanished(path, **_):
-        raise RuntimeError("[load_safetensors] Failed to open")
-
-    def broken(path, *_):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(mx, "load", vanished)
+    monkeypatch.setattr(mx, "load", raising(RuntimeError("[load_safetensors] Failed to open")))
     with pytest.raises(OSError, match=r"^checkpoint.load: .*/s cannot be read by MLX \(.*Failed to open"):
         load(tmp_path / "s")
-    monkeypatch.setattr(Path, "open", broken)
+    monkeypatch.setattr(Path, "open", raising(OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match=r"checkpoint.load: .*/s cannot be read \(Input/output error\)$"):
         load(tmp_path / "s")

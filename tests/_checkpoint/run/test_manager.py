@@ -18,6 +18,7 @@ from purestep.checkpoint import (
     save_on_best,
     save_on_signal,
 )
+from tests._checkpoint.damage import raising
 from tests._checkpoint.states import VALUE
 from tests.training import TRANSFORM, classifier, ragged, start
 from tests.trees import same_bits
@@ -173,11 +174,7 @@ def test_a_directory_that_is_a_file_or_cannot_be_written_is_refused(tmp_path, mo
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="path must be a directory"):
         Checkpointer(tmp_path / "file")
-
-    def refuse(*arguments):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(store.lock, "Lock", refuse)
+    monkeypatch.setattr(store.lock, "Lock", raising(PermissionError(13, "Permission denied")))
     with pytest.raises(PermissionError, match=r"cannot be written \(Permission denied\): choose another"):
         Checkpointer(tmp_path).save(VALUE, step=1)
 

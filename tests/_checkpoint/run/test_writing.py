@@ -10,7 +10,7 @@ import pytest
 from purestep._checkpoint.disk import atomic, tensors
 from purestep._checkpoint.format import checksum
 from purestep.checkpoint import Checkpointer, CorruptError
-from tests._checkpoint.damage import flip
+from tests._checkpoint.damage import flip, raising
 
 STATE = {"params": {"w": mx.ones(1000)}, "mu": mx.zeros(1000), "step": mx.array(1)}
 
@@ -75,11 +75,7 @@ def test_no_room_in_memory_is_not_damage(tmp_path, monkeypatch):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(STATE, step=1)
         checkpointer.save(STATE, step=2)
-
-    def full(*arrays):
-        raise RuntimeError("[malloc] Unable to allocate 400000 bytes.")
-
-    monkeypatch.setattr(mx, "async_eval", full)
+    monkeypatch.setattr(mx, "async_eval", raising(RuntimeError("[malloc] Unable to allocate 400000 bytes.")))
     with pytest.raises(MemoryError, match="no room"):
         Checkpointer(tmp_path).restore(like=STATE)
 
