@@ -52,7 +52,7 @@ def compare(name, loss, rtol=RTOL, atol=ATOL, rename=None, **options):
 
 
 def check_nothing_counts(loss, nan):
-    """Check that a loss with metrics is zero, as its gradient and its weight are, at NaN that has no weight."""
+    """Check that a loss, its metrics, gradient and weight are zero at `nan`, of which nothing counts."""
 
     def valued(x):
         mean, metrics = loss(x)
