@@ -1,0 +1,71 @@
+"""Checks of tokens and of their masks."""
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from purestep._core import checks
+
+LIMIT = 2**31  # tokens are int32 in batches
+
+
+def token_of(caller: str, name: str, token: Any) -> int:
+    """Return a token as a Python integer; refuse what is not an integer in [0, 2**31)."""
+    token = checks.integer(caller, name, token, least=0)
+    if token >= LIMIT:
+        raise checks.error(caller, f"{name} must be less than 2**31, got {checks.shown(token)}")
+    return token
+
+
+def tokens_of(caller: str, name: str, tokens: Any) -> "array[int]":
+    """Return a sequence of tokens in 4 bytes each; refuse what is not an integer in [0, 2**31).
+
+    >>> tokens_of("pack", "sequences[0]", [5, -100])
+    Traceback (most recent call last):
+    ValueError: pack: sequences[0] must hold tokens in [0, 2**31), got -100 at position 1
+    """
+    if isinstance(tokens, (str, bytes)):  # bytes would pass as integers
+        raise TypeError(f"{caller}: {name} must be a sequence of tokens, got {type(tokens).__name__}")
+    try:
+        listed = tokens.tolist() if hasattr(tokens, "tolist") and not isinstance(tokens, array) else tokens
+        found = listed if isinstance(listed, array) and listed.typecode == "i" else array("i", listed)
+    except (OverflowError, TypeError, ValueError):
+        found = None
+    if found is not None and (not found or min(found) >= 0):
+        return found
+    if found is None and not hasattr(tokens, "__iter__"):
+        raise TypeError(f"{caller}: {name} must be a sequence of tokens, got {type(tokens).__name__}")
+    position, token = next(each for each in enumerate(tokens) if not _is_token(each[1]))
+    raise checks.error(
+        caller, f"{name} must hold tokens in [0, 2**31), got {checks.shown(token)} at position {position}"
+    )
+
+
+def mask_of(caller: str, name: str, mask: Any, count: int) -> bytes:
+    """Return the mask of some tokens in one byte each; refuse one of another length, or with other numbers.
+
+    >>> mask_of("pack", "sequences[0]", [0, True, 1], 3)
+    b'\\x00\\x01\\x01'
+    """
+    listed: Sequence[Any] = mask.tolist() if hasattr(mask, "tolist") else mask
+    if len(listed) != count:
+        raise checks.error(
+            caller, f"{name}.mask must have one number for each of {count} tokens, got {len(listed)}"
+        )
+    if not isinstance(listed, bytes):
+        for position, value in enumerate(listed):
+            if value not in (0, 1):
+                raise checks.error(
+                    caller, f"{name}.mask must hold 0 and 1 only, got {value!r} at position {position}"
+                )
+        return bytes(int(value) for value in listed)
+    if listed.strip(b"\0\1"):
+        raise checks.error(caller, f"{name}.mask must hold 0 and 1 only, got {max(listed)}")
+    return listed
+
+
+def _is_token(value: Any) -> bool:
+    try:
+        return array("i", [value])[0] >= 0
+    except (OverflowError, TypeError):
+        return False
