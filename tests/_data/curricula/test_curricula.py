@@ -1,11 +1,14 @@
 """Mixtures, stages and curricula: functions of the step, in exact proportions."""
 
 from collections import Counter
+from fractions import Fraction
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import purestep as ps
+from purestep._data.curricula.mixing import Shares
 from purestep.data import Batches, Mixture, Stages, difficulty_curriculum, length_curriculum
 
 
@@ -19,6 +22,25 @@ class Telling:
         return self.name, step
 
 
+class OnPolicy:
+    """A source of batches that are sampled from the state."""
+
+    on_policy = True
+
+    def at(self, state):
+        raise AssertionError
+
+
+class Empty(Telling):
+    """A source without batches."""
+
+    def __init__(self):
+        super().__init__("empty")
+
+    def __len__(self):
+        return 0
+
+
 def test_a_mixture_has_exact_proportions_and_uses_every_batch_once():
     mixture = Mixture([Telling("a"), Telling("b"), Telling("c")], [5, 3, 2], block=10, seed=4)
     seen = [mixture.at(step) for step in range(1000)]
@@ -29,6 +51,67 @@ def test_a_mixture_has_exact_proportions_and_uses_every_batch_once():
         assert sorted(step for n, step in seen if n == name) == list(range(count))
     assert mixture.at(777) == seen[777]
     assert [name for name, _ in seen[:10]] != [name for name, _ in seen[10:20]]
+
+
+WEIGHTS = [
+    ([1, 1, 1], 100),
+    ([1, 1, 1], 10),
+    ([1, 1, 1, 1, 1, 1, 1], 10),
+    ([0.7, 0.2, 0.1], 10),
+    ([1 / 6, 5 / 6], 6),
+    ([0.335, 0.5, 0.165], 100),
+    ([3.3, 0, 1.7, 2.9, 0.00001], 1_000_000),
+    ([2.5, 1.1, 1.1, 1.3], 6),
+    ([1e-9, 3e-9], 8),
+]
+
+
+@pytest.mark.parametrize(("weights", "block"), WEIGHTS)
+def test_proportions_of_a_mixture_do_not_drift(weights, block):
+    """Against the exact share of each source in all blocks so far; 33 of 100 for ever is not one third."""
+    shares = [Fraction(weight).limit_denominator(10**12) * block for weight in weights]
+    shares = [share * block / sum(shares) for share in shares]
+    found = Shares.of(weights, len(weights), block)
+    before = [0] * len(weights)
+    for blocks in [*range(1, 200), 10**9]:
+        counts = found.counts(blocks)
+        assert sum(counts) == blocks * block
+        for count, share in zip(counts, shares, strict=True):
+            assert abs(count - blocks * share) < 1 + Fraction(blocks, 10**11)
+        if blocks < 200:
+            own = [late - early for early, late in zip(before, counts, strict=True)]
+            for each, share in zip(own, shares, strict=True):
+                assert each >= 0
+                assert abs(each - share) < 2
+                assert share.denominator > 1 or each == share
+        before = counts
+
+
+@pytest.mark.parametrize(("weights", "block"), [([1, 1, 1], 10), ([2.5, 1.1, 0, 1.1, 1.3], 6)])
+def test_every_batch_of_every_source_of_a_mixture_comes_once(weights, block):
+    mixture = Mixture([Telling(number) for number in range(len(weights))], weights, block=block, seed=7)
+    seen = [mixture.at(step) for step in range(40 * block)]
+    for number in range(len(weights)):
+        own = sorted(step for source, step in seen if source == number)
+        assert own == list(range(len(own)))
+        assert abs(len(own) - 40 * block * weights[number] / sum(weights)) < 1
+    again = Mixture([Telling(number) for number in range(len(weights))], weights, block=block, seed=7)
+    assert again.at(np.int32(33 * block + 1)) == seen[33 * block + 1]
+    with pytest.raises(ValueError, match="Mixture.at: step must be at least 0, got -1"):
+        again.at(-1)
+
+
+def test_stages_of_a_mixture_continue_its_sources():
+    stages = [(0, [1, 1, 1]), (70, [0, 2, 1]), (140, [1, 0, 0])]
+    mixture = Mixture([Telling(number) for number in range(3)], stages, block=10)
+    seen = [mixture.at(step) for step in range(300)]
+    for number in range(3):
+        own = sorted(step for source, step in seen if source == number)
+        assert own == list(range(len(own)))
+    assert {source for source, _ in seen[70:140]} == {1, 2}
+    assert {source for source, _ in seen[140:]} == {0}
+    counts = Counter(source for source, _ in seen[70:140])
+    assert abs(counts[1] - 140 / 3) < 1
 
 
 def test_weights_of_a_mixture_may_come_in_stages():
@@ -49,7 +132,20 @@ def test_weights_of_a_mixture_may_come_in_stages():
         ([Telling("a")], [1, 2], {}, "weights must have one number a source, 1, got 2"),
         ([Telling("a")], [0], {}, "weights must not all be 0"),
         ([Telling("a")], [-1], {}, r"weights\[0\].*-1"),
-        ([Telling("a"), Telling("b")], [1, 1000], {}, r"weights\[0\]=1 gives no batch in a block of 100"),
+        (
+            [Telling("a"), Telling("b")],
+            [1, 1000],
+            {},
+            r"weights\[0\]=1 must give at least one .* raise block to 1001",
+        ),
+        ([Telling("a")] * 2, [1e-12, 1], {}, r"weights\[0\]=1e-12 must give at least one batch"),
+        ([Telling("a")], [float("nan")], {}, r"weights\[0\] must be finite"),
+        ([Telling("a")], [mx.array(1.0)], {}, r"weights\[0\] must be a Python number"),
+        ([Telling("a")], 1, {}, "weights must be a sequence of numbers, got 1"),
+        ([Telling("a")], [(0, [1]), 7], {}, "weights must be numbers, or pairs .* got 7"),
+        ([mx.array([1])], [1], {}, r"sources\[0\] must have at\(step\), got array"),
+        ([OnPolicy()], [1], {}, r"sources\[0\] must have at\(step\), got an on-policy source"),
+        ([Empty()], [1], {}, r"sources\[0\] must have at least one batch"),
         ([Telling("a")], [(0, [1]), (50, [1])], {}, "rising multiples of block=100, got 50"),
         ([Telling("a")], [(100, [1])], {}, "must begin at 0.*got 100"),
     ],
