@@ -136,7 +136,7 @@ def test_weights_of_a_mixture_may_come_in_stages():
             [Telling("a"), Telling("b")],
             [1, 1000],
             {},
-            r"weights\[0\]=1 must give at least one .* raise block to 1001",
+            r"weights\[0\]=1 must give at least one .* block must be at least 1001",
         ),
         ([Telling("a")] * 2, [1e-12, 1], {}, r"weights\[0\]=1e-12 must give at least one batch"),
         ([Telling("a")], [float("nan")], {}, r"weights\[0\] must be finite"),
@@ -164,7 +164,10 @@ def test_stages_follow_one_another():
         ([], "at least one stage"),
         ([(1, Telling("a"))], r"stages\[0\] must begin at step 0, got 1"),
         ([(0, Telling("a")), (0, Telling("b"))], r"stages\[1\] must begin at step above 0, got 0"),
-        ([(0, 5)], r"stages\[0\] must have a source"),
+        ([(0, 5)], r"the source of stages\[0\] must have at\(step\), got int"),
+        ([(0, OnPolicy())], r"the source of stages\[0\] must have .* on-policy source"),
+        ([(0, Empty())], r"the source of stages\[0\] must have at least one batch"),
+        ([Telling("a")], r"stages\[0\] must be a pair of a first step and a source"),
     ):
         with pytest.raises((ValueError, TypeError), match=f"Stages: .*{message}"):
             Stages(stages)
@@ -175,6 +178,35 @@ def test_lengths_grow_in_stages_of_about_equal_tokens():
     shapes = [source.at(step)["inputs"].shape for step in range(0, 600, 50)]
     assert [length for _, length in shapes] == [32, 32, 80, 80, 200, 200, *[512] * 6]
     assert all(0.85 < rows * length / 4096 <= 1 for rows, length in shapes)
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "stages"),
+    [(9, 10, 4), (12, 13, 3), (15, 16, 2), (8, 100, 6), (60, 62, 5), (33, 513, 3)],
+)
+def test_lengths_never_fall_and_end_at_the_longest(shortest, longest, stages):
+    source = length_curriculum(
+        mx.arange(20_000), 2, steps=stages, shortest=shortest, longest=longest, stages=stages
+    )
+    lengths = [source.at(step)["inputs"].shape[1] for step in range(stages + 1)]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-2], lengths[-1]) == (shortest, longest, longest)
+    assert all(length % 8 == 0 for length in lengths if shortest < length < longest)
+
+
+def test_ranks_share_the_batches_of_every_stage():
+    tokens, options = mx.arange(60_000), {"steps": 40, "longest": 96, "seed": 5}
+    for world in (1, 2, 3, 6):
+        parts = [length_curriculum(tokens, 6, **options, rank=rank, world=world) for rank in range(world)]
+        for step in (0, 12, 25, 39, 80):
+            batches = [part.at(step)["inputs"] for part in parts]
+            starts = [start for batch in batches for start in batch[:, 0].tolist()]
+            assert len({batch.shape for batch in batches}) == 1
+            assert len(set(starts)) == len(starts)
+            length = batches[0].shape[1]
+            assert 0 <= 6 * 96 - len(starts) * length < length * world
+    with pytest.raises(ValueError, match="length_curriculum: batch_size must be a multiple of world=4"):
+        length_curriculum(tokens, 6, **options, world=4)
 
 
 def test_a_stage_without_data_is_refused():

@@ -155,7 +155,8 @@ class Shares(NamedTuple):
                 raise checks.error(
                     _CALLER,
                     f"weights[{number}]={weights[number]:g} must give at least one batch in a block of "
-                    f"{block} steps, got {float(share):.2g}: raise block to {math.ceil(block / share)} or more",
+                    f"{block} steps, got {float(share):.2g}; "
+                    f"block must be at least {math.ceil(block / share)}",
                 )
         order = sorted(range(count), key=lambda number: (shares[number].denominator > 1, number))
         edges = list(accumulate(shares[number] for number in order))
