@@ -73,7 +73,7 @@ class Shuffling:
             "generator": self.generator.bit_generator.state,
             "pair": (1, 2),
         }
-        self.read, self.restored = [], False
+        self.restored = False
 
     def reset(self):
         self.live["place"] = 0
