@@ -140,7 +140,7 @@ def test_masks_of_examples_become_weights():
             {},
             r"sequences\[0\] must hold tokens in .*, got \[1, 2, 3\] at position 0",
         ),
-        (["ab"], {}, r"sequences\[0\] must be a sequence of tokens, got str"),
+        (["ab"], {}, r"sequences\[0\] must be a sequence of tokens, got a str"),
         ([7], {}, r"sequences\[0\] must be a sequence of tokens, got int"),
     ],
 )

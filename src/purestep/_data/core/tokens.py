@@ -24,11 +24,13 @@ def tokens_of(caller: str, name: str, tokens: Any) -> "array[int]":
     Traceback (most recent call last):
     ValueError: pack: sequences[0] must hold tokens in [0, 2**31), got -100 at position 1
     """
-    if isinstance(tokens, (str, bytes)):  # bytes would pass as integers
-        raise TypeError(f"{caller}: {name} must be a sequence of tokens, got {type(tokens).__name__}")
+    if isinstance(tokens, str):
+        raise TypeError(f"{caller}: {name} must be a sequence of tokens, got a str")
     try:
-        listed = tokens.tolist() if hasattr(tokens, "tolist") and not isinstance(tokens, array) else tokens
-        found = listed if isinstance(listed, array) and listed.typecode == "i" else array("i", listed)
+        ready = isinstance(tokens, array) and tokens.typecode == "i"
+        found = (
+            tokens if ready else array("i", tokens.tolist() if hasattr(tokens, "tolist") else list(tokens))
+        )
     except (OverflowError, TypeError, ValueError):
         found = None
     if found is not None and (not found or min(found) >= 0):

@@ -75,7 +75,7 @@ def tokenize_records(
     dropped = truncated = 0
     for where, record in placed(_CALLER, records):
         tokens, mask = _written(writer, where, record, names)
-        whole = examples.compact(tokens, mask if mask_prompt else [1] * len(mask))
+        whole = examples.compact(_CALLER, where, tokens, mask if mask_prompt else [1] * len(mask))
         example = examples.fitted(_CALLER, where, whole, context, long)
         if example is None:
             dropped += 1
