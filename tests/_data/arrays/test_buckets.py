@@ -9,7 +9,7 @@ import pytest
 
 import purestep as ps
 from purestep._data.arrays.buckets import bounds_of
-from purestep.data import Example, LengthBuckets
+from purestep.data import Example, Examples, LengthBuckets
 
 
 def lengths_of(sigma, count=3000):
@@ -141,6 +141,14 @@ def test_masks_of_examples_become_weights():
             r"sequences\[0\] must hold tokens in .*, got \[1, 2, 3\] at position 0",
         ),
         (["ab"], {}, r"sequences\[0\] must be a sequence of tokens, got a str"),
+        (
+            Examples([Example([1, 2], [1, 1])], 0, 0),
+            {},
+            "sequences must be .* got Examples; pass its examples",
+        ),
+        ((row for row in [[1, 2]]), {}, "sequences must be a list or another sequence, got generator"),
+        ("ab", {}, "sequences must be several sequences, got str"),
+        ([Example([1, 2], 1)], {}, r"sequences\[0\]\.mask must be a sequence of numbers, got int"),
         ([7], {}, r"sequences\[0\] must be a sequence of tokens, got int"),
     ],
 )

@@ -238,13 +238,16 @@ def test_difficulty_grows_to_all_rows():
     ("difficulty", "options", "message"),
     [
         ([1.0], {}, "one number a row, 20, got 1"),
-        ([float("nan")] * 20, {}, "must not be NaN"),
+        ([*[0.0] * 7, float("nan"), *[0.0] * 12], {}, "must not be NaN, got it in row 7"),
+        (["1"] * 20, {}, "must hold numbers, got '1' in row 0"),
+        ([[1.0]] * 20, {}, r"must hold numbers, got \[1.0\] in row 0"),
+        (3, {}, "difficulty must be a sequence, got 3"),
         (list(range(20)), {"warmup_fraction": 0.0}, "warmup_fraction.*0"),
         (list(range(20)), {"easiest": 1.5}, "easiest.*1.5"),
     ],
 )
 def test_wrong_difficulties_are_refused(difficulty, options, message):
-    with pytest.raises(ValueError, match=f"difficulty_curriculum: .*{message}"):
+    with pytest.raises((ValueError, TypeError), match=f"difficulty_curriculum: .*{message}"):
         difficulty_curriculum({"x": mx.arange(20)}, difficulty, 2, steps=10, **options)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from purestep import Mean
 from purestep._data.text.packing import best_fit
-from purestep.data import Example, pack
+from purestep.data import Example, Examples, pack
 from purestep.losses import cross_entropy, packed_attention_mask
 
 
@@ -126,6 +126,8 @@ def test_a_packed_row_has_the_loss_of_its_sequences():
         ([[1], [2, -100]], {}, r"sequences\[1\] must hold tokens in .*, got -100 at position 1"),
         ([[1], [2, 0.5]], {}, r"sequences\[1\] must hold tokens in .*, got 0.5 at position 1"),
         ([mx.zeros((2, 2), mx.int32)], {}, r"sequences\[0\] must hold tokens in .*, got .* at position 0"),
+        (Examples([], 0, 0), {}, "sequences must be a list of examples, got Examples; pass its examples"),
+        ({}, {}, "sequences must be several sequences, got dict"),
         (["ab"], {}, r"sequences\[0\] must be a sequence of tokens, got a str"),
         (
             [Example([1, 2], [1])],

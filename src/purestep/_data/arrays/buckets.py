@@ -71,7 +71,10 @@ class LengthBuckets:
         max_shapes = checks.integer(caller, "max_shapes", max_shapes, least=1)
         from_seed(caller, "seed", seed)
         self._pad = tokens.token_of(caller, "pad_token", pad_token)
-        self._seed, self._sequences = int(seed), sequences
+        self._seed, self._sequences = int(seed), tokens.sequences_of(caller, sequences)
+        if not hasattr(sequences, "__getitem__"):
+            found = type(sequences).__name__
+            raise TypeError(f"{caller}: sequences must be a list or another sequence, got {found}")
         lengths = array("q", (len(_parts(number, each)[0]) - 1 for number, each in enumerate(sequences)))
         if not lengths:
             raise checks.error(caller, "sequences must hold at least one sequence, got none")

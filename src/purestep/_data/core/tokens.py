@@ -1,7 +1,7 @@
 """Checks of tokens and of their masks."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from purestep._core import checks
@@ -43,13 +43,25 @@ def tokens_of(caller: str, name: str, tokens: Any) -> "array[int]":
     )
 
 
+def sequences_of(caller: str, sequences: Any) -> Any:
+    """Return several sequences of tokens; refuse a result whose field `examples` was meant, and a text."""
+    if hasattr(sequences, "examples"):
+        found = type(sequences).__name__
+        raise TypeError(f"{caller}: sequences must be a list of examples, got {found}; pass its examples")
+    if isinstance(sequences, (str, bytes, Mapping)) or not isinstance(sequences, Iterable):
+        raise TypeError(f"{caller}: sequences must be several sequences, got {type(sequences).__name__}")
+    return sequences
+
+
 def mask_of(caller: str, name: str, mask: Any, count: int) -> bytes:
     """Return the mask of some tokens in one byte each; refuse one of another length, or with other numbers.
 
     >>> mask_of("pack", "sequences[0]", [0, True, 1], 3)
     b'\\x00\\x01\\x01'
     """
-    listed: Sequence[Any] = mask.tolist() if hasattr(mask, "tolist") else mask
+    listed: Any = mask.tolist() if hasattr(mask, "tolist") else mask
+    if not hasattr(listed, "__len__"):
+        raise TypeError(f"{caller}: {name}.mask must be a sequence of numbers, got {type(mask).__name__}")
     if len(listed) != count:
         raise checks.error(
             caller, f"{name}.mask must have one number for each of {count} tokens, got {len(listed)}"

@@ -99,6 +99,8 @@ def difficulty_curriculum(
 
 def _numbers(caller: str, difficulty: Any, rows: int) -> list[float]:
     """Return one number a row; refuse NaN, which has no place in an order."""
+    if not hasattr(difficulty, "__iter__"):
+        raise TypeError(f"{caller}: difficulty must be a sequence, got {checks.shown(difficulty)}")
     listed = difficulty.tolist() if hasattr(difficulty, "tolist") else list(difficulty)
     if not isinstance(listed, list) or len(listed) != rows:
         count = len(listed) if isinstance(listed, list) else 1

@@ -62,6 +62,8 @@ class Mixture:
                 out of range.
             TypeError: if a source has no `at(step)`.
         """
+        if not hasattr(sources, "__len__"):
+            raise TypeError(f"{_CALLER}: sources must be a list of sources, got {type(sources).__name__}")
         if len(sources) == 0:
             raise checks.error(_CALLER, "sources must hold at least one source, got none")
         self._sources = [

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import mlx.core as mx
 
 from purestep._core import checks
-from purestep._data.core.tokens import mask_of, token_of, tokens_of
+from purestep._data.core.tokens import mask_of, sequences_of, token_of, tokens_of
 from purestep._data.text import layouts
 from purestep._data.text.examples import Example
 from purestep._losses.tokens.packing import packed_loss_mask, packed_positions
@@ -90,7 +90,11 @@ def pack(
     context = checks.integer(_CALLER, "context", context, least=2)
     padding = token_of(_CALLER, "padding", padding)
     checks.one_of(_CALLER, "long", long, _LONG)
-    pieces = [piece for each in enumerate(sequences) for piece in _pieces(*each, context, long)]
+    pieces = [
+        piece
+        for each in enumerate(sequences_of(_CALLER, sequences))
+        for piece in _pieces(*each, context, long)
+    ]
     if not pieces:
         raise checks.error(_CALLER, "sequences must hold at least one sequence, got none")
     rows = best_fit([len(piece.tokens) for piece in pieces], context)
