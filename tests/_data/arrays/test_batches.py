@@ -229,21 +229,20 @@ def test_every_row_comes_once_an_epoch_for_every_number_of_rows(remainder):
         parts = [Batches({"x": list(range(rows))}, size, rank=rank, **options) for rank in range(world)]
         # With `wrap`, so many batches are whole epochs.
         count = rows // math.gcd(rows, size) if remainder == "wrap" else len(parts[0])
-        for first in ((0, 10**6 * count)[rows % 2],):
-            seen = []
-            for step in range(first, first + count):
-                for part in parts:
-                    batch = part.at(step)
-                    assert batch["x"].shape == (size // world,)
-                    weights = batch["weights"].tolist() if remainder == "pad" else [1.0] * (size // world)
-                    seen += [row for row, real in zip(batch["x"].tolist(), weights, strict=True) if real]
-            if remainder == "drop":
-                assert len(set(seen)) == len(seen) == rows // size * size
-            elif remainder == "pad":
-                assert sorted(seen) == list(range(rows))
-            else:
-                for start in range(0, len(seen), rows):
-                    assert sorted(seen[start : start + rows]) == list(range(rows))
+        first, seen = (0, 10**6 * count)[rows % 2], []
+        for step in range(first, first + count):
+            for part in parts:
+                batch = part.at(step)
+                assert batch["x"].shape == (size // world,)
+                weights = batch["weights"].tolist() if remainder == "pad" else [1.0] * (size // world)
+                seen += [row for row, real in zip(batch["x"].tolist(), weights, strict=True) if real]
+        if remainder == "drop":
+            assert len(set(seen)) == len(seen) == rows // size * size
+        elif remainder == "pad":
+            assert sorted(seen) == list(range(rows))
+        else:
+            for start in range(0, len(seen), rows):
+                assert sorted(seen[start : start + rows]) == list(range(rows))
 
 
 def test_numpy_integers_are_integers():
