@@ -21,7 +21,6 @@ from purestep.demos.shared.settings import out_of_range
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 MEASUREMENTS = 8  # of a phase, beside the one before its first step
-LOGGED = 10  # the most steps from one row of figures to the next
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class Session:
         ):
             result = ps.fit(
                 step, state, source, steps=total, evaluate=evaluate, checkpointer=checkpointer,
-                save_every=every, callbacks=callbacks, log_every=max(1, min(LOGGED, total // 20)),
+                save_every=every, callbacks=callbacks, log_every=rows_every(total),
             )  # fmt: skip
             return finished(result, phase, checkpointer, nonfinite.bundle)
 
@@ -172,6 +171,15 @@ class Session:
         if phase not in self._phases:
             return phase or self.name
         return f"{phase} ({self._phases.index(phase) + 1} of {len(self._phases)})"
+
+
+def rows_every(steps: int) -> int:
+    """Return the steps from one row of figures to the next.
+
+    >>> rows_every(4), rows_every(100), rows_every(600)
+    (1, 5, 10)
+    """
+    return max(1, min(10, steps // 20))
 
 
 class _AtStart(ps.callbacks.Callback):
