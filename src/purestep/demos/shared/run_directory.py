@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from purestep._checkpoint.disk import atomic
+from purestep.checkpoint import LockedError
 
 _LARGEST_RUN = 1_000_000  # bytes of run.json; a normal one has about 300
 
@@ -76,6 +77,8 @@ class RunDirectory:
             yield
         except WriteError:
             raise
+        except LockedError as error:
+            raise WriteError(f"demo: {error}") from error
         except OSError as error:
             # An error of `checkpoint.save` has no errno and names the file itself.
             said = f"{file} cannot be written: {error.strerror}" if error.strerror else str(error).rstrip(".")

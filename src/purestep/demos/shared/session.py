@@ -144,13 +144,6 @@ class Session:
         every, directory = math.ceil(total / MEASUREMENTS), self.directory.path / phase
         evaluate = [each if each.every else replace(each, every=every) for each in evaluate]
         nonfinite = ps.callbacks.nonfinite(directory / "bundles")
-        callbacks = [
-            ps.callbacks.progress(self._label(phase), console=self.console),
-            ps.callbacks.jsonl(directory / "metrics.jsonl"),
-            _AtStart(evaluate),
-            nonfinite,
-            *callbacks,
-        ]
         place = directory / "checkpoints"
         with (
             self.directory.writing(place),
@@ -158,7 +151,14 @@ class Session:
         ):
             result = ps.fit(
                 step, state, source, steps=total, evaluate=evaluate, checkpointer=checkpointer,
-                save_every=every, callbacks=callbacks, log_every=rows_every(total),
+                save_every=every, log_every=rows_every(total),
+                callbacks=[
+                    ps.callbacks.progress(self._label(phase), console=self.console),
+                    ps.callbacks.jsonl(directory / "metrics.jsonl"),
+                    _AtStart(evaluate),
+                    nonfinite,
+                    *callbacks,
+                ],
             )  # fmt: skip
             return finished(result, phase, checkpointer, nonfinite.bundle)
 
