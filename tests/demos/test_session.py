@@ -151,6 +151,14 @@ def test_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch, whole):
     check_same(tmp_path, whole)
 
 
+def test_a_run_that_another_process_writes_is_refused(tmp_path):
+    with ps.checkpoint.Checkpointer(tmp_path / "first/checkpoints") as writer:
+        writer.save({"w": mx.zeros(1)}, step=99)
+        writer.delete(99)  # the lock stays
+        with pytest.raises(WriteError, match="^demo: Checkpointer.save: .* is being written by pid"):
+            work(a_session(tmp_path))
+
+
 def conduct(name="toy", work=work, **given):
     return shared.conduct(options(**{"out": "run", **given}), name, Settings(STEPS), work, phases=PHASES)
 
