@@ -104,8 +104,10 @@ def test_a_signal_between_two_phases_ends_the_run_before_the_next(tmp_path, whol
     check_same(tmp_path, whole)
 
 
-def test_an_ended_phase_is_not_trained_again(tmp_path, whole):
+def test_an_ended_phase_is_not_trained_or_shown_again(tmp_path, whole, capsys):
     work(a_session(tmp_path))
+    work(a_session(tmp_path, console=Console()))
+    assert capsys.readouterr().out == ""
     with acting(1, crash):
         check_same(tmp_path, whole)
 

@@ -149,11 +149,14 @@ class Session:
             self.directory.writing(place),
             ps.checkpoint.Checkpointer(place, keep=ps.checkpoint.keep_last(1)) as checkpointer,
         ):
+            newest = checkpointer.latest()
+            ended = newest is not None and newest.step == total
+            shown = [] if ended else [ps.callbacks.progress(self._label(phase), console=self.console)]
             result = ps.fit(
                 step, state, source, steps=total, evaluate=evaluate, checkpointer=checkpointer,
                 save_every=every, log_every=rows_every(total),
                 callbacks=[
-                    ps.callbacks.progress(self._label(phase), console=self.console),
+                    *shown,
                     ps.callbacks.jsonl(directory / "metrics.jsonl"),
                     _AtStart(evaluate),
                     nonfinite,
