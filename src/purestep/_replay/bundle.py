@@ -101,7 +101,7 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
     if isinstance(types, str) or not isinstance(types, Iterable):
         raise TypeError(f"{caller}: types must be a list of NamedTuple types, got {types!r}")
     known = _known(caller, manifest.tree, types)
-    built = _typed(manifest.tree, restore(caller, manifest.stored(caller), None), known)
+    built = _typed(manifest.tree, restore(caller, manifest.stored_tree(caller), None), known)
     if type(built) is not dict or built.keys() != {"state", "batch", "metrics"}:
         raise CorruptError(f"{caller}: {path} is damaged: it does not describe a bundle")
     return Bundle(

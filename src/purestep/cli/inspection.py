@@ -50,7 +50,11 @@ def opened(path: Path, step: int | None) -> Opened:
         raise checks.error(
             CALLER, f"{path} must be a directory or a regular file"
         )  # reading a device may not end
-    if not path.is_dir() or (path / directory.MANIFEST).exists() or directory.step_of(path) is not None:
+    if (
+        not path.is_dir()
+        or (path / directory.MANIFEST).exists()
+        or directory.step_and_attempt(path) is not None
+    ):
         if step is not None:
             raise checks.error(CALLER, f"--step needs the directory of a run, {path} is not one")
         return Opened(None, None, *_source(path))

@@ -90,7 +90,7 @@ def list_files(caller: str, root: Path) -> tuple[tuple[File, ...], dict[str, Sou
 
 
 def _checkpoint(caller: str, path: Path) -> Checkpoint:
-    step, _ = directory.step_of(path) or (0, 1)
+    step, _ = directory.step_and_attempt(path) or (0, 1)
     try:
         manifest = directory.read(caller, path)
     except ValueError as error:

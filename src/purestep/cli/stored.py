@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._checkpoint.disk import reader
+from purestep._checkpoint.disk.naming import check_file_names
 from purestep._checkpoint.files.msgpack import from_bytes
 from purestep._checkpoint.files.safetensors import stored_tree
 from purestep._checkpoint.format import names
-from purestep._checkpoint.format.contents import contents
 from purestep._checkpoint.format.header import CorruptError, reading, sealed, unseal
+from purestep._checkpoint.format.safetensors_header import read_safetensors_header
 from purestep._checkpoint.format.specs import Leaves, nbytes
 from purestep._checkpoint.run import directory
 from purestep._checkpoint.run.record import Record
@@ -139,7 +140,7 @@ def _checkpoint(caller: str, path: Path) -> Source:
 
 
 def _safetensors(caller: str, path: Path) -> Source:
-    metadata = contents(caller, path).metadata
+    metadata = read_safetensors_header(caller, path).metadata
     header = metadata.pop(names.KEY, None)
     if header is None:
         _check_foreign(caller, path, json.dumps(metadata))
@@ -161,7 +162,7 @@ def _divided(caller: str, path: Path) -> Source:
         metadata = dict(index.get("metadata") or {})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise CorruptError(f"{caller}: {path} is damaged: it is not an index of safetensors files") from None
-    reader.check_names(caller, path, held.values())
+    check_file_names(caller, path, held.values())
     count = len(set(held.values()))
     shards = f"{count} file" + ("" if count == 1 else "s")
     header = metadata.get(names.KEY)
@@ -219,7 +220,7 @@ def _foreign(caller: str, path: Path, kind: str, held: dict[str, Any]) -> Source
 
 
 def _lazy(caller: str, path: Path) -> dict[str, mx.array]:
-    contents(caller, path)  # checks the header against the file's length
+    read_safetensors_header(caller, path)  # checks the header against the file's length
     return reader.lazy(caller, path)
 
 

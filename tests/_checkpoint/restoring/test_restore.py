@@ -137,7 +137,7 @@ def test_options_without_a_template_and_patterns_without_a_list_are_refused(read
 
 
 def test_named_tuples_come_back_as_the_types_given(tmp_path):
-    stored = restore.Stored(
+    stored = restore.StoredTree(
         "there", ["namedtuple", "Moments", [["count", ["none"]], ["mu", ["dict", []]]]], lambda _: {}
     )
     assert restore.restore("load", stored, None, types=[Moments]) == Moments(None, {})

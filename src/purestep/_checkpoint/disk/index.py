@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from purestep._checkpoint.disk import reader
+from purestep._checkpoint.disk.naming import check_file_names
 from purestep._checkpoint.format import scan
 from purestep._checkpoint.format.header import CorruptError, kind_of, reading
 from purestep._checkpoint.format.scan import ScanError
@@ -67,7 +67,7 @@ def read_index(caller: str, path: Path, key: str) -> Index:
             hashes.append(hash(name))
             characters += len(name)
             if file not in files:
-                reader.check_names(caller, path, [file])
+                check_file_names(caller, path, [file])
                 if kind_of(caller, path.parent / file) != "file":
                     raise CorruptError(f"{caller}: {path.parent / file} is missing")
                 files[file] = None

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._checkpoint.disk import device
-from purestep._checkpoint.disk.naming import is_file_name
 from purestep._checkpoint.format import checksum
-from purestep._checkpoint.format.contents import check_names as check_arrays
-from purestep._checkpoint.format.contents import contents
 from purestep._checkpoint.format.header import CorruptError, reading, verified
+from purestep._checkpoint.format.safetensors_header import check_array_names, read_safetensors_header
 from purestep._checkpoint.format.specs import Leaves
-from purestep._core import checks, tree
+from purestep._core import tree
 
 _SUMMING = min(4, os.cpu_count() or 1)  # threads
 _UNSUMMED = 2 * _SUMMING  # arrays that wait for their checksum while MLX reads on
@@ -70,7 +68,7 @@ def _probe(caller: str, path: Path) -> None:
         CorruptError: if it is missing or cut.
         OSError: for another reason than damage.
     """
-    contents(caller, path)
+    read_safetensors_header(caller, path)
     with reading(caller, path), path.open("rb") as file:
         while file.read(1 << 24):
             pass
@@ -210,15 +208,6 @@ def examine(
             yield error
 
 
-def check_names(caller: str, source: Path, names: Iterable[str]) -> None:
-    """Refuse file names that lead out of the directory of the file that lists them."""
-    for name in names:
-        if not is_file_name(name):
-            raise checks.error(
-                caller, f"{source} names {name[:300]!a}, which is not in its directory: do not trust it"
-            )
-
-
 def _opened(
     caller: str,
     directory: Path,
@@ -236,7 +225,7 @@ def _opened(
         file = directory / name
         if check is not None:
             check(file)
-        check_arrays(caller, file, keys[name])  # before MLX allocates memory for the arrays
+        check_array_names(caller, file, keys[name])  # before MLX allocates memory for the arrays
         opened[name] = lazy(caller, file)
         if opened[name].keys() != keys[name]:
             raise CorruptError(f"{caller}: {file} is damaged: its arrays are not those its header names")

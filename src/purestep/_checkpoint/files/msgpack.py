@@ -12,10 +12,17 @@ import msgpack
 from purestep._checkpoint.disk import device
 from purestep._checkpoint.disk.tensors import check_storable, evaluated
 from purestep._checkpoint.format import checksum, outline, scan
-from purestep._checkpoint.format.header import CorruptError, Opened, described, opened, seal, verified
+from purestep._checkpoint.format.header import (
+    CorruptError,
+    SealedText,
+    described,
+    open_sealed,
+    seal,
+    verified,
+)
 from purestep._checkpoint.format.scan import ScanError
 from purestep._checkpoint.format.specs import DTYPES, leaf_specs, nbytes
-from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
+from purestep._checkpoint.restoring.restore import Rename, StoredTree, Template, restore
 from purestep._core import tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -118,7 +125,7 @@ def from_bytes(
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"{caller}: data must be bytes, as to_bytes returns, got {type(data).__name__}")
     header, chunks = _unpacked(caller, memoryview(data))
-    text = opened(caller, "data", header)
+    text = open_sealed(caller, "data", header)
     described(caller, "data", text)
     if sum(_pieces(nbytes(node.name, node.shape)) for node in _arrays(text)) != sum(1 for _ in chunks()):
         raise CorruptError(f"{caller}: data is damaged: it does not hold the arrays its header names")
@@ -141,7 +148,7 @@ def from_bytes(
         device.trim()
         return found
 
-    stored = Stored("data", spec, read)
+    stored = StoredTree("data", spec, read)
     return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
 
 
@@ -215,11 +222,11 @@ def _head(data: memoryview, at: int, kind: str) -> tuple[int, int]:
     return size, at + 1 + width
 
 
-def _arrays(text: Opened) -> Iterator[outline.Node]:
+def _arrays(text: SealedText) -> Iterator[outline.ScannedNode]:
     return (node for node in outline.walk(text.text, *text.members["tree"]) if node.kind == "array")
 
 
-def _verify(caller: str, text: Opened, chunks: Iterator[memoryview]) -> None:
+def _verify(caller: str, text: SealedText, chunks: Iterator[memoryview]) -> None:
     """Check the bytes of every array: the tree, the checksums and the bytes are in one order."""
     try:
         sums = scan.members(text.text, *text.members["checksums"])

@@ -13,11 +13,11 @@ from purestep._checkpoint.disk.index import read_index
 from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.files.weights import read_weights, weights_at
 from purestep._checkpoint.format import checksum
-from purestep._checkpoint.format.contents import metadata_of
 from purestep._checkpoint.format.header import MARKS, CorruptError, kind_of, reading, seal, sealed, unseal
 from purestep._checkpoint.format.names import ECOSYSTEM, INDEX, KEY, PART, SHARD, SUFFIX, index_of
+from purestep._checkpoint.format.safetensors_header import metadata_of
 from purestep._checkpoint.format.specs import leaf_specs, nbytes
-from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
+from purestep._checkpoint.restoring.restore import Rename, StoredTree, Template, restore
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -169,7 +169,7 @@ def load(
     return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
 
 
-def stored_tree(caller: str, path: Path, content: dict[str, Any], held: dict[str, str] | None) -> Stored:
+def stored_tree(caller: str, path: Path, content: dict[str, Any], held: dict[str, str] | None) -> StoredTree:
     """Return the state that a header describes; `held` has the file of each array of a divided state."""
     leaves = leaf_specs(caller, str(path), content.get("tree"))
     sums = content.get("checksums")
@@ -181,7 +181,7 @@ def stored_tree(caller: str, path: Path, content: dict[str, Any], held: dict[str
     def read(paths: list[str]) -> dict[str, mx.array]:
         return reader.read(caller, path.parent, places, leaves, paths)
 
-    return Stored(str(path), content["tree"], read)
+    return StoredTree(str(path), content["tree"], read)
 
 
 def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard_bytes: int | None) -> None:

@@ -26,7 +26,7 @@ _KEY = re.compile(rb"\[(" + scan.STRING + rb"|-?\d{1,4300}),")
 _LONGEST_KEY = 12 * LONGEST + 20  # bytes: a character takes up to twelve
 
 
-class Node(NamedTuple):
+class ScannedNode(NamedTuple):
     """One node of a description.
 
     Attributes:
@@ -61,7 +61,7 @@ class _Container:
         self.hashes = array("q")  # of keys
 
 
-def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterator[Node]:
+def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterator[ScannedNode]:
     """Yield every node in little memory; a container comes before its children.
 
     With `distinct`, which takes eight bytes for each key, a container with a repeated key is refused.
@@ -85,16 +85,16 @@ def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterat
             raise ScanError("there is no node")
         at, depth = found.end(), len(around)
         if found[1]:
-            yield Node(depth, key, keyed, "none")
+            yield ScannedNode(depth, key, keyed, "none")
         elif found[2]:
             shape = tuple(map(_length, found[4].split(b","))) if found[4] else ()
             path = ".".join([container.segment for container in around])
-            yield Node(depth, key, keyed, "array", found[3].decode(), shape, path)
+            yield ScannedNode(depth, key, keyed, "array", found[3].decode(), shape, path)
         else:
             kind = (found[5] or found[6]).decode()
             name = scan.string(data, *found.span(7)) if found[7] else ""
             empty = data[at : at + 1] == b"]"
-            yield Node(depth, key, keyed, kind, name, empty=empty)
+            yield ScannedNode(depth, key, keyed, kind, name, empty=empty)
             if not empty:
                 around.append(_Container(kind))
                 if len(around) > DEEPEST:

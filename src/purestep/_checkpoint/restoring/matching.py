@@ -16,12 +16,12 @@ class Match(NamedTuple):
     """The result of matching a stored tree with a template.
 
     Attributes:
-        sources: the stored path of the array for each path of the template.
+        stored_paths: the stored path of the array for each path of the template.
         lines: the differences, a line each; if there are any, nothing may be restored.
         notes: the accepted differences and renames, a line each.
     """
 
-    sources: dict[str, str]
+    stored_paths: dict[str, str]
     lines: list[str]
     notes: list[str]
 
@@ -66,7 +66,7 @@ def match(
 
     arrays = {end.name: ".".join(end.segments) for end in ends if end.node[0] == "array"}
     names = {end.name for end in ends}
-    sources: dict[str, str] = {}
+    stored_paths: dict[str, str] = {}
     for path, nodes in offered.items():
         if path not in wanted:
             if path in names:
@@ -79,12 +79,12 @@ def match(
             passed = "kept from like" if _is_end(want) else "let pass"
             differs(path, worst, f"{' and '.join(worst)}: {passed}")
         elif want[0] == "array" and path in arrays:
-            sources[path] = arrays[path]
+            stored_paths[path] = arrays[path]
     for path, node in wanted.items():
         present = path in arrays if node[0] == "array" else path in offered
         if _is_end(node) and not present and path not in met:
             differs(path, [f"{path} is in like, not in the file"], f"{path} was kept from like")
-    return Match(sources, lines, sorted(notes))
+    return Match(stored_paths, lines, sorted(notes))
 
 
 def _offered(ends: list[_End], wanted: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
@@ -147,14 +147,14 @@ def _renamed(caller: str, ends: list[_End], rename: Rename | None) -> tuple[list
         return ends, [], []
     used: set[str] = set()
     named = [end._replace(name=renamed(caller, end.name, rename, used)) for end in ends]
-    sources: dict[str, str] = {}
+    taken: dict[str, str] = {}
     lines, notes = [], []
     for end, new in zip(ends, named, strict=True):
-        if new.name in sources:
-            lines.append(f"{sources[new.name]} and {end.name} would both be named {new.name}")
+        if new.name in taken:
+            lines.append(f"{taken[new.name]} and {end.name} would both be named {new.name}")
         if new.name != end.name and end.node[0] == "array":
             notes.append(f"{end.name} was read as {new.name}")
-        sources[new.name] = end.name
+        taken[new.name] = end.name
     if isinstance(rename, Mapping):
         lines += [f"rename: {old} is not in the file" for old in rename if old not in used]
     return named, lines, notes

@@ -8,9 +8,9 @@ import mlx.core as mx
 
 from purestep._checkpoint.disk import device
 from purestep._checkpoint.format.specs import leaf_specs
+from purestep._checkpoint.restoring.hyperparameters import warn_of_others
 from purestep._checkpoint.restoring.matching import Rename as Rename
 from purestep._checkpoint.restoring.matching import match
-from purestep._checkpoint.restoring.rates import warn_of_others
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -23,8 +23,8 @@ class RestoreWarning(UserWarning):
     """A restore cast, renamed or left out arrays, as its arguments allow."""
 
 
-class Stored(NamedTuple):
-    """A state on disk or in bytes, before its arrays are read.
+class StoredTree(NamedTuple):
+    """A stored state before its arrays are read: its structure, and the function that reads them.
 
     Attributes:
         source: its name in errors.
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 
 def restore(
     caller: str,
-    stored: Stored,
+    stored: StoredTree,
     like: Tree,
     *,
     cast: bool = False,
@@ -56,19 +56,21 @@ def restore(
             raise checks.error(caller, "cast, partial and rename need a template: give like")
         return _build(stored.tree, stored.read(list(leaves)), {kind.__name__: kind for kind in types})
     check_arrays(caller, "like", like)
-    sources, lines, notes = match(
+    stored_paths, lines, notes = match(
         caller, stored.tree, tree.to_plain(tree.spec(like)), cast=cast, partial=patterns, rename=rename
     )
     if lines:
         raise checks.error(caller, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
-    return finished(caller, stored.source, like, sources, stored.read(list(sources.values())), notes)
+    return finished(
+        caller, stored.source, like, stored_paths, stored.read(list(stored_paths.values())), notes
+    )
 
 
 def finished(
     caller: str,
     source: str,
     like: Tree,
-    sources: Mapping[str, str],
+    names: Mapping[str, str],
     arrays: Mapping[str, mx.array],
     notes: list[str],
 ) -> Tree:
@@ -78,25 +80,25 @@ def finished(
         caller: the public name that the user called.
         source: the name of the stored state in messages.
         like: the template.
-        sources: the name in `arrays` for each path of the template that does not keep its own array.
+        names: the name in `arrays` for each path of the template that does not keep its own array.
         arrays: in memory, of the template's shapes.
         notes: the differences accepted so far.
     """
 
     def leaf(path: str, template: mx.array) -> mx.array:
-        if path not in sources:
+        if path not in names:
             return template
-        array = arrays[sources[path]]
+        array = arrays[names[path]]
         if array.dtype != template.dtype:
-            names = tree.dtype_name(array.dtype), tree.dtype_name(template.dtype)
-            notes.append(f"{path} was cast from {names[0]} to {names[1]}")
+            dtypes = tree.dtype_name(array.dtype), tree.dtype_name(template.dtype)
+            notes.append(f"{path} was cast from {dtypes[0]} to {dtypes[1]}")
         return array.astype(template.dtype)
 
     restored = tree.map_with_path(leaf, like)
     device.evaluate(tree.leaves(restored))
     if notes:
         warnings.warn(f"{caller}: {source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level())
-    warn_of_others(caller, source, restored, like, sources)
+    warn_of_others(caller, source, restored, like, names)
     return restored
 
 

@@ -46,7 +46,7 @@ _DTYPES = {
 _UNREADABLE = {"F64", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4"}
 
 
-class Contents(NamedTuple):
+class SafetensorsHeader(NamedTuple):
     """The metadata of a safetensors file, and the dtype and shape of each array by name.
 
     A dtype that MLX cannot read has its name in the format, such as `F64`.
@@ -56,7 +56,7 @@ class Contents(NamedTuple):
     leaves: Leaves
 
 
-def contents(caller: str, path: Path) -> Contents:
+def read_safetensors_header(caller: str, path: Path) -> SafetensorsHeader:
     """Read the header of a safetensors file.
 
     Raises:
@@ -67,21 +67,21 @@ def contents(caller: str, path: Path) -> Contents:
         found = _checked(text, size)
         leaves = {name: (_DTYPES.get(dtype, dtype), shape) for name, dtype, shape, *_ in _entries(text)}
         del text  # before the metadata is decoded, since the header may be most of the memory
-        return Contents(_decoded(found), leaves)
+        return SafetensorsHeader(_decoded(found), leaves)
 
 
 def metadata_of(caller: str, path: Path) -> tuple[dict[str, bytes | bytearray], int]:
     """Return the metadata of a safetensors file, in UTF-8, and the number of bytes of its arrays.
 
-    Errors are those of `contents`.
+    Errors are those of `read_safetensors_header`.
     """
     with _named(caller, path):
         text, size = _text(caller, path)
         return _checked(text, size), size
 
 
-def check_names(caller: str, path: Path, names: Collection[str]) -> None:
-    """Refuse a file whose arrays do not have exactly these names; other errors as in `contents`."""
+def check_array_names(caller: str, path: Path, names: Collection[str]) -> None:
+    """Refuse a file whose arrays do not have exactly these names. Other errors are those of reading."""
     with _named(caller, path):
         text, size = _text(caller, path)
         _checked(text, size)
