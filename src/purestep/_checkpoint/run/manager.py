@@ -215,7 +215,6 @@ class Checkpointer:
             HyperparameterWarning: if a constant hyperparameter differs from that of `like`, as in `load`.
         """
         self._settle()
-        partial = partial if isinstance(partial, str) else list(partial)  # It is used for each attempt.
         options = {"cast": cast, "partial": partial, "rename": rename}
         return restore_from("Checkpointer.restore", self.path, step, like, options)
 

@@ -33,6 +33,9 @@ def restore_from(
         like: the template, or `None`.
         options: `cast`, `partial` and `rename`, as for `restore`.
     """
+    partial = options["partial"]
+    if not isinstance(partial, str):
+        options = {**options, "partial": list(partial)}  # used for each attempt
     if step is None:
         return _newest(caller, root, like, options)
     step = checks.integer(caller, "step", step, least=0)
