@@ -16,7 +16,7 @@ from purestep import __main__
 from purestep._checkpoint.format.header import FORMAT, seal, unseal
 from purestep._replay import bundle
 from purestep.checkpoint import to_bytes
-from purestep.cli import inspect, stored
+from purestep.cli import inspect
 
 TRANSFORM = ps.optimizers.adam(0.1)
 STATE = ps.TrainState.create(
@@ -301,18 +301,6 @@ def test_hostile_specs_are_damage(capsys, run):
     assert by_path(said)["params.layer.weight"]["status"] == "damaged"
 
 
-def test_arrays_are_read_a_few_at_a_time(monkeypatch, tmp_path):
-    monkeypatch.setattr(stored, "_TOGETHER", 40)
-    ps.checkpoint.save(tmp_path / "s.safetensors", STATE)
-    source = stored.open_source("test", tmp_path / "s.safetensors")
-    asked = []
-    watched = source._replace(read=lambda paths: asked.append(paths) or source.read(paths))
-    found = {path: array for path, array, problem in stored.read_all("test", watched, list(source.leaves))}
-    assert list(found) == ps.tree.paths(STATE)
-    assert len(asked) > 3
-    assert max(sum(found[path].nbytes for path in group) for group in asked if len(group) > 1) <= 40
-
-
 def test_a_replay_bundle_is_shown_as_one(capsys, tmp_path):
     path = bundle.write(tmp_path, 4, STATE, {"x": mx.ones(2)}, {"loss": mx.array(mx.nan)}, STATE, ())
     said = answer(capsys, path)
@@ -342,7 +330,7 @@ def test_mistakes_are_refused_in_a_sentence(capsys, run, monkeypatch, arguments,
 
 
 def test_without_rich_one_sentence_says_what_to_install_and_json_goes_on(capsys, run, monkeypatch):
-    monkeypatch.delitem(sys.modules, "purestep.cli.tables", raising=False)
+    monkeypatch.delitem(sys.modules, "purestep.cli.core.tables", raising=False)
     monkeypatch.setitem(sys.modules, "rich", None)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     code, out, err = call(capsys, run)

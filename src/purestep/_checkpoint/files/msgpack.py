@@ -4,6 +4,7 @@ import io
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, overload
 
 import mlx.core as mx
@@ -150,6 +151,12 @@ def from_bytes(
 
     stored = StoredTree("data", spec, read)
     return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
+
+
+def is_packed(path: Path) -> bool:
+    """Tell whether a file starts as the result of `to_bytes`."""
+    with path.open("rb") as file:
+        return b"\xa8" + _MAGIC.encode() in file.read(16)
 
 
 def _packed(arrays: dict[str, mx.array], spec: Any) -> bytes:

@@ -22,6 +22,7 @@ from purestep._checkpoint.format.scan import ScanError, Text
 FORMAT = 2
 MARKS = ('{"format":', '"digest":', '"checksums":{')  # a damaged sealed text still has some of these
 
+_LARGEST = 1_000_000_000  # bytes of a manifest or an index
 _MEMBERS = 32  # of a content
 
 _SEAL = re.compile(rb'\{"format":(\d{1,9}),"digest":"([0-9a-z_:]{1,80})",\n"content":')
@@ -70,6 +71,15 @@ def reading(caller: str, path: Path) -> Iterator[None]:
         if error.errno in _FILE_AT_FAULT:
             raise CorruptError(message) from None
         raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from None
+
+
+def read_text(caller: str, path: Path) -> bytes:
+    """Return a whole file of JSON text; refuse one that is too large before it is read."""
+    with reading(caller, path):
+        size = path.stat().st_size
+        if size <= _LARGEST:
+            return path.read_bytes()
+    raise CorruptError(f"{caller}: {path} is damaged: it has {size} bytes, at most {_LARGEST} are read")
 
 
 @contextmanager

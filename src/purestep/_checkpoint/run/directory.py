@@ -26,6 +26,7 @@ from purestep._checkpoint.format.header import (
     kind_of,
     naming,
     problem,
+    read_text,
     reading,
     seal,
     unseal,
@@ -119,6 +120,11 @@ def step_and_attempt(entry: Path) -> tuple[int, int] | None:
     return (step, attempt) if entry == path_of(entry.parent, step, attempt) else None
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a directory is one checkpoint, by its name or its manifest."""
+    return step_and_attempt(path) is not None or (path / MANIFEST).exists()
+
+
 def write(
     directory: Path,
     arrays: Mapping[str, mx.array],
@@ -180,8 +186,7 @@ def read(caller: str, directory: Path, *, only: str | None = None) -> Manifest:
     path = directory / MANIFEST
     _check_plain(caller, directory, directory=True)
     _check_plain(caller, path)
-    with reading(caller, path):
-        text = path.read_bytes()
+    text = read_text(caller, path)
     content = unseal(caller, str(path), text, only=only)
     leaves = leaf_specs(caller, str(path), content.get("tree"))
     try:
