@@ -149,7 +149,7 @@ def from_bytes(
         device.trim()
         return found
 
-    stored = StoredTree("data", spec, read)
+    stored = StoredTree("data", spec, leaves, read)
     return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
 
 

@@ -64,7 +64,7 @@ def stored_tree(caller: str, path: Path, content: dict[str, Any], held: dict[str
     def read(paths: list[str]) -> dict[str, mx.array]:
         return reader.read(caller, path.parent, places, leaves, paths)
 
-    return StoredTree(str(path), content["tree"], read)
+    return StoredTree(str(path), content["tree"], leaves, read)
 
 
 def _is_part(caller: str, file: Path, lenient: bool) -> bool:

@@ -23,6 +23,7 @@ _NODE = re.compile(
     rb'|\["(list|tuple|dict)",\[|\["(namedtuple)",(' + scan.STRING + rb"),\["
 )
 _KEY = re.compile(rb"\[(" + scan.STRING + rb"|-?\d{1,4300}),")
+_TYPES = {"dict": "dict", "list": "list", "tuple": "tuple", "none": "NoneType", "namedtuple": ""}
 _LONGEST_KEY = 12 * LONGEST + 20  # bytes: a character takes up to twelve
 
 
@@ -144,25 +145,36 @@ def extent(data: Text, start: int, stop: int) -> Extent:
     return Extent(arrays, characters, size)
 
 
-def built(data: Text, start: int, stop: int) -> list[Any]:
-    """Return the spec in a text; nodes without children are shared."""
-    lists: list[list[Any]] = [[]]
+def built(data: Text, start: int, stop: int) -> tree.Spec:
+    """Return the spec in a text; equal shapes, names and nodes without children are shared."""
+    around: list[tuple[ScannedNode, list[tuple[Any, tree.Spec]]]] = []
     shared: dict[Any, Any] = {}
+    top: list[tuple[Any, tree.Spec]] = []
     for node in walk(data, start, stop):
-        name = shared.setdefault(node.name, node.name)
-        made: list[Any] = [node.kind, *([name] if name else [])]
+        while len(around) > node.depth:
+            _close(around, top)
         if node.kind == "array":
-            made.append(list(node.shape))
+            dtype, shape = (shared.setdefault(value, value) for value in (node.name, node.shape))
+            spec: tree.Spec = tree.ArraySpec(dtype, shape)
+        elif node.empty:
+            spec = tree.NodeSpec(node.kind, node.name or _TYPES[node.kind])
+            spec = shared.setdefault(spec, spec)
         else:
-            if node.kind != "none":
-                made.append([])
-            if node.empty:
-                made = shared.setdefault((node.kind, name), made)
-        del lists[node.depth + 1 :]
-        lists[node.depth].append([node.key, made] if node.keyed else made)
-        if not node.empty:
-            lists.append(made[-1])
-    return lists[0][0]
+            around.append((node, []))
+            continue
+        (around[-1][1] if around else top).append((node.key, spec))
+    while around:
+        _close(around, top)
+    return top[0][1]
+
+
+def _close(
+    around: list[tuple[ScannedNode, list[tuple[Any, tree.Spec]]]], top: list[tuple[Any, tree.Spec]]
+) -> None:
+    """Make the innermost container from its children, and add it to the one around it."""
+    node, children = around.pop()
+    spec = tree.NodeSpec(node.kind, node.name or _TYPES[node.kind], tuple(children))
+    (around[-1][1] if around else top).append((node.key, spec))
 
 
 def _length(digits: bytes) -> int:

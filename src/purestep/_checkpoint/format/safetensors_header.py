@@ -21,6 +21,7 @@ from purestep._checkpoint.format.header import CorruptError, kind_of, reading
 from purestep._checkpoint.format.kinds import nbytes
 from purestep._checkpoint.format.scan import ScanError
 from purestep._checkpoint.format.specs import Leaves
+from purestep._core import tree
 
 _LONGEST = 100_000_000  # bytes of a header, the format's own limit
 _ENTRY = 8192  # bytes that describe an array
@@ -65,7 +66,10 @@ def read_safetensors_header(caller: str, path: Path) -> SafetensorsHeader:
     with _named(caller, path):
         text, size = _text(caller, path)
         found = _checked(text, size)
-        leaves = {name: (_DTYPES.get(dtype, dtype), shape) for name, dtype, shape, *_ in _entries(text)}
+        leaves = {
+            name: tree.ArraySpec(_DTYPES.get(dtype, dtype), shape)
+            for name, dtype, shape, *_ in _entries(text)
+        }
         del text  # before the metadata is decoded, since the header may be most of the memory
         return SafetensorsHeader(_decoded(found), leaves)
 

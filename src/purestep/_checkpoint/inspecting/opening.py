@@ -13,7 +13,6 @@ from purestep._checkpoint.files.sealed import header_in_file, header_in_index, s
 from purestep._checkpoint.format.header import CorruptError, problem, reading
 from purestep._checkpoint.format.names import INDEX, KEY
 from purestep._checkpoint.format.safetensors_header import read_safetensors_header
-from purestep._checkpoint.format.specs import leaf_specs
 from purestep._checkpoint.inspecting.arrays import StoredArrays
 from purestep._checkpoint.run import directory
 from purestep._core import tree
@@ -67,8 +66,7 @@ def _whole(caller: str, path: Path) -> StoredArrays:
         leaves = read_safetensors_header(caller, path).leaves
         return _foreign(caller, path, "safetensors, not purestep's", dict.fromkeys(leaves, path.name), ())
     stored = stored_tree(caller, path, content, None)
-    leaves = leaf_specs(caller, str(path), stored.tree)
-    return StoredArrays(path, "safetensors", leaves, stored.read, True)
+    return StoredArrays(path, "safetensors", stored.leaves, stored.read, True)
 
 
 def _divided(caller: str, path: Path) -> StoredArrays:
@@ -80,9 +78,8 @@ def _divided(caller: str, path: Path) -> StoredArrays:
     if content is None:
         return _foreign(caller, path, f"safetensors in {shards}, not purestep's", held, index.files)
     stored = stored_tree(caller, path, content, held)
-    leaves = leaf_specs(caller, str(path), stored.tree)
     kind = f"safetensors in {shards}"
-    return StoredArrays(path, kind, leaves, stored.read, True, files=frozenset(index.files))
+    return StoredArrays(path, kind, stored.leaves, stored.read, True, files=frozenset(index.files))
 
 
 def _foreign(

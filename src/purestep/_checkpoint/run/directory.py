@@ -37,6 +37,7 @@ from purestep._checkpoint.format.names import SUFFIX, index_of
 from purestep._checkpoint.format.specs import Leaves, leaf_specs
 from purestep._checkpoint.restoring.restore import StoredTree
 from purestep._checkpoint.run.record import Record
+from purestep._core.tree import Spec
 
 _PARAMS = "params."
 _NAME = re.compile(r"step_(\d{8,18})(?:\.([1-9]\d{0,8}))?")
@@ -54,7 +55,7 @@ class Manifest(NamedTuple):
     """
 
     record: Record
-    tree: Any
+    tree: Spec
     leaves: Leaves
     places: dict[str, reader.Place]
     files: dict[str, tuple[int, str]]
@@ -69,7 +70,7 @@ class Manifest(NamedTuple):
         def read(paths: list[str]) -> dict[str, mx.array]:
             return reader.read(caller, directory, self.places, self.leaves, paths, check)
 
-        return StoredTree(str(directory), self.tree, read)
+        return StoredTree(str(directory), self.tree, self.leaves, read)
 
     def check_file(self, caller: str, name: str) -> None:
         """Refuse a changed file; its arrays are checked when they are read."""
