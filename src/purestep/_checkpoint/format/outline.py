@@ -24,6 +24,11 @@ _NODE = re.compile(
 )
 _KEY = re.compile(rb"\[(" + scan.STRING + rb"|-?\d{1,4300}),")
 _TYPES = {"dict": "dict", "list": "list", "tuple": "tuple", "none": "NoneType", "namedtuple": ""}
+# An array whose key, if it has one, and shape are written as most are.
+_SHAPE = rb"((?:[0-9]{1,18}(?:,[0-9]{1,18})*)?)"
+_ARRAY = rb'\["array","(\w{1,20})",\[' + _SHAPE + rb"\]\]"
+_PLAIN_ARRAY = re.compile(_ARRAY)
+_KEYED_ARRAY = re.compile(rb'\["([^"\\\x00-\x1f\x80-\xff]{0,1000})",' + _ARRAY + rb"(?=\])")
 _LONGEST_KEY = 12 * LONGEST + 20  # bytes: a character takes up to twelve
 
 
@@ -60,6 +65,21 @@ class _Container:
         self.count = 0
         self.segment = ""  # of the path, to the child where the walk is
         self.hashes = array("q")  # of keys
+        self.common = _KEYED_ARRAY if self.keyed else _PLAIN_ARRAY
+
+    def enter(self, key: Any) -> None:
+        """Note the key of the next child, or its place."""
+        self.count += 1
+        if not self.keyed:
+            self.segment = str(key)
+            return
+        if self.kind == "dict":
+            self.segment = tree.key_segment(key)
+        elif isinstance(key, str) and key.isidentifier():
+            self.segment = key
+        else:
+            raise ScanError("a field has an invalid name")
+        self.hashes.append(hash(repr(key)))  # hash("") is hash(0), and hash(-1) is hash(-2)
 
 
 def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterator[ScannedNode]:
@@ -77,31 +97,42 @@ def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterat
     around: list[_Container] = []
     at = start
     while True:
-        key, keyed = None, False
-        if around:
-            key, at = _entered(data, at, stop, around[-1])
-            keyed = around[-1].keyed
-        found = _NODE.match(data, at, stop)
-        if not found or found.end() - at > _LONGEST_KEY:
-            raise ScanError("there is no node")
-        at, depth = found.end(), len(around)
-        if found[1]:
-            yield ScannedNode(depth, key, keyed, "none")
-        elif found[2]:
-            shape = tuple(map(_length, found[4].split(b","))) if found[4] else ()
+        key, keyed, depth = None, False, len(around)
+        found = around[-1].common.match(data, at, stop) if around else None
+        if found:
+            *named, dtype, lengths = found.groups()
+            keyed, key = bool(named), named[0].decode() if named else around[-1].count
+            around[-1].enter(key)
+            at = found.end()
+            shape = tuple(map(int, lengths.split(b","))) if lengths else ()
             path = ".".join([container.segment for container in around])
-            yield ScannedNode(depth, key, keyed, "array", found[3].decode(), shape, path)
+            yield ScannedNode(depth, key, keyed, "array", dtype.decode(), shape, path)
         else:
-            kind = (found[5] or found[6]).decode()
-            name = scan.string(data, *found.span(7)) if found[7] else ""
-            empty = data[at : at + 1] == b"]"
-            yield ScannedNode(depth, key, keyed, kind, name, empty=empty)
-            if not empty:
-                around.append(_Container(kind))
-                if len(around) > DEEPEST:
-                    raise ScanError("it is too deep")
-                continue
-            at = _passed(data, at, stop, b"]]")
+            if around:
+                key, at = _entered(data, at, stop, around[-1])
+                keyed = around[-1].keyed
+                around[-1].enter(key)
+            found = _NODE.match(data, at, stop)
+            if not found or found.end() - at > _LONGEST_KEY:
+                raise ScanError("there is no node")
+            at = found.end()
+            if found[1]:
+                yield ScannedNode(depth, key, keyed, "none")
+            elif found[2]:
+                shape = tuple(map(_length, found[4].split(b","))) if found[4] else ()
+                path = ".".join([container.segment for container in around])
+                yield ScannedNode(depth, key, keyed, "array", found[3].decode(), shape, path)
+            else:
+                kind = (found[5] or found[6]).decode()
+                name = scan.string(data, *found.span(7)) if found[7] else ""
+                empty = data[at : at + 1] == b"]"
+                yield ScannedNode(depth, key, keyed, kind, name, empty=empty)
+                if not empty:
+                    around.append(_Container(kind))
+                    if len(around) > DEEPEST:
+                        raise ScanError("it is too deep")
+                    continue
+                at = _passed(data, at, stop, b"]]")
         # A node is followed by the end of its pair, then a comma or the end of its container.
         while around:
             if around[-1].keyed:
@@ -182,23 +213,13 @@ def _length(digits: bytes) -> int:
 
 
 def _entered(data: Text, at: int, stop: int, container: _Container) -> tuple[Any, int]:
-    """Read the key of the next child, if it has one, and note it in the container."""
-    key: Any = container.count
-    container.count += 1
-    container.segment = str(key)
+    """Return the key of the next child, or its place, and where its node starts."""
     if not container.keyed:
-        return key, at
+        return container.count, at
     found = _KEY.match(data, at, min(stop, at + _LONGEST_KEY))
     if not found:
         raise ScanError("there is no key, or a long one")
     key = scan.string(data, *found.span(1)) if data[found.start(1)] == 0x22 else int(found[1])
-    if container.kind == "dict":
-        container.segment = tree.key_segment(key)
-    elif isinstance(key, str) and key.isidentifier():
-        container.segment = key
-    else:
-        raise ScanError("a field has an invalid name")
-    container.hashes.append(hash(repr(key)))  # hash("") is hash(0), and hash(-1) is hash(-2)
     return key, found.end()
 
 

@@ -47,6 +47,8 @@ def match(
     rename: Rename | None,
 ) -> Match:
     """Compare two specs at every path: arrays, `None` and containers, after renaming."""
+    if stored == like and not partial and rename is None:
+        return Match({path: path for path, _ in tree.spec_items(like)}, [], [])
     wanted: dict[str, tree.Spec] = {".".join(segments): node for segments, node in tree.spec_nodes(like)}
     ends = list(_ends(stored))
     ends, lines, notes = _renamed(caller, ends, rename)
