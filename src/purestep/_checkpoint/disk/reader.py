@@ -18,6 +18,7 @@ from purestep._checkpoint.format.specs import Leaves
 from purestep._core import tree
 
 _SUMMING = min(4, os.cpu_count() or 1)  # threads
+_SMALL = 1 << 14  # bytes, of an array whose checksum takes less time than another thread
 _UNSUMMED = 2 * _SUMMING  # arrays that wait for their checksum while MLX reads on
 # MLX's messages if the system refused to open or to read; they give no reason.
 _REFUSED = re.compile("Failed to open|Unable to read")
@@ -112,6 +113,7 @@ def read(
     found = _chosen(
         caller, directory, places, leaves, paths, _opened(caller, directory, places, files, check)
     )
+    sources = {name: directory / name for name in files}
     sums: deque[tuple[str, Future[None]]] = deque()
 
     def finish() -> None:
@@ -126,13 +128,16 @@ def read(
     # compute checksums of those already read.
     try:
         with ThreadPoolExecutor(_SUMMING) as pool:
-            named = [directory / name for name in files]
-            _evaluate(caller, f"{directory}", named, lambda: mx.async_eval(found))
+            _evaluate(caller, f"{directory}", sources.values(), lambda: mx.async_eval(found))
             for path in found:
-                file = directory / places[path].file
+                place, file = places[path], sources[places[path].file]
                 _evaluate(caller, f"{path} in {file}", [file], lambda path=path: mx.eval(found[path]))
                 raw = checksum.raw(found[path])
-                sums.append((path, pool.submit(_check_bytes, caller, directory, path, places[path], raw)))
+                if raw.nbytes <= _SMALL:
+                    _check_bytes(caller, file, path, place, raw)
+                    found[path] = device.placed(found[path])
+                    continue
+                sums.append((path, pool.submit(_check_bytes, caller, file, path, place, raw)))
                 del raw  # which would keep the array
                 if len(sums) > _UNSUMMED:
                     finish()
@@ -203,7 +208,7 @@ def examine(
             _check_kind(caller, directory, path, place, leaves[path], array)
             source = f"{path} in {directory / file}"
             _evaluate(caller, source, [directory / file], lambda array=array: mx.eval(array))
-            _check_bytes(caller, directory, path, place, checksum.raw(array))
+            _check_bytes(caller, directory / file, path, place, checksum.raw(array))
         except CorruptError as error:
             yield error
 
@@ -256,7 +261,7 @@ def _check_kind(
         raise CorruptError(f"{caller}: {file} is damaged: {path} has another dtype or shape")
 
 
-def _check_bytes(caller: str, directory: Path, path: str, place: Place, raw: Any) -> None:
-    source = f"{path} in {directory / place.file}"
+def _check_bytes(caller: str, file: Path, path: str, place: Place, raw: Any) -> None:
+    source = f"{path} in {file}"
     if not verified(caller, source, place.checksum, raw):
         raise CorruptError(f"{caller}: {source} is damaged: its bytes do not have the checksum written")

@@ -25,7 +25,7 @@ _NODE = re.compile(
 _KEY = re.compile(rb"\[(" + scan.STRING + rb"|-?\d{1,4300}),")
 _TYPES = {"dict": "dict", "list": "list", "tuple": "tuple", "none": "NoneType", "namedtuple": ""}
 # An array whose key, if it has one, and shape are written as most are.
-_SHAPE = rb"((?:[0-9]{1,18}(?:,[0-9]{1,18})*)?)"
+_SHAPE = rb"((?:[0-9]{1,18}(?:,[0-9]{1,18}){0,63})?)"
 _ARRAY = rb'\["array","(\w{1,20})",\[' + _SHAPE + rb"\]\]"
 _PLAIN_ARRAY = re.compile(_ARRAY)
 _KEYED_ARRAY = re.compile(rb'\["([^"\\\x00-\x1f\x80-\xff]{0,1000})",' + _ARRAY + rb"(?=\])")
@@ -101,12 +101,10 @@ def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterat
         found = around[-1].common.match(data, at, stop) if around else None
         if found:
             *named, dtype, lengths = found.groups()
-            keyed, key = bool(named), named[0].decode() if named else around[-1].count
+            key = named[0].decode() if named else around[-1].count
             around[-1].enter(key)
             at = found.end()
-            shape = tuple(map(int, lengths.split(b","))) if lengths else ()
-            path = ".".join([container.segment for container in around])
-            yield ScannedNode(depth, key, keyed, "array", dtype.decode(), shape, path)
+            yield _array(around, key, dtype, lengths)
         else:
             if around:
                 key, at = _entered(data, at, stop, around[-1])
@@ -119,9 +117,7 @@ def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterat
             if found[1]:
                 yield ScannedNode(depth, key, keyed, "none")
             elif found[2]:
-                shape = tuple(map(_length, found[4].split(b","))) if found[4] else ()
-                path = ".".join([container.segment for container in around])
-                yield ScannedNode(depth, key, keyed, "array", found[3].decode(), shape, path)
+                yield _array(around, key, found[3], found[4])
             else:
                 kind = (found[5] or found[6]).decode()
                 name = scan.string(data, *found.span(7)) if found[7] else ""
@@ -206,6 +202,13 @@ def _close(
     node, children = around.pop()
     spec = tree.NodeSpec(node.kind, node.name or _TYPES[node.kind], tuple(children))
     (around[-1][1] if around else top).append((node.key, spec))
+
+
+def _array(around: list[_Container], key: Any, dtype: bytes, lengths: bytes) -> ScannedNode:
+    shape = tuple(map(_length, lengths.split(b","))) if lengths else ()
+    path = ".".join([container.segment for container in around])
+    keyed = bool(around) and around[-1].keyed
+    return ScannedNode(len(around), key, keyed, "array", dtype.decode(), shape, path)
 
 
 def _length(digits: bytes) -> int:

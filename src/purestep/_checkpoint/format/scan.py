@@ -19,11 +19,11 @@ _NEXT = re.compile(_BLANK + rb"(?:,|(\}))" + _BLANK)
 _ASCII = re.compile(rb'"([^"\\\x00-\x1f\x80-\xff]{0,1000})"')
 _SCALAR = re.compile(STRING + rb"|true|false|null|-?[0-9][-+.0-9eE]*+|-?Infinity|NaN")
 _COUNTED = re.compile(STRING + rb"|[,:\[{]")
-_TOKEN = re.compile(STRING + rb'|["\[\]{}]')
 # A whole list or object that holds no deeper one than its own members, such as the description of an array.
 _INNER = rb'(?:[^"\[\]{}]++|' + STRING + rb")*+"
 _SHALLOW = rb"[\[{]" + _INNER + rb"(?:[\[{]" + _INNER + rb"[\]}]" + _INNER + rb")*+[\]}]"
 _WHOLE = re.compile(_SHALLOW)
+_TOKEN = re.compile(_SHALLOW + rb"|" + STRING + rb'|["\[\]{}]')
 # A member, as it is written most often, and the comma after it.
 _MEMBER = re.compile(rb'"([^"\\\x00-\x1f\x80-\xff]{0,1000})":(' + STRING + rb"|" + _SHALLOW + rb")," + _BLANK)
 _PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
