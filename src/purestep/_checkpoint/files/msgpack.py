@@ -128,17 +128,19 @@ def from_bytes(
     header, chunks = _unpacked(caller, memoryview(data))
     text = open_sealed(caller, "data", header)
     described(caller, "data", text)
-    if sum(_pieces(nbytes(node.name, node.shape)) for node in _arrays(text)) != sum(1 for _ in chunks()):
-        raise CorruptError(f"{caller}: data is damaged: it does not hold the arrays its header names")
     # Everything is verified before objects are made from it.
-    _verify(caller, text, chunks())
-    pieces = chunks()
-    places = {
-        node.path: [next(pieces) for _ in range(_pieces(nbytes(node.name, node.shape)))]
-        for node in _arrays(text)
-    }
+    try:
+        _verify(caller, text, chunks())
+    except (ValueError, StopIteration):
+        if sum(_pieces(nbytes(node.name, node.shape)) for node in _arrays(text)) == sum(1 for _ in chunks()):
+            raise
+        raise CorruptError(
+            f"{caller}: data is damaged: it does not hold the arrays its header names"
+        ) from None
     spec = outline.built(text.text, *text.members["tree"])
     leaves = leaf_specs(caller, "data", spec)
+    pieces = chunks()
+    places = {path: [next(pieces) for _ in range(_pieces(nbytes(*leaf)))] for path, leaf in leaves.items()}
 
     def read(paths: list[str]) -> dict[str, mx.array]:
         found = {}
@@ -234,7 +236,12 @@ def _arrays(text: SealedText) -> Iterator[outline.ScannedNode]:
 
 
 def _verify(caller: str, text: SealedText, chunks: Iterator[memoryview]) -> None:
-    """Check the bytes of every array: the tree, the checksums and the bytes are in one order."""
+    """Check the bytes of every array: the tree, the checksums and the bytes are in one order.
+
+    Raises:
+        StopIteration: if there are more or fewer pieces than the tree needs.
+        CorruptError: for any other damage.
+    """
     try:
         sums = scan.members(text.text, *text.members["checksums"])
         for node, found in zip_longest(_arrays(text), sums):
@@ -245,6 +252,8 @@ def _verify(caller: str, text: SealedText, chunks: Iterator[memoryview]) -> None
             expected = scan.string(text.text, *found[1:])
             if len(whole) != size or not verified(caller, node.path, expected, whole):
                 raise CorruptError(f"{caller}: data is damaged: {node.path} is not as it was written")
+        if next(chunks, None) is not None:
+            raise StopIteration
     except (ScanError, KeyError):
         raise CorruptError(
             f"{caller}: data is damaged: its header does not name the same arrays twice"
@@ -268,11 +277,10 @@ def _joined(pieces: list[memoryview]) -> Any:
 
 
 def _array(data: Any, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
+    """Return an array that is evaluated with others later, since an evaluation takes longer than its copy."""
     with mx.stream(mx.cpu):  # GPUs have no float64
         if not data:
             return mx.zeros(shape, dtype)
         # In its shape from the start: no axis of more than 2^31 elements can be, not even for a moment.
         raw: Any = memoryview(data).cast("B").cast(_UNSIGNED[dtype.size], shape or (1,))
-        array = mx.array(raw).view(dtype).reshape(shape)
-        mx.eval(array)
-        return array
+        return mx.array(raw).view(dtype).reshape(shape)
