@@ -36,7 +36,7 @@ LAYOUT = {
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
-    "_checkpoint": "format disk restoring files run".split(),
+    "_checkpoint": "format disk restoring files run inspecting".split(),
     "_data": "core sampling arrays text streams curricula".split(),
     "_loop": "core running callbacks config fitting".split(),
     "_steps": "state step core train compile evaluate sam loss_scaled cached_contrastive".split(),

@@ -11,8 +11,8 @@ from typing import Any
 
 import purestep as ps
 from purestep._loop.config.kinds import choices, optional
-from purestep.cli import output
-from purestep.cli.commands import ENDS, INTERRUPTED, Parser, command
+from purestep.cli.core import output
+from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command
 from purestep.cli.demo import with_openblas
 from purestep.cli.training import loading, settings
 from purestep.cli.training.recording import METRICS, SAMPLES, Recorder
