@@ -15,7 +15,7 @@ from purestep._core import checks, context, tree
 from purestep._modules.walking import attributes, is_atom, is_plain_object
 
 _SEQUENCES: Any = (list, deque)
-_TRANSFORMED: Any = type(mx.checkpoint(len))  # also of mx.compile, mx.grad and mx.vmap
+_TRANSFORMED: Any = type(mx.checkpoint(len))  # mx.compile, mx.grad and mx.vmap return this type too
 
 
 class UncopyableError(Exception):
@@ -50,7 +50,7 @@ class _Copier:
             return self.memo[id(value)]
         if is_atom(value):
             return value
-        if type(value) is _TRANSFORMED:  # first, because isinstance sees the function within
+        if type(value) is _TRANSFORMED:  # tested first: isinstance sees the type of the function inside
             return self._transformed(path, value)
         if isinstance(value, mx.array):
             return self._keep(value, copy.copy(value))
