@@ -56,8 +56,9 @@ def functional(
         ValueError: from `apply`, if training mode has no key; if random numbers are drawn without a key; if
             `params` or `model_state` do not fit the module; if, in a `train_step`, a layer depends on the
             mode and neither `rng` nor `train` is given; if the forward pass makes a change that would be
-            lost, to: BatchNorm's statistics without `model_state=`, trained arrays, arrays under names that
-            start with `_`, counters, caches, attributes of plain objects.
+            lost. Such changes are those of BatchNorm's statistics without `model_state=`, of trained arrays,
+            of arrays under names that start with `_`, and of counters, caches and attributes of plain
+            objects.
         TypeError: if `module` is not a module.
 
     Warns:

@@ -34,7 +34,8 @@ def copied(module: nn.Module, replaced: dict[int, Any]) -> dict[int, Any]:
 
     Raises:
         UncopyableError: for a value that cannot be copied, such as a lock or a generator.
-        ValueError: for a function that `mx.compile`, `mx.grad` or the like made around arrays of the module.
+        ValueError: for a function that `mx.compile`, `mx.grad` or a similar function made around arrays of
+            the module.
     """
     copier = _Copier(replaced)
     copier.copy("", module)

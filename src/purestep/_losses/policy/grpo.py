@@ -1,4 +1,4 @@
-"""GRPO and its relatives: the clipped objective for groups of sampled completions.
+"""GRPO and its variants: the clipped objective for groups of sampled completions.
 
 Rows are completions. Log-probabilities and masks are [n, length - 1], as `token_logps` and `completion_mask`
 return them.

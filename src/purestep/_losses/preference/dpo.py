@@ -1,4 +1,4 @@
-"""DPO and its relatives: losses of pairs of a preferred and a rejected completion.
+"""DPO and its variants: losses of pairs of a preferred and a rejected completion.
 
 They take log-probabilities of whole completions, [batch], as `sequence_logps` returns them: those of the
 policy and, for DPO, those of a reference. No gradient flows to the reference, so its log-probabilities can be
