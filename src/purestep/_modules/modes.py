@@ -8,7 +8,7 @@ from purestep._core import checks
 
 
 class Guard:
-    """A placeholder for the arrays and the mode of a copied module while `apply` does not run; use raises."""
+    """A placeholder for arrays and mode of a copied module while `apply` does not run; any use raises."""
 
     def __init__(self, path: str):
         self._path = path

@@ -24,8 +24,8 @@ def eval_step(
 ) -> Callable[[TrainState, Batch], dict[str, AnyMean]]:
     """Build the pure function that evaluates a state on one batch.
 
-    `loss_fn` receives `None` for its key. An `apply` made by `functional` then runs in evaluation mode.
-    Random numbers drawn without a key raise an error.
+    Without `rng`, `loss_fn` receives `None` for its key. An `apply` made by `functional` then runs in
+    evaluation mode, and random numbers drawn without a key raise an error.
 
     Args:
         loss_fn: as in `train_step`.

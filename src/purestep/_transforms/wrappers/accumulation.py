@@ -37,7 +37,8 @@ def accumulate(
 
     At the other steps the updates are zero and the inner state is unchanged. The mean is exact: gradients are
     weighted by `weight`, the weight of the loss, which `train_step` passes to transforms. So steps with
-    different numbers of real tokens give the gradient over all their tokens. Without `weight`, it is 1.
+    different numbers of real tokens give the gradient over all their tokens. Without `weight`, every gradient
+    has weight 1.
 
     `flush` applies a window that is still incomplete at the end of the data. Its mean is exact too.
 

@@ -193,11 +193,12 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> GradientTransform:
-    """Chain `scale_by_rms`, or `scale_by_stddev` if `centered`, `scale_by_learning_rate` and `trace`.
+    """Chain `scale_by_rms`, `scale_by_learning_rate` and `trace`.
 
-    Without `momentum`, `trace` is omitted. The momentum is a sum of steps that include the learning rate:
-    after a change of the rate, the step length changes gradually. With `eps_in_sqrt=False` and a constant
-    rate, this is PyTorch's RMSprop with `alpha=decay`.
+    With `centered`, `scale_by_stddev` replaces `scale_by_rms`. Without `momentum`, `trace` is omitted. The
+    momentum is a sum of steps that include the learning rate: after a change of the rate, the step length
+    changes gradually. With `eps_in_sqrt=False` and a constant rate, this is PyTorch's RMSprop with
+    `alpha=decay`.
 
     Args:
         learning_rate: a number of at least 0, a 0-d array or a schedule.

@@ -1,4 +1,4 @@
-"""Yogi: Adam with a mean square that moves towards the new square by a share of the new square."""
+"""Yogi: Adam with a mean square that changes by a fixed share of the new square."""
 
 import mlx.core as mx
 

@@ -82,7 +82,7 @@ def orthogonalize(
 
     Args:
         x: [out, in]; more axes, [out, ...], are treated as [out, everything else].
-        dimension_numbers: other axes of inputs and outputs; `None`: as for `x`.
+        dimension_numbers: the axes of inputs and outputs; `None`: [out, everything else].
         ns_coeffs: (a, b, c); or rows of three numbers, one row for each step; or "standard" or "dion".
         ns_steps: the number of steps with a single row, at least 1; ignored for several rows.
         preconditioning: "frobenius" divides by the norm of all elements. "schatten" divides by the root of
