@@ -35,8 +35,8 @@ def eval_step(
             that receives the key runs in training mode unless it gets `train=False`. `None`: no key.
 
     Returns:
-        `step(state, batch) -> {"loss": Mean, ...}`. The loss function's metrics are `Mean`s too, so that
-        batches merge to the exact mean over all of them. A sum of means is a `MeanSum`.
+        A function `step(state, batch)` that returns a dict of `loss` and the loss function's metrics. Each is
+        a `Mean`, or a `MeanSum` for a sum of means, so that batches merge to the exact mean over all of them.
 
     Raises:
         ValueError, TypeError: as `train_step`; also for random numbers drawn without a key if `rng` is
@@ -98,9 +98,9 @@ def evaluate(
         perplexity: add `perplexity`, `exp(loss)`. It is meaningful only for a loss in nats per token.
 
     Returns:
-        A dict of Python floats: `loss`; every other metric, each over its own weight (0.0 if the weight is
-        0); `weight`, the total weight of the loss, or of its first term for a sum of means; and `perplexity`
-        if requested, which is `inf` for a loss above 709.78 and NaN for a loss that is NaN.
+        A dict of Python floats with `loss`; every other metric, each over its own weight (0.0 if the weight
+        is 0); `weight`, the total weight of the loss, or of its first term for a sum of means; and
+        `perplexity` if requested, which is `inf` for a loss above 709.78 and NaN for a loss that is NaN.
 
     Raises:
         ValueError: if the source has no batch (an iterator may be exhausted); if the total weight of the loss

@@ -79,9 +79,9 @@ def grpo_loss(
             `None`: none are skipped.
 
     Returns:
-        `(Mean, metrics)`. Metrics: `ratio`, the mean ratio; `clip_fraction`, the fraction of ratios at a
-        bound, which have no gradient. Both are over tokens or, at the level "sequence", over completions.
-        With `ref_logps` also `kl`, in nats per token.
+        `(Mean, metrics)`. The metrics are `ratio`, the mean ratio, and `clip_fraction`, the fraction of
+        ratios at a bound, which have no gradient. Both are over tokens or, at the level "sequence", over
+        completions. With `ref_logps` also `kl`, in nats per token.
 
     Raises:
         ValueError: if shapes do not fit, or an option is out of its range or missing.

@@ -45,9 +45,9 @@ def ppo_loss(
         truncated: as in `grpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over tokens. Metrics: `ratio`; `clip_fraction`, the fraction of ratios at a bound;
-        with values also `value_loss` and `value_clip_fraction`, the fraction of values whose loss is that of
-        `near`.
+        `(Mean, metrics)` over tokens. The metrics are `ratio`; `clip_fraction`, the fraction of ratios at a
+        bound; with values also `value_loss` and `value_clip_fraction`, the fraction of values whose loss is
+        that of `near`.
 
     Raises:
         ValueError: if shapes do not fit, an option is out of its range, or only some of values,

@@ -54,7 +54,7 @@ def dpo_loss(
             or NaN.
 
     Returns:
-        `(Mean, metrics)` over pairs. Metrics: `rewards_chosen` and `rewards_rejected`, beta times the
+        `(Mean, metrics)` over pairs. The metrics are `rewards_chosen` and `rewards_rejected`, beta times the
         difference of the log-probabilities of policy and reference; `rewards_margins`, the difference of
         these two; `rewards_accuracies`, the fraction of pairs with a positive margin.
 
@@ -116,7 +116,7 @@ def cpo_loss(
         weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero, and `nll`.
+        `(Mean, metrics)` over pairs, with the metrics of `dpo_loss` for a reference of zero, and `nll`.
 
     Raises: as `dpo_loss`.
 
@@ -158,7 +158,7 @@ def simpo_loss(
         weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero.
+        `(Mean, metrics)` over pairs, with the metrics of `dpo_loss` for a reference of zero.
 
     Raises: as `dpo_loss`.
 

@@ -41,8 +41,8 @@ def kto_loss(
 
     Returns:
         `(Mean, metrics)` over completions; `desirable_weight` and `undesirable_weight` change only the total
-        of the mean, not its weight. Metrics: `rewards_chosen` and `rewards_rejected`, beta times `h` over
-        desirable and over other completions; `kl`, the reference point `z`.
+        of the mean, not its weight. The metrics are `rewards_chosen` and `rewards_rejected`, beta times `h`
+        over desirable and over other completions, and `kl`, the reference point `z`.
 
     Raises:
         ValueError: if shapes do not fit or an option is out of range.

@@ -37,7 +37,7 @@ def orpo_loss(
         weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero, `nll`, and
+        `(Mean, metrics)` over pairs, with the metrics of `dpo_loss` for a reference of zero, `nll`, and
         `log_odds`, the logarithm of the ratio of odds.
 
     Raises:

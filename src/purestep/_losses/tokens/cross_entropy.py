@@ -59,8 +59,8 @@ def cross_entropy(
             (1e-4 in PaLM).
 
     Returns:
-        `Mean(total, weight)`: the weighted sum of losses, and the sum of the targets' weights. If every
-        weight is zero, the value and the gradient are zero.
+        A `Mean` of the weighted sum of losses and the sum of the targets' weights. If every weight is zero,
+        the value and the gradient are zero.
 
     Raises:
         ValueError: if the shapes do not fit, or an option is out of its range.

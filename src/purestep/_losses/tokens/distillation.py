@@ -85,8 +85,8 @@ def top_k_logits(
         temperature: above 0, the temperature of the loss that will use these arrays.
 
     Returns:
-        `(logits, indices, rest)`, [..., k], [..., k] and float32 [...]: the arguments `teacher_logits`,
-        `teacher_indices` and `teacher_rest` of `soft_target_loss`.
+        `(logits, indices, rest)`, of shapes [..., k], [..., k] and [...]; `rest` is float32. They are the
+        arguments `teacher_logits`, `teacher_indices` and `teacher_rest` of `soft_target_loss`.
 
     Raises:
         ValueError: if k or the temperature is out of range.
@@ -140,8 +140,8 @@ def distillation_loss(
         weights: as in `soft_target_loss`.
 
     Returns:
-        `(Mean, metrics)` over positions. Metrics, in nats: `soft`, the soft target loss with its
-        factor temperature²; `hard`, the cross entropy.
+        `(Mean, metrics)` over positions. The metrics, in nats, are `soft`, the soft target loss with its
+        factor temperature², and `hard`, the cross entropy.
 
     Raises:
         ValueError, TypeError: as `soft_target_loss`, and for targets that are not integers of shape [...].

@@ -149,8 +149,8 @@ def multi_token_loss(
         ignore_index: targets of this value are skipped; `None`: no target is.
 
     Returns:
-        `(Mean, metrics)`. Metrics: `next_token_loss`, `mtp_loss_1`, ..., the mean of each depth over its own
-        targets.
+        `(Mean, metrics)`. The metrics `next_token_loss`, `mtp_loss_1`, ... are the means of each depth over
+        its own targets.
 
     Raises:
         ValueError: if the shapes do not fit, or `mtp_weight` is out of its range.

@@ -55,7 +55,7 @@ def packed_loss_mask(segments: mx.array) -> mx.array:
         segments: integer [batch, length], 0 on padding.
 
     Returns:
-        float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
+        float32 [batch, length - 1], one number for each target, as `shift` splits tokens.
 
     Raises:
         ValueError, TypeError: if segments are not an integer [batch, length].

@@ -19,7 +19,7 @@ def shift(tokens: mx.array) -> tuple[mx.array, mx.array]:
         tokens: [..., length], at least two; of any dtype, so that segment ids can be split too.
 
     Returns:
-        `(inputs, targets)`, `tokens[..., :-1]` and `tokens[..., 1:]`, both [..., length - 1].
+        `(inputs, targets)`, all tokens but the last and all but the first, both [..., length - 1].
 
     Raises:
         ValueError: if there are fewer than two tokens.
@@ -42,7 +42,7 @@ def prompt_mask(tokens: mx.array, prompt_lengths: int | mx.array) -> mx.array:
             belong to the prompt, including padding on the left.
 
     Returns:
-        float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
+        float32 [batch, length - 1], one number for each target, as `shift` splits tokens.
 
     Raises:
         ValueError: if the shapes do not fit or a Python number is negative.
@@ -77,7 +77,7 @@ def completion_mask(
         stop_tokens: the token, or tokens, that end a completion. `None`: there are none.
 
     Returns:
-        float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
+        float32 [batch, length - 1], one number for each target, as `shift` splits tokens.
 
     Raises:
         ValueError: if the shapes do not fit or a Python number is negative.
