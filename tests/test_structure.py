@@ -25,18 +25,18 @@ ROOT = Path(__file__).parents[1]
 LAYOUT = {
     "": (
         "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay "
-        "_loop types rng tree transforms optimizers schedules losses data checkpoint replay metrics "
+        "_loop types rng tree layers transforms optimizers schedules losses data checkpoint replay metrics "
         "callbacks testing demos cli __main__"
     ).split(),
     "_core": (
         "escaping hardware sums ordering mean types checks microbatching scalars tree graph context rng"
     ).split(),
-    "_layers": "activations reduced".split(),
+    "_layers": "activations reduced substitutes".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
-    "_checkpoint": "format disk restoring files run".split(),
+    "_checkpoint": "format disk restoring files run inspecting".split(),
     "_data": "core sampling arrays text streams curricula".split(),
     "_loop": "core running callbacks config fitting".split(),
     "_steps": "state step core train compile evaluate sam loss_scaled cached_contrastive".split(),

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -160,6 +161,32 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(capsys, here, monkey
     assert same("whole", "parts")
     rows = [(here / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
     assert rows[0] == rows[1]
+
+
+def test_ctrl_c_in_the_first_compilation_says_how_to_go_on(capsys, here, monkeypatch):
+    def lost_kernel(state, batch):
+        signal.raise_signal(signal.SIGINT)  # a terminal sends it to the compiler that MLX runs, too
+        raise RuntimeError("Could not load C++ shared library")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "create_step", lambda *arguments: lost_kernel)
+        code, _, err = command(capsys, *QUICK, "--max-steps", "4", "--out", "run")
+    assert code == 130
+    assert err == (
+        "train: interrupted before the first step. To continue: python -m purestep train --resume --out run"
+    )
+    assert result(capsys, "--resume", "--out", "run")["steps"] == 4
+
+
+def test_a_run_that_another_process_writes_is_refused_in_one_line(capsys, here):
+    result(capsys, *QUICK, "--max-steps", "4", "--out", "run")
+    with ps.checkpoint.Checkpointer(here / "run/checkpoints") as writer:
+        writer.save({"w": mx.zeros(1)}, step=99)
+        writer.delete(99)  # the lock stays
+        code, _, err = command(capsys, "--resume", "--out", "run", "--max-steps", "8")
+    assert code == 2
+    assert err.startswith("train: Checkpointer.")
+    assert f"{here}/run/checkpoints is being written by pid" in err
 
 
 def test_a_run_is_resumed_with_its_own_settings_and_harmless_changes(capsys, here):

@@ -6,6 +6,7 @@ The functions here give the same values as MLX's bit for bit. Their gradients ar
 once. For float32 arrays they are MLX's own.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +17,11 @@ REDUCED = (mx.bfloat16, mx.float16)
 
 # MLX's own, since the names in `mlx.core` may stand for the functions below.
 _addmm, _rms_norm, _layer_norm = mx.addmm, mx.fast.rms_norm, mx.fast.layer_norm
+
+
+def _custom(function: Callable[..., mx.array]) -> Any:
+    """Return a function whose `vjp` is to be set; MLX's stubs do not type it."""
+    return mx.custom_function(function)
 
 
 def is_reduced(*arrays: Any) -> bool:
@@ -37,7 +43,7 @@ def lookup(table: mx.array, indices: mx.array) -> mx.array:
     if not is_reduced(table) or not isinstance(indices, mx.array):
         return table[indices]
 
-    @mx.custom_function
+    @_custom
     def rows(table: mx.array, indices: mx.array) -> mx.array:
         return table[indices]
 
@@ -80,7 +86,7 @@ def addmm(
     return _biased(c, a, b)
 
 
-@mx.custom_function
+@_custom
 def _biased(c: mx.array, a: mx.array, b: mx.array) -> mx.array:
     return _addmm(c, a, b)
 
@@ -111,7 +117,7 @@ def affine(x: mx.array, weight: mx.array | None, bias: mx.array | None) -> mx.ar
     return x
 
 
-@mx.custom_function
+@_custom
 def _scaled(weight: mx.array, x: mx.array) -> mx.array:
     return weight * x
 
@@ -123,7 +129,7 @@ def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
     return _over_rows(product, weight), (cotangent * weight).astype(x.dtype)
 
 
-@mx.custom_function
+@_custom
 def _shifted(x: mx.array, bias: mx.array) -> mx.array:
     return x + bias
 
@@ -186,7 +192,7 @@ def _normed(x: mx.array, weight: mx.array | None, bias: mx.array | None, norm: A
         given = list(arrays)
         return None if weight is None else given.pop(0), None if bias is None else given.pop(0)
 
-    @mx.custom_function
+    @_custom
     def function(x: mx.array, *arrays: mx.array) -> mx.array:
         return norm(x, *both(arrays))
 

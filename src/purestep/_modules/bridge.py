@@ -14,7 +14,7 @@ from purestep._modules.slots import slots_of, trained_and_held
 
 
 def functional(
-    module: nn.Module, *, discard: str | Sequence[str] = ()
+    module: nn.Module, *, discard: str | Sequence[str] = (), own_gradients: bool = True
 ) -> tuple[Apply, dict[str, Any], dict[str, Any]]:
     """Return a module as `(apply, params, model_state)`: a pure function and its arrays.
 
@@ -46,6 +46,12 @@ def functional(
         discard: paths of attributes that the forward pass may change without an effect on later calls, such
             as a cached mask. Patterns such as `"layers.*._mask"` are allowed. Each call starts without the
             change.
+        own_gradients: compute with the functions of `ps.layers` instead of MLX's. The values are the same.
+            In bfloat16 and float16, the gradients of embeddings, biases and norms are summed in float32; MLX
+            sums them in the reduced dtype. The gradients of GELU, Mish and SiLU keep only their input. This
+            covers `mlx.nn`'s layers, and `mx.addmm`, `mx.fast.rms_norm`, `mx.fast.layer_norm` and
+            `mlx.nn.gelu` in layers of your own. Other sums of your own, such as `x + self.bias`, are MLX's:
+            use `ps.layers.affine` and `ps.layers.lookup`.
 
     Returns:
         `apply`, `params` and `model_state`; the last two are nested dicts and lists of arrays.
@@ -78,4 +84,4 @@ def functional(
     # New handles of the same data: writing into the module's arrays does not change these trees.
     params, model_state = tree.map(copy.copy, trained), tree.map(copy.copy, held)
     patterns = (discard,) if isinstance(discard, str) else tuple(discard)
-    return Runner(module, slots, params, model_state, patterns).apply, params, model_state
+    return Runner(module, slots, params, model_state, patterns, own_gradients).apply, params, model_state

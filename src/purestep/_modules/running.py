@@ -4,7 +4,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +13,7 @@ import mlx.nn as nn
 from purestep._core import checks, context, graph, tree
 from purestep._core.rng import forbidden, scope
 from purestep._core.types import Params, Tree
+from purestep._layers import substitutes
 from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
 from purestep._modules.handles import own
@@ -30,6 +31,7 @@ class Runner:
         params: its trainable arrays.
         held: its other arrays.
         discard: patterns of the attributes whose changes are dropped.
+        own_gradients: compute with the functions of `_layers` in place of MLX's.
     """
 
     def __init__(
@@ -39,11 +41,16 @@ class Runner:
         params: Params,
         held: Tree,
         discard: tuple[str, ...],
+        own_gradients: bool,
     ):
         guards: dict[int, Any] = {id(at[0].read()): modes.Guard(path) for path, at in slots.items()}
         resting = modes.held_back(module)
         try:
-            twins: dict[int, Any] = copied(module, guards)
+            twins: dict[int, Any] = (
+                copied(module, guards | substitutes.FUNCTIONS, substitutes.CLASSES)
+                if own_gradients
+                else copied(module, guards)
+            )
             self._borrowed = False
         except UncopyableError as error:
             _warn_borrowed(*error.args)
@@ -62,7 +69,7 @@ class Runner:
         }
         self._params = {path: leaf.shape for path, leaf in tree.items(params)}
         self._held = {path: leaf.shape for path, leaf in tree.items(held)}
-        self._initial, self._discard = held, discard
+        self._initial, self._discard, self._own_gradients = held, discard, own_gradients
         self._arrays = private_arrays(self._places, self._image)
         self._seen: set[tuple[Any, bool]] = set()  # (entry point, mode) pairs whose first call was checked
         self._watched: dict[str, mx.array] = {}  # the trained arrays, during such a first call
@@ -167,7 +174,8 @@ class Runner:
             if self._borrowed:
                 contents.write(self._places, self._image)
             try:
-                yield
+                with substitutes.substituted() if self._own_gradients else nullcontext():
+                    yield
             finally:
                 contents.write(self._places, now)
 

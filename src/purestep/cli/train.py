@@ -11,8 +11,8 @@ from typing import Any
 
 import purestep as ps
 from purestep._loop.config.kinds import choices, optional
-from purestep.cli import output
-from purestep.cli.commands import ENDS, INTERRUPTED, Parser, command
+from purestep.cli.core import output
+from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command
 from purestep.cli.demo import with_openblas
 from purestep.cli.training import loading, settings
 from purestep.cli.training.recording import METRICS, SAMPLES, Recorder
@@ -82,7 +82,7 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
         result = trained(session, callbacks)
     except Exception as error:
         own = ":" in session.settings.task.model
-        if not own and not isinstance(error, (ValueError, OSError)):
+        if not own and not isinstance(error, (ValueError, OSError, ps.checkpoint.LockedError)):
             raise
         _fail(session, error, own=own)
         return 2
@@ -99,8 +99,8 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
     if recorder.sample is not None:
         found["sample"] = recorder.sample
     if result.reason == "signal":
-        said = f"interrupted after step {result.steps}; the state is saved. To continue: {_again(session)}"
-        output.fail("train", said)
+        where = f"after step {result.steps}; the state is saved" if result.steps else "before the first step"
+        output.fail("train", f"interrupted {where}. To continue: {_again(session)}")
     elif _status(result.reason):
         output.fail("train", f"stopped: {result.reason}; the checkpoints before are kept")
     return found

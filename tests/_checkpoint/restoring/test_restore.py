@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
+from purestep import tree
 from purestep._checkpoint.restoring import restore
 from purestep.checkpoint import Checkpointer, RestoreWarning, from_bytes, load, save, to_bytes
 from tests.trees import Pair, same_bits
@@ -137,9 +138,7 @@ def test_options_without_a_template_and_patterns_without_a_list_are_refused(read
 
 
 def test_named_tuples_come_back_as_the_types_given(tmp_path):
-    stored = restore.Stored(
-        "there", ["namedtuple", "Moments", [["count", ["none"]], ["mu", ["dict", []]]]], lambda _: {}
-    )
+    stored = restore.StoredTree("there", tree.spec(Moments(None, {})), {}, lambda _: {})
     assert restore.restore("load", stored, None, types=[Moments]) == Moments(None, {})
     assert restore.restore("load", stored, None) == {"count": None, "mu": {}}
 

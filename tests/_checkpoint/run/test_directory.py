@@ -22,7 +22,7 @@ STATE = {"params": {"w": mx.ones(3), "b": mx.zeros(2)}, "step": mx.array(1)}
 
 
 def written(root, state=STATE, step=1, shard_bytes=None):
-    path = directory.located(root, step)
+    path = directory.path_of(root, step)
     path.mkdir()
     directory.write(
         path, tensors.snapshot(state), tree.to_plain(tree.spec(state)), {"step": step, **FACTS}, shard_bytes
@@ -32,7 +32,7 @@ def written(root, state=STATE, step=1, shard_bytes=None):
 
 def read_back(path):
     manifest = directory.read("read", path)
-    return restore("read", manifest.stored("read"), None)
+    return restore("read", manifest.stored_tree("read"), None)
 
 
 def rewrite(path, **changes):
@@ -44,7 +44,7 @@ def rewrite(path, **changes):
 @pytest.mark.parametrize("step", [0, 1, 99_999_999, 100_000_000, 10**18 - 1])
 def test_every_step_that_is_saved_is_found(tmp_path, step):
     path = written(tmp_path, step=step)
-    assert directory.step_of(path) == directory.step_of(directory.located(tmp_path, step))
+    assert directory.step_and_attempt(path) == directory.step_and_attempt(directory.path_of(tmp_path, step))
     assert directory.read("read", path).record.step == step
     assert same_bits(read_back(path), STATE)
 
@@ -83,11 +83,11 @@ def test_files_outside_the_directory_are_refused(tmp_path, name):
 
 
 def test_what_has_the_name_but_not_the_kind_is_told(tmp_path):
-    directory.located(tmp_path, 1).touch()
+    directory.path_of(tmp_path, 1).touch()
     with pytest.raises(
         CorruptError, match="step_00000001 is missing: what is there is a file, not a directory"
     ):
-        read_back(directory.located(tmp_path, 1))
+        read_back(directory.path_of(tmp_path, 1))
     path = written(tmp_path, step=2)
     (path / "model.safetensors").unlink()
     (path / "model.safetensors").mkdir()
@@ -153,10 +153,10 @@ def test_verify_holds_one_array_at_a_time(tmp_path):
 
 def test_a_restore_looks_at_each_header_once(tmp_path, monkeypatch):
     path = written(tmp_path)
-    checked, check = [], reader.check_arrays
+    checked, check = [], reader.check_array_names
     monkeypatch.setattr(
         reader,
-        "check_arrays",
+        "check_array_names",
         lambda where, file, names: checked.append(file.name) or check(where, file, names),
     )
     assert same_bits(read_back(path), STATE)

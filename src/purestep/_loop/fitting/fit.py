@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+from purestep._checkpoint.run.arguments import plain_values
 from purestep._checkpoint.run.manager import Checkpointer
-from purestep._checkpoint.run.record import plain
-from purestep._checkpoint.run.signals import Signals, signals
+from purestep._checkpoint.run.signals import Signals, signals, watching
 from purestep._core import checks
 from purestep._core.types import StepFn
 from purestep._loop.core.progress import Progress, Run, Stop
@@ -16,7 +16,7 @@ from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
 from purestep._loop.fitting.result import FitResult, best_in
 from purestep._loop.fitting.resuming import KEY, fingerprint, restored, take_up
-from purestep._loop.fitting.session import Session
+from purestep._loop.fitting.session import SIGNAL, Session
 from purestep._loop.fitting.storage import Storage
 from purestep._loop.running.cursor import PassCursor, check_source, cursor_for
 from purestep._loop.running.feeding import Feed
@@ -48,9 +48,10 @@ def fit(
     device works on the next step meanwhile, as in `run`.
 
     The first Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint; a second one stops at
-    once. If a step, the source, an evaluation or a callback raises, the state after the last step is saved,
-    and the error is raised with the attribute `result`, a `FitResult`. A checkpoint that cannot be saved, on
-    a full disk for example, gives a `CheckpointWarning`, and training goes on.
+    once. A signal that arrived before, within `checkpoint.signals()`, ends the run before its first step. If
+    a step, the source, an evaluation or a callback raises, the state after the last step is saved, and the
+    error is raised with the attribute `result`, a `FitResult`. A checkpoint that cannot be saved, on a full
+    disk for example, gives a `CheckpointWarning`, and training goes on.
 
     A resumed run equals an uninterrupted one bit for bit: state, data, history, callbacks. It continues in
     the middle of an epoch. An iterable is read again up to its position, unless it has `get_state()` and
@@ -112,7 +113,7 @@ def fit(
         save_every = checks.integer(caller, "save_every", save_every, least=1)
         if checkpointer is None:
             raise checks.error(caller, "save_every needs a checkpointer")
-    metadata = plain(caller, "metadata", {} if metadata is None else metadata)
+    metadata = plain_values(caller, "metadata", {} if metadata is None else metadata)
     evaluations = evaluations_of(caller, evaluate)
     hooks = Hooks(caller, callbacks)
     begun = restored(caller, checkpointer, state, resume=resume)
@@ -131,7 +132,7 @@ def fit(
     storage = Storage(caller, checkpointer, save_every, facts, warn_nonfinite=not stop_on_nonfinite)
     feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
     in_main = threading.current_thread() is threading.main_thread()
-    with signals() if in_main else nullcontext(Signals()) as asked:
+    with signals() if in_main else nullcontext(watching() or Signals()) as asked:
         session = Session(
             caller, step, ledger, hooks, evaluations, storage, asked,
             save_evaluated=checkpointer is not None and checkpointer.save_when is None,
@@ -158,7 +159,7 @@ def fit(
         try:
             hooks.train_begin(run)
             del run
-            reason = _trained(step, box, feed, session, ledger)
+            reason = _trained(step, box, feed, session, ledger, asked)
             if reason is None:
                 reason = _ended(cursor, span, steps, ledger)
             storage.finish(session.progress)
@@ -170,19 +171,29 @@ def fit(
     return done
 
 
-def _trained(step: StepFn, box: list[Any], feed: Feed, session: Session, ledger: Ledger) -> str | None:
+def _trained(
+    step: StepFn, box: list[Any], feed: Feed, session: Session, ledger: Ledger, asked: Signals
+) -> str | None:
     """Make all steps; return the reason if the run is stopped before its end."""
-    if ledger.owed:  # A signal ended the run before these evaluations.
-        session.progress = ledger.standing(box[0])
-        stops = [request.reason for request in session.evaluate() if isinstance(request, Stop)]
-        if stops:
-            return stops[0]
-    for made in pipelined(step, box.pop(), feed):
-        reason = session.after(made)
-        del made
-        if reason is not None:
-            return reason
-    return None
+    if asked.received:
+        return SIGNAL
+    try:
+        if ledger.owed:  # A signal ended the run before these evaluations.
+            session.progress = ledger.standing(box[0])
+            stops = [request.reason for request in session.evaluate() if isinstance(request, Stop)]
+            if stops:
+                return stops[0]
+        for made in pipelined(step, box.pop(), feed):
+            reason = session.after(made)
+            del made
+            if reason is not None:
+                return reason
+    except RuntimeError as error:
+        # A terminal sends Ctrl-C to the compiler that MLX runs, too; MLX then misses a kernel.
+        if type(error) is not RuntimeError or not asked.received:
+            raise
+        return SIGNAL
+    return SIGNAL if ledger.owed else None
 
 
 def _ended(cursor: Any, span: Span, steps: int | None, ledger: Ledger) -> str:

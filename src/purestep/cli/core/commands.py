@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from purestep._core.escaping import printable
-from purestep.cli import output
-from purestep.cli.streams import OutputError, Stream
+from purestep.cli.core import output
+from purestep.cli.core.streams import OutputError, Stream
 
 DONE, OUTPUT_FAILED, BUG, INTERRUPTED, PIPE_CLOSED = 0, 1, 70, 130, 141
 

@@ -1,18 +1,20 @@
-"""The content of a run's directory: checkpoints, the writer, and unfinished files."""
+"""List a run's directory (checkpoints, the writer, what is unfinished), or a directory of files."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 from purestep._checkpoint.disk import lock
 from purestep._checkpoint.format import names
+from purestep._checkpoint.format.header import problem
 from purestep._checkpoint.format.names import INDEX, SUFFIX
 from purestep._checkpoint.format.specs import nbytes
+from purestep._checkpoint.inspecting.arrays import StoredArrays
+from purestep._checkpoint.inspecting.opening import file_problems, open_arrays
 from purestep._checkpoint.run import directory, store
-from purestep.cli.stored import Source, file_problems, open_source, problem_of
 
 
-class Checkpoint(NamedTuple):
-    """One checkpoint. Its manifest and the headers of its files are checked; unknown values are `None`."""
+class ListedCheckpoint(NamedTuple):
+    """One checkpoint of a run, with checked headers. Values that a damaged one does not tell are `None`."""
 
     step: int
     time: float | None
@@ -21,7 +23,7 @@ class Checkpoint(NamedTuple):
     problems: list[str]
 
 
-class Temporary(NamedTuple):
+class UnfinishedCheckpoint(NamedTuple):
     """A directory of a checkpoint that a writer has not finished."""
 
     name: str
@@ -29,7 +31,7 @@ class Temporary(NamedTuple):
     bytes: int
 
 
-class File(NamedTuple):
+class ListedFile(NamedTuple):
     """One file of arrays or the index of several files; unknown values are `None`."""
 
     name: str
@@ -39,8 +41,8 @@ class File(NamedTuple):
     problems: list[str]
 
 
-class Listing(NamedTuple):
-    """The directory of a run.
+class RunListing(NamedTuple):
+    """What the directory of a run holds.
 
     Attributes:
         path: the path of the directory.
@@ -50,14 +52,14 @@ class Listing(NamedTuple):
     """
 
     path: str
-    checkpoints: list[Checkpoint]
+    checkpoints: list[ListedCheckpoint]
     writer: str | None
-    temporaries: list[Temporary]
+    temporaries: list[UnfinishedCheckpoint]
 
 
-def list_run(caller: str, root: Path) -> Listing:
+def list_run(caller: str, root: Path) -> RunListing:
     """List a directory of checkpoints without reading arrays."""
-    return Listing(
+    return RunListing(
         str(root),
         [_checkpoint(caller, entry) for entry in store.entries(root)],
         lock.writer(root),
@@ -65,13 +67,13 @@ def list_run(caller: str, root: Path) -> Listing:
     )
 
 
-def list_files(caller: str, root: Path) -> tuple[tuple[File, ...], dict[str, Source]]:
+def list_files(caller: str, root: Path) -> tuple[tuple[ListedFile, ...], dict[str, StoredArrays]]:
     """List the safetensors files of a directory in the order of writing, and open the readable ones.
 
     A file that an index names is not listed separately.
     """
-    files: dict[str, File] = {}
-    sources: dict[str, Source] = {}
+    files: dict[str, ListedFile] = {}
+    opened: dict[str, StoredArrays] = {}
     shards: set[str] = set()
     # Indexes come first, since they name the files that belong to them.
     for entry in sorted(root.iterdir(), key=lambda entry: (not entry.name.endswith(INDEX), entry.name)):
@@ -79,27 +81,27 @@ def list_files(caller: str, root: Path) -> tuple[tuple[File, ...], dict[str, Sou
             continue
         written = entry.stat().st_mtime
         try:
-            source = sources[entry.name] = open_source(caller, entry)
+            stored = opened[entry.name] = open_arrays(caller, entry)
         except ValueError as error:
-            files[entry.name] = File(entry.name, written, None, None, [problem_of(caller, error)])
+            files[entry.name] = ListedFile(entry.name, written, None, None, [problem(caller, error)])
             continue
-        shards |= source.files
-        size = sum(nbytes(*leaf) for leaf in source.leaves.values())
-        files[entry.name] = File(entry.name, written, len(source.leaves), size, list(source.problems))
-    return tuple(sorted(files.values(), key=lambda file: (file.time, file.name))), sources
+        shards |= stored.files
+        size = sum(nbytes(*leaf) for leaf in stored.leaves.values())
+        files[entry.name] = ListedFile(entry.name, written, len(stored.leaves), size, list(stored.problems))
+    return tuple(sorted(files.values(), key=lambda file: (file.time, file.name))), opened
 
 
-def _checkpoint(caller: str, path: Path) -> Checkpoint:
-    step, _ = directory.step_of(path) or (0, 1)
+def _checkpoint(caller: str, path: Path) -> ListedCheckpoint:
+    step, _ = directory.step_and_attempt(path) or (0, 1)
     try:
         manifest = directory.read(caller, path)
     except ValueError as error:
-        return Checkpoint(step, None, {}, None, [problem_of(caller, error)])
+        return ListedCheckpoint(step, None, {}, None, [problem(caller, error)])
     record = manifest.record
-    return Checkpoint(step, record.time, record.metrics, record.bytes, file_problems(caller, manifest))
+    return ListedCheckpoint(step, record.time, record.metrics, record.bytes, file_problems(caller, manifest))
 
 
-def _temporary(entry: Path) -> Temporary | None:
+def _temporary(entry: Path) -> UnfinishedCheckpoint | None:
     writer = names.writer_of(entry.name)
     if writer is None or entry.is_symlink() or not entry.is_dir():
         return None
@@ -107,4 +109,4 @@ def _temporary(entry: Path) -> Temporary | None:
         size = sum(file.lstat().st_size for file in entry.iterdir() if file.is_file())
     except FileNotFoundError:  # the writer has just finished
         return None
-    return Temporary(entry.name, f"pid {writer[1]} on {writer[0]}", size)
+    return UnfinishedCheckpoint(entry.name, f"pid {writer[1]} on {writer[0]}", size)

@@ -9,6 +9,7 @@ The reader of the safetensors package is not used, because it needs numpy.
 
 import json
 import os
+import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
@@ -21,6 +22,7 @@ from purestep._checkpoint.format.header import CorruptError, kind_of, reading
 from purestep._checkpoint.format.kinds import nbytes
 from purestep._checkpoint.format.scan import ScanError
 from purestep._checkpoint.format.specs import Leaves
+from purestep._core import tree
 
 _LONGEST = 100_000_000  # bytes of a header, the format's own limit
 _ENTRY = 8192  # bytes that describe an array
@@ -44,9 +46,21 @@ _DTYPES = {
 }
 # Dtypes of the format that MLX cannot read.
 _UNREADABLE = {"F64", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4"}
+_KNOWN = {name.encode(): name for name in [*_DTYPES, *_UNREADABLE]}
+# The forms in which MLX and the safetensors package describe an array; other forms are parsed as JSON.
+_WHOLE = rb"(?:0|[1-9][0-9]{0,18})"
+_PARTS = (
+    rb'"data_offsets":\[(?P<start>' + _WHOLE + rb"),(?P<stop>" + _WHOLE + rb")\]",
+    rb'"dtype":"(?P<dtype>[0-9A-Z_]{1,20})"',
+    rb'"shape":\[(?P<shape>(?:' + _WHOLE + rb"(?:," + _WHOLE + rb")*)?)\]",
+)
+_FORMS = [
+    re.compile(rb"\{" + b",".join(_PARTS[place] for place in order) + rb"\}")
+    for order in ((0, 1, 2), (1, 2, 0))
+]
 
 
-class Contents(NamedTuple):
+class SafetensorsHeader(NamedTuple):
     """The metadata of a safetensors file, and the dtype and shape of each array by name.
 
     A dtype that MLX cannot read has its name in the format, such as `F64`.
@@ -56,7 +70,7 @@ class Contents(NamedTuple):
     leaves: Leaves
 
 
-def contents(caller: str, path: Path) -> Contents:
+def read_safetensors_header(caller: str, path: Path) -> SafetensorsHeader:
     """Read the header of a safetensors file.
 
     Raises:
@@ -65,35 +79,42 @@ def contents(caller: str, path: Path) -> Contents:
     with _named(caller, path):
         text, size = _text(caller, path)
         found = _checked(text, size)
-        leaves = {name: (_DTYPES.get(dtype, dtype), shape) for name, dtype, shape, *_ in _entries(text)}
+        leaves = {
+            name: tree.ArraySpec(_DTYPES.get(dtype, dtype), shape)
+            for name, dtype, shape, *_ in _entries(text)
+        }
         del text  # before the metadata is decoded, since the header may be most of the memory
-        return Contents(_decoded(found), leaves)
+        return SafetensorsHeader(_decoded(found), leaves)
 
 
 def metadata_of(caller: str, path: Path) -> tuple[dict[str, bytes | bytearray], int]:
     """Return the metadata of a safetensors file, in UTF-8, and the number of bytes of its arrays.
 
-    Errors are those of `contents`.
+    Errors are those of `read_safetensors_header`.
     """
     with _named(caller, path):
         text, size = _text(caller, path)
         return _checked(text, size), size
 
 
-def check_names(caller: str, path: Path, names: Collection[str]) -> None:
-    """Refuse a file whose arrays do not have exactly these names; other errors as in `contents`."""
+def check_array_names(caller: str, path: Path, names: Collection[str]) -> None:
+    """Refuse a file whose arrays do not have exactly these names. Other errors are those of reading."""
     with _named(caller, path):
         text, size = _text(caller, path)
-        _checked(text, size)
-        count = 0  # no name occurs twice
-        for name, *_ in _entries(text):
-            count += 1 if name in names else len(names) + 1
-    if count != len(names):
-        raise CorruptError(f"{caller}: {path} is damaged: its arrays are not those its header names")
+        try:
+            _checked(text, size, names)
+        except _OthersError:
+            raise CorruptError(
+                f"{caller}: {path} is damaged: its arrays are not those its header names"
+            ) from None
 
 
 class _MalformedError(Exception):
     """A header breaks a rule of the format."""
+
+
+class _OthersError(Exception):
+    """A sound header names other arrays than those that are wanted."""
 
 
 @contextmanager
@@ -121,19 +142,23 @@ def _text(caller: str, path: Path) -> tuple[bytes, int]:
     return text, size - 8 - length
 
 
-def _checked(text: bytes, size: int) -> dict[str, bytes | bytearray]:
-    """Check a header against the rules of the format; return the metadata, in UTF-8.
+def _checked(text: bytes, size: int, wanted: Collection[str] | None = None) -> dict[str, bytes | bytearray]:
+    """Check a header against the rules of the format, and its names if some are wanted; return the metadata.
 
-    It stores 24 bytes for an array, whose description takes at least fifty.
+    The metadata is in UTF-8. The check stores 24 bytes for an array, whose description takes at least fifty.
     """
     metadata: dict[str, bytes | bytearray] | None = None
-    for name, start, stop in scan.members(text, 0, len(text)):
+    names, starts, stops, empty = array("q"), array("Q"), array("Q"), array("Q")
+    count = 0
+    for name, first, last in scan.members(text, 0, len(text)):
         if name == _METADATA:
             if metadata is not None:
                 raise _MalformedError("a name occurs twice")
-            metadata = _metadata(text, start, stop)
-    names, starts, stops, empty = array("q"), array("Q"), array("Q"), array("Q")
-    for name, dtype, shape, start, stop in _entries(text):
+            metadata = _metadata(text, first, last)
+            continue
+        dtype, shape, start, stop = _described(text, name, first, last)
+        if wanted is not None:  # no name occurs twice
+            count += 1 if name in wanted else len(wanted) + 1
         if not 0 <= start <= stop <= size or stop - start != _size(dtype, shape, stop - start):
             raise _MalformedError(f"the bytes of {name[:100]!r} are not where they should be")
         names.append(hash(name))
@@ -154,6 +179,8 @@ def _checked(text: bytes, size: int) -> dict[str, bytes | bytearray]:
         raise _MalformedError("its arrays do not lie end to end over all of its bytes")
     if any(starts[bisect_left(starts, place)] != place for place in empty if place):
         raise _MalformedError("the place of an empty array lies within another")
+    if wanted is not None and count != len(wanted):
+        raise _OthersError
     return metadata or {}
 
 
@@ -174,12 +201,20 @@ def _decoded(metadata: dict[str, bytes | bytearray]) -> dict[str, str]:
 
 def _entries(text: bytes) -> Iterator[tuple[str, str, tuple[int, ...], int, int]]:
     for name, start, stop in scan.members(text, 0, len(text)):
-        if name == _METADATA:
-            continue
-        if stop - start > _ENTRY:
-            raise _MalformedError(f"{name[:100]!r} is not described as an array")
-        entry = json.loads(text[start:stop].decode(), object_pairs_hook=_object)
-        yield name, *_entry(name, entry)
+        if name != _METADATA:
+            yield name, *_described(text, name, start, stop)
+
+
+def _described(text: bytes, name: str, start: int, stop: int) -> tuple[str, tuple[int, ...], int, int]:
+    """Return the dtype and the shape of an array, and where its bytes start and stop."""
+    if stop - start > _ENTRY:
+        raise _MalformedError(f"{name[:100]!r} is not described as an array")
+    for form in _FORMS:
+        found = form.fullmatch(text, start, stop)
+        if found and found["dtype"] in _KNOWN:
+            shape = tuple(map(int, found["shape"].split(b","))) if found["shape"] else ()
+            return _KNOWN[found["dtype"]], shape, int(found["start"]), int(found["stop"])
+    return _entry(name, json.loads(text[start:stop].decode(), object_pairs_hook=_object))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from purestep._core.escaping import printable
 def need_tables(command: str) -> Any:
     """Return the module that prints tables; if rich is missing, print an error and return `None`."""
     try:
-        return importlib.import_module("purestep.cli.tables")
+        return importlib.import_module("purestep.cli.core.tables")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("purestep"):
             raise

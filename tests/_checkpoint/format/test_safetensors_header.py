@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from purestep._checkpoint.format.contents import contents
+from purestep._checkpoint.format.safetensors_header import read_safetensors_header
 from purestep.checkpoint import CorruptError
 
 ARRAYS = {"a": np.arange(3, dtype=np.float32), "b.c": np.zeros((2, 0), np.int8), "d": np.array(2, np.uint16)}
@@ -29,7 +29,7 @@ def accepted(path):
 
 def ours(path):
     try:
-        return tuple(contents("load", path))
+        return tuple(read_safetensors_header("load", path))
     except CorruptError as error:
         return None if "is cut or not a safetensors file" in str(error) else error
 
@@ -43,10 +43,10 @@ def test_names_shapes_dtypes_and_metadata_are_those_of_the_package(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file(ARRAYS, path, metadata={"format": "pt"})
     assert ours(path) == accepted(path)
-    assert contents("load", path).leaves["b.c"] == ("int8", (2, 0))
+    assert read_safetensors_header("load", path).leaves["b.c"] == ("int8", (2, 0))
     for dtype in (mx.bool_, mx.bfloat16, mx.complex64, mx.float16, mx.uint64, mx.int32):
         mx.save_safetensors(str(path), {"x": mx.zeros((1, 2), dtype)})
-        assert contents("load", path) == ({}, {"x": (str(dtype).rpartition(".")[2], (1, 2))})
+        assert read_safetensors_header("load", path) == ({}, {"x": (str(dtype).rpartition(".")[2], (1, 2))})
 
 
 def test_every_changed_byte_and_every_cut_is_judged_as_by_the_package(tmp_path):
@@ -103,4 +103,4 @@ def test_a_length_beyond_the_file_or_the_limit_reads_nothing(tmp_path):
         write(tmp_path / "x", b"{}", length=length)
         assert ours(tmp_path / "x") is None
     with pytest.raises(CorruptError, match="is missing"):
-        contents("load", tmp_path / "absent")
+        read_safetensors_header("load", tmp_path / "absent")
