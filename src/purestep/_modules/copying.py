@@ -16,7 +16,7 @@ from purestep._core import checks, context, tree
 from purestep._modules.walking import attributes, is_atom, is_plain_object
 
 _SEQUENCES: Any = (list, deque)
-_TRANSFORMED: Any = type(mx.checkpoint(len))  # also of mx.compile, mx.grad and mx.vmap
+_TRANSFORMED: Any = type(mx.checkpoint(len))  # mx.compile, mx.grad and mx.vmap return this type too
 
 
 class UncopyableError(Exception):
@@ -38,7 +38,8 @@ def copied(
 
     Raises:
         UncopyableError: for a value that cannot be copied, such as a lock or a generator.
-        ValueError: for a function that `mx.compile`, `mx.grad` or the like made around arrays of the module.
+        ValueError: for a function that `mx.compile`, `mx.grad` or a similar function made around arrays of
+            the module.
     """
     copier = _Copier(replaced, {} if classes is None else classes)
     copier.copy("", module)
@@ -55,7 +56,7 @@ class _Copier:
             return self.memo[id(value)]
         if is_atom(value):
             return value
-        if type(value) is _TRANSFORMED:  # first, because isinstance sees the function within
+        if type(value) is _TRANSFORMED:  # tested first: isinstance sees the type of the function inside
             return self._transformed(path, value)
         if isinstance(value, mx.array):
             return self._keep(value, copy.copy(value))

@@ -21,7 +21,7 @@ from purestep._modules.slots import Slot, check_fits, private_arrays
 
 
 class Runner:
-    """A module with its contents when it was bridged, ready to run with other arrays.
+    """A module with the contents that it had when `functional` was called, ready to run with other arrays.
 
     It is a `Scene` of `context`: a recomputed function runs with the contents of its first run.
 
@@ -122,7 +122,7 @@ class Runner:
         return (out, left) if stateful else out
 
     def capture(self) -> context.Entry:
-        """Return a context manager that restores the module's present contents."""
+        """Return a function that makes a context with the module's present contents."""
         now = contents.read(self._places)
 
         @contextmanager
@@ -159,7 +159,7 @@ class Runner:
             )
 
     def settle(self, given: dict[int, mx.array]) -> None:
-        """Replace handles in the module by the arrays for which they stand, by `id`."""
+        """Replace arrays in the module; `given` maps the `id` of an array to its replacement."""
         for places in self._slots.values():
             for slot in places:
                 array = slot.container.get(slot.key) if isinstance(slot.container, dict) else slot.read()
@@ -168,7 +168,7 @@ class Runner:
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
-        """Run with the module's contents when it was bridged, and restore its present contents after."""
+        """Run the block with the contents that `functional` found, and restore the present ones after it."""
         with self._lock:
             now = contents.read(self._places)
             if self._borrowed:
@@ -180,7 +180,7 @@ class Runner:
                 contents.write(self._places, now)
 
     def _insert(self, given: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Write new handles of arrays into the module, and return them by path."""
+        """Write new handles for the arrays into the module, and return them by path."""
         handles = {path: copy.copy(array) for path, array in given.items()}
         for path, handle in handles.items():
             for slot in self._slots[path]:
@@ -232,7 +232,7 @@ def _stand_in(leaf: Any) -> Any:
 
 
 def _is_trained(params: Params) -> bool:
-    """Return whether the training step differentiates these parameters: a reference's are constants."""
+    """Return whether the training step differentiates these parameters, not those of a reference model."""
     step = context.current_step()
     if step is None:
         return False

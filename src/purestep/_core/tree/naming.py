@@ -1,8 +1,9 @@
 """Paths: names of the places in a tree, and leaves by path.
 
-A path names a leaf in one unambiguous string: `opt_state.1.mu.layers.0.weight`. NamedTuple fields and
-plain dict keys are written bare, list and tuple positions as digits, dict keys that would read as
-something else in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
+A path is an unambiguous name of a leaf, such as `opt_state.1.mu.layers.0.weight`. NamedTuple fields and most
+dict keys are written as they are, and list and tuple positions as digits. Integer dict keys are in brackets
+(`[0]`). Dict keys that could be mistaken for a position or for several segments are JSON strings (`"0"`,
+`"a.b"`).
 """
 
 import json
@@ -81,7 +82,7 @@ def paths(tree: Tree) -> list[str]:
 
 
 def fields(tree: Tree, name: str) -> list[tuple[str, Any]]:
-    """Return the path and the value of the field of this name, for every NamedTuple in the tree."""
+    """Return the path and the value of every NamedTuple field with this name."""
     found: list[tuple[str, Any]] = []
     _collect_fields("", tree, name, found)
     return found

@@ -1,4 +1,4 @@
-"""Specs: descriptions of trees by containers, keys, dtypes and shapes, without the numbers."""
+"""Specs: descriptions of trees by containers, keys, dtypes and shapes, without the values."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -13,7 +13,7 @@ _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 
 
 class ArraySpec(NamedTuple):
-    """An array without its numbers.
+    """The dtype and the shape of an array.
 
     Attributes:
         dtype: the name of its dtype, such as `float32`.
@@ -29,7 +29,7 @@ class NodeSpec(NamedTuple):
 
     Attributes:
         kind: `dict`, `list`, `tuple`, `namedtuple`, `none` or `other`.
-        name: the name of its type: the class of a NamedTuple, `dict`, `NoneType`.
+        name: the name of its type, such as `dict`, `NoneType` or the class of a NamedTuple.
         children: pairs of a key and a spec. The key is a dict key, a field name or a position.
     """
 
@@ -68,7 +68,7 @@ def spec(tree: Tree) -> Spec:
 
 @cache
 def dtype_name(dtype: mx.Dtype) -> str:
-    """Return `float32` for `mx.float32`."""
+    """Return the name of a dtype, such as `float32` for `mx.float32`."""
     return str(dtype).rsplit(".", 1)[-1]
 
 

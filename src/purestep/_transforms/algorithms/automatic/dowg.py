@@ -83,7 +83,9 @@ def dowg(
     weight_decay: float | mx.array | None = None,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`add_decayed_weights` (if given), `scale_by_dowg`, then `scale_by_learning_rate` (arXiv:2305.16284).
+    """Chain `add_decayed_weights`, `scale_by_dowg` and `scale_by_learning_rate` (arXiv:2305.16284).
+
+    Without `weight_decay`, the first is omitted.
 
     Args:
         learning_rate, weight_decay, mask: as in `dog`.

@@ -37,7 +37,7 @@ def scale_by_lion(
 ) -> GradientTransform:
     """Replace gradients by the sign of their mixture with a running mean.
 
-    The mixture uses `b1`, the mean itself decays with `b2`.
+    The mixture uses `b1`; the mean itself decays with `b2`.
 
     With `g` the gradient:
 
@@ -107,14 +107,14 @@ def lion(
     weight_decay: float | mx.array = 1e-3,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`scale_by_lion`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2302.06675).
+    """Chain `scale_by_lion`, `add_decayed_weights` and `scale_by_learning_rate` (arXiv:2302.06675).
 
     Apart from weight decay, every element changes by the learning rate, up or down, whatever the size of its
-    gradient. Choose a rate 3 to 10 times smaller
-    than for AdamW, and a decay that is larger by the same factor.
+    gradient. Choose a rate 3 to 10 times smaller than for AdamW, and a decay that is larger by the same
+    factor.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, mu_dtype: as in `scale_by_lion`.
         weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
