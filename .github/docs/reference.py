@@ -18,6 +18,7 @@ NAMESPACES = (
     "optimizers",
     "schedules",
     "losses",
+    "layers",
     "callbacks",
     "checkpoint",
     "replay",

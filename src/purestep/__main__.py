@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from purestep import __version__
 from purestep.cli import demo, inspect, replay, train
-from purestep.cli.commands import Parser, command
+from purestep.cli.core.commands import Parser, command
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train.main, "train a model on a text, JSONL or token file"),

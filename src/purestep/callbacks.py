@@ -1,4 +1,4 @@
-"""Callbacks of `fit`: what they receive, what they may return, and those that are shipped."""
+"""Callbacks of `fit`: the protocol, and the callbacks that are built in."""
 
 from functools import partial
 

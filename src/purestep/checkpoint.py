@@ -7,7 +7,7 @@ from purestep._checkpoint.files.msgpack import from_bytes, to_bytes
 from purestep._checkpoint.files.safetensors import load, save
 from purestep._checkpoint.files.weights import load_weights
 from purestep._checkpoint.format.header import CorruptError
-from purestep._checkpoint.restoring.rates import HyperparameterWarning
+from purestep._checkpoint.restoring.hyperparameters import HyperparameterWarning
 from purestep._checkpoint.restoring.restore import RestoreWarning
 from purestep._checkpoint.run.keeping import KeepPolicy, keep_any, keep_best, keep_every, keep_last
 from purestep._checkpoint.run.manager import Checkpointer

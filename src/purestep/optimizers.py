@@ -1,4 +1,4 @@
-"""Optimizers: chains of gradient transforms that end with the learning rate.
+"""Optimizers: chains of gradient transforms that include the learning rate.
 
 The sections of `__all__` are the table of contents.
 """

@@ -1,4 +1,4 @@
-"""Steps that went wrong, kept and run again."""
+"""Recording of steps that went wrong, to run and explain them again."""
 
 from functools import partial
 

@@ -3,9 +3,10 @@
 A tree is a dict, list, tuple, NamedTuple or `None`, nested; every other value is a leaf. `None` and
 empty containers hold no leaves and stay in place.
 
-A path is an unambiguous string that names a leaf: `opt_state.1.mu.layers.0.weight`. NamedTuple fields and
-plain dict keys are written as they are, and positions in lists and tuples as digits. Dict keys that look like
-something else are in JSON quotes (`"0"`, `"a.b"`), and integer dict keys in brackets (`[0]`).
+A path is an unambiguous name of a leaf, such as `opt_state.1.mu.layers.0.weight`. NamedTuple fields and most
+dict keys are written as they are, and list and tuple positions as digits. Integer dict keys are in brackets
+(`[0]`). Dict keys that could be mistaken for a position or for several segments are JSON strings (`"0"`,
+`"a.b"`).
 """
 
 from functools import partial

@@ -164,7 +164,7 @@ def test_directories_that_are_no_bundle_are_refused(capsys, bundle, place):
 
 
 def test_without_rich_one_sentence_says_what_to_install(capsys, bundle, monkeypatch):
-    monkeypatch.delitem(sys.modules, "purestep.cli.tables", raising=False)
+    monkeypatch.delitem(sys.modules, "purestep.cli.core.tables", raising=False)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     code, out, err = call(capsys, bundle, "--step", "users_step:step")
     assert (code, out) == (2, "")

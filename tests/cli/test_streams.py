@@ -13,8 +13,10 @@ import pytest
 
 import purestep as ps
 from purestep import __main__
-from purestep.cli import commands, inspect, inspection, output, streams
-from purestep.cli.streams import Stream
+from purestep.cli import inspect
+from purestep.cli.core import commands, output, streams
+from purestep.cli.core.streams import Stream
+from purestep.cli.inspecting import answering, opening
 from tests.cli.hostile import Terminal
 
 SOURCE = {"PYTHONPATH": str(Path(ps.__file__).parents[1])}  # for other processes, the same code
@@ -153,7 +155,7 @@ def test_an_interrupt_is_one_line(capsys, monkeypatch, run, command):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inspect, "opened", interrupted)
+    monkeypatch.setattr(inspect, "open_path", interrupted)
     monkeypatch.setattr("purestep.cli.replay.load", interrupted)
     monkeypatch.setattr("purestep.cli.replay.find_step", lambda text: (ps, None))
     monkeypatch.setattr(sys, "argv", ["purestep", command, "run", *(["--step=a:b"] * (command == "replay"))])
@@ -166,9 +168,9 @@ def test_a_permission_that_is_missing_is_no_damage(capsys, monkeypatch, run):
     def denied(*arguments):
         raise PermissionError(errno.EACCES, "Permission denied", "run/secret")
 
-    for name in ("read_all", "list_run", "open_source"):
+    for module, name in ((answering, "read_all"), (opening, "list_run"), (opening, "open_arrays")):
         with monkeypatch.context() as patch:
-            patch.setattr(inspection, name, denied)
+            patch.setattr(module, name, denied)
             assert inspect.main(["run"]) == 2
         assert capsys.readouterr().err == "inspect: Permission denied: 'run/secret'\n"
 

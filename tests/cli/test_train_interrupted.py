@@ -13,9 +13,15 @@ import pytest
 from purestep.cli import train
 from purestep.cli.training import corpus, session
 from tests.cli import hostile
-from tests.cli.test_train import QUICK, command, here, result, same  # noqa: F401  (a fixture)
+from tests.cli.train_runs import QUICK, command, prepared, result, same
 
 AGAIN = "To continue: python -m purestep train --resume --out run"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Run in a directory with a text and a module."""
+    yield from prepared(tmp_path, monkeypatch)
 
 
 def ctrl_c(*arguments):
@@ -48,7 +54,7 @@ def lost_kernel():
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_before_the_first_step_nothing_is_written(capsys, here, monkeypatch, there):  # noqa: F811
+def test_before_the_first_step_nothing_is_written(capsys, here, monkeypatch, there):
     if there:
         (here / "run").mkdir()
         (here / "run/mine").touch()
@@ -62,7 +68,7 @@ def test_before_the_first_step_nothing_is_written(capsys, here, monkeypatch, the
         assert sorted(here.rglob("*")) == before
 
 
-def test_a_resumed_run_that_is_interrupted_before_its_first_step_is_kept(capsys, here, monkeypatch):  # noqa: F811
+def test_a_resumed_run_that_is_interrupted_before_its_first_step_is_kept(capsys, here, monkeypatch):
     result(capsys, *QUICK, "--max-steps", "4", "--lr-schedule", "constant", "--out", "run")
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "inspected", ctrl_c)
@@ -71,7 +77,7 @@ def test_a_resumed_run_that_is_interrupted_before_its_first_step_is_kept(capsys,
     assert result(capsys, "--resume", "--out", "run", "--max-steps", "6")["steps"] == 6
 
 
-def test_a_compiler_that_ctrl_c_ends_is_an_interruption(capsys, here, monkeypatch):  # noqa: F811
+def test_a_compiler_that_ctrl_c_ends_is_an_interruption(capsys, here, monkeypatch):
     result(capsys, *QUICK, "--max-steps", "8", "--out", "whole")
     for at, saved in ((1, "no checkpoint is saved, so the run begins again"), (6, "the state after step")):
         with monkeypatch.context() as patch:
@@ -86,7 +92,7 @@ def test_a_compiler_that_ctrl_c_ends_is_an_interruption(capsys, here, monkeypatc
     assert same("whole", "run")
 
 
-def test_the_second_ctrl_c_stops_at_once_and_shows_the_cursor(here, monkeypatch, capsys):  # noqa: F811
+def test_the_second_ctrl_c_stops_at_once_and_shows_the_cursor(here, monkeypatch, capsys):
     for name, value in (("COLUMNS", "100"), ("LINES", "20"), ("TERM", "xterm")):
         monkeypatch.setenv(name, value)
     screen, errors = hostile.Terminal(), io.StringIO()
@@ -103,7 +109,7 @@ def test_the_second_ctrl_c_stops_at_once_and_shows_the_cursor(here, monkeypatch,
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
-def test_a_closed_pipe_ends_no_training(here):  # noqa: F811
+def test_a_closed_pipe_ends_no_training(here):
     command_ = [sys.executable, "-m", "purestep", "train", *QUICK, "--max-steps", "8", "--out", "run"]
     with subprocess.Popen(command_, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -120,7 +126,7 @@ def test_a_closed_pipe_ends_no_training(here):  # noqa: F811
     assert done.stderr == b"train: standard output cannot be written: No space left on device\n"
 
 
-def test_a_kernel_that_cannot_be_compiled_and_too_little_memory_are_one_line(capsys, here, monkeypatch):  # noqa: F811
+def test_a_kernel_that_cannot_be_compiled_and_too_little_memory_are_one_line(capsys, here, monkeypatch):
     for number, (error, message) in enumerate(
         (
             (

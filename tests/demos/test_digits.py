@@ -5,11 +5,9 @@ import json
 import mlx.core as mx
 import pytest
 
-import purestep as ps
 from purestep.demos import digits as demo
 from purestep.demos.models.convolution import handwritten
-from tests._loop.workload import assert_same
-from tests.demos.runs import options, rows
+from tests.demos.runs import check_files, check_resumed, crash, options, rows, stop
 
 
 @pytest.fixture(autouse=True)
@@ -36,41 +34,10 @@ def test_it_learns_to_read_and_writes_its_files(here, capsys):
     assert run(steps=120) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["test_accuracy"] > 0.95
-    assert {file.name for file in (here / "run").iterdir()} == {
-        "run.json", "metrics.jsonl", "curves.png", "checkpoints",
-    }  # fmt: skip
+    check_files(here / "run")
     assert rows(here / "run")[-1]["test_accuracy"] == result["test_accuracy"]
 
 
-def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(here, monkeypatch, capsys):
-    assert run(steps=16, out="whole") == 0
-    whole = json.loads(capsys.readouterr().out)
-    fit = ps.fit
-
-    def interrupted(step, state, source, **given):
-        """Raise as a crash in the fifth step would, after a checkpoint of the fourth."""
-
-        def dying(state, batch):
-            if int(state.step.item()) == 5:
-                raise RuntimeError("a crash")
-            return step(state, batch)
-
-        return fit(dying, state, source, **given)
-
-    monkeypatch.setattr(ps, "fit", interrupted)
-    with pytest.raises(RuntimeError, match="a crash"):
-        run(steps=16, out="part")
-    monkeypatch.setattr(ps, "fit", fit)
-    capsys.readouterr()
-    assert demo.run(options(out="part", resume=True)) == 0
-    part = json.loads(capsys.readouterr().out)
-    assert part["test_loss"] == whole["test_loss"]
-    states = [
-        ps.checkpoint.Checkpointer(here / name / "checkpoints").restore().state for name in ("whole", "part")
-    ]
-    assert_same(*states)
-    strip = [
-        [{**row, "seconds": 0} for row in rows(here / name) if "test_loss" in row]
-        for name in ("whole", "part")
-    ]
-    assert strip[0] == strip[1]
+@pytest.mark.parametrize(("at", "act"), [(1, stop), (3, crash)])
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(capsys, at, act):
+    check_resumed(demo.run, capsys, at, act)

@@ -7,7 +7,8 @@ import pytest
 
 from purestep.demos import distill as demo
 from purestep.demos.shared.reading import read_text
-from tests.demos.runs import check_files, options
+from tests._loop.workload import assert_same
+from tests.demos.runs import check_files, check_resumed, options, state, stop
 
 
 @pytest.fixture(autouse=True)
@@ -22,30 +23,36 @@ def small(monkeypatch, tmp_path):
 
 
 def test_both_students_see_the_same_and_differ_by_the_teacher_alone(tmp_path, monkeypatch, capsys):
-    seen = {}
-    train = demo.Session.train
+    seen, asked = {}, []
+    fit = demo.Session.fit
 
-    def watched(self, phase, state, step, batch_of, **options):
-        def noted(state):
-            batch = batch_of(state)
-            seen.setdefault(phase, []).append({name: array.tolist() for name, array in batch.items()})
-            return batch
+    def watched(self, step, state, source, *, phase, **given):
+        seen[phase] = state.params, [source.at(number) for number in range(3)]
+        return fit(self, step, state, source, phase=phase, **given)
 
-        seen[f"{phase} begins"] = state.params
-        return train(self, phase, state, step, noted, **options)
+    loss = demo.ps.losses.distillation_loss
 
-    monkeypatch.setattr(demo.Session, "train", watched)
+    def noted(student_logits, teacher_logits, targets, **given):
+        asked.append(mx.stop_gradient(teacher_logits))
+        return loss(student_logits, teacher_logits, targets, **given)
+
+    monkeypatch.setattr(demo.Session, "fit", watched)
+    monkeypatch.setattr(demo.ps.losses, "distillation_loss", noted)
     assert demo.run(options(out="run", steps=3)) == 0
     result = json.loads(capsys.readouterr().out)
     assert {"teacher_loss", "student_alone_loss", "student_alone_best_loss", "student_taught_loss"} < set(
         result
     )
     assert result["student_alone_loss"] != result["student_taught_loss"]
-    assert len(seen["alone"]) == len(seen["taught"]) == 3
-    for alone, taught in zip(seen["alone"], seen["taught"], strict=True):
-        assert alone.keys() == {"inputs", "targets"}
-        assert taught.keys() == {"inputs", "targets", "teacher_logits"}
-        assert {name: taught[name] for name in alone} == alone
-    weights = [seen[f"{phase} begins"]["embedding"]["weight"] for phase in ("alone", "taught")]
-    assert mx.array_equal(*weights)
+    assert_same(seen["alone"], seen["taught"])
     check_files(tmp_path / "run", "teacher", "alone", "taught")
+
+    # The logits of the teacher are those of the model that the first phase has left.
+    teacher, _ = demo.seeded(lambda: demo.Transformer(demo.prepared(0).vocabulary, **demo.TEACHER), 0)
+    params = state(tmp_path / "run", "teacher")["params"]
+    for logits, batch in zip(asked, seen["taught"][1], strict=True):
+        assert mx.allclose(logits, teacher(params, batch["inputs"]), atol=1e-5)
+
+
+def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(capsys):
+    check_resumed(demo.run, capsys, 11, stop, demo.PHASES)  # in the third phase

@@ -6,7 +6,7 @@ import pytest
 
 from purestep.demos import dpo as demo
 from purestep.demos.models import sorting
-from tests.demos.runs import check_files, options, rows
+from tests.demos.runs import check_files, check_resumed, options, stop
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +29,20 @@ def test_margins_separate_and_the_files_and_figures_are_there(tmp_path, capsys):
     after = result["logp_chosen_after"] - result["logp_rejected_after"]
     assert after - before == pytest.approx(result["reward_margin"] / demo.BETA, rel=1e-3)
     check_files(tmp_path / "run", "reference", "dpo")
-    first = next(row for row in rows(tmp_path / "run") if row["phase"] == "dpo")
-    # The policy begins as its reference.
-    assert first["test_rewards_margins"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("at", [4, 12])
+def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(capsys, at):
+    check_resumed(demo.run, capsys, at, stop, ("reference", "dpo"))
+
+
+def test_the_policy_begins_as_its_reference(monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(demo.curves, "draw", lambda path, panels, title: drawn.extend(panels))
+    assert demo.run(options(out="run", steps=1)) == 0
+    begins = {curve.figure: curve.history[0][curve.figure] for curve in drawn[0].curves}
+    assert drawn[0].curves[0].history[0]["step"] == 0
+    assert list(begins.values()) == pytest.approx([0, 0, 0], abs=1e-4)
 
 
 def test_pairs_are_one_prompt_sorted_both_ways():

@@ -2,13 +2,14 @@
 
 import json
 import math
-from typing import Any
 
 import mlx.core as mx
 import pytest
 
+import purestep as ps
 from purestep.demos import mtp as demo
-from tests.demos.runs import check_files, options, rows
+from tests._loop.workload import assert_same
+from tests.demos.runs import check_files, check_resumed, options, rows, state, stop
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +56,19 @@ def test_a_source_is_a_function_of_step_and_seed():
 
 
 def test_the_summary_counts_lower_losses_alone_as_won():
-    def ends(*losses):
-        return [dict.fromkeys(demo.FIGURES, 0.0) | {"validation_loss": loss} for loss in losses]
+    def ended(*losses):
+        histories = []
+        for loss in losses:
+            histories.append(ps.callbacks.History())
+            figures = {f"validation_{name}": 0.0 for name in demo.FIGURES} | {"validation_loss": loss}
+            histories[-1].evaluated(0, dict.fromkeys(figures, 9.0))
+            histories[-1].evaluated(3, figures)
+        return histories
 
-    found = demo.summary({"alone": ends(1.0, 2.0, 3.0), "ahead": ends(0.5, 2.0, 3.5)})
+    found = demo.summary({"alone": ended(1.0, 2.0, 3.0), "ahead": ended(0.5, 2.0, 3.5)})
     assert (found["pairs"], found["pairs_won_ahead"]) == (3, 1)
-    assert (found["alone_validation_loss"], found["ahead_validation_loss"]) == (2.0, 2.0)
-    assert found["ahead_validation_loss_by_pair"] == [0.5, 2.0, 3.5]
+    assert (found["alone_loss"], found["ahead_loss"], found["alone_hint_loss"]) == (2.0, 2.0, 0.0)
+    assert found["ahead_loss_by_pair"] == [0.5, 2.0, 3.5]
 
 
 def test_a_run_leaves_its_files_and_the_two_of_a_pair_start_alike(tmp_path, capsys):
@@ -70,45 +77,41 @@ def test_a_run_leaves_its_files_and_the_two_of_a_pair_start_alike(tmp_path, caps
     for kind in demo.KINDS:
         # As many hints as sums are measured.
         halves = result[f"{kind}_hint_loss"], result[f"{kind}_sum_loss"]
-        assert result[f"{kind}_validation_loss"] == pytest.approx(sum(halves) / 2, rel=1e-5)
+        assert result[f"{kind}_loss"] == pytest.approx(sum(halves) / 2, rel=1e-5)
         assert 0 <= result[f"{kind}_sums_known"] <= 1
     check_files(tmp_path / "run", *PHASES)
-    first = [row for row in rows(tmp_path / "run") if row["step"] == 0]
-    assert [row.pop("phase") for row in first] == PHASES
-    assert first[0] == first[1]
-    assert first[2] == first[3]
-    assert first[0] != first[2]
-    last = [row for row in rows(tmp_path / "run") if row["step"] == 3]
-    assert last[0]["validation_loss"] != last[1]["validation_loss"]
+    ends = [rows(tmp_path / "run", phase)[-1]["validation_loss"] for phase in PHASES]
+    assert len(set(ends)) == 4
+
+
+def test_the_two_of_a_pair_start_alike(tmp_path, monkeypatch, capsys):
+    seen, fit = [], demo.Session.fit
+
+    def watched(self, step, state, source, **given):
+        seen.append((state, [source.at(number) for number in range(2)]))
+        return fit(self, step, state, source, **given)
+
+    monkeypatch.setattr(demo.Session, "fit", watched)
+    assert demo.run(options(steps=1, out=str(tmp_path / "run"))) == 0
+    first, second, third, fourth = seen
+    assert_same(first, second)
+    assert_same(third, fourth)
+    assert not mx.array_equal(first[1][0]["inputs"], third[1][0]["inputs"])
 
 
 def test_looking_ahead_trains_the_heads_and_the_next_token_alone_does_not(tmp_path, capsys):
     assert demo.run(options(steps=2, out=str(tmp_path / "run"))) == 0
     for kind, moved in (("alone", False), ("ahead", True)):
-        saved: Any = mx.load(str(tmp_path / "run" / f"{kind}-1.safetensors"))
-        moments = [value for name, value in saved.items() if "mtp" in name and ".mu" in name]
+        saved = ps.tree.items(state(tmp_path / "run", f"{kind}-1"))
+        moments = [value for name, value in saved if "mtp" in name and ".mu" in name]
         assert moments
         assert any(mx.any(value != 0).item() for value in moments) is moved
 
 
-def test_a_resumed_run_ends_the_same(tmp_path, capsys, monkeypatch):
-    def ends(path):
-        return {phase: (path / f"{phase}.safetensors").read_bytes() for phase in PHASES}
-
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert demo.run(options(steps=4, out=str(whole))) == 0
-    train = demo.Session.train
-
-    def dying(self, phase, *arguments, **named):
-        if phase == "ahead-1":
-            raise KeyboardInterrupt
-        return train(self, phase, *arguments, **named)
-
-    monkeypatch.setattr(demo.Session, "train", dying)
-    assert demo.run(options(steps=4, out=str(stopped))) == 130
-    monkeypatch.setattr(demo.Session, "train", train)
-    assert demo.run(options(resume=True, out=str(stopped))) == 0
-    assert ends(whole) == ends(stopped)
+@pytest.mark.parametrize("at", [3, 7])  # in the first phase, and in the second
+def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_interrupted(tmp_path, monkeypatch, capsys, at):
+    monkeypatch.chdir(tmp_path)
+    check_resumed(demo.run, capsys, at, stop, tuple(PHASES))
 
 
 def test_the_picture_shows_the_figures_of_the_summary_as_means_and_bands(tmp_path, capsys, monkeypatch):
@@ -117,7 +120,7 @@ def test_the_picture_shows_the_figures_of_the_summary_as_means_and_bands(tmp_pat
     assert demo.run(options(steps=3, out=str(tmp_path / "run"))) == 0
     result = json.loads(capsys.readouterr().out)
     [((losses, sums), title)] = drawn
-    for panel, figure in ((losses, "validation_loss"), (sums, "sums_known")):
+    for panel, figure in ((losses, "loss"), (sums, "sums_known")):
         for kind, curve in zip(demo.KINDS, panel.curves, strict=True):
             last = curve.history[-1]
             assert last["step"] == 3
@@ -125,11 +128,12 @@ def test_the_picture_shows_the_figures_of_the_summary_as_means_and_bands(tmp_pat
             ends = result[f"{kind}_{figure}_by_pair"]
             assert [last[name] for name in curve.band] == pytest.approx([min(ends), max(ends)], abs=1e-4)
     assert "next-token loss" in losses.ylabel
-    assert f"{result['ahead_validation_loss']:.3f} with it" in title
-    assert f"{result['alone_validation_loss']:.3f} without" in title
+    assert f"{result['ahead_loss']:.3f} with it" in title
+    assert f"{result['alone_loss']:.3f} without" in title
     assert f"lower in {result['pairs_won_ahead']} of 2 pairs" in title
 
 
 def test_the_phases_are_those_that_are_trained(tmp_path, capsys):
     assert demo.run(options(steps=1, out=str(tmp_path / "run"))) == 0
-    assert list(dict.fromkeys(row["phase"] for row in rows(tmp_path / "run"))) == demo.phases() == PHASES
+    assert demo.phases() == PHASES
+    check_files(tmp_path / "run", *PHASES)

@@ -1,12 +1,10 @@
 """The directory of a run with damaged files, and with files that cannot be written."""
 
 import errno
-import json
+from pathlib import Path
 
-import mlx.core as mx
 import pytest
 
-from purestep import TrainState, checkpoint, optimizers
 from purestep.demos.shared.run_directory import RunDirectory, WriteError
 
 
@@ -38,43 +36,42 @@ def test_a_directory_in_the_place_of_a_run_is_none(tmp_path):
         RunDirectory(str(tmp_path / "run")).facts()
 
 
-@pytest.mark.parametrize(
-    "line", [b"5", b"[]", b"{}", b'{"step": "1"}', b'{"step": true}', b'{"step": 1, "loss": "x"}', b"\xff",
-             b'{"step": 1, "phase": 5}', b'{"step": 1, "loss": null}', b"[" * 100_000],
-)  # fmt: skip
-def test_lines_of_metrics_that_are_not_ours_are_numbered_and_a_last_one_is_left_out(directory, line):
-    sound = json.dumps({"phase": "a", "step": 1, "loss": 0.5}).encode()
-    directory.metrics.write_bytes(sound + b"\n" + line)
-    assert directory.history() == [{"phase": "a", "step": 1, "loss": 0.5}]
-    directory.metrics.write_bytes(b"\n".join([sound, line, sound, b""]))
-    with pytest.raises(ValueError, match=r"demo: .*metrics.jsonl is damaged in line 2"):
-        directory.history()
-
-
-def test_what_cannot_be_written_says_what_stays_and_how_to_go_on(directory, monkeypatch):
-    state = TrainState.create({"w": mx.zeros(2)}, optimizers.sgd(0.1))
-    directory.save(directory.state, state)
-    before = directory.state.read_bytes()
-
-    def full(path, state):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr(checkpoint, "save", full)
+def test_what_cannot_be_written_says_what_stays_and_how_to_go_on(directory):
     stays = "Saved states are kept; to continue once this is fixed: --resume --out "
-    with pytest.raises(WriteError, match=f"state.safetensors cannot be written: No space left.*{stays}"):
-        directory.save(directory.state, state)
-    assert directory.state.read_bytes() == before
+    full = OSError(errno.ENOSPC, "No space left on device", "file")
+    with (
+        pytest.raises(WriteError, match=f"^demo: file cannot be written: No space left on device. {stays}"),
+        directory.writing(Path("file")),
+    ):
+        raise full
+    short = OSError("cannot write 9 bytes to file: [write] Unable to write 2 bytes to file.")
+    with (
+        pytest.raises(WriteError, match=f"^demo: cannot write 9 bytes to .*2 bytes to file. {stays}") as own,
+        directory.writing(Path("file")),
+    ):
+        raise short
+    with pytest.raises(WriteError) as same, directory.writing(Path("other")):
+        raise own.value
+    assert same.value is own.value
 
-    def short(path, state):
-        raise OSError(f"cannot write 9 bytes to {path}: [write] Unable to write 2 bytes to file.")
 
-    monkeypatch.setattr(checkpoint, "save", short)
-    with pytest.raises(WriteError, match=f"^demo: cannot write 9 bytes to .*2 bytes to file. {stays}"):
-        directory.save(directory.state, state)
-    directory.metrics.unlink()
-    directory.metrics.mkdir()
-    with pytest.raises(WriteError, match=r"^demo: .*metrics.jsonl cannot be written: Is a directory"):
-        directory.record({"step": 1})
+def test_the_contents_are_what_a_run_has_written(directory):
+    (directory.path / "checkpoints").mkdir()
+    (directory.path / "bundles").mkdir()
+    (directory.path / "curves.png").touch()
+    assert directory.contents() == ["checkpoints/", "curves.png"]
+
+
+@pytest.mark.parametrize("place", [None, "checkpoints", "first/checkpoints"])
+def test_states_without_checkpoints_are_of_an_earlier_version(directory, place):
+    directory.check_layout()
+    (directory.path / "state.safetensors").touch()
+    if place is None:
+        with pytest.raises(ValueError, match="an earlier version of purestep wrote its state into"):
+            directory.check_layout()
+    else:
+        (directory.path / place).mkdir(parents=True)
+        directory.check_layout()
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path, monkeypatch):

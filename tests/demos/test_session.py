@@ -1,142 +1,226 @@
-"""Sessions of short demos: interrupted phases end with the same bits; files and reports."""
+"""Sessions of demos: phases that are stopped anywhere end with the same bits; files, words and reports."""
 
+import errno
 import json
+import signal
 
 import mlx.core as mx
 import pytest
 from rich.console import Console
 
 import purestep as ps
+from purestep._checkpoint.run import store
 from purestep.demos.shared import session as shared
-from purestep.demos.shared.run_directory import RunDirectory
+from purestep.demos.shared.run_directory import RunDirectory, WriteError
 from purestep.demos.shared.running import StoppedError
 from purestep.demos.shared.session import Session, Settings
-from tests.demos.runs import Asked, options
+from tests._loop.workload import assert_same
+from tests.demos.runs import acting, crash, options, rows, state, stop
 
 TRANSFORM = ps.optimizers.adam(0.1)
-STEPS = 6
+STEPS = 9  # measured at every second one, and at the last
+PHASES = ("first", "second")
 
 
 def loss_fn(params, batch, rng):
     return mx.square(params["w"] - batch["x"]).mean()
 
 
-def batch_of(state):
-    return {"x": mx.random.normal((4,), key=ps.rng.fold_in(mx.random.key(3), state.step))}
+class Normal:
+    """Batches by step; from the step `broken` on they are not finite."""
+
+    def __init__(self, broken=None):
+        self.broken = broken
+
+    def at(self, step):
+        batch = mx.random.normal((4,), key=ps.rng.fold_in(mx.random.key(3), step))
+        return {"x": batch if self.broken is None or step < self.broken else mx.full((4,), mx.nan)}
 
 
-def a_session(path, asked=None):
+def a_session(path, phases=PHASES, console=None):
     directory = RunDirectory(str(path))
     if not directory.run.exists():
         directory.start({})
-    return Session(Settings(STEPS, compile=False), directory, Console(quiet=True), asked or Asked())
+    return Session("toy", Settings(STEPS, compile=False), directory, console or Console(quiet=True), phases)
 
 
-def work(session, **options):
+def phase_of(session, phase, params, source=None):
+    evaluation = ps.Evaluation(lambda state: {"w": state.params["w"]}, name="at")
+    start = ps.TrainState.create(params, TRANSFORM)
+    step = session.step(loss_fn, TRANSFORM)
+    return session.fit(step, start, source or Normal(), evaluate=[evaluation], phase=phase)
+
+
+def work(session):
     """Train two phases, the second from the first."""
-    step = session.step(loss_fn, TRANSFORM)
-    measure = lambda state: {"w": state.params["w"].item()}  # noqa: E731
-    params, options = {"w": mx.array(5.0)}, {"tokens": 4, "measure": measure, **options}
-    for phase in ("first", "second"):
-        state = ps.TrainState.create(params, TRANSFORM)
-        params = session.train(phase, state, step, batch_of, steps=STEPS, **options).params
-    return {"w": params["w"].item()}
+    params = {"w": mx.array(5.0)}
+    for phase in PHASES:
+        result = phase_of(session, phase, params)
+        params = result.state.params
+    return {"w": params["w"].item(), "first": result.history.column("at_w")[1][0]}
 
 
-def test_phases_interrupted_anywhere_end_with_the_bits_and_rows_of_a_run_that_was_not(tmp_path):
-    whole = a_session(tmp_path / "whole")
-    expected = work(whole)
-    rows = [whole.history(phase) for phase in ("first", "second")]
-    assert [[row["step"] for row in part] for part in rows] == [list(range(STEPS + 1))] * 2
-    assert "w" in rows[0][0]
-    assert "loss" not in rows[0][0]
-    assert rows[1][-1]["w"] == expected["w"]
-    interrupted = 0
-    for after in range(1, 2 * STEPS * 2):
-        path = tmp_path / str(after)
-        try:
-            work(a_session(path, Asked(after)))
-        except StoppedError:
-            interrupted += 1
-        resumed = a_session(path)
-        assert work(resumed) == expected
-        assert [resumed.history(phase) for phase in ("first", "second")] == rows
-    assert interrupted > STEPS
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole")
+    return path, work(a_session(path))
 
 
-def test_rows_that_a_crash_left_behind_the_saved_state_are_dropped(tmp_path, monkeypatch):
-    session = a_session(tmp_path)
-    save, saves = ps.checkpoint.save, []
-
-    def dying(file, state):
-        saves.append(save(file, state))
-        if len(saves) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(ps.checkpoint, "save", dying)
-    with pytest.raises(KeyboardInterrupt):
-        work(session)
-    session.directory.record({"phase": "first", "step": 4, "loss": 0.0})
-    session.directory.record({"phase": "first", "step": 5, "loss": 0.0})
-    monkeypatch.undo()
-    resumed = a_session(tmp_path)
-    assert work(resumed) == work(a_session(tmp_path / "whole"))
-    assert [row["step"] for row in resumed.history("first")] == list(range(STEPS + 1))
+def check_same(path, whole):
+    assert work(a_session(path)) == whole[1]
+    for phase in PHASES:
+        assert_same(state(path, phase), state(whole[0], phase))
+        assert rows(path, phase) == rows(whole[0], phase)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_phase_and_keeps_the_last_good_state(tmp_path):
-    session = a_session(tmp_path)
-    poisoned = lambda state: {"x": mx.where(state.step == 3, mx.nan, 1.0)[None]}  # noqa: E731
-    state = ps.TrainState.create({"w": mx.array(5.0)}, TRANSFORM)
-    step = session.step(loss_fn, TRANSFORM)
-    with pytest.raises(FloatingPointError, match="loss and grad_norm not finite in step 4 of it; first in"):
-        session.train("it", state, step, poisoned, steps=STEPS, tokens=1)
-    assert ps.checkpoint.load(tmp_path / "it.safetensors", like=state).step.item() == 3
+def test_a_phase_is_measured_before_its_first_step_and_at_intervals(whole):
+    path, result = whole
+    assert [row["step"] for row in rows(path, "first") if "loss" in row] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows(path, "second") if "at_w" in row] == [2, 4, 6, 8, 9]
+    assert result["first"] == rows(path, "first")[-1]["at_w"]
+    assert result["w"] == rows(path, "second")[-1]["at_w"]
+
+
+@pytest.mark.parametrize("act", [stop, crash])
+@pytest.mark.parametrize("at", [1, 2, STEPS, STEPS + 1, STEPS + 6, 2 * STEPS])
+def test_phases_that_are_stopped_anywhere_end_with_the_bits_and_rows_of_a_run_that_is_not(
+    tmp_path, whole, act, at
+):
+    with acting(at, act), pytest.raises((StoppedError, KeyboardInterrupt)) as caught:
+        work(a_session(tmp_path))
+    if act is stop:
+        phase, step = ("first", at) if at <= STEPS else ("second", at - STEPS)
+        assert str(caught.value) == f"after step {step} of {phase}; the state is saved"
+        assert state(tmp_path, phase)["step"].item() == step
+    check_same(tmp_path, whole)
+
+
+def test_a_signal_between_two_phases_ends_the_run_before_the_next(tmp_path, whole):
+    with ps.checkpoint.signals():
+        params = phase_of(session := a_session(tmp_path), "first", {"w": mx.array(5.0)}).state.params
+        stop()
+        with pytest.raises(StoppedError, match="^before the first step of second$"):
+            phase_of(session, "second", params)
+    check_same(tmp_path, whole)
+
+
+def test_an_ended_phase_is_not_trained_or_shown_again(tmp_path, whole, capsys):
+    work(a_session(tmp_path))
+    work(a_session(tmp_path, console=Console()))
+    assert capsys.readouterr().out == ""
+    with acting(1, crash):
+        check_same(tmp_path, whole)
+
+
+def test_a_value_that_is_not_finite_says_where_the_step_and_the_last_good_checkpoint_are(tmp_path):
+    with pytest.raises(FloatingPointError) as caught:
+        phase_of(a_session(tmp_path), "first", {"w": mx.array(5.0)}, Normal(broken=3))
+    bundle, checkpoints = tmp_path / "first/bundles/step_00000003", tmp_path / "first/checkpoints"
+    assert str(caught.value) == (
+        "first: grad_norm is not finite at step 4; the first parameter that is not finite is w; "
+        f"the step is kept in {bundle}; the checkpoint of step 2 is kept in {checkpoints}"
+    )
+    assert ps.replay.load(bundle).state.step.item() == 3
+    assert state(tmp_path, "first")["step"].item() == 2
+    with pytest.raises(FloatingPointError) as again:  # a resumed run says the same
+        phase_of(a_session(tmp_path), "first", {"w": mx.array(5.0)}, Normal(broken=3))
+    assert str(again.value) == str(caught.value).replace(str(bundle), f"{bundle}.2")
+
+
+def test_a_checkpoint_that_finds_the_value_first_says_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "rows_every", lambda steps: 5)
+    said = "at step 4; .*; the step is kept in .*step_00000003; the checkpoint of step 2 is kept in "
+    with pytest.warns(ps.replay.ReplayWarning), pytest.raises(FloatingPointError, match=said):
+        phase_of(a_session(tmp_path, ()), "", {"w": mx.array(5.0)}, Normal(broken=3))
+
+
+def test_a_first_step_that_is_not_finite_leaves_no_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match="; no checkpoint was saved before$"):
+        phase_of(a_session(tmp_path, ()), "", {"w": mx.array(5.0)}, Normal(broken=0))
+
+
+def test_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch, whole):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", full)
+        with (
+            pytest.warns(ps.CheckpointWarning, match="No space left on device"),
+            pytest.raises(WriteError, match="No space left.*to continue once this is fixed: --resume --out"),
+        ):
+            work(a_session(tmp_path))
+    check_same(tmp_path, whole)
+
+
+def test_a_run_that_another_process_writes_is_refused(tmp_path):
+    with ps.checkpoint.Checkpointer(tmp_path / "first/checkpoints") as writer:
+        writer.save({"w": mx.zeros(1)}, step=99)
+        writer.delete(99)  # the lock stays
+        with pytest.raises(WriteError, match="^demo: Checkpointer.save: .* is being written by pid"):
+            work(a_session(tmp_path))
 
 
 def conduct(name="toy", work=work, **given):
-    return shared.conduct(options(**{"out": "run", **given}), name, STEPS, work)
+    return shared.conduct(options(**{"out": "run", **given}), name, Settings(STEPS), work, phases=PHASES)
 
 
-def test_a_run_prints_one_line_of_json_or_a_table(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_prints_one_line_of_json_or_a_table(here, capsys):
     assert conduct() == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(result) == {"w", "seconds", "peak_memory_mb", "out"}
+    assert set(result) == {"w", "first", "seconds", "peak_memory_mb", "out"}
     assert conduct(out=None, json=False) == 0
     said = capsys.readouterr().out
-    assert "first 6/6  0:00 left  loss" in said
-    assert "runs/toy" in said
-    assert json.loads((tmp_path / "runs/toy/run.json").read_text())["settings"] == {
+    assert "first (1 of 2) 9/9  0:00 left  loss" in said
+    assert "second (2 of 2) 9/9  0:00 left  loss" in said
+    assert said.endswith("\nfirst/ and second/ are in runs/toy/\n")
+    assert json.loads((here / "runs/toy/run.json").read_text())["settings"] == {
         "steps": STEPS, "seed": 0, "compile": False,
     }  # fmt: skip
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_an_interrupted_run_says_how_to_go_on_and_does(here, capsys, whole):
+    with acting(3, stop):
+        assert conduct(json=False) == 130
+    said = capsys.readouterr().out
+    command = "python -m purestep demo toy --resume --out run"
+    assert f"interrupted after step 3 of first; the state is saved. To continue:\n  {command}\n" in said
+    assert conduct(resume=True) == 0
+    assert json.loads(capsys.readouterr().out)["w"] == whole[1]["w"]
 
-    def stopped(session):
-        session._asked = Asked(3)
+
+def lost_kernel(*arguments):
+    """Fail as MLX does when Ctrl-C in a terminal also ends the compiler that it runs."""
+    signal.raise_signal(signal.SIGINT)
+    raise RuntimeError("Could not load C++ shared library")
+
+
+@pytest.mark.parametrize("place", ["before", "in the step"])
+def test_ctrl_c_before_the_first_step_or_in_its_compilation_says_how_to_go_on(
+    here, capsys, monkeypatch, whole, place
+):
+    def interrupted(session):
+        if place == "before":
+            signal.raise_signal(signal.SIGINT)
+        else:
+            session.step = lambda *arguments: lost_kernel
         return work(session)
 
-    assert conduct(work=stopped, json=False) == 130
-    assert "python -m purestep demo toy --resume --out run" in capsys.readouterr().out
+    assert conduct(work=interrupted, json=False) == 130
+    said = capsys.readouterr().out
+    command = "python -m purestep demo toy --resume --out run"
+    assert f"interrupted before the first step of first. To continue:\n  {command}\n" in said
     assert conduct(resume=True) == 0
-    assert json.loads(capsys.readouterr().out)["w"] == work(a_session(tmp_path / "whole"))["w"]
+    assert json.loads(capsys.readouterr().out)["w"] == whole[1]["w"]
 
 
-def test_a_number_that_is_lost_ends_the_run_with_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def broken(session):
-        raise FloatingPointError("loss not finite")
-
-    assert conduct(work=broken) == 1
-    assert capsys.readouterr().err == "demo: loss not finite\n"
-
-
-def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_run_is_refused(here):
     for given, message in (
         ({"steps": 0}, "--steps must be at least 1, got 0"),
         ({"seed": -1}, "--seed must be at least 0, got -1"),
@@ -144,7 +228,7 @@ def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             conduct(**given)
-    assert not list(tmp_path.iterdir())
+    assert not list(here.iterdir())
     assert conduct() == 0
     with pytest.raises(ValueError, match="--out run already holds a run"):
         conduct()
@@ -154,19 +238,15 @@ def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch):
         conduct(name="other", resume=True)
 
 
-def test_a_state_without_the_metrics_of_its_steps_is_not_gone_on_with(tmp_path):
-    session = a_session(tmp_path)
-    work(session)
-    session.directory.rewrite([row for row in session.directory.history() if row["step"] != 3])
-    with pytest.raises(ValueError, match=r"demo: .*metrics.jsonl lacks rows of first before the saved state"):
-        work(a_session(tmp_path))
-
-
-def test_a_phase_says_which_of_how_many_it_is(tmp_path, capsys):
-    session = a_session(tmp_path)
-    session.console, session._phases = Console(), ("first", "second")
-    work(session, shown={"w": "weight", "absent": "x", "grad_norm": "|g|"})
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("first (1 of 2) 1/6  ")
-    assert said[-1].startswith("second (2 of 2) 6/6  0:00 left  weight ")
-    assert "|g| " in said[-1]
+def test_a_run_of_an_earlier_layout_is_refused_untouched(here):
+    assert conduct() == 0
+    for phase in PHASES:
+        checkpoint = next((here / "run" / phase / "checkpoints").glob("step_*/state.safetensors"))
+        checkpoint.rename(here / "run" / f"{phase}.safetensors")
+        (here / "run" / phase).rename(here / phase)
+    (here / "run/metrics.jsonl").write_text('{"phase": "first", "step": 0}\n')
+    before = sorted(path.name for path in (here / "run").iterdir())
+    message = "an earlier version of purestep wrote its state into first.safetensors. Start another run"
+    with pytest.raises(ValueError, match=message):
+        conduct(resume=True)
+    assert sorted(path.name for path in (here / "run").iterdir()) == before

@@ -1,6 +1,6 @@
 """The text demo: an interrupted run ends with the same bits, and a NaN stops a run."""
 
-import dataclasses
+import argparse
 import json
 import os
 import signal
@@ -8,18 +8,13 @@ import subprocess
 import sys
 import time
 
-import mlx.core as mx
 import pytest
-from rich.console import Console
 
 import purestep as ps
-from purestep import checkpoint
 from purestep.demos import text as demo
-from purestep.demos.shared.run_directory import RunDirectory, latest, next_free
-from purestep.demos.shared.running import StoppedError
+from purestep.demos.shared.run_directory import latest, next_free
 from tests._loop.workload import assert_same
-from tests.demos.runs import options
-from tests.demos.runs import rows as rows_of
+from tests.demos.runs import acting, check_files, check_resumed, crash, options, rows, state, stop
 
 STEPS = 5
 
@@ -39,130 +34,100 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "Transformer", small)
 
 
-def a_run(path, book, *, begun=False, **settings):
-    settings = demo.Settings(steps=STEPS, compile=False, **settings)
-    directory = RunDirectory(str(path))
-    if not begun:
-        directory.start({"demo": "text", "settings": dataclasses.asdict(settings)})
-    return demo.Run(settings, book, directory, Console(quiet=True))
+@pytest.fixture
+def here(tmp_path, book, monkeypatch):
+    """Run in a directory that holds the book."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text(book)
+    return tmp_path
 
 
-class Interrupting(ps.callbacks.Callback):
-    """Raises, or stops the run as a signal does, at a step."""
-
-    def __init__(self, at, error=None):
-        self.at, self.error = at, error
-
-    def on_step_end(self, progress):
-        if progress.step == self.at:
-            if self.error is not None:
-                raise self.error
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def saved(run):
-    with checkpoint.Checkpointer(run.directory.path / "checkpoints") as checkpointer:
-        return checkpointer.restore(like=run.initial).state
+def run(given):
+    """Run the demo on the book."""
+    return demo.run(argparse.Namespace(**{"data": "book.txt", **vars(given)}))
 
 
 @pytest.mark.parametrize("settings", [{}, {"microbatches": 4}, {"dtype": "bfloat16", "seed": 3}])
-def test_a_run_interrupted_at_any_step_ends_with_the_bits_of_one_that_was_not(tmp_path, book, settings):
-    whole = a_run(tmp_path / "whole", book, **settings).train()
-    for after in range(1, STEPS):
-        path = tmp_path / f"stopped-{after}"
-        stopped = a_run(path, book, **settings)
-        with pytest.raises(StoppedError, match=f"after step {after}"):
-            stopped.train(Interrupting(after))
-        assert saved(stopped).step.item() == after
-        resumed = a_run(path, book, begun=True, **settings).train()
-        assert_same(resumed.state, whole.state)
-        assert resumed.history.to_plain() == whole.history.to_plain()
-    losses = [[row["loss"] for row in rows_of(p) if "loss" in row] for p in (tmp_path / "whole", path)]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) == STEPS
+@pytest.mark.parametrize(("at", "act"), [(1, stop), (3, stop), (4, stop), (2, crash)])
+def test_a_run_that_is_stopped_ends_with_the_bits_of_one_that_is_not(here, capsys, at, act, settings):
+    given = lambda options: argparse.Namespace(**{**vars(options), **settings})  # noqa: E731
+    check_resumed(lambda options: run(given(options)), capsys, at, act)
+    ends = [(here / name / "state.safetensors").read_bytes() for name in ("whole", "part")]
+    assert ends[0] == ends[1]
+    assert (here / "whole/sample.txt").read_text() == (here / "part/sample.txt").read_text()
 
 
-def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(tmp_path, book):
-    whole = a_run(tmp_path / "whole", book).train()
-    killed = a_run(tmp_path / "killed", book)
-    with pytest.raises(KeyboardInterrupt):
-        killed.train(Interrupting(4, KeyboardInterrupt()))
-    with killed.directory.metrics.open("a") as file:
-        file.write('{"step": 4, "lo')  # cut short by the crash
-    assert saved(killed).step.item() == 2  # the last evaluation
-    resumed = a_run(tmp_path / "killed", book, begun=True).train()
-    assert_same(resumed.state, whole.state)
-    assert [row["step"] for row in rows_of(tmp_path / "killed") if "loss" in row] == [1, 2, 3, 4, 5]
+def test_metrics_that_a_crash_cut_short_are_mended(here, capsys):
+    assert run(options(steps=STEPS, out="whole")) == 0
+    with acting(4, crash):
+        assert run(options(steps=STEPS, out="part")) == 130
+    with (here / "part/metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert run(options(resume=True, out="part")) == 0
+    assert rows(here / "part") == rows(here / "whole")
+    assert_same(state(here / "part"), state(here / "whole"))
 
 
-@pytest.mark.parametrize("broken", ["targets", "params"])
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, book, broken):
-    run = a_run(tmp_path / "run", book)
-    at = run.source.at
-
-    class Poisoned:
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(
+    here, capsys, monkeypatch, as_json
+):
+    class Poisoned(ps.data.RandomWindows):
         def at(self, step):
-            batch = at(step)
-            if step == 3 and broken == "targets":
-                batch["targets"] = batch["targets"] + 10_000
-            return batch
+            batch = super().at(step)
+            return {**batch, "targets": batch["targets"] + 10_000 * (step == 3)}
 
-    run.source = Poisoned()  # type: ignore
-    if broken == "params":
-        step = run.step
-
-        def poisoned(state, batch):
-            if state.step.item() == 3:
-                params = {**state.params, "norm": {"weight": state.params["norm"]["weight"] * mx.nan}}
-                state = state.replace(params=params)
-            return step(state, batch)
-
-        run.step = poisoned
-    with pytest.raises(FloatingPointError, match=r"not finite at step 4; the first parameter .*embedding"):
-        run.train()
-    assert saved(run).step.item() == 2
+    monkeypatch.setattr(ps.data, "RandomWindows", Poisoned)
+    assert run(options(steps=STEPS, out="run", json=as_json)) == 1
+    said = capsys.readouterr()
+    said = said.err.removeprefix("demo: ") if as_json else said.out[said.out.index("stopped: ") + 9 :]
+    assert said.startswith("grad_norm is not finite at step 4; the first parameter that is not finite is emb")
+    kept = f"the step is kept in {here}/run/bundles/step_00000003; the checkpoint of step 3 is kept in "
+    assert said.endswith(f"{kept}{here}/run/checkpoints\n")
+    assert state(here / "run")["step"].item() == 3
 
 
-def test_a_whole_run_leaves_its_files_and_prints_one_line_of_json(tmp_path, book, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "book.txt").write_text(book)
-    assert demo.run(options(steps=STEPS, data="book.txt")) == 0
+def test_a_whole_run_leaves_its_files_and_prints_one_line_of_json(here, capsys):
+    assert run(options(steps=STEPS)) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["out"] == "runs/text"
     assert result["steps"] == STEPS
-    names = {file.name for file in (tmp_path / "runs/text").iterdir()}
-    assert names == {
-        "run.json", "metrics.jsonl", "state.safetensors", "loss.png", "sample.txt", "checkpoints",
-    }  # fmt: skip
-    assert (tmp_path / "runs/text/loss.png").read_bytes().startswith(b"\x89PNG")
-    rows = rows_of(tmp_path / "runs/text")
-    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
-    assert rows[-1]["validation_loss"] == result["validation_loss"]
-    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= rows[1].keys()
+    check_files(here / "runs/text", others=("loss.png", "sample.txt", "state.safetensors"))
+    found = [json.loads(line) for line in (here / "runs/text/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in found if "loss" in row] == [1, 2, 3, 4, 5]
+    assert found[-1]["validation_loss"] == result["validation_loss"]
+    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= found[2].keys()
 
     # A second run takes a directory of its own; resuming a finished one trains no further.
-    assert demo.run(options(steps=2, data="book.txt")) == 0
+    assert run(options(steps=2)) == 0
     assert latest("runs/text") == "runs/text-2"
     assert next_free("runs/text") == "runs/text-3"
-    before = (tmp_path / "runs/text/state.safetensors").read_bytes()
+    before = (here / "runs/text/state.safetensors").read_bytes()
     assert demo.run(options(resume=True, out="runs/text")) == 0
-    assert (tmp_path / "runs/text/state.safetensors").read_bytes() == before
+    assert (here / "runs/text/state.safetensors").read_bytes() == before
     assert (
         json.loads(capsys.readouterr().out.splitlines()[-1])["validation_loss"] == result["validation_loss"]
     )
 
 
-def test_what_contradicts_a_run_is_refused(tmp_path, book, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "book.txt").write_text(book)
-    assert demo.run(options(steps=1, data="book.txt", out="run")) == 0
-    with pytest.raises(ValueError, match="--out run already holds a run"):
-        demo.run(options(steps=1, data="book.txt", out="run"))
-    with pytest.raises(ValueError, match="--seed is 5, the run in run began with 0"):
-        demo.run(options(resume=True, out="run", seed=5))
-    (tmp_path / "book.txt").write_text(book + "more")
+def test_another_text_is_refused(here, book):
+    assert run(options(steps=1, out="run")) == 0
+    (here / "book.txt").write_text(book + "more")
     with pytest.raises(ValueError, match="--data must be the text this run began with"):
         demo.run(options(resume=True, out="run"))
+
+
+def test_ctrl_c_while_the_run_is_prepared_ends_it_before_its_first_step(here, capsys, monkeypatch):
+    def interrupted(*texts):
+        signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    monkeypatch.setattr(demo, "ngram_loss", interrupted)
+    assert run(options(steps=STEPS, out="run", json=False)) == 130
+    said = capsys.readouterr().out
+    command = "python -m purestep demo text --resume --out run"
+    assert f"interrupted before the first step. To continue:\n  {command}\n" in said
+    assert not list((here / "run/checkpoints").glob("step_*"))
 
 
 def test_ctrl_c_checkpoints_and_prints_the_command_that_resumes(tmp_path, book):

@@ -1,1 +1,1 @@
-"""The foundations: types, checks, trees, means, exact sums, random keys, MLX's graph."""
+"""The foundations: types, checks, trees, means, accurate sums, random keys, MLX's graph."""

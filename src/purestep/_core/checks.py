@@ -28,8 +28,8 @@ def number(
 ) -> Any:
     """Return a finite number within the bounds as a Python number; refuse every other value.
 
-    Compute with the returned value: a numpy number times an MLX array gives a numpy array. A 0-d array is
-    returned and not checked: reading it would wait for the device.
+    Compute with the returned value: a numpy number times an MLX array gives a numpy array. A 0-d `mx.array`
+    is returned unchecked, because reading it would wait for the device.
 
     >>> number("sgd", "learning_rate", 0.1, least=0)
     0.1
@@ -55,7 +55,7 @@ def number(
 
 
 def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> int:
-    """Refuse a value that is not an integer of at least `least`; return it as a Python integer.
+    """Return an integer of at least `least` as a Python integer; refuse every other value.
 
     >>> integer("train_step", "microbatches", 4, least=1)
     4
@@ -69,7 +69,7 @@ def integer(caller: str, name: str, value: Any, *, least: int | None = None) -> 
 
 
 def shown(value: Any) -> str:
-    """Return the text of a value for an error. Python cannot print integers of more than 4300 digits.
+    """Return a value as text for an error message. Python cannot print integers of more than 4300 digits.
 
     >>> shown("a"), shown(10**5000)
     ("'a'", 'an integer of 16610 bits')
@@ -86,7 +86,7 @@ def is_number(value: Any) -> bool:
 
 
 def python_number(value: Any) -> Any:
-    """Convert an integer or real number of another library, or its 0-d array, to a Python number."""
+    """Convert a number of another library, or a 0-d numpy array, to Python; return other values unchanged."""
     if type(value) in (bool, int, float):
         return value
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():

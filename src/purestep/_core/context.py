@@ -1,9 +1,11 @@
 """Recomputation under `mx.checkpoint` with the arrays, mode and key of the first run.
 
-A function under `mx.checkpoint` runs a second time while the gradient is computed. By then scopes of keys and
-borrowed modules are restored, and the second run would see other arrays, modes and keys. Therefore, while a
-scene is open, `mx.checkpoint` captures all open scenes in the first run and opens them again for the second
-run. If no scene is open, `mx.checkpoint` is MLX's own.
+A function under `mx.checkpoint` runs a second time while the gradient is computed. By then the keys are reset
+and the module has its own arrays again, so the second run would see other arrays, modes and keys.
+
+A scene is a block in which arrays, modes or keys are set temporarily. While one is open, `mx.checkpoint`
+captures all open scenes in the first run and opens them again for the second run. If no scene is open,
+`mx.checkpoint` is MLX's own.
 """
 
 import threading
@@ -23,7 +25,7 @@ class Scene(Protocol):
     """Arrays, modes or keys that are set while a function runs."""
 
     def capture(self) -> Entry:
-        """Return a context that sets them again as they are now."""
+        """Return a function that makes a context in which they are set as they are now."""
         ...
 
     def inspect(self, fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -31,7 +33,7 @@ class Scene(Protocol):
         ...
 
     def settle(self, given: dict[int, mx.array]) -> None:
-        """Replace the handles that a function received by the arrays that it was given."""
+        """Replace arrays by those of the caller; `given` maps the `id` of an array to its replacement."""
         ...
 
 
@@ -59,7 +61,7 @@ def scene(opened: Scene) -> Iterator[None]:
 
 
 def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `mx.checkpoint(fun)` with the scenes of the first run in the second."""
+    """Return `mx.checkpoint(fun)`; its second run has the scenes that were open in the first."""
 
     @wraps(fun, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +83,8 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
                     return fun(*args, **kwargs)
                 ran = True
                 out = fun(*args, **kwargs)
-            # `module.update`, as in mlx.nn.utils.checkpoint, sets the same arrays through other handles.
+            # MLX passes new Python objects for the same arrays. A function that writes them into a module,
+            # like that of mlx.nn.utils.checkpoint, leaves them there. The caller's own arrays are put back.
             handles = zip(tree.leaves((args, kwargs)), given, strict=True)
             same = {id(got): was for got, was in handles if isinstance(got, mx.array)}
             for each in scenes:
@@ -100,7 +103,7 @@ def is_original(value: Any) -> bool:
 
 
 def _install(change: int) -> None:
-    """Replace `mx.checkpoint` by the function above while a thread has a scene open."""
+    """Replace `mx.checkpoint` by `checkpoint` while any thread has a scene open."""
     global _installed
     with _lock:
         _installed += change
@@ -108,7 +111,7 @@ def _install(change: int) -> None:
 
 
 class TrainingStep:
-    """The arrays that the current training step differentiates; `apply` refuses more inside of a step."""
+    """The arrays that the current training step differentiates; `apply` makes more checks inside a step."""
 
     def __init__(self, leaves: list[mx.array]):
         self.leaves = leaves
@@ -133,5 +136,5 @@ def training_step(leaves: list[mx.array]) -> Iterator[None]:
 
 
 def current_step() -> TrainingStep | None:
-    """Return the present training step of this thread, or `None`."""
+    """Return the training step that runs in this thread, or `None`."""
     return _step.now

@@ -12,7 +12,7 @@ _INVISIBLE = frozenset(
         *range(0xE0100, 0xE01F0),
     ]
 )
-# Replacements of our own marks for an output that cannot encode them.
+# ASCII for the marks that this library prints, for an output that cannot encode them.
 _ASCII = {"…": "...", "•": "*", "→": "->"}
 _VERTICAL = frozenset("│┃┆┇┊┋║╎╏")
 _LINES, _BLOCKS = range(0x2500, 0x2580), range(0x2580, 0x25A0)
@@ -22,8 +22,8 @@ _STRAIGHT = frozenset("─━┄┅┈┉═╌╍╴╸╺╶╼╾")
 def printable(value: object) -> str:
     r"""Return text in one line, with control characters and invisible characters escaped.
 
-    Escaped are control characters (ESC, newline, C1), marks that reorder text, characters without a width,
-    separators other than the space, surrogates, private and unassigned characters.
+    These characters are escaped: control characters (ESC, newline, C1), marks that reorder text, characters
+    without a width, separators other than the space, surrogates, private and unassigned characters.
 
     Args:
         value: any value; `str` converts it to text.
@@ -51,7 +51,9 @@ def printable_lines(value: object) -> str:
 
 
 def encodable(text: str, encoding: str) -> str:
-    r"""Return text that an encoding can represent: lines and bars become ASCII, other characters are escaped.
+    r"""Return text that an encoding can represent.
+
+    Of the characters that it lacks, lines, blocks, `…`, `•` and `→` become ASCII and others are escaped.
 
     >>> print(encodable("│ größe … │", "ascii"))
     | gr\xf6\xdfe ... |

@@ -20,7 +20,7 @@ def primitives(*arrays: mx.array) -> set[str]:
 
 
 def used(outputs: list[mx.array], named: dict[str, mx.array]) -> list[str]:
-    """Return the names of the arrays from which the unevaluated outputs are computed.
+    """Return the names of those arrays on which the unevaluated outputs depend.
 
     >>> a, b = mx.array(1.0), mx.array(2.0)
     >>> used([mx.exp(a) + 1], {"a": a, "b": b})

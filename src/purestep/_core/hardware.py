@@ -22,18 +22,19 @@ def device_name() -> str:
 def blas() -> str:
     """Return the library that multiplies matrices on this CPU: `accelerate`, `openblas` or `bundled`.
 
-    MLX's Linux wheel bundles the reference BLAS. An OpenBLAS that was loaded first replaces it.
+    MLX's Linux wheel bundles the reference BLAS. An OpenBLAS that was loaded before MLX replaces it.
     """
     if sys.platform == "darwin":
         return "accelerate"
     maps = Path("/proc/self/maps")
     loaded = maps.read_text().splitlines() if maps.exists() else []
-    # By file name: the OpenBLAS inside a NumPy wheel has other symbols and is used by NumPy alone.
+    # The file name decides: a NumPy wheel's OpenBLAS has another name and other symbols, and only NumPy uses
+    # it.
     return (
         "openblas" if any(line.rpartition("/")[2].startswith("libopenblas") for line in loaded) else "bundled"
     )
 
 
 def find_openblas() -> str | None:
-    """Return the name of an installed OpenBLAS library, or `None`. It must be loaded before MLX."""
+    """Return the name of an installed OpenBLAS library, or `None`. MLX uses it only if it is loaded first."""
     return ctypes.util.find_library("openblas") if sys.platform == "linux" else None

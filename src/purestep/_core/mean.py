@@ -12,7 +12,7 @@ _SMALLEST = 2.0**-126  # the smallest normal float32 number, whose inverse is fi
 _ONE = mx.array(1.0)  # the weight of every plain scalar: one array, so that scalars share their weight
 
 Number: TypeAlias = SupportsFloat | mx.array
-"""A real number of Python's or numpy's, or a 0-d array."""
+"""A Python or numpy real number, or a 0-d array."""
 
 
 def _refused(operator: str) -> Any:
@@ -26,7 +26,7 @@ class _Arithmetic:
     """The operators of means and sums of means."""
 
     __slots__ = ()
-    __array_ufunc__ = None  # numpy's numbers leave arithmetic to the mean
+    __array_ufunc__ = None  # so that `numpy number * mean` calls `__rmul__`
 
     def __add__(self, other: "AnyMean | Number") -> "AnyMean":
         if isinstance(other, (Mean, MeanSum)):
@@ -86,12 +86,13 @@ _Part = TypeVar("_Part", bound="Mean | MeanSum")
 class Mean(_Arithmetic, _MeanFields):
     """A weighted mean stored as two sums, so that parts merge to the mean of the whole.
 
-    The mean of the means of unequal parts is wrong. The sum of their totals over the sum of their weights is
-    exact. Losses return a `Mean`, and microbatches, ranks and evaluation batches merge their `Mean`s.
+    Averaging the means of unequal parts gives a wrong mean. The sum of their totals over the sum of their
+    weights is exact. Losses return a `Mean`; the `Mean`s of microbatches and evaluation batches are merged.
 
-    A mean times or divided by a number is a mean. A mean plus a mean, or plus a number, is a `MeanSum`, in
-    which each term keeps its own weight. An added number counts every part equally. Numbers are those of
-    Python or numpy, or 0-d arrays. Write an array on the right, `mean * array`: MLX refuses the other order.
+    A mean multiplied or divided by a number is a `Mean`. A mean plus another, or plus a number, is a
+    `MeanSum`, in which each term keeps its own weight. An added number has weight 1, so merging averages it
+    over the parts. A number is a Python or numpy number or a 0-d array. Write an array on the right, as in
+    `mean * array`: MLX refuses the other order.
 
     >>> ce, aux = Mean(mx.array(6.0), mx.array(3.0)), Mean(mx.array(8.0), mx.array(2.0))
     >>> (ce + 0.5 * aux).value, (-ce / 4).value
@@ -156,8 +157,8 @@ class Mean(_Arithmetic, _MeanFields):
 class MeanSum(_Arithmetic, _MeanSumFields):
     """A sum of means, each over its own weight, such as `ce + 0.01 * aux`. Its arithmetic is that of `Mean`.
 
-    Sums merge term by term, so they are exact over microbatches and evaluation batches. Means that share one
-    weight array form one term.
+    Sums merge term by term, so the merged sum of microbatches or evaluation batches is exact. Means that
+    share one weight array form one term.
 
     >>> loss = Mean(mx.array(6.0), mx.array(3.0)) + mx.array(0.5)
     >>> loss.value, Mean.merge(loss, loss).value

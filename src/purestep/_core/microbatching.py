@@ -1,4 +1,4 @@
-"""Whether the current loss function receives a whole batch or one of several microbatches."""
+"""The number of microbatches into which the batch of the current loss function was divided."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ _COUNT: ContextVar[int] = ContextVar("purestep_microbatches", default=1)
 
 @contextmanager
 def cut_into(count: int) -> Iterator[None]:
-    """Mark batches as one of `count` microbatches, for all calls within the block.
+    """Declare that a batch within the block is one of `count` microbatches.
 
     >>> with cut_into(4):
     ...     whole_batch("ntxent", "every row is a negative of all others")
@@ -27,6 +27,6 @@ def cut_into(count: int) -> Iterator[None]:
 
 
 def whole_batch(caller: str, why: str, remedy: str = "use microbatches=1") -> None:
-    """Raise an error inside of a microbatch, for a loss that is defined on the whole batch."""
+    """Raise an error if the batch is one of several microbatches, for a loss that needs the whole batch."""
     if _COUNT.get() > 1:
         raise checks.error(caller, f"{why}, got one of microbatches={_COUNT.get()}; {remedy}")

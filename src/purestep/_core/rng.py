@@ -74,7 +74,7 @@ def forbidden(caller: str, remedy: str = "pass rng=") -> Iterator[None]:
 
 
 def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
-    """Return a key for one number: a step, an epoch, a rank.
+    """Return a new key from a key and a number, such as a step, an epoch or a rank.
 
     It is a pure function of both arguments. Different numbers or different keys give unrelated keys.
 
@@ -108,12 +108,12 @@ def from_seed(caller: str, name: str, seed: int) -> mx.array:
 
 
 def _state() -> Any:
-    """Return MLX's global random state; that of this thread is at index 0."""
+    """Return MLX's global random state; the array at index 0 is the stream of this thread."""
     return mx.random.state
 
 
 def check_key(caller: str, key: mx.array) -> None:
-    """Refuse a value that is not one key."""
+    """Refuse a value that is not a single key."""
     if not isinstance(key, mx.array) or key.dtype != mx.uint32 or key.shape != (2,):
         shown = f"{key.dtype} {key.shape}" if isinstance(key, mx.array) else repr(key)
         raise ValueError(

@@ -40,7 +40,8 @@ def elapsed(count: int | mx.array, begin: int = 0, longest: int = 0) -> mx.array
     Args:
         count: an integer or an integer array; for a floating-point array the difference is float32.
         begin: at least 0.
-        longest: a number with which the difference will be compared, or by which it will be divided.
+        longest: the largest number that the difference will be compared with or divided by. The result is
+            int64 if this number or `begin` does not fit int32.
 
     >>> elapsed(mx.array(2**24 + 1), 2**24)
     array(1, dtype=int32)

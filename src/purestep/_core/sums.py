@@ -1,8 +1,8 @@
 """Accurate float32 sums and means of any length.
 
 On a CPU, MLX adds a long row in order. The sum of 2^25 ones is then 2^24, and the sum of equal numbers loses
-digits much earlier. Here a few neighbours are added at a time, then those sums, and so on. No stage adds more
-than 32 numbers in a row (64 if no smaller number divides the length).
+digits much earlier. Here a few neighbours are added at a time, then those sums, and so on. A stage adds
+at most 32 numbers in a row, or up to 64 if no number from 8 to 32 divides the length.
 """
 
 import functools
@@ -27,10 +27,10 @@ def total(
 ) -> mx.array:
     """Return the sum of an array in float32, over all axes or some.
 
-    The relative error stays below 1e-6, also for 2^26 equal numbers. Up to 32 numbers are one plain sum. For
-    more numbers, each stage on a CPU makes the array about 16 times smaller. A GPU adds in parallel: there a
-    sum of more than 2^14 numbers takes two or three stages. Stages are views and plain sums, so the result
-    can be differentiated, vmapped and compiled like a plain sum.
+    For numbers of one sign the relative error stays below 1e-6, also for 2^26 equal numbers. Up to 32 numbers
+    are added in one plain sum. For more numbers, each stage on a CPU makes the array about 16 times smaller.
+    A GPU adds in parallel: there a sum of more than 2^14 numbers takes two or three stages. Stages are views
+    and plain sums, so the result can be differentiated, vmapped and compiled like a plain sum.
 
     Args:
         x: any shape; the sum is float32.
@@ -57,7 +57,7 @@ def total(
 
 
 def mean(x: mx.array, axis: int | Sequence[int] | None = None, *, keepdims: bool = False) -> mx.array:
-    """Average an array in float32, over all its axes or over some; the sum is that of `total`.
+    """Average an array in float32, over all its axes or over some. The sum is computed by `total`.
 
     >>> mean(mx.full((2**20, 2), 0.1), axis=0)
     array([0.1, 0.1], dtype=float32)
@@ -67,7 +67,7 @@ def mean(x: mx.array, axis: int | Sequence[int] | None = None, *, keepdims: bool
 
 
 def _in_rows(x: mx.array, axes: list[int]) -> mx.array:
-    """Add rows of up to 1024 neighbours along the longest axis; return the array itself if none divide it."""
+    """Add rows of up to 1024 neighbours along the longest axis; do nothing if no such length divides it."""
     axis = max(axes, key=lambda each: x.shape[each])
     parts = _row(x.shape[axis])
     shape = list(x.shape)
@@ -77,7 +77,7 @@ def _in_rows(x: mx.array, axes: list[int]) -> mx.array:
 
 @functools.cache
 def _row(length: int) -> int:
-    """Return the largest divisor of a length up to 1024, or 1 if it is less than 32."""
+    """Return the largest divisor of a length that is at most 1024, or 1 if that is less than 32."""
     divisor = next(each for each in range(min(1024, length), 0, -1) if length % each == 0)
     return divisor if divisor >= _CHAIN else 1
 
@@ -89,13 +89,13 @@ def _axes(axis: int | Sequence[int] | None, ndim: int) -> list[int]:
 
 
 def _stage(x: mx.array, axes: list[int]) -> mx.array:
-    """Add neighbours along the first axis that divides well; the axis stays and becomes shorter."""
+    """Add neighbours along the first axis whose length has a good divisor; that axis becomes shorter."""
     parts = {each: _parts(x.shape[each]) for each in axes}
     axis = max(axes, key=lambda each: (parts[each] >= _PARTS // 2, parts[each] > 1, -each))
     if parts[axis] == 1:
         axis = max(axes, key=lambda each: x.shape[each])
         parts[axis] = _PARTS
-        # A slice and its rest would each have a gradient of full size.
+        # Padding, because a slice and its rest would each have a gradient of full size.
         x = mx.pad(x, [(0, -x.shape[each] % _PARTS if each == axis else 0) for each in range(x.ndim)])
     # The reshape is a view, also of a transposed array such as the gradient of a matrix. Neighbours are added
     # fast in both layouts; other parts take 15 times as long in a transposed array.

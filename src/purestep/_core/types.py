@@ -14,7 +14,7 @@ Params: TypeAlias = Tree
 """The trained parameters: a tree of floating-point arrays."""
 
 Updates: TypeAlias = Tree
-"""A tree like the parameters. A transform receives gradients and returns the delta to add."""
+"""A tree with the structure of the parameters. A transform turns gradients into the delta to add."""
 
 Batch: TypeAlias = Tree
 """A tree of arrays that share their first axis."""
@@ -41,18 +41,18 @@ StatefulLossFn: TypeAlias = Callable[[Params, Tree, Batch, mx.array], tuple[Loss
 """`loss_fn(params, model_state, batch, rng) -> (loss, metrics, model_state)`, for `stateful=True`."""
 
 LossFn: TypeAlias = PlainLossFn | StatefulLossFn
-"""A loss function as `train_step` takes it. `eval_step` may call it with `None` for `rng`."""
+"""A loss function for `train_step` or `eval_step`, which may call it with `None` for `rng`."""
 
 Encoder: TypeAlias = (
     Callable[[Params, Batch, mx.array], Tree] | Callable[[Params, Tree, Batch, mx.array], tuple[Tree, Tree]]
 )
-"""An encoder as `cached_contrastive_step` takes it, plain or stateful."""
+"""An encoder for `cached_contrastive_step`, plain or stateful."""
 
 StepFn: TypeAlias = Callable[[Any, Batch], tuple[Any, Metrics]]
-"""`step(state, batch) -> (state, metrics)`: any function of this shape, such as a `Step`."""
+"""`step(state, batch) -> (state, metrics)`: any function with this signature, such as a `Step`."""
 
 EvalStepFn: TypeAlias = Callable[[Any, Batch], dict[str, Mean | MeanSum]]
-"""`eval_step(state, batch) -> {"loss": Mean, ...}`: any function of this shape, as `eval_step` builds it."""
+"""`eval_step(state, batch) -> {"loss": Mean, ...}`: any function with this signature."""
 
 
 class Init(Protocol):

@@ -10,14 +10,14 @@ _WORDS = {mx.float16: mx.int16, mx.bfloat16: mx.int16, mx.float32: mx.int32, mx.
 
 
 class Difference(NamedTuple):
-    """The difference of two arrays of one shape and dtype.
+    """The difference of two arrays with the same shape and dtype.
 
     Attributes:
         same_bits: whether they are equal bit for bit.
         max_abs: the largest absolute difference; NaN if an element is NaN in only one array.
         relative: the norm of the difference over that of the second array's finite elements.
-        ulps: the largest difference in units of the last place, over elements that are NaN in neither array;
-            `None` for dtypes that are not floating-point.
+        ulps: the largest difference in units of the last place, without the elements that are NaN in either
+            array; `None` for dtypes that are not floating-point.
     """
 
     same_bits: bool
@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
 
 def difference(first: mx.array, second: mx.array) -> Difference:
-    """Return the difference of two arrays of one shape and dtype. Waits for the device.
+    """Return the difference of two arrays with the same shape and dtype. Waits for the device.
 
     >>> difference(mx.array([1.0, 2.0]), mx.array([1.0, 2.0000002]))[::3]
     (False, 1)
@@ -67,7 +67,7 @@ def _ulps(first: mx.array, second: mx.array) -> int | None:
     word = _WORDS[first.dtype]
 
     def rank(array: mx.array) -> mx.array:
-        # Bits order floats of one sign; the order of the negative ones is reversed.
+        # Bit patterns are in the order of the floats if these are positive, and reversed if negative.
         whole = array.view(word).astype(mx.int64)
         return mx.where(whole < 0, -(whole + (1 << (8 * word.size - 1))), whole)
 

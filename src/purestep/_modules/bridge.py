@@ -14,52 +14,62 @@ from purestep._modules.slots import slots_of, trained_and_held
 
 
 def functional(
-    module: nn.Module, *, discard: str | Sequence[str] = ()
+    module: nn.Module, *, discard: str | Sequence[str] = (), own_gradients: bool = True
 ) -> tuple[Apply, dict[str, Any], dict[str, Any]]:
     """Return a module as `(apply, params, model_state)`: a pure function and its arrays.
 
     `params` holds the module's trainable arrays under the names of `module.trainable_parameters()`.
-    `model_state` holds its other arrays: frozen weights, running statistics. An array in several places of
-    the module (tied weights) is one leaf, under its first name, and stays tied. `write_back` puts trained
-    arrays back into a module.
+    `model_state` holds its other arrays, such as frozen weights and running statistics. An array in several
+    places of the module (tied weights) is one leaf, under its first name, and stays tied. `write_back` writes
+    trained arrays into a module.
 
     `apply(params, *args, rng=None, model_state=None, train=None, method=None, **kwargs)` runs the module's
     forward pass with the given arrays. It is a pure function: it leaves the module and the arguments
-    unchanged, also when the forward pass raises. The module may be bridged again, changed or deleted: apply
-    runs a copy, which does not keep the first weights in memory.
+    unchanged, also when the forward pass raises. You may change or delete the module afterwards: apply runs a
+    copy, which does not keep the first weights in memory.
 
     - With `rng`, a key, the module runs in training mode, and every random draw in it (Dropout) is a
       function of that key. Without `rng` the module runs in evaluation mode. `train=` overrides the mode.
-      Parts that were in evaluation mode while others were not (a frozen backbone) stay in it.
+      If only some parts of the module were in evaluation mode (a frozen backbone), they stay in it.
     - With `model_state`, apply returns `(out, model_state)`, with the state after the forward pass.
-      Without it, apply returns `out` and uses the arrays that the module held when it was bridged.
-    - `method` names another entry point than `__call__`: `apply(params, z, method="decode")`.
+      Without it, apply returns `out` and uses the arrays that the module held when `functional` was called.
+    - `method` is the name of the method to run instead of `__call__`, such as `"decode"`, or a function that
+      receives the module before the other arguments.
     - Functions under `mx.checkpoint` or `nn.utils.checkpoint` are recomputed with the arrays, mode and key
-      of the call. A function that `mx.checkpoint` decorates at its definition must draw from a key among its
-      arguments: a `train_step` refuses other draws, a plain `mx.grad` cannot. As in MLX, gradients flow
-      through the arguments of the function and, for `nn.utils.checkpoint`, the parameters of its module.
+      of the call. A function decorated with `mx.checkpoint` at its definition must draw from a key among its
+      arguments. Other draws raise an error in a `train_step`; a plain `mx.grad` does not detect them. As in
+      MLX, gradients flow only through the arguments of the function and, for `nn.utils.checkpoint`, through
+      the parameters of its module.
 
     Args:
         module: any `mlx.nn.Module`; it is read, never changed.
-        discard: patterns (`"layers.*._mask"`) of attributes that the forward pass may change without an
-            effect on later calls, such as a cached mask. Each call starts without the change.
+        discard: paths of attributes that the forward pass may change without an effect on later calls, such
+            as a cached mask. Patterns such as `"layers.*._mask"` are allowed. Each call starts without the
+            change.
+        own_gradients: compute with the functions of `ps.layers` instead of MLX's. The values are the same.
+            In bfloat16 and float16, the gradients of embeddings, biases and norms are summed in float32; MLX
+            sums them in the reduced dtype. The gradients of GELU, Mish and SiLU keep only their input. This
+            covers `mlx.nn`'s layers, and `mx.addmm`, `mx.fast.rms_norm`, `mx.fast.layer_norm` and
+            `mlx.nn.gelu` in layers of your own. Other sums of your own, such as `x + self.bias`, are MLX's:
+            use `ps.layers.affine` and `ps.layers.lookup`.
 
     Returns:
         `apply`, `params` and `model_state`; the last two are nested dicts and lists of arrays.
 
     Raises:
-        ValueError: at the call: for training mode without a key; in a `train_step`, for a layer that depends
-            on the mode if neither `rng` nor `train` is given; for random numbers drawn without a key; for a
-            change that would be lost: BatchNorm's statistics without `model_state=`, trained arrays, arrays
-            under names with `_`, counters, caches, attributes of plain objects; with the path, for params or
-            a model_state that do not fit the module.
-        ValueError: when the module is bridged, if its code has imported `checkpoint` from `mlx.core` by name,
-            or if it holds functions that `mx.compile` or the like made around its arrays.
+        ValueError: from `functional`, if the module's code imports `checkpoint` from `mlx.core` by name, or
+            if the module holds a function that `mx.compile` or a similar function made around its arrays.
+        ValueError: from `apply`, if training mode has no key; if random numbers are drawn without a key; if
+            `params` or `model_state` do not fit the module; if, in a `train_step`, a layer depends on the
+            mode and neither `rng` nor `train` is given; if the forward pass makes a change that would be
+            lost. Such changes are those of BatchNorm's statistics without `model_state=`, of trained arrays,
+            of arrays under names that start with `_`, and of counters, caches and attributes of plain
+            objects.
         TypeError: if `module` is not a module.
 
     Warns:
         UserWarning: if something in the module, such as a lock, cannot be copied. Apply then runs the module
-            itself and restores it after each call, and the first weights stay in memory as long as apply.
+            itself and restores it after each call, and the first weights stay in memory while `apply` exists.
 
     >>> import mlx.core as mx
     >>> apply, params, model_state = functional(nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5)))
@@ -74,4 +84,4 @@ def functional(
     # New handles of the same data: writing into the module's arrays does not change these trees.
     params, model_state = tree.map(copy.copy, trained), tree.map(copy.copy, held)
     patterns = (discard,) if isinstance(discard, str) else tuple(discard)
-    return Runner(module, slots, params, model_state, patterns).apply, params, model_state
+    return Runner(module, slots, params, model_state, patterns, own_gradients).apply, params, model_state

@@ -52,7 +52,7 @@ def write(where: list[Place], contents: Contents) -> None:
 
 
 def replaced(contents: Contents, by_id: dict[int, Any]) -> Contents:
-    """Return contents in which some items are replaced, by the `id` of the item."""
+    """Return the contents with some items replaced; `by_id` maps the `id` of an item to its replacement."""
 
     def replace(items: Any) -> Any:
         if isinstance(items, dict):

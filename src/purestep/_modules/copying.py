@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 from collections import deque
+from collections.abc import Mapping
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -15,42 +16,47 @@ from purestep._core import checks, context, tree
 from purestep._modules.walking import attributes, is_atom, is_plain_object
 
 _SEQUENCES: Any = (list, deque)
-_TRANSFORMED: Any = type(mx.checkpoint(len))  # also of mx.compile, mx.grad and mx.vmap
+_TRANSFORMED: Any = type(mx.checkpoint(len))  # mx.compile, mx.grad and mx.vmap return this type too
 
 
 class UncopyableError(Exception):
     """Raised for a value that cannot be copied; `args` are its path and the name of its type."""
 
 
-def copied(module: nn.Module, replaced: dict[int, Any]) -> dict[int, Any]:
+def copied(
+    module: nn.Module, replaced: dict[int, Any], classes: Mapping[type, type] | None = None
+) -> dict[int, Any]:
     """Copy a module with its layers, its plain objects, and functions with closures over them.
 
     Args:
         module: the module; it is only read.
         replaced: replacements for some of its values, by the `id` of the value.
+        classes: the classes of copied layers, by the exact class of the layer. Other layers keep theirs.
 
     Returns:
         The copy of each copied value, by the `id` of the value; the module is among them.
 
     Raises:
         UncopyableError: for a value that cannot be copied, such as a lock or a generator.
-        ValueError: for a function that `mx.compile`, `mx.grad` or the like made around arrays of the module.
+        ValueError: for a function that `mx.compile`, `mx.grad` or a similar function made around arrays of
+            the module.
     """
-    copier = _Copier(replaced)
+    copier = _Copier(replaced, {} if classes is None else classes)
     copier.copy("", module)
     return copier.memo
 
 
 class _Copier:
-    def __init__(self, replaced: dict[int, Any]):
+    def __init__(self, replaced: dict[int, Any], classes: Mapping[type, type]):
         self.memo: dict[int, Any] = dict(replaced)
+        self.classes = classes
 
     def copy(self, path: str, value: Any) -> Any:
         if id(value) in self.memo:
             return self.memo[id(value)]
         if is_atom(value):
             return value
-        if type(value) is _TRANSFORMED:  # first, because isinstance sees the function within
+        if type(value) is _TRANSFORMED:  # tested first: isinstance sees the type of the function inside
             return self._transformed(path, value)
         if isinstance(value, mx.array):
             return self._keep(value, copy.copy(value))
@@ -84,7 +90,8 @@ class _Copier:
 
     def _dict(self, path: str, value: dict[Any, Any]) -> Any:
         if type(value) is dict or isinstance(value, nn.Module):
-            new = type(value).__new__(type(value))
+            kind: Any = self.classes.get(type(value), type(value))
+            new = kind.__new__(kind)
         else:
             new = copy.copy(value)  # a defaultdict keeps its factory
             dict.clear(new)

@@ -12,7 +12,7 @@ from purestep._modules.walking import below, walk
 def refuse_bound_checkpoint(module: nn.Module) -> None:
     """Refuse a module whose code uses a name from `from mlx.core import checkpoint`.
 
-    `apply` replaces `mx.checkpoint` while it runs. It cannot replace other names of that function.
+    `apply` replaces `mx.checkpoint` while it runs. It cannot replace a name that was imported from MLX.
     """
     for fn in _functions(module):
         if fn.__globals__.get("__name__") == context.__name__:
@@ -28,7 +28,7 @@ def refuse_bound_checkpoint(module: nn.Module) -> None:
 
 
 def _functions(module: nn.Module) -> Iterator[FunctionType]:
-    """Yield once each function in the module's parts and each method of their classes."""
+    """Yield each function in the module's parts, and each method of their classes, once."""
     seen: set[int] = set()
     for _, node in walk(module):
         methods = [

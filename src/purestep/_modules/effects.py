@@ -1,4 +1,4 @@
-"""Changes that a forward pass makes to its module: which are returned, and which would be lost."""
+"""Checks of the changes that a forward pass makes to its module: each is returned or refused."""
 
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
@@ -41,9 +41,9 @@ def rewritten(
 
 
 def written(handles: dict[str, mx.array], given: dict[str, mx.array], state: Collection[str]) -> list[str]:
-    """Return the paths of the model_state that `array[...] = value` changed; refuse it for other arrays.
+    """Return the paths of the model_state that `array[...] = value` changed; refuse writes to other arrays.
 
-    Such a write changes the array and leaves its handle the same.
+    Such a write changes the array but not the Python object.
     """
     paths: list[str] = []
     for path, handle in handles.items():

@@ -1,4 +1,4 @@
-"""New handles of the arrays among arguments."""
+"""New handles for the arrays among arguments: other Python objects with the same data."""
 
 import copy
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from purestep._core import tree
 
 
 def own(value: Any) -> Any:
-    """Return the arguments with new handles of their arrays: writes into those do not reach the caller."""
+    """Return the arguments with new handles for their arrays: the caller's arrays are safe from writes."""
     if isinstance(value, mx.array):
         return copy.copy(value)
     if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):

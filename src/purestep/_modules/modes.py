@@ -8,7 +8,7 @@ from purestep._core import checks
 
 
 class Guard:
-    """A placeholder in a copied module, while `apply` does not run it, for its arrays and its mode."""
+    """A placeholder for arrays and mode of a copied module while `apply` does not run; any use raises."""
 
     def __init__(self, path: str):
         self._path = path
@@ -30,7 +30,7 @@ class Guard:
 
 
 class Asked:
-    """The evaluation mode as a value that records whether a layer has read it."""
+    """A false value for the mode (evaluation) that records whether a layer has read it."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -50,7 +50,7 @@ class Asked:
 
 
 def held_back(module: nn.Module) -> list[nn.Module]:
-    """Return the parts that are in evaluation mode while others are not; they stay in it."""
+    """Return the parts in evaluation mode, which will stay in it; an empty list if all parts are."""
     parts = module.modules()
     resting = [part for part in parts if not part.training]
     return [] if len(resting) == len(parts) else resting

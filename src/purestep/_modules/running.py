@@ -4,7 +4,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +13,7 @@ import mlx.nn as nn
 from purestep._core import checks, context, graph, tree
 from purestep._core.rng import forbidden, scope
 from purestep._core.types import Params, Tree
+from purestep._layers import substitutes
 from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
 from purestep._modules.handles import own
@@ -20,7 +21,7 @@ from purestep._modules.slots import Slot, check_fits, private_arrays
 
 
 class Runner:
-    """A module with its contents when it was bridged, ready to run with other arrays.
+    """A module with the contents that it had when `functional` was called, ready to run with other arrays.
 
     It is a `Scene` of `context`: a recomputed function runs with the contents of its first run.
 
@@ -30,6 +31,7 @@ class Runner:
         params: its trainable arrays.
         held: its other arrays.
         discard: patterns of the attributes whose changes are dropped.
+        own_gradients: compute with the functions of `_layers` in place of MLX's.
     """
 
     def __init__(
@@ -39,11 +41,16 @@ class Runner:
         params: Params,
         held: Tree,
         discard: tuple[str, ...],
+        own_gradients: bool,
     ):
         guards: dict[int, Any] = {id(at[0].read()): modes.Guard(path) for path, at in slots.items()}
         resting = modes.held_back(module)
         try:
-            twins: dict[int, Any] = copied(module, guards)
+            twins: dict[int, Any] = (
+                copied(module, guards | substitutes.FUNCTIONS, substitutes.CLASSES)
+                if own_gradients
+                else copied(module, guards)
+            )
             self._borrowed = False
         except UncopyableError as error:
             _warn_borrowed(*error.args)
@@ -62,7 +69,7 @@ class Runner:
         }
         self._params = {path: leaf.shape for path, leaf in tree.items(params)}
         self._held = {path: leaf.shape for path, leaf in tree.items(held)}
-        self._initial, self._discard = held, discard
+        self._initial, self._discard, self._own_gradients = held, discard, own_gradients
         self._arrays = private_arrays(self._places, self._image)
         self._seen: set[tuple[Any, bool]] = set()  # (entry point, mode) pairs whose first call was checked
         self._watched: dict[str, mx.array] = {}  # the trained arrays, during such a first call
@@ -115,7 +122,7 @@ class Runner:
         return (out, left) if stateful else out
 
     def capture(self) -> context.Entry:
-        """Return a context manager that restores the module's present contents."""
+        """Return a function that makes a context with the module's present contents."""
         now = contents.read(self._places)
 
         @contextmanager
@@ -152,7 +159,7 @@ class Runner:
             )
 
     def settle(self, given: dict[int, mx.array]) -> None:
-        """Replace handles in the module by the arrays for which they stand, by `id`."""
+        """Replace arrays in the module; `given` maps the `id` of an array to its replacement."""
         for places in self._slots.values():
             for slot in places:
                 array = slot.container.get(slot.key) if isinstance(slot.container, dict) else slot.read()
@@ -161,18 +168,19 @@ class Runner:
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
-        """Run with the module's contents when it was bridged, and restore its present contents after."""
+        """Run the block with the contents that `functional` found, and restore the present ones after it."""
         with self._lock:
             now = contents.read(self._places)
             if self._borrowed:
                 contents.write(self._places, self._image)
             try:
-                yield
+                with substitutes.substituted() if self._own_gradients else nullcontext():
+                    yield
             finally:
                 contents.write(self._places, now)
 
     def _insert(self, given: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Write new handles of arrays into the module, and return them by path."""
+        """Write new handles for the arrays into the module, and return them by path."""
         handles = {path: copy.copy(array) for path, array in given.items()}
         for path, handle in handles.items():
             for slot in self._slots[path]:
@@ -224,7 +232,7 @@ def _stand_in(leaf: Any) -> Any:
 
 
 def _is_trained(params: Params) -> bool:
-    """Return whether the training step differentiates these parameters: a reference's are constants."""
+    """Return whether the training step differentiates these parameters, not those of a reference model."""
     step = context.current_step()
     if step is None:
         return False

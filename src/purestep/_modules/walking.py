@@ -34,7 +34,7 @@ _HEAP_TYPE = 1 << 9  # the flag of a class that is written in Python
 
 
 def is_atom(value: Any) -> bool:
-    """Return whether copies of a module share this value: a number, a name, a global function."""
+    """Return whether copies of a module share this value, such as a number, a name or a global function."""
     if isinstance(value, _ATOMS) or value is Ellipsis or value is NotImplemented:
         return True
     if isinstance(value, BuiltinFunctionType):

@@ -19,7 +19,7 @@ def write_back(module: nn.Module, params: Params, model_state: Tree | None = Non
         module: the module that was bridged, or one with the same structure; it is changed.
         params: arrays with the paths and shapes of `functional(module)[1]`.
         model_state: arrays with the paths and shapes of `functional(module)[2]`. If it is omitted or empty,
-            those arrays of the module stay unchanged.
+            the module keeps its own.
 
     Raises:
         ValueError: if a tree does not fit the module, with the path, before anything is written.

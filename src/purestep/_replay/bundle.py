@@ -101,7 +101,7 @@ def load(path: str | os.PathLike[str], *, types: Iterable[type] = ()) -> Bundle:
     if isinstance(types, str) or not isinstance(types, Iterable):
         raise TypeError(f"{caller}: types must be a list of NamedTuple types, got {types!r}")
     known = _known(caller, manifest.tree, types)
-    built = _typed(manifest.tree, restore(caller, manifest.stored(caller), None), known)
+    built = restore(caller, manifest.stored_tree(caller), None, types=known)
     if type(built) is not dict or built.keys() != {"state", "batch", "metrics"}:
         raise CorruptError(f"{caller}: {path} is damaged: it does not describe a bundle")
     return Bundle(
@@ -166,8 +166,8 @@ def device() -> str:
     return f"cpu, {platform.machine()}, {hardware.blas()} BLAS" if name == "cpu" else name
 
 
-def _known(caller: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tuple[str, ...]], Any]:
-    """Return the type for each NamedTuple that a spec describes, by name and fields."""
+def _known(caller: str, spec: tree.Spec, types: Iterable[type]) -> list[Any]:
+    """Return the type for each NamedTuple that a spec describes."""
     # Types of the user come before those of purestep. No other loaded module is searched.
     own = [
         kind
@@ -184,14 +184,14 @@ def _known(caller: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tup
                 if kind not in same:
                     same.append(kind)
         found |= group
-    missing, chosen = [], {}
+    missing, chosen = [], []
     for name, fields in dict.fromkeys(_namedtuples(spec)):
         kinds = found.get((name, fields), [])
         shown = f"{name}({', '.join(fields)})"
         if len(kinds) != 1:
             missing.append(shown if not kinds else f"{shown}, of which there are {len(kinds)}")
         else:
-            chosen[name, fields] = kinds[0]
+            chosen.append(kinds[0])
     if missing:
         raise checks.error(
             caller, f"types must hold one NamedTuple for each of the bundle's: {'; '.join(missing)}"
@@ -199,21 +199,11 @@ def _known(caller: str, spec: Any, types: Iterable[type]) -> dict[tuple[str, tup
     return chosen
 
 
-def _namedtuples(spec: Any) -> list[tuple[str, tuple[str, ...]]]:
-    found = [(str(spec[1]), tuple(str(name) for name, _ in spec[2]))] if spec[0] == "namedtuple" else []
-    for _, child in tree.spec_children(spec):
-        found += _namedtuples(child)
-    return found
-
-
-def _typed(spec: Any, plain: Any, known: dict[tuple[str, tuple[str, ...]], Any]) -> Any:
-    """Return plain containers with the NamedTuples among them in their types."""
-    if spec[0] == "namedtuple":
-        fields = tuple(name for name, _ in spec[2])
-        return known[spec[1], fields](*(_typed(child, plain[name], known) for name, child in spec[2]))
-    if spec[0] == "dict":
-        return {key: _typed(child, plain[key], known) for key, child in spec[1]}
-    if spec[0] in ("list", "tuple"):
-        built = [_typed(child, below, known) for child, below in zip(spec[1], plain, strict=True)]
-        return tuple(built) if spec[0] == "tuple" else built
-    return plain
+def _namedtuples(spec: tree.Spec) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the name and the fields of each NamedTuple in a spec."""
+    nodes = (node for _, node in tree.spec_nodes(spec))
+    return [
+        (node.name, tuple(name for name, _ in node.children))
+        for node in nodes
+        if isinstance(node, tree.NodeSpec) and node.kind == "namedtuple"
+    ]

@@ -15,7 +15,7 @@ from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.disk.tensors import check_storable
 from purestep._checkpoint.run import directory as layout
 from purestep._checkpoint.run import store
-from purestep._checkpoint.run.record import LARGEST_STEP
+from purestep._checkpoint.run.arguments import LARGEST_STEP
 from purestep._core import checks, sums, tree
 from purestep._core.types import Batch, Metrics, Tree
 from purestep._measures.difference import bit_pattern

@@ -25,7 +25,7 @@ def linear_onecycle(
 
     Differences from torch:
 
-    1. The peak and the end of OneCycleLR are one count earlier.
+    1. In OneCycleLR the peak and the end are one count earlier.
 
     Args:
         transition_steps: the total duration, at least 0; the last value is at this count.
@@ -63,7 +63,7 @@ def cosine_onecycle(
 
     Differences from torch:
 
-    1. The peak and the end of OneCycleLR are one count earlier.
+    1. In OneCycleLR the peak and the end are one count earlier.
 
     Reference: Smith and Topin, Super-convergence, arXiv:1708.07120.
 

@@ -21,7 +21,7 @@ def polynomial(
 
     Differences from optax:
 
-    1. With a `transition_steps` of 0 the value jumps at `transition_begin`. There it stays `init_value`.
+    1. With a `transition_steps` of 0 the value jumps at `transition_begin`. In optax it stays `init_value`.
 
     Args:
         init_value: as in `linear`.
@@ -60,15 +60,17 @@ def exponential_decay(
 
     Differences from optax:
 
-    1. A `decay_rate` of 0 is refused. There it makes the schedule constant.
+    1. A `decay_rate` of 0 is refused. In optax it makes the schedule constant.
 
     Args:
         init_value: the value up to count `transition_begin`.
-        transition_steps: updates for one factor `decay_rate`; with 0 the value is constant, as in optax.
+        transition_steps: the number of updates that multiply the value by `decay_rate`; with 0 the value is
+            constant, as in optax.
         decay_rate: greater than 0.
-        transition_begin: updates before the decay starts.
-        staircase: round the exponent down, so that the value changes only every `transition_steps`.
-        end_value: a lower bound of the value if `decay_rate` is below 1, else an upper bound.
+        transition_begin: the number of updates before the decay starts.
+        staircase: round the exponent down, so that the value changes only every `transition_steps` updates.
+        end_value: a lower bound of the value if `decay_rate` is below 1, else an upper bound; `None`: no
+            bound.
 
     >>> exponential_decay(1.0, 10, 0.5)(mx.array(20))
     array(0.25, dtype=float32)

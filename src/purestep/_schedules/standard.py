@@ -30,7 +30,7 @@ def linear(init_value: float, end_value: float, transition_steps: int, transitio
         init_value: the value up to count `transition_begin`.
         end_value: the value from count `transition_begin + transition_steps` on.
         transition_steps: the duration of the change; with 0 the value jumps at `transition_begin`.
-        transition_begin: updates before the change starts.
+        transition_begin: the number of updates before the change starts.
 
     >>> linear(1.0, 0.0, 10)(mx.array(4))
     array(0.6, dtype=float32)
@@ -82,8 +82,8 @@ def warmup_cosine_decay(
 
     Differences from optax:
 
-    1. An `end_value` with a larger absolute value than the peak is refused. There the value rises to it,
-       or stays at a peak of 0.
+    1. An `end_value` with a larger absolute value than the peak is refused. In optax the value rises to it,
+       or stays 0 if the peak is 0.
 
     Args:
         init_value: the value at count 0; not used if `warmup_steps` is 0.

@@ -16,7 +16,7 @@ def warmup_constant(init_value: float, peak_value: float, warmup_steps: int) -> 
 
     Differences from optax:
 
-    1. With a `warmup_steps` of 0 the schedule is constant at `peak_value`, there at `init_value`.
+    1. With a `warmup_steps` of 0 the schedule is constant at `peak_value`; in optax at `init_value`.
 
     Args:
         init_value: the value at count 0; not used if `warmup_steps` is 0.
@@ -40,9 +40,10 @@ def warmup_exponential_decay(
     staircase: bool = False,
     end_value: float | None = None,
 ) -> Schedule:
-    """Warm up linearly as `warmup_constant`, then run `exponential_decay` from the peak.
+    """Warm up linearly, then decay exponentially from the peak.
 
-    The arguments are those of these two schedules. The counts of the decay start at the end of the warm-up.
+    The arguments are those of `warmup_constant` and `exponential_decay`. The counts of the decay start at the
+    end of the warm-up.
 
     >>> rate = warmup_exponential_decay(0.0, 1.0, 10, 5, 0.5)
     >>> [round(rate(mx.array(n)).item(), 6) for n in (5, 10, 15)]
@@ -164,14 +165,14 @@ def inverse_sqrt(
     """Warm up linearly, then decay with the inverse square root of the count.
 
     After the warm-up the value is `peak_value * sqrt(timescale / (timescale + count - warmup_steps))`.
-    With the default `timescale` that is `peak_value * sqrt(warmup_steps / count)`.
+    With `timescale=None` and a warm-up, that is `peak_value * sqrt(warmup_steps / count)`.
 
     Args:
         init_value: as in `warmup_constant`.
         peak_value: the value at count `warmup_steps`, where the decay starts.
         warmup_steps: as in `warmup_constant`.
-        timescale: at least 1. The value is half the peak at `3 * timescale` updates after it. The default
-            is `warmup_steps`, or 1 if that is 0.
+        timescale: at least 1. The value is half the peak at `3 * timescale` updates after it. `None` is
+            `warmup_steps`, or 1 if that is 0.
 
     Reference: Vaswani et al., arXiv:1706.03762; Raffel et al., arXiv:1910.10683.
 

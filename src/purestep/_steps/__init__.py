@@ -1,1 +1,1 @@
-"""Training and evaluation steps, and the state they map."""
+"""Training and evaluation steps, and the state of a training run."""

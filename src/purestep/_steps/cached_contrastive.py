@@ -23,40 +23,42 @@ def cached_contrastive_step(
     microbatches: int,
     stateful: bool = False,
 ) -> Step:
-    """Build a `train_step` whose loss is over all examples, and whose encoder receives some at a time.
+    """Build a training step with a loss over the whole batch and an encoder that receives one part at a time.
 
     In a contrastive loss every example is a negative of all others, so the loss cannot be divided into
     parts. This step computes the gradient over the whole batch with the activations of one part in memory:
 
     1. It encodes each microbatch, and keeps only the representations.
-    2. It computes the loss of all representations, and its gradient with respect to them.
+    2. It computes the loss over all representations, and the gradient with respect to the representations.
     3. It encodes each microbatch again, with the same key, and passes that gradient back through the encoder.
 
     The cost is one more forward pass of the encoder than `train_step` on the whole batch. The gradient is the
-    same up to rounding. The encoder's random draws, as in Dropout, depend on the number of microbatches, and
-    are the same in both passes.
+    same up to rounding. The encoder's random draws, such as those of Dropout, depend on the number of
+    microbatches, and are the same in both passes.
 
-    A step can be differentiated. The gradient is that of `train_step` on the whole batch, and needs the
-    activations of all parts in memory. The batch and the model_state are constants.
+    The step itself can be differentiated, which needs the activations of all parts in memory. The result is
+    that of `train_step` on the whole batch. No gradient flows through the batch and the model_state.
 
     Args:
         encode: `encode(params, batch, rng) -> representations`, a tree of floating-point arrays with the
             first axis of the batch, such as `{"queries": ..., "keys": ...}`.
         loss_fn: `loss_fn(params, representations, batch) -> loss` or `-> (loss, metrics)`, over the whole
-            batch; loss and metrics as in `train_step`. It may use `params`, such as a learned temperature.
+            batch, with loss and metrics as in `train_step`. It may use `params`, for example a learned
+            temperature.
         transform: as in `train_step`.
         microbatches: the number of parts into which the batch is cut for the encoder.
         stateful: the encoder is `encode(params, model_state, batch, rng) -> (representations, model_state)`.
-            Each microbatch passes its model_state to the next, and the step returns that of the first pass.
+            Each microbatch passes its model_state to the next. The step returns the last one of the first
+            pass.
 
     Returns:
-        A step as `train_step` returns it, with the same metrics. Gradients are summed in float32 and rounded
-        once to the dtype of the parameters.
+        A `Step` with the metrics of `train_step`. Gradients are summed in float32 and rounded once to the
+        dtype of the parameters.
 
     Raises:
         TypeError: when the step is built, if a function takes other arguments.
         ValueError, TypeError: on the first call, as `train_step`; also for representations that are not
-            floating-point arrays with one row for each example of their microbatch.
+            floating-point arrays, or that do not have one row for each example of the microbatch.
 
     Reference: Gao et al., arXiv:2101.06983.
 

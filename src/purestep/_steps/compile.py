@@ -40,7 +40,8 @@ class Compiled(Generic[Args, Result]):
         self.step = step
         self._threads: weakref.WeakSet[tracing.Traces] = weakref.WeakSet()
         local = _Local(self._threads)
-        # Not a method of this object: the cycle would keep the arrays that the step captures in memory.
+        # Not a method of this object: a reference cycle would keep the arrays that the step captures in
+        # memory.
         self._call = (
             mx.compile(partial(_run, step, local.current, max_traces, None))
             if keep is None
@@ -64,45 +65,46 @@ class Compiled(Generic[Args, Result]):
                 return self._call(state, batch)
             except ValueError as error:
                 if "uncaptured inputs" not in str(error):
-                    # MLX refuses a foreign leaf without its path. Only trees of arrays pass these checks.
+                    # MLX's error for a leaf that is not an array has no path. These checks raise one with it.
                     check_arrays("compiled", "state", state)
                     check_arrays("compiled", "batch", batch)
                     raise
-            # The step captures an array that it also receives, and MLX refuses to trace that. This one call
-            # passes other handles of the same data; in the trace the captured array is a constant.
+            # The step captures an array that it also receives, and MLX refuses to trace that. This call
+            # passes other arrays with the same data; in the trace the captured array is a constant.
             return self._call(*tree.map(mx.contiguous, (state, batch)))
 
 
 def compiled(
     step: Callable[Args, Result], *, max_traces: int | None = None, keep: int | None = None
 ) -> Compiled[Args, Result]:
-    """Compile a step: the same function, with one graph for each set of shapes and dtypes.
+    """Compile a step. MLX traces it once for each set of shapes and dtypes of its arguments.
 
     An array that the step captures is a constant of its trace: it keeps the value that it had when the step
-    was traced, and its memory is held until the trace is freed. The step may also receive that array, as
-    when a loss captures the starting parameters as its reference.
+    was traced, and its memory is held until the trace is freed. The step may also receive that array as an
+    argument. For example, a loss may capture the starting parameters as a reference.
 
     Compile last: inside `mx.vmap`, `mx.grad` or another compiled function, MLX runs the Python function, and
     `compiled` has no effect. Each thread has its own traces, which are freed when the thread ends.
 
     Args:
-        step: `step(state, batch)`, as `train_step` or `eval_step` build it, or your own pure function.
-        max_traces: the number of sets of shapes and dtypes that each thread may trace, 8 by default. Each
-            trace is compiled, and kept until the compiled step is freed: an unbounded number would leak time
-            and memory.
-        keep: for batches of many shapes, in place of `max_traces`: keep the traces of the `keep` most recent
-            shapes and free the others. A freed shape is traced again when it returns. Each call reads the
-            shapes of the batch in Python, which takes about a microsecond per array.
+        step: `step(state, batch)` from `train_step` or `eval_step`, or your own pure function.
+        max_traces: the number of sets of shapes and dtypes that each thread may trace; `None` is 8. Each
+            trace takes time to compile, and its memory is held until the compiled step is freed.
+        keep: use it instead of `max_traces` for batches of many shapes: the traces of the `keep` most recent
+            shapes are kept, and others are freed. A freed shape is traced again when it returns. Each call
+            reads the shapes of the batch in Python, which takes about a microsecond per array. `None`: all
+            traces are kept.
 
     Returns:
-        A callable with the signature of `step`, and with `.traces`, the number of traces so far.
+        A callable with the signature of `step`. Its attribute `traces` is the number of traces made so far.
 
     Raises:
-        ValueError: beyond `max_traces`, with the paths whose shape or dtype varies; the call is refused
-            before any work, and the compiled shapes continue to work. Also for a step that reads the value
-            of an array, by a Python `if`, `float()` or `.item()`, with the line of code; and for a step that
-            draws random numbers from MLX's global stream.
-        TypeError: for a leaf that is not an array, with its path, or a result that is not made of arrays.
+        ValueError: if a call needs more than `max_traces` traces, with the paths whose shape or dtype varies.
+            It is raised before any work, and the shapes that are compiled continue to work.
+        ValueError: if the step reads the value of an array, by a Python `if`, `float()` or `.item()`, with
+            the line of code; if it draws random numbers from MLX's global stream.
+        TypeError: for a leaf that is not an array, with its path; for a result with values other than arrays,
+            Python numbers and strings.
 
     Warns:
         NotCompiledWarning: once, with the reason, if MLX does not compile: after `mx.disable_compile()`,
@@ -133,7 +135,7 @@ def compiled(
 
 
 class _Local(threading.local):
-    """The traces of the current thread; freed with the thread, as MLX's traces are."""
+    """The traces of the current thread. They are freed with the thread, like MLX's traces."""
 
     def __init__(self, threads: "weakref.WeakSet[tracing.Traces]"):
         self.traces = tracing.Traces()
@@ -141,7 +143,7 @@ class _Local(threading.local):
         threads.add(self.traces)
 
     def current(self) -> tracing.Traces:
-        """Return the traces of the thread that calls."""
+        """Return the traces of the calling thread."""
         return self.traces
 
 
@@ -164,7 +166,8 @@ def _call_recent(step: Callable[..., Any], local: _Local, keep: int, state: Any,
     else:
         recent.move_to_end(shapes)
     result = entry.call(state, batch)
-    # A state of other shapes is another trace of the same entry. If nothing is traced, entries are counted.
+    # A state with other shapes makes another trace of the same entry, so traces are counted. Entries are
+    # counted too, since nothing is traced when MLX does not compile.
     while max(len(traces.held), len(recent)) > keep:
         for known in recent.popitem(last=False)[1].known:
             traces.discard(known)

@@ -22,21 +22,21 @@ _REMEDY = "pass rng= to eval_step and draw from the rng of loss_fn, or draw noth
 def eval_step(
     loss_fn: LossFn, *, stateful: bool = False, rng: mx.array | str | None = None
 ) -> Callable[[TrainState, Batch], dict[str, AnyMean]]:
-    """Build the pure function that measures a state on one batch.
+    """Build the pure function that evaluates a state on one batch.
 
-    `loss_fn` is that of `train_step`, called with `None` for its key. A forward pass made by `functional`
-    then runs in evaluation mode, and a loss function that draws random numbers is refused.
+    Without `rng`, `loss_fn` receives `None` for its key. An `apply` made by `functional` then runs in
+    evaluation mode, and random numbers drawn without a key raise an error.
 
     Args:
         loss_fn: as in `train_step`.
         stateful: as in `train_step`; the returned model_state is dropped.
-        rng: for a model that also draws in evaluation, as a VAE does: a key, uint32 [2], for every batch, or
-            `"state"` for a key that is a function of `state.rng`. `loss_fn` receives the key. A forward pass
-            made by `functional` then runs in training mode unless it gets `train=False`.
+        rng: the key that `loss_fn` receives, for a model that also draws in evaluation, such as a VAE: a key,
+            uint32 [2], the same for every batch, or `"state"` for a key computed from `state.rng`. An `apply`
+            that receives the key runs in training mode unless it gets `train=False`. `None`: no key.
 
     Returns:
-        `step(state, batch) -> {"loss": Mean, ...}`. The loss function's metrics are `Mean`s too, so that
-        batches merge to the exact mean over all of them. A sum of means is a `MeanSum`.
+        A function `step(state, batch)` that returns a dict of `loss` and the loss function's metrics. Each is
+        a `Mean`, or a `MeanSum` for a sum of means, so that batches merge to the exact mean over all of them.
 
     Raises:
         ValueError, TypeError: as `train_step`; also for random numbers drawn without a key if `rng` is
@@ -90,21 +90,22 @@ def evaluate(
     all data were one batch. At most two batches are in memory at a time.
 
     Args:
-        eval_step: `eval_step(state, batch) -> {"loss": Mean, ...}`, as `eval_step` builds it, or compiled.
+        eval_step: `eval_step(state, batch) -> {"loss": Mean, ...}`, from `ps.eval_step`, compiled or not.
         state: the state to measure; it is not changed.
         source: an iterable of batches, or an object with `at(step) -> batch`, which needs `steps`.
-        steps: the number of batches, from `at(0)` on; for an iterable, the largest number.
+        steps: the number of batches, starting with `at(0)`. For an iterable it is the largest number, and
+            `None` means all batches.
         perplexity: add `perplexity`, `exp(loss)`. It is meaningful only for a loss in nats per token.
 
     Returns:
-        Python floats: `loss`; every other metric, each over its own weight (0.0 if the weight is 0);
-        `weight`, the total weight of the loss (the first term's for a sum of means); and `perplexity` if
-        requested, which is `inf` for a loss above 709.78 and NaN for a loss that is NaN.
+        A dict of Python floats with `loss`; every other metric, each over its own weight (0.0 if the weight
+        is 0); `weight`, the total weight of the loss, or of its first term for a sum of means; and
+        `perplexity` if requested, which is `inf` for a loss above 709.78 and NaN for a loss that is NaN.
 
     Raises:
-        ValueError: if the source has no batch (an iterator may be exhausted), if the total weight of the loss
-            is 0, or if the source has no length and `steps` is not given.
-        TypeError: if the source or the results of the step have another type.
+        ValueError: if the source has no batch (an iterator may be exhausted); if the total weight of the loss
+            is 0; if the source is not iterable and `steps` is not given.
+        TypeError: if the source or the results of `eval_step` have another type.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(batch["losses"], batch["real"])
@@ -160,7 +161,7 @@ def _batches(caller: str, source: Any, steps: int | None) -> Iterator[Batch]:
 
 
 def _one_behind(results: Iterator[dict[str, AnyMean]]) -> Iterator[dict[str, AnyMean]]:
-    """Start each result, and yield it after the next one has started, so that the device never waits."""
+    """Start computing each result, and yield it after the next one has started: the device never waits."""
     before = None
     for result in results:
         mx.async_eval(result)

@@ -17,17 +17,18 @@ from purestep._transforms.core.base import GradientTransform, check_transform
 def loss_scaled_step(
     loss_fn: LossFn, transform: GradientTransform, *, microbatches: int = 1, stateful: bool = False
 ) -> Step:
-    """Build a `train_step` that multiplies the gradient of its loss by the scale in the optimizer state.
+    """Build a training step that multiplies the gradient of its loss by the scale in the optimizer state.
 
     `transform` is or contains `transforms.dynamic_loss_scale(...)`, which divides by the scale again, skips
     gradients that overflowed and adapts the scale. Only the backward pass is scaled: the metric `loss`
-    and the transform's `value` are unscaled.
+    and the transform's `value` are unscaled. `step.parts` returns the scaled gradients.
 
-    The metrics are those of `train_step`, with `grad_norm` divided by the scale, and `loss_scale`.
+    The metrics are those of `train_step`, with `grad_norm` divided by the scale, and `loss_scale`, the scale
+    of this step.
 
     Args:
         loss_fn: as in `train_step`. It may compute in float16, but the loss itself should be float32.
-        transform: as in `train_step`, with one `dynamic_loss_scale` in it.
+        transform: as in `train_step`; it contains one `dynamic_loss_scale`.
         microbatches: as in `train_step`.
         stateful: as in `train_step`. The forward pass of a skipped step still updates the model_state.
 
@@ -55,7 +56,7 @@ def loss_scaled_step(
         )
 
         def times(mean: Mean) -> Mean:
-            # The value is that of the total; the gradient is `scale` times its gradient.
+            # The value is unchanged, and the gradient is multiplied by `scale`.
             total = mean.total + (scale - 1) * (mean.total - mx.stop_gradient(mean.total))
             return Mean(total, mean.weight)
 

@@ -22,15 +22,15 @@ def sam_step(
     microbatches: int = 1,
     stateful: bool = False,
 ) -> Step:
-    """Build the pure function that makes one step of SAM, from two gradients and one update.
+    """Build the pure function that makes one step of SAM, with two gradients and one update.
 
-    With `g` the gradient at the parameters `p`, the transform receives the gradient at
+    With `g` the gradient at the parameters `p`, the transform receives the gradient at a second point:
 
-        p + rho * g / |g|                   and with adaptive, elementwise,
-        p + rho * p ** 2 * g / |abs(p) * g|
+        p + rho * g / |g|                      by default
+        p + rho * p ** 2 * g / |abs(p) * g|    if `adaptive`; the products are elementwise
 
-    Both gradients are those of the whole batch, also with microbatches, and use the same key and so the same
-    dropout mask.
+    Both gradients are over the whole batch, also with microbatches. They use the same key, and so the same
+    dropout masks.
 
     Differences from optax:
 
@@ -39,7 +39,7 @@ def sam_step(
 
     Args:
         loss_fn: as in `train_step`.
-        transform: as in `train_step`. Its `value` and `grad_norm` are those at the second point.
+        transform: as in `train_step`. It receives `value` and `grad_norm` of the second point.
         rho: the distance to the second point, at least 0. With 0 the result is that of `train_step`, at
             twice the cost.
         adaptive: measure the distance relative to the parameters (ASAM; use a rho of 0.5 to 2).
@@ -47,8 +47,8 @@ def sam_step(
         stateful: as in `train_step`; the model_state is that of the first pass.
 
     Returns:
-        A step as `train_step` returns it. The metrics are those of the first pass, at the parameters
-        themselves, with `perturbed_loss`, the loss of the second pass.
+        A `Step`. Its metrics are those of `train_step` at the parameters themselves, and `perturbed_loss`,
+        the loss at the second point.
 
     Reference: Foret et al., arXiv:2010.01412; Kwon et al., arXiv:2102.11600.
 

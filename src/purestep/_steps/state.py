@@ -46,13 +46,13 @@ class TrainState(NamedTuple):
         Args:
             params: a tree of floating-point arrays.
             transform: its `init` makes the optimizer state.
-            seed: in [0, 2**64). It makes the key of the run, unless `rng` is given.
-            rng: a key, uint32 [2].
-            model_state: the third value of `functional`, if the model has one.
+            seed: an integer in [0, 2**64), from which the key of the run is made if `rng` is not given.
+            rng: the key of the run, uint32 [2].
+            model_state: the third value that `functional` returns; `None` is `{}`.
 
         Raises:
             TypeError: for a leaf that is not an array, such as a Python number, with its path.
-            ValueError: for parameters that are not floating-point arrays, or if there are none.
+            ValueError: for parameters of another dtype than floating-point, or if there are none.
 
         >>> import purestep as ps
         >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
@@ -78,8 +78,8 @@ class TrainState(NamedTuple):
     def replace(self, **changes: Any) -> "TrainState":
         """Return the state with some fields changed.
 
-        `mx.load` and `tree_unflatten` drop containers without arrays. This puts them back into `params` and
-        `model_state`.
+        `mx.load` and `tree_unflatten` drop containers without arrays. `replace` puts them back into `params`
+        and `model_state`.
 
         >>> import purestep as ps
         >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))
@@ -93,7 +93,7 @@ class TrainState(NamedTuple):
 
 
 def check_arrays(caller: str, name: str, value: Tree) -> None:
-    """Refuse a tree with a leaf that is not an array; the error gives its path and the remedy."""
+    """Refuse a tree with a leaf that is not an array; the error names the path and a remedy."""
     if all(isinstance(leaf, mx.array) for leaf in tree.leaves(value)):
         return
     for path, leaf in tree.items(value):

@@ -22,8 +22,8 @@ class Parts(NamedTuple):
     Attributes:
         state: the new state.
         metrics: the metrics of the step.
-        gradients: a tree like the parameters, as the transform receives it.
-        updates: a tree like the parameters, as the transform returns it.
+        gradients: the gradients that the transform received, a tree like the parameters.
+        updates: the updates that the transform returned, a tree like the parameters.
     """
 
     state: TrainState
@@ -35,8 +35,8 @@ class Parts(NamedTuple):
 class Step:
     """A training step: `step(state, batch) -> (state, metrics)`, a pure function.
 
-    `train_step`, `sam_step` and the other builders return a `Step`. Build one from a function of your own
-    that returns `Parts`, and everything that takes a step takes it.
+    `train_step`, `sam_step` and the other builders return a `Step`. You can also build one from your own
+    function that returns `Parts`, and use it wherever a step is expected.
 
     >>> import mlx.core as mx, purestep as ps
     >>> def parts(state, batch):
@@ -47,10 +47,10 @@ class Step:
     (array(1, dtype=int32), array(3, dtype=float32))
 
     Attributes:
-        parts: `parts(state, batch) -> Parts`: the same step, with its gradients and updates. Evaluation is
-            lazy, so results that are not evaluated cost nothing.
-        transform: the gradient transform of the step, or `None` if it is not known. `fit` flushes an
-            incomplete accumulation window with it.
+        parts: `parts(state, batch) -> Parts`: the same step, which also returns its gradients and updates.
+            Evaluation is lazy, so results that you do not use cost nothing.
+        transform: the gradient transform of the step, or `None` if it is not known. `fit` uses it to flush an
+            incomplete window of `accumulate`.
     """
 
     def __init__(

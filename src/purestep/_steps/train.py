@@ -18,7 +18,7 @@ from purestep._steps.step import Parts, Step
 from purestep._transforms.core.base import GradientTransform, apply_updates, check_transform, taking_extra
 from purestep._transforms.core.fitting import StateCheck
 
-_UPDATE = 0x7570  # folded into a key for the draws of the transform, so that they differ from the loss's
+_UPDATE = 0x7570  # folded into a key for the draws of the transform: others than those of the loss
 
 
 def train_step(
@@ -34,12 +34,12 @@ def train_step(
     The metrics are 0-d float32 arrays: `loss`; `grad_norm`, the norm of the gradient before the transforms;
     `learning_rate`, if the transform's state has one; and the metrics of the loss function.
 
-    The transform's `update` receives these keyword arguments if it names them: `value` (the loss), `weight`
-    (the weight of the loss's mean; the first term's for a sum of means), `gradients` (as the first transform
-    receives them) and `grad_norm` (their norm).
+    The transform's `update` receives these keyword arguments if its signature names them: `value` (the loss),
+    `weight` (the weight of the loss, or of its first term for a sum of `Mean`s; 1 for a plain scalar),
+    `gradients` (before any transform) and `grad_norm` (their norm).
 
-    A step can be differentiated, for hypergradients. The gradient flows through its parameters, optimizer
-    state and `loss`. The loss function's own metrics and the model_state are constants.
+    A step can be differentiated, for hypergradients. The gradient flows through the parameters, the optimizer
+    state and `loss`, but not through the loss function's own metrics and the model_state.
 
     Args:
         loss_fn: `loss_fn(params, batch, rng) -> loss` or `-> (loss, metrics)`. `loss` is a 0-d array, a
@@ -50,19 +50,19 @@ def train_step(
             one part at a time. If the loss is a `Mean`, or a sum of `Mean`s, the gradient is that of the
             whole batch, even if the parts have different weights. If the loss is a plain scalar, every part
             counts equally. Gradients are summed in float32, and the transform receives them in float32. For
-            a sum of `Mean`s the loss function is called twice for each part, first for the weights; the
-            first call computes only what the weights depend on. Losses that need the whole batch, such as
-            contrastive losses, are refused: use `cached_contrastive_step`.
+            a sum of `Mean`s the loss function is called twice for each part. The first call is for the
+            weights, and only what they depend on is computed. Losses that need the whole batch, such as
+            contrastive losses, raise an error: use `cached_contrastive_step`.
         stateful: the loss function is `loss_fn(params, model_state, batch, rng) -> (loss, metrics,
             model_state)`. Each microbatch passes its model_state to the next.
 
     Raises:
         TypeError: when the step is built, if the loss function takes other arguments.
-        ValueError, TypeError: on the first call with a new structure, before anything is computed, with the
-            path: for a state that is not a `TrainState` or that belongs to another transform; an empty batch
-            or one that cannot be divided; a leaf that is not an array; a loss that is not a floating-point
-            scalar or depends on no parameter; a step that would change the structure, a shape or a dtype of
-            the state.
+        ValueError, TypeError: on the first call with a new structure, before anything is computed, for a
+            state that is not a `TrainState` or that belongs to another transform; for an empty batch or one
+            that cannot be divided; for a leaf that is not an array; for a loss that is not a floating-point
+            scalar or depends on no parameter; for a step that would change the structure, a shape or a dtype
+            of the state. The error names the path.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
@@ -135,8 +135,8 @@ def _transformed(
 ) -> tuple[Updates, Tree]:
     """Return the updates and the new optimizer state.
 
-    The transform receives containers and handles of its own: writing into them changes nothing outside. Its
-    draws without a key are a function of `key`.
+    The transform receives its own containers and handles: writing into them changes nothing outside. Random
+    numbers that it draws without a key are a function of `key`.
     """
     with scope(fold_in(key, _UPDATE)):
         return update(

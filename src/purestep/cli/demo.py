@@ -11,8 +11,8 @@ import mlx.core as mx
 
 from purestep._core import hardware
 from purestep._core.escaping import printable
-from purestep.cli import output
-from purestep.cli.commands import ENDS, Parser, command
+from purestep.cli.core import output
+from purestep.cli.core.commands import ENDS, Parser, command
 from purestep.demos import NAMES
 
 # The first lines of the modules' docstrings, repeated: importing the modules needs rich and matplotlib.

@@ -1,16 +1,17 @@
 """`python -m purestep inspect PATH`: the content of checkpoints and files of arrays."""
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from purestep.cli import output
-from purestep.cli.commands import ENDS, Parser, command
-from purestep.cli.inspection import CALLER, compared, inspected, opened
+from purestep.cli.core import output
+from purestep.cli.core.commands import ENDS, Parser, command
+from purestep.cli.inspecting.answering import compared, inspected
+from purestep.cli.inspecting.opening import CALLER, open_path
+from purestep.cli.inspecting.showing import show_arrays, show_difference
 
 _DESCRIPTION = """Show stored arrays and verify every checksum. PATH is the directory of a run, one
 checkpoint, a safetensors file or the index of several files, a file of checkpoint.to_bytes, or a
@@ -26,7 +27,6 @@ Exit status with --diff: 0 identical; 1 different, or the output cannot be writt
 are wrong, or a file cannot be read.
 
 {ENDS}"""
-_HEADS = ("array", "dtype", "shape", "size", "norm", "checksum")
 _DIFF_STATUS = {"identical": 0, "different": 1, "damaged": 2}
 
 
@@ -60,13 +60,13 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         with mx.stream(mx.cpu):  # GPUs have no float64 and may be busy
-            found = opened(options.path, options.step)
+            found = open_path(options.path, options.step)
             if options.diff is None:
-                answer, show = inspected(found, options.leaves), _show
+                answer, show = inspected(found, options.leaves), show_arrays
             else:
-                both = found, opened(options.diff, None)
+                both = found, open_path(options.diff, None)
                 first, second = both if options.order[0] == "path" else both[::-1]  # in the order typed
-                answer, show = compared(first, second, options.leaves), _show_difference
+                answer, show = compared(first, second, options.leaves), show_difference
     except (OSError, ValueError, TypeError) as error:
         output.fail(CALLER, error)
         return 2
@@ -75,135 +75,3 @@ def main(arguments: Sequence[str]) -> int:
     else:
         show(tables, answer)
     return _DIFF_STATUS[answer["verdict"]] if "verdict" in answer else 1 if answer["problems"] else 0
-
-
-def _show(tables: Any, answer: dict[str, Any]) -> None:
-    run, record, entries = answer["run"], answer["record"], answer["arrays"]
-    if answer["files"] is not None:
-        _show_files(tables, answer["files"])
-    if run is not None:
-        tables.table(
-            f"{run['path']}: {output.counted(len(run['checkpoints']), 'checkpoint')}",
-            [
-                ("step", "right"),
-                ("saved (UTC)", "left"),
-                ("metrics", "left"),
-                ("size", "right"),
-                ("", "left"),
-            ],
-            [
-                (
-                    str(checkpoint.step),
-                    _date(checkpoint.time),
-                    _pairs(checkpoint.metrics),
-                    "" if checkpoint.bytes is None else output.size(checkpoint.bytes),
-                    "damaged" if checkpoint.problems else "",
-                )
-                for checkpoint in run["checkpoints"]
-            ],
-        )
-        if run["writer"]:
-            tables.say(f"being written by {run['writer']}")
-        for left in run["temporaries"]:
-            tables.say(f"left behind by {left.owner}: {left.name}, {output.size(left.bytes)}")
-    if answer["source"] is not None:
-        kept = sum(entry["bytes"] for entry in entries)
-        tables.table(
-            f"{answer['source']} ({answer['kind']})",
-            list(zip(_HEADS, ("left", "left", "left", "right", "right", "left"), strict=True)),
-            [
-                (
-                    entry["path"],
-                    entry["dtype"],
-                    "x".join(map(str, entry["shape"])) or "0-d",
-                    output.size(entry["bytes"]),
-                    "" if entry["norm"] is None else output.number(entry["norm"]),
-                    entry["status"],
-                )
-                for entry in entries
-            ],
-            footer=(output.counted(len(entries), "array"), "", "", output.size(kept), "", ""),
-        )
-    if record is not None:
-        versions = _pairs(record["versions"])
-        tables.say(f"step {record['step']}, saved {_date(record['time'])} UTC; {versions}")
-        if record["metrics"]:
-            tables.say(f"metrics: {_pairs(record['metrics'])}")
-        if record["metadata"]:
-            tables.say(f"metadata: {record['metadata']!r:.300}")
-    _show_problems(tables, answer)
-
-
-def _show_files(tables: Any, files: list[dict[str, Any]]) -> None:
-    tables.table(
-        output.counted(len(files), "file"),
-        [("file", "left"), ("written (UTC)", "left"), ("arrays", "right"), ("size", "right"), ("", "left")],
-        [
-            (
-                file["name"],
-                _date(file["time"]),
-                "" if file["arrays"] is None else str(file["arrays"]),
-                "" if file["bytes"] is None else output.size(file["bytes"]),
-                "damaged" if file["problems"] else "",
-            )
-            for file in files
-        ],
-    )
-
-
-def _show_difference(tables: Any, answer: dict[str, Any]) -> None:
-    if answer["first"] is not None:
-        tables.say(f"first:  {answer['first']}", f"second: {answer['second']}")
-        rows = [(path, "only in the first", "", "", "") for path in answer["only_in_first"]]
-        rows += [(path, "only in the second", "", "", "") for path in answer["only_in_second"]]
-        for word in ("reshaped", "retyped"):
-            rows += [
-                (found["path"], f"{word}: {found['first']}, {found['second']}", "", "", "")
-                for found in answer[word]
-            ]
-        rows += [
-            (
-                found["path"],
-                "differs",
-                output.number(found["max_abs"]),
-                output.number(found["relative"]),
-                "" if found["ulps"] is None else str(found["ulps"]),
-            )
-            for found in answer["differ"]
-        ]
-        heads = [
-            ("array", "left"),
-            ("", "left"),
-            ("max abs", "right"),
-            ("relative", "right"),
-            ("ulps", "right"),
-        ]
-        if rows:
-            tables.table("differences", heads, rows)
-        tables.say(f"identical bit for bit: {answer['same_bits']}, different: {len(rows)}")
-    _show_problems(tables, answer)
-    tables.say(answer["verdict"])
-
-
-def _show_problems(tables: Any, answer: dict[str, Any]) -> None:
-    if answer["problems"]:
-        tables.say(
-            f"{output.counted(len(answer['problems']), 'problem')}:",
-            *(f"  {problem}" for problem in answer["problems"]),
-        )
-
-
-def _date(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
-    except (OverflowError, ValueError, OSError):
-        return "no date"
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {output.number(value) if isinstance(value, float) else value}"
-        for name, value in values.items()
-    )

@@ -14,8 +14,8 @@ from purestep._core import checks
 from purestep._replay.bundle import Bundle, load
 from purestep._replay.explaining import Report, explain
 from purestep._steps.compile import Compiled
-from purestep.cli import output
-from purestep.cli.commands import ENDS, Parser, command
+from purestep.cli.core import output
+from purestep.cli.core.commands import ENDS, Parser, command
 from purestep.cli.demo import with_openblas
 
 _DESCRIPTION = """Run a recorded step again, bit for bit, and name the first array that is not finite: in the

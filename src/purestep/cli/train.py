@@ -11,8 +11,8 @@ from typing import Any
 
 import purestep as ps
 from purestep._loop.config.kinds import choices, optional
-from purestep.cli import output
-from purestep.cli.commands import ENDS, INTERRUPTED, Parser, command
+from purestep.cli.core import output
+from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command
 from purestep.cli.demo import with_openblas
 from purestep.cli.training import loading, settings
 from purestep.cli.training.session import CHECKPOINTS, Outcome, Session, figures, opened, trained
@@ -141,7 +141,7 @@ def _to_continue(session: Session) -> str:
 
 def _said(session: Session, error: Exception) -> str | None:
     """Return an error of the run in one line, or `None` for a bug."""
-    if isinstance(error, OSError) or str(error).startswith("train: "):
+    if isinstance(error, (OSError, ps.checkpoint.LockedError)) or str(error).startswith("train: "):
         return output.worded(error)
     if type(error) is RuntimeError:
         for sign, said in _OF_MLX.items():

@@ -2,12 +2,14 @@
 
 import argparse
 import math
+import statistics
 from typing import Any
 
 import mlx.core as mx
 
 import purestep as ps
 from purestep._loop.callbacks.pictures import curves
+from purestep._loop.callbacks.pictures.curves import Curve, Panel
 from purestep.demos.models.sorting import (
     DIGITS,
     EQUALS,
@@ -18,10 +20,9 @@ from purestep.demos.models.sorting import (
     correctness,
     prompts,
 )
-from purestep.demos.shared import session
+from purestep.demos.shared import running, session
 from purestep.demos.shared.building import seeded
-from purestep.demos.shared.running import say
-from purestep.demos.shared.session import Session
+from purestep.demos.shared.session import Session, Settings
 
 STEPS = 800
 TRAIN, TEST = 4096, 256  # prompts
@@ -34,12 +35,12 @@ BETA = 0.02
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    session.add_arguments(parser, "grpo", STEPS)
+    running.add_shared_arguments(parser, "grpo", STEPS, "all that is random")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit status."""
-    return session.conduct(options, "grpo", STEPS, learn_to_sort)
+    return session.conduct(options, "grpo", Settings(STEPS), learn_to_sort)
 
 
 def learn_to_sort(session: Session) -> dict[str, Any]:
@@ -47,31 +48,18 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
     settings = session.settings
     train, test = prompts(TRAIN, TEST, settings.seed)
     apply, params = seeded(Decoder, settings.seed)
-    rate = ps.schedules.warmup_cosine_decay(
-        0.0, PEAK_RATE, settings.steps // 40, settings.steps, end_value=0.1 * PEAK_RATE
-    )
-    # Muon for the matrices of the blocks, AdamW for the rest.
-    muon = ps.optimizers.muon(
-        rate,
-        consistent_rms=0.2,
-        matrices=lambda path, leaf: leaf.ndim == 2 and path.startswith("blocks"),
-    )
-    transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), muon)
-
+    transform = muon(settings.steps)
+    sampling: dict[str, Any] = {
+        "max_tokens": MAX_TOKENS, "stop_tokens": (STOP,), "compile": settings.compile,
+    }  # fmt: skip
     # A batch has 32 prompts with 8 completions each, drawn with the current parameters and scored.
     source = ps.data.rollout(
-        apply,
-        train,
-        correctness,
-        max_tokens=MAX_TOKENS,
-        group_size=GROUP_SIZE,
-        batch_size=BATCH_SIZE,
-        temperature=TEMPERATURE,
-        stop_tokens=(STOP,),
-        compile=settings.compile,
-    )
+        apply, train, correctness, group_size=GROUP_SIZE, batch_size=BATCH_SIZE, temperature=TEMPERATURE,
+        **sampling,
+    )  # fmt: skip
+    greedy = ps.data.sampler(apply, temperature=0.0, **sampling)
 
-    def loss(
+    def loss_fn(
         params: ps.types.Params, batch: ps.types.Batch, rng: mx.array
     ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
         inputs, targets = ps.losses.shift(batch["tokens"])
@@ -86,69 +74,65 @@ def learn_to_sort(session: Session) -> dict[str, Any]:
             ref_logps=mx.full(logps.shape, -math.log(VOCABULARY)),
             beta=BETA,
         )
-        return objective, {**metrics, "reward": ps.Mean.of(batch["rewards"])}
-
-    greedy = ps.data.sampler(
-        apply, max_tokens=MAX_TOKENS, temperature=0.0, stop_tokens=(STOP,), compile=settings.compile
-    )
+        return objective, {"reward": ps.Mean.of(batch["rewards"]), **metrics}
 
     def measure(state: ps.TrainState) -> dict[str, float]:
         scores = correctness(test, greedy(state.params, test, state.rng).lists())
-        return {"test_reward": sum(scores) / TEST, "test_sorted": scores.count(1.0) / TEST}
+        return {"reward": sum(scores) / TEST, "sorted": scores.count(1.0) / TEST}
 
-    state = session.train(
-        "grpo",
-        ps.TrainState.create(params, transform, seed=settings.seed),
-        session.step(loss, transform),
-        source.at,
-        steps=settings.steps,
-        tokens=BATCH_SIZE * (DIGITS + 1 + MAX_TOKENS),
-        measure=measure,
-        shown={
-            "reward": "reward",
-            "test_reward": "test reward",
-            "test_sorted": "test sorted",
-            "grad_norm": "|g|",
-        },
+    first = ps.TrainState.create(params, transform, seed=settings.seed)
+    result = session.fit(
+        session.step(loss_fn, transform), first, source, evaluate=[ps.Evaluation(measure, name="test")]
     )
-    history = session.history("grpo")
-    rewards = [row["reward"] for row in history if "reward" in row]
-    result = {
-        "chance_reward": rewards[0],
-        "reward": sum(rewards[-20:]) / len(rewards[-20:]),
-        **{name: value for name, value in history[-1].items() if name.startswith("test_")},
+    history = result.history
+    figures = {
+        "chance_reward": source.at(first)["rewards"].mean().item(),
+        "reward": statistics.fmean(history.column("reward")[1][-2:]),
+        "test_reward": history.last("test_reward"),
+        "test_sorted": history.last("test_sorted"),
         "steps": settings.steps,
     }
-    picture(session, result)
-    shown = test[:5]
-    for prompt, completion in zip(shown, greedy(state.params, shown, state.rng).lists(), strict=True):
+    picture(session, list(history), figures)
+    written = greedy(result.state.params, test[:5], result.state.rng).lists()
+    for prompt, completion in zip(test[:5], written, strict=True):
         verdict = "" if completion == answer(prompt) else "  (wrong)"
-        say(session.console, f"{_written(prompt[:-1])} = {_written(completion)}{verdict}")
-    return result
+        session.say(f"{_written(prompt[:-1])} = {_written(completion)}{verdict}")
+    return figures
 
 
-def picture(session: Session, result: dict[str, Any]) -> None:
+def muon(steps: int) -> ps.GradientTransform:
+    """Return Muon for the matrices of the blocks and AdamW for the rest."""
+    rate = ps.schedules.warmup_cosine_decay(0.0, PEAK_RATE, steps // 40, steps, end_value=0.1 * PEAK_RATE)
+    return ps.chain(
+        ps.transforms.clip_by_global_norm(1.0),
+        ps.optimizers.muon(
+            rate,
+            consistent_rms=0.2,
+            matrices=lambda path, leaf: leaf.ndim == 2 and path.startswith("blocks"),
+        ),
+    )
+
+
+def picture(session: Session, rows: list[dict[str, float]], figures: dict[str, Any]) -> None:
     """Draw the rewards and the share of prompts that are sorted."""
-    history = session.history("grpo")
-    session.draw(
+    rewards = Panel(
+        "reward: mean share of places that are right",
         [
-            curves.Panel(
-                "reward: mean share of places that are right",
-                [
-                    curves.Curve("training, sampled", history, "reward", curves.BLUE, noisy=True),
-                    curves.Curve("unseen prompts, greedy", history, "test_reward", curves.ORANGE),
-                ],
-                levels={"before training, sampled": result["chance_reward"]},
-                limits=(0, 1.02),
-            ),
-            curves.Panel(
-                "share of unseen prompts sorted (greedy)",
-                [curves.Curve("sorted", history, "test_sorted", curves.GREEN)],
-                limits=(-0.02, 1.02),
-            ),
+            Curve("training, sampled", rows, "reward", curves.BLUE, noisy=True, each="rows"),
+            Curve("unseen prompts, greedy", rows, "test_reward", curves.ORANGE),
         ],
+        levels={"before training, sampled": figures["chance_reward"]},
+        limits=(0, 1.02),
+    )
+    right = Panel(
+        "share of unseen prompts sorted (greedy)",
+        [Curve("sorted", rows, "test_sorted", curves.GREEN)],
+        limits=(-0.02, 1.02),
+    )
+    session.draw(
+        [rewards, right],
         f"GRPO teaches a transformer to sort {DIGITS} digits: "
-        f"reward {result['chance_reward']:.2f} to {result['reward']:.2f}",
+        f"reward {figures['chance_reward']:.2f} to {figures['reward']:.2f}",
     )
 
 

@@ -15,10 +15,10 @@ from purestep._loop.callbacks.pictures import curves
 from purestep._loop.callbacks.pictures.curves import Curve, Panel
 from purestep._loop.callbacks.pictures.picture import band, zoomed
 from purestep.demos.models.transformer import Block
-from purestep.demos.shared import session
+from purestep.demos.shared import running, session
 from purestep.demos.shared.building import seeded
-from purestep.demos.shared.figures import made
-from purestep.demos.shared.session import Session
+from purestep.demos.shared.session import Session, Settings
+from purestep.demos.shared.settings import out_of_range
 
 STEPS = 480
 PAIRS = 5  # pairs of runs; each pair has its own first weights and batches
@@ -33,18 +33,22 @@ VOCABULARY = 3 * MODULUS + 1
 IGNORED = -100
 KINDS = {"alone": 0.0, "ahead": MTP_WEIGHT}
 LABELS = {"alone": "predicts the next token only", "ahead": "predicts the token after it as well"}
-FIGURES = ("validation_loss", "hint_loss", "sum_loss", "sums_known")
+FIGURES = ("loss", "hint_loss", "sum_loss", "sums_known")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    session.add_arguments(parser, "mtp", STEPS)
+    running.add_shared_arguments(parser, "mtp", STEPS, "all that is random")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit status."""
-    # A seed is turned into one seed for each pair.
-    return session.conduct(options, "mtp", STEPS, compare, phases=phases(), seeds=2**64 // PAIRS)
+    return session.conduct(options, "mtp", Settings(STEPS), compare, phases=phases(), fault=fault)
+
+
+def fault(settings: Settings) -> str | None:
+    """Return the first error in the settings, or `None`. A seed is turned into one seed for each pair."""
+    return out_of_range(settings.steps, settings.seed, seeds=2**64 // PAIRS)
 
 
 def phases() -> list[str]:
@@ -116,34 +120,60 @@ def compare(session: Session) -> dict[str, Any]:
     """
     settings = session.settings
     apply, _ = seeded(Reader, settings.seed)
-    warmup = settings.steps // 12
-    transform = ps.chain(
+    transform = optimizer(settings.steps)
+    steps = {kind: session.step(loss_of(apply, weight), transform) for kind, weight in KINDS.items()}
+    # Not compiled: on a CPU, building the kernels takes longer than a few measurements.
+    look = ps.eval_step(measures_of(apply))
+    histories: dict[str, list[ps.callbacks.History]] = {kind: [] for kind in KINDS}
+    for pair in range(PAIRS):
+        seed = settings.seed * PAIRS + pair  # two values of --seed never share a pair
+        (_, params), source = seeded(Reader, seed), Hints(BATCH_SIZE, seed)
+        unseen = Hints(MEASURED, seed).at(2**31)  # training never reaches this step number
+        for kind, step in steps.items():
+            result = session.fit(
+                step,
+                ps.TrainState.create(params, transform, seed=seed),
+                source,
+                evaluate=[ps.Evaluation(look, [unseen], name="validation")],
+                phase=f"{kind}-{pair + 1}",
+            )
+            histories[kind].append(result.history)
+    figures = summary(histories)
+    picture(session, histories, figures)
+    return {"steps": settings.steps, **figures}
+
+
+def optimizer(steps: int) -> ps.GradientTransform:
+    """Return AdamW with gradient clipping, a warm-up and a cosine decay."""
+    rate = ps.schedules.warmup_cosine_decay(0.0, RATE, steps // 12, steps, end_value=RATE / 10)
+    return ps.chain(
         ps.transforms.clip_by_global_norm(1.0),
-        ps.optimizers.adamw(
-            ps.schedules.warmup_cosine_decay(0.0, RATE, warmup, settings.steps, end_value=RATE / 10),
-            b2=0.99,
-            weight_decay=0.01,
-            mask=ps.transforms.matrices,
-        ),
+        ps.optimizers.adamw(rate, b2=0.99, weight_decay=0.01, mask=ps.transforms.matrices),
     )
 
-    def loss_of(mtp_weight: float) -> ps.types.LossFn:
-        def loss_fn(
-            params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None
-        ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
-            states = apply(params, batch["inputs"], rng=rng, ahead=mtp_weight > 0)
-            matrix, targets = params["embedding"]["weight"], batch["targets"]
-            loss, means = ps.losses.multi_token_loss(
-                states, matrix, targets, mtp_weight=mtp_weight, ignore_index=IGNORED
-            )
-            return loss, {"next_token_loss": means["next_token_loss"]}
 
-        return loss_fn
+def loss_of(apply: ps.types.Apply, mtp_weight: float) -> ps.types.LossFn:
+    """Return the loss function of training; with a weight above 0 it looks ahead."""
 
-    def figures(
+    def loss_fn(
         params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None
     ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
-        """Return the compared figures, which measure the next token only, for both kinds of training."""
+        states = apply(params, batch["inputs"], rng=rng, ahead=mtp_weight > 0)
+        matrix, targets = params["embedding"]["weight"], batch["targets"]
+        loss, means = ps.losses.multi_token_loss(
+            states, matrix, targets, mtp_weight=mtp_weight, ignore_index=IGNORED
+        )
+        return loss, {"next_token_loss": means["next_token_loss"]}
+
+    return loss_fn
+
+
+def measures_of(apply: ps.types.Apply) -> ps.types.LossFn:
+    """Return the compared figures, which measure the next token only, for both kinds of training."""
+
+    def measure(
+        params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None
+    ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
         states = apply(params, batch["inputs"], rng=rng, ahead=False)
         matrix, targets = params["embedding"]["weight"], batch["targets"]
 
@@ -158,62 +188,39 @@ def compare(session: Session) -> dict[str, Any]:
         found["sums_known"] = ps.Mean.of(guess == targets[:, -1] - SUM)
         return ps.losses.multi_token_loss(states, matrix, targets, ignore_index=IGNORED)[0], found
 
-    steps = {kind: session.step(loss_of(weight), transform) for kind, weight in KINDS.items()}
-    # Not compiled: on a CPU, building the kernels takes longer than a few measurements.
-    look = ps.eval_step(figures)
-    ends: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-    for pair in range(PAIRS):
-        seed = settings.seed * PAIRS + pair  # two values of --seed never share a pair
-        (_, params), source = seeded(Reader, seed), Hints(BATCH_SIZE, seed)
-        # Training never reaches this step number.
-        unseen = Hints(MEASURED, seed).at(2**31)
-
-        def measure(state: ps.TrainState, unseen: ps.types.Batch = unseen) -> dict[str, float]:
-            found = ps.evaluate(look, state, [unseen])
-            found["validation_loss"] = found["loss"]
-            return {figure: found[figure] for figure in FIGURES}
-
-        for kind, step in steps.items():
-            state = session.train(
-                f"{kind}-{pair + 1}",
-                ps.TrainState.create(params, transform, seed=seed),
-                step,
-                lambda state, source=source: source.at(made(state)),
-                steps=settings.steps,
-                tokens=BATCH_SIZE * 4,
-                measure=measure,
-                shown={"next_token_loss": "loss", "validation_loss": "val", "sums_known": "sums known"},
-            )
-            ends[kind].append(measure(state))
-    result = summary(ends)
-    picture(session, result)
-    return {"steps": settings.steps, **result}
+    return measure
 
 
-def summary(ends: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+def summary(histories: dict[str, list[ps.callbacks.History]]) -> dict[str, Any]:
     """Return the means over the pairs, the figures of each pair, and the number of pairs won by `ahead`."""
-    result: dict[str, Any] = {}
-    for kind, runs in ends.items():
-        for figure in FIGURES:
-            result[f"{kind}_{figure}"] = sum(run[figure] for run in runs) / len(runs)
-    for kind, runs in ends.items():
-        for figure in ("validation_loss", "sums_known"):
-            result[f"{kind}_{figure}_by_pair"] = [round(run[figure], 4) for run in runs]
-    both = list(zip(ends["alone"], ends["ahead"], strict=True))
-    won = sum(ahead["validation_loss"] < alone["validation_loss"] for alone, ahead in both)
-    return {**result, "pairs": len(both), "pairs_won_ahead": won}
+    ends = {
+        (kind, figure): [history.column(f"validation_{figure}")[1][-1] for history in runs]
+        for kind, runs in histories.items()
+        for figure in FIGURES
+    }
+    means = {f"{kind}_{figure}": sum(values) / len(values) for (kind, figure), values in ends.items()}
+    by_pair = {
+        f"{kind}_{figure}_by_pair": [round(value, 4) for value in values]
+        for (kind, figure), values in ends.items()
+        if figure in ("loss", "sums_known")
+    }
+    both = list(zip(ends["alone", "loss"], ends["ahead", "loss"], strict=True))
+    won = sum(ahead < alone for alone, ahead in both)
+    return {**means, **by_pair, "pairs": len(both), "pairs_won_ahead": won}
 
 
-def picture(session: Session, result: dict[str, Any]) -> None:
+def picture(
+    session: Session, histories: dict[str, list[ps.callbacks.History]], figures: dict[str, Any]
+) -> None:
     """Draw the next-token loss and the share of known sums: means and bands over the pairs."""
     colors = dict(zip(KINDS, (curves.BLUE, curves.ORANGE), strict=True))
 
     def lines(figure: str) -> list[Curve]:
-        found = []
-        for kind, color in colors.items():
-            runs = [session.history(f"{kind}-{pair}") for pair in range(1, PAIRS + 1)]
-            found.append(Curve(LABELS[kind], band(runs, figure), "mean", color, band=("low", "high")))
-        return found
+        bands = {kind: band([list(run) for run in runs], figure) for kind, runs in histories.items()}
+        return [
+            Curve(LABELS[kind], rows, "mean", colors[kind], band=("low", "high"))
+            for kind, rows in bands.items()
+        ]
 
     losses = lines("validation_loss")
     # Half of the predicted tokens are sums, which a model that can add predicts with certainty.
@@ -223,16 +230,16 @@ def picture(session: Session, result: dict[str, Any]) -> None:
         Panel("next-token loss on unseen batches (nats)", losses, levels, zoomed(seen, levels.values())),
         Panel(
             "share of sums known before the hint is read",
-            lines("sums_known"),
+            lines("validation_sums_known"),
             {"by chance": 1 / MODULUS},
             (0, 1.03),
         ),
     ]
-    alone, ahead = (result[f"{kind}_validation_loss"] for kind in ("alone", "ahead"))
+    alone, ahead = (figures[f"{kind}_loss"] for kind in ("alone", "ahead"))
     title = (
         f"A head that predicts one token further: next-token loss {ahead:.3f} with it, {alone:.3f} without; "
-        f"lower in {result['pairs_won_ahead']} of {result['pairs']} pairs\n"
+        f"lower in {figures['pairs_won_ahead']} of {figures['pairs']} pairs\n"
         f"Sequences are a b = hint sum, and most hints are not the sum of a and b. "
-        f"Lines: mean of {result['pairs']} runs; bands: lowest to highest"
+        f"Lines: mean of {figures['pairs']} runs; bands: lowest to highest"
     )
     session.draw(panels, title)

@@ -4,8 +4,8 @@ import argparse
 import hashlib
 import math
 import statistics
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -16,12 +16,10 @@ from purestep._loop.callbacks.pictures import curves
 from purestep._loop.callbacks.pictures.curves import Curve, Panel
 from purestep.demos.models.ngram import ngram_loss
 from purestep.demos.models.transformer import Transformer
-from purestep.demos.shared import running
+from purestep.demos.shared import running, session
 from purestep.demos.shared.building import clipped_adamw, seeded
 from purestep.demos.shared.reading import read_text
-from purestep.demos.shared.run_directory import RunDirectory
-from purestep.demos.shared.running import say
-from purestep.demos.shared.settings import out_of_range
+from purestep.demos.shared.session import Session
 from purestep.demos.shared.writing import continued
 
 CONTEXT = 64
@@ -33,13 +31,11 @@ DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(session.Settings):
     """The settings that determine the results of a run bit for bit."""
 
     steps: int = 600
-    seed: int = 0
     data: str | None = None
-    compile: bool = True
     microbatches: int = 1
     dtype: str = "float32"
 
@@ -59,30 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit status."""
-    console = running.open_console(options)
-    settings, directory, begun = running.settled(options, "text", Settings(), fault)
-    text = read_text(settings.data, lambda sentence: say(console, sentence, "yellow"))
-    facts = {
-        "demo": "text",
-        "settings": asdict(settings),
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "computed_by": running.computer(),
-    }
-    if begun is not None:
-        if begun.get("sha256") != facts["sha256"]:
-            raise ValueError("demo: --data must be the text this run began with, got another text")
-        running.compare_computers(begun, console)
-    prepared = Run(settings, text, directory, console)
-    if begun is None:
-        directory.start(facts)
-    result = running.ended(lambda asked: prepared.go(), "text", directory, console, options.json)
-    if isinstance(result, int):
-        return result
-    sample = result.pop("sample")
-    running.report(result, console, options.json)
-    files = "loss.png, metrics.jsonl, sample.txt, state.safetensors and checkpoints/"
-    say(console, f"\nwritten by the model:\n{sample}\n\n{files} are in {directory.path}/")
-    return 0
+    return session.conduct(options, "text", Settings(), learn, fault=fault, facts_of=facts_of)
 
 
 def fault(settings: Settings) -> str | None:
@@ -95,103 +68,86 @@ def fault(settings: Settings) -> str | None:
         return f"--microbatches must divide {BATCH_SIZE}, got {settings.microbatches}"
     if settings.dtype not in DTYPES:
         return f"--dtype must be one of {', '.join(DTYPES)}, got {settings.dtype!r:.40}"
-    return out_of_range(settings.steps, settings.seed)
+    return session.in_range(settings)
 
 
-class Run:
-    """One run: the model, the text and the output directory."""
+def facts_of(settings: Settings, begun: Mapping[str, Any] | None, console: Console) -> dict[str, Any]:
+    """Return the checksum of the text; refuse to resume a run with another text."""
+    text = read_text(settings.data, lambda sentence: running.say(console, sentence, "yellow"))
+    facts = {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+    if begun is not None and begun.get("sha256") != facts["sha256"]:
+        raise ValueError("demo: --data must be the text this run began with, got another text")
+    return facts
 
-    def __init__(self, settings: Settings, text: str, directory: RunDirectory, console: Console):
-        self.settings, self.directory, self.console = settings, directory, console
-        split = len(text) * 9 // 10
-        self.train_text, self.validation_text = text[:split], text[split:]
-        self.characters = ps.data.Characters.of(text)
-        self.source = ps.data.RandomWindows(
-            self.characters.encode(self.train_text), BATCH_SIZE, CONTEXT, settings.seed
-        )
-        self.validation = ps.data.consecutive_windows(
-            self.characters.encode(self.validation_text), 4 * BATCH_SIZE, CONTEXT, ignore_index=-100
-        )
-        self.apply, params = seeded(lambda: Transformer(len(self.characters.symbols)), settings.seed)
-        self.transform = clipped_adamw(PEAK_RATE, settings.steps)
-        self.initial = ps.TrainState.create(params, self.transform, seed=settings.seed)
-        step = ps.train_step(self.loss, self.transform, microbatches=settings.microbatches)
-        self.step: ps.types.StepFn = ps.compiled(step) if settings.compile else step
 
-    def loss(self, params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None) -> ps.Mean:
-        """Return the cross-entropy of a batch."""
-        params = ps.tree.cast(params, getattr(mx, self.settings.dtype))
-        logits = self.apply(params, batch["inputs"], rng=rng)
+def learn(session: Session) -> dict[str, Any]:
+    """Train on nine tenths of the text, predict the rest, and continue it; return the figures."""
+    settings, text = session.settings, read_text(session.settings.data)
+    learnt, unseen = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]
+    characters = ps.data.Characters.of(text)
+    source = ps.data.RandomWindows(characters.encode(learnt), BATCH_SIZE, CONTEXT, settings.seed)
+    validation = ps.data.consecutive_windows(
+        characters.encode(unseen), 4 * BATCH_SIZE, CONTEXT, ignore_index=-100
+    )
+    apply, params = seeded(lambda: Transformer(len(characters.symbols)), settings.seed)
+    transform = clipped_adamw(PEAK_RATE, settings.steps)
+
+    def loss_fn(params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None) -> ps.Mean:
+        logits = apply(ps.tree.cast(params, getattr(mx, settings.dtype)), batch["inputs"], rng=rng)
         return ps.losses.cross_entropy(logits, batch["targets"], ignore_index=-100)
 
-    def go(self) -> dict[str, Any]:
-        """Train from the last checkpoint to the end; return the figures, with the written `sample`."""
-        began, computer = time.perf_counter(), running.computer()
-        baseline = ngram_loss(self.train_text, self.validation_text)
-        say(
-            self.console,
-            f"{len(self.train_text):,} characters to learn, {len(self.validation_text):,} to predict; "
-            f"{ps.tree.size(self.initial.params):,} parameters; {computer['device']}, "
-            f"{computer['blas']} BLAS; files in {self.directory.path}/\n"
-            f"to beat: a character trigram model, {baseline:.3f} nats per character on validation",
-        )
-        meter = ps.callbacks.throughput()
-        result = self.train(meter)
-        loss, prompt = result.history.last("validation_loss") or math.nan, self.validation_text[:CONTEXT]
-        written = continued(
-            self.apply, result.state.params, self.characters.encode(prompt), SAMPLE,
-            temperature=TEMPERATURE, seed=self.settings.seed,
-        )  # fmt: skip
-        sample = prompt + self.characters.decode(written)
-        speeds = meter.history.column("tokens_per_second")[1]
-        self.directory.save(self.directory.state, result.state)
-        with self.directory.writing(self.directory.path / "sample.txt"):
-            (self.directory.path / "sample.txt").write_text(sample, encoding="utf-8")
-        with self.directory.writing(self.directory.path / "loss.png"):
-            picture(self.directory, result.history, loss, baseline)
-        return {
-            "validation_loss": loss,
-            "trigram_loss": baseline,
-            "steps": self.settings.steps,
-            "tokens_per_second": round(statistics.median(speeds or [0])),
-            "seconds": round(time.perf_counter() - began, 1),
-            "peak_memory_mb": round(mx.get_peak_memory() / 1e6),
-            "out": str(self.directory.path),
-            "sample": sample[CONTEXT:],
-        }
-
-    def train(self, *callbacks: ps.callbacks.Callback) -> ps.FitResult:
-        """Run the remaining steps.
-
-        Raises:
-            StoppedError: if an interruption arrives before the last step; the state is saved.
-            FloatingPointError: if the parameters are not finite; the last good checkpoint is kept.
-        """
-        # Evaluation is not compiled: on a CPU, building its kernels takes longer than a dozen batches.
-        every = max(1, min(200, math.ceil(self.settings.steps / 4)))
-        evaluation = ps.Evaluation(ps.eval_step(self.loss), self.validation, every=every, name="validation")
-        shown = ps.callbacks.progress("text", console=self.console)
-        lines = ps.callbacks.jsonl(self.directory.metrics)
-        checkpoints = self.directory.path / "checkpoints"
-        with ps.checkpoint.Checkpointer(checkpoints, keep=ps.checkpoint.keep_last(1)) as checkpointer:
-            result = ps.fit(
-                self.step, self.initial, self.source, steps=self.settings.steps, evaluate=evaluation,
-                checkpointer=checkpointer, callbacks=[shown, lines, *callbacks],
-                log_every=max(1, min(10, self.settings.steps // 20)),
-            )  # fmt: skip
-        return running.finished(result)
+    baseline, computer = ngram_loss(learnt, unseen), running.computer()
+    session.say(
+        f"{len(learnt):,} characters to learn, {len(unseen):,} to predict; "
+        f"{ps.tree.size(params):,} parameters; {computer['device']}, "
+        f"{computer['blas']} BLAS; files in {session.directory.path}/\n"
+        f"to beat: a character trigram model, {baseline:.3f} nats per character on validation"
+    )
+    meter = ps.callbacks.throughput()
+    result = session.fit(
+        session.step(loss_fn, transform, microbatches=settings.microbatches),
+        ps.TrainState.create(params, transform, seed=settings.seed),
+        source,
+        # Not compiled: on a CPU, building the kernels takes longer than a dozen batches.
+        evaluate=[ps.Evaluation(ps.eval_step(loss_fn), validation, name="validation")],
+        callbacks=[meter],
+    )
+    written = continued(
+        apply, result.state.params, characters.encode(unseen[:CONTEXT]), SAMPLE,
+        temperature=TEMPERATURE, seed=settings.seed,
+    )  # fmt: skip
+    loss, sample = result.history.last("validation_loss") or math.nan, characters.decode(written)
+    save(session, result.state, unseen[:CONTEXT] + sample)
+    picture(session, result.history, loss, baseline)
+    session.say(f"\nwritten by the model:\n{sample}")
+    speeds = meter.history.column("tokens_per_second")[1]
+    return {
+        "validation_loss": loss,
+        "trigram_loss": baseline,
+        "steps": settings.steps,
+        "tokens_per_second": round(statistics.median(speeds or [0])),
+    }
 
 
-def picture(directory: RunDirectory, history: ps.callbacks.History, loss: float, baseline: float) -> None:
+def save(session: Session, state: ps.TrainState, sample: str) -> None:
+    """Write the last state and the sample into files of their own."""
+    directory = session.directory
+    with directory.writing(directory.path / "state.safetensors"):
+        ps.checkpoint.save(directory.path / "state.safetensors", state)
+    with directory.writing(directory.path / "sample.txt"):
+        (directory.path / "sample.txt").write_text(sample, encoding="utf-8")
+
+
+def picture(session: Session, history: ps.callbacks.History, loss: float, baseline: float) -> None:
     """Draw the training and validation loss by step, and the loss of the trigram model."""
     rows = list(history)
     panel = Panel(
         "loss (nats per character)",
         [
-            Curve("training", rows, "loss", curves.BLUE, noisy=True),
+            Curve("training", rows, "loss", curves.BLUE, noisy=True, each="rows"),
             Curve("validation", rows, "validation_loss", curves.ORANGE),
         ],
         levels={"trigram model, validation": baseline},
     )
     title = f"A character transformer: validation loss {loss:.3f}; to beat: a trigram model, {baseline:.3f}"
-    curves.draw(directory.path / "loss.png", [panel], title)
+    session.draw([panel], title, "loss.png")

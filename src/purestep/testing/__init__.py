@@ -1,4 +1,4 @@
-"""Tools for your own tests: the laws of transforms, trees to try them on, comparisons to the bit.
+"""Tools for your own tests: the laws of transforms, trees to try them on, and bit-exact comparisons.
 
 `strategies` needs hypothesis and is imported by its full name, `purestep.testing.strategies`.
 """

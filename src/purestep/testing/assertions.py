@@ -1,4 +1,4 @@
-"""Comparisons of trees: to the bit, and to a tolerance for each dtype."""
+"""Comparisons of trees: bit for bit, and within a tolerance for each dtype."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ TOLERANCES = {mx.float32: 2e-6, mx.bfloat16: 2**-7, mx.float16: 2**-10}
 
 
 def bits(tree_of_arrays: Tree) -> list[tuple[Any, ...]]:
-    """Return the path, dtype, shape and bytes of every leaf: equal only for equal bits, also of NaN."""
+    """Return the path, dtype, shape and bytes of every leaf, to compare trees bit for bit, also NaN."""
     return [(path, *_raw(leaf)) for path, leaf in tree.items(tree_of_arrays)]
 
 
@@ -26,7 +26,7 @@ def same_bits(first: Tree, second: Tree) -> bool:
 
 
 def first_difference(got: Tree, want: Tree, *, factor: float = 1.0) -> str | None:
-    """Return a line on the first leaf that differs by more than the tolerance of its dtype, or `None`.
+    """Return a line about the first leaf that differs by more than the tolerance of its dtype, or `None`.
 
     Args:
         got: a tree of arrays.

@@ -78,12 +78,11 @@ def check(
     """Check a transform against the laws; raise `LawBroken` for the first law that it breaks.
 
     Args:
-        make: a function that makes the transform, such as `lambda: my_transform(0.1)`; or a transform, if
-            there is no need to build it again.
-        params: the parameters to try it on; by default `samples.parameters()`, two small trees of mixed
-            dtypes.
-        leafwise: whether it treats each leaf on its own. Adds `complement` and `separation`.
-        elementwise: whether it treats each element on its own. Adds `packing` too.
+        make: a function that makes the transform, such as `lambda: my_transform(0.1)`; or a transform, which
+            all laws then share.
+        params: the parameters to try it on; `None`: two small trees of mixed dtypes.
+        leafwise: whether the transform treats each leaf on its own. Adds `complement` and `separation`.
+        elementwise: whether it treats each element on its own. Adds `complement`, `separation` and `packing`.
         without: laws to omit, such as `population` for a transform that MLX cannot vmap.
 
     >>> import mlx.core as mx

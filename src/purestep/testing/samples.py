@@ -25,7 +25,7 @@ def array(seed: int, shape: tuple[int, ...], dtype: mx.Dtype = mx.float32) -> mx
 
 
 def like(params: Params, seed: int) -> Params:
-    """Return other numbers with the same structure, shapes and dtypes, such as gradients.
+    """Return normal numbers with the same structure, shapes and dtypes, for example as gradients.
 
     >>> like({"w": mx.zeros((2, 3), mx.bfloat16)}, 1)["w"].dtype
     mlx.core.bfloat16

@@ -149,6 +149,7 @@ def test_reading_a_file_does_not_make_it_resident(tmp_path):
         (TOKENS, {"rank": 2, "world": 2}, "rank must be less than world=2, got 2"),
         (TOKENS, {"seed": -1}, "seed must be at least 0, got -1"),
         (TOKENS, {"vocabulary": 0}, "vocabulary must be at least 1, got 0"),
+        (TOKENS, {"vocabulary": 2**31 + 1}, r"vocabulary must be at most 2\*\*31, got 2147483649"),
     ],
 )
 def test_bad_arguments_are_refused(tokens, options, message):

@@ -139,19 +139,19 @@ def test_what_is_left_out_may_be_nan_and_nothing_left_is_zero(divergence, case):
     more = {"teacher_indices": indices, "teacher_rest": mx.array([3.0, nan])} if case == "top" else {}
     teacher = logits[:, :2] if case == "top" else logits
 
-    def run(x, weights):
+    def loss_of(x, weights):
         if case == "mixed":
             return distillation_loss(x, teacher, mx.array([0, 99]), divergence=divergence, weights=weights)[0]
         return soft_target_loss(x, teacher, divergence=divergence, weights=weights, **more)
 
     def gradient(weights):
-        return mx.grad(lambda x: run(x, weights).value)(logits)
+        return mx.grad(lambda x: loss_of(x, weights).value)(logits)
 
     some, none = mx.array([1.0, 0.0]), mx.array([False, False])
-    assert mx.isfinite(run(logits, some).value).item()
+    assert mx.isfinite(loss_of(logits, some).value).item()
     assert mx.isfinite(gradient(some)).all().item()
     assert mx.all(gradient(some)[1] == 0).item()
-    assert (run(logits, none).total.item(), run(logits, none).weight.item()) == (0, 0)
+    assert (loss_of(logits, none).total.item(), loss_of(logits, none).weight.item()) == (0, 0)
     assert mx.all(gradient(none) == 0).item()
 
 

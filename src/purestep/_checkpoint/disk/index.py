@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from purestep._checkpoint.disk import reader
+from purestep._checkpoint.disk.naming import check_file_names
 from purestep._checkpoint.format import scan
-from purestep._checkpoint.format.header import CorruptError, kind_of, reading
+from purestep._checkpoint.format.header import CorruptError, kind_of, read_text
 from purestep._checkpoint.format.scan import ScanError
 
 _LONGEST = 2000  # bytes of a file's name
 _MOST = 4096  # names in the metadata
+_NO_JSON = (b"NaN", b"Infinity", b"-Infinity")  # which Python's json reads
 
 
 class Index(NamedTuple):
-    """An index whose files exist.
+    """The content of an index.
 
     Attributes:
         header: the sealed text, in UTF-8; `None` if the index has none.
@@ -42,21 +43,32 @@ class Index(NamedTuple):
         return ((key, names[name]) for key, name in _placed(self.text))
 
 
-def read_index(caller: str, path: Path, key: str) -> Index:
+def read_index(caller: str, path: Path, key: str, *, lenient: bool = False) -> Index:
     """Read an index, with the entry of its metadata under a key.
+
+    Args:
+        caller: the public name that the user called.
+        path: of the index.
+        key: of the metadata.
+        lenient: accept that files are missing.
 
     Raises:
         CorruptError: if it is not an index, or one of its files is missing.
         ValueError: if it names a file outside of its directory.
     """
-    with reading(caller, path):
-        text = path.read_bytes()
+    text = read_text(caller, path)
     header: bytes | bytearray | None = None
     size = b""
     files: dict[str, None] = {}
     hashes, characters = array("q"), 0
+    named: set[str] = set()
     try:
         for name, start, stop in _object(text, "metadata"):
+            if name in named:
+                raise ScanError(f"{name[:100]!r} occurs twice in its metadata")
+            if text[start:stop] in _NO_JSON:
+                raise ScanError(f"its {name[:100]!r} is {text[start:stop].decode()}, which is not JSON")
+            named.add(name)
             if name == "total_size":
                 size = text[start : min(stop, start + 40)]
             if name == key:
@@ -67,8 +79,8 @@ def read_index(caller: str, path: Path, key: str) -> Index:
             hashes.append(hash(name))
             characters += len(name)
             if file not in files:
-                reader.check_names(caller, path, [file])
-                if kind_of(caller, path.parent / file) != "file":
+                check_file_names(caller, path, [file])
+                if not lenient and kind_of(caller, path.parent / file) != "file":
                     raise CorruptError(f"{caller}: {path.parent / file} is missing")
                 files[file] = None
         if not scan.distinct(hashes):

@@ -1,6 +1,7 @@
 """Checks of paths in arguments and of file names in files."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,15 @@ def is_file_name(name: str) -> bool:
         and _is_text(name)
         and len(name.encode()) <= _LONGEST
     )
+
+
+def check_file_names(caller: str, source: Path, names: Iterable[str]) -> None:
+    """Refuse file names that lead out of the directory of the file that lists them."""
+    for name in names:
+        if not is_file_name(name):
+            raise checks.error(
+                caller, f"{source} names {name[:300]!a}, which is not in its directory: do not trust it"
+            )
 
 
 def _is_text(name: str) -> bool:

@@ -4,6 +4,7 @@ import io
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, overload
 
 import mlx.core as mx
@@ -12,10 +13,17 @@ import msgpack
 from purestep._checkpoint.disk import device
 from purestep._checkpoint.disk.tensors import check_storable, evaluated
 from purestep._checkpoint.format import checksum, outline, scan
-from purestep._checkpoint.format.header import CorruptError, Opened, described, opened, seal, verified
+from purestep._checkpoint.format.header import (
+    CorruptError,
+    SealedText,
+    described,
+    open_sealed,
+    seal,
+    verified,
+)
 from purestep._checkpoint.format.scan import ScanError
 from purestep._checkpoint.format.specs import DTYPES, leaf_specs, nbytes
-from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
+from purestep._checkpoint.restoring.restore import Rename, StoredTree, Template, restore
 from purestep._core import tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -118,19 +126,21 @@ def from_bytes(
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"{caller}: data must be bytes, as to_bytes returns, got {type(data).__name__}")
     header, chunks = _unpacked(caller, memoryview(data))
-    text = opened(caller, "data", header)
+    text = open_sealed(caller, "data", header)
     described(caller, "data", text)
-    if sum(_pieces(nbytes(node.name, node.shape)) for node in _arrays(text)) != sum(1 for _ in chunks()):
-        raise CorruptError(f"{caller}: data is damaged: it does not hold the arrays its header names")
     # Everything is verified before objects are made from it.
-    _verify(caller, text, chunks())
-    pieces = chunks()
-    places = {
-        node.path: [next(pieces) for _ in range(_pieces(nbytes(node.name, node.shape)))]
-        for node in _arrays(text)
-    }
+    try:
+        _verify(caller, text, chunks())
+    except (ValueError, StopIteration):
+        if sum(_pieces(nbytes(node.name, node.shape)) for node in _arrays(text)) == sum(1 for _ in chunks()):
+            raise
+        raise CorruptError(
+            f"{caller}: data is damaged: it does not hold the arrays its header names"
+        ) from None
     spec = outline.built(text.text, *text.members["tree"])
     leaves = leaf_specs(caller, "data", spec)
+    pieces = chunks()
+    places = {path: [next(pieces) for _ in range(_pieces(nbytes(*leaf)))] for path, leaf in leaves.items()}
 
     def read(paths: list[str]) -> dict[str, mx.array]:
         found = {}
@@ -141,8 +151,14 @@ def from_bytes(
         device.trim()
         return found
 
-    stored = Stored("data", spec, read)
+    stored = StoredTree("data", spec, leaves, read)
     return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
+
+
+def is_packed(path: Path) -> bool:
+    """Tell whether a file starts as the result of `to_bytes`."""
+    with path.open("rb") as file:
+        return b"\xa8" + _MAGIC.encode() in file.read(16)
 
 
 def _packed(arrays: dict[str, mx.array], spec: Any) -> bytes:
@@ -215,12 +231,17 @@ def _head(data: memoryview, at: int, kind: str) -> tuple[int, int]:
     return size, at + 1 + width
 
 
-def _arrays(text: Opened) -> Iterator[outline.Node]:
+def _arrays(text: SealedText) -> Iterator[outline.ScannedNode]:
     return (node for node in outline.walk(text.text, *text.members["tree"]) if node.kind == "array")
 
 
-def _verify(caller: str, text: Opened, chunks: Iterator[memoryview]) -> None:
-    """Check the bytes of every array: the tree, the checksums and the bytes are in one order."""
+def _verify(caller: str, text: SealedText, chunks: Iterator[memoryview]) -> None:
+    """Check the bytes of every array: the tree, the checksums and the bytes are in one order.
+
+    Raises:
+        StopIteration: if there are more or fewer pieces than the tree needs.
+        CorruptError: for any other damage.
+    """
     try:
         sums = scan.members(text.text, *text.members["checksums"])
         for node, found in zip_longest(_arrays(text), sums):
@@ -231,6 +252,8 @@ def _verify(caller: str, text: Opened, chunks: Iterator[memoryview]) -> None:
             expected = scan.string(text.text, *found[1:])
             if len(whole) != size or not verified(caller, node.path, expected, whole):
                 raise CorruptError(f"{caller}: data is damaged: {node.path} is not as it was written")
+        if next(chunks, None) is not None:
+            raise StopIteration
     except (ScanError, KeyError):
         raise CorruptError(
             f"{caller}: data is damaged: its header does not name the same arrays twice"
@@ -254,11 +277,10 @@ def _joined(pieces: list[memoryview]) -> Any:
 
 
 def _array(data: Any, dtype: mx.Dtype, shape: tuple[int, ...]) -> mx.array:
+    """Return an array that is evaluated with others later, since an evaluation takes longer than its copy."""
     with mx.stream(mx.cpu):  # GPUs have no float64
         if not data:
             return mx.zeros(shape, dtype)
         # In its shape from the start: no axis of more than 2^31 elements can be, not even for a moment.
         raw: Any = memoryview(data).cast("B").cast(_UNSIGNED[dtype.size], shape or (1,))
-        array = mx.array(raw).view(dtype).reshape(shape)
-        mx.eval(array)
-        return array
+        return mx.array(raw).view(dtype).reshape(shape)

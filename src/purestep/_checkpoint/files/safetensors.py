@@ -8,16 +8,16 @@ from typing import Any, overload
 
 import mlx.core as mx
 
-from purestep._checkpoint.disk import atomic, device, reader, tensors
+from purestep._checkpoint.disk import atomic, device, tensors
 from purestep._checkpoint.disk.index import read_index
 from purestep._checkpoint.disk.naming import check_path
+from purestep._checkpoint.files.sealed import header_in_file, header_in_index, stored_tree
 from purestep._checkpoint.files.weights import read_weights, weights_at
 from purestep._checkpoint.format import checksum
-from purestep._checkpoint.format.contents import metadata_of
-from purestep._checkpoint.format.header import MARKS, CorruptError, kind_of, reading, seal, sealed, unseal
-from purestep._checkpoint.format.names import ECOSYSTEM, INDEX, KEY, PART, SHARD, SUFFIX, index_of
-from purestep._checkpoint.format.specs import leaf_specs, nbytes
-from purestep._checkpoint.restoring.restore import Rename, Stored, Template, restore
+from purestep._checkpoint.format.header import CorruptError, kind_of, reading, seal
+from purestep._checkpoint.format.names import INDEX, KEY, PART, SHARD, SUFFIX, index_of
+from purestep._checkpoint.format.safetensors_header import metadata_of
+from purestep._checkpoint.restoring.restore import Rename, Template, restore
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -26,28 +26,26 @@ from purestep._steps.state import check_arrays
 def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None = None) -> None:
     """Write a state, or any tree of arrays, to one safetensors file.
 
-    The arrays keep their dtypes, bfloat16 and empty ones included, under their paths
-    (`params.layers.0.weight`; saving `state.params` alone gives the model's own names), so that any
-    safetensors reader opens them; containers, NamedTuple types, `None` and a checksum of each array
-    are in the metadata. The file is complete or absent; an existing file stays until the new one
-    replaces it. Missing parent directories are created.
+    Each array keeps its dtype and is stored under its path in the tree, such as `params.layers.0.weight`.
+    Save `state.params` to have the model's own names. Any safetensors reader opens the file. Containers,
+    NamedTuple types, `None` and a checksum of each array are in the metadata. The file is complete or absent:
+    an existing file stays until the new one replaces it. Missing parent directories are created.
 
     Args:
         path: the file to write.
         state: a tree of arrays. It is evaluated on the calling thread.
-        shard_bytes: divide a larger state into files of at most this many bytes (or one array each),
-            `name-00001-of-00003.safetensors`, with `name.safetensors.index.json` written last, as on
-            Hugging Face. An existing divided state is not replaced. Files without an index, which a
-            killed save leaves, are replaced.
+        shard_bytes: divide a larger state into files of at most this many bytes, or of one array;
+            `None`: one file. The files are `name-00001-of-00003.safetensors`, and
+            `name.safetensors.index.json` is written last, as on Hugging Face. An existing
+            divided state is not replaced. Files without an index, which a killed save leaves, are replaced.
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
-        ValueError: for an array that no such file can hold, as float64 or one of more than 64 axes, with its
-            path; for a path in the state of more than 10,000 characters; for a path that is
-            not UTF-8, or ends as that of an index.
-        FileExistsError: if a divided state of that name exists, or one file of that name exists and this
-            state is divided, because one name never stands for two states; or if a file that would be
-            replaced belongs to another state.
+        ValueError: for an array that no such file can hold, such as float64 or one of more than 64 axes; for
+            an array whose path in the tree has more than 10,000 characters; for a file name that is not
+            UTF-8 or ends in `.index.json`.
+        FileExistsError: if the name already holds a divided state; if it holds one file and this state is
+            divided; if a file that would be replaced belongs to another state.
         OSError: if the file cannot be written. The previous file is unchanged, unless the message says that
             the new file is written and only the flush of its directory failed.
 
@@ -162,26 +160,11 @@ def load(
         path = index
     if kind_of(caller, path) != "file":
         raise FileNotFoundError(f"{caller}: no file at {path}")
-    content, held = _index(caller, path) if path.name.endswith(INDEX) else (_header(caller, path), None)
+    content, held = _header(caller, path)
     if content is None:
         return _foreign(caller, path, like, cast=cast, partial=partial, rename=rename)
     stored = stored_tree(caller, path, content, held)
     return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
-
-
-def stored_tree(caller: str, path: Path, content: dict[str, Any], held: dict[str, str] | None) -> Stored:
-    """Return the state that a header describes; `held` has the file of each array of a divided state."""
-    leaves = leaf_specs(caller, str(path), content.get("tree"))
-    sums = content.get("checksums")
-    held = dict.fromkeys(leaves, path.name) if held is None else held
-    if not isinstance(sums, dict) or not leaves.keys() == sums.keys() == held.keys():
-        raise CorruptError(f"{caller}: {path} is damaged: its header does not name the same arrays twice")
-    places = {name: reader.Place(held[name], name, str(sums[name])) for name in leaves}
-
-    def read(paths: list[str]) -> dict[str, mx.array]:
-        return reader.read(caller, path.parent, places, leaves, paths)
-
-    return Stored(str(path), content["tree"], read)
 
 
 def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard_bytes: int | None) -> None:
@@ -274,27 +257,13 @@ def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
         raise ValueError(f"{error}\n{said}; {hint}") from None
 
 
-def _header(caller: str, path: Path) -> dict[str, Any] | None:
-    found, size = metadata_of(caller, path)
+def _header(caller: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str] | None]:
+    """Return the content of a state's header, or `None`; and for an index the file of each array."""
+    if path.name.endswith(INDEX):
+        index = read_index(caller, path, KEY)
+        content = header_in_index(caller, path, index)
+        return content, None if content is None else dict(index.placed())
     shard = SHARD.fullmatch(path.name)
-    if shard and KEY not in found:
+    if shard and KEY not in metadata_of(caller, path)[0]:
         raise checks.error(caller, f"{path} is one of several files of a state: load {index_of(shard[1])}")
-    if KEY not in found and not any(mark.encode() in text for text in found.values() for mark in MARKS):
-        return None
-    content = unseal(caller, str(path), found.pop(KEY, None), size=size, only="")
-    if found != {name: value.encode() for name, value in ECOSYSTEM.items()}:
-        raise CorruptError(f"{caller}: {path} is damaged: its metadata is not what was written")
-    return content
-
-
-def _index(caller: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    index = read_index(caller, path, KEY)
-    if index.header is None and index.arrays and not sealed(index.text.decode(errors="replace")):
-        if any(PART in metadata_of(caller, path.parent / name)[0] for name in index.files):
-            raise CorruptError(f"{caller}: {path} is damaged: purestep's header is not in it")
-        return None, {}
-    content = unseal(caller, str(path), index.header, names=(index.arrays, index.characters), only="")
-    leaves = leaf_specs(caller, str(path), content.get("tree"))
-    if index.size != str(sum(nbytes(*leaf) for leaf in leaves.values())).encode():
-        raise CorruptError(f"{caller}: {path} is damaged: total_size is not that of its arrays")
-    return content, dict(index.placed())
+    return header_in_file(caller, path), None

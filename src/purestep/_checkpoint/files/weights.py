@@ -11,9 +11,9 @@ import mlx.core as mx
 from purestep._checkpoint.disk import reader
 from purestep._checkpoint.disk.index import read_index
 from purestep._checkpoint.disk.naming import check_path
-from purestep._checkpoint.format.contents import contents
 from purestep._checkpoint.format.header import CorruptError, kind_of
 from purestep._checkpoint.format.names import INDEX, SUFFIX, index_of
+from purestep._checkpoint.format.safetensors_header import read_safetensors_header
 from purestep._checkpoint.format.specs import DTYPES, Leaves
 from purestep._checkpoint.restoring.matching import Rename, renamed, split
 from purestep._checkpoint.restoring.restore import Template, check_rename, finished, patterns_of
@@ -111,7 +111,7 @@ def weights_at(caller: str, path: Path) -> Weights:
 
 
 def _readable(caller: str, path: Path) -> Leaves:
-    leaves = contents(caller, path).leaves
+    leaves = read_safetensors_header(caller, path).leaves
     for name, (dtype, _) in leaves.items():
         if dtype not in DTYPES:
             raise checks.error(caller, f"{path} holds {name} in {dtype}, which MLX cannot read: convert it")
@@ -137,20 +137,20 @@ def read_weights(
     for text, pattern in zip(patterns, compiled, strict=True):
         if not any(pattern.fullmatch(name) for name in [*wanted, *names]):
             raise checks.error(caller, f"partial pattern {text!r} matches no name of the file or of like")
-    sources: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for name in [*names, *(name for name in wanted if name not in names)]:
         found = _differences(name, names, weights, wanted, cast)
         if not found:
-            sources[wanted[name][0]] = names[name]
+            chosen[wanted[name][0]] = names[name]
         elif any(pattern.fullmatch(name) for pattern in compiled):
             notes.append(f"{found}: {'kept from like' if name in wanted else 'left in the file'}")
         else:
             lines.append(found)
     if lines:
         raise checks.error(caller, f"{weights.source} does not fit like:\n  " + "\n  ".join(lines))
-    keys = list(sources.values())
+    keys = list(chosen.values())
     arrays = reader.unsummed(caller, weights.directory, weights.files, weights.leaves, keys)
-    return finished(caller, weights.source, like, sources, arrays, [note, *sorted(notes)] if note else notes)
+    return finished(caller, weights.source, like, chosen, arrays, [note, *sorted(notes)] if note else notes)
 
 
 def _names(

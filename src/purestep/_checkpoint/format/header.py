@@ -22,6 +22,7 @@ from purestep._checkpoint.format.scan import ScanError, Text
 FORMAT = 2
 MARKS = ('{"format":', '"digest":', '"checksums":{')  # a damaged sealed text still has some of these
 
+_LARGEST = 1_000_000_000  # bytes of a manifest or an index
 _MEMBERS = 32  # of a content
 
 _SEAL = re.compile(rb'\{"format":(\d{1,9}),"digest":"([0-9a-z_:]{1,80})",\n"content":')
@@ -44,7 +45,7 @@ _FILE_AT_FAULT = {
 
 
 class CorruptError(ValueError):
-    """A stored state is damaged: it was cut, changed, swapped, or not written by purestep."""
+    """A stored state is damaged: cut, changed, mixed with another state, or not written by purestep."""
 
 
 @contextmanager
@@ -70,6 +71,15 @@ def reading(caller: str, path: Path) -> Iterator[None]:
         if error.errno in _FILE_AT_FAULT:
             raise CorruptError(message) from None
         raise (OSError(message) if error.errno is None else OSError(error.errno, message)) from None
+
+
+def read_text(caller: str, path: Path) -> bytes:
+    """Return a whole file of JSON text; refuse one that is too large before it is read."""
+    with reading(caller, path):
+        size = path.stat().st_size
+        if size <= _LARGEST:
+            return path.read_bytes()
+    raise CorruptError(f"{caller}: {path} is damaged: it has {size} bytes, at most {_LARGEST} are read")
 
 
 @contextmanager
@@ -125,7 +135,7 @@ def seal(content: dict[str, Any]) -> str:
     return f'{{"format":{FORMAT},"digest":"{checksum.of(body.encode())}",\n"content":{body}}}'
 
 
-class Opened(NamedTuple):
+class SealedText(NamedTuple):
     """A sealed text with a correct digest. Its content is not checked yet.
 
     Attributes:
@@ -162,7 +172,7 @@ def unseal(
             arrays in its tree and in its checksums.
         ValueError: if another version of purestep wrote it, or its checksum cannot be computed here.
     """
-    found = opened(caller, source, text)
+    found = open_sealed(caller, source, text)
     damaged = f"{caller}: {source} is damaged: "
     named = outline.Extent()
     content: dict[str, Any] = {}
@@ -192,7 +202,7 @@ def unseal(
     return content
 
 
-def opened(caller: str, source: str, text: Any) -> Opened:
+def open_sealed(caller: str, source: str, text: Any) -> SealedText:
     """Check the format and the digest of a sealed text; errors as of `unseal`."""
     data: Text = text.encode("utf-8", "replace") if isinstance(text, str) else text
     if not isinstance(data, bytes | bytearray | memoryview) or data[:10] != b'{"format":':
@@ -215,10 +225,10 @@ def opened(caller: str, source: str, text: Any) -> Opened:
             members[name] = start, stop
     except ScanError:
         raise CorruptError(f"{caller}: {source} is damaged: its header is not JSON") from None
-    return Opened(body, members)
+    return SealedText(body, members)
 
 
-def described(caller: str, source: str, found: Opened) -> outline.Extent:
+def described(caller: str, source: str, found: SealedText) -> outline.Extent:
     """Return how much the tree of a sealed text names; errors as of `unseal`."""
     try:
         return outline.extent(found.text, *found.members.get("tree", (0, 0)))
@@ -229,7 +239,7 @@ def described(caller: str, source: str, found: Opened) -> outline.Extent:
     raise CorruptError(f"{caller}: {source} is damaged: {wrong}")
 
 
-def _plain(found: Opened, sums: list[str], named: outline.Extent, only: str | None) -> set[str] | None:
+def _plain(found: SealedText, sums: list[str], named: outline.Extent, only: str | None) -> set[str] | None:
     """Return which plain members are to be read, or `None` if they are larger than they should be."""
     plain = _PLAIN & found.members.keys()
     if only is None:
@@ -248,7 +258,7 @@ def _plain(found: Opened, sums: list[str], named: outline.Extent, only: str | No
     )
 
 
-def _names(found: Opened, member: str) -> tuple[int, int] | None:
+def _names(found: SealedText, member: str) -> tuple[int, int] | None:
     """Return how many arrays a member names, and the characters of their paths."""
     arrays = characters = 0
     try:

@@ -23,10 +23,16 @@ _NODE = re.compile(
     rb'|\["(list|tuple|dict)",\[|\["(namedtuple)",(' + scan.STRING + rb"),\["
 )
 _KEY = re.compile(rb"\[(" + scan.STRING + rb"|-?\d{1,4300}),")
+_TYPES = {"dict": "dict", "list": "list", "tuple": "tuple", "none": "NoneType", "namedtuple": ""}
+# An array whose key, if it has one, and shape are written as most are.
+_SHAPE = rb"((?:[0-9]{1,18}(?:,[0-9]{1,18}){0,63})?)"
+_ARRAY = rb'\["array","(\w{1,20})",\[' + _SHAPE + rb"\]\]"
+_PLAIN_ARRAY = re.compile(_ARRAY)
+_KEYED_ARRAY = re.compile(rb'\["([^"\\\x00-\x1f\x80-\xff]{0,1000})",' + _ARRAY + rb"(?=\])")
 _LONGEST_KEY = 12 * LONGEST + 20  # bytes: a character takes up to twelve
 
 
-class Node(NamedTuple):
+class ScannedNode(NamedTuple):
     """One node of a description.
 
     Attributes:
@@ -59,9 +65,24 @@ class _Container:
         self.count = 0
         self.segment = ""  # of the path, to the child where the walk is
         self.hashes = array("q")  # of keys
+        self.common = _KEYED_ARRAY if self.keyed else _PLAIN_ARRAY
+
+    def enter(self, key: Any) -> None:
+        """Note the key of the next child, or its place."""
+        self.count += 1
+        if not self.keyed:
+            self.segment = str(key)
+            return
+        if self.kind == "dict":
+            self.segment = tree.key_segment(key)
+        elif isinstance(key, str) and key.isidentifier():
+            self.segment = key
+        else:
+            raise ScanError("a field has an invalid name")
+        self.hashes.append(hash(repr(key)))  # hash("") is hash(0), and hash(-1) is hash(-2)
 
 
-def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterator[Node]:
+def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterator[ScannedNode]:
     """Yield every node in little memory; a container comes before its children.
 
     With `distinct`, which takes eight bytes for each key, a container with a repeated key is refused.
@@ -76,31 +97,38 @@ def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterat
     around: list[_Container] = []
     at = start
     while True:
-        key, keyed = None, False
-        if around:
-            key, at = _entered(data, at, stop, around[-1])
-            keyed = around[-1].keyed
-        found = _NODE.match(data, at, stop)
-        if not found or found.end() - at > _LONGEST_KEY:
-            raise ScanError("there is no node")
-        at, depth = found.end(), len(around)
-        if found[1]:
-            yield Node(depth, key, keyed, "none")
-        elif found[2]:
-            shape = tuple(map(_length, found[4].split(b","))) if found[4] else ()
-            path = ".".join([container.segment for container in around])
-            yield Node(depth, key, keyed, "array", found[3].decode(), shape, path)
+        key, keyed, depth = None, False, len(around)
+        found = around[-1].common.match(data, at, stop) if around else None
+        if found:
+            *named, dtype, lengths = found.groups()
+            key = named[0].decode() if named else around[-1].count
+            around[-1].enter(key)
+            at = found.end()
+            yield _array(around, key, dtype, lengths)
         else:
-            kind = (found[5] or found[6]).decode()
-            name = scan.string(data, *found.span(7)) if found[7] else ""
-            empty = data[at : at + 1] == b"]"
-            yield Node(depth, key, keyed, kind, name, empty=empty)
-            if not empty:
-                around.append(_Container(kind))
-                if len(around) > DEEPEST:
-                    raise ScanError("it is too deep")
-                continue
-            at = _passed(data, at, stop, b"]]")
+            if around:
+                key, at = _entered(data, at, stop, around[-1])
+                keyed = around[-1].keyed
+                around[-1].enter(key)
+            found = _NODE.match(data, at, stop)
+            if not found or found.end() - at > _LONGEST_KEY:
+                raise ScanError("there is no node")
+            at = found.end()
+            if found[1]:
+                yield ScannedNode(depth, key, keyed, "none")
+            elif found[2]:
+                yield _array(around, key, found[3], found[4])
+            else:
+                kind = (found[5] or found[6]).decode()
+                name = scan.string(data, *found.span(7)) if found[7] else ""
+                empty = data[at : at + 1] == b"]"
+                yield ScannedNode(depth, key, keyed, kind, name, empty=empty)
+                if not empty:
+                    around.append(_Container(kind))
+                    if len(around) > DEEPEST:
+                        raise ScanError("it is too deep")
+                    continue
+                at = _passed(data, at, stop, b"]]")
         # A node is followed by the end of its pair, then a comma or the end of its container.
         while around:
             if around[-1].keyed:
@@ -144,25 +172,43 @@ def extent(data: Text, start: int, stop: int) -> Extent:
     return Extent(arrays, characters, size)
 
 
-def built(data: Text, start: int, stop: int) -> list[Any]:
-    """Return the spec in a text; nodes without children are shared."""
-    lists: list[list[Any]] = [[]]
+def built(data: Text, start: int, stop: int) -> tree.Spec:
+    """Return the spec in a text; equal shapes, names and nodes without children are shared."""
+    around: list[tuple[ScannedNode, list[tuple[Any, tree.Spec]]]] = []
     shared: dict[Any, Any] = {}
+    top: list[tuple[Any, tree.Spec]] = []
     for node in walk(data, start, stop):
-        name = shared.setdefault(node.name, node.name)
-        made: list[Any] = [node.kind, *([name] if name else [])]
+        while len(around) > node.depth:
+            _close(around, top)
         if node.kind == "array":
-            made.append(list(node.shape))
+            dtype, shape = (shared.setdefault(value, value) for value in (node.name, node.shape))
+            spec: tree.Spec = tree.ArraySpec(dtype, shape)
+        elif node.empty:
+            spec = tree.NodeSpec(node.kind, node.name or _TYPES[node.kind])
+            spec = shared.setdefault(spec, spec)
         else:
-            if node.kind != "none":
-                made.append([])
-            if node.empty:
-                made = shared.setdefault((node.kind, name), made)
-        del lists[node.depth + 1 :]
-        lists[node.depth].append([node.key, made] if node.keyed else made)
-        if not node.empty:
-            lists.append(made[-1])
-    return lists[0][0]
+            around.append((node, []))
+            continue
+        (around[-1][1] if around else top).append((node.key, spec))
+    while around:
+        _close(around, top)
+    return top[0][1]
+
+
+def _close(
+    around: list[tuple[ScannedNode, list[tuple[Any, tree.Spec]]]], top: list[tuple[Any, tree.Spec]]
+) -> None:
+    """Make the innermost container from its children, and add it to the one around it."""
+    node, children = around.pop()
+    spec = tree.NodeSpec(node.kind, node.name or _TYPES[node.kind], tuple(children))
+    (around[-1][1] if around else top).append((node.key, spec))
+
+
+def _array(around: list[_Container], key: Any, dtype: bytes, lengths: bytes) -> ScannedNode:
+    shape = tuple(map(_length, lengths.split(b","))) if lengths else ()
+    path = ".".join([container.segment for container in around])
+    keyed = bool(around) and around[-1].keyed
+    return ScannedNode(len(around), key, keyed, "array", dtype.decode(), shape, path)
 
 
 def _length(digits: bytes) -> int:
@@ -170,23 +216,13 @@ def _length(digits: bytes) -> int:
 
 
 def _entered(data: Text, at: int, stop: int, container: _Container) -> tuple[Any, int]:
-    """Read the key of the next child, if it has one, and note it in the container."""
-    key: Any = container.count
-    container.count += 1
-    container.segment = str(key)
+    """Return the key of the next child, or its place, and where its node starts."""
     if not container.keyed:
-        return key, at
+        return container.count, at
     found = _KEY.match(data, at, min(stop, at + _LONGEST_KEY))
     if not found:
         raise ScanError("there is no key, or a long one")
     key = scan.string(data, *found.span(1)) if data[found.start(1)] == 0x22 else int(found[1])
-    if container.kind == "dict":
-        container.segment = tree.key_segment(key)
-    elif isinstance(key, str) and key.isidentifier():
-        container.segment = key
-    else:
-        raise ScanError("a field has an invalid name")
-    container.hashes.append(hash(repr(key)))  # hash("") is hash(0), and hash(-1) is hash(-2)
     return key, found.end()
 
 

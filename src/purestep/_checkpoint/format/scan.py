@@ -19,7 +19,13 @@ _NEXT = re.compile(_BLANK + rb"(?:,|(\}))" + _BLANK)
 _ASCII = re.compile(rb'"([^"\\\x00-\x1f\x80-\xff]{0,1000})"')
 _SCALAR = re.compile(STRING + rb"|true|false|null|-?[0-9][-+.0-9eE]*+|-?Infinity|NaN")
 _COUNTED = re.compile(STRING + rb"|[,:\[{]")
-_TOKEN = re.compile(STRING + rb'|["\[\]{}]')
+# A whole list or object that holds no deeper one than its own members, such as the description of an array.
+_INNER = rb'(?:[^"\[\]{}]++|' + STRING + rb")*+"
+_SHALLOW = rb"[\[{]" + _INNER + rb"(?:[\[{]" + _INNER + rb"[\]}]" + _INNER + rb")*+[\]}]"
+_WHOLE = re.compile(_SHALLOW)
+_TOKEN = re.compile(_SHALLOW + rb"|" + STRING + rb'|["\[\]{}]')
+# A member, as it is written most often, and the comma after it.
+_MEMBER = re.compile(rb'"([^"\\\x00-\x1f\x80-\xff]{0,1000})":(' + STRING + rb"|" + _SHALLOW + rb")," + _BLANK)
 _PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _PIECE = re.compile(rb'(?:[^"\\\x00-\x1f]{1,64}+|' + _PAIR + rb"|\\u[0-9a-fA-F]{4}|\\[^u]){1,512}+")
 _SHORT = 1 << 16
@@ -48,6 +54,11 @@ def members(data: Text, start: int, stop: int) -> Iterator[tuple[str, int, int]]
             if at != stop:
                 raise ScanError("it goes on after its end")
             return
+        found = _MEMBER.match(data, at, stop)
+        while found:
+            yield found[1].decode(), *found.span(2)
+            at = found.end()
+            found = _MEMBER.match(data, at, stop)
         found = _NAME.match(data, at, stop)
         if not found or found.end() - at > _LONGEST_NAME:
             raise ScanError("it has no name, or a long one")
@@ -64,6 +75,9 @@ def skip(data: Text, at: int, stop: int) -> int:
         return found.end()
     if data[at : at + 1] not in (b"[", b"{"):
         raise ScanError("it has no value")
+    found = _WHOLE.match(data, at, stop)
+    if found:
+        return found.end()
     depth = 0
     for found in _TOKEN.finditer(data, at, stop):
         if found.end() - found.start() > 1:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from purestep._core import checks, tree
 from purestep._core.tree.patterns import compile_pattern
 
+_NONE, _EMPTY = tree.spec(None), tree.spec(())
+
 Rename = Mapping[str, str] | Callable[[str], str]
 
 _SEGMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^.]+')
@@ -16,12 +18,12 @@ class Match(NamedTuple):
     """The result of matching a stored tree with a template.
 
     Attributes:
-        sources: the stored path of the array for each path of the template.
+        stored_paths: the stored path of the array for each path of the template.
         lines: the differences, a line each; if there are any, nothing may be restored.
         notes: the accepted differences and renames, a line each.
     """
 
-    sources: dict[str, str]
+    stored_paths: dict[str, str]
     lines: list[str]
     notes: list[str]
 
@@ -31,21 +33,23 @@ class _End(NamedTuple):
 
     segments: tuple[str, ...]
     name: str  # after renaming
-    node: list[Any]
-    above: list[list[Any]]  # the containers that hold it, from the outermost
+    node: tree.Spec
+    above: list[tree.Spec]  # the containers that hold it, from the outermost
 
 
 def match(
     caller: str,
-    stored: list[Any],
-    like: list[Any],
+    stored: tree.Spec,
+    like: tree.Spec,
     *,
     cast: bool,
     partial: Collection[str],
     rename: Rename | None,
 ) -> Match:
     """Compare two specs at every path: arrays, `None` and containers, after renaming."""
-    wanted = {".".join(segments): node for segments, node in tree.spec_nodes(like)}
+    if stored == like and not partial and rename is None:
+        return Match({path: path for path, _ in tree.spec_items(like)}, [], [])
+    wanted: dict[str, tree.Spec] = {".".join(segments): node for segments, node in tree.spec_nodes(like)}
     ends = list(_ends(stored))
     ends, lines, notes = _renamed(caller, ends, rename)
     offered = _offered(ends, wanted)
@@ -64,9 +68,9 @@ def match(
             refused.add(path)
             lines.extend(found)
 
-    arrays = {end.name: ".".join(end.segments) for end in ends if end.node[0] == "array"}
+    arrays = {end.name: ".".join(end.segments) for end in ends if isinstance(end.node, tree.ArraySpec)}
     names = {end.name for end in ends}
-    sources: dict[str, str] = {}
+    stored_paths: dict[str, str] = {}
     for path, nodes in offered.items():
         if path not in wanted:
             if path in names:
@@ -78,23 +82,23 @@ def match(
         if worst:
             passed = "kept from like" if _is_end(want) else "let pass"
             differs(path, worst, f"{' and '.join(worst)}: {passed}")
-        elif want[0] == "array" and path in arrays:
-            sources[path] = arrays[path]
+        elif isinstance(want, tree.ArraySpec) and path in arrays:
+            stored_paths[path] = arrays[path]
     for path, node in wanted.items():
-        present = path in arrays if node[0] == "array" else path in offered
+        present = path in (arrays if isinstance(node, tree.ArraySpec) else offered)
         if _is_end(node) and not present and path not in met:
             differs(path, [f"{path} is in like, not in the file"], f"{path} was kept from like")
-    return Match(sources, lines, sorted(notes))
+    return Match(stored_paths, lines, sorted(notes))
 
 
-def _offered(ends: list[_End], wanted: Mapping[str, Any]) -> dict[str, list[list[Any]]]:
+def _offered(ends: list[_End], wanted: Mapping[str, tree.Spec]) -> dict[str, list[tree.Spec]]:
     """Return the stored nodes by their new paths, without their children; outer containers come first.
 
     A container moves with its contents. A container whose contents are all new has no node; a container that
     is joined from several has one node for each kind among them.
     """
     taken = {above for end in ends if end.name in wanted for above in _above(end.name)}
-    offered: dict[str, list[list[Any]]] = {}
+    offered: dict[str, list[tree.Spec]] = {}
     for end in ends:
         segments = split(end.name)
         kinds = {new: end.above[old] for old, new in _aligned(end.segments, segments)}
@@ -147,37 +151,37 @@ def _renamed(caller: str, ends: list[_End], rename: Rename | None) -> tuple[list
         return ends, [], []
     used: set[str] = set()
     named = [end._replace(name=renamed(caller, end.name, rename, used)) for end in ends]
-    sources: dict[str, str] = {}
+    taken: dict[str, str] = {}
     lines, notes = [], []
     for end, new in zip(ends, named, strict=True):
-        if new.name in sources:
-            lines.append(f"{sources[new.name]} and {end.name} would both be named {new.name}")
-        if new.name != end.name and end.node[0] == "array":
+        if new.name in taken:
+            lines.append(f"{taken[new.name]} and {end.name} would both be named {new.name}")
+        if new.name != end.name and isinstance(end.node, tree.ArraySpec):
             notes.append(f"{end.name} was read as {new.name}")
-        sources[new.name] = end.name
+        taken[new.name] = end.name
     if isinstance(rename, Mapping):
         lines += [f"rename: {old} is not in the file" for old in rename if old not in used]
     return named, lines, notes
 
 
-def _ends(spec: list[Any]) -> Iterator[_End]:
-    nodes = dict(tree.spec_nodes(spec))
+def _ends(spec: tree.Spec) -> Iterator[_End]:
+    nodes: dict[tuple[str, ...], tree.Spec] = dict(tree.spec_nodes(spec))
     for segments, node in nodes.items():
         if _is_end(node):
             above = [_alone(nodes[segments[:depth]]) for depth in range(len(segments))]
             yield _End(segments, ".".join(segments), node, above)
 
 
-def _is_end(node: list[Any]) -> bool:
-    return node[0] in ("array", "none") or not node[-1]
+def _is_end(node: tree.Spec) -> bool:
+    return isinstance(node, tree.ArraySpec) or not node.children
 
 
-def _alone(node: list[Any]) -> list[Any]:
-    return node if node[0] in ("array", "none") else [*node[:-1], []]
+def _alone(node: tree.Spec) -> tree.Spec:
+    return node if isinstance(node, tree.ArraySpec) else tree.NodeSpec(node.kind, node.name)
 
 
-def _differences(path: str, node: list[Any], want: list[Any], cast: bool) -> list[str]:
-    if node[0] == "none" and want == ["tuple", []]:
+def _differences(path: str, node: tree.Spec, want: tree.Spec, cast: bool) -> list[str]:
+    if node == _NONE and want == _EMPTY:
         return []  # a state below a mask held None for what is not its own, and now holds ()
     lines = tree.differences(node, _alone(want), "the file", "like", cast=cast)
     return [line.replace("the tree", path, 1) if path else line for line in lines]

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, TypeVar
 import mlx.core as mx
 
 from purestep._checkpoint.disk import device
-from purestep._checkpoint.format.specs import leaf_specs
+from purestep._checkpoint.format.specs import Leaves
+from purestep._checkpoint.restoring.hyperparameters import warn_of_others
 from purestep._checkpoint.restoring.matching import Rename as Rename
 from purestep._checkpoint.restoring.matching import match
-from purestep._checkpoint.restoring.rates import warn_of_others
 from purestep._core import checks, tree
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -23,52 +23,59 @@ class RestoreWarning(UserWarning):
     """A restore cast, renamed or left out arrays, as its arguments allow."""
 
 
-class Stored(NamedTuple):
-    """A state on disk or in bytes, before its arrays are read.
+class StoredTree(NamedTuple):
+    """A stored state before its arrays are read: its structure, and the function that reads them.
 
     Attributes:
         source: its name in errors.
         tree: its `tree.spec`.
+        leaves: dtype and shape of each array by path.
         read: a function from a list of paths to the verified arrays, in memory.
     """
 
     source: str
-    tree: Any
+    tree: tree.Spec
+    leaves: Leaves
     read: Callable[[list[str]], dict[str, mx.array]]
 
 
 def restore(
     caller: str,
-    stored: Stored,
+    stored: StoredTree,
     like: Tree,
     *,
     cast: bool = False,
     partial: Iterable[str] = (),
     rename: Rename | None = None,
-    types: Collection[type] = (),
+    types: Collection[Any] = (),
 ) -> Tree:
-    """Read a stored state into the containers of a template; `None` gives dicts, lists and tuples."""
+    """Read a stored state into the containers of a template; `None` gives dicts, lists and tuples.
+
+    Without a template, a NamedTuple becomes the one of `types` with its name and fields, or a dict.
+    """
     patterns = patterns_of(caller, partial)
     check_rename(caller, rename)
-    leaves = leaf_specs(caller, stored.source, stored.tree)
     if like is None:
         if cast or patterns or rename:
             raise checks.error(caller, "cast, partial and rename need a template: give like")
-        return _build(stored.tree, stored.read(list(leaves)), {kind.__name__: kind for kind in types})
+        known = {(kind.__name__, kind._fields): kind for kind in types}
+        return _build(stored.tree, stored.read(list(stored.leaves)), known)
     check_arrays(caller, "like", like)
-    sources, lines, notes = match(
-        caller, stored.tree, tree.to_plain(tree.spec(like)), cast=cast, partial=patterns, rename=rename
+    stored_paths, lines, notes = match(
+        caller, stored.tree, tree.spec(like), cast=cast, partial=patterns, rename=rename
     )
     if lines:
         raise checks.error(caller, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
-    return finished(caller, stored.source, like, sources, stored.read(list(sources.values())), notes)
+    return finished(
+        caller, stored.source, like, stored_paths, stored.read(list(stored_paths.values())), notes
+    )
 
 
 def finished(
     caller: str,
     source: str,
     like: Tree,
-    sources: Mapping[str, str],
+    names: Mapping[str, str],
     arrays: Mapping[str, mx.array],
     notes: list[str],
 ) -> Tree:
@@ -78,25 +85,25 @@ def finished(
         caller: the public name that the user called.
         source: the name of the stored state in messages.
         like: the template.
-        sources: the name in `arrays` for each path of the template that does not keep its own array.
+        names: the name in `arrays` for each path of the template that does not keep its own array.
         arrays: in memory, of the template's shapes.
         notes: the differences accepted so far.
     """
 
     def leaf(path: str, template: mx.array) -> mx.array:
-        if path not in sources:
+        if path not in names:
             return template
-        array = arrays[sources[path]]
+        array = arrays[names[path]]
         if array.dtype != template.dtype:
-            names = tree.dtype_name(array.dtype), tree.dtype_name(template.dtype)
-            notes.append(f"{path} was cast from {names[0]} to {names[1]}")
+            dtypes = tree.dtype_name(array.dtype), tree.dtype_name(template.dtype)
+            notes.append(f"{path} was cast from {dtypes[0]} to {dtypes[1]}")
         return array.astype(template.dtype)
 
     restored = tree.map_with_path(leaf, like)
     device.evaluate(tree.leaves(restored))
     if notes:
         warnings.warn(f"{caller}: {source}:\n  " + "\n  ".join(notes), RestoreWarning, checks.users_level())
-    warn_of_others(caller, source, restored, like, sources)
+    warn_of_others(caller, source, restored, like, names)
     return restored
 
 
@@ -123,21 +130,23 @@ def check_rename(caller: str, rename: Any) -> None:
             raise TypeError(f"{caller}: rename must map paths to paths, got {pair[0]!r}: {pair[1]!r}")
 
 
-def _build(spec: list[Any], arrays: dict[str, mx.array], types: Mapping[str, type], path: str = "") -> Any:
-    """Return plain containers; a NamedTuple becomes one of `types` of that name and fields, or a dict."""
-    if spec[0] == "array":
+def _build(
+    spec: tree.Spec,
+    arrays: Mapping[str, mx.array],
+    types: Mapping[tuple[str, tuple[str, ...]], Any],
+    path: str = "",
+) -> Any:
+    """Return plain containers; a NamedTuple becomes the type of its name and fields, or a dict."""
+    if isinstance(spec, tree.ArraySpec):
         return arrays[path]
-    if spec[0] == "none":
+    if spec.kind == "none":
         return None
+    keys = [key for key, _ in spec.children]
     built = [
         _build(child, arrays, types, tree.join(path, segment)) for segment, child in tree.spec_children(spec)
     ]
-    if spec[0] == "dict":
-        return {key: child for (key, _), child in zip(spec[1], built, strict=True)}
-    if spec[0] == "namedtuple":
-        fields = tuple(name for name, _ in spec[2])
-        kind: Any = types.get(spec[1])
-        if kind is not None and getattr(kind, "_fields", None) == fields:
-            return kind(*built)
-        return dict(zip(fields, built, strict=True))
-    return {"list": list, "tuple": tuple}[spec[0]](built)
+    if spec.kind == "namedtuple" and (spec.name, tuple(keys)) in types:
+        return types[spec.name, tuple(keys)](*built)
+    if spec.kind in ("dict", "namedtuple"):
+        return dict(zip(keys, built, strict=True))
+    return built if spec.kind == "list" else tuple(built)

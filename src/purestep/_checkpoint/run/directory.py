@@ -19,12 +19,14 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._checkpoint.disk import atomic, reader, tensors
+from purestep._checkpoint.disk.naming import check_file_names
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import (
     CorruptError,
     kind_of,
     naming,
     problem,
+    read_text,
     reading,
     seal,
     unseal,
@@ -33,8 +35,9 @@ from purestep._checkpoint.format.header import (
 from purestep._checkpoint.format.names import MANIFEST as MANIFEST
 from purestep._checkpoint.format.names import SUFFIX, index_of
 from purestep._checkpoint.format.specs import Leaves, leaf_specs
-from purestep._checkpoint.restoring.restore import Stored
+from purestep._checkpoint.restoring.restore import StoredTree
 from purestep._checkpoint.run.record import Record
+from purestep._core.tree import Spec
 
 _PARAMS = "params."
 _NAME = re.compile(r"step_(\d{8,18})(?:\.([1-9]\d{0,8}))?")
@@ -52,12 +55,12 @@ class Manifest(NamedTuple):
     """
 
     record: Record
-    tree: Any
+    tree: Spec
     leaves: Leaves
     places: dict[str, reader.Place]
     files: dict[str, tuple[int, str]]
 
-    def stored(self, caller: str) -> Stored:
+    def stored_tree(self, caller: str) -> StoredTree:
         """Return the stored arrays for a restore; each file is checked when it is read."""
         directory = self.record.path
 
@@ -67,7 +70,7 @@ class Manifest(NamedTuple):
         def read(paths: list[str]) -> dict[str, mx.array]:
             return reader.read(caller, directory, self.places, self.leaves, paths, check)
 
-        return Stored(str(directory), self.tree, read)
+        return StoredTree(str(directory), self.tree, self.leaves, read)
 
     def check_file(self, caller: str, name: str) -> None:
         """Refuse a changed file; its arrays are checked when they are read."""
@@ -104,18 +107,23 @@ class Manifest(NamedTuple):
         return [problem(caller, error) for error in problems]
 
 
-def located(root: Path, step: int, attempt: int = 1) -> Path:
+def path_of(root: Path, step: int, attempt: int = 1) -> Path:
     """Return the directory for a step; a step saved again gets a new name, `step_00000100.2`."""
     return root / (f"step_{step:08}" if attempt == 1 else f"step_{step:08}.{attempt}")
 
 
-def step_of(entry: Path) -> tuple[int, int] | None:
+def step_and_attempt(entry: Path) -> tuple[int, int] | None:
     """Return the step and attempt in the name of a directory, or `None` for any other name."""
     found = _NAME.fullmatch(entry.name)
     if not found:
         return None
     step, attempt = int(found[1]), int(found[2] or 1)
-    return (step, attempt) if entry == located(entry.parent, step, attempt) else None
+    return (step, attempt) if entry == path_of(entry.parent, step, attempt) else None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a directory is one checkpoint, by its name or its manifest."""
+    return step_and_attempt(path) is not None or (path / MANIFEST).exists()
 
 
 def write(
@@ -179,8 +187,7 @@ def read(caller: str, directory: Path, *, only: str | None = None) -> Manifest:
     path = directory / MANIFEST
     _check_plain(caller, directory, directory=True)
     _check_plain(caller, path)
-    with reading(caller, path):
-        text = path.read_bytes()
+    text = read_text(caller, path)
     content = unseal(caller, str(path), text, only=only)
     leaves = leaf_specs(caller, str(path), content.get("tree"))
     try:
@@ -198,10 +205,10 @@ def read(caller: str, directory: Path, *, only: str | None = None) -> Manifest:
         )
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         raise CorruptError(f"{caller}: {path} is damaged: it does not describe a checkpoint") from None
-    reader.check_names(caller, path, files)
+    check_file_names(caller, path, files)
     if places.keys() != leaves.keys() or not {place.file for place in places.values()} <= files.keys():
         raise CorruptError(f"{caller}: {path} is damaged: its arrays have no place in its files")
-    if (record.step,) != (step_of(directory) or ())[:1]:
+    if (record.step,) != (step_and_attempt(directory) or ())[:1]:
         raise CorruptError(f"{caller}: {directory} holds step {record.step}: it was renamed or swapped")
     return Manifest(record, content["tree"], leaves, places, files)
 

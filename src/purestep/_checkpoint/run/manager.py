@@ -11,10 +11,11 @@ from typing import Any, overload
 from purestep._checkpoint.disk import tensors
 from purestep._checkpoint.restoring.restore import Rename, Template
 from purestep._checkpoint.run import store
+from purestep._checkpoint.run.arguments import Numbers, check_rated, checked_step, plain_values
 from purestep._checkpoint.run.committing import Committer
 from purestep._checkpoint.run.keeping import KeepPolicy
-from purestep._checkpoint.run.newest import Restored, restored
-from purestep._checkpoint.run.record import Moment, Numbers, Record, check_metric, check_rated, plain, step_of
+from purestep._checkpoint.run.newest import Restored, restore_from
+from purestep._checkpoint.run.record import Moment, Record, check_metric
 from purestep._checkpoint.run.saving import SavePolicy
 from purestep._checkpoint.run.writer import Writer
 from purestep._core import checks, tree
@@ -111,10 +112,10 @@ class Checkpointer:
         caller = "Checkpointer.save"
         self._check_open(caller)
         check_arrays(caller, "state", state)
-        step = step_of(caller, state, step)
+        step = checked_step(caller, state, step)
         numbers = dict(Numbers(caller, metrics))
         check_rated(caller, numbers, self.metric)
-        values = plain(caller, "metadata", {} if metadata is None else metadata)
+        values = plain_values(caller, "metadata", {} if metadata is None else metadata)
         self._committer.begin(caller)
         arrays, spec = tensors.snapshot(state, caller), tree.to_plain(tree.spec(state))
         record = self._committer.announce(step, numbers, values)
@@ -143,7 +144,7 @@ class Checkpointer:
         self._check_open(caller)
         if self.save_when is None:
             raise checks.error(caller, "save_when must be given to Checkpointer, got None")
-        step = step_of(caller, state, step)
+        step = checked_step(caller, state, step)
         self._committer.begin(caller)
         numbers = Numbers(caller, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
@@ -214,9 +215,8 @@ class Checkpointer:
             HyperparameterWarning: if a constant hyperparameter differs from that of `like`, as in `load`.
         """
         self._settle()
-        partial = partial if isinstance(partial, str) else list(partial)  # It is used for each attempt.
         options = {"cast": cast, "partial": partial, "rename": rename}
-        return restored("Checkpointer.restore", self.path, step, like, options)
+        return restore_from("Checkpointer.restore", self.path, step, like, options)
 
     def list(self) -> list[Record]:
         """Return the records of all complete checkpoints in the order of saving; warn of damaged ones."""

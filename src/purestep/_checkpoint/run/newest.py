@@ -21,7 +21,7 @@ class Restored(NamedTuple, Generic[Template]):
     record: Record
 
 
-def restored(
+def restore_from(
     caller: str, root: Path, step: int | None, like: Tree, options: Mapping[str, Any]
 ) -> Restored[Any]:
     """Return the state and the record of a step, or of the newest intact checkpoint.
@@ -33,6 +33,9 @@ def restored(
         like: the template, or `None`.
         options: `cast`, `partial` and `rename`, as for `restore`.
     """
+    partial = options["partial"]
+    if not isinstance(partial, str):
+        options = {**options, "partial": list(partial)}  # used for each attempt
     if step is None:
         return _newest(caller, root, like, options)
     step = checks.integer(caller, "step", step, least=0)
@@ -40,7 +43,7 @@ def restored(
 
 
 def _one(caller: str, manifest: directory.Manifest, like: Tree, options: Mapping[str, Any]) -> Restored[Any]:
-    return Restored(restore(caller, manifest.stored(caller), like, **options), manifest.record)
+    return Restored(restore(caller, manifest.stored_tree(caller), like, **options), manifest.record)
 
 
 def _newest(caller: str, root: Path, like: Tree, options: Mapping[str, Any]) -> Restored[Any]:

@@ -38,21 +38,21 @@ def root_of(caller: str, path: Any) -> Path:
 def entries(root: Path) -> list[Path]:
     """Return the directories of all checkpoints, intact or not, by step and then by attempt."""
     try:
-        found = [entry for entry in root.iterdir() if directory.step_of(entry)]
+        found = [entry for entry in root.iterdir() if directory.step_and_attempt(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(found, key=lambda entry: directory.step_of(entry) or ())
+    return sorted(found, key=lambda entry: directory.step_and_attempt(entry) or ())
 
 
 def steps(root: Path) -> list[int]:
     """Return the steps of all checkpoints, intact or not, in order."""
-    found = [directory.step_of(entry) for entry in entries(root)]
-    return sorted({step_and_attempt[0] for step_and_attempt in found if step_and_attempt})
+    found = [directory.step_and_attempt(entry) for entry in entries(root)]
+    return sorted({pair[0] for pair in found if pair})
 
 
 def of_step(root: Path, step: int) -> list[Path]:
     """Return the directories of one step, the newest last."""
-    return [entry for entry in entries(root) if (directory.step_of(entry) or (None,))[0] == step]
+    return [entry for entry in entries(root) if (directory.step_and_attempt(entry) or (None,))[0] == step]
 
 
 def existing(caller: str, root: Path, step: int) -> Path:
@@ -166,8 +166,8 @@ def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
         NotFlushedError: if the rename succeeded but the directory could not be flushed. After any other
             error nothing is left.
     """
-    taken = [(directory.step_of(entry) or (0, 0))[1] for entry in of_step(root, step)]
-    final = directory.located(root, step, max(taken, default=0) + 1)
+    taken = [(directory.step_and_attempt(entry) or (0, 0))[1] for entry in of_step(root, step)]
+    final = directory.path_of(root, step, max(taken, default=0) + 1)
     temporary = _hidden(final)
     try:
         temporary.mkdir()

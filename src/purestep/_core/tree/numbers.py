@@ -35,7 +35,7 @@ def norm(tree: Tree) -> mx.array:
             sums_of_squares.append(sums.total(mx.square(x)).reshape(1))
     if small:
         sums_of_squares.append(mx.square(_joined(small)))
-    # The partial sums of all leaves are added together: one sum a leaf would cost several kernels each.
+    # The partial sums of all leaves are added together: one sum per leaf would cost several kernels each.
     return scalars.root(sums.total(_joined(sums_of_squares))) if sums_of_squares else mx.array(0.0)
 
 

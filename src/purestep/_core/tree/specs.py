@@ -1,18 +1,19 @@
-"""Specs: descriptions of trees by containers, keys, dtypes and shapes, without the numbers."""
+"""Specs: descriptions of trees by containers, keys, dtypes and shapes, without the values."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
-from purestep._core.tree.paths import is_namedtuple, join, key_segment
+from purestep._core.tree.naming import is_namedtuple, join, key_segment
 from purestep._core.types import Tree
 
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}
 
 
 class ArraySpec(NamedTuple):
-    """An array without its numbers.
+    """The dtype and the shape of an array.
 
     Attributes:
         dtype: the name of its dtype, such as `float32`.
@@ -28,7 +29,7 @@ class NodeSpec(NamedTuple):
 
     Attributes:
         kind: `dict`, `list`, `tuple`, `namedtuple`, `none` or `other`.
-        name: the name of its type: the class of a NamedTuple, `dict`, `NoneType`.
+        name: the name of its type, such as `dict`, `NoneType` or the class of a NamedTuple.
         children: pairs of a key and a spec. The key is a dict key, a field name or a position.
     """
 
@@ -65,8 +66,9 @@ def spec(tree: Tree) -> Spec:
     return NodeSpec("other", name)
 
 
+@cache
 def dtype_name(dtype: mx.Dtype) -> str:
-    """Return `float32` for `mx.float32`."""
+    """Return the name of a dtype, such as `float32` for `mx.float32`."""
     return str(dtype).rsplit(".", 1)[-1]
 
 
@@ -119,13 +121,19 @@ def spec_items(spec: Any) -> list[tuple[str, ArraySpec]]:
     >>> spec_items(spec({"w": mx.zeros((2, 3))}))
     [('w', ArraySpec(dtype='float32', shape=(2, 3)))]
     """
-    found = []
-    for segments, node in spec_nodes(spec):
-        if isinstance(node, list) and node[0] == "array":
-            node = ArraySpec(node[1], tuple(node[2]))
-        if isinstance(node, ArraySpec):
-            found.append((".".join(segments), node))
+    found: list[tuple[str, ArraySpec]] = []
+    _collect("", spec, found)
     return found
+
+
+def _collect(path: str, node: Any, found: list[tuple[str, ArraySpec]]) -> None:
+    if isinstance(node, list) and node[0] == "array":
+        node = ArraySpec(node[1], tuple(node[2]))
+    if isinstance(node, ArraySpec):
+        found.append((path, node))
+        return
+    for segment, child in spec_children(node):
+        _collect(join(path, segment), child, found)
 
 
 def spec_nodes(spec: Any, segments: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

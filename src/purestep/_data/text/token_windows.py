@@ -9,6 +9,7 @@ from purestep._core import checks
 from purestep._core.rng import from_seed
 from purestep._core.types import Batch
 from purestep._data.core import permutation
+from purestep._data.core.tokens import LIMIT
 from purestep._data.text import layouts
 from purestep._data.text.files import TokenFile
 
@@ -75,7 +76,7 @@ class TokenWindows:
         self.batch_size = checks.integer(_CALLER, "batch_size", batch_size, least=1)
         self.context = checks.integer(_CALLER, "context", context, least=1)
         from_seed(_CALLER, "seed", seed)
-        self.seed, self.shuffle = seed, bool(shuffle)
+        self.seed, self.shuffle = int(seed), bool(shuffle)
         self.ignore_index = ignore_index
         if ignore_index is not None and checks.integer(_CALLER, "ignore_index", ignore_index) >= 0:
             raise checks.error(
@@ -93,6 +94,8 @@ class TokenWindows:
             )
         if vocabulary is not None:
             vocabulary = checks.integer(_CALLER, "vocabulary", vocabulary, least=1)
+            if vocabulary > LIMIT:
+                raise checks.error(_CALLER, f"vocabulary must be at most 2**31, got {vocabulary}")
         self.vocabulary = vocabulary
         self.tokens = tokens
         self._reader = tokens if isinstance(tokens, TokenFile) else _Memory(tokens)
@@ -157,7 +160,7 @@ class TokenWindows:
 
     def _check(self, windows: mx.array, starts: Sequence[int]) -> None:
         """Refuse tokens out of the vocabulary. The windows are still in host memory: no device is read."""
-        limit = self.vocabulary or 2**31
+        limit = self.vocabulary or LIMIT
         least: Any = mx.min(windows, stream=mx.cpu).item()
         most: Any = mx.max(windows, stream=mx.cpu).item()
         if least >= 0 and most < limit:

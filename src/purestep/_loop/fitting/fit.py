@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+from purestep._checkpoint.run.arguments import plain_values
 from purestep._checkpoint.run.manager import Checkpointer
-from purestep._checkpoint.run.record import plain
 from purestep._checkpoint.run.signals import Signals, signals, watching
 from purestep._core import checks
 from purestep._core.types import StepFn
@@ -113,7 +113,7 @@ def fit(
         save_every = checks.integer(caller, "save_every", save_every, least=1)
         if checkpointer is None:
             raise checks.error(caller, "save_every needs a checkpointer")
-    metadata = plain(caller, "metadata", {} if metadata is None else metadata)
+    metadata = plain_values(caller, "metadata", {} if metadata is None else metadata)
     evaluations = evaluations_of(caller, evaluate)
     hooks = Hooks(caller, callbacks)
     begun = restored(caller, checkpointer, state, resume=resume)

@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from purestep._core import sums
 
-_TOLERANCE = 0.01  # distance of a distribution's sum from 1; covers rows normalized in half precision
+_TOLERANCE = 0.01  # allowed distance of a distribution's sum from 1, enough for rows in half precision
 
 
 def nan_unless(valid: mx.array, weights: mx.array | None = None) -> mx.array:

@@ -17,11 +17,11 @@ def group_advantages(
     are exactly zero.
 
     Args:
-        rewards: [n]; the completions of one prompt are neighbours.
+        rewards: [n], one for each completion; the completions of one prompt are neighbours.
         group_size: at least 2, number of completions of a prompt; divides n.
         scale_rewards: divide by the standard deviation. Dr. GRPO does not, because the division favours
             prompts that are almost always or almost never solved.
-        eps: above 0; bounds the division by a small standard deviation.
+        eps: above 0, added to the standard deviation.
 
     Returns:
         float32 [n], without a gradient.
@@ -81,7 +81,7 @@ def generalized_advantages(
     gamma: float | mx.array = 1.0,
     lam: float | mx.array = 0.95,
 ) -> tuple[mx.array, mx.array]:
-    """Return the generalized advantage estimate of each token, and the return that its value should predict.
+    """Return the generalized advantage estimate of each token, and the returns that values should predict.
 
         delta[t] = reward[t] + gamma * value[t + 1] - value[t]
         advantage[t] = delta[t] + gamma * lam * advantage[t + 1];    return[t] = advantage[t] + value[t]
@@ -93,8 +93,8 @@ def generalized_advantages(
         rewards: [n, length - 1], reward of each token; often a KL penalty, plus the reward of the completion
             at its last token.
         values: floating [n, length - 1], predicted before each token.
-        completion_mask: [n, length - 1], 1 on the completions' tokens, 0 elsewhere; there rewards and values
-            may be infinite or NaN.
+        completion_mask: [n, length - 1], 1 on the tokens of completions and 0 elsewhere, where rewards and
+            values may be infinite or NaN.
         gamma: in [0, 1], discount factor of a token.
         lam: in [0, 1]; 0 gives the advantage of one step, 1 the advantage of the whole return.
 

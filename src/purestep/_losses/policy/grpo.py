@@ -1,4 +1,4 @@
-"""GRPO and its relatives: the clipped objective for groups of sampled completions.
+"""GRPO and its variants: the clipped objective for groups of sampled completions.
 
 Rows are completions. Log-probabilities and masks are [n, length - 1], as `token_logps` and `completion_mask`
 return them.
@@ -40,8 +40,8 @@ def grpo_loss(
 ) -> tuple[Mean, dict[str, Mean]]:
     """Return the clipped policy objective, plus a penalty on the divergence from a reference.
 
-    The loss of one token, with `d = ref_logp - logp` and `ratio = exp(logp - behavior_logp)`, the change
-    since the policy that *sampled* the token:
+    With `d = ref_logp - logp` and `ratio = exp(logp - behavior_logp)`, where `behavior_logp` is that of the
+    policy that *sampled* the token, the loss of one token is
 
         -min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A) + beta * kl
         kl = -d  (k1),  d**2 / 2  (k2),  exp(d) - d - 1  (k3)
@@ -51,36 +51,37 @@ def grpo_loss(
 
     - "grpo": the mean over completions of the mean over their tokens; the weight is the number of
       completions.
-    - "bnpo", "dapo": the mean over all tokens, including those of other microbatches and ranks; the weight
-      is the number of tokens. The two are equal here; they differ in libraries that average means.
+    - "bnpo", "dapo": the mean over all tokens, including those of other microbatches; the weight is the
+      number of tokens. The two are equal here; they differ in libraries that average means.
     - "dr_grpo": the sum over tokens, divided by the number of completions times `max_completion_length`.
 
     A completion without tokens in the mask is skipped, and adds no weight.
 
     Args:
         logps: floating [n, length - 1], of the policy in training, at the sampling temperature.
-        behavior_logps: [n, length - 1], of the policy that sampled, without a gradient. In the first step
-            after sampling it may be `mx.stop_gradient(logps)`.
-        advantages: [n], without a gradient; see `group_advantages`.
-        completion_mask: [n, length - 1], 1 on the completions' tokens, 0 elsewhere; there the other arrays
-            may be infinite or NaN.
-        ref_logps: [n, length - 1], of the reference, without a gradient. Required if beta is not 0.
+        behavior_logps: [n, length - 1], of the policy that sampled; no gradient flows to it. In the first
+            step after sampling it may be `logps`.
+        advantages: floating [n]; no gradient flows to them. See `group_advantages`.
+        completion_mask: [n, length - 1], 1 on the tokens of completions and 0 elsewhere, where the other
+            arrays may be infinite or NaN.
+        ref_logps: [n, length - 1], of the reference; no gradient flows to it. Required if beta is not 0.
         beta: at least 0, factor of the divergence, in units of advantage per nat.
-        epsilon: in (0, 1], how far the ratio may fall; without `epsilon_high` also how far it may rise.
-        epsilon_high: above 0; DAPO recommends 0.28.
-        delta: greater than 1 + epsilon_high: a bound on the ratio of tokens with a negative advantage, which
-            the objective does not bound. `None`: no bound.
+        epsilon: in (0, 1], how far the ratio may fall below 1.
+        epsilon_high: above 0, how far the ratio may rise above 1; `None` is `epsilon`. DAPO recommends 0.28.
+        delta: greater than 1 + epsilon_high: an upper bound on the ratio of tokens with a negative advantage,
+            which the minimum does not bound. `None`: no bound.
         loss_type: "grpo", "bnpo", "dr_grpo" or "dapo".
         importance_sampling_level: "token" or "sequence".
         kl_estimator: "k1", "k2" or "k3". All estimate KL(policy || reference) from samples of the policy.
             The gradient of k1 is zero on average, so it only measures the divergence.
         max_completion_length: above 0, in tokens; required for "dr_grpo".
-        truncated: [n], numbers or booleans: nonzero for completions to skip, as they were cut off.
+        truncated: [n], numbers or booleans: nonzero for completions to skip because they were cut off;
+            `None`: none are skipped.
 
     Returns:
-        `(Mean, metrics)`. Metrics: `ratio`, the mean ratio; `clip_fraction`, the fraction of ratios at a
-        bound, which have no gradient. Both are over tokens or, at the level "sequence", over completions.
-        With `ref_logps` also `kl`, in nats per token.
+        `(Mean, metrics)`. The metrics are `ratio`, the mean ratio, and `clip_fraction`, the fraction of
+        ratios at a bound, which have no gradient. Both are over tokens or, at the level "sequence", over
+        completions. With `ref_logps` also `kl`, in nats per token.
 
     Raises:
         ValueError: if shapes do not fit, or an option is out of its range or missing.

@@ -33,20 +33,21 @@ def ppo_loss(
     Args:
         logps: as in `grpo_loss`.
         behavior_logps: as in `grpo_loss`.
-        advantages: [n, length - 1], without a gradient; see `generalized_advantages`.
+        advantages: [n, length - 1]; no gradient flows to them. See `generalized_advantages`.
         completion_mask: as in `grpo_loss`.
         values: floating [n, length - 1], predicted now; requires `behavior_values` and `returns`.
-        behavior_values: [n, length - 1], predicted at sampling, without a gradient.
-        returns: [n, length - 1], targets of the values, without a gradient; `generalized_advantages` returns
-            them too.
+        behavior_values: [n, length - 1], predicted at sampling; no gradient flows to them.
+        returns: [n, length - 1], targets of the values; no gradient flows to them. `generalized_advantages`
+            returns them too.
         cliprange: in (0, 1], how far the ratio may move from 1.
-        cliprange_value: above 0, how far the value may move, in units of reward.
+        cliprange_value: above 0, how far the value may move from `behavior_value`, in units of reward.
         vf_coef: at least 0, factor of the value loss.
         truncated: as in `grpo_loss`.
 
     Returns:
-        `(Mean, metrics)`, all over tokens: `ratio`; `clip_fraction`, the fraction of ratios at a bound;
-        with values also `value_loss` and `value_clip_fraction`.
+        `(Mean, metrics)` over tokens. The metrics are `ratio`; `clip_fraction`, the fraction of ratios at a
+        bound; with values also `value_loss` and `value_clip_fraction`, the fraction of values whose loss is
+        that of `near`.
 
     Raises:
         ValueError: if shapes do not fit, an option is out of its range, or only some of values,

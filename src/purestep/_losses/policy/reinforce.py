@@ -14,12 +14,12 @@ def reinforce_loss(
     """Return a loss with the REINFORCE gradient, for completions of the current policy.
 
     The loss of one completion is `-A * sum_t mask[t] * logp[t]`. With `leave_one_out_advantages` this is
-    RLOO. It does not correct for samples of an older policy: take one step for each batch of samples, or
-    use `grpo_loss`.
+    RLOO. The loss does not correct for samples of an older policy: take one step for each batch of samples,
+    or use `grpo_loss`.
 
     Args:
         logps: floating [n, length - 1], at the sampling temperature.
-        advantages: [n], without a gradient.
+        advantages: floating [n]; no gradient flows to them.
         completion_mask: as in `grpo_loss`.
         truncated: as in `grpo_loss`.
 

@@ -68,7 +68,7 @@ def token_mask(
 def constants_beside(
     caller: str, mask: mx.array, values: mx.array, **constants: mx.array
 ) -> tuple[mx.array, ...]:
-    """Return values, and constants of their shape without a gradient, in float32, masked by zeros."""
+    """Return values, and constants of their shape without a gradient, in float32; 0 where the mask is 0."""
     kept = [weighting.masked(mask, values.astype(mx.float32))]
     for name, constant in constants.items():
         inputs.same_shape(caller, name, constant, "logps", values)

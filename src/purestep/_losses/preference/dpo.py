@@ -1,7 +1,8 @@
-"""DPO and its relatives: losses of pairs of a preferred and a rejected completion.
+"""DPO and its variants: losses of pairs of a preferred and a rejected completion.
 
 They take log-probabilities of whole completions, [batch], as `sequence_logps` returns them: those of the
-policy and, for DPO, of a reference. The latter have no gradient, so they can be computed once.
+policy and, for DPO, those of a reference. No gradient flows to the reference, so its log-probabilities can be
+computed once.
 """
 
 from typing import Literal, TypeAlias, get_args
@@ -41,19 +42,21 @@ def dpo_loss(
         chosen_logps: floating [batch], `sequence_logps` of the preferred completions. For "ipo" use
             `average=True`, which removes the influence of length.
         rejected_logps: [batch], of the rejected completions.
-        ref_chosen_logps: [batch], of the reference, computed in the same way, without a gradient.
+        ref_chosen_logps: [batch], of the reference, computed in the same way; no gradient flows to it. It may
+            be `None` only with `reference_free`.
         ref_rejected_logps: [batch], of the reference for the rejected completions.
         beta: above 0; a lower value lets the policy move further from the reference.
         label_smoothing: in [0, 0.5], probability that the labels of a pair are swapped; "sigmoid" only.
         loss_type: "sigmoid", "hinge" or "ipo".
-        reference_free: assume a reference without preference, and ignore its log-probabilities.
+        reference_free: assume a reference that prefers neither completion; `ref_chosen_logps` and
+            `ref_rejected_logps` are ignored.
         weights: [batch] or a shape that broadcasts to it. A pair of weight 0 is skipped, and may be infinite
             or NaN.
 
     Returns:
-        `(Mean, metrics)` over pairs. Metrics: `rewards_chosen` and `rewards_rejected`, beta times the
+        `(Mean, metrics)` over pairs. The metrics are `rewards_chosen` and `rewards_rejected`, beta times the
         difference of the log-probabilities of policy and reference; `rewards_margins`, the difference of
-        the two; `rewards_accuracies`, the fraction of pairs with a positive difference.
+        these two; `rewards_accuracies`, the fraction of pairs with a positive margin.
 
     Raises:
         ValueError: if shapes do not fit, an option is out of range, or the reference is missing.
@@ -105,7 +108,7 @@ def cpo_loss(
         chosen_logps: floating [batch], `sequence_logps` of the preferred completions.
         rejected_logps: [batch], of the rejected completions.
         chosen_nll: [batch], negative log-likelihood of the preferred completions; `None`: `-chosen_logps`,
-            as in the paper. `-sequence_logps(..., average=True)` does not grow with length.
+            as in the paper, which grows with the length. `-sequence_logps(..., average=True)` does not.
         beta: as in `dpo_loss`.
         cpo_alpha: at least 0, factor of the negative log-likelihood.
         label_smoothing: as in `dpo_loss`.
@@ -113,7 +116,7 @@ def cpo_loss(
         weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero, and `nll`.
+        `(Mean, metrics)` over pairs, with the metrics of `dpo_loss` for a reference of zero, and `nll`.
 
     Raises: as `dpo_loss`.
 
@@ -155,7 +158,7 @@ def simpo_loss(
         weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero.
+        `(Mean, metrics)` over pairs, with the metrics of `dpo_loss` for a reference of zero.
 
     Raises: as `dpo_loss`.
 

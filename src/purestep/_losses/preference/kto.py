@@ -28,11 +28,11 @@ def kto_loss(
 
     Args:
         logps: floating [batch], `sequence_logps` of the completions.
-        ref_logps: [batch], of the reference, without a gradient.
+        ref_logps: [batch], of the reference; no gradient flows to it.
         desirable: [batch], numbers or booleans: nonzero for good completions.
-        kl: [m], an estimate of the divergence from the reference: `logps - ref_logps` of prompts paired with
-            completions of *other* prompts; or one 0-d number. The mean over a microbatch differs from that
-            over the batch: pass the number if they must agree. `None`: zero.
+        kl: [m], estimates of the divergence from the reference: `logps - ref_logps` of prompts paired with
+            completions of *other* prompts; or their mean, a 0-d array. `None`: zero. With microbatches, pass
+            the mean over the batch: the mean over [m] would differ in each microbatch.
         beta: above 0.
         desirable_weight: at least 0. The paper recommends that the ratio of the two weights times the ratio
             of the two counts lies in [1, 4/3].
@@ -40,9 +40,9 @@ def kto_loss(
         weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over completions; `desirable_weight` and `undesirable_weight` change only the
-        total. Metrics: `rewards_chosen`, over desirable completions, and `rewards_rejected`, over the
-        others: beta times `h`; `kl`: the reference point `z`.
+        `(Mean, metrics)` over completions; `desirable_weight` and `undesirable_weight` change only the total
+        of the mean, not its weight. The metrics are `rewards_chosen` and `rewards_rejected`, beta times `h`
+        over desirable and over other completions, and `kl`, the reference point `z`.
 
     Raises:
         ValueError: if shapes do not fit or an option is out of range.

@@ -1,4 +1,4 @@
-"""ORPO: the likelihood of one completion and the odds of another in one loss, without a reference."""
+"""ORPO: likelihood of the preferred completion, a penalty on the odds of the other, and no reference."""
 
 import math
 
@@ -28,7 +28,8 @@ def orpo_loss(
 
     Args:
         chosen_logps: floating [batch], at most 0, `sequence_logps(..., average=True)` of the preferred
-            completions. Values above -2**-24, as of a completion without tokens, have the odds of -2**-24.
+            completions. A value above -2**-24, such as that of a completion without tokens, has the odds of
+            -2**-24.
         rejected_logps: [batch], of the rejected completions.
         chosen_nll: [batch], negative log-likelihood of the preferred completions; `None`: `-chosen_logps`.
             To train on the prompts too, include their tokens in the mask of the `sequence_logps` passed here.
@@ -36,7 +37,7 @@ def orpo_loss(
         weights: as in `dpo_loss`.
 
     Returns:
-        `(Mean, metrics)` over pairs: the metrics of `dpo_loss` with a reference of zero, `nll`, and
+        `(Mean, metrics)` over pairs, with the metrics of `dpo_loss` for a reference of zero, `nll`, and
         `log_odds`, the logarithm of the ratio of odds.
 
     Raises:

@@ -27,16 +27,16 @@ def sigmoid_binary_cross_entropy(
 
         w y softplus(-logit) + (1 - y) softplus(logit) + z softplus(logit)^2
 
-    The loss is computed in float32 and does not overflow at large logits. For several classes that each
-    have their own label, add an axis.
+    The loss is computed in float32 and does not overflow at large logits. For multi-label classification, add
+    an axis of classes.
 
     Args:
         logits: floating [...].
         labels: [...], booleans or numbers in [0, 1]; any other value makes the loss and its gradient NaN.
         weights: [...] or a shape that broadcasts to it; labels of weight 0 are skipped.
-        pos_weight: at least 0, or an array that broadcasts to [...], such as one number for each class:
-            factor of the loss of a positive label. It does not change the weight of the mean.
-        ignore_index: labels of this value are skipped.
+        pos_weight: factor of the loss of positive labels: a number of at least 0, or an array that broadcasts
+            to [...], such as one number for each class. It does not change the weight of the mean.
+        ignore_index: labels of this value are skipped; `None`: no label is.
         label_smoothing: in [0, 1): labels move by this fraction of their distance to 1/2.
         z_loss: at least 0, factor of the squared log-normalizer. It equals the z-loss of `cross_entropy`
             for two classes with the logits 0 and `logit`.
@@ -73,7 +73,7 @@ def binary_cross_entropy(
 
         -y max(log(p), -100) - (1 - y) max(log(1 - p), -100)
 
-    Prefer `sigmoid_binary_cross_entropy` if there are logits: a probability near 1 has lost digits.
+    If you have logits, prefer `sigmoid_binary_cross_entropy`: a probability near 1 has lost digits.
 
     Args:
         probabilities: floating [...], in [0, 1]; any other value makes the loss and its gradient NaN.
@@ -110,12 +110,13 @@ def sigmoid_focal_loss(
 
         q^gamma * (-y log(p) - (1 - y) log(1 - p)) * (alpha y + (1 - alpha) (1 - y))
 
-    Without `alpha` the last factor is 1. The loss is computed in float32 from the logits.
+    The loss is computed in float32 from the logits.
 
     Args:
         logits: floating [...].
         labels: [...], booleans or numbers in [0, 1]; any other value makes the loss and its gradient NaN.
-        alpha: in [0, 1], weight of positive labels; negative ones have weight `1 - alpha`.
+        alpha: in [0, 1], weight of positive labels; negative ones have weight `1 - alpha`. `None`: both have
+            1.
         gamma: at least 0; a larger value reduces the loss of easy examples more. 0 is binary cross entropy.
         weights: [...] or a shape that broadcasts to it; labels of weight 0 are skipped.
 

@@ -26,14 +26,14 @@ def ntxent(
     Let `x_ij` be the cosine of embeddings `i` and `j` divided by the temperature. Each ordered pair of equal
     labels has the loss
 
-        -log(exp(x_ij) / (exp(x_ij) + sum over k of another label than i's of exp(x_ik)))
+        -log(exp(x_ij) / (exp(x_ij) + sum over k with another label than i of exp(x_ik)))
 
     Args:
         embeddings: floating [n, features]; they are normalized to length 1.
         labels: integer [n]; embeddings with equal labels are positives of each other, others are negatives.
         temperature: greater than 0; a number, or a 0-d array if it is learned.
-        weights: [n] or a shape that broadcasts to it, weight of each embedding's pairs. An embedding of
-            weight 0 is skipped, also as a partner of others.
+        weights: [n] or a shape that broadcasts to it: the pair (i, j) has the weight of embedding `i`. An
+            embedding of weight 0 is skipped, also as a partner of others.
 
     Returns:
         `Mean(total, weight)` over the ordered pairs; both are zero if no two labels are equal.
@@ -80,7 +80,7 @@ def info_nce(
     symmetric: bool = False,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return InfoNCE: the cross entropy of classifying, among all keys, the key of each query's own row.
+    """Return InfoNCE: the cross entropy of finding, for each query, the key of its row among all keys.
 
     The loss of row `i` is `logsumexp_j(x_ij) - x_ii`, where `x_ij` is the cosine of query `i` and key `j`
     divided by the temperature.
@@ -89,7 +89,7 @@ def info_nce(
         queries: floating [n, features]; they are normalized to length 1.
         keys: floating [n, features]; row `i` is the positive of query `i`, the other rows its negatives.
         temperature: greater than 0; a number, or a 0-d array if it is learned.
-        symmetric: average with the loss of classifying the query of each key, as CLIP does.
+        symmetric: average this loss with that of finding the query of each key, as in CLIP.
         weights: [n] or a shape that broadcasts to it. A row of weight 0 is skipped, also as a negative of
             others.
 

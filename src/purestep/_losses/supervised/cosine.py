@@ -10,7 +10,7 @@ from purestep._losses.core import inputs, weighting
 def cosine_similarity(
     predictions: mx.array, targets: mx.array, *, epsilon: float = 0.0, weights: mx.array | None = None
 ) -> Mean:
-    """Return the mean cosine of the angle between vectors: 1 for one direction, -1 for opposite directions.
+    """Return the mean cosine of the angle between vectors: 1 for equal directions, -1 for opposite ones.
 
         sum(a b) / (max(|a|, sqrt(epsilon)) max(|b|, sqrt(epsilon)))
 
@@ -24,7 +24,7 @@ def cosine_similarity(
 
     Raises:
         ValueError: if the shapes do not fit, or epsilon is out of its range.
-        TypeError: if either is not floating.
+        TypeError: if predictions or targets are not floating.
 
     >>> cosine_similarity(mx.array([[3.0, 4.0]]), mx.array([[1.0, 0.0]])).value
     array(0.6, dtype=float32)
@@ -36,7 +36,7 @@ def cosine_similarity(
 def cosine_distance(
     predictions: mx.array, targets: mx.array, *, epsilon: float = 0.0, weights: mx.array | None = None
 ) -> Mean:
-    """Return the mean of 1 minus the cosine: 0 for one direction, 2 for opposite directions.
+    """Return the mean of 1 minus the cosine: 0 for equal directions, 2 for opposite ones.
 
     Args and Raises: as `cosine_similarity`.
 

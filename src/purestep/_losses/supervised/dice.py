@@ -34,16 +34,16 @@ def dice_loss(
 
     Args:
         predictions: floating [batch, ..., classes]: logits, or probabilities with `apply_softmax=False`.
-            Logits of one class pass through a sigmoid, of several classes through a softmax. A probability
-            outside [0, 1] makes the loss and its gradient NaN.
+            Logits of a single class pass through a sigmoid, logits of several classes through a softmax. A
+            probability outside [0, 1] makes the loss and its gradient NaN.
         targets: [batch, ..., classes], one-hot or soft; a value outside [0, 1] makes the loss NaN too.
         class_weights: [classes], factors of the classes' losses before the average.
-        smooth: at least 0; makes the coefficient of a class that occurs nowhere 1.
+        smooth: at least 0, as in the formula. A class that is empty in both arrays always has the loss 0.
         alpha: at least 0.
         beta: at least 0.
         apply_softmax: whether the predictions are logits.
         ignore_background: exclude class 0 from the average, if there are other classes.
-        where: [batch, ...] or a shape that broadcasts to it: true for the positions to include.
+        where: [batch, ...] or a shape that broadcasts to it: true for the positions to include; `None`: all.
         weights: [batch] or a shape that broadcasts to it: weight of each example.
 
     Returns:
@@ -79,7 +79,7 @@ def multiclass_generalized_dice_loss(
     """Return `dice_loss` with classes weighted by the inverse square of their frequency.
 
     A class that occurs `f` times in all targets has the weight `1 / (f^2 + 1e-7)`, divided by the mean of
-    these weights. The weights depend on the whole batch, so the loss refuses microbatches.
+    these weights. The weights depend on the whole batch, so microbatches are an error.
 
     Args: as `dice_loss`.
 

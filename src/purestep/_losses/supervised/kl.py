@@ -24,12 +24,12 @@ def kl_divergence(
         targets: floating [..., classes], probabilities; a negative one makes the loss NaN. Rows need not
             sum to 1. The gradient with respect to a target of 0 is 0, as in torch, although the slope
             there is infinite.
-        reverse: return the divergence of the predictions from the targets instead.
+        reverse: return the reverse direction.
         weights: [...] or a shape that broadcasts to it; rows of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
-        TypeError: if either is not floating.
+        TypeError: if predictions or targets are not floating.
 
     Reference: Kullback and Leibler, 1951, doi:10.1214/aoms/1177729694.
 
@@ -54,17 +54,17 @@ def kl_divergence_with_log_targets(
     reverse: bool = False,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return `kl_divergence` from the logarithms of both, which do not underflow as probabilities do.
+    """Return `kl_divergence` from two log-probabilities, which do not underflow as probabilities do.
 
     Args:
         log_predictions: floating [..., classes], log-probabilities.
         log_targets: floating [..., classes], log-probabilities; -inf is a probability of 0.
-        reverse: return the divergence of the predictions from the targets instead.
+        reverse: return the reverse direction, as in `kl_divergence`.
         weights: [...] or a shape that broadcasts to it; rows of weight 0 are skipped.
 
     Raises:
         ValueError: if the shapes do not fit.
-        TypeError: if either is not floating.
+        TypeError: if predictions or targets are not floating.
 
     >>> log_targets = mx.array([[0.0, -float("inf")]])
     >>> kl_divergence_with_log_targets(mx.log(mx.array([[0.5, 0.5]])), log_targets).value
@@ -91,7 +91,7 @@ def generalized_kl_divergence(
 
     Raises:
         ValueError: if the shapes do not fit.
-        TypeError: if either is not floating.
+        TypeError: if predictions or targets are not floating.
 
     Reference: Csiszar, 1991, doi:10.1214/aos/1176348385.
 

@@ -26,7 +26,7 @@ def nll_loss(
         targets: integer [...], in [0, classes) or equal to `ignore_index`; any other value makes the loss
             and its gradient NaN.
         weights: [...] or a shape that broadcasts to it; targets of weight 0 are skipped.
-        ignore_index: targets of this value are skipped.
+        ignore_index: targets of this value are skipped; `None`: no target is.
 
     Raises:
         ValueError: if the shapes do not fit.

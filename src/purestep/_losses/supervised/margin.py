@@ -8,7 +8,7 @@ from purestep._losses.core import inputs, numerics, validity, weighting
 
 
 def hinge_loss(predictor_outputs: mx.array, targets: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return `max(0, 1 - output target)`, the loss of a support vector machine.
+    """Return `max(0, 1 - output * target)`, the loss of a support vector machine.
 
     Args:
         predictor_outputs: floating [...], scores; their sign is the prediction.
@@ -30,7 +30,7 @@ def hinge_loss(predictor_outputs: mx.array, targets: mx.array, *, weights: mx.ar
 def perceptron_loss(
     predictor_outputs: mx.array, targets: mx.array, *, weights: mx.array | None = None
 ) -> Mean:
-    """Return `max(0, -output target)`, which is positive only for a wrong sign.
+    """Return `max(0, -output * target)`, which is positive only for a wrong sign.
 
     Args and Raises: as `hinge_loss`.
 
@@ -45,7 +45,7 @@ def perceptron_loss(
 
 
 def multiclass_hinge_loss(scores: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return the loss that is zero if the score of the label exceeds every other score by 1.
+    """Return the loss that is zero if the score of the label exceeds every other score by at least 1.
 
         max_c (score_c + [c != label]) - score_label
 
@@ -89,14 +89,14 @@ def margin_ranking_loss(
     margin: float = 0.0,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return the loss of pairs in the wrong order: `max(0, -target (input1 - input2) + margin)`.
+    """Return the loss of pairs in the wrong order: `max(0, -target * (input1 - input2) + margin)`.
 
     Args:
         inputs1: floating [...], scores.
         inputs2: floating [...], of the same shape.
         targets: [...], 1 if the first score should be greater, -1 if the second should; any other value
             makes the loss and its gradient NaN.
-        margin: difference that the greater score should reach.
+        margin: the greater score should exceed the other by this much.
         weights: [...] or a shape that broadcasts to it; pairs of weight 0 are skipped.
 
     Raises:

@@ -14,7 +14,7 @@ def ranking_softmax_loss(
     where: mx.array | None = None,
     weights: mx.array | None = None,
 ) -> Mean:
-    """Return the cross entropy between the relevance of each list's items and the softmax of their scores.
+    """Return the cross entropy between the relevance of the items of a list and the softmax of their scores.
 
         -sum_i weight_i label_i log_softmax(logits)_i
 
@@ -24,8 +24,8 @@ def ranking_softmax_loss(
     Args:
         logits: floating [..., items], scores.
         labels: [..., items], relevance of at least 0; a negative one makes the loss and its gradient NaN.
-        where: [..., items] or a shape that broadcasts to it: true, or not zero, for real items. Other items
-            are padding and may be NaN.
+        where: [..., items] or a shape that broadcasts to it: nonzero for real items. Other items are padding
+            and may be NaN. `None`: all items are real.
         weights: [..., items] or a shape that broadcasts to it: weight of each item's label.
 
     Raises:

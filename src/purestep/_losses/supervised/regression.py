@@ -42,7 +42,7 @@ def l2_loss(predictions: mx.array, targets: mx.array, *, weights: mx.array | Non
 
 
 def l1_loss(predictions: mx.array, targets: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return the mean absolute error: `|prediction - target|`, with a slope of zero at zero.
+    """Return the mean absolute error: `|prediction - target|`. At an error of zero the gradient is zero.
 
     Args and Raises: as `squared_error`.
 
@@ -105,7 +105,7 @@ def smooth_l1_loss(
 
 
 def log_cosh(predictions: mx.array, targets: mx.array, *, weights: mx.array | None = None) -> Mean:
-    """Return the mean of `log(cosh(e))` of errors `e`: about `e^2 / 2` near zero, `|e| - log(2)` far away.
+    """Return the mean of `log(cosh(e))` of errors `e`: about `e^2 / 2` near zero, `|e| - log(2)` elsewhere.
 
     Args and Raises: as `squared_error`.
 

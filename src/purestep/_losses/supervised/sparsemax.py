@@ -44,8 +44,8 @@ def sparsemax_loss(logits: mx.array, labels: mx.array, *, weights: mx.array | No
 def multiclass_sparsemax_loss(scores: mx.array, labels: mx.array, *, weights: mx.array | None = None) -> Mean:
     """Return the loss whose gradient is `sparsemax(scores) - one_hot(label)`.
 
-    Sparsemax is the nearest point of the probability simplex, `p = max(score - t, 0)`; the threshold `t`
-    makes it sum to 1. The loss is
+    Sparsemax is the distribution nearest to the scores, `p = max(score - t, 0)`, where the threshold `t`
+    makes `p` sum to 1. The loss is
 
         (1 + sum over p_c > 0 of (score_c^2 - t^2)) / 2 - score_label
 

@@ -35,18 +35,19 @@ def linear_cross_entropy(
     chunk and scaled afterwards. This takes three matrix products, as the plain loss does, and the memory of
     one chunk.
 
-    Chunks save memory and cost time. Memory and time relative to the plain loss on an NVIDIA H200 (CUDA,
-    MLX 0.32.4), for 8192 tokens x 768 features x 50304 classes in bfloat16, loss and both gradients,
-    compiled; memory is the peak above inputs and gradients:
+    Chunks save memory and cost time. The table shows memory and time relative to the plain loss, for the loss
+    and both gradients, compiled, on an NVIDIA H200 (CUDA, MLX 0.32.4) with 8192 tokens, 768 features and
+    50304 classes in bfloat16. Memory is the peak above inputs and gradients.
 
         chunk_size    memory      time
               1024      0.24       2.3
               2048      0.37       1.6
               4096      0.61       1.3
 
-    On a GPU each chunk is submitted when the chunk before it is done. Otherwise CUDA allocates memory for
-    all chunks at once (at 2048: memory 1.19, time 1.08). Evaluation of the graph waits for this, including
-    `mx.async_eval`; building a step and tracing it in `mx.compile` do not wait. Metal is untested.
+    On a GPU each chunk is submitted when the chunk before it is done. Otherwise CUDA would allocate memory
+    for all chunks at once (with a chunk_size of 2048: memory 1.19, time 1.08). So the evaluation of the graph
+    waits for the GPU, also in `mx.async_eval`; building a step and tracing it in `mx.compile` do not wait.
+    Metal is untested.
 
     On a CPU nothing waits, and MLX holds about ten arrays of the size of a chunk's logits. For 2048 tokens
     x 64 features x 8192 classes in float32, compiled, relative memory is 0.29 with 1/16 of the tokens in a
@@ -58,7 +59,7 @@ def linear_cross_entropy(
       `hidden` may be NaN.
     - The second derivative is exact, but it holds all the logits.
     - Gradients of `weight` are summed over chunks in the dtype of `weight`. In bfloat16 on the H200, their
-      relative distance from float32 is 2.4e-3 at 2048, and 1.7e-3 for the plain loss. float16 gradients are
+      relative error is 2.4e-3 with a chunk_size of 2048, and 1.7e-3 for the plain loss. float16 gradients are
       summed in float32, but the sum over the tokens of one chunk must stay within 65504.
     - Under `mx.vmap` all tokens must be one chunk: `mx.depends`, which orders the chunks, cannot be mapped.
 
@@ -66,21 +67,21 @@ def linear_cross_entropy(
         hidden: floating [..., features].
         weight: [classes, features], in the dtype of `hidden`; the layout of `mlx.nn.Linear`.
         targets: integer [...], in [0, classes) or equal to `ignore_index`.
-        bias: [classes].
-        chunk_size: tokens of a chunk, at least 1. A larger value takes more memory and less time. If all
-            tokens fit in one chunk, this is the plain loss.
+        bias: [classes], in the dtype of `hidden`; `None`: no bias.
+        chunk_size: the number of tokens in a chunk, at least 1. A larger value takes more memory and less
+            time. If all tokens fit in one chunk, this is the plain loss.
         weights: as in `cross_entropy`.
         ignore_index: as in `cross_entropy`.
         label_smoothing: as in `cross_entropy`.
         z_loss: as in `cross_entropy`.
-        soft_cap: greater than 0, bound of the logits' absolute value (30 in Gemma 2).
+        soft_cap: greater than 0, bound of the logits' absolute value (30 in Gemma 2); `None`: no bound.
 
     Returns:
         `Mean(total, weight)`, as `cross_entropy`.
 
     Raises:
         ValueError: if the shapes do not fit, or an option is out of its range.
-        TypeError: if the dtypes do not.
+        TypeError: if the dtypes do not fit.
 
     Reference: gradient in the forward pass, Hsu et al., arXiv:2410.10989; cross entropy without full
     logits, Wijmans et al., arXiv:2411.09009; soft cap, arXiv:2408.00118.

@@ -51,16 +51,16 @@ def cross_entropy(
             logit is -inf.
         weights: [...] or a shape that broadcasts to it. A target of weight 0 is skipped, and its logits
             may be NaN.
-        class_weights: [classes], at least 0.
-        ignore_index: integer targets of this value are skipped (-100 in many data sets); may lie outside
-            [0, classes).
+        class_weights: [classes], at least 0; `None`: 1 for every class.
+        ignore_index: integer targets of this value are skipped (-100 in many data sets). It may lie outside
+            [0, classes). `None`: no target is skipped.
         label_smoothing: in [0, 1), probability that is spread evenly over all classes.
         z_loss: at least 0, factor of the squared logsumexp, which keeps the logits near normalized values
             (1e-4 in PaLM).
 
     Returns:
-        `Mean(total, weight)`: the weighted sum of losses, and the sum of the targets' weights. If every
-        weight is zero, the value and the gradient are zero.
+        A `Mean` of the weighted sum of losses and the sum of the targets' weights. If every weight is zero,
+        the value and the gradient are zero.
 
     Raises:
         ValueError: if the shapes do not fit, or an option is out of its range.

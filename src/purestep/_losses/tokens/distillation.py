@@ -33,11 +33,11 @@ def soft_target_loss(
 
     The factor T² makes the size of the gradient independent of the temperature. The teacher has no gradient.
 
-    A teacher can be stored as its `k` largest logits with their indices (see `top_k_logits`). All its other
-    classes then form one more class, and so do the student's: the result is a divergence over k + 1 classes,
-    which never exceeds that over the whole vocabulary. `teacher_rest` is the mass of that extra class. If it
-    is missing, the mass is zero: the k probabilities are normalized to a sum of 1, and the student, whose
-    probabilities still cover the whole vocabulary, learns to give the other classes none.
+    A teacher can be stored as its `k` largest logits with their indices (see `top_k_logits`). All other
+    classes then form one more class, in teacher and student: the result is a divergence over k + 1 classes,
+    which never exceeds that over the whole vocabulary. `teacher_rest` gives the teacher's mass of that extra
+    class. Without it, this mass is zero: the teacher's k probabilities are normalized to a sum of 1, and the
+    student learns to give the other classes no probability.
 
     Args:
         student_logits: floating [..., vocab].
@@ -48,8 +48,8 @@ def soft_target_loss(
         teacher_indices: integer [..., k], distinct: the classes of the teacher's logits. An index outside
             [0, vocab) makes the loss NaN.
         teacher_rest: floating [...], the logarithm of the sum of `exp(logit / temperature)` over the
-            teacher's other classes. "reverse_kl" requires it, because the divergence from a teacher
-            without mass elsewhere is infinite.
+            teacher's other classes. "reverse_kl" with `teacher_indices` requires it, because the divergence
+            from a teacher without mass elsewhere is infinite.
         weights: [...] or a shape that broadcasts to it; a position of weight 0 is skipped, and its other
             inputs may be infinite or NaN.
 
@@ -77,16 +77,16 @@ def soft_target_loss(
 def top_k_logits(
     teacher_logits: mx.array, k: int, *, temperature: float | mx.array = 4.0
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Return a teacher's `k` largest logits, their classes, and the mass of the other classes.
+    """Return a teacher's `k` largest logits, their classes, and the logarithm of the mass of the others.
 
     Args:
         teacher_logits: floating [..., vocab].
         k: from 1 to vocab.
-        temperature: above 0, the temperature of the loss that will use them.
+        temperature: above 0, the temperature of the loss that will use these arrays.
 
     Returns:
-        `(logits, indices, rest)`, [..., k], [..., k] and float32 [...]: the arguments `teacher_logits`,
-        `teacher_indices` and `teacher_rest` of `soft_target_loss`.
+        `(logits, indices, rest)`, of shapes [..., k], [..., k] and [...]; `rest` is float32. They are the
+        arguments `teacher_logits`, `teacher_indices` and `teacher_rest` of `soft_target_loss`.
 
     Raises:
         ValueError: if k or the temperature is out of range.
@@ -128,21 +128,23 @@ def distillation_loss(
     Args:
         student_logits: floating [..., vocab].
         teacher_logits: floating [..., vocab], or [..., k] with `teacher_indices`.
-        targets: integer [...]. A target outside [0, vocab) with weight makes the loss NaN.
+        targets: integer [...]. A target outside [0, vocab) at a position whose weight is not 0 makes the loss
+            NaN.
         temperature: above 0, for the soft targets; cross entropy uses temperature 1.
         alpha: in [0, 1], weight of the soft targets.
         divergence: as in `soft_target_loss`.
         beta: as in `soft_target_loss`.
         teacher_indices: as in `soft_target_loss`.
         teacher_rest: as in `soft_target_loss`.
-        ignore_index: positions with this target are skipped, by both losses.
+        ignore_index: positions with this target are skipped, by both losses; `None`: none are.
         weights: as in `soft_target_loss`.
 
     Returns:
-        `(Mean, metrics)` over positions. Metrics: `soft`, times temperature², and `hard`, both in nats.
+        `(Mean, metrics)` over positions. The metrics, in nats, are `soft`, the soft target loss with its
+        factor temperature², and `hard`, the cross entropy.
 
     Raises:
-        ValueError, TypeError: as `soft_target_loss`, and for targets that do not fit.
+        ValueError, TypeError: as `soft_target_loss`, and for targets that are not integers of shape [...].
 
     Reference: Hinton et al., arXiv:1503.02531.
 

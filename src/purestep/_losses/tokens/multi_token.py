@@ -146,14 +146,15 @@ def multi_token_loss(
         targets: integer [batch, length], the tokens after the inputs.
         mtp_weight: at least 0; with 0 only the loss of the next token remains.
         weights: [batch, length] or a shape that broadcasts to it: weight of each target, at any depth.
-        ignore_index: targets of this value are skipped.
+        ignore_index: targets of this value are skipped; `None`: no target is.
 
     Returns:
-        The `Mean`, and the mean of each depth over its own targets: `next_token_loss`, `mtp_loss_1`, ...
+        `(Mean, metrics)`. The metrics `next_token_loss`, `mtp_loss_1`, ... are the means of each depth over
+        its own targets.
 
     Raises:
         ValueError: if the shapes do not fit, or `mtp_weight` is out of its range.
-        TypeError: if the dtypes do not.
+        TypeError: if the dtypes do not fit.
 
     Reference: DeepSeek-V3, arXiv:2412.19437, equations 21 to 25.
 

@@ -23,7 +23,8 @@ def packed_segments(tokens: mx.array, separator: int, *, padding: int | None = N
         int32 [batch, length], counting from 1 in each row; 0 on padding.
 
     Raises:
-        ValueError, TypeError: if tokens are not an integer [batch, length], or the others are not tokens.
+        ValueError, TypeError: if tokens are not integers [batch, length], or separator or padding is not an
+            integer of at least 0.
 
     >>> packed_segments(mx.array([[5, 9, 6, 7, 9, 0]]), separator=9, padding=0)
     array([[1, 1, 2, 2, 2, 0]], dtype=int32)
@@ -47,14 +48,14 @@ def packed_segments(tokens: mx.array, separator: int, *, padding: int | None = N
 def packed_loss_mask(segments: mx.array) -> mx.array:
     """Mark the targets that belong to the same sequence as the token before them.
 
-    The first token of a sequence is not a target, because another sequence precedes it. Padding is not one
-    either.
+    The first token of a sequence is not a target, because the token before it belongs to another sequence.
+    Padding is not a target either.
 
     Args:
         segments: integer [batch, length], 0 on padding.
 
     Returns:
-        float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
+        float32 [batch, length - 1], one number for each target, as `shift` splits tokens.
 
     Raises:
         ValueError, TypeError: if segments are not an integer [batch, length].

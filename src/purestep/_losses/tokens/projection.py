@@ -50,15 +50,16 @@ def summed(form: Form, chunk_size: int, *primals: mx.array) -> mx.array:
 
     Args:
         form: the loss of one token.
-        chunk_size: tokens of a chunk.
+        chunk_size: the number of tokens in a chunk.
         *primals: hidden [tokens, features], weight [classes, features], factors float32 [tokens], targets
             int32 [tokens] in range, and optionally bias [classes]. A loss with a factor of zero is skipped.
     """
     hidden, weight, _, _, *extra = primals
     if hidden.shape[0] <= chunk_size:
         return _whole(form, *primals)
-    # MLX does not say whether a gradient will be taken, but an array that it differentiates descends from a
-    # Copy. A wrong guess only costs time: the backward pass computes each gradient that is still missing.
+    # MLX does not tell whether a gradient will be taken, but an array that it differentiates depends on a
+    # Copy operation. A wrong guess only costs time: the backward pass computes each gradient that is still
+    # missing.
     for_weight = any("Copy" in graph.primitives(array) for array in (weight, *extra))
     for_hidden = for_weight or "Copy" in graph.primitives(hidden)
 
@@ -131,9 +132,9 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
 def _added(so_far: mx.array | None, slope: mx.array, hidden: mx.array) -> mx.array:
     """Add the gradient of the weights over one chunk to the sum over earlier chunks.
 
-    The sum has the dtype of the weights. With 2048 bfloat16 tokens in a chunk, a float32 sum took 0.1 to 0.3
-    more of the plain loss's memory and time on an H200. float16 gradients are summed in float32: before the
-    division by the number of tokens, their sum would exceed 65504.
+    The sum has the dtype of the weights. With 2048 bfloat16 tokens in a chunk on an H200, a float32 sum would
+    add 0.1 to 0.3 times the memory and time of the plain loss. float16 gradients are summed in float32:
+    before the division by the number of tokens, their sum would exceed 65504.
     """
     if hidden.dtype == mx.float16:
         product = (slope.T @ hidden).astype(mx.float32)

@@ -19,7 +19,7 @@ def shift(tokens: mx.array) -> tuple[mx.array, mx.array]:
         tokens: [..., length], at least two; of any dtype, so that segment ids can be split too.
 
     Returns:
-        `(inputs, targets)`, `tokens[..., :-1]` and `tokens[..., 1:]`, both [..., length - 1].
+        `(inputs, targets)`, all tokens but the last and all but the first, both [..., length - 1].
 
     Raises:
         ValueError: if there are fewer than two tokens.
@@ -42,7 +42,7 @@ def prompt_mask(tokens: mx.array, prompt_lengths: int | mx.array) -> mx.array:
             belong to the prompt, including padding on the left.
 
     Returns:
-        float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
+        float32 [batch, length - 1], one number for each target, as `shift` splits tokens.
 
     Raises:
         ValueError: if the shapes do not fit or a Python number is negative.
@@ -64,7 +64,7 @@ def completion_mask(
     lengths: int | mx.array | None = None,
     stop_tokens: int | Sequence[int] | None = None,
 ) -> mx.array:
-    """Mark the targets that belong to the completion: after the prompt, before padding, up to the first stop.
+    """Mark the targets of the completion: after the prompt, before padding, up to the first stop token.
 
     The first stop token of the completion is included, because the model decides to stop. Tokens after it
     are not. Stop tokens in the prompt are ignored.
@@ -77,7 +77,7 @@ def completion_mask(
         stop_tokens: the token, or tokens, that end a completion. `None`: there are none.
 
     Returns:
-        float32 [batch, length - 1], aligned with `tokens[:, 1:]`.
+        float32 [batch, length - 1], one number for each target, as `shift` splits tokens.
 
     Raises:
         ValueError: if the shapes do not fit or a Python number is negative.
@@ -139,17 +139,17 @@ def token_logps(
 
         logits[t] / temperature - logsumexp(logits / temperature)
 
-    Score sampled tokens at the temperature of the sampling: only then is this the distribution they were
-    drawn from. A target outside [0, vocab) has a log-probability of NaN, and makes a loss that includes it
-    NaN. If a mask skips it later, its loss and its gradient are zero.
+    For sampled tokens, use the temperature of the sampling: only then is this the distribution from which
+    they were drawn. A target outside [0, vocab) has a log-probability of NaN, and makes a loss that includes
+    it NaN. If a mask skips it later, its loss and its gradient are zero.
 
     Args:
         logits: floating [..., vocab], unnormalized; those at position `t` predict `targets[..., t]`.
         targets: integer [...], usually `tokens[..., 1:]`.
         temperature: above 0, a number, or a 0-d array, which is not checked.
         mask: [...] or a shape that broadcasts to it. Where it is zero, the log-probability and its gradient
-            are zero. Only required if logits may be infinite or NaN there, because the functions that use
-            log-probabilities take masks too.
+            are zero. It is needed only if logits may be infinite or NaN there, because the functions that use
+            log-probabilities take masks too. `None`: no mask.
 
     Returns:
         float32 [...].

@@ -17,10 +17,10 @@ class Contrast(NamedTuple):
     """An encoder, and a loss over the representations of a whole batch.
 
     Attributes:
-        caller: the public name that errors give.
+        caller: the public name for errors.
         encode: as in `cached_contrastive_step`.
         loss_fn: as in `cached_contrastive_step`.
-        microbatches: into how many parts the batch is cut for the encoder.
+        microbatches: the number of parts into which the batch is cut for the encoder.
         stateful: whether `encode` takes and returns a model_state.
     """
 
@@ -32,7 +32,7 @@ class Contrast(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The constants of one evaluation: the loss is differentiated with respect to the parameters alone."""
+    """The inputs of one evaluation besides the parameters: no gradient is computed for them."""
 
     model_state: Tree
     batch: Batch
@@ -59,8 +59,8 @@ def cached_loss(contrast: Contrast, params: Params, inputs: Inputs) -> tuple[Mea
         auxiliary = tree.map(lambda _: 0, rest)
         return value, *gradients, *tree.leaves(rest)
 
-    # The computed gradient as a function of the parameters. Only a gradient through the step differentiates
-    # it, and only then is the loss of all parts built again.
+    # Returns the computed gradient. Its derivative is needed only for a gradient through the step, and only
+    # then is the loss of all parts built again.
     gradient_again: Any = mx.custom_function(lambda *arrays: list(arrays[-count:]))
 
     @gradient_again.vjp
@@ -105,7 +105,7 @@ def _cached_gradient(
 
 
 def _whole_gradient(contrast: Contrast, params: Params, inputs: Inputs) -> list[mx.array]:
-    """Return the same gradient computed at once, with all activations in memory, for its derivatives."""
+    """Return the same gradient as one differentiable computation, with all activations in memory."""
 
     def loss(leaves: list[mx.array]) -> mx.array:
         at = tree.unflatten(params, leaves)
@@ -137,7 +137,7 @@ def _second_pass(
     slopes: list[mx.array],
     summed: list[mx.array],
 ) -> list[mx.array]:
-    """Add the gradient through the encoder to `summed`; `slopes` is that of the representations."""
+    """Add the gradient through the encoder to `summed`; `slopes` is the gradient for the representations."""
     count = contrast.microbatches
     for index, key in enumerate(mx.random.split(inputs.rng, count)):
         # Without an order, MLX may keep the activations of all parts. The first part needs the order too:

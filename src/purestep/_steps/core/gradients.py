@@ -17,9 +17,9 @@ class Objective(NamedTuple):
     """A loss function and how a step evaluates it.
 
     Attributes:
-        caller: the public name that errors give.
+        caller: the public name for errors.
         loss_fn: as in `train_step`.
-        microbatches: into how many parts each batch is cut.
+        microbatches: the number of parts into which each batch is cut.
         stateful: whether `loss_fn` takes and returns a model_state.
     """
 
@@ -47,7 +47,7 @@ class Differentiated(NamedTuple):
     """A loss, its outcome and its gradient.
 
     Attributes:
-        value: the loss, 0-d float32. Only this array carries an outer gradient.
+        value: the loss, 0-d float32. Unlike `outcome`, it carries an outer gradient.
         outcome: the loss as a `Mean`, the metrics and the model_state.
         gradients: a tree like the parameters.
     """
@@ -64,9 +64,9 @@ def differentiate(
 
     Args:
         objective: the loss function.
-        state: its parameters are differentiated.
+        state: the gradient is with respect to its parameters.
         batch: the whole batch.
-        key: uint32 [2]; with several microbatches each receives a part of it.
+        key: uint32 [2]; several microbatches receive a key each, made from it.
         check_depends: refuse a loss that depends on no parameter.
     """
     with microbatching.cut_into(objective.microbatches):
@@ -85,7 +85,7 @@ def _part(
     *,
     check_depends: bool = False,
 ) -> Differentiated:
-    """Differentiate the loss of one microbatch; `weights` are those of the terms over the whole batch."""
+    """Differentiate the loss of one microbatch; `weights` are the terms' weights over the whole batch."""
 
     def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome]:
         held, data = tree.unflatten((model_state, batch), others)
@@ -95,8 +95,8 @@ def _part(
         return _share(outcome.loss, weights, objective.microbatches), outcome
 
     # mx.value_and_grad refuses the None that a tree may hold, so it receives leaves. The model_state and the
-    # batch are arguments too: in a microbatch they depend on earlier gradients, through the order of
-    # evaluation, and if the function captured such arrays, outer gradients would be wrong.
+    # batch are arguments too. In a microbatch they depend on earlier gradients. If the function captured
+    # them, gradients through this step would be wrong.
     leaves, others = tree.leaves(params), tree.leaves((model_state, batch))
     with no_backward_draws(objective.caller):
         (value, outcome), gradients = mx.value_and_grad(loss)(leaves, others)
@@ -123,10 +123,10 @@ def _whole(
             weights = _weights(objective, state, batch, keys)
             part = _part(objective, *inputs, weights, check_depends=check_depends)
         weight = part.outcome.loss.weight if weights is None else mx.array(1.0)
-        # Auxiliary outputs of mx.value_and_grad carry no outer gradient (that of a learning rate, say), so
+        # Auxiliary outputs of mx.value_and_grad carry no outer gradient, such as that of a learning rate, so
         # the total is computed from the value.
         outcome = part.outcome._replace(loss=Mean(part.value * weight, weight))
-        # The gradient of the mean times its weight, because float16 could overflow in the gradient of the
+        # Computed as the gradient of the mean times its weight: float16 could overflow in the gradient of the
         # total.
         weighted = tree.map(lambda g, w=weight: w * g.astype(mx.float32), part.gradients)
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)

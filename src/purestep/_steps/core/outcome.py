@@ -14,7 +14,7 @@ from purestep._core.rng import fold_in, forbidden, scope
 from purestep._core.types import Batch, Params, Tree
 from purestep._steps.state import check_arrays
 
-_KEYLESS = 0x6B65  # folded into a key for draws without one, so that they differ from draws with it
+_KEYLESS = 0x6B65  # folded into the step's key for draws without one, so that they differ from others
 
 
 class Outcome(NamedTuple):
@@ -53,7 +53,7 @@ def outcome_of(
     and handles of its own: writing into them changes nothing outside.
 
     Args:
-        caller: the public name that errors give.
+        caller: the public name for errors.
         loss_fn: the loss function.
         params: its parameters.
         model_state: its model_state, if `stateful`.
@@ -108,7 +108,7 @@ def no_backward_draws(caller: str) -> AbstractContextManager[None]:
 
 
 def check_loss_fn(caller: str, loss_fn: Any, *, stateful: bool, name: str = "loss_fn") -> None:
-    """Refuse a loss function, or an encoder, that does not take the arguments of its kind."""
+    """Refuse a loss function, or an encoder, that does not take the expected arguments."""
     plain, full = ("params", "batch", "rng"), ("params", "model_state", "batch", "rng")
     want, other = (full, plain) if stateful else (plain, full)
     check_takes(caller, name, loss_fn, want, other, f"; pass stateful={not stateful}")
@@ -156,7 +156,7 @@ def _term(caller: str, name: str, value: Any) -> Mean:
         kind = "floating" if name == "loss" else "real"
         raise TypeError(f"{caller}: loss_fn's {name} must be {kind}, got {tree.dtype_name(dtype)}")
     if isinstance(value, Mean):
-        # The weight is a count of data: no gradient flows through it, as microbatches could not follow one.
+        # The weight is a count of data. No gradient flows through it: microbatches could not compute one.
         return Mean(value.total, mx.stop_gradient(value.weight))
     return Mean(value.astype(mx.float32), mx.array(1.0))
 

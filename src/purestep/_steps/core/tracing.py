@@ -47,7 +47,7 @@ class Traces:
         )
 
     def add(self, spec: tree.Spec) -> None:
-        """Record a trace. A trace that MLX repeats, as on another stream, is not counted."""
+        """Record a trace. A trace that MLX repeats, such as on another stream, is not counted."""
         self.made += spec not in self.held
         self.held[spec] = None
 
@@ -64,7 +64,7 @@ def is_traced(*trees: Any) -> bool:
         mx.async_eval(arrays)
     except (ValueError, RuntimeError) as error:
         return "transformation" in str(error)
-    return not arrays  # without arrays the two cases look the same, and one trace is made at most
+    return not arrays  # without arrays the cases cannot be told apart, and at most one trace is made
 
 
 def spec_of(state: Any, batch: Any) -> tree.Spec:
@@ -75,7 +75,7 @@ def spec_of(state: Any, batch: Any) -> tree.Spec:
 
 
 def check_result(result: Any) -> None:
-    """Refuse a result of another type: MLX returns such objects unchanged, with dead placeholders in them."""
+    """Refuse a result of another type: MLX would return it unchanged, with placeholders instead of arrays."""
     for path, leaf in tree.items(result):
         if not isinstance(leaf, (mx.array, bool, int, float, str, dict, list, tuple)):
             shown = path or "a result"

@@ -1,1 +1,1 @@
-"""Optimizers: one file an algorithm, its `scale_by_*` and its optimizers together."""
+"""Optimizers: one file per algorithm, with its `scale_by_*` and its optimizers."""

@@ -1,4 +1,4 @@
-"""Arguments of other libraries' optimizers: refused by name, with what to write instead."""
+"""Arguments of other libraries' optimizers: errors that say what to write instead."""
 
 import difflib
 import functools
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-# Other libraries' names of arguments that exist here; the first one that the optimizer has is suggested.
+# Names in other libraries of arguments that exist here. The first one that the optimizer has is suggested.
 _CALLED = {
     "lr": ("learning_rate",),
     "step_size": ("learning_rate",),
@@ -76,7 +76,7 @@ _INSTEAD = {
 
 
 def refusing_unknown(optimizer: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the optimizer with an error that says what to write instead of an unknown argument.
+    """Return the optimizer such that an unknown argument raises an error that says what to write instead.
 
     >>> from purestep.optimizers import sgd
     >>> refusing_unknown(sgd)(0.1, lr=0.2)

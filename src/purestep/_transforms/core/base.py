@@ -1,4 +1,4 @@
-"""The contract of a gradient transform, and the functions that every transform is built and used with."""
+"""The contract of a gradient transform, and the functions that build and use transforms."""
 
 import functools
 import inspect
@@ -21,10 +21,10 @@ class GradientTransform(NamedTuple):
         update: `update(updates, state, params=None, **extra) -> (updates, state)`. The updates keep the
             structure and shapes of the gradients; the state keeps its structure, shapes and dtypes. Extra
             arguments are keyword arguments, such as `value` (the loss) and `weight` (the weight of the
-            loss, a `Mean`'s). A transform receives those that its `update` names, through any `chain`.
+            loss). A transform receives those that its `update` names, also as a member of a `chain`.
 
-    The contract and the signs are optax's: gradients come in, and the updates that come out are added to
-    the parameters. `scale_by_learning_rate` changes the sign, once.
+    The contract and the signs are those of optax: gradients come in, and the updates that come out are added
+    to the parameters. `scale_by_learning_rate` flips the sign.
 
     >>> def update(updates, state, params=None):
     ...     return tree.map(lambda u: u / 2, updates), state
@@ -69,7 +69,7 @@ def without_state(caller: str, fn: Callable[[Updates, Params | None], Updates]) 
 def checked(caller: str, init: Init, update: Update) -> GradientTransform:
     """Make a transform whose update compares gradients and state with the parameters before it computes.
 
-    Nested transforms are compared once, as a part of the whole: `taking_extra` calls them without checks.
+    Nested transforms are compared once, by the outermost one: `taking_extra` calls them without checks.
     Without params, the state is compared with the updates instead. Any floating-point dtype is accepted.
 
     Args:

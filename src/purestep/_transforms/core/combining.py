@@ -14,15 +14,16 @@ from purestep._transforms.core.base import (
 
 
 def chain(*transforms: GradientTransform) -> GradientTransform:
-    """Apply transforms one after another; the first sees the gradients.
+    """Apply transforms one after another; the first receives the gradients.
 
     The state is the tuple of the members' states. Extra keyword arguments reach only the members that
     name them. `chain()` is `identity()`.
 
     Raises:
         TypeError: if a member is not a transform.
-        ValueError: for integer parameters, for gradients whose structure or shapes differ from the
-            parameters', or for a state of another chain; with the path.
+        ValueError: at init, for parameters that are not floating-point; at update, for gradients whose
+            structure or shapes differ from those of the parameters, or for the state of another chain. The
+            error names the path.
 
     >>> import mlx.core as mx
     >>> from purestep.transforms import scale
@@ -56,7 +57,7 @@ def named_chain(*args: tuple[str, GradientTransform]) -> GradientTransform:
     A member's state is found by its name, so inserting another member does not move it.
 
     Args:
-        args: pairs of a name and a transform; every name is different.
+        args: pairs `(name, transform)` with different names.
 
     Raises:
         TypeError: if a pair is not a name and a transform.

@@ -28,8 +28,8 @@ class StateCheck:
 
     Args:
         caller: the public name for errors.
-        init: a transform's.
-        name: what errors call the state, a path such as `state.opt_state`.
+        init: the `init` of a transform.
+        name: the name of the state in errors, a path such as `state.opt_state`.
         strict: refuse another floating-point dtype too.
 
     >>> check = StateCheck("sgd", lambda params: (tree.zeros_like(params),))
@@ -73,7 +73,7 @@ class StateCheck:
 
 
 def check_gradients(caller: str, updates: Updates, params: Params | None) -> None:
-    """Refuse gradients whose structure or shapes differ from the parameters': they would broadcast."""
+    """Refuse gradients whose structure or shapes differ from the parameters: some shapes would broadcast."""
     if params is None or tree.matches(_same_shape, updates, params):
         return
     got, want = (tree.spec(tree.map(_in_float32, each)) for each in (updates, params))

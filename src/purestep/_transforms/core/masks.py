@@ -19,7 +19,7 @@ def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
 
     Args:
         patterns: matched against whole paths such as `layers.0.weight`; case matters. `*` matches any
-            text, dots included, and `?` one character. Everything else matches itself, brackets too.
+            text, also dots, and `?` one character. Every other character matches itself, also brackets.
         required: refuse a pattern that matches no parameter, since it is probably misspelt.
 
     >>> by_path("*.bias", "norm.*")({"fc": {"weight": 1, "bias": 2}, "norm": {"scale": 3}})
@@ -59,7 +59,7 @@ def spread(caller: str, name: str, values: Tree, params: Params, check: Callable
 
     Args:
         caller: the public name for errors.
-        name: what errors call `values`.
+        name: the name of `values` in errors.
         values: a tree whose leaves stand for single parameters or for subtrees of them.
         params: a tree of arrays.
         check: `check(path, value)`, called for each leaf of `values`; raises if the value is not allowed.

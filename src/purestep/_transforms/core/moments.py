@@ -46,7 +46,7 @@ def full_like(params: Params, value: float | mx.array) -> Tree:
 
 
 def mean(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
-    """Return `decay * old + (1 - decay) * gradients`, in float32 whatever dtype `old` is stored in.
+    """Return `decay * old + (1 - decay) * gradients`, in float32 for every dtype of `old`.
 
     >>> mean({"w": mx.array(4.0)}, {"w": mx.array(1.0, mx.float16)}, 0.5)
     {'w': array(2.5, dtype=float32)}
@@ -102,19 +102,19 @@ def corrected(mean: Tree, decay: float | mx.array, count: mx.array) -> Tree:
 
 
 def looking_ahead(mu: Tree, gradients: Tree, b1: float | mx.array, count: mx.array) -> Tree:
-    """Return the corrected mean of gradients one step of momentum later (NAdam)."""
+    """Return the bias-corrected Nesterov mean of gradients, as in NAdam."""
     scale = (1 - b1) / bias_correction(b1, count)
     next_scale = b1 / bias_correction(b1, scalars.increment(count))
     return tree.map(lambda m, g: next_scale * m + scale * g, mu, gradients)
 
 
 def direction(mu: Tree, gradients: Tree, b1: float | mx.array, count: mx.array, *, nesterov: bool) -> Tree:
-    """Return the corrected mean of gradients; with `nesterov`, one step of momentum later."""
+    """Return the bias-corrected mean of gradients; with `nesterov`, that of `looking_ahead`."""
     return looking_ahead(mu, gradients, b1, count) if nesterov else corrected(mu, b1, count)
 
 
 def root(square: mx.array, eps_root: float | mx.array) -> mx.array:
-    """Return `sqrt(square + eps_root)`; without the addition if `eps_root` is the Python number 0."""
+    """Return `sqrt(square + eps_root)`; nothing is added if `eps_root` is the Python number 0."""
     # MLX on a CPU fuses chains of at most 11 operations: gradient clipping, Adam, decay and learning rate
     # fit exactly. An array is not compared with 0: reading it would wait for the device.
     added = isinstance(eps_root, mx.array) or eps_root != 0

@@ -63,8 +63,8 @@ def _averaging(node: Any) -> Iterator[Any]:
 def where_held(fn: Callable[[mx.array, mx.array], mx.array], held: Tree, params: Params) -> Params:
     """Return `fn(held, param)` where a tree holds a leaf, and the parameter itself where it holds none.
 
-    Methods `eval_params` use it: inside `masked` and `partition` a state holds `()` for the parameters
-    that are not selected.
+    The `eval_params` methods of states use it: inside `masked` and `partition` a state holds `()` for the
+    parameters that are not selected.
     """
     found = dict(tree.items(held))
 

@@ -11,7 +11,7 @@ from purestep._transforms.core.base import GradientTransform, check_transform
 
 
 def state_memory(transform: GradientTransform, params: Params) -> dict[str, float]:
-    """Return the bytes of state for each parameter element, field by field.
+    """Return the bytes of state per element of the parameters, for each field of the state.
 
     Only shapes and dtypes are read: nothing is computed or allocated.
 
@@ -20,9 +20,9 @@ def state_memory(transform: GradientTransform, params: Params) -> dict[str, floa
         params: a tree of at least one element.
 
     Returns:
-        A dict from each field's path in the state, in the state's order, to its bytes divided by the
-        number of elements of params. The values sum to the whole state. A field that holds other states
-        is listed by the fields of those.
+        A dict from the path of each field, in the order of the state, to its bytes divided by the number of
+        elements of params. The values sum to the whole state. For a field that holds other states, the fields
+        of those are listed.
 
     Raises:
         ValueError: if params holds no elements.

@@ -12,7 +12,7 @@ class SnapshotState(NamedTuple):
     """State of `snapshot`.
 
     Attributes:
-        measurement: a dict from the one name to the measurement of the last updates.
+        measurement: a dict with one entry, `measure_name`: the measurement of the last updates.
     """
 
     measurement: dict[str, Tree]
@@ -67,8 +67,8 @@ def monitor(measures: Mapping[str, GradientTransform | Callable[[Updates], Tree]
     2. `measure_states` is a dict.
 
     Args:
-        measures: a dict from name to a function of the updates, as in `snapshot`. A transform in place of
-            the function makes a measure with its own state; its output is the measurement and may have
+        measures: a dict from name to a function of the updates, as in `snapshot`, or to a transform. A
+            transform is a measure with a state. The updates that it returns are the measurement, and may have
             any structure.
 
     >>> import mlx.core as mx

@@ -10,9 +10,9 @@ from purestep._transforms.pieces.scaling import ScaleByLearningRateState, scale_
 
 
 def scale_by_param_block_norm(min_scale: float | mx.array = 1e-3) -> GradientTransform:
-    """Multiply each array of updates by the norm of its parameters, or by `min_scale` if that is larger.
+    """Multiply each array of updates by the norm of its parameter, or by `min_scale` if that is larger.
 
-    Norms are float32, and so are the updates.
+    Norms and updates are float32.
 
     Args:
         min_scale: at least 0. A value above 0 lets parameters that are zero change.
@@ -32,7 +32,7 @@ def scale_by_param_block_norm(min_scale: float | mx.array = 1e-3) -> GradientTra
 
 
 def scale_by_param_block_rms(min_scale: float | mx.array = 1e-3) -> GradientTransform:
-    """Multiply each array of updates by the root mean square of its parameters, or by a larger `min_scale`.
+    """Multiply each array of updates by the root mean square of its parameter, or by `min_scale` if larger.
 
     Arguments, dtypes and errors are those of `scale_by_param_block_norm`.
 
@@ -48,10 +48,10 @@ def scale_by_param_block_rms(min_scale: float | mx.array = 1e-3) -> GradientTran
 
 
 def step_on_sphere(learning_rate: ScalarOrSchedule) -> GradientTransform:
-    """Step by the learning rate, then shrink, so that relative steps do not increase the norm.
+    """Take a step of the learning rate, then shrink the parameters, so that their norms do not grow.
 
     With the rate `r`, a parameter becomes `(param - r * u) / sqrt(1 + r ** 2)`. Its norm is unchanged if
-    the update `u` has the same norm and is orthogonal to it.
+    the update `u` has the same norm and is orthogonal to the parameter.
 
     Args:
         learning_rate: as in `scale_by_learning_rate`. The state is the same, so the rate is read and set

@@ -12,9 +12,10 @@ from purestep._transforms.core.quotients import factor_within
 def clip_by_global_norm(max_norm: float) -> GradientTransform:
     """Scale all updates down together so that their joint Euclidean norm is at most `max_norm`.
 
-    `u * max_norm / max(norm, max_norm)`, with the norm summed in float32 for all dtypes. There is no
-    epsilon: updates within the bound are unchanged bit for bit. If the norm is not finite, because of one
-    infinite element or a square beyond float32's range, every update becomes NaN, so the fault is visible.
+    Each update becomes `u * max_norm / max(norm, max_norm)`. The norm is summed in float32 for all dtypes.
+    There is no epsilon: updates within the bound are unchanged bit for bit. If the norm is not finite,
+    because of one infinite element or a square beyond float32's range, every update becomes NaN, so the fault
+    is visible.
 
     Args:
         max_norm: greater than 0.
@@ -66,12 +67,13 @@ def clip(max_delta: float | mx.array) -> GradientTransform:
 def clip_by_block_rms(threshold: float | mx.array) -> GradientTransform:
     """Scale each array of updates down so that its root mean square is at most `threshold`.
 
-    `u * threshold / max(rms(u), threshold)`, with the mean taken in float32. An array within the bound is
-    unchanged. An array whose root mean square is not finite becomes NaN, so the fault is visible.
+    An array becomes `u * threshold / max(rms(u), threshold)`. The mean is computed in float32. An array
+    within the bound is unchanged. An array whose root mean square is not finite becomes NaN, so the fault is
+    visible.
 
     Differences from optax:
 
-    1. There, an array with an infinite element becomes zeros and NaN.
+    1. In optax, an array with an infinite element becomes zeros and NaN.
 
     Args:
         threshold: greater than 0.
@@ -99,8 +101,9 @@ def adaptive_grad_clip(
 
     Differences from optax:
 
-    1. Weights are [out, in], and [out, ..., in] for a convolution. A unit is one index of the first axis,
-       and its norm is taken over all other axes. An array with at most one axis longer than 1 is one unit.
+    1. Weights are [out, in], and [out, ..., in] for a convolution; in optax [in, out] and [..., in, out]. A
+       unit is one index of the first axis, and its norm is taken over all other axes. An array with at most
+       one axis longer than 1 is one unit.
     2. Arrays may have any number of axes. optax takes the norms of 3-D arrays over their first axis.
     3. A gradient within the bound is unchanged, and one whose norm is not finite becomes NaN.
     4. There is no second epsilon in the denominator. optax's has an effect if `clipping * eps` is below 1e-6.
@@ -109,7 +112,7 @@ def adaptive_grad_clip(
         clipping: greater than 0.
         eps: greater than 0, a lower bound on the weights' norm. Without it, weights that are zero could
             not change.
-        axis: the axes over which norms are taken, the same for every array; by default those of a unit.
+        axis: the axes over which norms are taken, the same for every array; `None`: those of a unit.
 
     Raises:
         ValueError: at update, if params is not given, or if an array has no such axis.
@@ -159,7 +162,7 @@ def keep_params_nonnegative() -> GradientTransform:
     """
 
     def bounded(update: mx.array, param: mx.array) -> mx.array:
-        # The sum has the wider of both dtypes: rounding `-param` could lead below zero.
+        # Compared as a sum, which has the wider dtype: `-param` in the dtype of the update could be rounded.
         return mx.where(param + update < 0, -param, update)
 
     return leafwise("keep_params_nonnegative", bounded)

@@ -24,13 +24,15 @@ def trace(
 ) -> GradientTransform:
     """Replace gradients by their decayed sum: momentum.
 
+    With `g` the gradient:
+
         trace = decay * trace + g
         update = g + decay * trace  if nesterov, else trace
 
     Args:
         decay: in [0, 1]; with 1 the sum is not decayed.
-        nesterov: look ahead by one step of momentum.
-        accumulator_dtype: the dtype of the stored sum, float32 by default.
+        nesterov: use Nesterov momentum, as in the formula.
+        accumulator_dtype: the dtype of the stored sum; `None` is float32.
 
     Reference: Sutskever et al., On the importance of initialization and momentum in deep learning, 2013.
 

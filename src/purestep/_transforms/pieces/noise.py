@@ -13,8 +13,8 @@ class AddNoiseState(NamedTuple):
     """State of `add_noise`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        rng_key: uint32 [2], the key of the next update's noise.
+        count: 0-d int32, the number of updates made.
+        rng_key: uint32 [2], the key for the noise of the next update.
     """
 
     count: mx.array
@@ -67,7 +67,7 @@ def add_noise(
 
 
 def as_key(caller: str, key: Any) -> mx.array:
-    """Return a PRNG key or the key of an integer seed; refuse any other value, `None` too."""
+    """Return a PRNG key or the key of an integer seed; refuse any other value, also `None`."""
     if not isinstance(key, mx.array):
         return rng.from_seed(caller, "key", key)
     rng.check_key(caller, key)

@@ -9,10 +9,10 @@ from purestep._transforms.core.quotients import nonzero
 
 
 def centralize() -> GradientTransform:
-    """Subtract its mean from the gradient of each output unit; vectors and 0-d arrays are unchanged.
+    """Center the gradient of each output unit at 0; vectors and 0-d arrays are unchanged.
 
-    The mean is taken over all axes but the first: with [out, in] weights these are a unit's inputs, as in
-    the paper.
+    The mean over all axes but the first is subtracted: with [out, in] weights these are the inputs of a unit,
+    as in the paper.
 
     Differences from optax:
 

@@ -26,7 +26,7 @@ class RoundStochasticallyState(NamedTuple):
     """State of `round_stochastically`.
 
     Attributes:
-        rng_key: uint32 [2], the key of the next update's draws.
+        rng_key: uint32 [2], the key for the draws of the next update.
     """
 
     rng_key: mx.array
@@ -36,9 +36,9 @@ def round_stochastically(key: mx.array | int) -> GradientTransform:
     """Round bfloat16 and float16 parameters up or down at random when updates are added; exact on average.
 
     Let `a < x < b`, where `x = param + update`, and `a` and `b` are neighbours in the parameter's dtype.
-    Then `x` is rounded to `b` with probability `(x - a) / (b - a)`. The updates that are returned are
-    float32 and lead to a number of that dtype, so `apply_updates` does not round again. Updates of
-    float32 parameters, and sums that are not finite, are unchanged.
+    Then `x` is rounded to `b` with probability `(x - a) / (b - a)`, else to `a`. The returned updates are
+    float32, and `param + update` is a number of the parameter's dtype, so `apply_updates` does not round
+    again. An update is unchanged if its parameter is float32. A sum that is not finite is not rounded.
 
     Place it last in a chain: a later transform would undo the rounding.
 
@@ -92,12 +92,12 @@ class MasterWeightsState(NamedTuple):
 def master_weights(inner: GradientTransform) -> GradientTransform:
     """Update float32 copies of half-precision parameters; the parameters are the copies, rounded.
 
-    `inner` receives the copies as its parameters, in `init` too. The updates set each parameter to its
+    `inner` receives the copies as its parameters, also in `init`. The updates set each parameter to its
     copy, rounded to the nearest number of the parameter's dtype. If a parameter is changed by other means,
     the next update overwrites that change.
 
     Args:
-        inner: a whole optimizer.
+        inner: a complete optimizer.
 
     Raises:
         ValueError: at update, if params is not given.
@@ -152,7 +152,8 @@ def _rounded(value: mx.array, dtype: mx.Dtype, key: mx.array) -> mx.array:
     """Return float32 numbers that are rounded at random to a neighbour in `dtype`."""
     step = 1 << _DROPPED_BITS[dtype]
     draw = mx.random.randint(0, step, value.shape, mx.uint32, key=key)
-    # The random bits carry into the last bit that is kept with a probability equal to the fraction cut off.
+    # Adding the random bits carries into the last bit that is kept, with a probability equal to the fraction
+    # that is cut off.
     bits = (value.view(mx.uint32) + draw) & (0xFFFFFFFF - (step - 1))
     near = bits.view(mx.float32)
     if dtype == mx.float16:  # its numbers below 2 ** -14 have a constant spacing of 2 ** -24

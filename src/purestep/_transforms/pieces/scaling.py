@@ -27,8 +27,8 @@ class ScaleByLearningRateState(NamedTuple):
     """State of `scale_by_learning_rate`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        learning_rate: 0-d float32, the rate of the last update; before the first update, its rate.
+        count: 0-d int32, the number of updates made.
+        learning_rate: 0-d float32, the rate of the last update; after `init`, that of the first.
     """
 
     count: mx.array
@@ -36,7 +36,7 @@ class ScaleByLearningRateState(NamedTuple):
 
 
 class ScheduledLearningRateState(ScaleByLearningRateState):
-    """State of `scale_by_learning_rate` with a schedule: the same fields, with a rate that is read-only.
+    """State of `scale_by_learning_rate` with a schedule. It has the same fields, but the rate is read-only.
 
     `set_hyperparameters` refuses to change the rate, since the schedule would overwrite it.
     """
@@ -47,13 +47,13 @@ class ScheduledLearningRateState(ScaleByLearningRateState):
 def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool = True) -> GradientTransform:
     """Multiply updates by minus the learning rate, so that adding them decreases the loss.
 
-    The rate is an array in the state. A constant rate is read from there, so another value written into
-    the state takes effect with no retrace. A schedule is evaluated at the count of updates made before
-    this one, and its value is stored in the state for the metrics.
+    The rate is an array in the state. A constant rate is read from the state, so a new value written there
+    takes effect without a retrace. A schedule is evaluated with the number of earlier updates as its count,
+    and its value is stored in the state for the metrics.
 
     Args:
         learning_rate: a finite number of at least 0, a 0-d array, or a schedule.
-        flip_sign: multiply by minus the rate; otherwise by the rate itself.
+        flip_sign: multiply by minus the rate; if false, by the rate itself.
 
     >>> transform = scale_by_learning_rate(0.1)
     >>> updates, state = transform.update({"w": mx.array(3.0)}, transform.init({"w": mx.array(0.0)}))
@@ -90,17 +90,19 @@ class ScaleByScheduleState(NamedTuple):
     """State of `scale_by_schedule`.
 
     Attributes:
-        count: 0-d int32, updates made.
+        count: 0-d int32, the number of updates made.
     """
 
     count: mx.array
 
 
 def scale_by_schedule(step_size_fn: Callable[[mx.array], mx.array | float]) -> GradientTransform:
-    """Multiply updates by a schedule of the number of updates made before; signs and dtypes are unchanged.
+    """Multiply updates by a schedule.
+
+    The factor is used as it is: a step downhill needs a negative one. Dtypes are unchanged.
 
     Args:
-        step_size_fn: `count -> factor`.
+        step_size_fn: `count -> factor`, with `count` the number of earlier updates, 0-d int32.
 
     >>> from purestep.schedules import linear
     >>> transform = scale_by_schedule(linear(1.0, 0.0, 4))

@@ -1,4 +1,4 @@
-"""Gradient accumulation: the gradients of several steps in one update."""
+"""Gradient accumulation: one update from the gradients of several steps."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class AccumulateState(NamedTuple):
 
     Attributes:
         mini_step: 0-d int32 in [0, every), the number of gradients in the current window.
-        count: 0-d int32, updates made.
+        count: 0-d int32, the number of updates made.
         gradients: like params, float32, the sum of gradient times weight over the window.
         weight: 0-d float32, the sum of the weights over the window.
         inner: the state of the wrapped transform, which counts updates, not steps.
@@ -33,20 +33,22 @@ class AccumulateState(NamedTuple):
 def accumulate(
     transform: GradientTransform, *, every: int | Callable[[mx.array], mx.array | int]
 ) -> GradientTransform:
-    """Apply the wrapped transform once for every `every` steps, to the mean of their gradients.
+    """Apply the wrapped transform once every `every` steps, to the mean of their gradients.
 
-    At the other steps the updates are zero and the inner state is unchanged. The mean is exact: each
-    gradient counts with the `weight` of its loss (that of a `Mean`, which `train_step` passes on). So steps
-    with different numbers of real tokens give the gradient of all their tokens together.
+    At the other steps the updates are zero and the inner state is unchanged. The mean is exact: gradients are
+    weighted by `weight`, the weight of the loss, which `train_step` passes to transforms. So steps with
+    different numbers of real tokens give the gradient over all their tokens. Without `weight`, every gradient
+    has weight 1.
 
     `flush` applies a window that is still incomplete at the end of the data. Its mean is exact too.
 
-    Use `accumulate` for a batch that spans several steps. If a batch is only too large for the memory, use
-    `train_step(..., microbatches=k)`: it updates at every step and keeps no gradients in the state.
+    Use `accumulate` for a batch that spans several steps. If the batch of one step does not fit in memory,
+    use `train_step(..., microbatches=k)`: it updates at every step and keeps no gradients in the state.
 
     Args:
         transform: receives the mean gradient.
-        every: the steps in a window, at least 1; or a schedule of the count of updates made so far.
+        every: the number of steps in a window, at least 1; or a function of the number of updates made so far
+            (0-d int32) that returns it.
 
     >>> from purestep.transforms import scale
     >>> transform = accumulate(scale(-1.0), every=2)
@@ -155,8 +157,9 @@ class ApplyEveryState(NamedTuple):
 def apply_every(k: int = 1) -> GradientTransform:
     """Return the *sum* of the last `k` updates at every `k`-th call, and zeros at the other calls.
 
-    The transforms before it run at every call, and the sum is not averaged: after an optimizer, it delays
-    k steps and makes them at once. To train on the mean gradient of several batches, use `accumulate`.
+    The transforms before it run at every call, and the sum is not averaged. Placed after an optimizer, it
+    holds back `k` steps and then applies their sum. To train on the mean gradient of several batches, use
+    `accumulate`.
 
     Args:
         k: at least 1.

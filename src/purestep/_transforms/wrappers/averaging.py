@@ -1,4 +1,4 @@
-"""Running averages of updates, and of parameters for evaluation."""
+"""Running averages: of updates, and of parameters for evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class EmaState(NamedTuple):
     """State of `ema`.
 
     Attributes:
-        count: 0-d int32, updates made.
+        count: 0-d int32, the number of updates made.
         ema: like params, the running mean, not debiased; float32, or `accumulator_dtype` if given.
     """
 
@@ -33,6 +33,8 @@ class EmaState(NamedTuple):
 def ema(decay: float, debias: bool = True, accumulator_dtype: mx.Dtype | None = None) -> GradientTransform:
     """Replace updates by their exponential moving average (EMA).
 
+    With `u` the update and `t` its number, from 1:
+
         ema = decay * ema + (1 - decay) * u
         update = ema / (1 - decay ** t)  if debias, else ema
 
@@ -41,7 +43,7 @@ def ema(decay: float, debias: bool = True, accumulator_dtype: mx.Dtype | None = 
     Args:
         decay: in [0, 1).
         debias: correct the bias of the mean, which starts at zero.
-        accumulator_dtype: the dtype of the stored mean, float32 by default.
+        accumulator_dtype: the dtype of the stored mean; `None` is float32.
 
     >>> transform = ema(0.9)
     >>> transform.update({"w": mx.array(3.0)}, transform.init({"w": mx.array(0.0)}))[0]
@@ -73,7 +75,7 @@ class AveragedState(NamedTuple):
     """State of `averaged`.
 
     Attributes:
-        count: 0-d int32, updates made.
+        count: 0-d int32, the number of updates made.
         average: like params, float32, the average of the parameters.
         inner: the state of the wrapped transform.
     """
@@ -102,8 +104,8 @@ def averaged(
 
     Args:
         inner: the transform that trains the parameters.
-        decay: in [0, 1]; a schedule of the count of updates before this one; or `None`.
-        start: the number of first updates during which the average equals the parameters.
+        decay: in [0, 1]; or a schedule of the number of earlier updates; or `None` for the arithmetic mean.
+        start: during this many first updates the average equals the parameters.
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992;
     Izmailov et al., arXiv:1803.05407.

@@ -15,7 +15,7 @@ class ConditionallyMaskState(NamedTuple):
     """State of `conditionally_mask`.
 
     Attributes:
-        step: 0-d int32, calls of update, applied or not.
+        step: 0-d int32, the number of calls of `update`, applied or not.
         inner_state: the state of the wrapped transform.
     """
 
@@ -28,7 +28,7 @@ class ConditionallyTransformState(NamedTuple):
 
     Attributes:
         inner_state: the state of the wrapped transform.
-        step: 0-d int32, calls of update, applied or not.
+        step: 0-d int32, the number of calls of `update`, applied or not.
     """
 
     inner_state: Tree
@@ -38,13 +38,14 @@ class ConditionallyTransformState(NamedTuple):
 def conditionally_mask(
     inner: GradientTransform, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> GradientTransform:
-    """Apply `inner` where a condition holds; otherwise the updates are zero and its state is unchanged.
+    """Apply `inner` at the calls where a condition holds; at others, return zeros and keep its state.
 
     Args:
         inner: the transform to apply.
-        should_transform_fn: `step -> bool`, from the 0-d int32 count of calls before this one to a 0-d
-            boolean array; it must not branch on the count in Python.
-        forward_extra_args: pass the extra keyword arguments (`value`, `grad_norm`) to it as well.
+        should_transform_fn: `step -> condition`, where `step` is the number of earlier calls, 0-d int32, and
+            the condition is a 0-d boolean array. It must not branch on `step` in Python.
+        forward_extra_args: also pass it all extra keyword arguments of `update`, such as `value` and
+            `grad_norm`.
 
     >>> from purestep.transforms import scale
     >>> transform = conditionally_mask(scale(-1.0), lambda step: step % 2 == 1)
@@ -66,7 +67,7 @@ def conditionally_mask(
 def conditionally_transform(
     inner: GradientTransform, should_transform_fn: Callable[..., Any], forward_extra_args: bool = False
 ) -> GradientTransform:
-    """Apply `inner` where a condition holds; otherwise the updates and its state are unchanged.
+    """Apply `inner` at the calls where a condition holds; at others, return the updates and keep its state.
 
     Args:
         inner: the transform to apply.
@@ -85,7 +86,7 @@ def conditionally_transform(
 
 
 def zero_unless(apply: mx.array, updates: Updates) -> Updates:
-    """Return the updates, or zeros of the same dtypes where the 0-d condition is false."""
+    """Return the updates, or zeros of the same dtypes if the 0-d condition is false."""
     return tree.map(lambda u: mx.where(apply, u, mx.zeros_like(u)), updates)
 
 

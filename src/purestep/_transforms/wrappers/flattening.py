@@ -11,12 +11,12 @@ from purestep._transforms.core.masks import same_structure
 
 
 def flatten(inner: GradientTransform) -> GradientTransform:
-    """Apply `inner` to all updates packed into one float32 vector; parameters and extra arguments too.
+    """Apply `inner` to all updates packed into one float32 vector.
 
-    The state of `inner` then holds one array instead of one for each parameter, and one kernel does the
-    work of many. The result is the same for a transform that treats all elements in the same way (Adam,
-    momentum, clipping by global norm). It differs for one that depends on single leaves or their shapes
-    (LARS, Adafactor, masks).
+    The parameters, and extra arguments with the structure of the updates, are packed too. The state of
+    `inner` then holds one array instead of one for each parameter, and one kernel does the work of many. The
+    result is the same for a transform that treats all elements in the same way (Adam, momentum, clipping by
+    global norm). It differs for one that depends on single leaves or their shapes (LARS, Adafactor, masks).
 
     Differences from optax:
 

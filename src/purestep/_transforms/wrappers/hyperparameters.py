@@ -1,4 +1,4 @@
-"""Hyperparameters in the state: injected, read, and changed between steps with no retrace."""
+"""Hyperparameters in the state: injected, read, and changed between steps without a retrace."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,9 +16,9 @@ class InjectHyperparamsState(NamedTuple):
     """State of a transform made by `inject_hyperparams`.
 
     Attributes:
-        count: 0-d int32, updates made.
-        hyperparams: a dict from name to 0-d float32 array, the values of the last update; before the
-            first update, its values.
+        count: 0-d int32, the number of updates made.
+        hyperparams: a dict from name to 0-d array: the values of the last update, or after `init` those of
+            the first. The dtype is float32 or `hyperparam_dtype`.
         hyperparams_states: a dict whose keys are the names that follow a schedule; its values are `()`.
         inner_state: the state of the transform that was made.
     """
@@ -36,9 +36,9 @@ def inject_hyperparams(
 ) -> Callable[..., GradientTransform]:
     """Store a factory's numeric arguments in the state, and let each of them follow a schedule.
 
-    The function that is returned is called with the arguments of `inner_factory`. A number becomes a
-    float32 array in `state.hyperparams`. A schedule is evaluated at every update, at the count of updates
-    made before.
+    Call the returned function with the arguments of `inner_factory`. A number becomes an array in
+    `state.hyperparams`. A schedule is evaluated at every update, with the number of earlier updates as its
+    count.
 
     The factory is called again at every update, with arrays, so it must not branch on them in Python.
     Arguments that must stay Python numbers, such as integers, go into `static_args`.
@@ -46,14 +46,14 @@ def inject_hyperparams(
     Differences from optax:
 
     1. Only the arguments of the call are injected. A default that is not passed stays a Python number.
-    2. The arrays are float32, or `hyperparam_dtype`. There they have the dtype of the first parameter.
-    3. A schedule is any callable argument that `static_args` does not name, as in optax, but a function of
-       the count alone: stateful schedules are not supported.
+    2. The arrays are float32, or `hyperparam_dtype`. In optax they have the dtype of the first parameter.
+    3. A schedule is a function of the count alone: stateful schedules are not supported. As in optax, every
+       callable argument that `static_args` does not name is a schedule.
 
     Args:
         inner_factory: a function that returns a transform, such as `optimizers.adamw`.
         static_args: the names of arguments that are passed on unchanged.
-        hyperparam_dtype: the arrays' dtype, float32 by default.
+        hyperparam_dtype: the dtype of the arrays; `None` is float32.
 
     >>> from purestep.transforms import add_decayed_weights
     >>> transform = inject_hyperparams(add_decayed_weights)(weight_decay=lambda count: 0.1 * (count + 1))
@@ -196,12 +196,12 @@ def set_hyperparameters(
         state: an optimizer state or a whole `TrainState`; it is not changed.
         values: a dict from the keys of `hyperparameters(state)` to new values. Keys that are paths can
             only be given here.
-        named: the same as keyword arguments.
+        named: the same, as keyword arguments.
 
     Raises:
         ValueError: for a name that the state does not have or has more than once; for a hyperparameter
-            that follows a schedule, which would overwrite the value at the next update; for a value that
-            is not finite; and for a negative learning rate.
+            that follows a schedule, which would overwrite the value at the next update; for a Python number
+            that is not finite; and for a negative Python number as a learning rate.
 
     >>> from purestep.transforms import scale_by_learning_rate
     >>> transform = scale_by_learning_rate(0.1)
@@ -227,7 +227,7 @@ def set_hyperparameters(
 
 
 def constants(state: Tree) -> dict[str, tuple[str, mx.array]]:
-    """Return the path and value of each hyperparameter that follows no schedule, by `hyperparameters`' keys.
+    """Return the path and value of each hyperparameter without a schedule, by the keys of `hyperparameters`.
 
     >>> from purestep.transforms import scale_by_learning_rate
     >>> constants((scale_by_learning_rate(0.1).init({}), scale_by_learning_rate(lambda count: 0.2).init({})))

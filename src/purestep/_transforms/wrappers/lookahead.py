@@ -37,7 +37,7 @@ class LookaheadState(NamedTuple):
 def lookahead(
     fast_optimizer: GradientTransform, sync_period: int, slow_step_size: float, reset_state: bool = False
 ) -> GradientTransform:
-    """Move slow parameters towards the fast ones every few updates, and reset the fast ones to them.
+    """Every few updates, move slow parameters towards the fast ones, then set the fast ones to the slow ones.
 
         every sync_period updates:  slow = slow + slow_step_size * (fast - slow);  fast = slow
 
@@ -48,7 +48,7 @@ def lookahead(
 
     Args:
         fast_optimizer: trains the fast parameters; no later transform may change its updates.
-        sync_period: updates between synchronizations, at least 1.
+        sync_period: the number of updates from one synchronization to the next, at least 1.
         slow_step_size: in [0, 1].
         reset_state: initialize the fast optimizer's state again at each synchronization.
 

@@ -15,9 +15,9 @@ class DynamicLossScaleState(NamedTuple):
     """State of `dynamic_loss_scale`.
 
     Attributes:
-        loss_scale: 0-d float32, the factor of the next loss.
-        good_steps: 0-d int32 in [0, growth_interval), finite gradients since the scale last changed.
-        skipped: 0-d int32, updates skipped so far because of gradients that are not finite.
+        loss_scale: 0-d float32, the factor for the next loss.
+        good_steps: 0-d int32 in [0, growth_interval), finite gradients counted towards the next growth.
+        skipped: 0-d int32, the number of updates skipped so far because of gradients that are not finite.
         inner: the state of the wrapped transform, which does not count skipped updates.
     """
 
@@ -39,8 +39,8 @@ def dynamic_loss_scale(
 ) -> GradientTransform:
     """Divide gradients by the scale of their loss, skip those that are not finite, and adapt the scale.
 
-    The gradients of a float16 model are often too small for float16. The gradients of its loss times
-    `loss_scale` are larger. This transform divides them by the scale in float32, and passes them to
+    The gradients of a float16 model are often too small for float16. If the loss is multiplied by
+    `loss_scale`, they are larger. This transform divides them by the scale in float32, and passes them to
     `inner`. An update with a gradient that is not finite is skipped, as by `skip_nonfinite`, and the scale
     is multiplied by `backoff_factor`. After `growth_interval` finite gradients in a row, the scale is
     multiplied by `growth_factor`.
@@ -49,8 +49,9 @@ def dynamic_loss_scale(
     your own reads the scale with `loss_scale(opt_state)`.
 
     Args:
-        inner: all transforms of the gradients, gradient clipping too.
-        init_scale: in [min_scale, max_scale]. Powers of two cause no rounding; so do factors that are.
+        inner: the chain of all other transforms, also gradient clipping.
+        init_scale: in [min_scale, max_scale]. A power of two causes no rounding; choose one for both factors
+            too.
         growth_interval: in updates, at least 1.
         growth_factor: at least 1.
         backoff_factor: in (0, 1).

@@ -1,8 +1,7 @@
 """Transforms that apply to some parameters only, and frozen parameters.
 
-`masked` and `freeze` treat the other updates differently. `masked(inner, mask)` applies `inner` to the
-selected updates and leaves the others *unchanged*: they are still gradients. `freeze(mask)` sets the
-selected updates to *zero*, so that those parameters do not change.
+`masked(inner, mask)` applies `inner` to the selected updates and leaves the others *unchanged*: they are
+still gradients. `freeze(mask)` sets the selected updates to *zero*, so that those parameters do not change.
 """
 
 from typing import Any, NamedTuple
@@ -25,8 +24,8 @@ class MaskedState(NamedTuple):
     """State of `masked`.
 
     Attributes:
-        inner_state: the state of the wrapped transform for the selected parameters. Its trees like params
-            hold `()` for the other parameters, which take no memory.
+        inner_state: the state of the wrapped transform. In its trees with the structure of params, `()`
+            replaces each parameter that is not selected, so nothing is stored for it.
     """
 
     inner_state: Tree
@@ -49,8 +48,8 @@ def masked(inner: GradientTransform, mask: Mask) -> GradientTransform:
             `by_path(...)` or `matrices`; or a function of two arguments, `(path, leaf) -> bool`.
 
     Raises:
-        ValueError: at init or update, if the mask has another structure, or a leaf that is not True or
-            False, with the path.
+        ValueError: at init or update, if the mask has another structure or a leaf that is not True or False.
+            The error names the path.
 
     >>> from purestep.transforms import scale
     >>> transform = masked(scale(-1.0), {"w": True, "b": False})
@@ -80,7 +79,7 @@ def masked(inner: GradientTransform, mask: Mask) -> GradientTransform:
 
 
 def set_to_zero() -> GradientTransform:
-    """Replace every update by zero, NaN and infinity too; dtypes are unchanged.
+    """Replace every update by zero, also NaN and infinity; dtypes are unchanged.
 
     >>> set_to_zero().update({"w": mx.array(3.0)}, ())
     ({'w': array(0, dtype=float32)}, ())
@@ -89,7 +88,7 @@ def set_to_zero() -> GradientTransform:
 
 
 def freeze(mask: Mask) -> GradientTransform:
-    """Set the updates to zero where the mask is true: those parameters stay unchanged bit for bit.
+    """Set the updates to zero where the mask is true, so that those parameters do not change.
 
     Place it last in a chain, since weight decay after it would change them again. The transforms before it
     still receive the gradients of frozen parameters and keep states for them. To save that memory too, use

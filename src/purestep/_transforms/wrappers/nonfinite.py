@@ -16,8 +16,8 @@ class SkipNonfiniteState(NamedTuple):
     """State of `skip_nonfinite`.
 
     Attributes:
-        consecutive: 0-d int32, the last non-finite gradients in a row; 0 after a finite one.
-        total: 0-d int32, all non-finite gradients so far.
+        consecutive: 0-d int32, the number of non-finite gradients in a row; 0 after a finite one.
+        total: 0-d int32, the number of non-finite gradients so far.
         inner: the state of the wrapped transform, which does not count skipped updates.
     """
 
@@ -27,16 +27,16 @@ class SkipNonfiniteState(NamedTuple):
 
 
 def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None) -> GradientTransform:
-    """Skip updates from gradients with a NaN or an infinite element: the updates are zero.
+    """Skip an update whose gradients have a NaN or an infinite element: return zeros.
 
     The whole inner state is then unchanged bit for bit: moments, counts, schedules, averages. Read
     `state.consecutive` between steps to stop a run that no longer recovers.
 
     Args:
-        inner: receives finite gradients only.
-        max_consecutive: after this many skipped updates in a row, the next one is applied even if it is
-            not finite, so that a failed run is visible; `consecutive` then restarts at 0. With `None`,
-            every non-finite gradient is skipped.
+        inner: the transform to apply to finite gradients.
+        max_consecutive: at least 0. After this many skipped updates in a row, the next one is applied even if
+            it is not finite, so that a failed run is visible. `consecutive` then restarts at 0. `None`: every
+            non-finite gradient is skipped.
 
     >>> from purestep.transforms import trace
     >>> transform = skip_nonfinite(trace(0.5))
@@ -77,9 +77,9 @@ class ApplyIfFiniteState(NamedTuple):
     """State of `apply_if_finite`.
 
     Attributes:
-        notfinite_count: 0-d int32, the last non-finite gradients in a row.
+        notfinite_count: 0-d int32, the number of non-finite gradients in a row; 0 after a finite one.
         last_finite: 0-d bool, whether the last gradients were finite.
-        total_notfinite: 0-d int32, all non-finite gradients so far.
+        total_notfinite: 0-d int32, the number of non-finite gradients so far.
         inner_state: the state of the wrapped transform.
     """
 
@@ -90,18 +90,18 @@ class ApplyIfFiniteState(NamedTuple):
 
 
 def apply_if_finite(inner: GradientTransform, max_consecutive_errors: int) -> GradientTransform:
-    """Skip updates from non-finite gradients, but apply one after too many in a row.
+    """Skip updates from non-finite gradients, but apply one after `max_consecutive_errors` in a row.
 
     It is `skip_nonfinite(inner, max_consecutive_errors)` with optax's state.
 
     Differences from optax:
 
-    1. After a non-finite gradient has been applied, `notfinite_count` restarts at 0. There, all later ones
+    1. After a non-finite gradient has been applied, `notfinite_count` restarts at 0. In optax, all later ones
        are applied too, until a finite gradient comes (optax #1746).
 
     Args:
         inner: the transform to apply.
-        max_consecutive_errors: non-finite gradients in a row that are skipped, at least 0.
+        max_consecutive_errors: how many non-finite gradients in a row are skipped, at least 0.
 
     >>> from purestep.transforms import scale
     >>> transform = apply_if_finite(scale(-1.0), 1)
@@ -146,7 +146,7 @@ class ZeroNansState(NamedTuple):
 
 
 def zero_nans() -> GradientTransform:
-    """Replace each NaN by zero; all other values are unchanged, infinities too.
+    """Replace each NaN by zero; all other values are unchanged, also infinities.
 
     >>> transform = zero_nans()
     >>> transform.update({"w": mx.array([1.0, mx.nan])}, transform.init({"w": mx.zeros(2)}))

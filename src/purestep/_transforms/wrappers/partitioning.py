@@ -18,18 +18,18 @@ class PartitionState(NamedTuple):
     """State of `partition`.
 
     Attributes:
-        inner_states: a dict from each label to the state of its transform for its own parameters. Trees
-            like params in it hold `()` for the parameters of other groups.
+        inner_states: a dict from each label to the state of its transform. In its trees with the structure of
+            params, `()` replaces each parameter of another group, so nothing is stored for it.
     """
 
     inner_states: dict[Label, Tree]
 
 
 def partition(transforms: Mapping[Label, GradientTransform], param_labels: Labels) -> GradientTransform:
-    """Apply to each parameter's update the transform of its label.
+    """Apply a transform to each group of parameters; a label assigns a parameter to a group.
 
-    Every parameter has exactly one label, and each transform receives only its own parameters. To freeze a
-    group, give it `set_to_zero()`.
+    Every parameter has exactly one label, and each transform receives only the parameters of its group. To
+    freeze a group, use `set_to_zero()` as its transform.
 
     Differences from optax:
 
@@ -41,11 +41,11 @@ def partition(transforms: Mapping[Label, GradientTransform], param_labels: Label
         transforms: a dict from label to transform. A label is a string or an integer.
         param_labels: a tree of labels with the structure of the parameters, where one label may stand for
             a whole subtree; or a function of the parameters that returns such a tree; or a list of
-            `(pattern, label)` pairs, where the first pattern that matches a parameter's path counts.
+            `(pattern, label)` pairs, where the first pattern that matches a parameter's path decides.
 
     Raises:
         ValueError: at init or update, for a parameter without a label or with a label that `transforms`
-            does not have, or for labels of another structure; each with the path.
+            does not have, or for labels of another structure. The error names the path.
 
     >>> import mlx.core as mx
     >>> from purestep.transforms import scale

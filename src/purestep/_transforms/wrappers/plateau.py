@@ -14,10 +14,10 @@ class ReduceLROnPlateauState(NamedTuple):
 
     Attributes:
         scale: 0-d float32, the factor of the updates.
-        best_value: 0-d float32, the lowest mean so far.
-        plateau_count: 0-d int32, means in a row that were not better.
-        cooldown_count: 0-d int32, means left in the cooldown.
-        count: 0-d int32 in [0, accumulation_size), values in the current mean.
+        best_value: 0-d float32, the best mean so far.
+        plateau_count: 0-d int32, the number of means in a row that were not better.
+        cooldown_count: 0-d int32, the number of means left in the cooldown.
+        count: 0-d int32 in [0, accumulation_size), the number of values in the current mean.
         avg_value: 0-d float32, the current mean.
     """
 
@@ -46,7 +46,7 @@ def reduce_on_plateau(
 
     Differences from optax:
 
-    1. All floats of the state are float32. There they have the parameters' dtype.
+    1. All floats of the state are float32. In optax they have the parameters' dtype.
 
     Differences from torch:
 
@@ -57,8 +57,8 @@ def reduce_on_plateau(
         patience: the scale is reduced after this many means in a row that are not better; at least 1.
         rtol: in [0, 1].
         atol: at least 0; `rtol` and `atol` must not both be 0.
-        cooldown: means that are ignored after the scale was reduced.
-        accumulation_size: values in one mean, at least 1; use more if the values are noisy.
+        cooldown: the number of means after a reduction that do not count towards `patience`.
+        accumulation_size: the number of values in one mean, at least 1; use more if the values are noisy.
         min_scale: the lower bound of the scale.
 
     >>> transform = reduce_on_plateau(factor=0.5, patience=2)

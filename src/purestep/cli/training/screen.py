@@ -5,7 +5,7 @@ from typing import Any
 
 from purestep._loop.callbacks.display.bars import BarConsole
 from purestep._loop.callbacks.display.console import EscapingConsole
-from purestep.cli.streams import OutputError
+from purestep.cli.core.streams import OutputError
 from purestep.demos.shared import running
 
 table = running.table

@@ -1,13 +1,13 @@
-"""The files of a run: its facts, its metrics and its state."""
+"""The directory of a run: its facts, and errors of writing."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import purestep as ps
 from purestep._checkpoint.disk import atomic
+from purestep.checkpoint import LockedError
 
 _LARGEST_RUN = 1_000_000  # bytes of run.json; a normal one has about 300
 
@@ -17,13 +17,11 @@ class WriteError(OSError):
 
 
 class RunDirectory:
-    """A directory with `run.json`, `metrics.jsonl` and `state.safetensors`."""
+    """A directory with `run.json`, and the metrics, checkpoints and pictures of the run."""
 
     def __init__(self, path: str):
         self.path = Path(path)
         self.run = self.path / "run.json"
-        self.metrics = self.path / "metrics.jsonl"
-        self.state = self.path / "state.safetensors"
 
     def start(self, facts: Mapping[str, Any]) -> None:
         """Start a new run in the directory.
@@ -38,7 +36,6 @@ class RunDirectory:
             )
         try:
             atomic.write_text(self.run, json.dumps(facts, indent=1) + "\n")
-            self.metrics.touch()
         except OSError as error:
             raise WriteError(f"demo: --out {self.path} cannot be written: {_reason(error)}") from error
 
@@ -55,41 +52,23 @@ class RunDirectory:
         except (ValueError, RecursionError):
             raise ValueError(f"demo: {self.run} is damaged: it is not JSON") from None
 
-    def save(self, file: Path, state: ps.TrainState) -> None:
-        """Flush the metrics to disk, then write a state atomically."""
-        with self.writing(self.metrics):
-            atomic.flush(self.metrics)
-        with self.writing(file):
-            ps.checkpoint.save(file, state)
-
-    def record(self, row: Mapping[str, Any]) -> None:
-        """Append one line of metrics."""
-        with self.writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Replace all lines of metrics by these."""
-        with self.writing(self.metrics):
-            atomic.write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics. A last line that a crash cut short is skipped.
+    def check_layout(self) -> None:
+        """Raise if the states are files of an earlier version of purestep, which no phase would find.
 
         Raises:
-            ValueError: if any other line is invalid.
+            ValueError: if a state, but no directory of checkpoints, is in the directory.
         """
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_bytes().split(b"\n")
-        rows = []
-        for number, line in enumerate(lines[:-1], start=1):
-            row = _row(line)
-            if row is None:
-                raise ValueError(f"demo: {self.metrics} is damaged in line {number}")
-            rows.append(row)
-        # The text after the last newline is empty or a line that may be complete but for its newline.
-        last = _row(lines[-1])
-        return rows if last is None else [*rows, last]
+        states = sorted(self.path.glob("*.safetensors"))
+        if states and not any((*self.path.glob("checkpoints"), *self.path.glob("*/checkpoints"))):
+            raise ValueError(
+                f"demo: --resume cannot continue the run in {self.path}: an earlier version of purestep "
+                f"wrote its state into {states[0].name}. Start another run in another directory"
+            )
+
+    def contents(self) -> list[str]:
+        """Return the names of the files and directories that a run has written."""
+        there = (entry for entry in self.path.iterdir() if entry != self.run and entry.name != "bundles")
+        return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in there)
 
     @contextmanager
     def writing(self, file: Path) -> Iterator[None]:
@@ -98,6 +77,8 @@ class RunDirectory:
             yield
         except WriteError:
             raise
+        except LockedError as error:
+            raise WriteError(f"demo: {error}") from error
         except OSError as error:
             # An error of `checkpoint.save` has no errno and names the file itself.
             said = f"{file} cannot be written: {error.strerror}" if error.strerror else str(error).rstrip(".")
@@ -129,20 +110,3 @@ def _numbered(path: str, number: int) -> str:
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error)
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    """Return a line of metrics: a step, numbers and possibly a phase; `None` if it is invalid."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or not _is_number(row.get("step"), int):
-        return None
-    numbers = (value for key, value in row.items() if key != "phase")
-    sound = isinstance(row.get("phase", ""), str) and all(_is_number(value) for value in numbers)
-    return row if sound else None
-
-
-def _is_number(value: Any, kind: Any = (int, float)) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)

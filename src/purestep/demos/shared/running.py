@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 import purestep as ps
-from purestep._checkpoint.run.signals import Signals, signals
 from purestep._core import hardware
 from purestep._loop.callbacks.display.console import EscapingConsole
 from purestep.demos.shared.run_directory import RunDirectory, latest, next_free
@@ -24,7 +23,7 @@ _AT_ONCE = "interrupted; the last saved state is kept. To continue from it:"
 
 
 class StoppedError(Exception):
-    """The run was interrupted, and its state is saved."""
+    """The run was interrupted. The message says where, and whether a state is saved."""
 
 
 def open_console(options: argparse.Namespace) -> Console:
@@ -67,8 +66,8 @@ def settled(
         fault: returns the first error in the settings, or `None`.
 
     Raises:
-        ValueError: if a setting is out of range, the run to resume does not exist, or the settings differ
-            from those of the run.
+        ValueError: if a setting is out of range, the run to resume does not exist, an earlier version of
+            purestep made it, or the settings differ from those of the run.
     """
     kind = type(defaults)
     given = {key: value for key, value in vars(options).items() if key in kind.__dataclass_fields__}
@@ -85,6 +84,7 @@ def settled(
     wrong = wrong or fault(settings)
     if wrong:
         raise ValueError(f"demo: {directory.run} is damaged: {wrong}")
+    directory.check_layout()
     return settings, directory, facts
 
 
@@ -102,49 +102,30 @@ def compare_computers(facts: Mapping[str, Any], console: Console) -> None:
 
 
 def ended(
-    work: Callable[[Signals], dict[str, Any]],
-    name: str,
-    directory: RunDirectory,
-    console: Console,
-    as_json: bool,
+    work: Callable[[], dict[str, Any]], name: str, directory: RunDirectory, console: Console, as_json: bool
 ) -> dict[str, Any] | int:
     """Run the work; return its result, or the exit status if the run did not complete."""
-    asked = Signals()
-    try:
-        with signals() as asked:
-            return work(asked)
-    except StoppedError as stopped:
-        said = f"interrupted {stopped}; the state is saved. To continue:"
-    except KeyboardInterrupt:
-        said = _AT_ONCE
-    except FloatingPointError as error:
-        say(console, f"stopped: {error}", "red")
-        if as_json:
-            print(f"demo: {error}", file=sys.stderr)
-        return 1
-    except RuntimeError:
-        # A terminal sends Ctrl-C to the C++ compiler that MLX may be running too; a kernel is then missing.
-        if not asked.received:
-            raise
-        said = _AT_ONCE
+    with ps.checkpoint.signals() as asked:  # `fit` sees a signal that arrives before it begins
+        try:
+            return work()
+        except StoppedError as stopped:
+            said = f"interrupted {stopped}. To continue:"
+        except KeyboardInterrupt:
+            said = _AT_ONCE
+        except FloatingPointError as error:
+            say(console, f"stopped: {error}", "red")
+            if as_json:
+                print(f"demo: {error}", file=sys.stderr)
+            return 1
+        except RuntimeError:
+            # A terminal sends Ctrl-C to the C++ compiler that MLX runs, too; MLX then misses a kernel.
+            if not asked.received:
+                raise
+            said = _AT_ONCE
     say(console, said)
     command = f"  python -m purestep demo {name} --resume --out {shlex.quote(str(directory.path))}"
     console.print(command, soft_wrap=True)
     return INTERRUPTED
-
-
-def finished(result: ps.FitResult) -> ps.FitResult:
-    """Return the result of a run that made all its steps.
-
-    Raises:
-        StoppedError: if it was interrupted; the state is saved.
-        FloatingPointError: if it stopped at a value that is not finite; the last good checkpoint is kept.
-    """
-    if result.reason == "signal":
-        raise StoppedError(f"after step {result.steps}")
-    if result.reason != "steps":
-        raise FloatingPointError(f"{result.reason}; the last good checkpoint is kept")
-    return result
 
 
 def report(result: Mapping[str, Any], console: Console, as_json: bool) -> None:

@@ -1,26 +1,26 @@
-"""Sessions of the short demos: phases of training that can be resumed, with measurements."""
+"""One run of a demo: its phases of training, with checkpoints, figures and a progress line."""
 
 import argparse
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import mlx.core as mx
 from rich.console import Console
 
 import purestep as ps
-from purestep._loop.callbacks.display.live import TrainingProgress
-from purestep._loop.callbacks.display.status import is_milestone
 from purestep._loop.callbacks.pictures import curves
 from purestep.demos.shared import running
-from purestep.demos.shared.figures import as_float, check_finite, made
 from purestep.demos.shared.run_directory import RunDirectory
-from purestep.demos.shared.running import Signals, StoppedError
+from purestep.demos.shared.running import StoppedError
 from purestep.demos.shared.settings import out_of_range
 
-MEASUREMENTS = 8  # per phase
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+MEASUREMENTS = 8  # of a phase, beside the one before its first step
 
 
 @dataclass(frozen=True)
@@ -32,43 +32,44 @@ class Settings:
     compile: bool = True
 
 
-def add_arguments(parser: argparse.ArgumentParser, name: str, steps: int) -> None:
-    """Add the options of a short demo."""
-    running.add_shared_arguments(parser, name, steps, "all that is random")
+def in_range(settings: Settings) -> str | None:
+    """Return the first error in the settings, or `None`."""
+    return out_of_range(settings.steps, settings.seed)
 
 
 def conduct(
     options: argparse.Namespace,
     name: str,
-    steps: int,
+    defaults: SettingsT,
     work: Callable[["Session"], dict[str, Any]],
+    *,
     phases: Sequence[str] = (),
-    seeds: int = 2**64,
+    fault: Callable[[SettingsT], str | None] = in_range,
+    facts_of: Callable[[SettingsT, Mapping[str, Any] | None, Console], dict[str, Any]] = lambda *given: {},
 ) -> int:
     """Start or resume a run, run the work and report its figures; return the exit status.
 
     Args:
         options: the parsed arguments.
         name: the name of the demo.
-        steps: the default of `--steps`.
+        defaults: the settings if no option is given.
         work: trains the phases and returns figures.
-        phases: the names of the phases in order, to show the number of a phase.
-        seeds: the number of valid seeds, from 0 on.
+        phases: the names of the phases in order; each has a directory of its own.
+        fault: returns the first error in the settings, or `None`.
+        facts_of: returns what else decides the results, to be stored. It receives the settings, the facts of
+            a resumed run, and the console. It raises a `ValueError` to refuse the run.
     """
     began = time.perf_counter()
     console = running.open_console(options)
-    settings, directory, facts = running.settled(
-        options, name, Settings(steps), lambda found: out_of_range(found.steps, found.seed, seeds)
-    )
-    if facts is None:
-        directory.start({"demo": name, "settings": asdict(settings), "computed_by": running.computer()})
+    settings, directory, begun = running.settled(options, name, defaults, fault)
+    facts = facts_of(settings, begun, console)
+    if begun is None:
+        computer = running.computer()
+        directory.start({"demo": name, "settings": asdict(settings), **facts, "computed_by": computer})
     else:
-        running.compare_computers(facts, console)
-
-    def whole(asked: Signals) -> dict[str, Any]:
-        return work(Session(settings, directory, console, asked, phases))
-
-    result = running.ended(whole, name, directory, console, options.json)
+        running.compare_computers(begun, console)
+    session = Session(name, settings, directory, console, phases)
+    result = running.ended(lambda: work(session), name, directory, console, options.json)
     if isinstance(result, int):
         return result
     result |= {
@@ -77,7 +78,8 @@ def conduct(
         "out": str(directory.path),
     }
     running.report(result, console, options.json)
-    running.say(console, f"\ncurves.png, metrics.jsonl and the states are in {directory.path}/")
+    *most, last = directory.contents()
+    running.say(console, f"\n{', '.join(most)} and {last} are in {directory.path}/")
     return 0
 
 
@@ -85,6 +87,7 @@ class Session:
     """One run: its settings, its files and its console.
 
     Attributes:
+        name: the name of the demo.
         settings: the settings, which determine the results bit for bit.
         directory: the directory of the files.
         console: the console; a quiet one shows nothing.
@@ -92,114 +95,130 @@ class Session:
 
     def __init__(
         self,
-        settings: Settings,
+        name: str,
+        settings: Any,
         directory: RunDirectory,
         console: Console,
-        asked: Signals,
         phases: Sequence[str] = (),
     ):
-        self.settings, self.directory, self.console = settings, directory, console
-        self._asked, self._phases = asked, phases
+        self.name, self.settings, self.directory, self.console = name, settings, directory, console
+        self._phases = phases
 
-    def step(self, loss_fn: ps.types.LossFn, transform: ps.GradientTransform) -> ps.types.StepFn:
-        """Return the training step, compiled if the settings say so."""
-        step = ps.train_step(loss_fn, transform)
+    def say(self, text: str) -> None:
+        """Print text."""
+        running.say(self.console, text)
+
+    def step(self, loss_fn: Any, transform: ps.GradientTransform, **options: Any) -> ps.types.StepFn:
+        """Return `ps.train_step(loss_fn, transform, **options)`, compiled if the settings say so."""
+        step = ps.train_step(loss_fn, transform, **options)
         return ps.compiled(step) if self.settings.compile else step
 
-    def draw(self, panels: Sequence[curves.Panel], title: str) -> None:
-        """Draw panels side by side into `curves.png`."""
-        curves.draw(self.directory.path / "curves.png", panels, title)
-
-    def history(self, phase: str) -> list[dict[str, Any]]:
-        """Return the metrics of one phase. The first row, of step 0, holds measurements only."""
-        return [row for row in self.directory.history() if row.get("phase") == phase]
-
-    def train(
+    def fit(
         self,
-        phase: str,
-        state: ps.TrainState,
         step: ps.types.StepFn,
-        batch_of: Callable[[ps.TrainState], ps.types.Batch],
+        state: ps.TrainState,
+        source: Any,
         *,
-        steps: int,
-        tokens: int,
-        measure: Callable[[ps.TrainState], Mapping[str, float]] = lambda state: {},
-        shown: Mapping[str, str] | None = None,
-    ) -> ps.TrainState:
-        """Run the remaining steps of one phase, with a measurement at each milestone.
+        evaluate: Sequence[ps.Evaluation] = (),
+        steps: int | None = None,
+        phase: str = "",
+        callbacks: Sequence[ps.callbacks.Callback] = (),
+    ) -> ps.FitResult:
+        """Make the remaining steps of a phase: `ps.fit` with checkpoints, `metrics.jsonl`, a progress line.
 
         Args:
-            phase: the name of the phase, in the state's file name and in the rows of metrics.
-            state: the state before the first step; a saved state replaces it.
-            step: a step as `self.step` builds it.
-            batch_of: returns the batch for a state. It must be a pure function, so that a resumed run gets
-                the same batches.
-            steps: the number of steps of the whole phase.
-            tokens: the number of tokens in a batch, for the rate.
-            measure: returns further figures of a state, at each milestone.
-            shown: the labels of the figures to show, by name, most important first.
+            step: the step.
+            state: the state before the first step; a checkpoint replaces it.
+            source: the batches.
+            evaluate: made before the first step, and then `MEASUREMENTS` times if they have no `every`.
+            steps: the number of steps of the whole phase. The default is that of the settings.
+            phase: the name of the phase, and of its directory within that of the run.
+            callbacks: further callbacks.
 
         Raises:
             StoppedError: if the run is interrupted.
-            FloatingPointError: if a metric is not finite; the last good state is kept.
-            ValueError: if metrics are missing for steps before the saved state.
+            FloatingPointError: if the parameters are not finite.
+            WriteError: if a checkpoint cannot be written.
         """
-        shown = {"loss": "loss", "grad_norm": "|g|"} if shown is None else shown
-        file = self.directory.path / f"{phase}.safetensors"
-        state = ps.checkpoint.load(file, like=state) if file.exists() else state
-        start, every = made(state), max(1, math.ceil(steps / MEASUREMENTS))
-        self._rewind(phase, start)
-        measured: Mapping[str, float] = {}
-        name = _numbered(phase, self._phases)
-        with TrainingProgress(self.console, name, steps, start, every, tokens) as progress:
-            if start == 0:
-                progress.say("measuring the start")
-                self.directory.record({"phase": phase, "step": 0, **measure(state)})
-                progress.pause()
-            progress.say("compiling" if self.settings.compile else "the first step")
-            loop = ps.run(step, state, _Source(batch_of), steps=steps)
-            for number, (after, metrics) in enumerate(loop, start=start + 1):
-                figures = {name: as_float(value) for name, value in metrics.items()}
-                check_finite(f"step {number} of {phase}", figures, after)
-                state, row = after, {"phase": phase, "step": number, **figures}
-                progress.step_seconds()
-                milestone = is_milestone(number, steps, every)
-                if milestone:
-                    measured = measure(state)
-                self.directory.record(row | dict(measured) if milestone else row)
-                if milestone or self._asked.received:
-                    self.directory.save(file, state)
-                    progress.pause()
-                merged = {**figures, **measured}
-                texts = [f"{label} {merged[name]:.3f}" for name, label in shown.items() if name in merged]
-                progress.show(number, texts, milestone=milestone)
-                if self._asked.received and number < steps:
-                    raise StoppedError(f"after step {number} of {phase}")
-        return state
+        total = self.settings.steps if steps is None else steps
+        every, directory = math.ceil(total / MEASUREMENTS), self.directory.path / phase
+        evaluate = [each if each.every else replace(each, every=every) for each in evaluate]
+        nonfinite = ps.callbacks.nonfinite(directory / "bundles")
+        place = directory / "checkpoints"
+        with (
+            self.directory.writing(place),
+            ps.checkpoint.Checkpointer(place, keep=ps.checkpoint.keep_last(1)) as checkpointer,
+        ):
+            newest = checkpointer.latest()
+            ended = newest is not None and newest.step == total
+            shown = [] if ended else [ps.callbacks.progress(self._label(phase), console=self.console)]
+            result = ps.fit(
+                step, state, source, steps=total, evaluate=evaluate, checkpointer=checkpointer,
+                save_every=every, log_every=rows_every(total),
+                callbacks=[
+                    *shown,
+                    ps.callbacks.jsonl(directory / "metrics.jsonl"),
+                    _AtStart(evaluate),
+                    nonfinite,
+                    *callbacks,
+                ],
+            )  # fmt: skip
+            return finished(result, phase, checkpointer, nonfinite.bundle)
 
-    def _rewind(self, phase: str, step: int) -> None:
-        """Drop the rows of steps after the saved state; raise if rows of earlier steps are missing."""
-        rows = self.directory.history()
-        kept = [row for row in rows if row.get("phase") != phase or (step and row["step"] <= step)]
-        there = [row["step"] for row in kept if row.get("phase") == phase]
-        if step and there != list(range(step + 1)):
-            raise ValueError(
-                f"demo: {self.directory.metrics} lacks rows of {phase} before the saved state: "
-                "start another run in another directory"
-            )
-        self.directory.rewrite(kept)
+    def draw(self, panels: Sequence[curves.Panel], title: str, file: str = "curves.png") -> None:
+        """Draw panels side by side into a file of the run."""
+        with self.directory.writing(self.directory.path / file):
+            curves.draw(self.directory.path / file, panels, title)
+
+    def _label(self, phase: str) -> str:
+        if phase not in self._phases:
+            return phase or self.name
+        return f"{phase} ({self._phases.index(phase) + 1} of {len(self._phases)})"
 
 
-class _Source:
-    """Batches as a function of the state."""
+def rows_every(steps: int) -> int:
+    """Return the steps from one row of figures to the next.
 
-    on_policy = True
+    >>> rows_every(4), rows_every(100), rows_every(600)
+    (1, 5, 10)
+    """
+    return max(1, min(10, steps // 20))
 
-    def __init__(self, batch_of: Callable[[ps.TrainState], ps.types.Batch]):
-        self.at = batch_of
+
+class _AtStart(ps.callbacks.Callback):
+    """Makes the evaluations before the first step as well; the history gets them as step 0."""
+
+    def __init__(self, evaluations: Sequence[ps.Evaluation]):
+        self._evaluations = evaluations
+
+    def on_train_begin(self, run: ps.callbacks.Run) -> None:
+        """Measure the first state of a new run."""
+        if run.start == 0:
+            for evaluation in self._evaluations:
+                run.history.evaluated(0, evaluation.measured("demo", run.state).figures)
 
 
-def _numbered(phase: str, phases: Sequence[str]) -> str:
-    if phase not in phases or len(phases) < 2:
-        return phase
-    return f"{phase} ({phases.index(phase) + 1} of {len(phases)})"
+def finished(
+    result: ps.FitResult, phase: str, checkpointer: ps.checkpoint.Checkpointer, bundle: Path | None
+) -> ps.FitResult:
+    """Return the result of a phase that made all its steps.
+
+    Raises:
+        StoppedError: if it was interrupted.
+        FloatingPointError: if it ended at a value that is not finite. The message says where the last good
+            checkpoint and the replay bundle are.
+    """
+    of_phase = f" of {phase}" if phase else ""
+    if result.reason == "signal" and not result.steps:
+        raise StoppedError(f"before the first step{of_phase}")
+    if result.reason == "signal":
+        raise StoppedError(f"after step {result.steps}{of_phase}; the state is saved")
+    if result.reason != "steps":
+        newest, said = checkpointer.latest(), f"{phase}: {result.reason}" if phase else result.reason
+        if bundle is not None and str(bundle) not in said:  # a checkpoint found it before a row did
+            said += f"; the step is kept in {bundle}"
+        kept = "no checkpoint was saved before"
+        if newest is not None:
+            kept = f"the checkpoint of step {newest.step} is kept in {checkpointer.path}"
+        raise FloatingPointError(f"{said}; {kept}")
+    return result

@@ -29,7 +29,7 @@ class LawBroken(AssertionError):  # noqa: N818 - the broken law is not an error 
 def updated(
     transform: GradientTransform, gradients: Updates, state: Tree, params: Params
 ) -> tuple[Updates, Tree]:
-    """Return the result of an update, with the keyword arguments that `train_step` passes."""
+    """Return the result of an update with the keyword arguments `value` and `weight`, as in `train_step`."""
     return taking_extra(transform)(gradients, state, params, value=mx.array(0.5), weight=mx.array(2.0))
 
 

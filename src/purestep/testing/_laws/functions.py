@@ -26,7 +26,7 @@ def purity(make: Make, params: Params) -> None:
 
 
 def determinism(make: Make, params: Params) -> None:
-    """The same input gives the same bits, whatever was computed in between."""
+    """The same input gives the same bits, also after other computations."""
     transform = make()
     state = transform.init(params)
     first = updated(transform, like(params, 1), state, params)

@@ -8,12 +8,7 @@ import pytest
 
 import purestep as ps
 from purestep.optimizers import mup
-
-PARAMS = {
-    "embed_tokens": {"weight": mx.ones((5, 4))},
-    "layers": [{"attention": {"weight": mx.ones((4, 4)), "bias": mx.ones(4)}, "norm": mx.ones(4)}],
-    "lm_head": {"weight": mx.ones((5, 4), mx.bfloat16)},
-}
+from tests._transforms.algorithms.layerwise.language_model import PARAMS
 
 
 def test_matrices_learn_slower_and_all_else_at_the_rate_itself():

@@ -8,12 +8,7 @@ import pytest
 
 import purestep as ps
 from purestep.transforms import hidden_matrices, scale_by_width
-
-PARAMS = {
-    "embed_tokens": {"weight": mx.ones((5, 4))},
-    "layers": [{"attention": {"weight": mx.ones((4, 4)), "bias": mx.ones(4)}, "norm": mx.ones(4)}],
-    "lm_head": {"weight": mx.ones((5, 4), mx.bfloat16)},
-}
+from tests._transforms.algorithms.layerwise.language_model import PARAMS
 
 
 @pytest.mark.parametrize(

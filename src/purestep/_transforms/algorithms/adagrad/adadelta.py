@@ -28,7 +28,7 @@ class ScaleByAdaDeltaState(NamedTuple):
 
 
 def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
-    """Rescale gradients by the root mean square of past updates over that of gradients.
+    """Multiply gradients by the root mean square of past updates, divided by that of gradients.
 
     With `g` the gradient:
 
@@ -79,19 +79,19 @@ def adadelta(
     weight_decay: float | mx.array = 0.0,
     weight_decay_mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`add_decayed_weights`, `scale_by_adadelta`, then `scale_by_learning_rate` (arXiv:1212.5701).
+    """Chain `add_decayed_weights`, `scale_by_adadelta` and `scale_by_learning_rate` (arXiv:1212.5701).
 
     The decay is added to the gradient and scaled with it, as in PyTorch.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule; `None` is 1.
+        learning_rate: a number of at least 0, a 0-d array or a schedule; `None` is 1.
         rho, eps: as in `scale_by_adadelta`.
         weight_decay, weight_decay_mask: as in `add_decayed_weights`.
 
     Differences from optax:
 
-    1. Without a learning rate, the optimizer descends at rate 1, as published. optax then omits the last
-       transform, which changes the sign, and ascends.
+    1. Without a learning rate, the optimizer descends at rate 1, as published. optax then omits
+       `scale_by_learning_rate`, which also flips the sign, and ascends.
 
     >>> transform, params = adadelta(1.0), {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)

@@ -23,9 +23,10 @@ class FactoredState(NamedTuple):
 
     Attributes:
         count: 0-d int32, the number of updates.
-        v_row: float32, the running mean of squares over the largest axis; shape [0] for arrays that are not
-            factored.
-        v_col: float32, the running mean of squares over the second largest axis; likewise.
+        v_row: float32, the running mean of squares, averaged over the largest axis; shape [0] for arrays that
+            are not factored.
+        v_col: float32, the running mean of squares, averaged over the second largest axis; shape [0] for
+            arrays that are not factored.
         v: like params, float32, the running mean of squares; shape [0] for arrays that are factored.
     """
 
@@ -46,7 +47,7 @@ class RunningMeanState(NamedTuple):
 
 
 def decay_rate_pow(step: mx.array, exponent: float) -> mx.array:
-    """Return `1 - (step + 1) ** -exponent`: 0 in the first step, so that running means have no bias."""
+    """Return `1 - (step + 1) ** -exponent`: 0 at step 0, so that running means have no bias."""
     return -mx.expm1(-exponent * mx.log(step.astype(mx.float32) + 1))
 
 
@@ -58,9 +59,10 @@ def scale_by_factored_rms(
     epsilon: float = 1e-30,
     decay_rate_fn: Callable[[mx.array, float], mx.array] = decay_rate_pow,
 ) -> GradientTransform:
-    """Divide gradients by the root of their running mean square, kept as two vectors for each matrix.
+    """Divide gradients by the root of their running mean square, stored as two vectors for each matrix.
 
-    With `s = g ** 2 + epsilon` and `b = decay_rate_fn(count - step_offset, decay_rate)`:
+    With `g` the gradient, `count` the number of earlier updates, `s = g ** 2 + epsilon` and
+    `b = decay_rate_fn(count - step_offset, decay_rate)`:
 
         v_row = b * v_row + (1 - b) * mean(s over the largest axis)
         v_col = b * v_col + (1 - b) * mean(s over the second largest)
@@ -72,8 +74,8 @@ def scale_by_factored_rms(
     Args:
         factored: if false, no array is factored.
         decay_rate: the exponent of `decay_rate_fn`, greater than 0.
-        step_offset: the number of updates by which the decay starts later.
-        min_dim_size_to_factor: the shortest axis to average over, at least 1.
+        step_offset: the number of updates before the count of `decay_rate_fn` starts to rise from 0.
+        min_dim_size_to_factor: the shortest length of an axis to average over, at least 1.
         epsilon: added to squares, greater than 0.
         decay_rate_fn: `(count, decay_rate) -> rate` in [0, 1), for a 0-d count; 0 at count 0.
 
@@ -81,8 +83,8 @@ def scale_by_factored_rms(
 
     1. The state and the updates are float32 for parameters of any dtype. Unused arrays of the state have
        shape [0], not [1].
-    2. Before `step_offset`, `decay_rate_fn` gets the count 0. In optax it gets a negative one and returns
-       NaN.
+    2. Before `step_offset`, `decay_rate_fn` receives the count 0. In optax it receives a negative count and
+       returns NaN.
     3. The parameters are not needed at update.
 
     Reference: Shazeer and Stern, Adafactor, arXiv:1804.04235.
@@ -202,21 +204,21 @@ def adafactor(
     factored: bool = True,
     weight_decay_mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`scale_by_factored_rms`, followed by optional members, then `scale(-1)` (arXiv:1804.04235).
+    """Chain `scale_by_factored_rms`, optional members and `scale(-1)` (arXiv:1804.04235).
 
-    The members in their order: `scale_by_factored_rms`, `clip_by_block_rms`, `scale_by_learning_rate`,
-    `scale_by_param_block_rms`, a running mean, `add_decayed_weights`, `scale(-1)`. A member is omitted if its
-    argument is `None` or false.
+    The members are, in this order, `scale_by_factored_rms`, `clip_by_block_rms`, `scale_by_learning_rate`,
+    `scale_by_param_block_rms`, a running mean, `add_decayed_weights` and `scale(-1)`. A member is omitted if
+    its argument is `None` or false.
 
-    The learning rate is used as given: nothing replaces or bounds it, and `weight_decay_rate` is not
+    The learning rate is used as given, without a bound or a schedule of its own. `weight_decay_rate` is not
     multiplied by it.
 
     Args:
-        learning_rate: as in `scale_by_learning_rate`; relative to the parameters' scale unless
-            `multiply_by_parameter_scale` is false.
+        learning_rate: as in `scale_by_learning_rate`; `None` is 1. It is relative to the scale of the
+            parameters unless `multiply_by_parameter_scale` is false.
         min_dim_size_to_factor, decay_rate, factored: as in `scale_by_factored_rms`.
         decay_offset: `step_offset` of `scale_by_factored_rms`.
-        multiply_by_parameter_scale: multiply steps by the root mean square of their parameters.
+        multiply_by_parameter_scale: multiply each step by the root mean square of its parameter.
         clipping_threshold: `threshold` of `clip_by_block_rms`.
         momentum: decay of a running mean of updates, in [0, 1); the bias of the mean is not corrected.
         dtype_momentum: the dtype in which that mean is stored.

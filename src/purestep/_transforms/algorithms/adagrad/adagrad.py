@@ -27,7 +27,7 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
 
     With `g` the gradient:
 
-        sum = sum + g ** 2                              from sum = initial_accumulator_value
+        sum = sum + g ** 2                              sum starts at initial_accumulator_value
         update = g / sqrt(sum + eps) where sum > 0, else 0
 
     Args:
@@ -73,15 +73,15 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
 def adagrad(
     learning_rate: ScalarOrSchedule, initial_accumulator_value: float = 0.1, eps: float = 1e-7
 ) -> GradientTransform:
-    """`scale_by_rss`, then `scale_by_learning_rate` (Duchi et al., JMLR 12, 2011).
+    """Chain `scale_by_rss` and `scale_by_learning_rate` (Duchi et al., JMLR 12, 2011).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         initial_accumulator_value, eps: as in `scale_by_rss`.
 
     Differences from torch:
 
-    1. PyTorch adds `eps` outside the root: both are equal if `eps` is 0.
+    1. PyTorch adds `eps` outside the root. With an `eps` of 0 the results are equal.
 
     >>> transform, params = adagrad(0.5, initial_accumulator_value=0.0), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(4.0)}, transform.init(params), params)[0]

@@ -51,14 +51,14 @@ def scale_by_rms(
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
-        nu = decay * nu + (1 - decay) * g ** 2          from nu = initial_scale
+        nu = decay * nu + (1 - decay) * g ** 2          nu starts at initial_scale
         update = g / sqrt(nu + eps), or g / (sqrt(nu) + eps) without eps_in_sqrt
 
     With `bias_correction`, the second line uses `nu / (1 - decay ** t)` instead of `nu`.
 
     Args:
         decay: decay of the mean of squares, in [0, 1).
-        eps: added to the root, or inside it, at least 0.
+        eps: added inside or outside the root, at least 0.
         initial_scale: the first value of `nu`, at least 0.
         eps_in_sqrt: add `eps` inside the root.
         bias_correction: correct the bias of `nu`; meant for an `initial_scale` of 0.
@@ -105,7 +105,7 @@ def scale_by_stddev(
     With `g` the gradient:
 
         mu = decay * mu + (1 - decay) * g
-        nu = decay * nu + (1 - decay) * g ** 2          from nu = initial_scale
+        nu = decay * nu + (1 - decay) * g ** 2          nu starts at initial_scale
         variance = max(nu - mu ** 2, 0)
         update = g / sqrt(variance + eps), or g / (sqrt(variance) + eps) without eps_in_sqrt
 
@@ -120,7 +120,8 @@ def scale_by_stddev(
     Differences from optax:
 
     1. The state and the updates are float32 for gradients of any dtype.
-    2. If rounding makes a variance negative, as for equal gradients, it counts as 0. In optax it gives NaN.
+    2. If rounding makes a variance negative, for example with equal gradients, it counts as 0. In optax it
+       gives NaN.
     3. One state class serves both settings of `bias_correction`; without it the count is `()`.
 
     Reference: Graves, Generating sequences with recurrent neural networks, arXiv:1308.0850.
@@ -165,7 +166,7 @@ def _first_count(counted: bool) -> mx.array | tuple[()]:
 
 
 def _next(count: mx.array | tuple[()], decay: float) -> tuple[mx.array | tuple[()], mx.array | None]:
-    """Return the next count and the factor that corrects a mean then; `()` and `None` without a count."""
+    """Return the next count and the factor that corrects the bias; `()` and `None` without a count."""
     if not isinstance(count, mx.array):
         return (), None
     following = scalars.increment(count)
@@ -192,14 +193,15 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> GradientTransform:
-    """`scale_by_rms` (centered: `scale_by_stddev`), `scale_by_learning_rate`, then `trace` if momentum.
+    """Chain `scale_by_rms`, `scale_by_learning_rate` and `trace`.
 
-    The momentum is a sum of steps, learning rate included: after a change of the rate, the step length
-    changes gradually. With `eps_in_sqrt=False`, `decay` as PyTorch's `alpha` and a constant rate, this is
-    PyTorch's RMSprop.
+    With `centered`, `scale_by_stddev` replaces `scale_by_rms`. Without `momentum`, `trace` is omitted. The
+    momentum is a sum of steps that include the learning rate: after a change of the rate, the step length
+    changes gradually. With `eps_in_sqrt=False` and a constant rate, this is PyTorch's RMSprop with
+    `alpha=decay`.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         decay, eps, initial_scale, eps_in_sqrt, bias_correction: as in `scale_by_rms`.
         centered: divide by the standard deviation.
         momentum: the decay of `trace`, in [0, 1]; `None` omits it.

@@ -17,8 +17,8 @@ class ScaleBySM3State(NamedTuple):
     """State of `scale_by_sm3`.
 
     Attributes:
-        mu: for each parameter a tuple of float32 vectors, one for each axis and as long as it. An element
-            bounds the sums of squares at its index. A 0-d parameter has one vector of shape [].
+        mu: for each parameter a tuple of float32 vectors, one for each axis, with the length of that axis. An
+            element bounds the sums of squares at its index. A 0-d parameter has one array of shape [].
         nu: like params, float32, the running mean of updates.
     """
 
@@ -29,8 +29,8 @@ class ScaleBySM3State(NamedTuple):
 def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> GradientTransform:
     """Divide gradients by the root of a bound on their sums of squares, then take a running mean.
 
-    The state of a matrix has one number for each row and each column. With `row` and `col` these numbers and
-    `g` the gradient, at index `i, j`:
+    The state of a matrix has one number for each row and one for each column. With `row` and `col` these
+    numbers and `g` the gradient at index `i, j`:
 
         a = min(row[i], col[j]) + g ** 2
         row[i], col[j] = max(a over j), max(a over i)
@@ -107,10 +107,10 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
 
 
 def sm3(learning_rate: ScalarOrSchedule, momentum: float = 0.9) -> GradientTransform:
-    """`scale_by_sm3`, then `scale_by_learning_rate` (arXiv:1901.11150).
+    """Chain `scale_by_sm3` and `scale_by_learning_rate` (arXiv:1901.11150).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         momentum: `b1` of `scale_by_sm3`, in [0, 1).
 
     >>> transform, params = sm3(0.1, momentum=0.0), {"w": mx.array([1.0, 2.0])}

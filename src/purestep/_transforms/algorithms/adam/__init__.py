@@ -1,1 +1,1 @@
-"""Adam and its relatives: a running mean of gradients over a root of running squares."""
+"""Adam and its variants: a running mean of gradients, divided by the root of a running mean square."""

@@ -10,7 +10,7 @@ from purestep._transforms.pieces.scaling import scale_by_learning_rate
 
 
 class ScaleByBeliefState(ScaleByAdamState):
-    """State of `scale_by_belief`: as Adam's, with another `nu`.
+    """State of `scale_by_belief`, like that of Adam with another `nu`.
 
     Attributes:
         nu: like params, float32, the running mean of the squared distance between gradients and `mu`.
@@ -25,7 +25,7 @@ def scale_by_belief(
     *,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """Rescale gradients as Adam does, with the variance about the running mean in the root.
+    """Rescale gradients as Adam does, but divide by their deviation from the running mean.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -43,7 +43,7 @@ def scale_by_belief(
         b2: decay of the mean of squared distances, in [0, 1).
         eps: added outside the root, at least 0.
         eps_root: added to `nu` at every update, at least 0.
-        nesterov: look ahead by one step of momentum.
+        nesterov: use Nesterov momentum.
 
     Differences from optax:
 
@@ -86,10 +86,10 @@ def adabelief(
     *,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """`scale_by_belief`, then `scale_by_learning_rate` (arXiv:2010.07468).
+    """Chain `scale_by_belief` and `scale_by_learning_rate` (arXiv:2010.07468).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root, nesterov: as in `scale_by_belief`.
 
     >>> import mlx.core as mx

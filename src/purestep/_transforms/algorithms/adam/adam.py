@@ -29,7 +29,7 @@ class ScaleByAdamState(NamedTuple):
 
 
 def first_state(params: Params, mu_dtype: mx.Dtype | None = None) -> ScaleByAdamState:
-    """Return the state before the first update, for Adam and for its relatives with the same state."""
+    """Return the state before the first update, for Adam and for transforms with the same state."""
     return ScaleByAdamState(mx.array(0, mx.int32), moments.zeros(params, mu_dtype), moments.zeros(params))
 
 
@@ -60,8 +60,8 @@ def scale_by_adam(
         b2: decay of the mean of squares, in [0, 1).
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0; above 0 it keeps the update differentiable at 0.
-        mu_dtype: the dtype in which `mu` is stored.
-        nesterov: look ahead by one step of momentum (NAdam).
+        mu_dtype: the dtype in which `mu` is stored; `None` is float32.
+        nesterov: use Nesterov momentum (NAdam).
 
     Differences from optax:
 
@@ -104,10 +104,10 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """`scale_by_adam`, then `scale_by_learning_rate` (arXiv:1412.6980).
+    """Chain `scale_by_adam` and `scale_by_learning_rate` (arXiv:1412.6980).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
     >>> transform, params = adam(1e-3), {"w": mx.array(1.0)}
@@ -132,14 +132,15 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """`scale_by_adam`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:1711.05101).
+    """Chain `scale_by_adam`, `add_decayed_weights` and `scale_by_learning_rate` (arXiv:1711.05101).
 
     The decay is decoupled: each step subtracts `learning_rate * weight_decay * param`.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
-        weight_decay, mask: as in `add_decayed_weights`; with `transforms.matrices`, vectors do not decay.
+        weight_decay, mask: as in `add_decayed_weights`. With `mask=transforms.matrices`, vectors do not
+            decay.
 
     >>> transform, params = adamw(1e-3, weight_decay=0.1), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(0.0)}, transform.init(params), params)[0]
@@ -162,16 +163,16 @@ def nadam(
     *,
     nesterov: bool = True,
 ) -> GradientTransform:
-    """`adam` with `nesterov`: `scale_by_adam`, then `scale_by_learning_rate` (Dozat, 2016).
+    """Chain `scale_by_adam`, with `nesterov=True`, and `scale_by_learning_rate` (Dozat, 2016).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
     Differences from torch:
 
-    1. The momentum is `b1` at every step. In PyTorch it rises to `b1`; with a very large `momentum_decay` it
-       starts there, and both are equal.
+    1. The momentum is `b1` at every step. In PyTorch it rises to `b1`. With a very large `momentum_decay` it
+       is `b1` from the start, and the results are equal.
 
     >>> transform, params = nadam(1e-3), {"w": mx.array(1.0)}
     >>> updates, _ = transform.update({"w": mx.array(2.0)}, transform.init(params), params)
@@ -193,10 +194,10 @@ def nadamw(
     *,
     nesterov: bool = True,
 ) -> GradientTransform:
-    """`adamw` with `nesterov`: `scale_by_adam`, `add_decayed_weights`, then `scale_by_learning_rate`.
+    """Chain `scale_by_adam`, with `nesterov=True`, `add_decayed_weights` and `scale_by_learning_rate`.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
         weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 

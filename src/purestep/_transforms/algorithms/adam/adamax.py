@@ -16,7 +16,7 @@ from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
 
 def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransform:
-    """Divide the running mean of gradients by the largest of their absolute values, which decays.
+    """Divide the running mean of gradients by a decaying maximum of their absolute values.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -60,10 +60,10 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
 def adamax(
     learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> GradientTransform:
-    """`scale_by_adamax`, then `scale_by_learning_rate` (arXiv:1412.6980, section 7.1).
+    """Chain `scale_by_adamax` and `scale_by_learning_rate` (arXiv:1412.6980, section 7.1).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps: as in `scale_by_adamax`.
 
     >>> transform, params = adamax(1e-3), {"w": mx.array(1.0)}
@@ -81,10 +81,10 @@ def adamaxw(
     weight_decay: float | mx.array = 1e-4,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`scale_by_adamax`, `add_decayed_weights`, then `scale_by_learning_rate`.
+    """Chain `scale_by_adamax`, `add_decayed_weights` and `scale_by_learning_rate`.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps: as in `scale_by_adamax`.
         weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 

@@ -104,11 +104,11 @@ def adan(
     weight_decay: float | mx.array = 0.0,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`scale_by_adan`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2208.06677).
+    """Chain `scale_by_adan`, `add_decayed_weights` and `scale_by_learning_rate` (arXiv:2208.06677).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
-        b1, b2, b3, eps, eps_root: as in `scale_by_adan`; the default of `eps_root` is not 0, as in optax.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
+        b1, b2, b3, eps, eps_root: as in `scale_by_adan`, where the default of `eps_root` is 0, as in optax.
         weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
     >>> transform, params = adan(0.1), {"w": mx.array(1.0)}

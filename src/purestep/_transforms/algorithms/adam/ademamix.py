@@ -67,16 +67,16 @@ def scale_by_ademamix(
         b1: decay of the fast mean, in [0, 1).
         b2: decay of the mean of squares, in [0, 1).
         b3: decay of the slow mean, in [0, 1), or a schedule.
-        alpha: weight of the slow mean, at least 0, or a schedule. The paper raises `b3` and `alpha` from
-            small values.
+        alpha: weight of the slow mean, at least 0, or a schedule. The paper schedules `b3` and `alpha` to
+            rise from small values.
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0.
-        mu_dtype: the dtype in which `m1` and `m2` are stored.
+        mu_dtype: the dtype in which `m1` and `m2` are stored; `None` is float32.
 
     Differences from optax:
 
     1. `m1` and `m2` are stored in `mu_dtype` after every update; `nu` is always float32.
-    2. One count serves the schedules and the bias corrections. Optax keeps two equal counts.
+    2. The schedules and the bias corrections use one count. optax keeps two equal counts.
 
     Reference: Pagliardini et al., The AdEMAMix optimizer, arXiv:2409.03137.
 
@@ -125,7 +125,7 @@ def scale_by_simplified_ademamix(
     eps: float = 1e-8,
     eps_root: float = 0.0,
 ) -> GradientTransform:
-    """Rescale gradients as the simplified AdEMAMix does: one sum, mixed with the gradient itself.
+    """Rescale gradients as simplified AdEMAMix does: mix one decayed sum with the gradient itself.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -189,12 +189,12 @@ def ademamix(
     weight_decay: float | mx.array = 0.0,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`scale_by_ademamix`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2409.03137).
+    """Chain `scale_by_ademamix`, `add_decayed_weights` and `scale_by_learning_rate` (arXiv:2409.03137).
 
     The default of `alpha` is 5 here and 6 in `scale_by_ademamix`, as in optax.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, b3, alpha, eps, eps_root, mu_dtype: as in `scale_by_ademamix`.
         weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
 
@@ -219,12 +219,14 @@ def simplified_ademamix(
     weight_decay: float | mx.array = 0.0,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`scale_by_simplified_ademamix`, `add_decayed_weights`, `scale_by_learning_rate` (arXiv:2502.02431).
+    """Chain `scale_by_simplified_ademamix`, `add_decayed_weights` and `scale_by_learning_rate`.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, alpha, eps, eps_root: as in `scale_by_simplified_ademamix`.
         weight_decay, mask: as in `add_decayed_weights`; the decay is decoupled.
+
+    Reference: Morwani et al., arXiv:2502.02431.
 
     >>> transform, params = simplified_ademamix(0.1, alpha=1.0), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]

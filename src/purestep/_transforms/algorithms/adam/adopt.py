@@ -39,8 +39,8 @@ def scale_by_adopt(
         b1: decay of the mean of rescaled gradients, in [0, 1).
         b2: decay of the mean of squares, in [0, 1).
         eps: the smallest divisor, above 0.
-        mu_dtype: the dtype in which `mu` is stored.
-        nesterov: look ahead by one step of momentum.
+        mu_dtype: the dtype in which `mu` is stored; `None` is float32.
+        nesterov: use Nesterov momentum.
         use_clipping: clip the rescaled gradients.
         clip_value_fn: a function of `n`, 0-d float32, that returns the bound.
 
@@ -93,10 +93,10 @@ def adopt(
     use_clipping: bool = True,
     clip_value_fn: Callable[[mx.array], mx.array] = lambda x: x**0.25,
 ) -> GradientTransform:
-    """`scale_by_adopt`, then `scale_by_learning_rate` (arXiv:2411.02853). The first update is zero.
+    """Chain `scale_by_adopt` and `scale_by_learning_rate` (arXiv:2411.02853). The first update is zero.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, mu_dtype, nesterov, use_clipping, clip_value_fn: as in `scale_by_adopt`.
 
     >>> transform = adopt(0.1)

@@ -35,7 +35,7 @@ def scale_by_amsgrad(
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ) -> GradientTransform:
-    """Rescale gradients as Adam does, but by the largest mean square so far.
+    """Rescale gradients as Adam does, but with the largest mean square so far.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
@@ -44,7 +44,7 @@ def scale_by_amsgrad(
         nu_max = max(nu_max, nu / (1 - b2 ** t))
         update = (mu / (1 - b1 ** t)) / (sqrt(nu_max + eps_root) + eps)
 
-    A mean that is not corrected is divided by 1.
+    Without its bias correction, a mean is not divided.
 
     Args:
         b1, b2, eps, eps_root, mu_dtype: as in `scale_by_adam`.
@@ -53,12 +53,13 @@ def scale_by_amsgrad(
 
     Differences from optax:
 
-    1. `mu` is stored in `mu_dtype`; the other arrays of the state, and the updates, are float32.
+    1. `mu` is float32 unless `mu_dtype` is given. The other arrays of the state, and the updates, are
+       float32.
 
     Differences from torch:
 
-    1. PyTorch's Adam with `amsgrad=True` takes the largest `nu` first and corrects it afterwards: the first
-       updates differ.
+    1. PyTorch's Adam with `amsgrad=True` takes the largest `nu` first and corrects its bias afterwards, so
+       the first updates differ.
 
     Reference: Reddi et al., On the convergence of Adam and beyond, arXiv:1904.09237.
 
@@ -100,10 +101,10 @@ def amsgrad(
     bias_correction_mu: bool = True,
     bias_correction_nu: bool = True,
 ) -> GradientTransform:
-    """`scale_by_amsgrad`, then `scale_by_learning_rate` (arXiv:1904.09237).
+    """Chain `scale_by_amsgrad` and `scale_by_learning_rate` (arXiv:1904.09237).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root, mu_dtype, bias_correction_mu, bias_correction_nu: as in `scale_by_amsgrad`.
 
     >>> transform, params = amsgrad(1e-3), {"w": mx.array(1.0)}

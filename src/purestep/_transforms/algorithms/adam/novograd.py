@@ -1,4 +1,4 @@
-"""NovoGrad: momentum of gradients that are normalized array by array."""
+"""NovoGrad: momentum of gradients, each of which is divided by its running norm."""
 
 import mlx.core as mx
 
@@ -13,11 +13,11 @@ from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
 
 class ScaleByNovogradState(ScaleByAdamState):
-    """State of `scale_by_novograd`: as Adam's, with another `mu` and `nu`.
+    """State of `scale_by_novograd`, like that of Adam with another `mu` and `nu`.
 
     Attributes:
         mu: like params, the decayed sum of normalized gradients; float32, or `mu_dtype` if given.
-        nu: a 0-d float32 for each array of params, the running mean of its gradient's squared norm.
+        nu: a 0-d float32 array for each parameter, the running mean of the squared norm of its gradient.
     """
 
 
@@ -29,7 +29,7 @@ def scale_by_novograd(
     weight_decay: float | mx.array = 0.0,
     mu_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """Divide each array's gradient by its running norm, add the weight decay, and apply momentum.
+    """Divide the gradient of each array by its running norm, add the weight decay, and apply momentum.
 
     With `g` the gradient of one array:
 
@@ -43,14 +43,15 @@ def scale_by_novograd(
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0.
         weight_decay: at least 0; the decay is part of the momentum.
-        mu_dtype: the dtype in which `mu` is stored.
+        mu_dtype: the dtype in which `mu` is stored; `None` is float32.
 
     Raises:
         ValueError: at update, if `weight_decay` is not 0 and params is not given.
 
     Differences from optax:
 
-    1. `mu` is stored in `mu_dtype`; `nu` and the updates are float32 for gradients of any dtype.
+    1. `mu` is float32 unless `mu_dtype` is given. `nu` and the updates are float32 for gradients of any
+       dtype.
     2. Without weight decay, `params` may be left out.
 
     Reference: Ginsburg et al., Stochastic gradient methods with layer-wise adaptive moments,
@@ -79,7 +80,7 @@ def scale_by_novograd(
         if decays:
             params = required(caller, params)
         gradients = moments.float32(updates)
-        part = mx.where(state.count == 0, 1.0, 1 - b2)  # `nu` starts at 0: only the new part differs
+        part = mx.where(state.count == 0, 1.0, 1 - b2)  # `nu` starts at 0, so its decay has no effect
         nu = tree.map(lambda g, v: b2 * v + part * sums.total(mx.square(g)), gradients, state.nu)
         updates = tree.map(lambda g, v: moments.rescaled(g, v, eps, eps_root), gradients, nu)
         if decays:
@@ -98,10 +99,10 @@ def novograd(
     eps_root: float = 0.0,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """`scale_by_novograd`, then `scale_by_learning_rate` (arXiv:1905.11286).
+    """Chain `scale_by_novograd` and `scale_by_learning_rate` (arXiv:1905.11286).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root, weight_decay: as in `scale_by_novograd`.
 
     >>> transform, params = novograd(1e-3, weight_decay=0.1), {"w": mx.array(1.0)}

@@ -1,4 +1,4 @@
-"""RAdam: Adam that uses its mean square only once enough gradients are in it."""
+"""RAdam: Adam that uses its mean square only after enough updates."""
 
 import math
 
@@ -34,8 +34,8 @@ def scale_by_radam(
         r = sqrt((rho - 4) * (rho - 2) * limit / ((limit - 4) * (limit - 2) * rho))
         update = r * (mu / (1 - b1 ** t)) / (sqrt(nu / (1 - b2 ** t) + eps_root) + eps)
 
-    While `rho < threshold`, `update = mu / (1 - b1 ** t)`. By default these are the first 5 updates. If `b2`
-    is so small that `limit` is at most `threshold`, these are all updates.
+    While `rho < threshold`, `update = mu / (1 - b1 ** t)`. With the defaults these are the first 5 updates.
+    If `limit` is at most `threshold`, because `b2` is small, these are all updates.
 
     With `nesterov`, `mu / (1 - b1 ** t)` becomes
     `b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1 ** t)`. The state is a `ScaleByAdamState`.
@@ -46,7 +46,7 @@ def scale_by_radam(
         eps: added outside the root, at least 0.
         eps_root: added inside the root, at least 0.
         threshold: the mean square is used once `rho` reaches this value; at least 4, a Python number.
-        nesterov: look ahead by one step of momentum.
+        nesterov: use Nesterov momentum.
 
     Raises:
         TypeError: if `b2` or `threshold` is an array.
@@ -59,7 +59,8 @@ def scale_by_radam(
 
     Differences from torch:
 
-    1. PyTorch adds `eps` before the mean square is corrected: both are equal if `eps` is 0.
+    1. PyTorch adds `eps` before the bias of the mean square is corrected. With an `eps` of 0 the results are
+       equal.
 
     Reference: Liu et al., On the variance of the adaptive learning rate and beyond, arXiv:1908.03265.
 
@@ -106,7 +107,7 @@ def length(decay: float, count: mx.array) -> mx.array:
 
     This is RAdam's `rho`, `2 / (1 - decay) - 1 - 2 * t * decay ** t / (1 - decay ** t)`. With
     `decay = exp(-x)` and `h = t * x`, the last term is `(2 / x) * h / (exp(h) - 1)`. For small `h` it nearly
-    equals the first term. There the series `h / (exp(h) - 1) = 1 - h / 2 + h ** 2 / 12 - h ** 4 / 720 + ...`
+    equals the first term. The series `h / (exp(h) - 1) = 1 - h / 2 + h ** 2 / 12 - h ** 4 / 720 + ...` then
     removes the part that would cancel.
 
     >>> round(length(0.999, mx.array(6)).item(), 4)
@@ -134,10 +135,10 @@ def radam(
     *,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """`scale_by_radam`, then `scale_by_learning_rate` (arXiv:1908.03265).
+    """Chain `scale_by_radam` and `scale_by_learning_rate` (arXiv:1908.03265).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root, threshold, nesterov: as in `scale_by_radam`.
 
     >>> transform, params = radam(1e-3), {"w": mx.array(1.0)}

@@ -17,7 +17,7 @@ from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
 
 class ScaleBySophiaState(ScaleByAdamState):
-    """State of `scale_by_sophia`: as Adam's, with another `nu`.
+    """State of `scale_by_sophia`, like that of Adam with another `nu`.
 
     Attributes:
         nu: like params, float32, the running mean of the estimates of the Hessian's diagonal.
@@ -41,9 +41,10 @@ def scale_by_sophia(
         update = clip(mu / (1 - b1 ** (n + 1)) / max(gamma * nu, eps), -clip_threshold, clip_threshold)
         nu = b2 * nu + (1 - b2) * h, if n is a multiple of update_interval and h is given
 
-    While `nu` is zero, as in the first update, every element is clipped: the update is the sign of the mean.
+    While `nu` is zero, as in the first update, the divisor is `eps`. Nearly every element is then clipped:
+    the update is the sign of the mean, times `clip_threshold`.
 
-    An estimate costs about as much as a gradient, and it is ignored unless `n` is a multiple of
+    An estimate costs at least as much as a gradient, and it is ignored unless `n` is a multiple of
     `update_interval`. So make it in a second step, and run that step only when an estimate is due:
 
         step = ps.compiled(ps.train_step(loss_fn, transform))
@@ -62,10 +63,11 @@ def scale_by_sophia(
         b1: decay of the mean of gradients, in [0, 1).
         b2: decay of the mean of estimates, in [0, 1).
         eps: the smallest divisor, above 0.
-        gamma: a factor on the divisor, above 0; raise it until 10 to 50 % of the elements are not clipped.
+        gamma: the factor of `nu` in the divisor, above 0. Raise it until 10 to 50 % of the elements are not
+            clipped.
         clip_threshold: the largest absolute value in an update, above 0; `None` does not clip.
-        update_interval: updates from one estimate to the next, at least 1.
-        mu_dtype: the dtype in which `mu` is stored.
+        update_interval: the number of updates from one estimate to the next, at least 1.
+        mu_dtype: the dtype in which `mu` is stored; `None` is float32.
 
     Differences from optax:
 
@@ -73,7 +75,7 @@ def scale_by_sophia(
        `hutchinson_diagonal` and `gauss_newton_bartlett_diagonal` make it; both are pure functions of a key.
        There is no `hessian_diagonal_fn`. An update without an estimate leaves `nu` unchanged.
     2. `nu` and the updates are float32 for gradients of any dtype.
-    3. Nothing is printed: `verbose` and `print_win_rate_every_n_steps` do not exist.
+    3. There is no `verbose` and no `print_win_rate_every_n_steps`: nothing is printed.
 
     Reference: Liu et al., Sophia, arXiv:2305.14342.
 
@@ -126,7 +128,7 @@ def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: m
 
     Args:
         loss_fn: `loss_fn(params) -> loss`, a 0-d array or a `Mean`, or a pair whose first element is the
-            loss. It must be twice differentiable, which some `mx.fast` kernels are not.
+            loss. It must be twice differentiable; some `mx.fast` kernels are not.
         params: the parameters at which to estimate.
         key: uint32 [2].
 
@@ -181,7 +183,7 @@ def gauss_newton_bartlett_diagonal(
         logits_fn: `logits_fn(params) -> logits`, [..., classes].
         params: the parameters at which to estimate.
         key: uint32 [2].
-        weights: [...], 1 for predictions to count and 0 for others, such as padding.
+        weights: [...], 1 for predictions to count and 0 for others, such as padding; `None`: all count.
 
     Returns:
         A float32 tree like params; no element is negative.
@@ -219,13 +221,13 @@ def sophia(
     update_interval: int = 10,
     mu_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`scale_by_sophia`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2305.14342).
+    """Chain `scale_by_sophia`, `add_decayed_weights` and `scale_by_learning_rate` (arXiv:2305.14342).
 
     `scale_by_sophia` shows how a step makes the estimate and passes it as `hessian`. It also lists the
     differences from optax.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, gamma, clip_threshold, update_interval, mu_dtype: as in `scale_by_sophia`.
         weight_decay, weight_decay_mask: as in `add_decayed_weights`; the decay is decoupled.
 

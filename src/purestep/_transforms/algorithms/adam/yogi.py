@@ -1,4 +1,4 @@
-"""Yogi: Adam whose mean square moves by a share of the new square, however far away it is."""
+"""Yogi: Adam with a mean square that changes by a fixed share of the new square."""
 
 import mlx.core as mx
 
@@ -18,16 +18,16 @@ def scale_by_yogi(
     eps_root: float = 0.0,
     initial_accumulator_value: float = 1e-6,
 ) -> GradientTransform:
-    """Rescale gradients as Adam does, with a mean square that cannot fall fast.
+    """Rescale gradients as Adam does, with a mean square that falls slowly.
 
     With `g` the gradient and `t` the number of this update, counted from 1:
 
-        mu = b1 * mu + (1 - b1) * g                         from mu = initial_accumulator_value
-        nu = nu - (1 - b2) * sign(nu - g ** 2) * g ** 2     from nu = initial_accumulator_value
+        mu = b1 * mu + (1 - b1) * g                         mu starts at initial_accumulator_value
+        nu = nu - (1 - b2) * sign(nu - g ** 2) * g ** 2     nu starts at initial_accumulator_value
         update = (mu / (1 - b1 ** t)) / (sqrt(nu / (1 - b2 ** t) + eps_root) + eps)
 
-    As in optax, `mu` starts where `nu` does; in the paper it starts at 0. Both means are corrected as if they
-    had started at 0. The state is a `ScaleByAdamState`.
+    As in optax, `mu` starts at the same value as `nu`; in the paper it starts at 0. The bias corrections
+    assume that both start at 0. The state is a `ScaleByAdamState`.
 
     Args:
         b1: decay of the mean of gradients, in [0, 1).
@@ -75,10 +75,10 @@ def scale_by_yogi(
 def yogi(
     learning_rate: ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-3
 ) -> GradientTransform:
-    """`scale_by_yogi`, then `scale_by_learning_rate` (Zaheer et al., NeurIPS 2018).
+    """Chain `scale_by_yogi` and `scale_by_learning_rate` (Zaheer et al., NeurIPS 2018).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps: as in `scale_by_yogi`.
 
     >>> transform, params = yogi(1e-3), {"w": mx.array(1.0)}

@@ -45,7 +45,7 @@ def scale_by_dadapt(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """Turn gradients into the steps of D-adapted AdamW, with sign and learning rate.
+    """Turn gradients into the steps of D-adapted AdamW, sign and learning rate included.
 
     With `g` the gradient, `x` the parameters, `q = sqrt(b2)` and `t` the number of this update, counted from
     1:
@@ -124,7 +124,7 @@ def dadapt_adamw(
     estim_lr0: float = 1e-6,
     weight_decay: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """`scale_by_dadapt`, which includes the learning rate and the decay (arXiv:2301.07733).
+    """Return `scale_by_dadapt`, which includes the learning rate and the weight decay (arXiv:2301.07733).
 
     Args:
         learning_rate, betas, eps, estim_lr0, weight_decay: as in `scale_by_dadapt`.

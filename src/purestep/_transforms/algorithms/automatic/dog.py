@@ -19,8 +19,8 @@ class ScaleByDistanceOverGradientsState(NamedTuple):
     """State of `scale_by_distance_over_gradients`.
 
     Attributes:
-        max_dist: a 0-d float32 for each parameter, its largest distance from its first value.
-        grad_sum_of_squares: a 0-d float32 for each parameter, the sum of squares of all its gradients.
+        max_dist: a 0-d float32 array for each parameter, its largest distance from its first value.
+        grad_sum_of_squares: a 0-d float32 array for each parameter, the sum of squares of all its gradients.
         init_params: like params, in `param_dtype`, the parameters given to `init`.
     """
 
@@ -35,7 +35,7 @@ class ScaleByDoGState(NamedTuple):
     Attributes:
         is_init_step: 0-d bool, true before the first update.
         init_params: the parameters given to `init`, in their dtypes.
-        max_dist: 0-d float32, the largest distance of the parameters from there.
+        max_dist: 0-d float32, the largest distance of the parameters from `init_params`.
         sum_sq_norm_grads: 0-d float32, the sum of the squared norms of all gradients.
     """
 
@@ -51,23 +51,23 @@ def scale_by_distance_over_gradients(
     param_dtype: mx.Dtype = mx.float32,
     global_scale: float = 1.0,
 ) -> GradientTransform:
-    """Rescale each parameter's gradient by its own distance and gradients: layer-wise DoG.
+    """Rescale the gradient of each parameter by the distance that this parameter moved: layer-wise DoG.
 
-    With `x` the parameter, `x0` its first value, `g` its gradient, and `d = reps_rel * (1 + norm(x0))` at
-    first:
+    With `x` the parameter, `x0` its first value, `g` its gradient, and `d` initially
+    `reps_rel * (1 + norm(x0))`:
 
         d = max(d, norm(x - x0))
         G = G + norm(g) ** 2
         update = global_scale * d / sqrt(G + eps) * g
 
-    The authors advise evaluation at an average of the parameters.
+    The authors advise evaluation with an average of the parameters, such as `averaged`.
 
     Args:
         reps_rel: determines the first step, above 0; the authors advise 1e-4 with batch normalization and
             1e-6 without.
         eps: added to `G`, above 0.
         param_dtype: the dtype in which `x0` is stored.
-        global_scale: a factor; `scale_by_learning_rate` changes the sign.
+        global_scale: a factor of the updates, which have the sign of the gradients.
 
     Raises:
         ValueError: at update, if params is not given.
@@ -118,7 +118,8 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
         G = G + norm(g) ** 2
         update = d / sqrt(G + eps) * g
 
-    The authors advise evaluation at an average of the parameters. `init` needs the values of the parameters.
+    The authors advise evaluation with an average of the parameters, such as `averaged`. `init` uses the
+    values of the parameters, not only their shapes.
 
     Args:
         init_step: the first `d`, as a pair of a name and a number above 0. ("distance", r) sets `d = r`.
@@ -187,12 +188,12 @@ def dog(
     weight_decay: float | mx.array | None = None,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`add_decayed_weights` (if given), `scale_by_dog`, then `scale_by_learning_rate` (arXiv:2302.12022).
+    """Chain `add_decayed_weights`, `scale_by_dog` and `scale_by_learning_rate` (arXiv:2302.12022).
 
-    The decay is added to the gradient and counts in its norm.
+    Without `weight_decay`, the first is omitted. The decay is added to the gradient and counts in its norm.
 
     Args:
-        learning_rate: a factor on the step size: a number of at least 0, a 0-d array or a schedule.
+        learning_rate: a factor of the step size: a number of at least 0, a 0-d array or a schedule.
         init_step, eps: as in `scale_by_dog`; the authors advise ("heuristic", 1e-4) with batch normalization.
         weight_decay, mask: as in `add_decayed_weights`.
 

@@ -19,8 +19,8 @@ class ScaleByDoWGState(NamedTuple):
 
     Attributes:
         init_params: the parameters given to `init`, in their dtypes.
-        weighted_sq_norm_grads: 0-d float32, the sum of squared norms, each times `estim_sq_dist` at that
-            update.
+        weighted_sq_norm_grads: 0-d float32, the sum over updates of the squared norm of the gradient times
+            `estim_sq_dist` at that update.
         estim_sq_dist: 0-d float32, the largest squared distance of the parameters from the first ones.
     """
 
@@ -83,7 +83,9 @@ def dowg(
     weight_decay: float | mx.array | None = None,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`add_decayed_weights` (if given), `scale_by_dowg`, then `scale_by_learning_rate` (arXiv:2305.16284).
+    """Chain `add_decayed_weights`, `scale_by_dowg` and `scale_by_learning_rate` (arXiv:2305.16284).
+
+    Without `weight_decay`, the first is omitted.
 
     Args:
         learning_rate, weight_decay, mask: as in `dog`.

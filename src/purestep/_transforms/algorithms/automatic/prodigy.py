@@ -25,7 +25,7 @@ class ScaleByProdigyState(NamedTuple):
         estim_lr: 0-d float32, the estimate of the distance to the solution: the base learning rate.
         numerator_weighted: 0-d float32, the decayed sum in the numerator of the estimate.
         count: 0-d int32, the number of updates.
-        learning_rate: 0-d float32, the factor on the estimate, as in `ScaleByLearningRateState`.
+        learning_rate: 0-d float32, the factor of the estimate, as in `ScaleByLearningRateState`.
     """
 
     exp_avg: Tree
@@ -70,12 +70,12 @@ def scale_by_prodigy(
     Both sums are over all parameters together.
 
     Args:
-        learning_rate: a factor on the estimate, at least 0, or a schedule that starts at 1 and decreases.
+        learning_rate: a factor of the estimate, at least 0, or a schedule that starts at 1 and decreases.
         betas: decays of the two means, each in [0, 1).
         beta3: decay of both sums, in [0, 1); `None` is the root of the second beta.
         eps: multiplied by the estimate and added to the denominator, at least 0.
-        estim_lr0: the first estimate, above 0; choose it too small.
-        estim_lr_coef: a factor on every later estimate, above 0.
+        estim_lr0: the first estimate, above 0. Estimates only grow, so choose a small one.
+        estim_lr_coef: a factor of every later estimate, above 0.
         weight_decay: decoupled, at least 0.
         safeguard_warmup: omit the learning rate from `s`, for a schedule that starts with a warm-up.
 
@@ -85,8 +85,8 @@ def scale_by_prodigy(
     Differences from optax:
 
     1. Moments, scalars and updates are float32 for parameters of any dtype.
-    2. While every gradient or learning rate has been zero, the estimate is unchanged. In optax it becomes NaN
-       (0 / 0) and stays NaN, so a warm-up must not start at 0 there.
+    2. While every gradient or learning rate has been zero, the estimate is unchanged. In optax it then
+       becomes NaN (0 / 0) and stays NaN, for example with a warm-up that starts at 0.
     3. The learning rate is in the state, where it can be read and set.
 
     Reference: Mishchenko and Defazio, Prodigy, arXiv:2306.06101.
@@ -152,7 +152,7 @@ def prodigy(
     weight_decay: float | mx.array = 0.0,
     safeguard_warmup: bool = False,
 ) -> GradientTransform:
-    """`scale_by_prodigy`, which includes the learning rate and the decay (arXiv:2306.06101).
+    """Return `scale_by_prodigy`, which includes the learning rate and the weight decay (arXiv:2306.06101).
 
     Args:
         learning_rate, betas, beta3, eps, estim_lr0, estim_lr_coef, weight_decay, safeguard_warmup: as in

@@ -33,8 +33,8 @@ class ScheduleFreeState(NamedTuple):
         step_count: 0-d int32, the number of updates plus 1.
         max_lr: 0-d float32, the largest learning rate so far.
         base_optimizer_state: the state of the wrapped optimizer.
-        z: like params, float32, or `state_dtype` if given: the parameters that follow the wrapped optimizer
-            alone.
+        z: like params, float32, or `state_dtype` if given: the parameters that the wrapped optimizer alone
+            would change.
     """
 
     b1: mx.array
@@ -63,20 +63,20 @@ def schedule_free(
 ) -> GradientTransform:
     """Train at a point between the parameters of an optimizer and their average.
 
-    With `u` the update of the wrapped optimizer for the gradient at `y`, and `z`, `x` and `y` equal to the
-    parameters at first:
+    With `y` the trained parameters, `u` the update of the wrapped optimizer for the gradient at `y`, and `z`
+    and `x` initially equal to `y`:
 
         z = z + u
         w = (largest learning_rate so far) ** weight_lr_power;  c = w / (sum of all w so far)
         x = (1 - c) * x + c * z
         y = b1 * x + (1 - b1) * z
 
-    Train `y`, and evaluate at `x`, which `schedule_free_eval_params` computes from `y` and `z`. The learning
-    rate may warm up and need not decay. The wrapped optimizer must have no momentum of its own (`adam` with
-    `b1=0`) and must have the same learning rate.
+    Evaluate at `x`, which `schedule_free_eval_params` computes from `y` and `z`. The learning rate may warm
+    up and need not decay. The wrapped optimizer must have the same learning rate, and no momentum of its own,
+    like `adam` with `b1=0`.
 
-    The learning rate in the state belongs to the wrapped optimizer. Setting it does not change the weights of
-    the average, which are computed from the argument `learning_rate`.
+    The learning rate in the state is that of the wrapped optimizer. If it is set to another value, the
+    weights of the average do not change: they are computed from the argument `learning_rate`.
 
     As in optax, this function evaluates a schedule one count later than the wrapped optimizer does.
 
@@ -85,15 +85,15 @@ def schedule_free(
         learning_rate: its learning rate, a number of at least 0, a 0-d array or a schedule.
         b1: the weight of the average in `y`, above 0, at most 1.
         weight_lr_power: the exponent of the learning rate in the weights of the average, at least 0.
-        state_dtype: the dtype in which `z` is stored.
+        state_dtype: the dtype in which `z` is stored; `None` is float32.
 
     Raises:
         ValueError: at update, if params is not given.
 
     Differences from optax:
 
-    1. `z` is float32 unless `state_dtype` is given. The average is part of `y`. In bfloat16 parameters it
-       stops once its steps are smaller than the rounding: keep the parameters in float32.
+    1. `z` is float32 unless `state_dtype` is given. The average is part of `y`. If the parameters are
+       bfloat16, it stops once its steps are smaller than the rounding: keep the parameters in float32.
     2. The step of `y` is computed as `b1 * c * (z - x) + (1 - b1) * u`, not as a difference of two sums.
 
     Reference: Defazio et al., The road less scheduled, arXiv:2405.15682.
@@ -185,11 +185,12 @@ def schedule_free_sgd(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` of `add_decayed_weights` (if given) and `sgd` (arXiv:2405.15682).
+    """Wrap `add_decayed_weights` and `sgd` in `schedule_free` (arXiv:2405.15682).
 
     Args:
         learning_rate: a number of at least 0; without `warmup_steps` also a 0-d array or a schedule.
-        warmup_steps: the number of updates over which the learning rate rises linearly from 0.
+        warmup_steps: the number of updates over which the learning rate rises linearly from 0; `None`: it is
+            used from the start.
         b1, weight_lr_power, state_dtype: as in `schedule_free`.
         weight_decay: as in `add_decayed_weights`; `None` omits it.
 
@@ -212,19 +213,18 @@ def schedule_free_adamw(
     weight_lr_power: float = 2.0,
     state_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`schedule_free` of AdamW without momentum (arXiv:2405.15682).
+    """Wrap AdamW without momentum in `schedule_free` (arXiv:2405.15682).
 
-    The wrapped optimizer is `scale_by_rms` with bias correction, `add_decayed_weights`, then
+    The wrapped optimizer is the chain of `scale_by_rms` with bias correction, `add_decayed_weights` and
     `scale_by_learning_rate`.
 
     Args:
-        learning_rate: a number of at least 0; without `warmup_steps` also a 0-d array or a schedule.
-        warmup_steps: the number of updates over which the learning rate rises linearly from 0.
+        learning_rate, warmup_steps: as in `schedule_free_sgd`.
         b1, weight_lr_power, state_dtype: as in `schedule_free`.
         b2: decay of the mean of squares, in [0, 1).
         eps: added outside the root, at least 0.
-        weight_decay: decoupled, at least 0; the trained parameters `y`, times the decay, are subtracted from
-            `z`.
+        weight_decay: at least 0. The decay is decoupled: `learning_rate * weight_decay * y` is subtracted
+            from `z`, with `y` the trained parameters.
 
     >>> transform, params = schedule_free_adamw(0.1), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(2.0)}, transform.init(params), params)[0]

@@ -10,7 +10,7 @@ from purestep._transforms.pieces.block import step_on_sphere
 
 
 def fromage(learning_rate: ScalarOrSchedule, min_norm: float | mx.array = 1e-6) -> GradientTransform:
-    """`scale_by_trust_ratio`, then `step_on_sphere` (arXiv:2002.03432).
+    """Chain `scale_by_trust_ratio` and `step_on_sphere` (arXiv:2002.03432).
 
     Args:
         learning_rate: as in `step_on_sphere`.

@@ -62,24 +62,25 @@ def scale_by_muon(
     Args:
         ns_coeffs, ns_steps, preconditioning, eps, ns_dtype: as in `orthogonalize`.
         beta: decay of the mean, in [0, 1).
-        mu_dtype: the dtype in which `mu` is stored.
-        nesterov: look ahead by one step of momentum.
+        mu_dtype: the dtype in which `mu` is stored; `None` is float32.
+        nesterov: use Nesterov momentum.
         adaptive: multiply by the dual norm of the mean.
-        matrices: which leaves are matrices, and by which axes; every leaf must be one. A function from (path,
-            leaf) to True, False or `MuonDimensionNumbers`, a tree of booleans built like the parameters, or
-            `None`, which selects leaves of exactly 2 axes. The leaf may be a gradient: use only its shape.
+        matrices: selects the leaves that are matrices; here every leaf must be one. A function of (path,
+            leaf) that returns True, False or `MuonDimensionNumbers`; or a tree of booleans with the structure
+            of the parameters; or `None`, which selects leaves of exactly 2 axes. The leaf may be a gradient:
+            use only its shape.
 
     Raises:
         ValueError: at init and update, for a leaf that is not a matrix, with its path.
 
     Differences from optax:
 
-    1. A weight is [out, in], as in MLX. One of more axes, such as a convolution's [out, height, width, in],
-       is [out, everything else] unless `MuonDimensionNumbers` names other axes.
+    1. A weight is [out, in], as in MLX. A weight with more axes, such as [out, height, width, in] of a
+       convolution, is treated as [out, everything else] unless `MuonDimensionNumbers` names other axes.
     2. `matrices`, a function of (path, leaf) or a mask, replaces `weight_dimension_numbers`.
     3. `ns_dtype` is new: with mx.bfloat16 the iteration needs half the memory, and less time on a GPU.
     4. The preconditioning "spectral" does not exist: MLX has no singular values on a GPU.
-    5. Several rows of coefficients are one step each, and `ns_steps` is ignored.
+    5. With several rows of coefficients, each row is one step, and `ns_steps` is ignored.
 
     Reference: Jordan et al., Muon, 2024, kellerjordan.github.io/posts/muon; Bernstein and Newhouse,
     arXiv:2409.20325.
@@ -123,9 +124,10 @@ def scale_by_muon(
 
 
 def scale_by_shape(matrices: Matrices = None, consistent_rms: float | None = None) -> GradientTransform:
-    """Multiply every matrix by a factor of its shape, so that one learning rate suits all shapes.
+    """Multiply every matrix by a factor that depends on its shape, so that one learning rate suits all.
 
-    The factor is `sqrt(max(1, out / in))`, or `sqrt(max(out, in)) * consistent_rms` if that is given.
+    The factor is `sqrt(max(1, out / in))`, or `sqrt(max(out, in)) * consistent_rms` if `consistent_rms` is
+    given.
 
     Args:
         matrices: as in `scale_by_muon`.
@@ -180,22 +182,23 @@ def muon(
 ) -> GradientTransform:
     """Train matrices by Muon and every other parameter by AdamW.
 
-    For matrices: `scale_by_muon`, `scale_by_shape`, `add_decayed_weights`, `scale_by_learning_rate`. For
-    other parameters: `adamw`. Both are joined by `matrices_and_rest`. The decay is decoupled.
+    Matrices are trained by the chain of `scale_by_muon`, `scale_by_shape`, `add_decayed_weights` and
+    `scale_by_learning_rate`, other parameters by `adamw`. `matrices_and_rest` joins both. The decay is
+    decoupled.
 
-    Embeddings and output heads have the shape of matrices but usually train better with AdamW:
-    `matrices=lambda path, leaf: leaf.ndim == 2 and "embed" not in path`.
+    Embeddings and output heads have the shape of matrices but usually train better with AdamW. To exclude
+    them, pass a function such as `matrices=lambda path, leaf: leaf.ndim == 2 and "embed" not in path`.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         ns_coeffs, ns_steps, beta, adaptive, preconditioning, matrices, ns_dtype: as in `scale_by_muon`.
         eps: added to the norm of a matrix, and to AdamW's denominator; at least 0.
         weight_decay, weight_decay_mask: as in `add_decayed_weights`, for matrices only.
-        mu_dtype: the dtype in which means of gradients are stored, in AdamW too.
-        nesterov: look ahead by one step of momentum, in AdamW too.
+        mu_dtype: the dtype in which means of gradients are stored, also in AdamW; `None` is float32.
+        nesterov: use Nesterov momentum, also in AdamW.
         adam_b1, adam_b2, adam_eps_root: `b1`, `b2` and `eps_root` of `adamw`.
         adam_weight_decay: AdamW's weight decay, for all parameters that are not matrices.
-        adam_learning_rate: AdamW's learning rate; `None` uses `learning_rate`.
+        adam_learning_rate: AdamW's learning rate; `None` is `learning_rate`.
         consistent_rms: as in `scale_by_shape`.
 
     Differences from optax:

@@ -13,7 +13,7 @@ from purestep._transforms.core.masks import resolve_mask
 
 
 def hidden_matrices(path: str, leaf: mx.array) -> bool:
-    """Select matrices whose number of inputs grows with the width: all but embeddings, by (path, leaf).
+    """Return whether a leaf is a matrix whose number of inputs grows with the width, so not an embedding.
 
     A leaf counts as an embedding if a name in its path is `wte` or `wpe`, or contains `embed`.
 
@@ -27,14 +27,15 @@ def hidden_matrices(path: str, leaf: mx.array) -> bool:
 
 
 def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_matrices) -> GradientTransform:
-    """Divide the updates of the selected parameters by the width relative to the tuned model.
+    """Divide the updates of the selected parameters by `width_mult`.
 
-    Placed before `add_decayed_weights` it does not change the decay; `mup` places it last.
+    Placed before `add_decayed_weights`, it does not change the decay; `mup` places it last.
 
     Args:
-        width_mult: the inputs of a unit over those in the model whose rates were tuned, above 0.
-        mask: which parameters to divide, as in `masked`: a function of (path, leaf) or of the params, or a
-            tree of booleans.
+        width_mult: the number of inputs of a unit, divided by that in the model whose learning rates were
+            tuned; above 0.
+        mask: selects the parameters, as in `masked`: a function of (path, leaf) or of the params, or a tree
+            of booleans.
 
     Reference: Yang et al., Tensor programs V, arXiv:2203.03466, tables 3 and 8.
 
@@ -54,23 +55,23 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
 def mup(
     optimizer: GradientTransform, width_mult: float, *, mask: Tree | Callable[..., Any] = hidden_matrices
 ) -> GradientTransform:
-    """The optimizer, then `scale_by_width`: learning rates under muP, for Adam and its relatives.
+    """Chain an optimizer and `scale_by_width`: learning rates under muP, for Adam and similar optimizers.
 
     With `m` the width multiplier, matrices learn at `1 / m` of the learning rate; biases, norms and
-    embeddings learn at the full rate. muP also has rules for the model (tables 3 and 8 of the paper). Hidden
-    matrices start with variance 1 / fan_in. Attention logits are divided by the size of a head, not by its
-    root. For the output layer, choose one:
+    embeddings learn at the full rate. muP also has rules for the model (tables 3 and 8 of the paper).
+    Initialize hidden matrices with variance 1 / fan_in. Divide attention logits by the size of a head, not by
+    its root. For the output layer, choose one:
 
-    1. Its first variance is 1 / fan_in ** 2. It is then one of the matrices here (table 3).
-    2. Its result is divided by `m`. Then exclude it through `mask` (table 8).
+    1. Initialize it with variance 1 / fan_in ** 2, and let `mask` select it like other matrices (table 3).
+    2. Divide its result by `m`, and exclude it through `mask` (table 8).
 
     The size of the optimizer's updates must not depend on the scale of the gradients: use Adam, Lion or
-    Adafactor, not SGD, which has other rates under muP. A decoupled decay inside the optimizer is divided
-    with the rate. To keep the decay, chain `scale_by_adam`, `scale_by_width`, `add_decayed_weights` and
+    Adafactor, not SGD, which has other rates under muP. A decoupled weight decay inside the optimizer is
+    divided too. To keep the decay, chain `scale_by_adam`, `scale_by_width`, `add_decayed_weights` and
     `scale_by_learning_rate`.
 
     Args:
-        optimizer: an optimizer with the learning rate that was tuned.
+        optimizer: an optimizer with the learning rate that was tuned for the narrower model.
         width_mult, mask: as in `scale_by_width`.
 
     Reference: Yang et al., arXiv:2203.03466.

@@ -25,7 +25,7 @@ _PRECONDITIONINGS = ("frobenius", "aol", "schatten")
 
 
 class MuonDimensionNumbers(NamedTuple):
-    """The axes of a weight that are its inputs and outputs; other axes count separate matrices.
+    """The axes of a weight that are its inputs and outputs; other axes index separate matrices.
 
     The defaults are those of an MLX weight [out, in].
 
@@ -81,19 +81,19 @@ def orthogonalize(
     steps.
 
     Args:
-        x: [out, in], or [out, ...] as [out, everything else].
-        dimension_numbers: the axes, if they are others.
-        ns_coeffs: (a, b, c), or rows of them for one step each, or "standard" or "dion".
+        x: [out, in]; more axes, [out, ...], are treated as [out, everything else].
+        dimension_numbers: the axes of inputs and outputs; `None`: [out, everything else].
+        ns_coeffs: (a, b, c); or rows of three numbers, one row for each step; or "standard" or "dion".
         ns_steps: the number of steps with a single row, at least 1; ignored for several rows.
         preconditioning: "frobenius" divides by the norm of all elements. "schatten" divides by the root of
             the norm of X X^T, a tighter bound. "aol" divides each row by the root of the absolute row sum of
             X X^T.
-        eps: added to the norm for "frobenius"; the smallest norm or sum under the root for the others; at
-            least 0.
+        eps: at least 0. For "frobenius" it is added to the norm; for the others it is a lower bound on the
+            value under the root.
         ns_dtype: the dtype of the iteration; the norm is computed in float32.
 
     Returns:
-        float32, of the shape of x.
+        A float32 array with the shape of `x`.
 
     Reference: Jordan et al., Muon, 2024, kellerjordan.github.io/posts/muon; "aol" Boissin et al.,
     arXiv:2512.04632; "schatten" Grishina et al., arXiv:2506.10935; "dion" Ahn et al., arXiv:2504.05295.
@@ -117,7 +117,7 @@ def iterate(
     eps: float,
     ns_dtype: mx.Dtype,
 ) -> mx.array:
-    """Return `orthogonalize` of valid arguments."""
+    """Compute `orthogonalize` from arguments that are checked already."""
     x = x.astype(mx.float32)
     if x.size == 0:
         return x
@@ -125,7 +125,7 @@ def iterate(
     order = counted + axes.output + axes.reduction
     moved = x.transpose(order)
     wide = moved.reshape(-1, *axes.sizes(x))
-    # The smaller Gram matrix is cheaper. A square is transposed too, so that "aol" sums as in optax.
+    # The smaller Gram matrix is cheaper. A square matrix is transposed too, so that "aol" sums as in optax.
     turned = wide.shape[1] >= wide.shape[2]
     wide = wide.swapaxes(1, 2) if turned else wide
     wide = _preconditioned(wide, preconditioning, eps).astype(ns_dtype)
@@ -196,7 +196,7 @@ def all_sides(caller: str, matrices: Matrices, params: Tree) -> dict[str, Sides]
 
 
 def sides(caller: str, path: str, leaf: mx.array, choice: Any) -> Sides | None:
-    """Return the axes of a leaf for a choice of the user; `None` for a leaf that is not a matrix."""
+    """Return the axes of a leaf for the user's choice; `None` for a leaf that is not a matrix."""
     if choice is None or choice is False:
         return None
     path = path or "the tree"

@@ -25,7 +25,7 @@ def matrices_and_rest(
 ) -> GradientTransform:
     """Apply one transform to matrices and another to all other leaves.
 
-    Each transform gets its own leaves at their paths and `()` at the other paths, in updates and in params.
+    Each transform receives its own leaves at their paths and `()` at all other paths, in updates and params.
 
     Args:
         on_matrices: the transform for the leaves that `matrices` selects.

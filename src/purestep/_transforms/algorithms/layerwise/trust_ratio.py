@@ -21,11 +21,11 @@ def scale_by_trust_ratio(
     trust_coefficient: float | mx.array = 1.0,
     eps: float | mx.array = 0.0,
 ) -> GradientTransform:
-    """Scale each array of updates to the norm of its parameters, times `trust_coefficient`.
+    """Scale each array of updates to the norm of its parameter, times `trust_coefficient`.
 
-    With `P` the norm of an array of parameters and `U` the norm of its updates, both at least `min_norm`, the
-    updates are multiplied by `trust_coefficient * P / (U + eps)`. If either norm is 0, they are multiplied by
-    1. Norms and updates are float32.
+    With `P` the norm of a parameter and `U` the norm of its update, both at least `min_norm`, the update is
+    multiplied by `trust_coefficient * P / (U + eps)`, or by 1 if `P` or `U` is 0. Norms and updates are
+    float32.
 
     Args:
         min_norm: a lower bound on both norms, at least 0.
@@ -65,10 +65,10 @@ def lamb(
     weight_decay: float | mx.array = 0.0,
     mask: Tree | Callable[[Params], Tree] | None = None,
 ) -> GradientTransform:
-    """`scale_by_adam`, `add_decayed_weights`, `scale_by_trust_ratio`, then `scale_by_learning_rate`.
+    """Chain `scale_by_adam`, `add_decayed_weights`, `scale_by_trust_ratio` and `scale_by_learning_rate`.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         b1, b2, eps, eps_root: as in `scale_by_adam`.
         weight_decay, mask: as in `add_decayed_weights`.
 
@@ -98,16 +98,16 @@ def lars(
     momentum: float = 0.9,
     nesterov: bool = False,
 ) -> GradientTransform:
-    """`add_decayed_weights`, `scale_by_trust_ratio`, `scale_by_learning_rate`, then `trace`.
+    """Chain `add_decayed_weights`, `scale_by_trust_ratio`, `scale_by_learning_rate` and `trace`.
 
-    Exclude biases and norms with both masks: `transforms.matrices`.
+    To exclude biases and norms, pass `transforms.matrices` as both masks.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         weight_decay: as in `add_decayed_weights`.
         weight_decay_mask: which parameters decay, as in `masked`; True for all.
         trust_coefficient, eps: as in `scale_by_trust_ratio`.
-        trust_ratio_mask: which updates are scaled to their parameters, as in `masked`; True for all.
+        trust_ratio_mask: which updates are scaled by the trust ratio, as in `masked`; True for all.
         momentum: the decay of `trace`, in [0, 1].
         nesterov: as in `trace`.
 

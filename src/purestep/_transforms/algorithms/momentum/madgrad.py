@@ -106,7 +106,7 @@ def madgrad(
     weight_decay: float | mx.array = 0.0,
     eps: float = 1e-6,
 ) -> GradientTransform:
-    """`add_decayed_weights`, then `scale_by_madgrad`, which applies the learning rate (arXiv:2101.11075).
+    """Chain `add_decayed_weights` and `scale_by_madgrad`, which applies the learning rate (arXiv:2101.11075).
 
     The decay is added to the gradient. The authors advise less decay than for SGD, often none.
 

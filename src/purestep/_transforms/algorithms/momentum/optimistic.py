@@ -68,10 +68,10 @@ def scale_by_optimistic_gradient(
 def optimistic_gradient_descent(
     learning_rate: ScalarOrSchedule, alpha: float | mx.array = 1.0, beta: float | mx.array = 1.0
 ) -> GradientTransform:
-    """`scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1901.08511).
+    """Chain `scale_by_optimistic_gradient` and `scale_by_learning_rate` (arXiv:1901.08511).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         alpha, beta: as in `scale_by_optimistic_gradient`.
 
     >>> transform, params = optimistic_gradient_descent(0.1), {"w": mx.array(1.0)}
@@ -92,14 +92,14 @@ def optimistic_adam(
     *,
     nesterov: bool = True,
 ) -> GradientTransform:
-    """`scale_by_adam`, `scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1711.00141).
+    """Chain `scale_by_adam`, `scale_by_optimistic_gradient` and `scale_by_learning_rate` (arXiv:1711.00141).
 
     This is `optimistic_adam_v2` with `beta = optimism / learning_rate`. If the learning rate changes, by a
     schedule or in the state, this ratio stays the same.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule. With `optimism`, a number above 0.
-        optimism: the rate of the change, finite; by default the learning rate.
+        learning_rate: a number of at least 0, a 0-d array or a schedule. With `optimism`, a number above 0.
+        optimism: the learning rate for the change of Adam's updates, finite; `None` is the learning rate.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
     >>> transform, params = optimistic_adam(1e-2), {"w": mx.array(1.0)}
@@ -133,10 +133,10 @@ def optimistic_adam_v2(
     mu_dtype: mx.Dtype | None = None,
     nesterov: bool = True,
 ) -> GradientTransform:
-    """`scale_by_adam`, `scale_by_optimistic_gradient`, then `scale_by_learning_rate` (arXiv:1711.00141).
+    """Chain `scale_by_adam`, `scale_by_optimistic_gradient` and `scale_by_learning_rate` (arXiv:1711.00141).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         alpha, beta: as in `scale_by_optimistic_gradient`, for the updates of Adam.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 

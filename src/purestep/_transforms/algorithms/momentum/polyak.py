@@ -72,7 +72,7 @@ def polyak_sgd(
     eps: float | mx.array = 0.0,
     variant: Literal["sps", "sps+"] = "sps",
 ) -> GradientTransform:
-    """`sgd` with the learning rate `scaling`, then `scale_by_polyak` (arXiv:2002.10542).
+    """Chain `sgd`, with the learning rate `scaling`, and `scale_by_polyak` (arXiv:2002.10542).
 
     `update` needs `value=loss`, which `train_step` passes.
 

@@ -18,7 +18,7 @@ class ScaleByRpropState(NamedTuple):
 
     Attributes:
         step_sizes: like params, float32, the step size of each element in the last update.
-        prev_updates: like params, float32, the last updates; 0 where the gradient's sign changed.
+        prev_updates: like params, float32, the last updates; 0 where the sign of the gradient changed.
     """
 
     step_sizes: Tree
@@ -41,8 +41,8 @@ def scale_by_rprop(
                     step_size                                                   where s = 0
         update = 0 where s < 0, else step_size * sign(g)
 
-    Use it with full batches: the signs of small batches are mostly noise. The updates have the sign of the
-    gradients and include the step size; `scale(-1.0)` must follow.
+    Use it with full batches: the signs of gradients of small batches are mostly noise. The updates have the
+    sign of the gradients and include the step size; `scale(-1.0)` must follow.
 
     Args:
         learning_rate: the first step size, greater than 0; not a schedule.
@@ -105,7 +105,7 @@ def rprop(
     min_step_size: float = 1e-6,
     max_step_size: float = 50.0,
 ) -> GradientTransform:
-    """`scale_by_rprop`, then `scale(-1.0)` (Riedmiller and Braun, 1993).
+    """Chain `scale_by_rprop` and `scale(-1.0)` (Riedmiller and Braun, 1993).
 
     It equals PyTorch's Rprop; `scale_by_rprop` lists the differences from optax.
 

@@ -16,10 +16,10 @@ def sgd(
     nesterov: bool = False,
     accumulator_dtype: mx.Dtype | None = None,
 ) -> GradientTransform:
-    """`trace` (if `momentum` is given), then `scale_by_learning_rate`.
+    """Chain `trace`, if `momentum` is given, and `scale_by_learning_rate`.
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         momentum: the decay of `trace`, in [0, 1]; `None` omits it.
         nesterov, accumulator_dtype: as in `trace`.
 
@@ -37,10 +37,10 @@ def noisy_sgd(
     gamma: float | mx.array = 0.55,
     key: mx.array | int | None = None,
 ) -> GradientTransform:
-    """`add_noise`, then `scale_by_learning_rate` (arXiv:1511.06807).
+    """Chain `add_noise` and `scale_by_learning_rate` (arXiv:1511.06807).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         eta, gamma, key: as in `add_noise`; `key` must be given.
 
     >>> transform, params = noisy_sgd(0.1, eta=0.0, key=0), {"w": mx.array(1.0)}

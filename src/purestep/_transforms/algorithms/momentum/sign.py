@@ -22,7 +22,7 @@ def scale_by_sign() -> GradientTransform:
 
 
 def sign(x: mx.array) -> mx.array:
-    """Return the sign; for NaN it is NaN, not 0 as for `mx.sign`, so that the fault is visible.
+    """Return the sign. The sign of NaN is NaN, so that the fault is visible; `mx.sign` returns 0.
 
     >>> sign(mx.array([-2.0, float("nan")]))
     array([-1, nan], dtype=float32)
@@ -31,10 +31,10 @@ def sign(x: mx.array) -> mx.array:
 
 
 def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransform:
-    """`scale_by_sign`, then `scale_by_learning_rate` (arXiv:1802.04434).
+    """Chain `scale_by_sign` and `scale_by_learning_rate` (arXiv:1802.04434).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
 
     >>> transform, params = sign_sgd(0.1), {"w": mx.array(1.0)}
     >>> transform.update({"w": mx.array(-7.0)}, transform.init(params), params)[0]
@@ -46,10 +46,10 @@ def sign_sgd(learning_rate: ScalarOrSchedule) -> GradientTransform:
 def signum(
     learning_rate: ScalarOrSchedule, beta: float = 0.9, accumulator_dtype: mx.Dtype | None = None
 ) -> GradientTransform:
-    """`trace`, `scale_by_sign`, then `scale_by_learning_rate` (arXiv:1802.04434, algorithm 2).
+    """Chain `trace`, `scale_by_sign` and `scale_by_learning_rate` (arXiv:1802.04434, algorithm 2).
 
     Args:
-        learning_rate: at least 0: a number, a 0-d array or a schedule.
+        learning_rate: a number of at least 0, a 0-d array or a schedule.
         beta: the decay of `trace`, in [0, 1].
         accumulator_dtype: as in `trace`.
 

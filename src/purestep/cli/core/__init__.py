@@ -1,0 +1,1 @@
+"""What all commands share: the parser and exit statuses, the streams, output and tables."""
