@@ -39,7 +39,7 @@ LAYOUT = {
     "_checkpoint": "format disk restoring files run inspecting".split(),
     "_data": "core sampling arrays text streams curricula".split(),
     "_loop": "core running callbacks config fitting".split(),
-    "_steps": "state step core train compile evaluate sam loss_scaled cached_contrastive".split(),
+    "_steps": "state step core train compile evaluate sam precision loss_scaled cached_contrastive".split(),
 }
 FOREIGN = {"mlx", "msgpack", "safetensors"}
 EXTRAS = {
