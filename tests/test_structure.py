@@ -29,9 +29,9 @@ LAYOUT = {
         "callbacks testing demos cli __main__"
     ).split(),
     "_core": (
-        "escaping hardware sums ordering mean types checks microbatching scalars tree graph context rng"
+        "escaping hardware sums mean types checks microbatching scalars tree ordering graph context rng"
     ).split(),
-    "_layers": "activations reduced substitutes".split(),
+    "_layers": "activations reduced substitutes recomputing".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),

@@ -9,12 +9,17 @@ import mlx.nn as nn
 from purestep._core import tree
 from purestep._core.types import Apply
 from purestep._modules.early import refuse_bound_checkpoint
+from purestep._modules.recomputing import Remat, chosen
 from purestep._modules.running import Runner
 from purestep._modules.slots import slots_of, trained_and_held
 
 
 def functional(
-    module: nn.Module, *, discard: str | Sequence[str] = (), own_gradients: bool = True
+    module: nn.Module,
+    *,
+    discard: str | Sequence[str] = (),
+    own_gradients: bool = True,
+    remat: Remat = (),
 ) -> tuple[Apply, dict[str, Any], dict[str, Any]]:
     """Return a module as `(apply, params, model_state)`: a pure function and its arrays.
 
@@ -52,6 +57,9 @@ def functional(
             covers `mlx.nn`'s layers, and `mx.addmm`, `mx.fast.rms_norm`, `mx.fast.layer_norm` and
             `mlx.nn.gelu` in layers of your own. Other sums of your own, such as `x + self.bias`, are MLX's:
             use `ps.layers.affine` and `ps.layers.lookup`.
+        remat: layers whose activations are not kept but recomputed for the gradient, as patterns of paths
+            (`"layers.*"`, `"layers.*.self_attn"`) or a function `path -> bool`. If layers within each other
+            match, the outermost is recomputed. Gradients are the same, also with Dropout.
 
     Returns:
         `apply`, `params` and `model_state`; the last two are nested dicts and lists of arrays.
@@ -84,4 +92,9 @@ def functional(
     # New handles of the same data: writing into the module's arrays does not change these trees.
     params, model_state = tree.map(copy.copy, trained), tree.map(copy.copy, held)
     patterns = (discard,) if isinstance(discard, str) else tuple(discard)
-    return Runner(module, slots, params, model_state, patterns, own_gradients).apply, params, model_state
+    recomputed = chosen(module, remat).values() if remat else ()
+    return (
+        Runner(module, slots, params, model_state, patterns, own_gradients, recomputed).apply,
+        params,
+        model_state,
+    )
