@@ -1,7 +1,8 @@
 """Activations whose gradient is a formula of the input, and keeps nothing else.
 
 MLX differentiates an activation operation by operation. `mlx.nn.gelu_approx` then takes a power, a `tanh` and
-a `cosh`, and keeps five arrays of the input's size for the gradient. The values here are those of `mlx.nn` bit for bit.
+a `cosh`, and keeps five arrays of the input's size for the gradient. The values here are
+those of `mlx.nn` bit for bit.
 """
 
 import math
