@@ -19,7 +19,8 @@ def parts(text: str) -> str:
     """Return the regular expression of an error that holds these parts; ` ... ` stands for any words.
 
     The parts are what the error must name: caller, argument, path, value, the key word of the rule. The
-    sentence around them is free. A part is literal and does not begin or end inside a word.
+    sentence around them is free. A part is literal and does not begin or end inside a word; a caller
+    (`name: `) begins the error.
 
     >>> rule = parts("scale: step_size ... 0, got -1")
     >>> bool(re.search(rule, "scale: step_size must be at least 0, got -1"))
@@ -27,5 +28,6 @@ def parts(text: str) -> str:
     >>> bool(re.search(rule, "scale: step_size must be at least 10, got -1"))
     False
     """
+    start = "^" if re.match(r"[\w.]+: ", text) else ""
     words = r"[:,;]?\s(?:.*[\s(\['\"])?"
-    return "(?s)" + words.join(re.escape(part) for part in text.split(" ... "))
+    return "(?s)" + start + words.join(re.escape(part) for part in text.split(" ... "))
