@@ -32,7 +32,7 @@ def needed(block: str) -> str:
     return ""
 
 
-def run(name: str, code: list[str]) -> dict[str, Any]:
+def execute(name: str, code: list[str]) -> dict[str, Any]:
     """Execute blocks in the working directory, one after another; return their names."""
     import mlx.core as mx
 
@@ -56,7 +56,7 @@ def main() -> None:
     code += [(path.name, blocks(path)) for path in GUIDES]
     for name, each in code:
         with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
-            run(name, each)
+            execute(name, each)
     skipped = [needed(block) for _, each in code for block in each if needed(block)]
     print(f"{sum(len(each) for _, each in code) - len(skipped)} blocks ran, {len(skipped)} skipped {skipped}")
 

@@ -6,14 +6,24 @@ import numpy as np
 import purestep as ps
 
 
-def run(transform, gradients, dtype=mx.float32, params=None):
+def run(transform, gradients, dtype=mx.float32, params=None, extras=None):
     """Return the updates for these gradients of one array, one after another, and the last state."""
+    updates, states = run_through(transform, gradients, dtype, params, extras)
+    return updates, states[-1]
+
+
+def run_through(transform, gradients, dtype=mx.float32, params=None, extras=None):
+    """Return the updates and the states after each of these gradients of one array.
+
+    `extras` has the further arguments of each update, a dict each.
+    """
     params = {"w": mx.zeros(np.shape(gradients)[1:], dtype) if params is None else mx.array(params, dtype)}
-    state, updates = transform.init(params), []
-    for gradient in gradients:
-        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state, params)
+    state, updates, states = transform.init(params), [], []
+    for gradient, extra in zip(gradients, extras or [{}] * len(gradients), strict=True):
+        update, state = transform.update({"w": mx.array(gradient).astype(dtype)}, state, params, **extra)
         updates.append(update["w"])
-    return updates, state
+        states.append(state)
+    return updates, states
 
 
 def walk(transform, gradients, dtype=mx.float32):

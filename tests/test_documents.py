@@ -25,7 +25,7 @@ def test_a_block_of_the_readme_runs_alone_and_learns(number, tmp_path, monkeypat
     if documents.needed(block):
         pytest.skip(f"{documents.needed(block)} is not installed")
     monkeypatch.chdir(tmp_path)
-    namespace = documents.run("README.md", [block])
+    namespace = documents.execute("README.md", [block])
     if number == 0:
         assert namespace["accuracy"] > 0.97
 
@@ -33,7 +33,7 @@ def test_a_block_of_the_readme_runs_alone_and_learns(number, tmp_path, monkeypat
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
 def test_the_code_of_a_guide_runs_from_top_to_bottom(guide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    documents.run(guide.name, documents.blocks(guide))
+    documents.execute(guide.name, documents.blocks(guide))
 
 
 def test_the_readme_is_one_page_and_begins_with_the_signature():

@@ -5,6 +5,7 @@ import doctest
 import importlib.util
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,10 @@ EXTRAS = {
     "demos": {"rich", "matplotlib"},
     "cli": {"rich", "matplotlib"},
 }
+
+# Tests of more than 400 lines, and rooms of tests that stand for no room of the package.
+LONG_TESTS = {"cli/test_train.py"}
+TEST_ROOMS = {"_checkpoint/faults", "_checkpoint/hostile", "_checkpoint/syscalls"}
 
 # Protocols, and plain data that functions give.
 WITHOUT_EXAMPLE = {"Source", "OnPolicySource", "Run", "Progress"}
@@ -221,6 +226,23 @@ def test_files_and_rooms_stay_small():
     rooms = {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE}
     crowded = [str(room) for room in rooms if len({*room.glob("*.py")} - {room / "__init__.py"}) > 12]
     assert (long, crowded) == ([], [])
+
+
+def test_tests_mirror_the_rooms_share_by_helpers_and_stay_small():
+    """What two test files need stands in a helper or a `conftest.py`."""
+    tests = ROOT / "tests"
+    files = {path.relative_to(tests).as_posix(): path for path in tests.rglob("test_*.py")}
+    # As text: a test may run a program that it holds as a string.
+    borrowing = re.compile(r"^\s*(from|import) .*\btest_.*", re.MULTILINE)
+    borrowed = [
+        f"{name}: {found.group().strip()}"
+        for name, path in files.items()
+        for found in borrowing.finditer(path.read_text())
+    ]
+    long = {name for name, path in files.items() if len(path.read_text().splitlines()) > 400}
+    rooms = {path.parent.relative_to(tests).as_posix() for path in files.values()}
+    astray = {room for room in rooms if room.startswith("_") and not (PACKAGE / room).is_dir()}
+    assert (borrowed, long, astray) == ([], LONG_TESTS, TEST_ROOMS)
 
 
 def test_the_top_level_holds_what_it_should():

@@ -51,6 +51,19 @@ def compare(name, loss, rtol=RTOL, atol=ATOL, rename=None, **options):
         np.testing.assert_allclose(np.array(slope), expected, rtol, atol, err_msg=f"{name}: {key}")
 
 
+def check_nothing_counts(loss, nan):
+    """Check that a loss, its metrics, gradient and weight are zero at `nan`, of which nothing counts."""
+
+    def valued(x):
+        mean, metrics = loss(x)
+        return mean.value, (mean, metrics)
+
+    (value, (mean, metrics)), gradient = mx.value_and_grad(valued)(nan)
+    assert (value.item(), mean.total.item(), mean.weight.item()) == (0, 0, 0)
+    assert all(metric.value.item() == 0 for metric in metrics.values())
+    assert mx.all(gradient == 0).item()
+
+
 def check_contract(loss, *arrays, **options):
     """Check the rules for weights and for the first array, which the gradient is taken of.
 

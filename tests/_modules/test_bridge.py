@@ -62,18 +62,18 @@ def test_compiled_apply_equals_eager_and_leaves_no_tracers(net):
     apply, params, state = ps.functional(net)
     before = snapshot(net.parameters())
 
-    def run(params, x, key, state):
+    def applied(params, x, key, state):
         return apply(params, x, rng=key, model_state=state)
 
-    eager = run(params, X, mx.random.key(1), state)
-    compiled = mx.compile(run)(params, X, mx.random.key(1), state)
+    eager = applied(params, X, mx.random.key(1), state)
+    compiled = mx.compile(applied)(params, X, mx.random.key(1), state)
     if hardware.on_gpu():  # its fused kernels round once instead of twice
         for one, other in zip(tree.leaves(compiled), tree.leaves(eager), strict=True):
             np.testing.assert_allclose(one, other, 1e-6, 1e-6)
     else:
         assert same_bits(compiled, eager)
     assert snapshot(net.parameters()) == before
-    mx.grad(lambda p: run(p, X, mx.random.key(1), state)[0].sum())(params)
+    mx.grad(lambda p: applied(p, X, mx.random.key(1), state)[0].sum())(params)
     assert snapshot(net.parameters()) == before
     assert net.training
 

@@ -33,11 +33,11 @@ def by_utility(block, x):
 
 
 def by_hand(block, x):
-    def run(params, x):
+    def called(params, x):
         block.update(params)
         return block(x)
 
-    return mx.checkpoint(run)(block.trainable_parameters(), x)
+    return mx.checkpoint(called)(block.trainable_parameters(), x)
 
 
 def nested(block, x):

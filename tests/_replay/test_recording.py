@@ -30,7 +30,7 @@ STEP = ps.train_step(loss_fn, TRANSFORM)
 NAN, INF = float("nan"), float("inf")
 
 
-def run(step, batches, state=None):
+def states_of(step, batches, state=None):
     """Make the steps; return every state on the way."""
     states = [start() if state is None else state]
     for given in batches:
@@ -41,7 +41,7 @@ def run(step, batches, state=None):
 def test_a_recorder_changes_nothing_and_writes_nothing_while_all_is_well(tmp_path, recwarn):
     batches = [batch(x) for x in (1.0, 2.0, 3.0)]
     with replay.record(STEP, tmp_path / "bundles") as step:
-        assert same_bits(run(step, batches), run(STEP, batches))
+        assert same_bits(states_of(step, batches), states_of(STEP, batches))
     assert step.bundles == []
     assert [entry.name for entry in (tmp_path / "bundles").iterdir()] == [".lock"]
     assert not recwarn.list
@@ -52,14 +52,14 @@ def test_a_recorder_changes_nothing_and_writes_nothing_while_all_is_well(tmp_pat
 def test_the_state_and_batch_before_the_first_bad_step_are_kept_to_the_bit(tmp_path, every, bad):
     batches = [batch(2.0 + number) for number in range(5)]
     batches[bad] = batch(NAN)
-    want = run(STEP, batches)
+    want = states_of(STEP, batches)
     with (
         pytest.warns(
             replay.ReplayWarning, match=rf"not finite after {bad} steps: metrics\.loss, .*python -m"
         ),
         replay.record(STEP, tmp_path, every=every) as step,
     ):
-        run(step, batches)
+        states_of(step, batches)
     [path] = step.bundles
     assert path == tmp_path / f"step_{bad:08}"
     bundle = replay.load(path)
@@ -106,14 +106,14 @@ def test_a_state_from_elsewhere_begins_anew(tmp_path):
 
 def test_no_more_bundles_than_asked_for(tmp_path):
     with pytest.warns(replay.ReplayWarning), replay.record(STEP, tmp_path, max_bundles=2) as step:
-        run(step, [batch(NAN)] * 4)
+        states_of(step, [batch(NAN)] * 4)
     assert [path.name for path in step.bundles] == ["step_00000000", "step_00000001"]
 
 
 def test_metrics_that_may_be_infinite_are_ignored_by_name(tmp_path):
     batches = [batch(p=INF), batch(0.0)]
     with pytest.warns(replay.ReplayWarning), replay.record(STEP, tmp_path, ignore=["perplexity"]) as step:
-        run(step, batches)
+        states_of(step, batches)
     bundle = replay.load(step.bundles[0])
     assert bundle.step == 1
     assert bundle.reason == ("metrics.grad_norm", "params.w")

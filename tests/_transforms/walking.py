@@ -42,6 +42,17 @@ def only(transform, updates, params=None):
     return transform.update({"w": updates}, transform.init(held), held)[0]["w"]
 
 
+def noting():
+    """Return an identity transform, and the dict in which it notes its updates and further arguments."""
+    seen = {}
+
+    def note(updates, state, params=None, **extra):
+        seen.update(extra, updates=updates)
+        return updates, state
+
+    return ps.GradientTransform(lambda params: (), note), seen
+
+
 def is_zero(updates):
     """Tell whether every element of every leaf is zero."""
     return not any(leaf.any().item() for leaf in tree.leaves(updates))

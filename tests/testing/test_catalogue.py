@@ -87,11 +87,11 @@ def test_random_compositions_are_pure_keep_their_state_and_survive_storage(make,
 @settings(max_examples=30)
 @given(names=st.lists(st.sampled_from(sorted(CATALOGUE)), min_size=3, max_size=3), params=parameter_trees())
 def test_chain_is_associative_for_any_three(names, params):
-    def run(bracket):
+    def updated(bracket):
         transform = bracket(*(CATALOGUE[name]() for name in names))
         extra = {"value": mx.array(0.5), "weight": mx.array(1.0)}
         return transform.update(like(params, 1), transform.init(params), params, **extra)
 
-    left, ((a, b), c) = run(lambda x, y, z: ps.chain(ps.chain(x, y), z))
-    right, (d, (e, f)) = run(lambda x, y, z: ps.chain(x, ps.chain(y, z)))
+    left, ((a, b), c) = updated(lambda x, y, z: ps.chain(ps.chain(x, y), z))
+    right, (d, (e, f)) = updated(lambda x, y, z: ps.chain(x, ps.chain(y, z)))
     assert same_bits((left, a, b, c), (right, d, e, f))

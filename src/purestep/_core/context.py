@@ -1,9 +1,11 @@
 """Recomputation under `mx.checkpoint` with the arrays, mode and key of the first run.
 
-A function under `mx.checkpoint` runs a second time while the gradient is computed. By then scopes of keys and
-borrowed modules are restored, and the second run would see other arrays, modes and keys. Therefore, while a
-scene is open, `mx.checkpoint` captures all open scenes in the first run and opens them again for the second
-run. If no scene is open, `mx.checkpoint` is MLX's own.
+A function under `mx.checkpoint` runs a second time while the gradient is computed. By then the keys are reset
+and the module has its own arrays again, so the second run would see other arrays, modes and keys.
+
+A scene is a block in which arrays, modes or keys are set temporarily. While one is open, `mx.checkpoint`
+captures all open scenes in the first run and opens them again for the second run. If no scene is open,
+`mx.checkpoint` is MLX's own.
 """
 
 import threading

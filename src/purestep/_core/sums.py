@@ -1,8 +1,8 @@
 """Accurate float32 sums and means of any length.
 
 On a CPU, MLX adds a long row in order. The sum of 2^25 ones is then 2^24, and the sum of equal numbers loses
-digits much earlier. Here a few neighbours are added at a time, then those sums, and so on. No stage adds more
-than 32 numbers in a row (64 if no smaller number divides the length).
+digits much earlier. Here a few neighbours are added at a time, then those sums, and so on. A stage adds
+at most 32 numbers in a row, or up to 64 if no number from 8 to 32 divides the length.
 """
 
 import functools

@@ -103,7 +103,7 @@ def writing(
                 yield f"!step {step} is not said to be saved and is there: {text}"
         if kept and (not steps or steps[-1] != kept[-1][0]):
             yield f"restores {steps} instead of {kept[-1]}: {text}"
-        if checkpointer is not None and not checkpointer._closed:
+        if checkpointer is not None and not late:  # `late` closed it
             checkpointer.save(state(8), step=8)  # the same object goes on
             checkpointer.close()
             if (8, 8.0) not in listed(root):

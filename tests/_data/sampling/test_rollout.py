@@ -107,15 +107,15 @@ def test_prompts_and_draws_change_with_the_key_alone():
 def test_a_resumed_run_sees_what_an_uninterrupted_one_does(tmp_path):
     step = ps.train_step(loss_fn, TRANSFORM)
 
-    def run(state, steps):
+    def trained(state, steps):
         source = a_source(batch_size=8)
         for _ in range(steps):
             state, _ = step(state, source.at(state))
         return state
 
-    whole = run(a_state(), 4)
-    ps.checkpoint.save(tmp_path / "state.safetensors", run(a_state(), 2))
-    resumed = run(ps.checkpoint.load(tmp_path / "state.safetensors", like=a_state()), 2)
+    whole = trained(a_state(), 4)
+    ps.checkpoint.save(tmp_path / "state.safetensors", trained(a_state(), 2))
+    resumed = trained(ps.checkpoint.load(tmp_path / "state.safetensors", like=a_state()), 2)
     for first, second in zip(ps.tree.leaves(whole), ps.tree.leaves(resumed), strict=True):
         assert mx.array_equal(first, second)
 

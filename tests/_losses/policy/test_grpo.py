@@ -9,6 +9,7 @@ from purestep import Mean
 from purestep._losses.policy.grpo import KL_ESTIMATORS, LEVELS, LOSS_TYPES
 from purestep.losses import grpo_loss
 from tests._losses.policy.sampled import ATOL, INPUTS, RECORD, RTOL, assert_recorded, poisoned
+from tests._losses.recorded import check_nothing_counts
 from tests.refusals import parts
 
 FORMULA = {"beta": 0.3, "epsilon": 0.2, "epsilon_high": 0.28, "max_completion_length": 11}
@@ -160,15 +161,7 @@ def test_nothing_that_counts_gives_zero_weight_zero_value_and_zero_gradient(loss
     options = FORMULA | {"loss_type": loss_type, "importance_sampling_level": level, "ref_logps": nan}
     if how == "truncated":
         options["truncated"] = mx.ones(2)
-
-    def run(x):
-        loss, metrics = grpo_loss(x, nan, mx.full(2, float("nan")), mask, **options)
-        return loss.value, (loss, metrics)
-
-    (value, (loss, metrics)), gradient = mx.value_and_grad(run)(nan)
-    assert (value.item(), loss.total.item(), loss.weight.item()) == (0, 0, 0)
-    assert all(mean.value.item() == 0 for mean in metrics.values())
-    assert mx.all(gradient == 0).item()
+    check_nothing_counts(lambda x: grpo_loss(x, nan, mx.full(2, float("nan")), mask, **options), nan)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -177,20 +170,20 @@ def test_ratios_that_overflow_are_clipped_without_a_trace(level):
     advantages = mx.array([1.0, -1.0, 2.0, 0.0, 1.0])
     options = {"importance_sampling_level": level, "loss_type": "bnpo"}
 
-    def run(x):
+    def loss_of(x):
         return grpo_loss(x, mx.zeros((5, 1)), advantages, mx.ones((5, 1)), **options)[0].value
 
-    value, gradient = mx.value_and_grad(run)(logps)
+    value, gradient = mx.value_and_grad(loss_of)(logps)
     assert value.item() == pytest.approx((-1.2 + 0.8 - 0 - 0 - 1) / 5)
     np.testing.assert_allclose(gradient, [[0], [0], [0], [0], [-0.2]], RTOL)
 
 
 def test_delta_bounds_what_the_clip_leaves_unbounded():
-    def run(x):
+    def loss_of(x):
         loss, metrics = grpo_loss(x, mx.zeros((2, 1)), mx.array([-1.0, -1.0]), mx.ones((2, 1)), delta=4.0)
         return loss.total, metrics
 
-    (total, metrics), gradient = mx.value_and_grad(run)(mx.array([[1e4], [1.0]]))
+    (total, metrics), gradient = mx.value_and_grad(loss_of)(mx.array([[1e4], [1.0]]))
     assert total.item() == pytest.approx(4 + np.e)
     assert metrics["clip_fraction"].value.item() == 0.5
     np.testing.assert_allclose(gradient, [[0], [np.e]], RTOL)

@@ -180,7 +180,7 @@ T = mx.zeros((1, 4), mx.int32)
         ),
         (S, T[:, :3], {}, ValueError, "states[0] ... [1, 3, width]"),
         (S, T[0], {}, ValueError, "targets ... [batch, length], got (4,)"),
-        (S, T.astype(mx.float32), {}, TypeError, "targets ... integers"),
+        (S, T.astype(mx.float32), {}, TypeError, "targets ... integers, got mlx.core.float32"),
         (S, T, {"mtp_weight": -0.1}, ValueError, "mtp_weight ... 0, got -0.1"),
         (
             S,

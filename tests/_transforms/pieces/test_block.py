@@ -38,8 +38,8 @@ def test_updates_are_float32_and_no_square_overflows(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: scale_by_param_block_norm(-1.0), "scale_by_param_block_norm: min_scale ... 0, got"),
-        (lambda: scale_by_param_block_rms(NAN), "scale_by_param_block_rms: min_scale ... finite"),
+        (lambda: scale_by_param_block_norm(-1.0), "scale_by_param_block_norm: min_scale ... 0, got -1.0"),
+        (lambda: scale_by_param_block_rms(NAN), "scale_by_param_block_rms: min_scale ... finite, got nan"),
         (lambda: step_on_sphere(-1.0), "learning_rate ... 0, got -1.0"),
     ],
 )

@@ -103,8 +103,8 @@ def test_no_rounding_leads_below_zero(dtype):
     [
         (lambda: clip(0.0), ValueError, "clip: max_delta ... 0, got 0.0"),
         (lambda: clip(NAN), ValueError, "clip: max_delta ... finite, got nan"),
-        (lambda: clip_by_block_rms(-1.0), ValueError, "clip_by_block_rms: threshold ... 0, got"),
-        (lambda: adaptive_grad_clip(0.0), ValueError, "adaptive_grad_clip: clipping ... 0, got"),
+        (lambda: clip_by_block_rms(-1.0), ValueError, "clip_by_block_rms: threshold ... 0, got -1.0"),
+        (lambda: adaptive_grad_clip(0.0), ValueError, "adaptive_grad_clip: clipping ... 0, got 0.0"),
         (lambda: adaptive_grad_clip(0.1, eps=0.0), ValueError, "adaptive_grad_clip: eps ... 0, got 0.0"),
         (
             lambda: adaptive_grad_clip(0.1, axis=(0, 1.5)),

@@ -19,7 +19,7 @@ def start(dtype):
     return {"w": values.astype(mx.bfloat16).astype(dtype)}
 
 
-def run(transform, dtype):
+def trained(transform, dtype):
     """Take 100 steps on constant gradients plus noise; return the parameters in float32, and the state."""
     params = start(dtype)
     state = transform.init(params)
@@ -45,20 +45,20 @@ REMEDIES = {
 
 @pytest.fixture(scope="module")
 def float32_run():
-    return run(adamw(), mx.float32)[0]
+    return trained(adamw(), mx.float32)[0]
 
 
 def test_without_a_remedy_bfloat16_parameters_do_not_move(float32_run):
     before = np.array(start(mx.float32)["w"], np.float64)
     assert np.abs(float32_run - before).min() > 0.007  # 100 steps of 1e-4, less the weight decay
-    np.testing.assert_array_equal(run(adamw(), mx.bfloat16)[0], before)
+    np.testing.assert_array_equal(trained(adamw(), mx.bfloat16)[0], before)
 
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("remedy", REMEDIES)
 def test_a_hundred_steps_move_half_precision_parameters_as_float32_ones(remedy, dtype, float32_run):
     before = np.array(start(mx.float32)["w"], np.float64)
-    got, _ = run(REMEDIES[remedy](), dtype)
+    got, _ = trained(REMEDIES[remedy](), dtype)
     bits = 7 if dtype == mx.bfloat16 else 10
     spacing = 2.0 ** (np.floor(np.log2(float32_run)) - bits)
     off = (got - float32_run) / spacing
@@ -76,7 +76,7 @@ def test_a_hundred_steps_move_half_precision_parameters_as_float32_ones(remedy, 
 
 def test_master_weights_are_the_float32_run_itself(float32_run):
     # Only the gradients are rounded: Adam's steps differ slightly in size.
-    _, state = run(master_weights(adamw()), mx.bfloat16)
+    _, state = trained(master_weights(adamw()), mx.bfloat16)
     np.testing.assert_allclose(state.params["w"], float32_run, atol=2e-5)
 
 

@@ -13,14 +13,14 @@ from tests.trees import like, same_bits
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
 
 
-def run(transform, steps, **extra):
+def all_steps(transform, steps, **extra):
     """Return (updates, state) after each step."""
     return steps_of(transform, draws(PARAMS, steps), PARAMS, **extra)
 
 
 @pytest.mark.parametrize("wrap", [conditionally_mask, conditionally_transform])
 def test_the_inner_transform_sees_only_its_own_steps(wrap):
-    seen = run(wrap(optimizers.adam(0.1), lambda step: step % 3 == 1), 6)
+    seen = all_steps(wrap(optimizers.adam(0.1), lambda step: step % 3 == 1), 6)
     inner = optimizers.adam(0.1)
     state = inner.init(PARAMS)
     for seed, (updates, kept) in enumerate(seen):
@@ -42,14 +42,14 @@ def test_the_condition_sees_extra_arguments_when_asked(wrap):
         return value < 1
 
     for value, ran in ((0.5, 1), (2.0, 0)):
-        ((_, state),) = run(wrap(optimizers.adam(0.1), small, True), 1, value=mx.array(value), weight=1)
+        ((_, state),) = all_steps(wrap(optimizers.adam(0.1), small, True), 1, value=mx.array(value), weight=1)
         assert state.inner_state[0].count.item() == ran
 
 
 def test_the_condition_may_return_a_python_boolean():
     assert same_bits(
-        run(conditionally_mask(transforms.scale(2.0), lambda step: True), 1)[0][0],
-        run(transforms.scale(2.0), 1)[0][0],
+        all_steps(conditionally_mask(transforms.scale(2.0), lambda step: True), 1)[0][0],
+        all_steps(transforms.scale(2.0), 1)[0][0],
     )
 
 
@@ -67,4 +67,4 @@ def test_bad_arguments_are_refused(wrap):
     for value in (mx.array(1), mx.array([True]), None, 1):
         message = "should_transform_fn ... 0-d boolean array"
         with pytest.raises(TypeError, match=parts(message)):
-            run(wrap(ps.identity(), lambda step, value=value: value), 1)
+            all_steps(wrap(ps.identity(), lambda step, value=value: value), 1)

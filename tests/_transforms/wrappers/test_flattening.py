@@ -6,6 +6,7 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms, tree
 from purestep.transforms import flatten
+from tests._transforms.walking import noting
 from tests.trees import like
 
 PARAMS = {
@@ -58,14 +59,9 @@ def test_dicts_in_another_order_are_packed_alike():
 
 
 def test_extra_arguments_built_like_the_updates_are_packed_and_a_known_norm_is_used():
-    seen = {}
-
-    def note(updates, state, params=None, **extra):
-        seen.update(extra, updates=updates)
-        return updates, state
-
+    inner, seen = noting()
     gradients = like(PARAMS, 0)
-    transform = flatten(ps.GradientTransform(lambda params: (), note))
+    transform = flatten(inner)
     transform.update(gradients, (), PARAMS, gradients=gradients, hessian=PARAMS, value=3, other=[1])
     assert seen["gradients"] is seen["updates"]
     assert seen["hessian"].shape == (10,)

@@ -6,7 +6,7 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms, tree
 from purestep.transforms import dynamic_loss_scale, loss_scale
-from tests._transforms.walking import is_zero, scalars, steps_of
+from tests._transforms.walking import is_zero, noting, scalars, steps_of
 from tests.refusals import parts
 from tests.trees import like, same_bits
 
@@ -64,13 +64,8 @@ def test_gradients_too_small_for_float16_are_not_lost():
 
 
 def test_norms_and_gradients_handed_on_are_unscaled():
-    seen = {}
-
-    def note(updates, state, params=None, **extra):
-        seen.update(extra, updates=updates)
-        return updates, state
-
-    transform = dynamic_loss_scale(ps.GradientTransform(lambda params: (), note), 8.0)
+    inner, seen = noting()
+    transform = dynamic_loss_scale(inner, 8.0)
     gradients = {"w": mx.array(16.0)}
     extra = {"gradients": gradients, "grad_norm": mx.array(16.0), "value": 5}
     transform.update(gradients, transform.init(gradients), **extra)

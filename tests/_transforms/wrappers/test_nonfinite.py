@@ -138,11 +138,15 @@ def test_a_tree_without_elements_is_finite():
             TypeError,
             "skip_nonfinite: max_consecutive ... integer, got 1.5",
         ),
-        (lambda: apply_if_finite(None, 1), TypeError, "apply_if_finite: inner ... GradientTransform"),
+        (
+            lambda: apply_if_finite(None, 1),
+            TypeError,
+            "apply_if_finite: inner ... GradientTransform, got None",
+        ),
         (
             lambda: apply_if_finite(ps.identity(), None),
             TypeError,
-            "apply_if_finite: max_consecutive_errors ... integer",
+            "apply_if_finite: max_consecutive_errors ... integer, got None",
         ),
     ],
 )

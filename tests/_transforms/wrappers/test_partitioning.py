@@ -19,8 +19,8 @@ GRADIENTS = like(PARAMS, 0)
 LABELS = {"fc": {"weight": "a", "bias": "b"}, "norm": ["b", None], "scale": "a"}
 
 
-def run(transform):
-    """Return the updates of the third step, and the state."""
+def third_step(transform):
+    """Return the updates of the third step, and the state after it."""
     return steps_of(transform, draws(PARAMS, 3), PARAMS)[-1]
 
 
@@ -35,9 +35,9 @@ def run(transform):
 )
 def test_each_group_gets_the_updates_of_its_transform_alone(labels):
     make = {"a": lambda: optimizers.adamw(0.1, weight_decay=0.3), "b": lambda: optimizers.sgd(0.2, 0.9)}
-    updates, state = run(partition({label: fn() for label, fn in make.items()}, labels))
+    updates, state = third_step(partition({label: fn() for label, fn in make.items()}, labels))
     for label, fn in make.items():
-        alone, alone_state = run(masked(fn(), tree.map(lambda own, label=label: own == label, LABELS)))
+        alone, alone_state = third_step(masked(fn(), tree.map(lambda own, label=label: own == label, LABELS)))
         assert same_bits(state.inner_states[label], alone_state.inner_state)
         for (path, own), got, want in zip(
             tree.items(LABELS), tree.leaves(updates), tree.leaves(alone), strict=True
@@ -47,8 +47,8 @@ def test_each_group_gets_the_updates_of_its_transform_alone(labels):
 
 
 def test_one_label_for_everything_is_the_transform_itself():
-    updates, state = run(partition({"all": optimizers.adam(0.1)}, "all"))
-    alone, alone_state = run(optimizers.adam(0.1))
+    updates, state = third_step(partition({"all": optimizers.adam(0.1)}, "all"))
+    alone, alone_state = third_step(optimizers.adam(0.1))
     assert same_bits(updates, alone)
     assert same_bits(state.inner_states["all"], alone_state)
 
@@ -135,7 +135,7 @@ def test_the_trained_state_works_in_a_step():
             "param_labels at scale: ... string ... integer, got True",
         ),
         ({"a": ps.identity}, "a", TypeError, "partition: transforms['a'] ... GradientTransform"),
-        ({1.5: ps.identity()}, "a", TypeError, "transforms: ... string ... integer, got 1.5"),
+        ({1.5: ps.identity()}, "a", TypeError, "partition: transforms: ... string ... integer, got 1.5"),
         ({}, "a", TypeError, "partition: transforms ... dict ... {}"),
         (
             {"a": ps.identity()},

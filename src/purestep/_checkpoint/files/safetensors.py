@@ -26,28 +26,26 @@ from purestep._steps.state import check_arrays
 def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None = None) -> None:
     """Write a state, or any tree of arrays, to one safetensors file.
 
-    The arrays keep their dtypes, bfloat16 and empty ones included, under their paths
-    (`params.layers.0.weight`; saving `state.params` alone gives the model's own names), so that any
-    safetensors reader opens them; containers, NamedTuple types, `None` and a checksum of each array
-    are in the metadata. The file is complete or absent; an existing file stays until the new one
-    replaces it. Missing parent directories are created.
+    Each array keeps its dtype and is stored under its path in the tree, such as `params.layers.0.weight`.
+    Save `state.params` to have the model's own names. Any safetensors reader opens the file. Containers,
+    NamedTuple types, `None` and a checksum of each array are in the metadata. The file is complete or absent:
+    an existing file stays until the new one replaces it. Missing parent directories are created.
 
     Args:
         path: the file to write.
         state: a tree of arrays. It is evaluated on the calling thread.
-        shard_bytes: divide a larger state into files of at most this many bytes (or one array each),
-            `name-00001-of-00003.safetensors`, with `name.safetensors.index.json` written last, as on
-            Hugging Face. An existing divided state is not replaced. Files without an index, which a
-            killed save leaves, are replaced.
+        shard_bytes: divide a larger state into files of at most this many bytes, or of one array;
+            `None`: one file. The files are `name-00001-of-00003.safetensors`, and
+            `name.safetensors.index.json` is written last, as on Hugging Face. An existing
+            divided state is not replaced. Files without an index, which a killed save leaves, are replaced.
 
     Raises:
         TypeError: for a leaf that is not an array, with its path.
-        ValueError: for an array that no such file can hold, as float64 or one of more than 64 axes, with its
-            path; for a path in the state of more than 10,000 characters; for a path that is
-            not UTF-8, or ends as that of an index.
-        FileExistsError: if a divided state of that name exists, or one file of that name exists and this
-            state is divided, because one name never stands for two states; or if a file that would be
-            replaced belongs to another state.
+        ValueError: for an array that no such file can hold, such as float64 or one of more than 64 axes; for
+            an array whose path in the tree has more than 10,000 characters; for a file name that is not
+            UTF-8 or ends in `.index.json`.
+        FileExistsError: if the name already holds a divided state; if it holds one file and this state is
+            divided; if a file that would be replaced belongs to another state.
         OSError: if the file cannot be written. The previous file is unchanged, unless the message says that
             the new file is written and only the flush of its directory failed.
 

@@ -44,7 +44,7 @@ _FILE_AT_FAULT = {
 
 
 class CorruptError(ValueError):
-    """A stored state is damaged: it was cut, changed, swapped, or not written by purestep."""
+    """A stored state is damaged: cut, changed, mixed with another state, or not written by purestep."""
 
 
 @contextmanager

@@ -8,8 +8,8 @@ INDEX = ".index.json"  # follows SUFFIX
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 
-KEY = "purestep"  # the metadata of a state: its sealed header
-PART = "purestep_part_of"  # the metadata of one of several files: the name of the index
+KEY = "purestep"  # a metadata key; its value is the sealed header of the state
+PART = "purestep_part_of"  # a metadata key of each shard; its value is the name of the index file
 ECOSYSTEM = {"format": "mlx"}  # the metadata that other readers require before they open a file
 
 SHARD = re.compile(r"(.*)-\d{5,}-of-\d{5,}" + re.escape(SUFFIX))

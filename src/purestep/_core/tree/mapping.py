@@ -97,10 +97,10 @@ def unflatten(like: Tree, leaves: list[Any]) -> Tree:
 
 
 def fitted(tree: Tree, like: Tree) -> Tree:
-    """Return the leaves of a tree in the containers of another tree with leaves at the same paths.
+    """Rebuild a tree with the containers of `like`, if both have leaves at the same paths.
 
-    A tree read from a file lacks containers without leaves: `{}` of a layer without weights, `None`, the end
-    of a list. This function adds them. A tree with other paths is returned unchanged.
+    A tree read from a file lacks containers without leaves: `{}` of a layer without weights, `None`, the last
+    entries of a list. This function adds them. A tree with other paths is returned unchanged.
 
     >>> fitted({"body": {"w": 1}}, {"body": {"w": 0, "b": None}, "dropout": {}})
     {'body': {'w': 1, 'b': None}, 'dropout': {}}

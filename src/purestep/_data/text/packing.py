@@ -28,7 +28,7 @@ class Packed(NamedTuple):
             - `weights`, float32: 1 for targets to learn; 0 at the last token of a sequence, on padding, and
               where the mask of an example is 0;
             - `segments`, int32: the number of the sequence in its row, from 1; 0 on padding;
-            - `positions`, int32: the position of the token in its sequence.
+            - `positions`, int32: the position of the token in its sequence, from 0; 0 on padding.
 
         fill: the fraction of tokens that are not padding, in (0, 1].
 

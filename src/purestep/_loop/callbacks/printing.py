@@ -60,9 +60,9 @@ def log(write: Callable[[str], object] | logging.Logger | None = None) -> Log:
     Control characters are escaped. Rows come every `log_every` steps of `fit`.
 
     Args:
-        write: a function of a line, or a `logging.Logger`, which logs at level INFO. By default lines are
-            printed and flushed; characters that the output cannot encode are escaped, and if it is closed or
-            full there is one `MetricsWarning`.
+        write: `write(line)`, or a `logging.Logger`, which logs at level INFO. By default lines are printed
+            and flushed, and characters that the output cannot encode are escaped. If the output is closed or
+            full, there is one `MetricsWarning`.
 
     >>> import mlx.core as mx, purestep as ps
     >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()

@@ -35,7 +35,7 @@ class Save(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run that begins.
+    """The run that `on_train_begin` receives.
 
     Attributes:
         step: the step function of the run.

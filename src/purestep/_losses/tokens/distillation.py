@@ -128,7 +128,8 @@ def distillation_loss(
     Args:
         student_logits: floating [..., vocab].
         teacher_logits: floating [..., vocab], or [..., k] with `teacher_indices`.
-        targets: integer [...]. A target outside [0, vocab) with weight makes the loss NaN.
+        targets: integer [...]. A target outside [0, vocab) at a position whose weight is not 0 makes the loss
+            NaN.
         temperature: above 0, for the soft targets; cross entropy uses temperature 1.
         alpha: in [0, 1], weight of the soft targets.
         divergence: as in `soft_target_loss`.
@@ -139,10 +140,11 @@ def distillation_loss(
         weights: as in `soft_target_loss`.
 
     Returns:
-        `(Mean, metrics)` over positions. Metrics: `soft`, times temperature², and `hard`, both in nats.
+        `(Mean, metrics)` over positions. Metrics, in nats: `soft`, the soft target loss with its
+        factor temperature²; `hard`, the cross entropy.
 
     Raises:
-        ValueError, TypeError: as `soft_target_loss`, and for targets that do not fit.
+        ValueError, TypeError: as `soft_target_loss`, and for targets that are not integers of shape [...].
 
     Reference: Hinton et al., arXiv:1503.02531.
 

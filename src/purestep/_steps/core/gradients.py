@@ -95,8 +95,8 @@ def _part(
         return _share(outcome.loss, weights, objective.microbatches), outcome
 
     # mx.value_and_grad refuses the None that a tree may hold, so it receives leaves. The model_state and the
-    # batch are arguments too: in a microbatch they depend on earlier gradients, through the order of
-    # evaluation, and if the function captured such arrays, outer gradients would be wrong.
+    # batch are arguments too. In a microbatch they depend on earlier gradients. If the function captured
+    # them, gradients through this step would be wrong.
     leaves, others = tree.leaves(params), tree.leaves((model_state, batch))
     with no_backward_draws(objective.caller):
         (value, outcome), gradients = mx.value_and_grad(loss)(leaves, others)

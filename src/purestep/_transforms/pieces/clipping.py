@@ -159,7 +159,7 @@ def keep_params_nonnegative() -> GradientTransform:
     """
 
     def bounded(update: mx.array, param: mx.array) -> mx.array:
-        # The sum has the wider of both dtypes: rounding `-param` could lead below zero.
+        # Compared as a sum, which has the wider dtype: `-param` in the dtype of the update could be rounded.
         return mx.where(param + update < 0, -param, update)
 
     return leafwise("keep_params_nonnegative", bounded)

@@ -97,10 +97,12 @@ class ScaleByScheduleState(NamedTuple):
 
 
 def scale_by_schedule(step_size_fn: Callable[[mx.array], mx.array | float]) -> GradientTransform:
-    """Multiply updates by a schedule of the number of updates made before; signs and dtypes are unchanged.
+    """Multiply updates by a schedule.
+
+    The factor is used as it is: a step downhill needs a negative one. Dtypes are unchanged.
 
     Args:
-        step_size_fn: `count -> factor`.
+        step_size_fn: `count -> factor`, with `count` the number of earlier updates, 0-d int32.
 
     >>> from purestep.schedules import linear
     >>> transform = scale_by_schedule(linear(1.0, 0.0, 4))

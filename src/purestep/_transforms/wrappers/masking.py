@@ -25,8 +25,8 @@ class MaskedState(NamedTuple):
     """State of `masked`.
 
     Attributes:
-        inner_state: the state of the wrapped transform for the selected parameters. Its trees like params
-            hold `()` for the other parameters, which take no memory.
+        inner_state: the state of the wrapped transform. In its trees with the structure of params, `()`
+            replaces each parameter that is not selected, so nothing is stored for it.
     """
 
     inner_state: Tree

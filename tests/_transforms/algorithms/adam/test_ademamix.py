@@ -92,8 +92,8 @@ def test_the_optimizers_add_decay_and_turn_the_sign(make):
         (lambda: scale_by_ademamix(b3=1.0), "scale_by_ademamix: b3 ... 1, got 1.0"),
         (lambda: scale_by_ademamix(alpha=-1.0), "scale_by_ademamix: alpha ... 0, got -1.0"),
         (lambda: scale_by_ademamix(eps=-1.0), "scale_by_ademamix: eps ... 0, got -1.0"),
-        (lambda: scale_by_simplified_ademamix(b1=1.0), "simplified_ademamix: b1 ... 1, got"),
-        (lambda: scale_by_simplified_ademamix(b2=2.0), "simplified_ademamix: b2 ... 1, got"),
+        (lambda: scale_by_simplified_ademamix(b1=1.0), "scale_by_simplified_ademamix: b1 ... 1, got 1.0"),
+        (lambda: scale_by_simplified_ademamix(b2=2.0), "scale_by_simplified_ademamix: b2 ... 1, got 2.0"),
         (
             lambda: scale_by_simplified_ademamix(alpha=float("nan")),
             "scale_by_simplified_ademamix: alpha ... finite, got nan",

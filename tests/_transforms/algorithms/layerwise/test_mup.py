@@ -6,13 +6,8 @@ import pytest
 
 import purestep as ps
 from purestep.optimizers import mup
+from tests._transforms.algorithms.layerwise.language_model import PARAMS
 from tests.refusals import parts
-
-PARAMS = {
-    "embed_tokens": {"weight": mx.ones((5, 4))},
-    "layers": [{"attention": {"weight": mx.ones((4, 4)), "bias": mx.ones(4)}, "norm": mx.ones(4)}],
-    "lm_head": {"weight": mx.ones((5, 4), mx.bfloat16)},
-}
 
 
 def test_matrices_learn_slower_and_all_else_at_the_rate_itself():

@@ -192,7 +192,7 @@ def rmsprop(
     nesterov: bool = False,
     bias_correction: bool = False,
 ) -> GradientTransform:
-    """`scale_by_rms` (centered: `scale_by_stddev`), `scale_by_learning_rate`, then `trace` if momentum.
+    """`scale_by_rms`, or `scale_by_stddev` if `centered`; `scale_by_learning_rate`; `trace` if `momentum`.
 
     The momentum is a sum of steps, learning rate included: after a change of the rate, the step length
     changes gradually. With `eps_in_sqrt=False`, `decay` as PyTorch's `alpha` and a constant rate, this is

@@ -19,8 +19,8 @@ class ScaleByDoWGState(NamedTuple):
 
     Attributes:
         init_params: the parameters given to `init`, in their dtypes.
-        weighted_sq_norm_grads: 0-d float32, the sum of squared norms, each times `estim_sq_dist` at that
-            update.
+        weighted_sq_norm_grads: 0-d float32, the sum over updates of the squared norm of the gradient times
+            `estim_sq_dist` at that update.
         estim_sq_dist: 0-d float32, the largest squared distance of the parameters from the first ones.
     """
 

@@ -35,7 +35,9 @@ def scale_by_lion(
     mode: Literal["hard", "smooth", "refined"] = "hard",
     smooth_beta: float = 1.0,
 ) -> GradientTransform:
-    """Replace gradients by the sign of their mixture with a running mean that decays more slowly.
+    """Replace gradients by the sign of their mixture with a running mean.
+
+    The mixture uses `b1`, the mean itself decays with `b2`.
 
     With `g` the gradient:
 
@@ -50,7 +52,7 @@ def scale_by_lion(
     Args:
         b1: weight of the mean in the mixture, in [0, 1).
         b2: decay of the mean, in [0, 1).
-        mu_dtype: the dtype in which `mu` is stored.
+        mu_dtype: the dtype in which `mu` is stored; `None` is float32.
         mode: `"hard"`, the sign, or one of the smoother functions `"smooth"` and `"refined"`.
         smooth_beta: the factor inside the tanh of `"smooth"`, greater than 0.
 
@@ -59,7 +61,8 @@ def scale_by_lion(
 
     Differences from optax:
 
-    1. `mu` is stored in `mu_dtype`; the updates are float32 for gradients of any dtype.
+    1. `mu` is float32 unless `mu_dtype` is given, and updates are float32; optax takes the dtype of the
+       gradients for both.
     2. An unknown `mode` is refused at construction.
 
     Reference: Chen et al., Symbolic discovery of optimization algorithms, arXiv:2302.06675.
@@ -106,7 +109,8 @@ def lion(
 ) -> GradientTransform:
     """`scale_by_lion`, `add_decayed_weights`, then `scale_by_learning_rate` (arXiv:2302.06675).
 
-    Every element changes by the learning rate, whatever its gradient. Choose a rate 3 to 10 times smaller
+    Apart from weight decay, every element changes by the learning rate, up or down, whatever the size of its
+    gradient. Choose a rate 3 to 10 times smaller
     than for AdamW, and a decay that is larger by the same factor.
 
     Args:

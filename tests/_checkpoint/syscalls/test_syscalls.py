@@ -1,6 +1,7 @@
 """Every call of the system that storage makes fails once, in Python and in MLX: nothing is wrong after it.
 
-`pytest tests/_checkpoint/test_syscalls.py --full` runs all positions with all faults, some twenty minutes.
+`pytest tests/_checkpoint/syscalls/test_syscalls.py --full` runs all positions with all faults, which
+takes some twenty minutes.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def preloaded(tmp_path_factory):
         pytest.skip("calls of the system are replaced as on Linux, by a library built with a C compiler")
     library = tmp_path_factory.mktemp("faults") / "faults.so"
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "syscalls" / "faults.c", "-ldl"],
+        [compiler, "-shared", "-fPIC", "-O1", "-o", library, HERE / "faults.c", "-ldl"],
         check=True,
     )
     paths = [entry for entry in (os.fspath(ROOT), os.environ.get("PYTHONPATH", "")) if entry]

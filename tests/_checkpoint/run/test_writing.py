@@ -3,15 +3,14 @@
 import gc
 import subprocess
 import sys
-import threading
 
 import mlx.core as mx
 import pytest
 
 from purestep._checkpoint.disk import atomic, tensors
-from purestep._checkpoint.disk.line import Line
 from purestep._checkpoint.format import checksum
 from purestep.checkpoint import Checkpointer, CorruptError
+from tests._checkpoint.damage import flip, raising
 
 STATE = {"params": {"w": mx.ones(1000)}, "mu": mx.zeros(1000), "step": mx.array(1)}
 
@@ -72,41 +71,11 @@ def test_what_fails_beside_the_writing_fails_the_save(tmp_path, monkeypatch, whe
     assert Checkpointer(tmp_path).verify() == {1: [], 3: []}
 
 
-def test_on_cuda_no_two_threads_read_an_array_for_the_first_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(mx.cuda, "is_available", lambda: True)
-    put, summed = [], checksum.of
-    monkeypatch.setattr(tensors, "_put", lambda path, *rest: (REAL_PUT(path, *rest), put.append(path.name)))
-
-    def late(data):
-        assert put, "summed before its file was handed to the system"
-        return summed(data)
-
-    monkeypatch.setattr(checksum, "of", late)
-    found = tensors.write_summed(tmp_path, {"a.safetensors": {"w": mx.ones(3)}})
-    assert found == {"a.safetensors": {"w": summed(checksum.raw(mx.ones(3)))}}
-
-
-REAL_PUT = tensors._put
-
-
-def test_a_line_works_in_order_and_without_a_thread_too(monkeypatch):
-    for number in range(2):
-        with Line(lambda x: 2 * x) as line:
-            for item in range(5):
-                line.give(item)
-        assert line.results() == [0, 2, 4, 6, 8], number
-        monkeypatch.setattr(threading.Thread, "start", lambda self: (_ for _ in ()).throw(RuntimeError("no")))
-
-
 def test_no_room_in_memory_is_not_damage(tmp_path, monkeypatch):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(STATE, step=1)
         checkpointer.save(STATE, step=2)
-
-    def full(*arrays):
-        raise RuntimeError("[malloc] Unable to allocate 400000 bytes.")
-
-    monkeypatch.setattr(mx, "async_eval", full)
+    monkeypatch.setattr(mx, "async_eval", raising(RuntimeError("[malloc] Unable to allocate 400000 bytes.")))
     with pytest.raises(MemoryError, match="no room"):
         Checkpointer(tmp_path).restore(like=STATE)
 
@@ -116,10 +85,7 @@ def test_a_damaged_checkpoint_that_was_passed_over_leaves_nothing_in_memory(tmp_
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(state, step=1)
         checkpointer.save(state, step=2)
-    file = tmp_path / "step_00000002" / "state.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
+    flip(tmp_path / "step_00000002" / "state.safetensors")
     gc.collect()
     before = mx.get_active_memory()
     gc.disable()

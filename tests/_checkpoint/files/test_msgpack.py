@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 
 import purestep as ps
+from purestep._checkpoint.disk import device
 from purestep._checkpoint.files import msgpack as own
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import seal
 from purestep.checkpoint import CorruptError, from_bytes, to_bytes
-from tests._steps.test_train import start
+from tests.training import start
 from tests.trees import FLOATS, arrays, containers, same_bits
 
 
@@ -194,15 +195,15 @@ def test_to_bytes_takes_an_eighth_more_than_its_result():
 
 def test_from_bytes_copies_nothing_before_it_becomes_an_array():
     data = to_bytes({str(n): mx.ones(50_000) for n in range(20)})
-    held, sampled = [], own._array
+    held, place = [], device.placed
     tracemalloc.start()
 
-    def array(chunk, *kind):
+    def placed(array):
         held.append(tracemalloc.get_traced_memory()[0])
-        return sampled(chunk, *kind)
+        return place(array)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(own, "_array", array)
+        patch.setattr(device, "placed", placed)
         from_bytes(data)
     tracemalloc.stop()
     assert max(held) < len(data) / 50

@@ -16,12 +16,8 @@ from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import seal, unseal
 from purestep._replay import bundle
 from purestep.checkpoint import Checkpointer, from_bytes, load, save, to_bytes
+from tests._checkpoint.states import STATE
 
-STATE = {
-    "params": {"layers": [{"w": mx.arange(300.0).reshape(15, 20), "b": mx.ones(40, mx.bfloat16)}]},
-    "opt_state": ({"mu": mx.arange(300.0).reshape(15, 20)}, None, {}),
-    "step": mx.array(7),
-}
 SIZES = {"bool": 1, "uint8": 1, "int8": 1, "bfloat16": 2, "float16": 2, "int32": 4, "float32": 4, "int64": 8}
 NAMES = {"bool": "BOOL", "uint8": "U8", "int8": "I8", "bfloat16": "BF16", "float16": "F16", "int32": "I32",
          "float32": "F32", "int64": "I64"}  # fmt: skip
@@ -301,7 +297,7 @@ def _directory(draw, directory):
     return honest(content.get("tree"), _checked(find, content, "leaves"))
 
 
-def run(draw, place):
+def of_a_run(draw, place):
     """A checkpoint of a run."""
     with Checkpointer(place, shard_bytes=1000) as checkpointer:
         checkpointer.save(STATE, step=7, metrics={"loss": 0.5}, metadata={"epoch": [1, "a"]})
@@ -321,4 +317,4 @@ def recorded(draw, place):
     return read, expected
 
 
-FORMS = [packed, one_file, divided, run, recorded]
+FORMS = [packed, one_file, divided, of_a_run, recorded]

@@ -7,9 +7,9 @@ import mlx.core as mx
 import pytest
 
 from purestep.checkpoint import load, save
+from tests._checkpoint.states import ONE, TWO
 from tests.trees import same_bits
 
-ONE, TWO = {"a": mx.zeros(10), "b": mx.zeros(10)}, {"a": mx.ones(10), "b": mx.ones(10)}
 THREE = {**ONE, "c": mx.zeros(10)}
 PARTS = [f"m-0000{number}-of-00002.safetensors" for number in (1, 2)]
 

@@ -14,6 +14,7 @@ from purestep._checkpoint.format.header import seal
 from purestep._checkpoint.restoring.restore import restore
 from purestep._checkpoint.run import directory
 from purestep.checkpoint import CorruptError
+from tests._checkpoint.damage import flip
 from tests.trees import same_bits
 
 FACTS = {"time": 0.0, "metrics": {"loss": 1.0}, "metadata": {}}
@@ -121,10 +122,8 @@ def test_a_file_that_the_disk_does_not_give_is_listed_with_the_reason(tmp_path, 
 def test_verify_names_every_damaged_array(tmp_path):
     path = written(tmp_path)
     file = path / "model.safetensors"
-    data = bytearray(file.read_bytes())
     for position in (-1, -20):  # one bit of each array
-        data[position] ^= 1
-    file.write_bytes(data)
+        flip(file, position)
     problems = directory.read("read", path).verify("read")
     assert sorted(problem.partition(" in ")[0] for problem in problems) == ["params.b", "params.w"]
     assert all("is damaged: its bytes do not have the checksum written" in problem for problem in problems)

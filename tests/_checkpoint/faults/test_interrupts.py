@@ -1,6 +1,6 @@
 """Ctrl-C at any instruction of taking or giving back a lock leaves the directory free, and of a save, a file.
 
-`pytest tests/_checkpoint/test_interrupts.py --full` interrupts at more than 2,000 instructions.
+`pytest tests/_checkpoint/faults/test_interrupts.py --full` interrupts at more than 2,000 instructions.
 """
 
 import gc

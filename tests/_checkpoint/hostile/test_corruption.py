@@ -1,6 +1,7 @@
 """Files that were damaged, by chance or on purpose: refused in one sentence, in little memory.
 
-`pytest tests/_checkpoint/test_hostile.py --full` runs 3,000 corruptions and 3,000 forgeries, some minutes.
+`pytest tests/_checkpoint/hostile/test_corruption.py --full` runs 3,000 corruptions and 3,000 forgeries, which
+takes some minutes.
 """
 
 import gc
@@ -15,8 +16,9 @@ import pytest
 from purestep import replay
 from purestep._replay import bundle
 from purestep.checkpoint import Checkpointer, CorruptError, from_bytes, load, save, to_bytes
-from tests._checkpoint import forgeries
-from tests._checkpoint.forgeries import STATE, described
+from tests._checkpoint.hostile import forgeries
+from tests._checkpoint.hostile.forgeries import described
+from tests._checkpoint.states import STATE
 
 STEP = "step_00000007"
 

@@ -7,13 +7,15 @@ import os
 import resource
 import time
 import warnings
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from purestep import replay
-from purestep._checkpoint.disk import lock, reader
+from purestep._checkpoint.disk import lock
 from purestep.checkpoint import Checkpointer, CorruptError, load, load_weights, save
+from tests._checkpoint.damage import raising
 
 ERRORS = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EINTR]
 LIKE = {"w": mx.zeros(3)}
@@ -54,7 +56,7 @@ class Faults:
 
 
 @pytest.fixture
-def run(tmp_path):
+def saved(tmp_path):
     """A directory with two checkpoints, the newer of them twos."""
     with Checkpointer(tmp_path / "run", shard_bytes=None) as checkpointer:
         for step in (1, 2):
@@ -62,10 +64,10 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_no_older_checkpoint_is_restored_whatever_call_fails(run, monkeypatch):
-    faults = Faults(monkeypatch, run)
+def test_no_older_checkpoint_is_restored_whatever_call_fails(saved, monkeypatch):
+    faults = Faults(monkeypatch, saved)
     with faults.at(None):
-        Checkpointer(run).restore(like=LIKE)
+        Checkpointer(saved).restore(like=LIKE)
     positions, raised = len(faults.calls), []
     assert positions > 5
     for position in range(1, positions + 1):
@@ -73,7 +75,7 @@ def test_no_older_checkpoint_is_restored_whatever_call_fails(run, monkeypatch):
             with faults.at(position, number), warnings.catch_warnings():
                 warnings.simplefilter("error")
                 try:
-                    state, record = Checkpointer(run).restore(like=LIKE)
+                    state, record = Checkpointer(saved).restore(like=LIKE)
                 except OSError as error:
                     raised.append((error.errno, number))
                 else:
@@ -82,40 +84,38 @@ def test_no_older_checkpoint_is_restored_whatever_call_fails(run, monkeypatch):
     assert all(got == want for got, want in raised)
 
 
-def test_listing_and_verifying_report_no_damage_that_is_not_there(run, monkeypatch):
-    faults = Faults(monkeypatch, run)
+def test_listing_and_verifying_report_no_damage_that_is_not_there(saved, monkeypatch):
+    faults = Faults(monkeypatch, saved)
     for question in (lambda c: [r.step for r in c.list()], lambda c: c.latest().step, lambda c: c.verify()):
         with faults.at(None):
-            right = question(Checkpointer(run))
+            right = question(Checkpointer(saved))
         for position in range(1, len(faults.calls) + 1):
             with faults.at(position), warnings.catch_warnings():
                 warnings.simplefilter("error")
                 with contextlib.suppress(OSError):
-                    assert question(Checkpointer(run)) == right
+                    assert question(Checkpointer(saved)) == right
 
 
-def test_a_serial_is_never_given_twice_when_the_listing_fails(run, monkeypatch):
-    faults = Faults(monkeypatch, run)
+def test_a_serial_is_never_given_twice_when_the_listing_fails(saved, monkeypatch):
+    faults = Faults(monkeypatch, saved)
     for position in range(1, 30):
-        checkpointer = Checkpointer(run, asynchronous=False)
+        checkpointer = Checkpointer(saved, asynchronous=False)
         with faults.at(position, errno.EACCES), contextlib.suppress(OSError):
             checkpointer.save({"w": mx.full(3, 1.0)}, step=100 + position)
         checkpointer.save({"w": mx.full(3, 1000.0)}, step=50)  # the directory is free, and goes on
         checkpointer.close()
-        records = Checkpointer(run).list()
+        records = Checkpointer(saved).list()
         assert len({record.serial for record in records}) == len(records)
         assert records[-1].step == 50
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
-def test_what_mlx_could_not_read_is_not_damaged(run, tmp_path, monkeypatch, number):
-    def refused(*_, **__):
-        raise RuntimeError("[read] Unable to read from file.")
-
+def test_what_mlx_could_not_read_is_not_damaged(saved, tmp_path, monkeypatch, number):
+    refused = raising(RuntimeError("[read] Unable to read from file."))
     save(tmp_path / "s.safetensors", LIKE)
     uses = [
-        lambda: Checkpointer(run).restore(like=LIKE),
-        lambda: Checkpointer(run).verify(),
+        lambda: Checkpointer(saved).restore(like=LIKE),
+        lambda: Checkpointer(saved).verify(),
         lambda: load(tmp_path / "s.safetensors", like=LIKE),
         lambda: load_weights(tmp_path / "s.safetensors", like=LIKE),
     ]
@@ -125,12 +125,17 @@ def test_what_mlx_could_not_read_is_not_damaged(run, tmp_path, monkeypatch, numb
             for use in uses:
                 with pytest.raises(OSError, match=r"cannot be read by MLX .*: try again"):
                     use()
-            if name == "load":  # and where the system says why, so does the error
-                patched.setattr(
-                    reader, "_probe", lambda *_: (_ for _ in ()).throw(OSError(number, "as it is"))
-                )
-                with pytest.raises(OSError, match="as it is"):
-                    uses[0]()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_where_the_system_says_why_mlx_could_not_read_so_does_the_error(saved, monkeypatch, number):
+    def refused(*_, **__):
+        monkeypatch.setattr(Path, "open", raising(OSError(number, "as it is")))
+        raise RuntimeError("[read] Unable to read from file.")
+
+    monkeypatch.setattr(mx, "load", refused)
+    with pytest.raises(OSError, match="as it is"):
+        Checkpointer(saved).restore(like=LIKE)
 
 
 def test_a_read_that_fails_and_is_not_awaited_does_not_fail_what_is_computed_next(tmp_path, monkeypatch):
@@ -165,29 +170,26 @@ def test_a_file_that_was_cut_while_mlx_read_it_is_damaged(tmp_path, monkeypatch)
         load(file, like=LIKE)
 
 
-def test_a_lock_is_given_back_also_where_its_file_cannot_be_written(run, monkeypatch):
-    checkpointer = Checkpointer(run)
+def test_a_lock_is_given_back_also_where_its_file_cannot_be_written(saved, monkeypatch):
+    checkpointer = Checkpointer(saved)
     checkpointer.save(LIKE, step=3)
     checkpointer.wait()
 
-    def fail(*_):
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as patched:
-        patched.setattr(lock.fcntl, "flock", fail)
+        patched.setattr(lock.fcntl, "flock", raising(OSError(errno.EIO, "Input/output error")))
         checkpointer.close()
-    with Checkpointer(run) as other:
+    with Checkpointer(saved) as other:
         other.save(LIKE, step=4)
 
 
-def test_nothing_is_taken_for_missing_that_the_system_cannot_look_at(run, tmp_path, monkeypatch):
+def test_nothing_is_taken_for_missing_that_the_system_cannot_look_at(saved, tmp_path, monkeypatch):
     save(tmp_path / "s.safetensors", LIKE)
     faults = Faults(monkeypatch, tmp_path)
     uses = [
         lambda: load(tmp_path / "s.safetensors", like=LIKE),
         lambda: load_weights(tmp_path, like=LIKE),
-        lambda: replay.load(run / "step_00000001"),
-        lambda: replay.record(lambda state, batch: (state, {}), run),
+        lambda: replay.load(saved / "step_00000001"),
+        lambda: replay.record(lambda state, batch: (state, {}), saved),
         lambda: save(tmp_path / "s.safetensors", {**LIKE, "b": mx.ones(3)}, shard_bytes=4),
     ]
     for use in uses:
@@ -215,7 +217,7 @@ def test_a_file_of_a_state_is_not_called_damaged(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors as Linux does")
-def test_with_no_file_left_to_open_nothing_is_called_damaged(run):
+def test_with_no_file_left_to_open_nothing_is_called_damaged(saved):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 20, hard))
@@ -225,7 +227,7 @@ def test_with_no_file_left_to_open_nothing_is_called_damaged(run):
                 held.append(os.open(os.devnull, os.O_RDONLY))
         for free in range(4):
             with contextlib.suppress(OSError):
-                assert Checkpointer(run).restore(like=LIKE).record.step == 2
+                assert Checkpointer(saved).restore(like=LIKE).record.step == 2
             os.close(held.pop())
             assert free < 4
     except CorruptError as error:

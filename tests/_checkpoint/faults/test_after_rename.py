@@ -9,6 +9,7 @@ import pytest
 from purestep._checkpoint.disk import atomic
 from purestep._checkpoint.run import directory, store
 from purestep.checkpoint import Checkpointer, keep_last, load, save
+from tests._checkpoint.damage import raising
 
 ONES, TWOS = {"w": mx.ones(3)}, {"w": mx.full(3, 2.0)}
 
@@ -65,9 +66,7 @@ def test_a_checkpoint_that_cannot_be_read_back_is_saved(tmp_path, monkeypatch):
     checkpointer = Checkpointer(tmp_path, keep=keep_last(1), asynchronous=False)
     checkpointer.save(ONES, step=1)
     with monkeypatch.context() as patched:
-        patched.setattr(
-            directory, "read", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "Too many"))
-        )
+        patched.setattr(directory, "read", raising(OSError(errno.EMFILE, "Too many")))
         with pytest.raises(OSError, match=r"step 2 is saved, but cleaning up after it failed"):
             checkpointer.save(TWOS, step=2)
     checkpointer.save(TWOS, step=3)
@@ -79,9 +78,7 @@ def test_a_cleaning_that_fails_in_the_system_is_an_os_error(tmp_path, monkeypatc
     checkpointer = Checkpointer(tmp_path, keep=keep_last(1), asynchronous=False)
     checkpointer.save(ONES, step=1)
     with monkeypatch.context() as patched:
-        patched.setattr(
-            store, "remove", lambda path: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no"))
-        )
+        patched.setattr(store, "remove", raising(PermissionError(errno.EACCES, "no")))
         with pytest.raises(OSError, match="step 2 is saved, but cleaning up"):
             checkpointer.save(TWOS, step=2)
     assert checkpointer.restore().record.step == 2
@@ -93,9 +90,7 @@ def test_a_checkpoint_that_is_deleted_is_said_to_be_where_its_files_remain(tmp_p
         checkpointer.save(ONES, step=1)
         checkpointer.save(TWOS, step=2)
         with monkeypatch.context() as patched:
-            patched.setattr(
-                store.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "I/O"))
-            )
+            patched.setattr(store.shutil, "rmtree", raising(OSError(errno.EIO, "I/O")))
             with pytest.raises(
                 OSError, match=r"step_00000001 is deleted, but its files could not be removed"
             ):
@@ -109,9 +104,7 @@ def test_a_checkpoint_that_is_deleted_is_said_to_be_where_its_files_remain(tmp_p
 def test_a_temporary_that_could_not_be_removed_is_removed_by_the_next_save(tmp_path, monkeypatch):
     file, replace = tmp_path / "s.safetensors", Path.replace
 
-    def fail(*_, **__):
-        raise OSError(errno.EIO, "Input/output error")
-
+    fail = raising(OSError(errno.EIO, "Input/output error"))
     for patched in (file, tmp_path / "d.safetensors"):
         with monkeypatch.context() as broken:
             broken.setattr(Path, "replace", fail)
