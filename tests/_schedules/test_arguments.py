@@ -92,16 +92,8 @@ NAN, INF = float("nan"), float("inf")
             ValueError,
             "schedules.warmup_cosine_decay: peak_value ... finite, got inf",
         ),
-        (
-            lambda: schedules.warmup_cosine_decay(0.0, 1.0, -1, 2),
-            ValueError,
-            "warmup_steps ... 0, got -1",
-        ),
-        (
-            lambda: schedules.warmup_cosine_decay(0.0, 1.0, 1, 2.5),
-            TypeError,
-            "decay_steps ... integer",
-        ),
+        (lambda: schedules.warmup_cosine_decay(0.0, 1.0, -1, 2), ValueError, "warmup_steps ... 0, got -1"),
+        (lambda: schedules.warmup_cosine_decay(0.0, 1.0, 1, 2.5), TypeError, "decay_steps ... integer"),
         (
             lambda: schedules.warmup_cosine_decay(0.0, 1.0, 1, 2, NAN),
             ValueError,
@@ -244,11 +236,7 @@ NAN, INF = float("nan"), float("inf")
             ValueError,
             "schedules.warmup_linear_decay: decay_steps ... 5, got 4",
         ),
-        (
-            lambda: schedules.warmup_linear_decay(0.0, 1.0, 1, 2.0),
-            TypeError,
-            "decay_steps ... integer",
-        ),
+        (lambda: schedules.warmup_linear_decay(0.0, 1.0, 1, 2.0), TypeError, "decay_steps ... integer"),
         (
             lambda: schedules.warmup_linear_decay(0.0, 1.0, 1, 2, -1),
             ValueError,

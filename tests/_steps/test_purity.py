@@ -288,37 +288,33 @@ def complex_metric(params, batch, rng):
         (
             lambda: ps.train_step(complex_metric, SGD)(start(), BATCH),
             TypeError,
-            "train_step: loss_fn's metric 'c' ... real, got complex64",
+            "train_step: ... metric 'c' ... complex64",
         ),
         (
             lambda: ps.train_step(quiet, SGD)(None, BATCH),
             TypeError,
-            "train_step: state ... TrainState, ... got None",
+            "train_step: state ... TrainState, ... None",
         ),
         (
             lambda: ps.train_step(quiet, SGD)(BATCH, start()),
             TypeError,
-            "train_step: state ... TrainState, ... dict; ... swapped?",
+            "train_step: state ... dict; ... swapped?",
         ),
-        (
-            lambda: ps.eval_step(quiet)(BATCH, start()),
-            TypeError,
-            "eval_step: state ... TrainState, ... swapped?",
-        ),
+        (lambda: ps.eval_step(quiet)(BATCH, start()), TypeError, "eval_step: state ... swapped?"),
         (
             lambda: ps.TrainState.create(nn.ReLU(), SGD),
             TypeError,
-            "TrainState.create: params ... ReLU; ... purestep.functional(module)",
+            "TrainState.create: params ... purestep.functional(module)",
         ),
         (
             lambda: ps.TrainState.create({"w": np.ones(2)}, SGD),
             TypeError,
-            "TrainState.create: params.w ... mx.array, got numpy's ndarray",
+            "TrainState.create: params.w ... got numpy's ndarray",
         ),
         (
             lambda: ps.train_step(quiet, SGD)(start(), np.ones(2)),
             TypeError,
-            r"train_step: batch ... mx.array, got numpy's ndarray",
+            "train_step: batch ... mx.array, got numpy's",
         ),
         (
             lambda: ps.TrainState.create({"w": mx.ones(2)}, SGD, seed=-1),
@@ -328,13 +324,9 @@ def complex_metric(params, batch, rng):
         (
             lambda: ps.TrainState.create({"w": mx.ones(2)}, SGD, seed=2**64),
             ValueError,
-            r"TrainState.create: seed ... 2**64, got 18446744073709551616",
+            "TrainState.create: seed ... 2**64",
         ),
-        (
-            lambda: ps.rng.fold_in(mx.random.key(0), 2**32),
-            ValueError,
-            "rng.fold_in: number ... 2**32, got 4294967296",
-        ),
+        (lambda: ps.rng.fold_in(mx.random.key(0), 2**32), ValueError, "rng.fold_in: number ... 2**32, got"),
         (
             lambda: ps.train_step(lambda p, m, b, r: 0, SGD),
             TypeError,
@@ -345,11 +337,7 @@ def complex_metric(params, batch, rng):
             TypeError,
             "train_step: loss_fn ... stateful=False",
         ),
-        (
-            lambda: ps.eval_step(lambda p: 0),
-            TypeError,
-            "eval_step: loss_fn ... (params, batch, rng), got <lambda>(p)",
-        ),
+        (lambda: ps.eval_step(lambda p: 0), TypeError, "eval_step: loss_fn ... got <lambda>(p)"),
         (
             lambda: ps.train_step(lambda p, b, r: (p["w"] > 0).any(), SGD)(start(), BATCH),
             TypeError,

@@ -173,22 +173,14 @@ def test_nan_parameters_and_targets_out_of_range_give_a_nan_loss():
         (None, ValueError, "batch ... one array, got none"),
         ({**BATCH, "x": BATCH["x"][:0]}, ValueError, "batch.x ... empty, got shape (0, 5, 4)"),
         ({**BATCH, "n": 3}, TypeError, "batch.n ... Python number 3; ... mx.array(3)"),
-        (
-            {**BATCH, "n": np.ones(8)},
-            TypeError,
-            "batch.n ... mx.array, got numpy's ndarray; ... mx.array(",
-        ),
+        ({**BATCH, "n": np.ones(8)}, TypeError, "batch.n ... mx.array, got numpy's ndarray; ... mx.array("),
         ({**BATCH, "n": mx.array(3)}, ValueError, "batch.n ... 0-d: ... microbatches=4"),
         (
             {**BATCH, "y": BATCH["y"][:4]},
             ValueError,
             "first axis, got batch.x 8, batch.y 4",
         ),
-        (
-            {k: v[:6] for k, v in BATCH.items()},
-            ValueError,
-            "batch.x ... divisible by microbatches=4, got 6",
-        ),
+        ({k: v[:6] for k, v in BATCH.items()}, ValueError, "batch.x ... divisible by microbatches=4, got 6"),
     ],
 )
 def test_batches_that_do_not_fit_are_refused_by_path(batch, error, message):
@@ -202,11 +194,7 @@ def test_batches_that_do_not_fit_are_refused_by_path(batch, error, message):
         (lambda p, b, r: p["w"], ValueError, "loss ... scalar, got shape (4, 3)"),
         (lambda p, b, r: p["w"].sum().reshape(1), ValueError, "loss ... scalar, got shape (1,)"),
         (lambda p, b, r: 1.0, TypeError, r"loss ... 0-d array ... Mean, got a float"),
-        (
-            lambda p, b, r: (p["w"].sum(), {}, {}),
-            TypeError,
-            "loss_fn ... (loss, metrics), got a tuple of 3",
-        ),
+        (lambda p, b, r: (p["w"].sum(), {}, {}), TypeError, "loss_fn ... (loss, metrics), got a tuple of 3"),
         (lambda p, b, r: (p["w"].sum(), [1]), TypeError, "metrics ... dict of 0-d arrays, got a list"),
         (lambda p, b, r: (p["w"].sum(), {"m": b["x"]}), ValueError, "metric 'm' ... scalar"),
         (
@@ -216,11 +204,7 @@ def test_batches_that_do_not_fit_are_refused_by_path(batch, error, message):
         ),
         (lambda p, b, r: (p["w"].sum(), {"loss": p["w"].sum()}), ValueError, "metrics ... named loss"),
         (lambda p, b, r: b["x"].sum(), ValueError, "loss ... not depend on ... parameters"),
-        (
-            lambda p, b, r: mx.stop_gradient(p["w"]).sum(),
-            ValueError,
-            "loss ... not depend on ... parameters",
-        ),
+        (lambda p, b, r: mx.stop_gradient(p["w"]).sum(), ValueError, "loss ... not depend on ... parameters"),
     ],
 )
 def test_loss_functions_that_cannot_be_minimized_are_refused(loss_fn, error, message):

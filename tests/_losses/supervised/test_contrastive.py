@@ -93,18 +93,12 @@ def test_equal_vectors_have_a_finite_slope():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: ntxent(EMBEDDINGS, LABELS, temperature=0.0),
-            "ntxent: temperature ... 0, got 0.0",
-        ),
+        (lambda: ntxent(EMBEDDINGS, LABELS, temperature=0.0), "ntxent: temperature ... 0, got 0.0"),
         (
             lambda: ntxent(EMBEDDINGS, LABELS[:4]),
             "ntxent: embeddings and labels ... [n, features] ... (5, 3) and (4,)",
         ),
-        (
-            lambda: info_nce(EMBEDDINGS, EMBEDDINGS, temperature=-1),
-            "info_nce: temperature ... 0, got -1",
-        ),
+        (lambda: info_nce(EMBEDDINGS, EMBEDDINGS, temperature=-1), "info_nce: temperature ... 0, got -1"),
         (
             lambda: info_nce(EMBEDDINGS, EMBEDDINGS[:4]),
             "info_nce: keys ... queries' shape (5, 3), got (4, 3)",

@@ -35,11 +35,7 @@ def test_a_class_ruled_out_costs_nothing_where_its_label_is_zero():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (
-            lambda: smooth_labels(mx.zeros(3), 1.5),
-            ValueError,
-            "smooth_labels: alpha ... 1, got 1.5",
-        ),
+        (lambda: smooth_labels(mx.zeros(3), 1.5), ValueError, "smooth_labels: alpha ... 1, got 1.5"),
         (
             lambda: smooth_labels(mx.zeros(3, mx.int32), 0.5),
             TypeError,

@@ -309,18 +309,8 @@ H, W, T = mx.ones((4, 3)), mx.ones((5, 3)), mx.zeros(4, mx.int32)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        (
-            (H, W, mx.zeros(3, mx.int32)),
-            {},
-            ValueError,
-            "targets ... hidden' shape ... (3,) and (4, 3)",
-        ),
-        (
-            (H, mx.ones((5, 4)), T),
-            {},
-            ValueError,
-            "weight ... [classes, 3] ... (5, 4)",
-        ),
+        ((H, W, mx.zeros(3, mx.int32)), {}, ValueError, "targets ... hidden' shape ... (3,) and (4, 3)"),
+        ((H, mx.ones((5, 4)), T), {}, ValueError, "weight ... [classes, 3] ... (5, 4)"),
         ((H, mx.ones((0, 3)), T), {}, ValueError, "weight ... [classes, 3] ... (0, 3)"),
         ((H, mx.ones(3), T), {}, ValueError, "weight ... [classes, 3] ... (3,)"),
         (

@@ -105,12 +105,7 @@ def test_compiled_it_is_the_same():
             ValueError,
             "class_weights ... shape (4,), got (3,)",
         ),
-        (
-            mx.array([0, 1]),
-            {"class_weights": [1.0] * 4},
-            TypeError,
-            "class_weights ... array, got list",
-        ),
+        (mx.array([0, 1]), {"class_weights": [1.0] * 4}, TypeError, "class_weights ... array, got list"),
         (
             mx.array([0, 1]),
             {"weights": [1.0, 1.0]},

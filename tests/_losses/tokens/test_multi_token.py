@@ -171,13 +171,7 @@ T = mx.zeros((1, 4), mx.int32)
     [
         (S[0], T, {}, ValueError, "states ... list of arrays"),
         ([], T, {}, ValueError, "states ... list of arrays"),
-        (
-            [S[0], S[0]],
-            T,
-            {},
-            ValueError,
-            "states[1] ... [1, 3, width], ... targets' (1, 4), got (1, 4, 8)",
-        ),
+        ([S[0], S[0]], T, {}, ValueError, "states[1] ... [1, 3, width], ... targets' (1, 4), got (1, 4, 8)"),
         (S, T[:, :3], {}, ValueError, "states[0] ... [1, 3, width]"),
         (S, T[0], {}, ValueError, "targets ... [batch, length], got (4,)"),
         (S, T.astype(mx.float32), {}, TypeError, "targets ... integers, got mlx.core.float32"),

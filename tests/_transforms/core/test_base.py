@@ -80,11 +80,7 @@ def test_applied_updates_leave_the_old_parameters_as_they_were():
         ({"w": mx.zeros(2)}, {"w": mx.array(1.0)}, "apply_updates: w ... () in updates, (2,) in params"),
         ({"a": {"w": mx.zeros(2)}}, {"a": {"w": None}}, "a.w ... leaf ... None"),
         ({"a": {"w": None}}, {"a": {"w": mx.zeros(2)}}, "a.w ... None ... leaf"),
-        (
-            {"a": {"w": mx.zeros(2)}},
-            {"a": {"v": mx.zeros(2)}},
-            "a ... dict of (w) ... dict of (v)",
-        ),
+        ({"a": {"w": mx.zeros(2)}}, {"a": {"v": mx.zeros(2)}}, "a ... dict of (w) ... dict of (v)"),
         ([mx.zeros(2)], (mx.zeros(2),), "the tree ... list of (0) ... tuple of (0)"),
     ],
 )

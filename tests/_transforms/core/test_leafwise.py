@@ -21,10 +21,7 @@ def test_each_update_meets_its_parameter_and_none_stays():
     [
         (None, "both: params ... update(updates, state, params)"),
         ({"a": {"w": mx.ones(3)}}, "both: a.w ... (2,) in updates, (3,) in params"),
-        (
-            {"a": {"v": mx.ones(2)}},
-            "both: a.w ... updates, not in params; a.v ... params, not in updates",
-        ),
+        ({"a": {"v": mx.ones(2)}}, "both: a.w ... updates, not in params; a.v ... params, not in updates"),
     ],
 )
 def test_params_of_another_tree_are_refused_with_the_path(params, message):

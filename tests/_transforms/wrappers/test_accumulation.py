@@ -147,12 +147,7 @@ def test_accumulation_works_inside_a_chain():
         (scale(1.0), -2, ValueError, "accumulate: every ... 1, got -2"),
         (scale(1.0), 2.0, TypeError, "accumulate: every ... integer, got 2.0"),
         (scale(1.0), True, TypeError, "accumulate: every ... integer, got True"),
-        (
-            transforms.scale_by_adam,
-            2,
-            TypeError,
-            "transform ... GradientTransform, got <function scale_by",
-        ),
+        (transforms.scale_by_adam, 2, TypeError, "transform ... GradientTransform, got <function scale_by"),
         (None, 2, TypeError, "accumulate: transform ... GradientTransform, got None"),
     ],
 )

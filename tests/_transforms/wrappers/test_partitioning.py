@@ -103,12 +103,7 @@ def test_the_trained_state_works_in_a_step():
 @pytest.mark.parametrize(
     ("transforms_", "labels", "error", "message"),
     [
-        (
-            {"a": ps.identity()},
-            LABELS,
-            ValueError,
-            "partition: param_labels ... fc.bias ... 'b'; ... 'a'",
-        ),
+        ({"a": ps.identity()}, LABELS, ValueError, "partition: param_labels ... fc.bias ... 'b'; ... 'a'"),
         (
             {"a": ps.identity()},
             [("fc.*", "a")],

@@ -91,11 +91,7 @@ def test_half_precision_gradients_are_squared_in_float32():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (
-            {"decay_rate": 0.0},
-            ValueError,
-            "scale_by_factored_rms: decay_rate ... 0, got 0.0",
-        ),
+        ({"decay_rate": 0.0}, ValueError, "scale_by_factored_rms: decay_rate ... 0, got 0.0"),
         ({"step_offset": float("nan")}, ValueError, "step_offset ... finite, got nan"),
         ({"min_dim_size_to_factor": 0}, ValueError, "min_dim_size_to_factor ... 1, got 0"),
         ({"min_dim_size_to_factor": 2.0}, TypeError, "min_dim_size_to_factor ... integer, got 2.0"),

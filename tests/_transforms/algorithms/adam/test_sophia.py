@@ -163,11 +163,7 @@ def test_a_step_makes_the_estimate_and_passes_it_on():
     [
         (lambda: scale_by_sophia(b1=1.0), ValueError, "scale_by_sophia: b1 ... 1, got 1.0"),
         (lambda: scale_by_sophia(b2=-1.0), ValueError, "scale_by_sophia: b2 ... 0, got -1.0"),
-        (
-            lambda: scale_by_sophia(eps=0.0),
-            ValueError,
-            "scale_by_sophia: eps ... 0, got 0.0",
-        ),
+        (lambda: scale_by_sophia(eps=0.0), ValueError, "scale_by_sophia: eps ... 0, got 0.0"),
         (lambda: scale_by_sophia(gamma=0.0), ValueError, "scale_by_sophia: gamma ... 0, got 0.0"),
         (
             lambda: scale_by_sophia(clip_threshold=0.0),

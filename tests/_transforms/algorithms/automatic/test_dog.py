@@ -140,10 +140,7 @@ def test_without_tuning_a_quadratic_is_minimized(optimizer):
         (lambda: scale_by_dog(("guess", 0.1)), "scale_by_dog: init_step ... pair ... ('guess', 0.1)"),
         (lambda: scale_by_dog(0.1), "scale_by_dog: init_step ... pair ... 0.1"),
         (lambda: scale_by_dog(("distance", 0.0)), "scale_by_dog: init_step's number ... 0, got 0.0"),
-        (
-            lambda: scale_by_dog(("distance", 0.1), eps=0.0),
-            "scale_by_dog: eps ... 0, got 0.0",
-        ),
+        (lambda: scale_by_dog(("distance", 0.1), eps=0.0), "scale_by_dog: eps ... 0, got 0.0"),
         (lambda: scale_by_dowg(0.0), "scale_by_dowg: init_estim_sq_dist ... 0, got 0.0"),
         (lambda: scale_by_dowg(eps=-1.0), "scale_by_dowg: eps ... 0, got -1.0"),
         (

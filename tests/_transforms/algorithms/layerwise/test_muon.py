@@ -198,10 +198,7 @@ def test_a_square_weight_is_decayed_by_its_own_rate_and_not_through_the_iteratio
             lambda: scale_by_muon(preconditioning="no"),
             "scale_by_muon: preconditioning ... schatten, got 'no'",
         ),
-        (
-            lambda: scale_by_shape(consistent_rms=-1),
-            "scale_by_shape: consistent_rms ... 0, got -1",
-        ),
+        (lambda: scale_by_shape(consistent_rms=-1), "scale_by_shape: consistent_rms ... 0, got -1"),
         (lambda: muon(-0.1), "learning_rate ... 0, got -0.1"),
         (lambda: muon(0.1, weight_decay=-1), "weight_decay ... 0, got -1"),
         (lambda: muon(0.1, adam_b2=1.0), "b2 ... 1, got 1.0"),

@@ -179,11 +179,7 @@ def test_leaves_are_chosen_by_their_axes_by_a_function_or_by_a_mask():
             ValueError,
             "orthogonalize: each side ... output_axis=0) at x",
         ),
-        (
-            lambda x: matrix_sides("f", {"a": True}, {"b": x}),
-            ValueError,
-            "f: b ... params, not in matrices",
-        ),
+        (lambda x: matrix_sides("f", {"a": True}, {"b": x}), ValueError, "f: b ... params, not in matrices"),
         (
             lambda x: matrix_sides("f", {"b": 1}, {"b": x}),
             ValueError,

@@ -71,11 +71,7 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
     [
         ({"learning_rate": 0.0}, ValueError, "learning_rate ... 0, got 0.0"),
         ({"learning_rate": float("nan")}, ValueError, "learning_rate ... finite, got nan"),
-        (
-            {"learning_rate": mx.zeros(2)},
-            ValueError,
-            "learning_rate ... 0-d array, got shape",
-        ),
+        ({"learning_rate": mx.zeros(2)}, ValueError, "learning_rate ... 0-d array, got shape"),
         ({"learning_rate": abs}, TypeError, "learning_rate ... number, got <built-in function abs>"),
         ({"eta_minus": 1.0}, ValueError, "eta_minus ... 1, got 1.0"),
         ({"eta_minus": 0}, ValueError, "eta_minus ... 0, got 0"),
