@@ -111,29 +111,32 @@ def test_a_resumed_fit_sees_the_same_batches(tmp_path):
             result = ps.fit(step, start, source, steps=steps, checkpointer=checkpointer)
     assert mx.array_equal(result.state.params["w"], whole.state.params["w"])
     other = Batches({"x": np.arange(ROWS, dtype=np.float32)}, 8, seed=1)
-    with ps.checkpoint.Checkpointer(tmp_path) as checkpointer, pytest.raises(ValueError, match="same_data"):
+    with (
+        ps.checkpoint.Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(ValueError, match="^fit: source .*step 0 .*step 24.*same_data=False"),
+    ):
         ps.fit(step, start, other, steps=30, checkpointer=checkpointer)
 
 
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
-        ({"x": mx.arange(3), "y": mx.arange(4)}, {}, "same number of rows: x has 3, y has 4"),
-        ({}, {}, "at least one array"),
-        ({"x": mx.zeros((0, 2))}, {}, "at least one row"),
-        ({"x": mx.array(1.0)}, {}, "x must have a first axis"),
-        ({"x": 3}, {}, "x must be an array or a sequence.*3"),
-        ({"x": mx.arange(3)}, {"batch_size": 4}, "batch_size must be at most the 3 rows.*4"),
+        ({"x": mx.arange(3), "y": mx.arange(4)}, {}, "rows: x has 3, y has 4"),
+        ({}, {}, "one array, got none"),
+        ({"x": mx.zeros((0, 2))}, {}, "one row, got 0"),
+        ({"x": mx.array(1.0)}, {}, "x .*first axis .*0-d"),
+        ({"x": 3}, {}, "x .*sequence, got 3"),
+        ({"x": mx.arange(3)}, {"batch_size": 4}, "batch_size .*3 rows .*got 4"),
         ({"x": mx.arange(3)}, {"batch_size": 0}, "batch_size.*0"),
         ({"x": mx.arange(3)}, {"seed": -1}, "seed.*-1"),
         ({"x": mx.arange(3)}, {"remainder": "keep"}, "remainder.*keep"),
         (
             {"x": mx.arange(3)},
             {"world": 2, "batch_size": 3},
-            "batch_size must be divisible by world=2, got 3",
+            "batch_size .*world=2, got 3",
         ),
-        ({"x": mx.arange(3)}, {"world": 2, "rank": 2}, "rank must be less than world=2, got 2"),
-        ({"weights": mx.arange(3)}, {"remainder": "pad"}, "arrays must be a dict without 'weights'"),
+        ({"x": mx.arange(3)}, {"world": 2, "rank": 2}, "rank .*world=2, got 2"),
+        ({"weights": mx.arange(3)}, {"remainder": "pad"}, "arrays .*'weights' .*remainder='pad'"),
     ],
 )
 def test_wrong_arguments_are_refused(arrays, options, message):
@@ -153,7 +156,7 @@ def test_map_changes_batches_and_keys_follow_the_step():
     assert noisy.at(5)["x"].tolist() == first
     passes = ps.data.map([{"x": mx.array(1)}], lambda batch: {"x": batch["x"] + 1})
     assert [[int(batch["x"].item()) for batch in passes] for _ in range(2)] == [[2], [2]]
-    with pytest.raises(ValueError, match="map: source must have at"):
+    with pytest.raises(ValueError, match="map: source .* at\\(step\\) .*seed"):
         ps.data.map([{"x": mx.array(1)}], lambda batch, key: batch, seed=1)
-    with pytest.raises(ValueError, match="map: source must not be an iterator"):
+    with pytest.raises(ValueError, match="map: source .*not be an iterator"):
         ps.data.map(iter([]), lambda batch: batch)

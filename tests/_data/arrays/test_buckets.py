@@ -87,9 +87,9 @@ def test_masks_of_examples_become_weights():
 @pytest.mark.parametrize(
     ("sequences", "options", "message"),
     [
-        ([], {}, "at least one sequence"),
-        ([[1, 2], [1]], {}, r"sequences\[1\] must have at least two tokens"),
-        ([[1] * 20], {}, "tokens_per_batch must be at least the longest sequence, 19, got 16"),
+        ([], {}, "one sequence, got none"),
+        ([[1, 2], [1]], {}, r"sequences\[1\] .*two tokens"),
+        ([[1] * 20], {}, "tokens_per_batch .*longest .* 19, got 16"),
         ([[1, 2]], {"max_shapes": 0}, "max_shapes.*0"),
         ([[1, 2]], {"seed": -1}, "seed.*-1"),
     ],

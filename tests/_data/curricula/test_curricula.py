@@ -44,14 +44,14 @@ def test_weights_of_a_mixture_may_come_in_stages():
 @pytest.mark.parametrize(
     ("sources", "weights", "options", "message"),
     [
-        ([], [], {}, "sources must hold at least one"),
-        ([3], [1], {}, r"sources\[0\] must have at"),
-        ([Telling("a")], [1, 2], {}, "weights must have one number a source, 1, got 2"),
-        ([Telling("a")], [0], {}, "weights must not all be 0"),
+        ([], [], {}, "sources .*one source, got none"),
+        ([3], [1], {}, r"sources\[0\] .*at\(step\)"),
+        ([Telling("a")], [1, 2], {}, "weights .* 1, got 2"),
+        ([Telling("a")], [0], {}, "weights .*not all be 0"),
         ([Telling("a")], [-1], {}, r"weights\[0\].*-1"),
-        ([Telling("a"), Telling("b")], [1, 1000], {}, r"weights\[0\]=1 gives no batch in a block of 100"),
-        ([Telling("a")], [(0, [1]), (50, [1])], {}, "rising multiples of block=100, got 50"),
-        ([Telling("a")], [(100, [1])], {}, "must begin at 0.*got 100"),
+        ([Telling("a"), Telling("b")], [1, 1000], {}, r"weights\[0\]=1 gives no batch .*100"),
+        ([Telling("a")], [(0, [1]), (50, [1])], {}, "stages .*block=100, got 50"),
+        ([Telling("a")], [(100, [1])], {}, "stages .*begin at 0 .*got 100"),
     ],
 )
 def test_wrong_mixtures_are_refused(sources, weights, options, message):
@@ -65,10 +65,10 @@ def test_stages_follow_one_another():
         ("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("c", 0), ("c", 1),
     ]  # fmt: skip
     for stages, message in (
-        ([], "at least one stage"),
-        ([(1, Telling("a"))], r"stages\[0\] must begin at step 0, got 1"),
-        ([(0, Telling("a")), (0, Telling("b"))], r"stages\[1\] must begin at step above 0, got 0"),
-        ([(0, 5)], r"stages\[0\] must have a source"),
+        ([], "stages .*one stage, got none"),
+        ([(1, Telling("a"))], r"stages\[0\] .*step 0, got 1"),
+        ([(0, Telling("a")), (0, Telling("b"))], r"stages\[1\] .*above 0, got 0"),
+        ([(0, 5)], r"stages\[0\] .*source .*at\(step\)"),
     ):
         with pytest.raises((ValueError, TypeError), match=f"Stages: .*{message}"):
             Stages(stages)
@@ -82,9 +82,11 @@ def test_lengths_grow_in_stages_of_about_equal_tokens():
 
 
 def test_a_stage_without_data_is_refused():
-    with pytest.raises(ValueError, match="length_curriculum: stage 1 of 4 cannot be made"):
+    with pytest.raises(ValueError, match="length_curriculum: stage 1 of 4 .*TokenWindows: .*batch_size=64"):
         length_curriculum(mx.arange(2000), 4, steps=400)
-    with pytest.raises(ValueError, match="difficulty_curriculum: the first stage must have.* 8 rows"):
+    with pytest.raises(
+        ValueError, match="difficulty_curriculum: the first stage .* 8 rows.*easiest=0.2 .*20 rows"
+    ):
         difficulty_curriculum({"x": mx.arange(20)}, list(range(20)), 8, steps=100)
 
 
@@ -109,8 +111,8 @@ def test_difficulty_grows_to_all_rows():
 @pytest.mark.parametrize(
     ("difficulty", "options", "message"),
     [
-        ([1.0], {}, "one number a row, 20, got 1"),
-        ([float("nan")] * 20, {}, "must not be NaN"),
+        ([1.0], {}, "difficulty .* 20, got 1"),
+        ([float("nan")] * 20, {}, "difficulty .*not be NaN"),
         (list(range(20)), {"warmup_fraction": 0.0}, "warmup_fraction.*0"),
         (list(range(20)), {"easiest": 1.5}, "easiest.*1.5"),
     ],

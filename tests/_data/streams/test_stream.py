@@ -78,7 +78,7 @@ def test_numpy_leaves_become_arrays():
 
 
 def test_what_can_be_read_once_is_refused():
-    with pytest.raises(ValueError, match="Stream: source must be readable again"):
+    with pytest.raises(ValueError, match="Stream: source .* again: .*function"):
         Stream(iter([1]))
-    with pytest.raises(TypeError, match="Stream: source must be an iterable or a function.*3"):
+    with pytest.raises(TypeError, match="Stream: source .* iterable .*got 3"):
         Stream(3)

@@ -79,9 +79,7 @@ def test_masks_stay_with_their_tokens():
 
 def test_long_sequences_are_refused_split_or_truncated():
     long = [list(range(1, 11)), [20]]
-    with pytest.raises(
-        ValueError, match=r"^pack: sequences must have at most context=4 tokens, got 10 in sequ"
-    ):
+    with pytest.raises(ValueError, match=r"^pack: sequences .*context=4 .*got 10 in sequence 0"):
         pack(long, 4)
     assert sorted(segments_of(pack(long, 4, long="split"))) == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10], [20]]
     assert sorted(segments_of(pack(long, 4, long="truncate"))) == [[1, 2, 3, 4], [20]]
@@ -115,13 +113,13 @@ def test_a_packed_row_has_the_loss_of_its_sequences():
 @pytest.mark.parametrize(
     ("sequences", "options", "message"),
     [
-        ([], {}, "sequences must hold at least one sequence, got none"),
-        ([[1], []], {}, "sequences must not be empty, got no tokens in sequence 1"),
-        ([[1], [2, -(2**40)]], {}, "sequence 1: tokens must fit int32, got -1099511627776 at position 1"),
-        ([[1], [2, 0.5]], {}, "sequence 1: tokens must fit int32, got 0.5 at position 1"),
-        ([Example([1, 2], [1])], {}, "masks must have one number a token, got 1 for 2 in sequence 0"),
-        ([[1]], {"context": 1}, "context must be at least 2, got 1"),
-        ([[1]], {"long": "cut"}, "long must be one of refuse, split, truncate, got 'cut'"),
+        ([], {}, "sequences .*one sequence, got none"),
+        ([[1], []], {}, "sequences .*empty, .*in sequence 1"),
+        ([[1], [2, -(2**40)]], {}, "sequence 1: tokens .*int32, got -1099511627776 at position 1"),
+        ([[1], [2, 0.5]], {}, "sequence 1: tokens .*int32, got 0.5 at position 1"),
+        ([Example([1, 2], [1])], {}, "masks .*1 for 2 in sequence 0"),
+        ([[1]], {"context": 1}, "context .* 2, got 1"),
+        ([[1]], {"long": "cut"}, "long .*refuse, split, truncate, got 'cut'"),
     ],
 )
 def test_bad_sequences_are_refused(sequences, options, message):

@@ -63,16 +63,16 @@ def test_characters_round_trip_and_refuse_what_they_lack():
     assert characters.decode(characters.encode("hör")) == "hör"
     with pytest.raises(ValueError, match="Characters.encode: text .* got 'xz'"):
         characters.encode("xyz".replace("y", "h"))
-    with pytest.raises(ValueError, match="text must not be empty"):
+    with pytest.raises(ValueError, match="Characters.of: text .*empty"):
         Characters.of("")
 
 
 def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="more than context=8, got"):
+    with pytest.raises(ValueError, match=r"RandomWindows: tokens .*context=8, got \(8,\)"):
         RandomWindows(mx.arange(8), batch_size=1, context=8)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="RandomWindows: batch_size .* 1, got 0"):
         RandomWindows(TOKENS, batch_size=0, context=8)
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match=r"consecutive_windows: tokens .* 2, got \(1,\)"):
         consecutive_windows(mx.arange(1), 1, 1)
 
 
@@ -92,5 +92,5 @@ def test_the_loss_leaves_out_what_consecutive_windows_fills_whatever_the_dtype(d
 
 
 def test_a_token_of_the_text_does_not_mark_the_end():
-    with pytest.raises(ValueError, match=r"^consecutive_windows: ignore_index must not be a token .* got 3$"):
+    with pytest.raises(ValueError, match=r"^consecutive_windows: ignore_index .*not .*token .*got 3$"):
         consecutive_windows(mx.arange(6), 1, 4, ignore_index=3)
