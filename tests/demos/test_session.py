@@ -89,7 +89,9 @@ def test_a_loss_that_is_not_a_number_stops_the_phase_and_keeps_the_last_good_sta
     poisoned = lambda state: {"x": mx.where(state.step == 3, mx.nan, 1.0)[None]}  # noqa: E731
     state = ps.TrainState.create({"w": mx.array(5.0)}, TRANSFORM)
     step = session.step(loss_fn, TRANSFORM)
-    with pytest.raises(FloatingPointError, match="loss and grad_norm not finite in step 4 of it; first in"):
+    with pytest.raises(
+        FloatingPointError, match="loss and grad_norm .*not finite .*step 4 of it; .*params.w"
+    ):
         session.train("it", state, step, poisoned, steps=STEPS, tokens=1)
     assert ps.checkpoint.load(tmp_path / "it.safetensors", like=state).step.item() == 3
 
@@ -138,19 +140,19 @@ def test_a_number_that_is_lost_ends_the_run_with_one(tmp_path, monkeypatch, caps
 def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given, message in (
-        ({"steps": 0}, "--steps must be at least 1, got 0"),
-        ({"seed": -1}, "--seed must be at least 0, got -1"),
-        ({"resume": True}, "--resume found no run in run"),
+        ({"steps": 0}, "demo: --steps .* 1, got 0"),
+        ({"seed": -1}, "demo: --seed .* 0, got -1"),
+        ({"resume": True}, "demo: --resume .*no run in run"),
     ):
         with pytest.raises(ValueError, match=message):
             conduct(**given)
     assert not list(tmp_path.iterdir())
     assert conduct() == 0
-    with pytest.raises(ValueError, match="--out run already holds a run"):
+    with pytest.raises(ValueError, match="demo: --out run already"):
         conduct()
-    with pytest.raises(ValueError, match="--seed is 4, the run in run began with 0"):
+    with pytest.raises(ValueError, match="demo: --seed .*4, .*run .* 0: "):
         conduct(resume=True, seed=4)
-    with pytest.raises(ValueError, match="run holds a run of toy, not of other"):
+    with pytest.raises(ValueError, match="demo: run .*toy, not .*other"):
         conduct(name="other", resume=True)
 
 
@@ -158,7 +160,7 @@ def test_a_state_without_the_metrics_of_its_steps_is_not_gone_on_with(tmp_path):
     session = a_session(tmp_path)
     work(session)
     session.directory.rewrite([row for row in session.directory.history() if row["step"] != 3])
-    with pytest.raises(ValueError, match=r"demo: .*metrics.jsonl lacks rows of first before the saved state"):
+    with pytest.raises(ValueError, match=r"demo: .*metrics.jsonl lacks rows of first"):
         work(a_session(tmp_path))
 
 

@@ -118,7 +118,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_check
             return step(state, batch)
 
         run.step = poisoned
-    with pytest.raises(FloatingPointError, match=r"not finite at step 4; the first parameter .*embedding"):
+    with pytest.raises(
+        FloatingPointError, match=r"grad_norm .*not finite .*step 4; .*parameter .*embedding.weight"
+    ):
         run.train()
     assert saved(run).step.item() == 2
 
@@ -156,12 +158,12 @@ def test_what_contradicts_a_run_is_refused(tmp_path, book, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "book.txt").write_text(book)
     assert demo.run(options(steps=1, data="book.txt", out="run")) == 0
-    with pytest.raises(ValueError, match="--out run already holds a run"):
+    with pytest.raises(ValueError, match="demo: --out run already"):
         demo.run(options(steps=1, data="book.txt", out="run"))
-    with pytest.raises(ValueError, match="--seed is 5, the run in run began with 0"):
+    with pytest.raises(ValueError, match="demo: --seed .*5, .*run .* 0: "):
         demo.run(options(resume=True, out="run", seed=5))
     (tmp_path / "book.txt").write_text(book + "more")
-    with pytest.raises(ValueError, match="--data must be the text this run began with"):
+    with pytest.raises(ValueError, match="demo: --data .*began with"):
         demo.run(options(resume=True, out="run"))
 
 
