@@ -31,3 +31,11 @@ def parts(text: str) -> str:
     start = "^" if re.match(r"[\w.]+: ", text) else ""
     words = r"[:,;]?\s(?:.*[\s(\['\"])?"
     return "(?s)" + start + words.join(re.escape(part) for part in text.split(" ... "))
+
+
+def assert_listed(error: BaseException, *wanted: str) -> None:
+    """Assert that the lines below an error's first are these, each by its `parts`, in any order."""
+    lines = [line.strip() for line in str(error).splitlines()[1:]]
+    assert len(lines) == len(wanted), lines
+    for text in wanted:
+        assert sum(bool(re.match(parts(text), line)) for line in lines) == 1, (text, lines)
