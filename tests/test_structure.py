@@ -24,12 +24,15 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay _loop "
-        "types rng tree transforms optimizers schedules losses data checkpoint replay metrics callbacks "
-        "testing demos cli __main__"
+        "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay "
+        "_loop types rng tree transforms optimizers schedules losses data checkpoint replay metrics "
+        "callbacks testing demos cli __main__"
     ).split(),
-    "_core": "escaping hardware sums mean types checks microbatching scalars tree graph context rng".split(),
-    "_core.tree": "paths patterns mapping specs numbers".split(),
+    "_core": (
+        "escaping hardware sums ordering mean types checks microbatching scalars tree graph context rng"
+    ).split(),
+    "_layers": "activations reduced".split(),
+    "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),

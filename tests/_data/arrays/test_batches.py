@@ -1,5 +1,9 @@
 """`Batches`: every row once an epoch, found by the step, whole over ranks."""
 
+import math
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -160,3 +164,199 @@ def test_map_changes_batches_and_keys_follow_the_step():
         ps.data.map([{"x": mx.array(1)}], lambda batch, key: batch, seed=1)
     with pytest.raises(ValueError, match="map: source .*not be an iterator"):
         ps.data.map(iter([]), lambda batch: batch)
+    for source in ({"x": mx.array(1)}, mx.arange(3), 5):
+        with pytest.raises(TypeError, match="map: source must be"):
+            ps.data.map(source, lambda batch: batch)
+    with pytest.raises(TypeError, match="map: function must return a batch, got None"):
+        ps.data.map(Batches({"x": mx.arange(8)}, 2), lambda batch: None).at(0)
+
+
+class Kept:
+    """A source that returns one and the same batch."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def at(self, step):
+        return self.batch
+
+
+def test_a_function_that_changes_its_batch_does_not_change_the_source():
+    def changing(batch):
+        batch["x"] += 1
+        batch["x"][0] = 7
+        batch["pair"][0] += 1
+        batch["new"] = batch.pop("y")
+        return batch
+
+    def fresh():
+        return {"x": mx.array([1, 2]), "y": mx.array(0), "pair": [np.array([1]), mx.array(5)]}
+
+    batch = fresh()
+    for source in (Kept(batch), [batch]):
+        mapped = ps.data.map(source, changing)
+        for _ in range(2):
+            found = mapped.at(0) if isinstance(source, Kept) else next(iter(mapped))
+            assert found["x"].tolist() == [7, 3]
+            assert found["pair"][0].tolist() == [2]
+            assert sorted(found) == ["new", "pair", "x"]
+        assert batch["x"].tolist() == [1, 2]
+        assert batch["pair"][0].tolist() == [1]
+        assert sorted(batch) == ["pair", "x", "y"]
+
+
+def test_a_mapped_stream_keeps_its_position():
+    def numbers(epoch):
+        return ({"x": mx.array(10 * epoch + number)} for number in range(3))
+
+    mapped = ps.data.map(ps.data.Stream(numbers), lambda batch: {"x": batch["x"] * 2})
+    list(mapped)
+    batches = iter(mapped)
+    next(batches)
+    again = ps.data.map(ps.data.Stream(numbers), lambda batch: {"x": batch["x"] * 2})
+    again.set_state(mapped.get_state())
+    assert [batch["x"].item() for batch in again] == [batch["x"].item() for batch in batches] == [22, 24]
+    assert not hasattr(ps.data.map([{"x": mx.array(1)}], lambda batch: batch), "get_state")
+
+
+SEEDS = (0, 1, 2**63 + 5, 2**64 - 1)
+
+
+@pytest.mark.parametrize("remainder", ["drop", "pad", "wrap"])
+def test_every_row_comes_once_an_epoch_for_every_number_of_rows(remainder):
+    """Over all ranks of every world, in the first epoch and a late one."""
+    for rows in range(1, 201):
+        size = min(rows, 1 + rows % 12)
+        world = [each for each in range(1, size + 1) if size % each == 0][rows % 3 - 1 :][0]
+        options = {"seed": SEEDS[rows % 4], "remainder": remainder, "world": world}
+        parts = [Batches({"x": list(range(rows))}, size, rank=rank, **options) for rank in range(world)]
+        # With `wrap`, so many batches are whole epochs.
+        count = rows // math.gcd(rows, size) if remainder == "wrap" else len(parts[0])
+        first, seen = (0, 10**6 * count)[rows % 2], []
+        for step in range(first, first + count):
+            for part in parts:
+                batch = part.at(step)
+                assert batch["x"].shape == (size // world,)
+                weights = batch["weights"].tolist() if remainder == "pad" else [1.0] * (size // world)
+                seen += [row for row, real in zip(batch["x"].tolist(), weights, strict=True) if real]
+        if remainder == "drop":
+            assert len(set(seen)) == len(seen) == rows // size * size
+        elif remainder == "pad":
+            assert sorted(seen) == list(range(rows))
+        else:
+            for start in range(0, len(seen), rows):
+                assert sorted(seen[start : start + rows]) == list(range(rows))
+
+
+def test_numpy_integers_are_integers():
+    """In numpy's int32, late steps would overflow."""
+    plain = Batches({"x": mx.arange(ROWS)}, 8, seed=3, remainder="wrap")
+    narrow = Batches({"x": mx.arange(ROWS)}, np.int8(8), seed=np.uint8(3), remainder="wrap", rank=np.int16(0))
+    for step in (100, 2**31, 2**40):
+        assert narrow.at(step)["x"].tolist() == plain.at(step)["x"].tolist()
+    assert plain.at(np.int64(100))["x"].tolist() == plain.at(100)["x"].tolist()
+    for step, message in (
+        (-1, "at least 0, got -1"),
+        (1.0, "an integer, got 1.0"),
+        (mx.array(1), "an integer"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=rf"^Batches\.at: step must be {message}"):
+            plain.at(step)
+
+
+class Rows:
+    """A sequence that reads one row at a time."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, number):
+        return np.full(2, number, np.float32)
+
+
+def test_lists_have_one_dtype_and_sequences_may_read_rows():
+    source = Batches(
+        {
+            "mixed": [1, 2, 2.5, 4, 5, 6],
+            "wide": [1, 2, 2**40, 4, 5, 6],
+            "scalars": [np.float32(number) for number in range(6)],
+            "rows": Rows(),
+            "range": range(6),
+            "empty": np.zeros((6, 0)),
+            "pair": Pair([1, 2, 3, 4, 5, 6], [[1, 2]] * 6),
+        },
+        2,
+        shuffle=False,
+    )
+    for step in range(3):
+        batch = source.at(step)
+        dtypes = [str(batch[name].dtype)[9:] for name in ("mixed", "wide", "scalars", "rows", "range")]
+        assert dtypes == ["float32", "int64", "float32", "float32", "int32"]
+        assert batch["rows"].tolist() == [[2 * step] * 2, [2 * step + 1] * 2]
+        assert batch["empty"].shape == (2, 0)
+        assert (batch["pair"].left.shape, batch["pair"].right.shape) == ((2,), (2, 2))
+
+
+class Table:
+    """A column of pandas: `column[[0]]` finds labels, not positions."""
+
+    iloc, shape = None, (3,)
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, labels):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (["a", "b", "c"], "y.z must be a list of numbers"),
+        ([[1, 2], [3], [4, 5]], "y.z must be a list of numbers, or of rows of numbers of one shape"),
+        ([1, None, 3], "y.z must be a list of numbers"),
+        ("abc", "y.z must be an array or a sequence, got 'abc'"),
+        (np.array(["a", "b", "c"]), "y.z must hold numbers that MLX has.*<U1"),
+        (np.array([1, None, "a"]), r"y.z must hold numbers that MLX has.*\|O"),
+        (np.arange(3, dtype=">i4"), "y.z must hold numbers that MLX has.*>i4"),
+        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "y.z must not be a masked array"),
+        (Table(), "y.z must be an array, got a Table; use to_numpy"),
+        ({1, 2, 3}, "y.z must be an array or a sequence"),
+        (memoryview(b"abc"), "y.z must give rows by their numbers"),
+    ],
+)
+def test_leaves_that_are_not_arrays_of_numbers_are_refused(leaf, message):
+    with pytest.raises((ValueError, TypeError), match=f"^Batches: {message}"):
+        Batches({"x": mx.arange(3), "y": {"z": leaf}}, 2)
+
+
+PROGRAM = """
+import zlib, mlx.core as mx, purestep as ps
+data = ps.data
+sequences = [list(range(2, 4 + n % 37)) for n in range(300)]
+sources = [
+    data.Batches({"x": mx.arange(1000)}, 8, seed=2**63 + 1, remainder="wrap"),
+    data.LengthBuckets(sequences, 128, seed=3),
+    data.TokenWindows(mx.arange(5000), 4, 16, seed=4),
+    data.difficulty_curriculum({"x": mx.arange(300)}, list(range(300)), 8, steps=40_000, seed=5),
+    data.length_curriculum(mx.arange(9000), 2, steps=40, longest=64, seed=6),
+]
+sources.append(data.Mixture(sources, [1, 1, 1, 1, 3], block=10, seed=7))
+sources.append(data.Stages([(0, sources[0]), (5, sources[5])]))
+for source in sources:
+    for step in (0, 7, 12345):
+        batch = source.at(step)
+        for name, array in sorted(batch.items()):
+            print(step, name, array.shape, zlib.crc32(memoryview(array + 0)))
+"""
+
+
+def test_batches_are_the_same_in_every_process():
+    printed = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", PROGRAM]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        printed.append(found.stdout)
+    assert printed[0].count("\n") >= 21
+    assert printed[0] == printed[1]

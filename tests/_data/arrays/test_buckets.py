@@ -1,13 +1,15 @@
 """`LengthBuckets`: every sequence once an epoch, few shapes, the least padding that exists."""
 
 import itertools
+import math
 import random
+from collections import Counter
 
 import pytest
 
 import purestep as ps
 from purestep._data.arrays.buckets import bounds_of
-from purestep.data import Example, LengthBuckets
+from purestep.data import Example, Examples, LengthBuckets
 
 
 def lengths_of(sigma, count=3000):
@@ -71,6 +73,31 @@ def test_bounds_have_the_least_padding():
             assert positions(bounds_of(lengths, most)) == least
 
 
+def least_positions(lengths, most):
+    """Return the least positions that `most` lengths allow: every start of every bucket is tried."""
+    counts = sorted(Counter(lengths).items())
+    ends = list(itertools.accumulate((count for _, count in counts), initial=0))
+    least = [0] + [math.inf] * len(counts)
+    for _ in range(most):
+        least = [0] + [
+            min(least[start] + (ends[end] - ends[start]) * counts[end - 1][0] for start in range(end))
+            for end in range(1, len(counts) + 1)
+        ]
+    return least[-1]
+
+
+@pytest.mark.parametrize(("sigma", "most"), [(1.0, 8), (1.5, 32), (0.5, 3)])
+def test_bounds_have_the_least_padding_among_many_lengths(sigma, most):
+    generator = random.Random(2)
+    lengths = [int(generator.lognormvariate(7.0, sigma)) + 1 for _ in range(700)]
+    assert len(set(lengths)) > 400
+    bounds = bounds_of(lengths, most)
+    assert bounds == sorted(set(bounds))
+    assert len(bounds) <= most
+    found = sum(min(bound for bound in bounds if bound >= length) for length in lengths)
+    assert found == least_positions(lengths, most)
+
+
 @pytest.mark.parametrize(("sigma", "most"), [(0.15, 0.05), (0.3, 0.09), (0.5, 0.14)])
 def test_padding_of_log_normal_lengths(sigma, most):
     """Eight shapes cannot do better: the bounds are optimal. One row may hold several sequences: `pack`."""
@@ -92,8 +119,49 @@ def test_masks_of_examples_become_weights():
         ([[1] * 20], {}, "tokens_per_batch .*longest .* 19, got 16"),
         ([[1, 2]], {"max_shapes": 0}, "max_shapes.*0"),
         ([[1, 2]], {"seed": -1}, "seed.*-1"),
+        ([[1, 2]], {"pad_token": -1}, "pad_token must be at least 0, got -1"),
+        (
+            [[1, 2], Example([1, 2, 3], [1, 1])],
+            {},
+            r"sequences\[1\]\.mask must have one number for each of 3 tokens, got 2",
+        ),
+        ([Example([1, 2], [1, 1, 1])], {}, r"sequences\[0\]\.mask must have .* 2 tokens, got 3"),
+        (
+            [Example([1, 2], [1, 0.5])],
+            {},
+            r"sequences\[0\]\.mask must hold 0 and 1 only, got 0.5 at position 1",
+        ),
+        ([Example([1, 2], b"\1\7")], {}, r"sequences\[0\]\.mask must hold 0 and 1 only, got 7"),
+        ([[1, 2], [3, -100]], {}, r"sequences\[1\] must hold tokens in .*, got -100 at position 1"),
+        ([[1, 2.5]], {}, r"sequences\[0\] must hold tokens in .*, got 2.5 at position 1"),
+        ([[1, 2**31]], {}, r"sequences\[0\] must hold tokens in .*, got 2147483648 at position 1"),
+        (
+            [([1, 2, 3], [0, 1, 1])],
+            {},
+            r"sequences\[0\] must hold tokens in .*, got \[1, 2, 3\] at position 0",
+        ),
+        (["ab"], {}, r"sequences\[0\] must be a sequence of tokens, got a str"),
+        (
+            Examples([Example([1, 2], [1, 1])], 0, 0),
+            {},
+            "sequences must be .* got Examples; pass its examples",
+        ),
+        ((row for row in [[1, 2]]), {}, "sequences must be a list or another sequence, got generator"),
+        ("ab", {}, "sequences must be several sequences, got str"),
+        ([Example([1, 2], 1)], {}, r"sequences\[0\]\.mask must be a sequence of numbers, got int"),
+        ([7], {}, r"sequences\[0\] must be a sequence of tokens, got int"),
     ],
 )
 def test_wrong_arguments_are_refused(sequences, options, message):
-    with pytest.raises(ValueError, match=f"LengthBuckets: .*{message}"):
+    with pytest.raises((ValueError, TypeError), match=f"LengthBuckets: .*{message}"):
         LengthBuckets(sequences, 16, **options)
+
+
+def test_sequences_that_change_later_are_refused():
+    sequences = [[1, 2, 3], [4, 5]]
+    source = LengthBuckets(sequences, 8, max_shapes=1)
+    sequences[0].append(9)
+    with pytest.raises(ValueError, match=r"LengthBuckets: sequences\[0\] must keep its 3 tokens, got 4 now"):
+        source.at(0)
+    with pytest.raises(ValueError, match=r"LengthBuckets.at: step must be at least 0, got -1"):
+        source.at(-1)

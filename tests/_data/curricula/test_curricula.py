@@ -1,11 +1,14 @@
 """Mixtures, stages and curricula: functions of the step, in exact proportions."""
 
 from collections import Counter
+from fractions import Fraction
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import purestep as ps
+from purestep._data.curricula.mixing import Shares
 from purestep.data import Batches, Mixture, Stages, difficulty_curriculum, length_curriculum
 
 
@@ -19,6 +22,25 @@ class Telling:
         return self.name, step
 
 
+class OnPolicy:
+    """A source of batches that are sampled from the state."""
+
+    on_policy = True
+
+    def at(self, state):
+        raise AssertionError
+
+
+class Empty(Telling):
+    """A source without batches."""
+
+    def __init__(self):
+        super().__init__("empty")
+
+    def __len__(self):
+        return 0
+
+
 def test_a_mixture_has_exact_proportions_and_uses_every_batch_once():
     mixture = Mixture([Telling("a"), Telling("b"), Telling("c")], [5, 3, 2], block=10, seed=4)
     seen = [mixture.at(step) for step in range(1000)]
@@ -29,6 +51,67 @@ def test_a_mixture_has_exact_proportions_and_uses_every_batch_once():
         assert sorted(step for n, step in seen if n == name) == list(range(count))
     assert mixture.at(777) == seen[777]
     assert [name for name, _ in seen[:10]] != [name for name, _ in seen[10:20]]
+
+
+WEIGHTS = [
+    ([1, 1, 1], 100),
+    ([1, 1, 1], 10),
+    ([1, 1, 1, 1, 1, 1, 1], 10),
+    ([0.7, 0.2, 0.1], 10),
+    ([1 / 6, 5 / 6], 6),
+    ([0.335, 0.5, 0.165], 100),
+    ([3.3, 0, 1.7, 2.9, 0.00001], 1_000_000),
+    ([2.5, 1.1, 1.1, 1.3], 6),
+    ([1e-9, 3e-9], 8),
+]
+
+
+@pytest.mark.parametrize(("weights", "block"), WEIGHTS)
+def test_proportions_of_a_mixture_do_not_drift(weights, block):
+    """Against the exact share of each source in all blocks so far; 33 of 100 for ever is not one third."""
+    shares = [Fraction(weight).limit_denominator(10**12) * block for weight in weights]
+    shares = [share * block / sum(shares) for share in shares]
+    found = Shares.of(weights, len(weights), block)
+    before = [0] * len(weights)
+    for blocks in [*range(1, 200), 10**9]:
+        counts = found.counts(blocks)
+        assert sum(counts) == blocks * block
+        for count, share in zip(counts, shares, strict=True):
+            assert abs(count - blocks * share) < 1 + Fraction(blocks, 10**11)
+        if blocks < 200:
+            own = [late - early for early, late in zip(before, counts, strict=True)]
+            for each, share in zip(own, shares, strict=True):
+                assert each >= 0
+                assert abs(each - share) < 2
+                assert share.denominator > 1 or each == share
+        before = counts
+
+
+@pytest.mark.parametrize(("weights", "block"), [([1, 1, 1], 10), ([2.5, 1.1, 0, 1.1, 1.3], 6)])
+def test_every_batch_of_every_source_of_a_mixture_comes_once(weights, block):
+    mixture = Mixture([Telling(number) for number in range(len(weights))], weights, block=block, seed=7)
+    seen = [mixture.at(step) for step in range(40 * block)]
+    for number in range(len(weights)):
+        own = sorted(step for source, step in seen if source == number)
+        assert own == list(range(len(own)))
+        assert abs(len(own) - 40 * block * weights[number] / sum(weights)) < 1
+    again = Mixture([Telling(number) for number in range(len(weights))], weights, block=block, seed=7)
+    assert again.at(np.int32(33 * block + 1)) == seen[33 * block + 1]
+    with pytest.raises(ValueError, match="Mixture.at: step must be at least 0, got -1"):
+        again.at(-1)
+
+
+def test_stages_of_a_mixture_continue_its_sources():
+    stages = [(0, [1, 1, 1]), (70, [0, 2, 1]), (140, [1, 0, 0])]
+    mixture = Mixture([Telling(number) for number in range(3)], stages, block=10)
+    seen = [mixture.at(step) for step in range(300)]
+    for number in range(3):
+        own = sorted(step for source, step in seen if source == number)
+        assert own == list(range(len(own)))
+    assert {source for source, _ in seen[70:140]} == {1, 2}
+    assert {source for source, _ in seen[140:]} == {0}
+    counts = Counter(source for source, _ in seen[70:140])
+    assert abs(counts[1] - 140 / 3) < 1
 
 
 def test_weights_of_a_mixture_may_come_in_stages():
@@ -49,7 +132,20 @@ def test_weights_of_a_mixture_may_come_in_stages():
         ([Telling("a")], [1, 2], {}, "weights .* 1, got 2"),
         ([Telling("a")], [0], {}, "weights .*not all be 0"),
         ([Telling("a")], [-1], {}, r"weights\[0\].*-1"),
-        ([Telling("a"), Telling("b")], [1, 1000], {}, r"weights\[0\]=1 gives no batch .*100"),
+        (
+            [Telling("a"), Telling("b")],
+            [1, 1000],
+            {},
+            r"weights\[0\]=1 .*block .* 1001",
+        ),
+        ([Telling("a")] * 2, [1e-12, 1], {}, r"weights\[0\]=1e-12 .*one batch"),
+        ([Telling("a")], [float("nan")], {}, r"weights\[0\] .*finite, got nan"),
+        ([Telling("a")], [mx.array(1.0)], {}, r"weights\[0\] .*Python number"),
+        ([Telling("a")], 1, {}, "weights .*sequence .*got 1"),
+        ([Telling("a")], [(0, [1]), 7], {}, "weights .*pairs .* got 7"),
+        ([mx.array([1])], [1], {}, r"sources\[0\] .*at\(step\), got array"),
+        ([OnPolicy()], [1], {}, r"sources\[0\] .*at\(step\), got an on-policy"),
+        ([Empty()], [1], {}, r"sources\[0\] .*one batch"),
         ([Telling("a")], [(0, [1]), (50, [1])], {}, "stages .*block=100, got 50"),
         ([Telling("a")], [(100, [1])], {}, "stages .*begin at 0 .*got 100"),
     ],
@@ -68,7 +164,10 @@ def test_stages_follow_one_another():
         ([], "stages .*one stage, got none"),
         ([(1, Telling("a"))], r"stages\[0\] .*step 0, got 1"),
         ([(0, Telling("a")), (0, Telling("b"))], r"stages\[1\] .*above 0, got 0"),
-        ([(0, 5)], r"stages\[0\] .*source .*at\(step\)"),
+        ([(0, 5)], r"source .*stages\[0\] .*at\(step\), got int"),
+        ([(0, OnPolicy())], r"source .*stages\[0\] .*on-policy"),
+        ([(0, Empty())], r"source .*stages\[0\] .*one batch"),
+        ([Telling("a")], r"stages\[0\] .*pair .*step .*source"),
     ):
         with pytest.raises((ValueError, TypeError), match=f"Stages: .*{message}"):
             Stages(stages)
@@ -79,6 +178,35 @@ def test_lengths_grow_in_stages_of_about_equal_tokens():
     shapes = [source.at(step)["inputs"].shape for step in range(0, 600, 50)]
     assert [length for _, length in shapes] == [32, 32, 80, 80, 200, 200, *[512] * 6]
     assert all(0.85 < rows * length / 4096 <= 1 for rows, length in shapes)
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "stages"),
+    [(9, 10, 4), (12, 13, 3), (15, 16, 2), (8, 100, 6), (60, 62, 5), (33, 513, 3)],
+)
+def test_lengths_never_fall_and_end_at_the_longest(shortest, longest, stages):
+    source = length_curriculum(
+        mx.arange(20_000), 2, steps=stages, shortest=shortest, longest=longest, stages=stages
+    )
+    lengths = [source.at(step)["inputs"].shape[1] for step in range(stages + 1)]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-2], lengths[-1]) == (shortest, longest, longest)
+    assert all(length % 8 == 0 for length in lengths if shortest < length < longest)
+
+
+def test_ranks_share_the_batches_of_every_stage():
+    tokens, options = mx.arange(60_000), {"steps": 40, "longest": 96, "seed": 5}
+    for world in (1, 2, 3, 6):
+        parts = [length_curriculum(tokens, 6, **options, rank=rank, world=world) for rank in range(world)]
+        for step in (0, 12, 25, 39, 80):
+            batches = [part.at(step)["inputs"] for part in parts]
+            starts = [start for batch in batches for start in batch[:, 0].tolist()]
+            assert len({batch.shape for batch in batches}) == 1
+            assert len(set(starts)) == len(starts)
+            length = batches[0].shape[1]
+            assert 0 <= 6 * 96 - len(starts) * length < length * world
+    with pytest.raises(ValueError, match="length_curriculum: batch_size .*world=4"):
+        length_curriculum(tokens, 6, **options, world=4)
 
 
 def test_a_stage_without_data_is_refused():
@@ -112,13 +240,16 @@ def test_difficulty_grows_to_all_rows():
     ("difficulty", "options", "message"),
     [
         ([1.0], {}, "difficulty .* 20, got 1"),
-        ([float("nan")] * 20, {}, "difficulty .*not be NaN"),
+        ([*[0.0] * 7, float("nan"), *[0.0] * 12], {}, "difficulty .*NaN, .*row 7"),
+        (["1"] * 20, {}, "difficulty .*numbers, got '1' in row 0"),
+        ([[1.0]] * 20, {}, r"difficulty .*numbers, got \[1.0\] in row 0"),
+        (3, {}, "difficulty .*sequence, got 3"),
         (list(range(20)), {"warmup_fraction": 0.0}, "warmup_fraction.*0"),
         (list(range(20)), {"easiest": 1.5}, "easiest.*1.5"),
     ],
 )
 def test_wrong_difficulties_are_refused(difficulty, options, message):
-    with pytest.raises(ValueError, match=f"difficulty_curriculum: .*{message}"):
+    with pytest.raises((ValueError, TypeError), match=f"difficulty_curriculum: .*{message}"):
         difficulty_curriculum({"x": mx.arange(20)}, difficulty, 2, steps=10, **options)
 
 

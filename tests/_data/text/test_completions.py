@@ -1,10 +1,11 @@
 """Records as examples with masks."""
 
 import json
+import math
 
 import pytest
 
-from purestep.data import Characters, jsonl, pack, tokenize_records
+from purestep.data import Characters, jsonl, pack, tokenize_pairs, tokenize_records
 from tests._data.text.chat import END, EOS, Bytes, Forgetful, learned, turn
 
 TALK = [
@@ -25,7 +26,7 @@ def test_texts_are_learned_whole_and_prompts_are_masked():
     records = [
         {"text": "ab", "id": 1},
         {"prompt": "ab", "completion": "cd"},
-        {"prompt": "", "completion": "x"},
+        {"prompt": "", "completion": "xy"},
     ]
     text, answer, free = tokenize_records(records, Bytes()).examples
     assert [*text.tokens] == learned(text) == [107, 108, EOS]
@@ -152,6 +153,71 @@ def test_errors_name_the_file_and_the_line(tmp_path, line, message):
         message = r"jsonl: .*data.jsonl:2: the line .* UTF-8, got byte 0xff in column 11"
     with pytest.raises(ValueError, match=f"^(tokenize_records: )?{message}"):
         tokenize_records(jsonl(path), Bytes())
+
+
+class Odd(Bytes):
+    """A tokenizer that returns what it is told."""
+
+    def __init__(self, tokens, eos=5):
+        self.tokens, self.eos_token_id = tokens, eos
+
+    def encode(self, text):
+        if isinstance(self.tokens, Exception):
+            raise self.tokens
+        return self.tokens if text else []
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (Odd([1, -1]), "record 0: the tokenizer's output must hold tokens in .*, got -1 at position 1"),
+        (Odd([1, 2.5]), "record 0: the tokenizer's output must hold tokens in .*, got 2.5 at position 1"),
+        (Odd([2**31]), "record 0: the tokenizer's output must hold tokens in .*, got 2147483648"),
+        (Odd([[1, 2]]), r"record 0: the tokenizer's output must hold tokens in .*, got \[1, 2\]"),
+        (Odd(None), "record 0: the tokenizer must accept the text, got TypeError"),
+        (Odd(KeyError("a")), "record 0: the tokenizer must accept the text, got KeyError: 'a'"),
+        (Odd([1], eos=[2, 3]), r"eos_token_id must be an integer, got \[2, 3\]"),
+        (Odd([1], eos=None), "record 0: the record must have a token to learn after its first one, got 1"),
+    ],
+)
+@pytest.mark.parametrize("tokenize", [tokenize_records, tokenize_pairs])
+def test_errors_of_a_tokenizer_name_the_record(tokenizer, message, tokenize):
+    record = {"text": "ab"}
+    if tokenize is tokenize_pairs:
+        record = {"prompt": "", "chosen": "b", "rejected": "c"}
+    with pytest.raises((ValueError, TypeError), match=f"^{tokenize.__name__}: {message}"):
+        tokenize([record], tokenizer)
+
+
+def test_lines_that_python_cannot_read_are_refused_with_their_place(tmp_path):
+    path = tmp_path / "data.jsonl"
+    for line, message in (
+        (b'{"a": ' + b"9" * 5000 + b"}", "jsonl: .*data.jsonl:3: the line must be JSON that Python reads"),
+        (b'{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "jsonl: .*data.jsonl:3: .* nested so deeply"),
+        ('{"a": 1}'.encode("utf-16"), "jsonl: .*data.jsonl:3: the line must be UTF-8, got byte 0xff"),
+        (b'{"a": 1}{"b": 2}', "jsonl: .*data.jsonl:3: the line must be a JSON object"),
+    ):
+        path.write_bytes(b'\xef\xbb\xbf{"a": NaN}\r\n\r\n' + line + b'\r\n{"a": "' + b"x" * 10**6 + b'"}')
+        records = iter(jsonl(path))
+        assert math.isnan(next(records)["a"])
+        with pytest.raises(ValueError, match=f"^{message}"):
+            next(records)
+    path.write_bytes(b'\xef\xbb\xbf\r\n{"a": "' + b"x" * 10**6 + b'"}')
+    assert [len(record["a"]) for record in jsonl(path)] == [10**6]
+    path.write_bytes(b'{"text": "ok"}\n{"text": "\\ud800"}')
+    with pytest.raises(ValueError, match=r"data.jsonl:2: the tokenizer must accept the text, got Unicode"):
+        tokenize_records(jsonl(path), Bytes())
+
+
+def test_a_template_without_a_generation_prompt_learns_the_header_of_the_answer():
+    """In generation the model gets no header from such a template, so it must write it."""
+
+    class Plain(Bytes):
+        def apply_chat_template(self, messages, *, tokenize=True, add_generation_prompt=False, tools=None):
+            return super().apply_chat_template(messages)
+
+    example = tokenize_records([{"messages": TALK[:3]}], Plain()).examples[0]
+    assert learned(example) == [3, *Bytes().encode("yo"), END]
 
 
 def test_fields_may_have_other_names():

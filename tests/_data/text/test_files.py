@@ -187,3 +187,76 @@ def test_a_tokenizer_of_the_ecosystem_writes_no_marks(tmp_path):
         file = tokenize_file(tmp_path / "text", tokenizer, tmp_path / "out", piece=1)
         assert file.read(0, len(file)).tolist() == [1, 2, 1]
         assert file.dtype == "uint16"
+
+
+def test_dtypes_that_do_not_fit_a_file_without_a_description_are_refused(tmp_path):
+    tokens = np.random.default_rng(0).integers(0, 50_000, 4096)
+    path = tmp_path / "tokens.bin"
+    for written, read in (
+        ("uint16", "uint32"),
+        ("uint16", "int64"),
+        ("uint32", "int64"),
+        ("uint16", "int32"),
+    ):
+        tokens.astype(written).tofile(path)
+        with pytest.raises(ValueError, match=f"^TokenFile: dtype must be .* got '{read}'.* narrower tokens"):
+            TokenFile(path, read)
+        assert TokenFile(path, written).read(0, 3).tolist() == tokens[:3].tolist()
+    described = TokenFile.write(path, [tokens + 2**24], dtype="uint32")  # its writer said so
+    assert described.read(0, 1).tolist() == [tokens[0] + 2**24]
+
+
+def test_a_file_that_shrinks_or_grows_while_it_is_open(tmp_path):
+    path = tmp_path / "tokens.bin"
+    np.arange(1000, dtype=np.uint16).tofile(path)
+    file = TokenFile(path, "uint16")
+    with path.open("ab") as other:
+        other.write(b"abc")
+    assert (len(file), file.read(998, 1000).tolist()) == (1000, [998, 999])
+    with path.open("r+b") as other:
+        other.truncate(999)
+    assert file.windows([0, 400], 50)[1, 0].item() == 400
+    with pytest.raises(ValueError, match="TokenFile: .* must keep its 1000 tokens while open"):
+        file.windows([0, 490], 50)
+
+
+def test_windows_of_a_file_are_checked(tmp_path):
+    np.arange(100, dtype=np.uint16).tofile(tmp_path / "tokens.bin")
+    file = TokenFile(tmp_path / "tokens.bin", "uint16")
+    assert file.windows(np.array([3, 90]), np.int8(10)).tolist() == [[*range(3, 13)], [*range(90, 100)]]
+    for starts, length, message in (
+        ([3], -1, "length must be at least 1, got -1"),
+        ([3], 0, "length must be at least 1, got 0"),
+        ([1.5], 2, "starts must be an integer, got 1.5"),
+        ([-1], 2, r"starts must be in \[0, 98\] for length=2, got -1"),
+        ([0], 101, r"starts must be in \[0, -1\] for length=101, got 0"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=f"^TokenFile.windows: {message}"):
+            file.windows(starts, length)
+    np.save(tmp_path / "tokens.npy", np.arange(10))
+    with pytest.raises(ValueError, match="^TokenFile: header must be 0 for .*, a file of numpy, got 8"):
+        TokenFile(tmp_path / "tokens.npy", header=8)
+
+
+def test_a_text_is_not_replaced_by_its_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text"
+    text.write_text("banana")
+    (tmp_path / "link").symlink_to(text)
+    (tmp_path / "o.json").write_text("banana")
+    for paths, out in (("text", text), (text, "link"), ([text, "o.json"], "o")):
+        with pytest.raises(ValueError, match="^tokenize_file: out must be another file than the texts"):
+            tokenize_file(paths, Characters("abn"), out)
+    assert text.read_text() == "banana"
+    with pytest.raises(ValueError, match="^tokenize_file: paths must hold at least one file, got none"):
+        tokenize_file([], Characters("abn"), "out")
+    with pytest.raises(TypeError, match="^tokenize_file: paths must be text files, got b'text'"):
+        tokenize_file(b"text", Characters("abn"), "out")
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1 << 20])
+def test_a_byte_order_mark_is_no_text(tmp_path, piece):
+    (tmp_path / "text").write_bytes("\ufeffba\ufeffna na".encode())
+    characters = Characters.of("\ufeff abn")
+    file = tokenize_file(tmp_path / "text", characters, tmp_path / "out", piece=piece)
+    assert characters.decode(file.read(0, len(file))) == "ba\ufeffna na"

@@ -1,6 +1,7 @@
 """Packed rows."""
 
 import random
+from array import array
 from collections import Counter
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import pytest
 
 from purestep import Mean
 from purestep._data.text.packing import best_fit
-from purestep.data import Example, pack
+from purestep.data import Example, Examples, pack
 from purestep.losses import cross_entropy, packed_attention_mask
 
 
@@ -79,7 +80,7 @@ def test_masks_stay_with_their_tokens():
 
 def test_long_sequences_are_refused_split_or_truncated():
     long = [list(range(1, 11)), [20]]
-    with pytest.raises(ValueError, match=r"^pack: sequences .*context=4 .*got 10 in sequence 0"):
+    with pytest.raises(ValueError, match=r"^pack: sequences\[0\] .*context=4 .*got 10; long="):
         pack(long, 4)
     assert sorted(segments_of(pack(long, 4, long="split"))) == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10], [20]]
     assert sorted(segments_of(pack(long, 4, long="truncate"))) == [[1, 2, 3, 4], [20]]
@@ -114,19 +115,39 @@ def test_a_packed_row_has_the_loss_of_its_sequences():
     ("sequences", "options", "message"),
     [
         ([], {}, "sequences .*one sequence, got none"),
-        ([[1], []], {}, "sequences .*empty, .*in sequence 1"),
-        ([[1], [2, -(2**40)]], {}, "sequence 1: tokens .*int32, got -1099511627776 at position 1"),
-        ([[1], [2, 0.5]], {}, "sequence 1: tokens .*int32, got 0.5 at position 1"),
-        ([Example([1, 2], [1])], {}, "masks .*1 for 2 in sequence 0"),
+        ([[1], []], {}, r"sequences\[1\] .*empty"),
+        (
+            [[1], [2, -(2**40)]],
+            {},
+            r"sequences\[1\] .*tokens .*, got -1099511627776 at position 1",
+        ),
+        ([[1], [2, -100]], {}, r"sequences\[1\] .*tokens .*, got -100 at position 1"),
+        ([[1], [2, 0.5]], {}, r"sequences\[1\] .*tokens .*, got 0.5 at position 1"),
+        ([mx.zeros((2, 2), mx.int32)], {}, r"sequences\[0\] .*tokens .*, got .* at position 0"),
+        (Examples([], 0, 0), {}, "sequences .*list .*got Examples; .*examples"),
+        ({}, {}, "sequences .*got dict"),
+        (["ab"], {}, r"sequences\[0\] .*sequence .*got a str"),
+        (
+            [Example([1, 2], [1])],
+            {},
+            r"sequences\[0\]\.mask .* 2 tokens, got 1",
+        ),
+        ([Example([1, 2], [1, 0.2])], {}, r"sequences\[0\]\.mask .*0 and 1 .*got 0.2"),
+        (
+            [Example(list(range(9)), [0] * 8 + [1])],
+            {"long": "truncate"},
+            r"sequences\[0\] .*token to learn .*context=8, got none",
+        ),
+        ([[1]], {"padding": 2**31}, r"padding .* 2\*\*31, got 2147483648"),
         ([[1]], {"context": 1}, "context .* 2, got 1"),
-        ([[1]], {"long": "cut"}, "long .*refuse, split, truncate, got 'cut'"),
+        ([[1]], {"long": "cut"}, "long .* refuse, split, truncate, got 'cut'"),
     ],
 )
 def test_bad_sequences_are_refused(sequences, options, message):
-    with pytest.raises(ValueError, match=f"^pack: {message}"):
+    with pytest.raises((ValueError, TypeError), match=f"^pack: {message}"):
         pack(sequences, **{"context": 8, **options})
 
 
 def test_arrays_of_tokens_are_sequences_too():
-    packed = pack([mx.array([1, 2, 3]), np.array([4, 5])], 5)
-    assert packed.arrays["inputs"].tolist() == [[1, 2, 3, 4, 5]]
+    packed = pack([mx.array([1, 2, 3]), np.array([4, 5]), b"\x06", array("H", [7])], 7)
+    assert packed.arrays["inputs"].tolist() == [[1, 2, 3, 4, 5, 6, 7]]

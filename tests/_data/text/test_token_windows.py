@@ -149,6 +149,7 @@ def test_reading_a_file_does_not_make_it_resident(tmp_path):
         (TOKENS, {"rank": 2, "world": 2}, "rank .*world=2, got 2"),
         (TOKENS, {"seed": -1}, "seed .* 0, got -1"),
         (TOKENS, {"vocabulary": 0}, "vocabulary .* 1, got 0"),
+        (TOKENS, {"vocabulary": 2**31 + 1}, r"vocabulary .* 2\*\*31, got 2147483649"),
     ],
 )
 def test_bad_arguments_are_refused(tokens, options, message):

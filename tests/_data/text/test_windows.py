@@ -3,6 +3,7 @@
 import math
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from purestep import Mean
@@ -65,6 +66,9 @@ def test_characters_round_trip_and_refuse_what_they_lack():
         characters.encode("xyz".replace("y", "h"))
     with pytest.raises(ValueError, match="Characters.of: text .*empty"):
         Characters.of("")
+    for token in (-1, 10):  # Python's -1 would be the last character
+        with pytest.raises(ValueError, match=rf"Characters.decode: tokens must be in \[0, 10\), got {token}"):
+            characters.decode(mx.array([1, token]))
 
 
 def test_arguments_are_checked():
@@ -74,6 +78,26 @@ def test_arguments_are_checked():
         RandomWindows(TOKENS, batch_size=0, context=8)
     with pytest.raises(ValueError, match=r"consecutive_windows: tokens .* 2, got \(1,\)"):
         consecutive_windows(mx.arange(1), 1, 1)
+    with pytest.raises(ValueError, match="RandomWindows.at: step must be at least 0, got -1"):
+        RandomWindows(TOKENS, batch_size=1, context=8).at(-1)
+    for wrong, message in ((mx.zeros(20), "tokens must be integers, got .*float32"), ([1] * 20, "got list")):
+        for make in (RandomWindows, consecutive_windows):
+            with pytest.raises(TypeError, match=f"^{make.__name__}: tokens must be .*{message[-9:]}"):
+                make(wrong, 2, 4)
+    for token in (-1, 2**31):
+        with pytest.raises(ValueError, match=rf"RandomWindows: tokens must be in .*, got {token}"):
+            RandomWindows(mx.array([token] * 20, mx.int64), 2, 4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int64", "uint32"])
+def test_windows_are_int32_whatever_the_dtype_and_the_library(dtype):
+    wanted = RandomWindows(mx.arange(100), batch_size=2, context=8).at(5)
+    for tokens in (np.arange(100, dtype=dtype), mx.array(np.arange(100, dtype=dtype))):
+        batch = RandomWindows(tokens, batch_size=2, context=8).at(5)
+        assert {array.dtype for array in batch.values()} == {mx.int32}
+        assert all(mx.array_equal(batch[name], wanted[name]).item() for name in wanted)
+    first = consecutive_windows(np.arange(100, dtype=dtype), 2, 8)[0]
+    assert mx.array_equal(first["targets"], consecutive_windows(mx.arange(100), 2, 8)[0]["targets"])
 
 
 @pytest.mark.parametrize("dtype", [mx.uint8, mx.uint16, mx.int32, mx.uint32, mx.int64])

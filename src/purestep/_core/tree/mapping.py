@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core.tree.paths import children, is_namedtuple, items, join, key_segment, paths
+from purestep._core.tree.naming import children, is_namedtuple, items, join, key_segment, paths
 from purestep._core.types import Tree
 
 

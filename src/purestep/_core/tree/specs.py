@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import mlx.core as mx
 
-from purestep._core.tree.paths import is_namedtuple, join, key_segment
+from purestep._core.tree.naming import is_namedtuple, join, key_segment
 from purestep._core.types import Tree
 
 _FLOATING = {"float16", "bfloat16", "float32", "float64"}

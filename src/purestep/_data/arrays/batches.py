@@ -7,8 +7,9 @@ import mlx.core as mx
 from purestep._core import checks, tree
 from purestep._core.rng import from_seed
 from purestep._core.types import Batch, Tree
-from purestep._data.arrays.rows import count_of, gathered
+from purestep._data.arrays.rows import count_of, gathered, prepared
 from purestep._data.core import permutation
+from purestep._data.core.checking import step_of
 
 REMAINDERS = ("drop", "pad", "wrap")
 
@@ -27,7 +28,8 @@ class Batches:
     Attributes:
         arrays: a dict, or another tree, of arrays `[rows, ...]`: MLX arrays, numpy arrays and memory maps, or
             sequences of rows. All have the same number of rows. A batch is the same tree of MLX arrays.
-            Dtypes are converted as by `mx.array`: float64 becomes float32, int64 stays.
+            Dtypes are converted as by `mx.array`: float64 becomes float32, int64 stays. A list of numbers or
+            of lists is converted at once; a list of arrays is a tree of arrays, not one array.
         batch_size: rows of a batch, over all ranks.
         seed: in [0, 2**64), the seed of the order.
         shuffle: draw a new order for each epoch; otherwise rows come in their order.
@@ -42,6 +44,7 @@ class Batches:
     Raises:
         ValueError: if the arrays differ in length (with the path), `batch_size` is not divisible by `world`,
             or an epoch has no batch.
+        TypeError: if a leaf is not an array of numbers that MLX has: strings, objects, tables of pandas.
 
     >>> source = Batches({"x": mx.arange(6)}, batch_size=2, shuffle=False)
     >>> source.at(1), source.at(3), len(source)
@@ -63,7 +66,8 @@ class Batches:
 
     def __post_init__(self) -> None:
         caller = "Batches"
-        rows = count_of(caller, self.arrays)
+        arrays = prepared(caller, self.arrays)
+        rows = count_of(caller, arrays)
         batch_size = checks.integer(caller, "batch_size", self.batch_size, least=1)
         from_seed(caller, "seed", self.seed)
         checks.one_of(caller, "remainder", self.remainder, REMAINDERS)
@@ -82,9 +86,12 @@ class Batches:
             isinstance(self.arrays, dict) and self.weights not in self.arrays
         ):
             raise checks.error(caller, f"arrays must be a dict without {self.weights!r} for remainder='pad'")
-        object.__setattr__(self, "_rows", rows)
+        # Python integers do not overflow, as numpy's do in the products below.
+        values = {"arrays": arrays, "batch_size": batch_size, "seed": int(self.seed), "rank": rank}
+        for name, value in {**values, "world": world, "_rows": rows}.items():
+            object.__setattr__(self, name, value)
         # Another thread cannot evaluate lazy arrays that this one made.
-        mx.eval([leaf for leaf in tree.leaves(self.arrays) if isinstance(leaf, mx.array)])
+        mx.eval([leaf for leaf in tree.leaves(arrays) if isinstance(leaf, mx.array)])
 
     @property
     def rows(self) -> int:
@@ -97,6 +104,7 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0."""
+        step = step_of("Batches", step)
         size = self.batch_size // self.world
         first = self.rank * size
         if self.remainder == "wrap":

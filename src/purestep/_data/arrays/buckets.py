@@ -1,5 +1,6 @@
 """`LengthBuckets`: batches of sequences of similar length, in few shapes."""
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -12,9 +13,9 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.rng import from_seed
 from purestep._core.types import Batch
-from purestep._data.core import permutation
+from purestep._data.core import permutation, tokens
+from purestep._data.core.checking import step_of
 
-_CANDIDATES = 256  # lengths among which the bounds are chosen
 _MOST_EPOCHS = 2**32
 
 
@@ -53,28 +54,35 @@ class LengthBuckets:
         """Choose the bounds.
 
         Args:
-            sequences: lists of tokens, at least two in each; or `Example`s, whose masks become weights.
+            sequences: lists of tokens, at least two in each; or `Example`s, whose masks become weights. They
+                are not copied, so do not change them.
             tokens_per_batch: the most positions of a batch, at least the longest sequence.
             max_shapes: the most buckets, at least 1: a compiled step traces each shape once.
             seed: in [0, 2**64).
             pad_token: the token at padding.
 
         Raises:
-            ValueError: if there is no sequence, one has fewer than two tokens, or one is longer than
-                `tokens_per_batch`.
+            ValueError: if there is no sequence, one has fewer than two tokens, one is longer than
+                `tokens_per_batch`, a mask has another length than its tokens or holds anything but 0 and 1,
+                or a token is not in [0, 2**31).
         """
         caller = "LengthBuckets"
         tokens_per_batch = checks.integer(caller, "tokens_per_batch", tokens_per_batch, least=1)
         max_shapes = checks.integer(caller, "max_shapes", max_shapes, least=1)
         from_seed(caller, "seed", seed)
-        self._pad = checks.integer(caller, "pad_token", pad_token)
-        self._seed, self._sequences = seed, sequences
-        lengths = [len(_tokens(sequence)) - 1 for sequence in sequences]
+        self._pad = tokens.token_of(caller, "pad_token", pad_token)
+        self._seed, self._sequences = int(seed), tokens.sequences_of(caller, sequences)
+        if not hasattr(sequences, "__getitem__"):
+            found = type(sequences).__name__
+            raise TypeError(f"{caller}: sequences must be a list or another sequence, got {found}")
+        lengths = array("q", (len(_parts(number, each)[0]) - 1 for number, each in enumerate(sequences)))
         if not lengths:
             raise checks.error(caller, "sequences must hold at least one sequence, got none")
         if min(lengths) < 1:
             raise checks.error(
-                caller, f"sequences[{lengths.index(min(lengths))}] must have at least two tokens"
+                caller,
+                f"sequences[{lengths.index(min(lengths))}] must have at least two tokens, "
+                f"got {min(lengths) + 1}",
             )
         if max(lengths) > tokens_per_batch:
             raise checks.error(
@@ -82,6 +90,7 @@ class LengthBuckets:
                 f"tokens_per_batch must be at least the longest sequence, {max(lengths)}, "
                 f"got {tokens_per_batch}",
             )
+        self._lengths = lengths
         bounds = bounds_of(lengths, max_shapes)
         self._members = [array("q") for _ in bounds]
         for number, length in enumerate(lengths):
@@ -105,7 +114,7 @@ class LengthBuckets:
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0."""
-        epoch, place = divmod(step, len(self))
+        epoch, place = divmod(step_of("LengthBuckets", step), len(self))
         (number,) = permutation.shuffled(self._seed, epoch, [place], len(self))
         bucket = bisect_right(self._ends, number)
         rows, bound = self.shapes[bucket]
@@ -114,17 +123,21 @@ class LengthBuckets:
         places = range(first, min(first + rows, len(members)))
         own = epoch + _MOST_EPOCHS * (bucket + 1)  # another order for each bucket
         chosen = [members[at] for at in permutation.shuffled(self._seed, own, places, len(members))]
-        return self._batch([self._sequences[each] for each in chosen], rows, bound)
+        return self._batch(chosen, rows, bound)
 
-    def _batch(self, chosen: list[Any], rows: int, bound: int) -> Batch:
+    def _batch(self, chosen: list[int], rows: int, bound: int) -> Batch:
         inputs, targets, weights = [], [], []
-        for sequence in chosen:
-            tokens, mask = list(_tokens(sequence)), getattr(sequence, "mask", None)
-            rest = bound - (len(tokens) - 1)
-            learnt = [1.0] * (len(tokens) - 1) if mask is None else [float(value) for value in mask[1:]]
-            inputs.append(tokens[:-1] + [self._pad] * rest)
-            targets.append(tokens[1:] + [self._pad] * rest)
-            weights.append(learnt + [0.0] * rest)
+        for number in chosen:
+            (row, mask), length = _parts(number, self._sequences[number]), self._lengths[number]
+            if len(row) - 1 != length:
+                raise checks.error(
+                    "LengthBuckets",
+                    f"sequences[{number}] must keep its {length + 1} tokens, got {len(row)} now",
+                )
+            rest = bound - length
+            inputs.append(row[:-1] + [self._pad] * rest)
+            targets.append(row[1:] + [self._pad] * rest)
+            weights.append([float(value) for value in mask[1:]] + [0.0] * rest)
         for _ in range(rows - len(chosen)):
             inputs.append([self._pad] * bound)
             targets.append([self._pad] * bound)
@@ -139,31 +152,19 @@ class LengthBuckets:
 def bounds_of(lengths: Sequence[int], most: int) -> list[int]:
     """Return at most `most` lengths to pad to, with the least padding in all.
 
-    Of more than 256 different lengths, 256 quantiles are candidates.
+    This is exact, and takes time in proportion to the number of different lengths.
 
     >>> bounds_of([1, 1, 1, 9, 10], 2)
     [1, 10]
     """
     counts = Counter(lengths)
     candidates = sorted(counts)
-    if len(candidates) > _CANDIDATES:
-        ordered = sorted(lengths)
-        step = len(ordered) / _CANDIDATES
-        candidates = sorted({ordered[min(len(ordered) - 1, int((n + 1) * step))] for n in range(_CANDIDATES)})
-    below = Counter(dict.fromkeys(candidates, 0))
-    for length, count in counts.items():
-        below[candidates[bisect_left(candidates, length)]] += count
-    ends = [0, *accumulate(below[candidate] for candidate in candidates)]
+    ends = [0, *accumulate(counts[candidate] for candidate in candidates)]
     # least[j]: the positions of all sequences up to candidate j, in the buckets used so far.
-    least = [0.0] + [float("inf")] * len(candidates)
+    least: list[float] = [0] + [math.inf] * len(candidates)
     choices: list[list[int]] = []
     for _ in range(min(most, len(candidates))):
-        longer, choice = [0.0], [0]
-        for end, bound in enumerate(candidates, start=1):
-            cost, start = min((least[s] + (ends[end] - ends[s]) * bound, s) for s in range(end))
-            longer.append(cost)
-            choice.append(start)
-        least = longer
+        least, choice = _one_more(least, ends, candidates)
         choices.append(choice)
     bounds, end = [], len(candidates)
     for choice in reversed(choices):
@@ -174,5 +175,44 @@ def bounds_of(lengths: Sequence[int], most: int) -> list[int]:
     return bounds[::-1]
 
 
-def _tokens(sequence: Any) -> Sequence[int]:
-    return getattr(sequence, "tokens", sequence)
+def _one_more(least: list[float], ends: list[int], candidates: list[int]) -> tuple[list[float], list[int]]:
+    """Add one bucket: return the least positions up to each candidate, and where its last bucket starts.
+
+    A bucket from `start` costs `least[start] + (ends[end] - ends[start]) * bound`: a line in the bound, of
+    slope `-ends[start]`. The slopes fall and the bounds rise, so the lowest line at each bound is found in
+    one pass over a convex hull of lines.
+    """
+    longer: list[float] = [0]
+    choice, lines, first = [0], [], 0
+    for end, bound in enumerate(candidates, start=1):
+        if math.isfinite(least[end - 1]):
+            while len(lines) - first > 1 and _needless(least, ends, lines[-2], lines[-1], end - 1):
+                lines.pop()
+            lines.append(end - 1)
+        while len(lines) - first > 1 and _line(least, ends, lines[first + 1], bound) < _line(
+            least, ends, lines[first], bound
+        ):
+            first += 1
+        start = lines[first]
+        longer.append(_line(least, ends, start, bound) + ends[end] * bound)
+        choice.append(start)
+    return longer, choice
+
+
+def _line(least: list[float], ends: list[int], start: int, bound: int) -> float:
+    return least[start] - ends[start] * bound
+
+
+def _needless(least: list[float], ends: list[int], before: int, middle: int, after: int) -> bool:
+    """Tell whether the middle one of three lines is nowhere below both others."""
+    return (least[after] - least[before]) * (ends[middle] - ends[before]) < (
+        least[middle] - least[before]
+    ) * (ends[after] - ends[before])
+
+
+def _parts(number: int, sequence: Any) -> tuple[list[int], bytes]:
+    """Return the tokens and the mask of one sequence; refuse what is not a sequence of tokens."""
+    caller, name = "LengthBuckets", f"sequences[{number}]"
+    found = tokens.tokens_of(caller, name, getattr(sequence, "tokens", sequence)).tolist()
+    mask = getattr(sequence, "mask", None)
+    return found, bytes([1]) * len(found) if mask is None else tokens.mask_of(caller, name, mask, len(found))

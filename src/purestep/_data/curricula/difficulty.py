@@ -8,8 +8,9 @@ from purestep._core import checks
 from purestep._core.rng import from_seed
 from purestep._core.types import Batch, Tree
 from purestep._data.arrays.batches import Batches
-from purestep._data.arrays.rows import count_of, gathered
+from purestep._data.arrays.rows import count_of, gathered, prepared
 from purestep._data.core import permutation
+from purestep._data.core.checking import step_of
 
 
 class DifficultyCurriculum:
@@ -25,6 +26,7 @@ class DifficultyCurriculum:
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0."""
+        step = step_of("DifficultyCurriculum", step)
         if step >= self._warmup:
             return self._whole.at(step - self._warmup)
         size = self._whole.batch_size // self._whole.world
@@ -80,14 +82,9 @@ def difficulty_curriculum(
     steps = checks.integer(caller, "steps", steps, least=1)
     warmup_fraction = checks.number(caller, "warmup_fraction", warmup_fraction, above=0, most=1)
     easiest = checks.number(caller, "easiest", easiest, above=0, most=1)
+    arrays = prepared(caller, arrays)
     rows = count_of(caller, arrays)
-    given: Any = difficulty
-    listed = given.tolist() if hasattr(given, "tolist") else given
-    numbers = [float(value) for value in listed]
-    if len(numbers) != rows:
-        raise checks.error(caller, f"difficulty must have one number a row, {rows}, got {len(numbers)}")
-    if any(number != number for number in numbers):
-        raise checks.error(caller, "difficulty must not be NaN")
+    numbers = _numbers(caller, difficulty, rows)
     whole = Batches(arrays, batch_size, seed=seed, rank=rank, world=world)
     if round(easiest * rows) < whole.batch_size:
         raise checks.error(
@@ -95,5 +92,25 @@ def difficulty_curriculum(
             f"the first stage must have at least a batch of {whole.batch_size} rows: easiest={easiest} of "
             f"{rows} rows are {round(easiest * rows)}",
         )
+    # Sorting keeps the order of equal numbers.
     order = array("q", sorted(range(rows), key=numbers.__getitem__))
     return DifficultyCurriculum(whole, order, max(1, round(steps * warmup_fraction)), easiest)
+
+
+def _numbers(caller: str, difficulty: Any, rows: int) -> list[float]:
+    """Return one number a row; refuse NaN, which has no place in an order."""
+    if not hasattr(difficulty, "__iter__"):
+        raise TypeError(f"{caller}: difficulty must be a sequence, got {checks.shown(difficulty)}")
+    listed = difficulty.tolist() if hasattr(difficulty, "tolist") else list(difficulty)
+    if not isinstance(listed, list) or len(listed) != rows:
+        count = len(listed) if isinstance(listed, list) else 1
+        raise checks.error(caller, f"difficulty must have one number a row, {rows}, got {count}")
+    numbers = [checks.python_number(value) for value in listed]
+    for row, number in enumerate(numbers):
+        if not isinstance(number, (int, float)):
+            raise TypeError(
+                f"{caller}: difficulty must hold numbers, got {checks.shown(number)} in row {row}"
+            )
+        if number != number:
+            raise checks.error(caller, f"difficulty must not be NaN, got it in row {row}")
+    return numbers

@@ -6,6 +6,7 @@ from typing import Any
 
 from purestep._core import checks
 from purestep._core.types import Batch
+from purestep._data.core.checking import source_of, step_of
 from purestep._data.text.token_windows import TokenWindows
 
 
@@ -30,25 +31,29 @@ class Stages:
                 later than the one before.
 
         Raises:
-            ValueError: if a stage does not begin after the one before.
+            ValueError: if a stage does not begin after the one before, or its source has no batch.
             TypeError: if a source has no `at(step)`.
         """
         caller = "Stages"
         if not stages:
             raise checks.error(caller, "stages must hold at least one stage, got none")
         self._starts: list[int] = []
-        for number, (start, source) in enumerate(stages):
+        self._sources: list[Any] = []
+        for number, stage in enumerate(stages):
+            if not isinstance(stage, (list, tuple)) or len(stage) != 2:
+                rule = f"stages[{number}] must be a pair of a first step and a source"
+                raise checks.error(caller, f"{rule}, got {checks.shown(stage)}")
+            start, source = stage
             start = checks.integer(caller, f"stages[{number}][0]", start, least=0)
             if (self._starts and start <= self._starts[-1]) or (not self._starts and start):
                 rule = f"above {self._starts[-1]}" if self._starts else "0"
                 raise checks.error(caller, f"stages[{number}] must begin at step {rule}, got {start}")
-            if not hasattr(source, "at"):
-                raise TypeError(f"{caller}: stages[{number}] must have a source with at(step)")
+            self._sources.append(source_of(caller, f"the source of stages[{number}]", source))
             self._starts.append(start)
-        self._sources = [source for _, source in stages]
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0."""
+        step = step_of("Stages", step)
         stage = bisect_right(self._starts, step) - 1
         return self._sources[stage].at(step - self._starts[stage])
 
@@ -67,12 +72,14 @@ def length_curriculum(
 ) -> Stages:
     """Return windows that grow from `shortest` to `longest` tokens in stages of equal length.
 
-    The lengths form a geometric series, rounded to multiples of 8. A batch always has about
-    `batch_size * longest` tokens: shorter windows come in larger batches. The last stage has no end.
+    The lengths form a geometric series from exactly `shortest` to exactly `longest`. Those between are
+    rounded to multiples of 8 within the two. A batch always has about `batch_size * longest` tokens: shorter
+    windows come in larger batches, whose size is rounded down to a multiple of `world`. The last stage has no
+    end.
 
     Args:
         tokens: as for `TokenWindows`.
-        batch_size: windows of a batch of the last stage, over all ranks.
+        batch_size: windows of a batch of the last stage, over all ranks; a multiple of `world`.
         steps: the steps of the whole curriculum; a stage has `steps / stages`.
         shortest: tokens of a window in the first stage, at least 8.
         longest: tokens of a window in the last stage, above `shortest`.
@@ -96,13 +103,16 @@ def length_curriculum(
     shortest = checks.integer(caller, "shortest", shortest, least=8)
     longest = checks.integer(caller, "longest", longest, least=9)
     world = checks.integer(caller, "world", world, least=1)
+    if batch_size % world:
+        raise checks.error(caller, f"batch_size must be a multiple of world={world}, got {batch_size}")
     if longest <= shortest:
         raise checks.error(caller, f"longest must be above shortest={shortest}, got {longest}")
     parts = []
     for stage in range(stages):
         exact = shortest * (longest / shortest) ** (stage / (stages - 1))
-        context = longest if stage == stages - 1 else 8 * max(1, round(exact / 8))
-        rows = max(world, batch_size * longest // context // world * world)
+        rounded = exact if stage in (0, stages - 1) else 8 * round(exact / 8)
+        context = min(max(round(rounded), shortest), longest)
+        rows = batch_size * longest // context // world * world
         try:
             windows = TokenWindows(tokens, rows, context, seed=seed + stage, rank=rank, world=world)
         except ValueError as error:

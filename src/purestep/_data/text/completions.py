@@ -33,9 +33,10 @@ def tokenize_records(
       messages instead; then the assistant's turns of the completion are learned.
     - `{"text": text}`; all of it is learned.
 
-    Other fields are ignored. The learned part of a turn is what follows the tokens that the model gets in
-    generation: the conversation before the turn, with the header of an answer. Each of these prefixes is
-    tokenized and compared. A template that changes earlier turns when one is added is refused.
+    If a record has several of these, the first of this list counts. Other fields are ignored. The learned
+    part of a turn is what follows the tokens that the model gets in generation: the conversation before the
+    turn, with the header of an answer. Each of these prefixes is tokenized and compared. A template that
+    changes earlier turns when one is added is refused.
 
     A tokenizer that puts `bos_token_id` before each text puts it before texts and prompts. Conversations get
     their marks from the template only.
@@ -75,7 +76,7 @@ def tokenize_records(
     dropped = truncated = 0
     for where, record in placed(_CALLER, records):
         tokens, mask = _written(writer, where, record, names)
-        whole = examples.compact(tokens, mask if mask_prompt else [1] * len(mask))
+        whole = examples.compact(_CALLER, where, tokens, mask if mask_prompt else [1] * len(mask))
         example = examples.fitted(_CALLER, where, whole, context, long)
         if example is None:
             dropped += 1

@@ -1,10 +1,10 @@
 """Examples: tokens with a mask of those to learn, and the rules for examples that are too long."""
 
-from array import array
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from purestep._core import checks
+from purestep._data.core.tokens import tokens_of
 
 Long: TypeAlias = Literal["refuse", "truncate", "drop"]
 LONG: tuple[Long, ...] = get_args(Long)
@@ -42,13 +42,20 @@ class Examples(NamedTuple):
     truncated: int
 
 
-def compact(tokens: list[int], mask: list[int]) -> Example:
-    """Return an example in 5 bytes a token.
+def compact(caller: str, where: str, tokens: list[int], mask: list[int]) -> Example:
+    """Return an example in 5 bytes a token; refuse one without a token to learn, and what is not a token.
 
-    >>> compact([5, 6], [0, 1])
+    >>> compact("tokenize_records", "record 0", [5, 6], [0, 1])
     Example(tokens=array('i', [5, 6]), mask=b'\\x00\\x01')
     """
-    return Example(array("i", tokens), bytes(mask))
+    found = tokens_of(caller, f"{where}: the tokenizer's output", tokens)
+    if not any(mask[1:]):
+        raise checks.error(
+            caller,
+            f"{where}: the record must have a token to learn after its first one, got {len(found)} tokens "
+            "without one",
+        )
+    return Example(found, bytes(mask))
 
 
 def fitted(caller: str, where: str, example: Example, context: int | None, long: Long) -> Example | None:

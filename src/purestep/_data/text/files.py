@@ -19,6 +19,7 @@ from purestep._data.text.layouts import DTYPES
 _FORMAT = "purestep.tokens"
 _SIDECAR = ".json"
 _PROBE = 2048  # tokens
+_LARGEST = 2**20  # no vocabulary has so many tokens
 
 
 class Description(NamedTuple):
@@ -71,7 +72,8 @@ class TokenFile:
 
         Raises:
             ValueError: if the dtype is unknown or differs from the description, or the size of the file
-                does not fit the dtype or the description, as after an interrupted copy.
+                does not fit the dtype or the description, as after an interrupted copy; or if the first
+                tokens of a file without a description seem to have another dtype.
             OSError: if the file cannot be opened.
         """
         caller = "TokenFile"
@@ -82,7 +84,7 @@ class TokenFile:
         self._descriptor = os.open(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         size = os.fstat(self._descriptor).st_size
-        described = _npy(caller, self.path, self._descriptor) or _beside(caller, self.path, header)
+        described = _npy(caller, self.path, self._descriptor, header) or _beside(caller, self.path, header)
         if described is None and dtype is None:
             raise checks.error(
                 caller, f"dtype must be given for a file without a description, {self.path} has none"
@@ -110,7 +112,7 @@ class TokenFile:
                 "the file is truncated or was replaced",
             )
         if not described:
-            self._refuse_wider_tokens(caller)
+            self._refuse_other_widths(caller)
 
     def __len__(self) -> int:
         """Return the number of tokens."""
@@ -138,10 +140,13 @@ class TokenFile:
         Raises:
             ValueError: if a window lies outside the file.
         """
+        caller = "TokenFile.windows"
+        length = checks.integer(caller, "length", length, least=1)
+        starts = [checks.integer(caller, "starts", start) for start in starts]
         for start in starts:
             if not 0 <= start <= self._count - length:
                 raise checks.error(
-                    "TokenFile.windows",
+                    caller,
                     f"starts must be in [0, {self._count - length}] for length={length}, got {start}",
                 )
         data = b"".join([self._bytes(start, start + length) for start in starts])
@@ -212,12 +217,19 @@ class TokenFile:
             data += more
         return data
 
-    def _refuse_wider_tokens(self, caller: str) -> None:
-        """Refuse tokens whose every second number is zero: they are the halves of wider tokens."""
-        if self.dtype not in ("uint8", "uint16", "uint32", "int32") or self._count < 64:
+    def _refuse_other_widths(self, caller: str) -> None:
+        """Refuse tokens that seem to be halves of wider ones, or several narrower ones."""
+        if self._count < 64:
             return
         first: Any = self.read(0, min(self._count, _PROBE) // 2 * 2).tolist()
-        if not any(first[1::2]) and len(set(first[::2])) > 1:
+        if sum(not 0 <= token < _LARGEST for token in first) > len(first) // 2:
+            raise checks.error(
+                caller,
+                f"dtype must be the one of {self.path}, got {self.dtype!r}, with which most tokens are above "
+                f"{_LARGEST}: the file seems to hold narrower tokens. If it does not, write it with "
+                "TokenFile.write, which describes it",
+            )
+        if self._width < 8 and not any(first[1::2]) and len(set(first[::2])) > 1:
             wider = f"uint{16 * self._width}" if self._width < 4 else "int64"
             raise checks.error(
                 caller,
@@ -247,12 +259,14 @@ def _beside(caller: str, path: Path, header: int) -> tuple[Description, int] | N
     return found, header
 
 
-def _npy(caller: str, path: Path, descriptor: int) -> tuple[Description, int] | None:
+def _npy(caller: str, path: Path, descriptor: int, header: int) -> tuple[Description, int] | None:
     """Return the description in the header of a `.npy` file, and the size of the header."""
     found = layouts.npy(os.pread(descriptor, 1 << 16, 0))
     if found is None:
         return None
     dtype, shape, start = found
+    if header:
+        raise checks.error(caller, f"header must be 0 for {path}, a file of numpy, got {header}")
     if dtype not in DTYPES or len(shape) != 1:
         raise checks.error(
             caller,

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import mlx.core as mx
 
 from purestep._core import checks
+from purestep._data.core.tokens import mask_of, sequences_of, token_of, tokens_of
 from purestep._data.text import layouts
 from purestep._data.text.examples import Example
 from purestep._losses.tokens.packing import packed_loss_mask, packed_positions
@@ -67,8 +68,9 @@ def pack(
         The arrays and the fraction of each row that is used. All arrays are evaluated.
 
     Raises:
-        ValueError: if a sequence is empty or too long, or there are none.
-        TypeError: if a sequence does not consist of integers.
+        ValueError: if a sequence is empty or too long, holds anything but tokens in [0, 2**31), or has a mask
+            of another length or with other numbers than 0 and 1; or if there are none.
+        TypeError: if a sequence is a text or cannot be iterated.
 
     Reference: best-fit packing of documents, Ding et al., arXiv:2404.10830.
 
@@ -86,9 +88,13 @@ def pack(
     0.75
     """
     context = checks.integer(_CALLER, "context", context, least=2)
-    padding = checks.integer(_CALLER, "padding", padding, least=0)
+    padding = token_of(_CALLER, "padding", padding)
     checks.one_of(_CALLER, "long", long, _LONG)
-    pieces = [piece for each in enumerate(sequences) for piece in _pieces(*each, context, long)]
+    pieces = [
+        piece
+        for each in enumerate(sequences_of(_CALLER, sequences))
+        for piece in _pieces(*each, context, long)
+    ]
     if not pieces:
         raise checks.error(_CALLER, "sequences must hold at least one sequence, got none")
     rows = best_fit([len(piece.tokens) for piece in pieces], context)
@@ -142,24 +148,26 @@ def _pieces(
     number: int, sequence: Sequence[int] | Example, context: int, long: LongSequence
 ) -> Iterator[Example]:
     """Yield a sequence as examples that fit a row."""
-    tokens, mask = sequence if isinstance(sequence, Example) else (sequence, None)
-    count = len(tokens)
+    name = f"sequences[{number}]"
+    tokens = tokens_of(_CALLER, name, getattr(sequence, "tokens", sequence))
+    count, mask = len(tokens), getattr(sequence, "mask", None)
     if not count:
-        raise checks.error(_CALLER, f"sequences must not be empty, got no tokens in sequence {number}")
-    if mask is not None and len(mask) != count:
-        raise checks.error(
-            _CALLER, f"masks must have one number a token, got {len(mask)} for {count} in sequence {number}"
-        )
+        raise checks.error(_CALLER, f"{name} must not be empty, got no tokens")
+    bits = bytes([1]) * count if mask is None else mask_of(_CALLER, name, mask, count)
     if count > context and long == "refuse":
         raise checks.error(
             _CALLER,
-            f"sequences must have at most context={context} tokens, got {count} in sequence {number}; "
+            f"{name} must have at most context={context} tokens, got {count}; "
             'long="split" or long="truncate" accepts it',
         )
-    data = layouts.packed(f"{_CALLER}: sequence {number}", tokens, "int32", 0)
-    bits = bytes([1]) * count if mask is None else bytes(bool(each) for each in mask)
+    if count > context and long == "truncate" and any(bits[1:]) and not any(bits[1:context]):
+        raise checks.error(
+            _CALLER,
+            f"{name} must have a token to learn among its first context={context}, got none: nothing would "
+            "be left to learn",
+        )
     for start in range(0, count if long == "split" else 1, context):
-        yield Example(data[start : start + context], bits[start : start + context])
+        yield Example(tokens[start : start + context], bits[start : start + context])
 
 
 def _array(values: Any, shape: tuple[int, ...]) -> mx.array:

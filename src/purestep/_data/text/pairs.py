@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks
+from purestep._data.core.tokens import token_of
 from purestep._data.text import examples, layouts, turns
 from purestep._data.text.examples import Example, Long
 from purestep._data.text.records import field_of, placed, renamed, text_of
@@ -88,12 +89,13 @@ def tokenize_pairs(
         context = checks.integer(_CALLER, "context", context, least=2)
     checks.one_of(_CALLER, "long", long, examples.LONG)
     multiple = checks.integer(_CALLER, "multiple", multiple, least=1)
-    padding = checks.integer(_CALLER, "padding", padding, least=0)
+    padding = token_of(_CALLER, "padding", padding)
     names = renamed(_CALLER, fields, _FIELDS)
     kept: list[tuple[Example, Example]] = []
     dropped = truncated = 0
     for where, record in placed(_CALLER, records):
-        whole = [examples.compact(*written) for written in _written(writer, where, record, names)]
+        written = _written(writer, where, record, names)
+        whole = [examples.compact(_CALLER, where, *each) for each in written]
         chosen, rejected = (examples.fitted(_CALLER, where, each, context, long) for each in whole)
         if chosen is None or rejected is None:
             dropped += 1

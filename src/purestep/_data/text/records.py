@@ -1,5 +1,6 @@
 """Records: one JSON object a line, with the place of each for errors."""
 
+import codecs
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ class Record(dict[str, Any]):
 def jsonl(path: str | os.PathLike[str]) -> Iterable[dict[str, Any]]:
     """Read the records of a JSON Lines file: one JSON object a line, in UTF-8. Empty lines are skipped.
 
+    A byte-order mark is ignored. `NaN` and `Infinity`, which Python and pandas write, are read as numbers.
     The file is read line by line, each time the result is iterated, so it may exceed the memory. Errors name
     the file and the line; so do those of functions that take the records, such as `tokenize_records`.
 
@@ -56,7 +58,7 @@ class _Lines:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
+                if line.removeprefix(codecs.BOM_UTF8).strip():
                     yield _record(f"{self._path}:{number}", line)
 
 
@@ -76,6 +78,10 @@ def _record(where: str, line: bytes) -> Record:
         ) from None
     except RecursionError:
         raise checks.error("jsonl", f"{where}: the line must not be nested so deeply") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise checks.error(
+            "jsonl", f"{where}: the line must be JSON that Python reads, got {error}"
+        ) from None
     if not isinstance(values, dict):
         raise checks.error("jsonl", f"{where}: the line must be a JSON object, got {_short(line)}")
     record = Record(values)

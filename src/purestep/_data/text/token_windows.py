@@ -9,6 +9,7 @@ from purestep._core import checks
 from purestep._core.rng import from_seed
 from purestep._core.types import Batch
 from purestep._data.core import permutation
+from purestep._data.core.tokens import LIMIT
 from purestep._data.text import layouts
 from purestep._data.text.files import TokenFile
 
@@ -69,7 +70,7 @@ class TokenWindows:
         self.batch_size = checks.integer(_CALLER, "batch_size", batch_size, least=1)
         self.context = checks.integer(_CALLER, "context", context, least=1)
         from_seed(_CALLER, "seed", seed)
-        self.seed, self.shuffle = seed, bool(shuffle)
+        self.seed, self.shuffle = int(seed), bool(shuffle)
         self.world = checks.integer(_CALLER, "world", world, least=1)
         self.rank = checks.integer(_CALLER, "rank", rank, least=0)
         if self.rank >= self.world:
@@ -80,6 +81,8 @@ class TokenWindows:
             )
         if vocabulary is not None:
             vocabulary = checks.integer(_CALLER, "vocabulary", vocabulary, least=1)
+            if vocabulary > LIMIT:
+                raise checks.error(_CALLER, f"vocabulary must be at most 2**31, got {vocabulary}")
         self.vocabulary = vocabulary
         self.tokens = tokens
         self._reader = tokens if isinstance(tokens, TokenFile) else _Memory(tokens)
@@ -126,7 +129,7 @@ class TokenWindows:
 
     def _check(self, windows: mx.array, starts: Sequence[int]) -> None:
         """Refuse tokens out of the vocabulary. The windows are still in host memory: no device is read."""
-        limit = self.vocabulary or 2**31
+        limit = self.vocabulary or LIMIT
         least: Any = mx.min(windows, stream=mx.cpu).item()
         most: Any = mx.max(windows, stream=mx.cpu).item()
         if least >= 0 and most < limit:

@@ -13,6 +13,7 @@ from purestep._data.text.files import TokenFile
 from purestep._data.text.tokenizers import Tokenizer
 
 _CALLER = "tokenize_file"
+_MARK = "\ufeff"  # the byte-order mark, which some editors put before a text
 # Pieces end before the white space behind a letter or digit: there the rules of GPT-2, Llama 3 and their
 # relatives always divide. Otherwise behind a line, otherwise before any white space.
 _ENDS = (
@@ -37,7 +38,7 @@ def tokenize_file(
     behind it, so the tokens are those of the whole text for tokenizers that divide there (GPT-2, Llama 3,
     characters). A piece without such a place ends behind a line, otherwise before white space or anywhere.
     A tokenizer that adds a prefix to each text, as some of SentencePiece do, adds it to each piece. Marks of
-    the beginning and the end that a tokenizer adds by itself are left out.
+    the beginning and the end that a tokenizer adds by itself are left out, and so is a byte-order mark.
 
     Args:
         paths: a text file, or several in order.
@@ -66,8 +67,15 @@ def tokenize_file(
     """
     tokenizers.check(_CALLER, tokenizer)
     piece = checks.integer(_CALLER, "piece", piece, least=1)
-    several = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else list(paths)
+    if not several:
+        raise checks.error(_CALLER, "paths must hold at least one file, got none")
+    written = {os.path.realpath(out), os.path.realpath(f"{os.fspath(out)}.json")}
     for path in several:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"{_CALLER}: paths must be text files, got {checks.shown(path)}")
+        if os.path.realpath(path) in written:
+            raise checks.error(_CALLER, f"out must be another file than the texts, got {path} as both")
         if not os.stat(path).st_size:
             raise checks.error(_CALLER, f"{path} must not be empty")
     if dtype is None:
@@ -89,10 +97,12 @@ def tokenize_file(
 def pieces(caller: str, path: Path, size: int) -> Iterator[str]:
     """Yield the text of a UTF-8 file in pieces of about `size` characters that end where words end.
 
+    A byte-order mark at the beginning is left out.
+
     Raises:
         ValueError: if the file is not UTF-8, with the position of the byte.
     """
-    text, rest, read = "", b"", 0
+    text, rest, read, first = "", b"", 0, True
     with path.open("rb") as file:
         while True:
             data = file.read(size)
@@ -104,6 +114,8 @@ def pieces(caller: str, path: Path, size: int) -> Iterator[str]:
                 raise checks.error(
                     caller, f"{path} must be UTF-8, got byte {rest[error.start]:#04x} at position {position}"
                 ) from None
+            if first and more:
+                more, first = more.removeprefix(_MARK), False
             text, rest = text + more, rest[used:]
             if not data:
                 break

@@ -5,6 +5,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from purestep._core import checks
+from purestep._data.core.tokens import token_of
 from purestep._data.text import tokenizers
 
 
@@ -28,18 +29,18 @@ class Writer(NamedTuple):
         """Check a tokenizer and find its marks."""
         tokenizers.check(caller, tokenizer)
         if end_token == "eos":
-            ending = tokenizers.ending(tokenizer)
+            ending = [token_of(caller, "eos_token_id", token) for token in tokenizers.ending(tokenizer)]
         elif end_token is None:
             ending = []
         elif isinstance(end_token, str):
             raise checks.error(caller, f'end_token must be a token, "eos" or None, got {end_token!r}')
         else:
-            ending = [checks.integer(caller, "end_token", end_token, least=0)]
+            ending = [token_of(caller, "end_token", end_token)]
         return cls(caller, tokenizer, tokenizers.beginning(tokenizer), ending)
 
     def text(self, where: str, field: str, text: str) -> tuple[list[int], list[int]]:
         """Return a text, all of which is learned."""
-        tokens = tokenizers.tokens_of(self.tokenizer, text)
+        tokens = self._tokens(where, text)
         if not tokens:
             raise checks.error(self.caller, f"{where}: {field} must not be empty, got {text!r}")
         tokens = [*self.beginning, *tokens, *self.ending]
@@ -51,12 +52,12 @@ class Writer(NamedTuple):
         The tokens of the prompt are those of the prompt alone, as in generation. Those of the completion are
         taken from both texts together if these begin with the tokens of the prompt.
         """
-        before = tokenizers.tokens_of(self.tokenizer, prompt)
-        together = tokenizers.tokens_of(self.tokenizer, prompt + completion)
+        before = self._tokens(where, prompt)
+        together = self._tokens(where, prompt + completion)
         if together[: len(before)] == before:
             after = together[len(before) :]
         else:
-            after = tokenizers.tokens_of(self.tokenizer, completion)
+            after = self._tokens(where, completion)
         if not after:
             raise checks.error(self.caller, f"{where}: {field} must not be empty, got {completion!r}")
         start, after = [*self.beginning, *before], [*after, *self.ending]
@@ -126,8 +127,18 @@ class Writer(NamedTuple):
                 f"{where}: the chat template must accept the messages, got {type(error).__name__}: {error}",
             ) from error
         if isinstance(tokens, str):
-            return tokenizers.tokens_of(self.tokenizer, tokens)
+            return self._tokens(where, tokens)
         return tokenizers.listed(tokens)
+
+    def _tokens(self, where: str, text: str) -> list[int]:
+        """Return the tokens of a text; an error of the tokenizer names the record."""
+        try:
+            return tokenizers.tokens_of(self.tokenizer, text)
+        except Exception as error:
+            raise checks.error(
+                self.caller,
+                f"{where}: the tokenizer must accept the text, got {type(error).__name__}: {error}",
+            ) from error
 
 
 def messages_of(caller: str, where: str, field: str, value: Any) -> list[Mapping[str, Any]]:

@@ -8,6 +8,9 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.rng import fold_in, from_seed
 from purestep._core.types import Batch
+from purestep._data.core.checking import step_of
+from purestep._data.core.converting import array_of
+from purestep._data.core.tokens import LIMIT
 
 
 class Characters(NamedTuple):
@@ -49,8 +52,20 @@ class Characters(NamedTuple):
         return mx.array([index[symbol] for symbol in text], mx.int32)
 
     def decode(self, tokens: mx.array) -> str:
-        """Return the text of tokens [characters]."""
+        """Return the text of tokens [characters].
+
+        Raises:
+            ValueError: if a token is not in the vocabulary.
+
+        >>> Characters("abn").decode(mx.array([2, 0, 1]))
+        'nab'
+        """
         numbers: Any = tokens.tolist()
+        for number in numbers:
+            if not 0 <= number < len(self.symbols):  # -1 would be the last symbol
+                raise checks.error(
+                    "Characters.decode", f"tokens must be in [0, {len(self.symbols)}), got {number}"
+                )
         return "".join(self.symbols[number] for number in numbers)
 
 
@@ -62,7 +77,7 @@ class RandomWindows:
     the inputs one token later. The windows depend only on the seed and the step.
 
     Attributes:
-        tokens: int32 [length], longer than `context`.
+        tokens: integer [length], longer than `context`, in [0, 2**31). An array of numpy is converted.
         batch_size: windows of a batch.
         context: tokens of a window.
         seed: seed of the random windows.
@@ -83,15 +98,24 @@ class RandomWindows:
         checks.integer(caller, "batch_size", self.batch_size, least=1)
         checks.integer(caller, "context", self.context, least=1)
         from_seed(caller, "seed", self.seed)
-        if self.tokens.ndim != 1 or self.tokens.size <= self.context:
+        tokens = _integers(caller, self.tokens)
+        if tokens.ndim != 1 or tokens.size <= self.context:
             raise checks.error(
                 caller,
-                f"tokens must be [length] with more than context={self.context}, got {self.tokens.shape}",
+                f"tokens must be [length] with more than context={self.context}, got {tokens.shape}",
             )
+        least: Any = tokens.min().item()
+        most: Any = tokens.max().item()
+        if least < 0 or most >= LIMIT:
+            found = least if least < 0 else most
+            raise checks.error(caller, f"tokens must be in [0, 2**31), got {found}")
+        tokens = tokens.astype(mx.int32)
+        mx.eval(tokens)  # Another thread cannot evaluate lazy arrays that this one made.
+        object.__setattr__(self, "tokens", tokens)
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0."""
-        key = fold_in(from_seed("RandomWindows", "seed", self.seed), step)
+        key = fold_in(from_seed("RandomWindows", "seed", self.seed), step_of("RandomWindows", step))
         starts = mx.random.randint(0, self.tokens.size - self.context, (self.batch_size, 1), key=key)
         windows = self.tokens[starts + mx.arange(self.context + 1)]
         return {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
@@ -126,6 +150,7 @@ def consecutive_windows(
     caller = "consecutive_windows"
     batch_size = checks.integer(caller, "batch_size", batch_size, least=1)
     context = checks.integer(caller, "context", context, least=1)
+    tokens = _integers(caller, tokens)
     if tokens.ndim != 1 or tokens.size < 2:
         raise checks.error(caller, f"tokens must be [length] of at least 2, got {tokens.shape}")
     wide = tokens.dtype in (mx.uint32, mx.int64, mx.uint64)
@@ -146,3 +171,13 @@ def consecutive_windows(
         batches.append({name: part.reshape(rows, -1) for name, part in batch.items()})
         start = end
     return batches
+
+
+def _integers(caller: str, tokens: Any) -> mx.array:
+    """Return an integer array of MLX or numpy as one of MLX."""
+    if not hasattr(tokens, "dtype"):
+        raise TypeError(f"{caller}: tokens must be an integer array, got {type(tokens).__name__}")
+    found = tokens if isinstance(tokens, mx.array) else array_of(caller, "tokens", tokens)
+    if not mx.issubdtype(found.dtype, mx.integer):
+        raise TypeError(f"{caller}: tokens must be integers, got {found.dtype}")
+    return found

@@ -1,10 +1,8 @@
 """Checks of batches, and their cuts into microbatches."""
 
-from typing import Any
-
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, ordering, tree
 from purestep._core.types import Batch, Tree
 from purestep._steps.state import check_arrays
 
@@ -53,20 +51,7 @@ def after(batch: Batch, before: Tree) -> Batch:
     """Return the batch, computed only after `before`.
 
     Without an order, MLX may run every forward pass before any backward pass, with all activations in memory.
-    This works like `mx.depends`, which has no rule for `mx.vmap`.
     """
-    leaves, waited_for = tree.leaves(batch), tree.leaves(before)
-    count = len(leaves)
-    ordered: Any = mx.custom_function(lambda *arrays: list(arrays[:count]))
-
-    @ordered.vjp
-    def _(primals: Any, cotangents: Any, outputs: Any) -> Any:
-        return [*cotangents, *(mx.zeros_like(array) for array in primals[count:])]
-
-    @ordered.vmap
-    def _(inputs: Any, axes: Any) -> Any:
-        # Under mx.vmap only the order is lost.
-        return list(inputs[:count]), list(axes[:count])
-
-    batch = tree.unflatten(batch, ordered(*leaves, *waited_for))
+    ordered = ordering.after(tree.leaves(batch), tree.leaves(before))
+    batch = tree.unflatten(batch, ordered)
     return tree.map(lambda x: x if mx.issubdtype(x.dtype, mx.floating) else mx.stop_gradient(x), batch)
