@@ -165,9 +165,9 @@ def test_map_changes_batches_and_keys_follow_the_step():
     with pytest.raises(ValueError, match="map: source .*not be an iterator"):
         ps.data.map(iter([]), lambda batch: batch)
     for source in ({"x": mx.array(1)}, mx.arange(3), 5):
-        with pytest.raises(TypeError, match="map: source must be"):
+        with pytest.raises(TypeError, match="map: source .*iterable"):
             ps.data.map(source, lambda batch: batch)
-    with pytest.raises(TypeError, match="map: function must return a batch, got None"):
+    with pytest.raises(TypeError, match="map: function .*batch, got None"):
         ps.data.map(Batches({"x": mx.arange(8)}, 2), lambda batch: None).at(0)
 
 
@@ -256,11 +256,11 @@ def test_numpy_integers_are_integers():
         assert narrow.at(step)["x"].tolist() == plain.at(step)["x"].tolist()
     assert plain.at(np.int64(100))["x"].tolist() == plain.at(100)["x"].tolist()
     for step, message in (
-        (-1, "at least 0, got -1"),
-        (1.0, "an integer, got 1.0"),
-        (mx.array(1), "an integer"),
+        (-1, "0, got -1"),
+        (1.0, "integer, got 1.0"),
+        (mx.array(1), r"integer, got array\(1"),
     ):
-        with pytest.raises((ValueError, TypeError), match=rf"^Batches\.at: step must be {message}"):
+        with pytest.raises((ValueError, TypeError), match=rf"^Batches\.at: step .* {message}"):
             plain.at(step)
 
 
@@ -312,17 +312,17 @@ class Table:
 @pytest.mark.parametrize(
     ("leaf", "message"),
     [
-        (["a", "b", "c"], "y.z must be a list of numbers"),
-        ([[1, 2], [3], [4, 5]], "y.z must be a list of numbers, or of rows of numbers of one shape"),
-        ([1, None, 3], "y.z must be a list of numbers"),
-        ("abc", "y.z must be an array or a sequence, got 'abc'"),
-        (np.array(["a", "b", "c"]), "y.z must hold numbers that MLX has.*<U1"),
-        (np.array([1, None, "a"]), r"y.z must hold numbers that MLX has.*\|O"),
-        (np.arange(3, dtype=">i4"), "y.z must hold numbers that MLX has.*>i4"),
-        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "y.z must not be a masked array"),
-        (Table(), "y.z must be an array, got a Table; use to_numpy"),
-        ({1, 2, 3}, "y.z must be an array or a sequence"),
-        (memoryview(b"abc"), "y.z must give rows by their numbers"),
+        (["a", "b", "c"], "y.z .*numbers.* str "),
+        ([[1, 2], [3], [4, 5]], "y.z .* rows .*one shape: .*non-uniform"),
+        ([1, None, 3], "y.z .*numbers.* NoneType "),
+        ("abc", "y.z .*sequence, got 'abc'"),
+        (np.array(["a", "b", "c"]), "y.z .*numbers .*MLX .*<U1"),
+        (np.array([1, None, "a"]), r"y.z .*numbers .*MLX .*\|O"),
+        (np.arange(3, dtype=">i4"), "y.z .*numbers .*MLX .*>i4"),
+        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "y.z .*not .*masked"),
+        (Table(), "y.z .*array, got a Table; .*to_numpy"),
+        ({1, 2, 3}, "y.z .*sequence, got \\{1, 2, 3\\}"),
+        (memoryview(b"abc"), "y.z .*rows .*TypeError"),
     ],
 )
 def test_leaves_that_are_not_arrays_of_numbers_are_refused(leaf, message):

@@ -97,7 +97,7 @@ def test_every_batch_of_every_source_of_a_mixture_comes_once(weights, block):
         assert abs(len(own) - 40 * block * weights[number] / sum(weights)) < 1
     again = Mixture([Telling(number) for number in range(len(weights))], weights, block=block, seed=7)
     assert again.at(np.int32(33 * block + 1)) == seen[33 * block + 1]
-    with pytest.raises(ValueError, match="Mixture.at: step must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="Mixture.at: step .* 0, got -1"):
         again.at(-1)
 
 
@@ -128,7 +128,7 @@ def test_weights_of_a_mixture_may_come_in_stages():
     ("sources", "weights", "options", "message"),
     [
         ([], [], {}, "sources .*one source, got none"),
-        ([3], [1], {}, r"sources\[0\] .*at\(step\)"),
+        ([3], [1], {}, r"sources\[0\] .*at\(step\), got int"),
         ([Telling("a")], [1, 2], {}, "weights .* 1, got 2"),
         ([Telling("a")], [0], {}, "weights .*not all be 0"),
         ([Telling("a")], [-1], {}, r"weights\[0\].*-1"),

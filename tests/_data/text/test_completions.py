@@ -170,14 +170,14 @@ class Odd(Bytes):
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        (Odd([1, -1]), "record 0: the tokenizer's output must hold tokens in .*, got -1 at position 1"),
-        (Odd([1, 2.5]), "record 0: the tokenizer's output must hold tokens in .*, got 2.5 at position 1"),
-        (Odd([2**31]), "record 0: the tokenizer's output must hold tokens in .*, got 2147483648"),
-        (Odd([[1, 2]]), r"record 0: the tokenizer's output must hold tokens in .*, got \[1, 2\]"),
-        (Odd(None), "record 0: the tokenizer must accept the text, got TypeError"),
-        (Odd(KeyError("a")), "record 0: the tokenizer must accept the text, got KeyError: 'a'"),
-        (Odd([1], eos=[2, 3]), r"eos_token_id must be an integer, got \[2, 3\]"),
-        (Odd([1], eos=None), "record 0: the record must have a token to learn after its first one, got 1"),
+        (Odd([1, -1]), "record 0: the tokenizer's output .*, got -1 at position 1"),
+        (Odd([1, 2.5]), "record 0: the tokenizer's output .*, got 2.5 at position 1"),
+        (Odd([2**31]), "record 0: the tokenizer's output .*, got 2147483648"),
+        (Odd([[1, 2]]), r"record 0: the tokenizer's output .*, got \[1, 2\]"),
+        (Odd(None), "record 0: the tokenizer .*got TypeError"),
+        (Odd(KeyError("a")), "record 0: the tokenizer .*got KeyError: 'a'"),
+        (Odd([1], eos=[2, 3]), r"eos_token_id .*integer, got \[2, 3\]"),
+        (Odd([1], eos=None), "record 0: the record .*token to learn .*got 1"),
     ],
 )
 @pytest.mark.parametrize("tokenize", [tokenize_records, tokenize_pairs])
@@ -192,10 +192,10 @@ def test_errors_of_a_tokenizer_name_the_record(tokenizer, message, tokenize):
 def test_lines_that_python_cannot_read_are_refused_with_their_place(tmp_path):
     path = tmp_path / "data.jsonl"
     for line, message in (
-        (b'{"a": ' + b"9" * 5000 + b"}", "jsonl: .*data.jsonl:3: the line must be JSON that Python reads"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "jsonl: .*data.jsonl:3: the line .*JSON .*Python"),
         (b'{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "jsonl: .*data.jsonl:3: .* nested so deeply"),
-        ('{"a": 1}'.encode("utf-16"), "jsonl: .*data.jsonl:3: the line must be UTF-8, got byte 0xff"),
-        (b'{"a": 1}{"b": 2}', "jsonl: .*data.jsonl:3: the line must be a JSON object"),
+        ('{"a": 1}'.encode("utf-16"), "jsonl: .*data.jsonl:3: the line .* UTF-8, got byte 0xff"),
+        (b'{"a": 1}{"b": 2}', "jsonl: .*data.jsonl:3: the line .* a JSON object"),
     ):
         path.write_bytes(b'\xef\xbb\xbf{"a": NaN}\r\n\r\n' + line + b'\r\n{"a": "' + b"x" * 10**6 + b'"}')
         records = iter(jsonl(path))
@@ -205,7 +205,7 @@ def test_lines_that_python_cannot_read_are_refused_with_their_place(tmp_path):
     path.write_bytes(b'\xef\xbb\xbf\r\n{"a": "' + b"x" * 10**6 + b'"}')
     assert [len(record["a"]) for record in jsonl(path)] == [10**6]
     path.write_bytes(b'{"text": "ok"}\n{"text": "\\ud800"}')
-    with pytest.raises(ValueError, match=r"data.jsonl:2: the tokenizer must accept the text, got Unicode"):
+    with pytest.raises(ValueError, match=r"^tokenize_records: .*data.jsonl:2: the tokenizer .*got Unicode"):
         tokenize_records(jsonl(path), Bytes())
 
 

@@ -199,7 +199,7 @@ def test_dtypes_that_do_not_fit_a_file_without_a_description_are_refused(tmp_pat
         ("uint16", "int32"),
     ):
         tokens.astype(written).tofile(path)
-        with pytest.raises(ValueError, match=f"^TokenFile: dtype must be .* got '{read}'.* narrower tokens"):
+        with pytest.raises(ValueError, match=f"^TokenFile: dtype .* got '{read}'.* narrower tokens"):
             TokenFile(path, read)
         assert TokenFile(path, written).read(0, 3).tolist() == tokens[:3].tolist()
     described = TokenFile.write(path, [tokens + 2**24], dtype="uint32")  # its writer said so
@@ -216,7 +216,7 @@ def test_a_file_that_shrinks_or_grows_while_it_is_open(tmp_path):
     with path.open("r+b") as other:
         other.truncate(999)
     assert file.windows([0, 400], 50)[1, 0].item() == 400
-    with pytest.raises(ValueError, match="TokenFile: .* must keep its 1000 tokens while open"):
+    with pytest.raises(ValueError, match="TokenFile: .*tokens.bin .* 1000 tokens .*truncated$"):
         file.windows([0, 490], 50)
 
 
@@ -225,16 +225,16 @@ def test_windows_of_a_file_are_checked(tmp_path):
     file = TokenFile(tmp_path / "tokens.bin", "uint16")
     assert file.windows(np.array([3, 90]), np.int8(10)).tolist() == [[*range(3, 13)], [*range(90, 100)]]
     for starts, length, message in (
-        ([3], -1, "length must be at least 1, got -1"),
-        ([3], 0, "length must be at least 1, got 0"),
-        ([1.5], 2, "starts must be an integer, got 1.5"),
-        ([-1], 2, r"starts must be in \[0, 98\] for length=2, got -1"),
-        ([0], 101, r"starts must be in \[0, -1\] for length=101, got 0"),
+        ([3], -1, "length .* 1, got -1"),
+        ([3], 0, "length .* 1, got 0"),
+        ([1.5], 2, "starts .*integer, got 1.5"),
+        ([-1], 2, r"starts .*\[0, 98\] .*length=2, got -1"),
+        ([0], 101, r"starts .*\[0, -1\] .*length=101, got 0"),
     ):
         with pytest.raises((ValueError, TypeError), match=f"^TokenFile.windows: {message}"):
             file.windows(starts, length)
     np.save(tmp_path / "tokens.npy", np.arange(10))
-    with pytest.raises(ValueError, match="^TokenFile: header must be 0 for .*, a file of numpy, got 8"):
+    with pytest.raises(ValueError, match="^TokenFile: header .* 0 .*numpy, got 8"):
         TokenFile(tmp_path / "tokens.npy", header=8)
 
 
@@ -245,12 +245,12 @@ def test_a_text_is_not_replaced_by_its_tokens(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(text)
     (tmp_path / "o.json").write_text("banana")
     for paths, out in (("text", text), (text, "link"), ([text, "o.json"], "o")):
-        with pytest.raises(ValueError, match="^tokenize_file: out must be another file than the texts"):
+        with pytest.raises(ValueError, match="^tokenize_file: out .*another file"):
             tokenize_file(paths, Characters("abn"), out)
     assert text.read_text() == "banana"
-    with pytest.raises(ValueError, match="^tokenize_file: paths must hold at least one file, got none"):
+    with pytest.raises(ValueError, match="^tokenize_file: paths .*one file, got none"):
         tokenize_file([], Characters("abn"), "out")
-    with pytest.raises(TypeError, match="^tokenize_file: paths must be text files, got b'text'"):
+    with pytest.raises(TypeError, match="^tokenize_file: paths .*got b'text'"):
         tokenize_file(b"text", Characters("abn"), "out")
 
 

@@ -67,7 +67,7 @@ def test_characters_round_trip_and_refuse_what_they_lack():
     with pytest.raises(ValueError, match="Characters.of: text .*empty"):
         Characters.of("")
     for token in (-1, 10):  # Python's -1 would be the last character
-        with pytest.raises(ValueError, match=rf"Characters.decode: tokens must be in \[0, 10\), got {token}"):
+        with pytest.raises(ValueError, match=rf"Characters.decode: tokens .*\[0, 10\), got {token}"):
             characters.decode(mx.array([1, token]))
 
 
@@ -78,14 +78,14 @@ def test_arguments_are_checked():
         RandomWindows(TOKENS, batch_size=0, context=8)
     with pytest.raises(ValueError, match=r"consecutive_windows: tokens .* 2, got \(1,\)"):
         consecutive_windows(mx.arange(1), 1, 1)
-    with pytest.raises(ValueError, match="RandomWindows.at: step must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="RandomWindows.at: step .* 0, got -1"):
         RandomWindows(TOKENS, batch_size=1, context=8).at(-1)
-    for wrong, message in ((mx.zeros(20), "tokens must be integers, got .*float32"), ([1] * 20, "got list")):
+    for wrong, message in ((mx.zeros(20), "float32"), ([1] * 20, "got list")):
         for make in (RandomWindows, consecutive_windows):
-            with pytest.raises(TypeError, match=f"^{make.__name__}: tokens must be .*{message[-9:]}"):
+            with pytest.raises(TypeError, match=f"^{make.__name__}: tokens .*{message}"):
                 make(wrong, 2, 4)
     for token in (-1, 2**31):
-        with pytest.raises(ValueError, match=rf"RandomWindows: tokens must be in .*, got {token}"):
+        with pytest.raises(ValueError, match=rf"RandomWindows: tokens .*, got {token}"):
             RandomWindows(mx.array([token] * 20, mx.int64), 2, 4)
 
 
