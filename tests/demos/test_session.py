@@ -222,19 +222,19 @@ def test_ctrl_c_before_the_first_step_or_in_its_compilation_says_how_to_go_on(
 
 def test_what_cannot_be_run_is_refused(here):
     for given, message in (
-        ({"steps": 0}, "--steps must be at least 1, got 0"),
-        ({"seed": -1}, "--seed must be at least 0, got -1"),
-        ({"resume": True}, "--resume found no run in run"),
+        ({"steps": 0}, "demo: --steps .* 1, got 0"),
+        ({"seed": -1}, "demo: --seed .* 0, got -1"),
+        ({"resume": True}, "demo: --resume .*no run in run"),
     ):
         with pytest.raises(ValueError, match=message):
             conduct(**given)
     assert not list(here.iterdir())
     assert conduct() == 0
-    with pytest.raises(ValueError, match="--out run already holds a run"):
+    with pytest.raises(ValueError, match="demo: --out run already"):
         conduct()
-    with pytest.raises(ValueError, match="--seed is 4, the run in run began with 0"):
+    with pytest.raises(ValueError, match="demo: --seed .*4, .*run .* 0: "):
         conduct(resume=True, seed=4)
-    with pytest.raises(ValueError, match="run holds a run of toy, not of other"):
+    with pytest.raises(ValueError, match="demo: run .*toy, not .*other"):
         conduct(name="other", resume=True)
 
 

@@ -80,7 +80,7 @@ def test_a_token_out_of_the_vocabulary_is_refused_with_its_position(tmp_path):
     source = TokenWindows(file, 3, 33, shuffle=False, vocabulary=8)
     with pytest.raises(
         ValueError,
-        match=r"^TokenWindows: .*tokens.bin must hold tokens in .*vocabulary=8\), got 9 at position 70$",
+        match=r"^TokenWindows: .*tokens.bin .*vocabulary=8\), got 9 at position 70$",
     ):
         source.at(0)
     TokenWindows(file, 3, 33, shuffle=False, vocabulary=10).at(0)
@@ -126,30 +126,30 @@ def test_reading_a_file_does_not_make_it_resident(tmp_path):
         (
             mx.arange(64),
             {"context": 64},
-            "at least batch_size=2 windows of context=64 tokens, got 0 windows in 64",
+            "batch_size=2 .*context=64 .*got 0 .*64",
         ),
         (
             mx.arange(100),
             {"batch_size": 8},
-            "at least batch_size=8 windows of context=16 tokens, got 5 windows in 100",
+            "batch_size=8 .*context=16 .*got 5 .*100",
         ),
         (
             mx.zeros(100),
             {},
-            r"tokens must be a contiguous array \[length\] of .*, got mlx.core.float32 \(100,\)",
+            r"tokens .* contiguous array \[length\] of .*, got mlx.core.float32 \(100,\)",
         ),
         (
             mx.zeros((10, 10), mx.int32),
             {},
-            r"tokens must be a contiguous array .* got mlx.core.int32 \(10, 10\)",
+            r"tokens .*contiguous .* got mlx.core.int32 \(10, 10\)",
         ),
-        (TOKENS[::2], {}, r"tokens must be a contiguous array .* got uint16 \(500,\)"),
-        ([1, 2, 3], {}, "tokens must be a contiguous array .* got list"),
-        (TOKENS, {"world": 4}, "batch_size must be a multiple of world=4, got 2"),
-        (TOKENS, {"rank": 2, "world": 2}, "rank must be less than world=2, got 2"),
-        (TOKENS, {"seed": -1}, "seed must be at least 0, got -1"),
-        (TOKENS, {"vocabulary": 0}, "vocabulary must be at least 1, got 0"),
-        (TOKENS, {"vocabulary": 2**31 + 1}, r"vocabulary must be at most 2\*\*31, got 2147483649"),
+        (TOKENS[::2], {}, r"tokens .*contiguous .* got uint16 \(500,\)"),
+        ([1, 2, 3], {}, "tokens .*contiguous .* got list"),
+        (TOKENS, {"world": 4}, "batch_size .*world=4, got 2"),
+        (TOKENS, {"rank": 2, "world": 2}, "rank .*world=2, got 2"),
+        (TOKENS, {"seed": -1}, "seed .* 0, got -1"),
+        (TOKENS, {"vocabulary": 0}, "vocabulary .* 1, got 0"),
+        (TOKENS, {"vocabulary": 2**31 + 1}, r"vocabulary .* 2\*\*31, got 2147483649"),
     ],
 )
 def test_bad_arguments_are_refused(tokens, options, message):

@@ -77,7 +77,9 @@ def test_a_figure_may_come_from_an_evaluation_that_is_made_later():
 
 @pytest.mark.parametrize("make", [callbacks.early_stopping, callbacks.keep_best])
 def test_a_figure_that_no_evaluation_gives_is_refused(make):
-    with pytest.raises(ValueError, match=r"metric must be a figure.*\(eval_loss\), got 'accuracy'"):
+    with pytest.raises(
+        ValueError, match=r"^(early_stopping|keep_best): metric .* figure.*\(eval_loss\), got 'accuracy'"
+    ):
         ps.fit(STEP, start(), At(), steps=4, evaluate=measuring([1.0, 2.0]), callbacks=[make("accuracy")])
     with pytest.raises(ValueError, match="called with evaluate="):
         ps.fit(STEP, start(), At(), steps=4, callbacks=[make("eval_loss")])
@@ -249,13 +251,13 @@ def test_keep_best_saves_each_best_evaluation(tmp_path):
         (lambda: callbacks.early_stopping(mode="least"), "early_stopping: mode.*least"),
         (lambda: callbacks.divergence(window=10), "divergence: window.*10"),
         (lambda: callbacks.divergence(factor=1), "divergence: factor.*1"),
-        (lambda: callbacks.divergence(factor=10), "divergence: factor must be less than window / 10 = 10"),
+        (lambda: callbacks.divergence(factor=10), "divergence: factor .* window / 10 = 10"),
         (lambda: callbacks.keep_best(mode="least"), "keep_best: mode.*least"),
         (lambda: callbacks.every(0, print), "every: n.*0"),
-        (lambda: callbacks.every(2, 3), "every: callback must be a Callback or a function.*3"),
+        (lambda: callbacks.every(2, 3), "every: callback .* Callback .*got 3"),
         (lambda: callbacks.sampler(str, every=0), "sampler: every.*0"),
-        (lambda: callbacks.jsonl("a\0b"), "jsonl: path must have no null"),
-        (lambda: callbacks.plots(3), "plots: path must be a string.*3"),
+        (lambda: callbacks.jsonl("a\0b"), "jsonl: path .*null"),
+        (lambda: callbacks.plots(3), "plots: path .* string.*3"),
     ],
 )
 def test_wrong_options_are_refused(make, message):

@@ -204,16 +204,16 @@ def test_keep_requests_save_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 3, "evaluate": [evaluation(), evaluation()]}, "different names.*'eval' twice"),
-        ({"steps": 3, "evaluate": [ps.eval_step(loss_fn)]}, r"evaluate\[0\] must be an Evaluation"),
-        ({"steps": 3, "evaluate": ps.eval_step(loss_fn)}, "evaluate must be an Evaluation or several"),
-        ({"steps": 3, "callbacks": [3]}, r"callbacks\[0\] must be a Callback or a function.*3"),
-        ({"steps": 3, "callbacks": [Noting]}, r"callbacks\[0\] must be a Callback or a function"),
-        ({"steps": 3, "callbacks": [lambda progress: True]}, "must return Stop, Save or None.*True"),
+        ({"steps": 3, "evaluate": [evaluation(), evaluation()]}, "evaluations .*names.*'eval' twice"),
+        ({"steps": 3, "evaluate": [ps.eval_step(loss_fn)]}, r"evaluate\[0\] .* Evaluation"),
+        ({"steps": 3, "evaluate": ps.eval_step(loss_fn)}, "evaluate .* Evaluation .*several"),
+        ({"steps": 3, "callbacks": [3]}, r"callbacks\[0\] .* Callback .*got 3"),
+        ({"steps": 3, "callbacks": [Noting]}, r"callbacks\[0\] .* Callback .*Noting"),
+        ({"steps": 3, "callbacks": [lambda progress: True]}, "FunctionCallback .*Stop, Save .*got True"),
         ({"steps": 3, "log_every": 0}, "log_every.*0"),
-        ({"steps": 3, "save_every": 5}, "save_every needs a checkpointer"),
-        ({"steps": 3, "metadata": {"a": mx.array(1)}}, r"metadata\['a'\] must be plain"),
-        ({"steps": 3, "epochs": 1}, "steps and epochs exclude each other"),
+        ({"steps": 3, "save_every": 5}, "save_every .*checkpointer"),
+        ({"steps": 3, "metadata": {"a": mx.array(1)}}, r"metadata\['a'\] .* plain"),
+        ({"steps": 3, "epochs": 1}, "steps and epochs .*steps=3 and epochs=1"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):
@@ -224,13 +224,13 @@ def test_wrong_arguments_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": iter(VALIDATION)}, "source.*an iterator can be read once"),
-        ({"source": At()}, "batches must be given"),
-        ({"source": mx.zeros(3)}, r"got one batch; write \[batch\]"),
+        ({"source": iter(VALIDATION)}, "source .*iterator"),
+        ({"source": At()}, "batches .* given .*at\\(step\\)"),
+        ({"source": mx.zeros(3)}, r"source .*one batch; .*\[batch\]"),
         ({"source": VALIDATION, "every": 0}, "every.*0"),
-        ({"batches": 3}, "batches and perplexity need a source"),
-        ({"source": VALIDATION, "name": ""}, "name must be a word"),
-        ({"source": VALIDATION, "name": "loss"}, "name must differ from the metrics of a step, got 'loss'"),
+        ({"batches": 3}, "batches and perplexity .*source"),
+        ({"source": VALIDATION, "name": ""}, "name .* word, got ''"),
+        ({"source": VALIDATION, "name": "loss"}, "name .*metrics .*got 'loss'"),
     ],
 )
 def test_an_evaluation_that_could_measure_nothing_is_refused(options, message):
@@ -241,7 +241,7 @@ def test_an_evaluation_that_could_measure_nothing_is_refused(options, message):
 def test_an_evaluation_without_batches_is_an_error_and_the_state_is_kept(tmp_path):
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         empty = ps.Evaluation(ps.eval_step(loss_fn), [], every=2)
-        with pytest.raises(ValueError, match="source must hold at least one batch") as caught:
+        with pytest.raises(ValueError, match="^evaluate: source .* one batch, got none") as caught:
             ps.fit(STEP, start(), At(), steps=5, evaluate=empty, checkpointer=checkpointer)
         assert checkpointer.latest().step == 2
     assert vars(caught.value)["result"].steps == 2

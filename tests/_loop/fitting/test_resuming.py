@@ -119,7 +119,7 @@ def test_batches_that_change_structure_lose_no_work(tmp_path):
 def test_other_data_is_refused_unless_it_is_wanted(kind, tmp_path):
     other = {"at": At(seed=5), "list": [batch_of(7)] * 3, "iterable": Passes(seed=5)}[kind]
     fitted(tmp_path, SOURCES[kind](), steps=8)
-    with pytest.raises(ValueError, match="source must (give|repeat) the batches of the run.*same_data=False"):
+    with pytest.raises(ValueError, match="^fit: source .*(step 0|epoch 2) .*same_data=False"):
         fitted(tmp_path, other)
     result, _ = fitted(tmp_path, other, same_data=False)
     assert result.steps == STEPS
@@ -127,7 +127,7 @@ def test_other_data_is_refused_unless_it_is_wanted(kind, tmp_path):
 
 def test_a_source_that_is_too_short_to_resume_is_refused(tmp_path):
     fitted(tmp_path, iter([batch_of(number) for number in range(8)]), steps=8)
-    with pytest.raises(ValueError, match="must repeat the 8 batches.*got only 3"):
+    with pytest.raises(ValueError, match="^fit: source .* 8 batches .*epoch 0 .* 3$"):
         fitted(tmp_path, iter([batch_of(number) for number in range(3)]))
 
 
@@ -160,7 +160,7 @@ def test_an_iterable_with_a_state_of_its_own_is_not_read_again(tmp_path):
 
 def test_steps_below_those_of_the_checkpoint_are_refused_and_equal_ones_are_done(tmp_path):
     first, _ = fitted(tmp_path, At(), steps=8)
-    with pytest.raises(ValueError, match="steps must be at least 8.*got 5"):
+    with pytest.raises(ValueError, match="^fit: steps .* 8.*got 5"):
         fitted(tmp_path, At(), steps=5)
     again, _ = fitted(tmp_path, At(), steps=8)
     assert (again.reason, again.steps) == ("steps", 8)
@@ -169,7 +169,7 @@ def test_steps_below_those_of_the_checkpoint_are_refused_and_equal_ones_are_done
 
 def test_without_resume_a_used_directory_is_refused(tmp_path):
     fitted(tmp_path, At(), steps=8)
-    with pytest.raises(ValueError, match="checkpointer must use an empty directory.*step 8"):
+    with pytest.raises(ValueError, match="^fit: checkpointer .*empty directory.*step 8"):
         fitted(tmp_path, At(), resume=False)
 
 
