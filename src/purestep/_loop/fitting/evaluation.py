@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from purestep._core import checks
-from purestep._core.types import EvalStepFn
+from purestep._core.types import Batch, EvalStepFn, Source
 from purestep._loop.running.cursor import batches_per_epoch, check_source
 from purestep._steps.evaluate import evaluate
 
@@ -47,7 +47,7 @@ class Evaluation:
     """
 
     measure: EvalStepFn | Callable[[Any], Any]
-    source: Any = None
+    source: Source | Iterable[Batch] | None = None
     _: KW_ONLY
     every: int | None = None
     name: str = "eval"

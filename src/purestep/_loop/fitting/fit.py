@@ -9,7 +9,7 @@ from purestep._checkpoint.run.manager import Checkpointer
 from purestep._checkpoint.run.record import plain
 from purestep._checkpoint.run.signals import Signals, signals
 from purestep._core import checks
-from purestep._core.types import StepFn
+from purestep._core.types import Batch, OnPolicySource, Source, StepFn
 from purestep._loop.core.progress import Progress, Run, Stop
 from purestep._loop.fitting.evaluation import Evaluation, evaluations_of
 from purestep._loop.fitting.hooks import Hooks
@@ -26,7 +26,7 @@ from purestep._loop.running.run import Span, made_before, needs_no_thread, pipel
 def fit(
     step: StepFn,
     state: Any,
-    source: Any,
+    source: Source | OnPolicySource | Iterable[Batch],
     *,
     steps: int | None = None,
     epochs: int | None = None,

@@ -2,14 +2,14 @@
 
 import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 
 from purestep._core import checks, tree
-from purestep._core.types import Batch, Metrics, StepFn
+from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import Feed
 
@@ -48,7 +48,7 @@ class Span(NamedTuple):
 def run(
     step: StepFn,
     state: State,
-    source: Any,
+    source: Source | OnPolicySource | Iterable[Batch],
     *,
     steps: int | None = None,
     epochs: int | None = None,
