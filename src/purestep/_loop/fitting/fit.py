@@ -177,7 +177,7 @@ def _trained(step: StepFn, box: list[Any], feed: Feed, session: Session, ledger:
         stops = [request.reason for request in session.evaluate() if isinstance(request, Stop)]
         if stops:
             return stops[0]
-    for made in pipelined(step, box.pop(), feed):
+    for made in pipelined("fit", step, box.pop(), feed):
         reason = session.after(made)
         del made
         if reason is not None:
