@@ -11,7 +11,6 @@ import mlx.core as mx
 from purestep._core import checks, tree
 from purestep._core.types import Batch
 
-
 _END: Any = object()
 
 

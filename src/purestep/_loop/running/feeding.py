@@ -124,7 +124,7 @@ class _Worker:
             pass
         self._thread.join(timeout=1.0)
         if self._drawn and mx.array_equal(_stream(), self._key).item():  # The loop itself drew nothing.
-            mx.random.state[0][:] = self._drawn.pop()
+            _set_stream(self._drawn.pop())
 
 
 @atexit.register
@@ -144,16 +144,22 @@ def _work(
     drawn: list[mx.array],
 ) -> None:
     mx.set_default_device(device)
-    mx.random.state[0][:] = key
+    _set_stream(key)
     _prepare(cursor, left, out, stop)
     drawn.append(_stream())
 
 
 def _stream() -> mx.array:
     """Return a copy of this thread's global random stream, evaluated, so that another thread may use it."""
-    now = copy.copy(mx.random.state[0])
+    streams: Any = mx.random.state
+    now = copy.copy(streams[0])
     mx.eval(now)
     return now
+
+
+def _set_stream(key: mx.array) -> None:
+    streams: Any = mx.random.state
+    streams[0][:] = key
 
 
 def _prepare(cursor: Cursor, left: int | None, out: "queue.Queue[Any]", stop: threading.Event) -> None:

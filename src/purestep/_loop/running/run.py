@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks
 from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import INTERRUPTED, Feed
