@@ -65,7 +65,7 @@ class Session:
         if stop is not None:
             ledger.owed = self._names()
         stop = self._finished(stop, requests, last=made.last)
-        return stop or (SIGNAL if self._asked.received and not made.last else None)
+        return stop or (SIGNAL if self._asked.received and (not made.last or ledger.owed) else None)
 
     def catch_up(self, state: Any) -> str | None:
         """Make the evaluations that a run owed when it ended; return the reason to stop."""
@@ -74,7 +74,8 @@ class Session:
         if not ledger.owed:
             return None
         self.progress = ledger.standing(state)
-        return self._finished(None, [], last=False)
+        stop = self._finished(None, [], last=False)
+        return stop or (SIGNAL if self._asked.received else None)
 
     def _finished(self, stop: str | None, requests: Sequence[Stop | Save], *, last: bool) -> str | None:
         """Make the evaluations that are owed and save what is due; return the reason to stop."""
