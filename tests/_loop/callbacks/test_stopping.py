@@ -197,14 +197,15 @@ def test_nonfinite_refuses_a_directory_of_checkpoints_before_the_first_step(tmp_
     source = At()
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         ps.fit(STEP, start(), At(), steps=2, checkpointer=checkpointer)
-    # A directory that receives checkpoints during the run is found at its end, and said.
+    # `fit` has locked a directory that will receive checkpoints.
     callback = callbacks.nonfinite(tmp_path / "new")
-    said = "the step could not be kept: .*holds checkpoints"
-    checkpointer = ps.checkpoint.Checkpointer(tmp_path / "new")
-    with checkpointer, pytest.warns(ps.replay.ReplayWarning, match=said):
-        ps.fit(
-            STEP, start(), poisoned(7), steps=9, checkpointer=checkpointer, save_every=2, callbacks=[callback]
-        )
+    with (
+        ps.checkpoint.Checkpointer(tmp_path / "new") as checkpointer,
+        pytest.raises(ps.checkpoint.LockedError),
+    ):
+        ps.fit(STEP, start(), source, steps=9, checkpointer=checkpointer, callbacks=[callback], prefetch=0)
+    assert set(source.asked) <= {0}  # the first batch is read for its checksum
+    source = At()
     with pytest.raises(ValueError, match="holds checkpoints"):
         ps.fit(STEP, start(), source, steps=4, callbacks=[callbacks.nonfinite(tmp_path)], prefetch=0)
     assert not source.asked
@@ -299,3 +300,36 @@ def test_no_callback_reads_the_device_between_rows(tmp_path):
 
 def quiet():
     return Console(quiet=True)
+
+
+def test_a_run_that_stopped_early_does_not_go_on_when_it_is_started_again(tmp_path):
+    def fitted(patience):
+        flat = ps.Evaluation(lambda state: 1.0, every=4, name="flat")
+        with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+            return ps.fit(
+                STEP, start(), At(), steps=99, evaluate=flat, checkpointer=checkpointer,
+                callbacks=[callbacks.every(3, callbacks.early_stopping("flat", patience=patience))],
+            )  # fmt: skip
+
+    first, again, longer = fitted(2), fitted(2), fitted(5)
+    assert (first.reason, first.steps) == ("flat has not improved in 2 evaluations", 12)
+    assert (again.reason, again.steps) == (first.reason, 12)
+    assert (longer.reason, longer.steps) == ("flat has not improved in 5 evaluations", 24)
+
+
+def test_a_run_that_diverged_does_not_go_on_when_it_is_started_again(tmp_path):
+    def growing(state, batch):
+        after, metrics = STEP(state, batch)
+        return after, {**metrics, "loss": mx.where(state.step < 30, 1.0, 100.0)}
+
+    def fitted(name, callback):
+        with ps.checkpoint.Checkpointer(tmp_path / name) as checkpointer:
+            return ps.fit(growing, start(), At(), steps=99, checkpointer=checkpointer, callbacks=[callback])
+
+    callback = callbacks.divergence(window=30)
+    first, again = fitted("a", callback), fitted("a", callbacks.divergence(window=30))
+    assert first.reason.startswith("loss diverges")
+    assert (again.reason, again.steps) == (first.reason, first.steps)
+    # A callback that is used for another run begins anew.
+    other = fitted("b", callback)
+    assert (other.reason, other.steps) == (first.reason, first.steps)

@@ -181,6 +181,45 @@ def test_without_the_stop_a_nan_is_not_saved_either(tmp_path):
         assert checkpointer.list() == []
 
 
+@pytest.mark.parametrize("with_field", [True, False])
+def test_parameters_that_are_not_finite_beside_a_finite_loss_are_not_saved_and_that_is_said(
+    with_field, tmp_path
+):
+    """The loss does not use them, so the run goes on."""
+
+    def step(state, batch):
+        params = {"w": mx.full(4, mx.nan)}
+        after = {"params": params} if isinstance(state, dict) else state.replace(params=params)
+        return after, {"loss": mx.array(1.0)}
+
+    begun = start() if with_field else {"params": {"w": mx.zeros(4)}}
+    with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+        with pytest.warns(ps.CheckpointWarning, match="step 5 is not saved: its parameters.*w for example"):
+            result = ps.fit(step, begun, At(), steps=5, checkpointer=checkpointer, save_every=5)
+        assert (result.reason, checkpointer.list()) == ("steps", [])
+
+
+def test_an_infinite_metric_beside_finite_parameters_is_a_figure():
+    step = lambda state, batch: (STEP(state, batch)[0], {"loss": mx.array(mx.inf)})  # noqa: E731
+    result = ps.fit(step, start(), At(), steps=12)
+    assert (result.reason, result.history.column("loss")) == ("steps", ([10, 12], [mx.inf, mx.inf]))
+
+
+def test_a_window_that_cannot_be_flushed_is_said():
+    transform = ps.transforms.accumulate(ps.optimizers.sgd(0.1), every=4)
+    step = ps.train_step(loss_fn, transform)
+    hidden = lambda state, batch: step(state, batch)  # noqa: E731
+    with pytest.warns(UserWarning, match="the last, incomplete window of accumulate is not applied"):
+        ps.fit(hidden, start(transform), At(), steps=6)
+    assert ps.fit(hidden, start(transform), At(), steps=8).steps == 8  # no window is open
+
+
+def test_batches_may_hold_texts():
+    texts = [{**batch_of(number), "prompt": ["a", "b"], "id": number} for number in range(3)]
+    step = lambda state, batch: STEP(state, {"x": batch["x"], "y": batch["y"]})  # noqa: E731
+    assert ps.fit(step, start(), texts, epochs=2).steps == 6
+
+
 def test_a_nan_that_a_transform_skips_does_not_stop_the_run():
     transform = ps.transforms.apply_if_finite(TRANSFORM, max_consecutive_errors=3)
 

@@ -125,6 +125,40 @@ def test_other_data_is_refused_unless_it_is_wanted(kind, tmp_path):
     assert result.steps == STEPS
 
 
+def test_a_source_of_another_kind_is_refused_unless_it_is_wanted(tmp_path):
+    class Policy:
+        on_policy = True
+
+        def at(self, state):
+            return batch_of(0)
+
+    kinds = {"an object with at(step)": At, "an iterable": SOURCES["list"], "an on-policy source": Policy}
+    for first, before in kinds.items():
+        for second, after in kinds.items():
+            if first == second:
+                continue
+            path = tmp_path / f"{first} {second}"
+            fitted(path, before(), steps=4)
+            with pytest.raises(ValueError, match="source must be .*as in the run that is resumed") as caught:
+                fitted(path, after(), steps=8)
+            assert f"{first} as in the run that is resumed, got {second}" in str(caught.value)
+            assert fitted(path, after(), steps=8, same_data=False)[0].steps == 8
+
+
+def test_texts_of_a_batch_are_compared(tmp_path):
+    def run(prompt):
+        batches = [{**batch_of(number), "prompt": [prompt]} for number in range(3)]
+        step = lambda state, batch: STEP(state, {"x": batch["x"], "y": batch["y"]})  # noqa: E731
+        with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+            count = len(checkpointer.list())
+            return ps.fit(step, start(), batches, steps=4 + count, checkpointer=checkpointer)
+
+    assert run("why?").steps == 4
+    assert run("why?").steps == 5
+    with pytest.raises(ValueError, match="the first batch of epoch 1 differs"):
+        run("how?")
+
+
 def test_a_source_that_is_too_short_to_resume_is_refused(tmp_path):
     fitted(tmp_path, iter([batch_of(number) for number in range(8)]), steps=8)
     with pytest.raises(ValueError, match="^fit: source .* 8 batches .*epoch 0 .* 3$"):
@@ -178,6 +212,16 @@ def test_a_checkpoint_of_a_loop_by_hand_is_continued(tmp_path):
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(states[4])
     result, _ = fitted(tmp_path, At())
+    assert_same(result.state, states[-1])
+
+
+@pytest.mark.parametrize("made", [5, 6])
+def test_a_checkpoint_of_a_loop_by_hand_over_a_list_is_continued(made, tmp_path):
+    batches = [batch_of(number) for number in range(3)]
+    states = [state for state, _ in ps.run(STEP, start(), batches, steps=8)]
+    with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(states[made - 1])
+    result, _ = fitted(tmp_path, batches, steps=8)
     assert_same(result.state, states[-1])
 
 
