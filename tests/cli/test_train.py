@@ -84,7 +84,7 @@ def test_a_run_that_another_process_writes_is_refused_in_one_line(capsys, here):
         writer.delete(99)  # the lock stays
         code, _, err = command(capsys, "--resume", "--out", "run", "--max-steps", "8")
     assert code == 2
-    assert err.startswith("train: Checkpointer.")
+    assert err.startswith("train: fit: ")
     assert f"{here}/run/checkpoints is being written by pid" in err
 
 

@@ -157,7 +157,7 @@ def test_a_run_that_another_process_writes_is_refused(tmp_path):
     with ps.checkpoint.Checkpointer(tmp_path / "first/checkpoints") as writer:
         writer.save({"w": mx.zeros(1)}, step=99)
         writer.delete(99)  # the lock stays
-        with pytest.raises(WriteError, match="^demo: Checkpointer.save: .* is being written by pid"):
+        with pytest.raises(WriteError, match="^demo: fit: .* is being written by pid"):
             work(a_session(tmp_path))
 
 

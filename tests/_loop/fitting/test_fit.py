@@ -248,7 +248,10 @@ def test_keep_requests_save_a_checkpoint(tmp_path):
         ({"steps": 3, "evaluate": ps.eval_step(loss_fn)}, "evaluate .* Evaluation .*several"),
         ({"steps": 3, "callbacks": [3]}, r"callbacks\[0\] .* Callback .*got 3"),
         ({"steps": 3, "callbacks": [Noting]}, r"callbacks\[0\] .* Callback .*Noting"),
-        ({"steps": 3, "callbacks": [lambda progress: True]}, "FunctionCallback .*Stop, Save .*got True"),
+        (
+            {"steps": 3, "callbacks": [lambda progress: True]},
+            "FunctionCallback\.on_step_end .*Stop, Save .*got True",
+        ),
         ({"steps": 3, "log_every": 0}, "log_every.*0"),
         ({"steps": 3, "save_every": 5}, "save_every .*checkpointer"),
         ({"steps": 3, "metadata": {"a": mx.array(1)}}, r"metadata\['a'\] .* plain"),
