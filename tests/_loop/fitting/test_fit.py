@@ -250,7 +250,7 @@ def test_keep_requests_save_a_checkpoint(tmp_path):
         ({"steps": 3, "callbacks": [Noting]}, r"callbacks\[0\] .* Callback .*Noting"),
         (
             {"steps": 3, "callbacks": [lambda progress: True]},
-            "FunctionCallback\.on_step_end .*Stop, Save .*got True",
+            "FunctionCallback.on_step_end .*Stop, Save .*got True",
         ),
         ({"steps": 3, "log_every": 0}, "log_every.*0"),
         ({"steps": 3, "save_every": 5}, "save_every .*checkpointer"),
