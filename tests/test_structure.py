@@ -24,13 +24,14 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay "
-        "_loop types rng tree layers transforms optimizers schedules losses data checkpoint replay metrics "
-        "callbacks testing demos cli __main__"
+        "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data _measures "
+        "_replay _loop types rng tree layers adapters transforms optimizers schedules losses data checkpoint "
+        "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
         "escaping hardware sums mean types checks microbatching scalars tree ordering graph context rng"
     ).split(),
+    "_adapters": "layers placing files".split(),
     "_layers": "activations reduced substitutes recomputing".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),

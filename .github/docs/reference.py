@@ -18,6 +18,7 @@ NAMESPACES = (
     "optimizers",
     "schedules",
     "losses",
+    "adapters",
     "layers",
     "callbacks",
     "checkpoint",

@@ -37,16 +37,16 @@ def test_a_directory_in_the_place_of_a_run_is_none(tmp_path):
 
 
 def test_what_cannot_be_written_says_what_stays_and_how_to_go_on(directory):
-    stays = "Saved states are kept; to continue once this is fixed: --resume --out "
+    stays = "kept; .*--resume --out "
     full = OSError(errno.ENOSPC, "No space left on device", "file")
     with (
-        pytest.raises(WriteError, match=f"^demo: file cannot be written: No space left on device. {stays}"),
+        pytest.raises(WriteError, match=f"^demo: file cannot .*: No space left.*{stays}"),
         directory.writing(Path("file")),
     ):
         raise full
     short = OSError("cannot write 9 bytes to file: [write] Unable to write 2 bytes to file.")
     with (
-        pytest.raises(WriteError, match=f"^demo: cannot write 9 bytes to .*2 bytes to file. {stays}") as own,
+        pytest.raises(WriteError, match=f"^demo: cannot write 9 bytes to .*2 bytes to file.*{stays}") as own,
         directory.writing(Path("file")),
     ):
         raise short
@@ -67,7 +67,7 @@ def test_states_without_checkpoints_are_of_an_earlier_version(directory, place):
     directory.check_layout()
     (directory.path / "state.safetensors").touch()
     if place is None:
-        with pytest.raises(ValueError, match="an earlier version of purestep wrote its state into"):
+        with pytest.raises(ValueError, match="earlier version .*state.safetensors"):
             directory.check_layout()
     else:
         (directory.path / place).mkdir(parents=True)

@@ -195,9 +195,9 @@ def test_a_part_of_a_file_is_read_like_a_file_and_keeps_it_open(tmp_path):
     assert part[5:-5].read(0, 70).tolist() == list(range(15, 85))
     assert part.windows([0, 78], 2).tolist() == [[10, 11], [88, 89]]
     assert len(part[90:]) == 0
-    with pytest.raises(ValueError, match="at most 80 tokens, got 81"):
+    with pytest.raises(ValueError, match="stop .* 80 tokens, got 81"):
         part.read(0, 81)
-    with pytest.raises(TypeError, match="a part must be file\\[start:stop\\], got 3"):
+    with pytest.raises(TypeError, match="part .*file\\[start:stop\\], got 3"):
         part[3]
 
 

@@ -179,10 +179,10 @@ def test_filled_windows_have_each_token_but_the_first_as_a_target_once(tmp_path,
 
 def test_an_ignore_index_that_may_be_a_token_or_needs_an_order_is_refused():
     for options, message in (
-        ({"shuffle": False, "ignore_index": 0}, "ignore_index must be negative, got 0: it may be a token"),
-        ({"ignore_index": -1}, "ignore_index needs shuffle=False: shuffled windows leave tokens out"),
+        ({"shuffle": False, "ignore_index": 0}, "ignore_index .*negative, got 0"),
+        ({"ignore_index": -1}, "ignore_index .*shuffle=False"),
     ):
         with pytest.raises(ValueError, match=f"^TokenWindows: {message}"):
             TokenWindows(mx.arange(100), 2, 8, **options)
-    with pytest.raises(ValueError, match=r"^TokenWindows: tokens must hold at least 2 tokens, got 1"):
+    with pytest.raises(ValueError, match=r"^TokenWindows: tokens .* 2 tokens, got 1"):
         TokenWindows(mx.arange(1), 2, 8, shuffle=False, ignore_index=-1)

@@ -20,14 +20,14 @@ def returning(**metrics):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"checkpointer": "run"}, "checkpointer must be a ps.checkpoint.Checkpointer, got 'run'"),
-        ({"callbacks": ps.callbacks.log()}, r"callbacks must be a list.*write \[callback\]"),
-        ({"callbacks": lambda progress: None}, r"callbacks must be a list.*write \[callback\]"),
-        ({"callbacks": None}, "callbacks must be a list, got None"),
-        ({"resume": "no"}, "resume must be True or False, got 'no'"),
-        ({"same_data": 0}, "same_data must be True or False, got 0"),
-        ({"stop_on_nonfinite": None}, "stop_on_nonfinite must be True or False"),
-        ({"metadata": {"purestep.fit": 1}}, "metadata must not have the name 'purestep.fit'"),
+        ({"checkpointer": "run"}, "checkpointer .*Checkpointer, got 'run'"),
+        ({"callbacks": ps.callbacks.log()}, r"callbacks .*list.*\[callback\]"),
+        ({"callbacks": lambda progress: None}, r"callbacks .*list.*\[callback\]"),
+        ({"callbacks": None}, "callbacks .*list, got None"),
+        ({"resume": "no"}, "resume .*True or False, got 'no'"),
+        ({"same_data": 0}, "same_data .*True or False, got 0"),
+        ({"stop_on_nonfinite": None}, "stop_on_nonfinite .*True or False, got None"),
+        ({"metadata": {"purestep.fit": 1}}, "metadata .*'purestep.fit'"),
     ],
 )
 def test_arguments_of_other_types_are_refused_before_the_source_is_read(options, message):
@@ -47,7 +47,7 @@ def test_a_directory_that_another_run_writes_is_refused_before_the_first_step(tm
         with ps.checkpoint.Checkpointer(tmp_path) as second, pytest.raises(ps.checkpoint.LockedError):
             ps.fit(STEP, start(), At(), steps=3, checkpointer=second, callbacks=[Begun()])
     source = At()
-    with pytest.raises(ValueError, match="fit: the Checkpointer is closed"):
+    with pytest.raises(ValueError, match="fit: .*Checkpointer .*closed"):
         ps.fit(STEP, start(), source, steps=3, checkpointer=first)
     assert source.asked == []
 
@@ -56,7 +56,7 @@ def test_a_state_that_cannot_be_stored_is_refused_before_the_first_step(tmp_path
     source = At()
     with (
         ps.checkpoint.Checkpointer(tmp_path) as checkpointer,
-        pytest.raises(TypeError, match=r"fit: state.n is the Python number 0; write mx.array\(0\)"),
+        pytest.raises(TypeError, match=r"fit: state.n .*Python number 0;.* mx.array\(0\)"),
     ):
         ps.fit(lambda state, batch: (state, {}), {"n": 0}, source, steps=3, checkpointer=checkpointer)
     assert source.asked == []
@@ -67,7 +67,7 @@ def test_a_step_that_changes_the_structure_of_the_state_could_not_be_resumed(tmp
         state, metrics = STEP(state, batch)
         return state.replace(model_state={"seen": mx.ones(2)}), metrics
 
-    said = "fit: step must return a state of the structure.*model_state.seen is in the new state, not in"
+    said = "fit: step .*state.*model_state.seen .*new state, not in"
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer, pytest.raises(ValueError, match=said):
         ps.fit(step, start(), At(), steps=9, checkpointer=checkpointer)
     assert ps.fit(step, start(), At(), steps=9).steps == 9  # nothing is stored
@@ -80,7 +80,7 @@ def test_states_of_callbacks_are_checked_before_the_first_step(tmp_path):
 
     with (
         ps.checkpoint.Checkpointer(tmp_path) as checkpointer,
-        pytest.raises(TypeError, match=r"\['Remembering 1'\]\['best'\] must be plain.*got array") as caught,
+        pytest.raises(TypeError, match=r"\['Remembering 1'\]\['best'\] .*plain.*got array") as caught,
     ):
         ps.fit(STEP, start(), At(), steps=3, checkpointer=checkpointer, callbacks=[Remembering()])
     assert vars(caught.value)["result"].steps == 0
@@ -97,14 +97,14 @@ def test_states_of_callbacks_are_checked_before_the_first_step(tmp_path):
     ],
 )
 def test_metrics_that_are_no_figures_are_refused_at_the_first_step(metrics, message):
-    with pytest.raises((TypeError, ValueError), match=f"fit: step must.*{message}") as caught:
+    with pytest.raises((TypeError, ValueError), match=f"fit: step .*{message}") as caught:
         ps.fit(returning(**metrics), start(), At(), steps=100, log_every=50)
     assert vars(caught.value)["result"].steps == 0
 
 
 @pytest.mark.parametrize("metrics", [None, mx.array(1.0)])
 def test_metrics_must_be_a_dict(metrics):
-    with pytest.raises(TypeError, match="fit: step must return a dict of metrics"):
+    with pytest.raises(TypeError, match="fit: step .*dict .*metrics"):
         ps.fit(lambda state, batch: (state, metrics), start(), At(), steps=100)
 
 
@@ -120,11 +120,11 @@ def test_figures_of_each_type_of_number_make_rows():
 @pytest.mark.parametrize("log_every", [1, 3])
 def test_a_figure_has_one_source(log_every):
     step = returning(loss=mx.array(1.0), eval_loss=mx.array(-5.0))
-    with pytest.raises(ValueError, match="fit: 'eval_loss' is a metric of the step and a figure of an eval"):
+    with pytest.raises(ValueError, match="fit: 'eval_loss' .*step .*eval"):
         ps.fit(step, start(), At(), steps=9, evaluate=evaluation(every=2), log_every=log_every)
     first = ps.Evaluation(lambda state: {"a_norm": 1.0}, every=2)
     second = ps.Evaluation(lambda state: {"norm": 2.0}, every=2, name="eval_a")
-    with pytest.raises(ValueError, match="fit: two evaluations give 'eval_a_norm'"):
+    with pytest.raises(ValueError, match="fit: .*evaluations .*'eval_a_norm'"):
         ps.fit(STEP, start(), At(), steps=9, evaluate=[first, second])
 
 
@@ -140,8 +140,8 @@ class Policy:
 @pytest.mark.parametrize(
     ("measure", "options", "message"),
     [
-        (ps.eval_step(loss_fn), {}, "measure must take the state alone without source=.*state, batch"),
-        (loss_fn, {"source": [batch_of(0)]}, r"measure must take \(state, batch\), got.*params, batch, rng"),
+        (ps.eval_step(loss_fn), {}, "measure .*without source=.*state, batch"),
+        (loss_fn, {"source": [batch_of(0)]}, r"measure .*\(state, batch\), got.*params, batch, rng"),
         (ps.eval_step(loss_fn), {"source": Policy(), "batches": 2}, "got an on-policy source"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_measure_without_a_signature_or_with_defaults_is_accepted():
     ("value", "message"), [(mx.ones(4), r"an array of shape \(4,\)"), (None, "None"), ({"a": 1}, "{'a': 1}")]
 )
 def test_an_evaluation_must_return_numbers_or_texts(value, message):
-    with pytest.raises(TypeError, match=f"evaluation eval_w must return numbers or texts, got {message}"):
+    with pytest.raises(TypeError, match=f"evaluation eval_w .*got {message}"):
         ps.Evaluation(lambda state: {"w": value}).measured("fit", start())
     truth = ps.Evaluation(lambda state: {"w": mx.array(True), "v": False}).measured("fit", start())
     assert truth.figures == {"eval_w": 1.0, "eval_v": 0.0}
@@ -210,7 +210,7 @@ def test_a_stop_of_each_hook_is_obeyed(hook, steps, evaluated, tmp_path):
 def test_nonsense_of_each_hook_is_refused_with_its_name(hook, value, tmp_path):
     with (
         ps.checkpoint.Checkpointer(tmp_path) as checkpointer,
-        pytest.raises(TypeError, match=rf"fit: Hooked.{hook} must return"),
+        pytest.raises(TypeError, match=rf"fit: Hooked.{hook} .*return"),
     ):
         ps.fit(
             STEP, start(), At(), steps=2, evaluate=evaluation(every=1), checkpointer=checkpointer,
@@ -219,7 +219,7 @@ def test_nonsense_of_each_hook_is_refused_with_its_name(hook, value, tmp_path):
 
 
 def test_no_state_can_be_saved_before_the_first_step():
-    with pytest.raises(TypeError, match="on_train_begin must return Stop or None"):
+    with pytest.raises(TypeError, match="on_train_begin .*Stop or None"):
         ps.fit(STEP, start(), At(), steps=2, callbacks=[Hooked("on_train_begin", Save())])
 
 

@@ -22,10 +22,10 @@ class Pair(NamedTuple):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (Pair(mx.zeros((4, 3)), mx.zeros(4)), r"got one batch; write \[batch\]"),
-        (np.zeros((4, 3)), r"got one batch; write \[batch\]"),
-        ("train.txt", "source must be an iterable of batches, got the text 'train.txt'"),
-        (At, "source must be an object, got the class At: call it"),
+        (Pair(mx.zeros((4, 3)), mx.zeros(4)), r"one batch; .*\[batch\]"),
+        (np.zeros((4, 3)), r"one batch; .*\[batch\]"),
+        ("train.txt", "source .*iterable .*got .* 'train.txt'"),
+        (At, "source .*class At: call"),
     ],
 )
 def test_a_value_that_is_no_source_is_refused_before_any_work(source, message):
@@ -157,7 +157,7 @@ def test_the_step_of_a_state_may_be_a_python_number():
 
 @pytest.mark.parametrize("made", [None, mx.array(1.0), 3, (1, 2, 3)])
 def test_a_step_that_returns_no_pair_is_named(made):
-    with pytest.raises(TypeError, match=r"run: step must return \(state, metrics\), got"):
+    with pytest.raises(TypeError, match=r"run: step .*\(state, metrics\), got"):
         list(ps.run(lambda state, batch: made, start(), [batch_of(0)]))
 
 

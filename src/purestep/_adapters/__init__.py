@@ -1,0 +1,1 @@
+"""Low-rank adapters: layers, their placement in a module, their files."""
