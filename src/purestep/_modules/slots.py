@@ -1,12 +1,13 @@
 """Slots: the places in a module that hold its arrays, by path."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._core import checks, tree
+from purestep._core.tree.patterns import matched
 from purestep._core.types import Params, Tree
 from purestep._modules.contents import Contents, Place
 
@@ -70,12 +71,35 @@ def private_arrays(where: list[Place], image: Contents) -> list[tuple[PrivateSlo
     return found
 
 
-def trained_and_held(module: nn.Module, slots: dict[str, list[Slot]]) -> tuple[Params, Tree]:
-    """Return the module's trainable arrays and its other arrays, each array only under its first path."""
-    trained = _select(module.trainable_parameters(), slots.__contains__)
+def trained_and_held(
+    module: nn.Module, slots: dict[str, list[Slot]], trainable: Sequence[str] | None = None
+) -> tuple[Params, Tree]:
+    """Return the trained arrays and the others, each array only under its first path.
+
+    Trained are the arrays that match the patterns, or those that the module has not frozen.
+    """
+    if trainable is None:
+        trained = _select(module.trainable_parameters(), slots.__contains__)
+    else:
+        chosen = _chosen(slots, trainable)
+        trained = _pruned(_select(module.parameters(), chosen.__contains__))
     paths = set(tree.paths(trained))
     held = _select(module.parameters(), lambda path: path in slots and path not in paths)
     return trained, _pruned(held)
+
+
+def _chosen(slots: dict[str, list[Slot]], trainable: Sequence[str]) -> set[str]:
+    """Return the paths of the arrays to train; refuse those that have no gradient."""
+    chosen = matched("functional", trainable, list(slots))
+    for path in sorted(chosen):
+        array = slots[path][0].read()
+        if not mx.issubdtype(array.dtype, mx.floating):
+            stored = ", as the weights of a quantized layer are" if array.dtype == mx.uint32 else ""
+            raise checks.error(
+                "functional",
+                f"trainable must match floating-point arrays, but {path} is {array.dtype}{stored}",
+            )
+    return chosen
 
 
 def check_fits(
