@@ -26,7 +26,7 @@ def blocks(path: Path) -> list[str]:
 
 def needed(block: str) -> str:
     """Return the package that a block needs and this environment lacks, or the empty string."""
-    named = re.match(r"# needs: pip install ([\w-]+)\n", block)
+    named = re.match(r"# needs: (?:\S*/)?pip install ([\w-]+)\n", block)
     if named and not importlib.util.find_spec(_EXTRAS[named[1]]):
         return named[1]
     return ""
