@@ -97,6 +97,7 @@ def test_a_configuration_is_immutable_and_equal_by_value():
         ({"warmup_steps": -1}, "warmup_steps ... 0, got -1"),
         ({"warmup_steps": 1001}, "warmup_steps ... max_steps (1000), got 1001"),
         ({"max_steps": 50}, "warmup_steps ... max_steps (50), got 100"),
+        ({"max_steps": 7}, "warmup_steps ... max_steps (7), got 100, the default"),
         ({"max_steps": 0}, "max_steps ... 1, got 0"),
         ({"max_steps": 10.0}, "max_steps ... integer, got 10.0"),
         ({"max_steps": "10"}, "max_steps ... integer, got '10'"),
@@ -123,6 +124,8 @@ def test_a_configuration_is_immutable_and_equal_by_value():
         ({"decay_ratio": 0.3}, "decay_ratio ... cosine schedule"),
         ({"learning_rat": 1}, "no field 'learning_rat'; ... learning_rate?"),
         ({"lr": 1}, "no field 'lr'; ... learning_rate?"),
+        ({"clip_norm": 1}, "no field 'clip_norm'; ... max_grad_norm?"),
+        ({"beta_2": 1}, "no field 'beta_2'; ... b2?"),
         ({"Max-Steps": 1}, "no field 'Max-Steps'; ... max_steps?"),
         ({"colour": 1}, "no field 'colour'; ... learning_rate, weight_decay,"),
     ],
@@ -156,6 +159,7 @@ def test_a_name_that_replace_does_not_know_is_refused():
         (b"[train]\nseed = 1", "no field 'train'"),
         (b"x = " + b"[" * 10_000, "TOML"),
         (b"#" * 1_000_001, "1,000,000 bytes"),
+        (b"seed = " + b"9" * 5000, "TrainConfig.from_toml: ... TOML: ... 4300 digits"),
     ],
 )
 def test_a_file_that_is_not_a_configuration_is_named(tmp_path, content, message):
@@ -174,6 +178,7 @@ def test_a_file_is_read_whatever_its_line_ends_are_and_json_is_read_strictly(tmp
         ('{"seed": 1, "seed": 2}', "'seed' twice"),
         ("[1]", "object, got list"),
         ("{", "JSON"),
+        ('{"seed": ' + "9" * 5000 + "}", "TrainConfig.from_json: ... JSON: ... 4300 digits"),
         ('{"learning_rate": NaN}', "learning_rate ... finite"),
     ):
         path.write_text(content)
@@ -181,6 +186,9 @@ def test_a_file_is_read_whatever_its_line_ends_are_and_json_is_read_strictly(tmp
     with pytest.raises(FileNotFoundError):
         TrainConfig.from_toml(tmp_path / "absent")
     assert f"file, {tmp_path}" in refusal(lambda: TrainConfig.from_toml(tmp_path))
+    for other in (None, 0):
+        said = refusal(lambda: TrainConfig.from_json(other))  # noqa: B023
+        assert re.search(parts(f"TrainConfig.from_json: path ... got {other}"), said)
 
 
 def test_arguments_override_a_base_and_the_last_one_wins():
@@ -190,6 +198,8 @@ def test_arguments_override_a_base_and_the_last_one_wins():
         seed=3, max_steps=200, weight_decay=0.0
     )
     assert TrainConfig.from_arguments([]) == TrainConfig()
+    said = refusal(lambda: TrainConfig.from_arguments([], base={"seed": 2}))
+    assert re.search(parts("TrainConfig.from_arguments: base ... TrainConfig, got {'seed': 2}"), said)
     for no in (
         ["--no-compile-step"],
         ["--no_compile_step"],
@@ -219,6 +229,7 @@ def test_arguments_override_a_base_and_the_last_one_wins():
         (["-s", "1"], "options ... got '-s'"),
         (["--"], "options ... got '--'"),
         ("--seed=1", "argv ... sequence"),
+        (None, "argv ... sequence ... got None"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

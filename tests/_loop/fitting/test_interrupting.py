@@ -1,6 +1,7 @@
 """Signals and errors at any moment of a run: it ends soon, and the resumed run lacks nothing."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -189,6 +190,18 @@ def test_an_error_of_a_resumed_run_says_where_its_state_is(tmp_path):
     with pytest.raises(ValueError, match="no") as caught:
         fitted(tmp_path, Refusing())
     assert f"the state after step 4 is saved in {tmp_path}" in caught.value.__notes__[-1]
+
+
+def test_the_result_is_in_the_error_of_a_callback_that_raises_at_the_end(tmp_path):
+    class Drawing(Callback):
+        def on_train_end(self, result):
+            raise RuntimeError("no font")
+
+    with pytest.raises(RuntimeError, match="no font") as caught:
+        ps.fit(STEP, start(), At(), steps=6, callbacks=[Drawing()])
+    result = vars(caught.value)["result"]
+    assert (result.reason, result.steps, int(result.state.step.item())) == ("steps", 6, 6)
+    assert re.search("step 6.*error.result.state", caught.value.__notes__[-1])
 
 
 def test_each_checkpoint_is_told_also_the_last_one(tmp_path):

@@ -24,6 +24,7 @@ def returning(**metrics):
         ({"callbacks": ps.callbacks.log()}, r"callbacks .*list.*\[callback\]"),
         ({"callbacks": lambda progress: None}, r"callbacks .*list.*\[callback\]"),
         ({"callbacks": None}, "callbacks .*list, got None"),
+        ({"callbacks": [log := ps.callbacks.log(), log]}, "callbacks .*got .*Log.* twice"),
         ({"resume": "no"}, "resume .*True or False, got 'no'"),
         ({"same_data": 0}, "same_data .*True or False, got 0"),
         ({"stop_on_nonfinite": None}, "stop_on_nonfinite .*True or False, got None"),

@@ -304,3 +304,27 @@ def test_a_run_in_another_thread_works_without_signals(tmp_path):
     thread.start()
     thread.join()
     assert_same(results[0].state, whole.state)
+
+
+def test_the_first_state_of_a_resumed_run_is_not_kept_in_memory(tmp_path):
+    """Between two steps there are the state after the last one and that which is being made."""
+    size = 1 << 20
+    held = []
+
+    def step(state, batch):
+        return {"w": state["w"] + 1, "step": state["step"] + 1}, {"loss": state["w"][0]}
+
+    def run(steps):
+        with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+            template = {"w": mx.zeros(size), "step": mx.array(0)}
+            mx.eval(template)
+            before = mx.get_active_memory()
+            noting = lambda progress: held.append((mx.get_active_memory() - before) / (4 * size))  # noqa: E731
+            ps.fit(
+                step, template, At(), steps=steps, checkpointer=checkpointer, callbacks=[noting], prefetch=0
+            )
+
+    run(2)
+    held.clear()
+    run(9)
+    assert max(held[2:-1]) < 2.5

@@ -144,21 +144,20 @@ def fit(
             structure=None if checkpointer is None else tree.spec(begun.state),
             stop_on_nonfinite=stop_on_nonfinite,
         )  # fmt: skip
-        box = [begun.state]  # the loop takes the state out, so that nothing else keeps it in memory
+        initial = [begun.state]  # emptied after the first step, so that nothing keeps the state in memory
         run = Run(
             step,
-            box[0],
+            initial[0],
             span.start,
             span.steps,
             ledger.history,
             log_every,
             tuple(e.name for e in evaluations),
         )
-        last: Any = box[0]
         del begun, state
 
         def result(reason: str) -> FitResult:
-            now = last if session.progress is None else session.progress.state
+            now = initial[0] if session.progress is None else session.progress.state
             best = best_in(ledger.history, *_rated(checkpointer, evaluations, ledger))
             return FitResult(now, best, ledger.history, reason, ledger.step, ledger.seconds)
 
@@ -168,7 +167,7 @@ def fit(
             if checkpointer is not None:
                 plain_values(caller, "state() of callbacks", hooks.to_plain())
             if reason is None:
-                reason = session.catch_up(box[0]) or _trained(caller, step, box, feed, session)
+                reason = session.catch_up(initial[0]) or _trained(caller, step, initial, feed, session)
             if reason is None:
                 reason = _ended(cursor, span, steps, ledger)
             storage.finish(session.progress)
@@ -176,16 +175,22 @@ def fit(
             _report(error, session, storage, result, hooks)
             raise
         done = result(reason)
-        hooks.train_end(done)
+        try:
+            hooks.train_end(done)
+        except Exception as error:
+            error.result = done  # type: ignore[attr-defined]
+            error.add_note(f"fit ended after step {done.steps}: {reason}; {storage.where()}")
+            raise
     return done
 
 
-def _trained(caller: str, step: StepFn, box: list[Any], feed: Feed, session: Session) -> str | None:
+def _trained(caller: str, step: StepFn, initial: list[Any], feed: Feed, session: Session) -> str | None:
     """Make all steps; return the reason if the run is stopped before its end."""
     last = False
-    for made in pipelined(caller, step, box.pop(), feed, session.interrupted):
+    for made in pipelined(caller, step, initial[0], feed, session.interrupted):
         last = made.last
         reason = session.after(made)
+        initial.clear()
         del made
         if reason is not None:
             return reason

@@ -20,6 +20,10 @@ class Hooks:
         self._callbacks = [
             as_callback(caller, f"callbacks[{number}]", given) for number, given in enumerate(callbacks)
         ]
+        for number, callback in enumerate(self._callbacks):
+            if any(callback is other for other in self._callbacks[:number]):
+                shown = checks.shown(callback)
+                raise checks.error(caller, f"callbacks must differ from each other, got {shown} twice")
         # A hook that is not overridden is not called.
         self._steps = [c for c in self._callbacks if _overrides(c, "on_step_end")]
 

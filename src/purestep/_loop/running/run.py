@@ -137,7 +137,7 @@ def span_of(
         return Span(start, None, epochs)
     length = None if is_on_policy(source) else batches_per_epoch(source)
     if length is None:
-        raise checks.error(caller, "epochs needs a source with a length: give steps, or len(source)")
+        raise checks.error(caller, "epochs needs a source with a length above 0: give steps, or len(source)")
     return Span(start, max(epochs * length, start), None)
 
 
