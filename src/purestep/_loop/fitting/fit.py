@@ -47,16 +47,19 @@ def fit(
     evaluations that are due, and `on_eval_end`; the checkpoint, if one is due, and `on_checkpoint`. The
     device works on the next step meanwhile, as in `run`.
 
-    The first Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint; a second one stops at
-    once. If a step, the source, an evaluation or a callback raises, the state after the last step is saved,
-    and the error is raised with the attribute `result`, a `FitResult`. A checkpoint that cannot be saved, on
-    a full disk for example, gives a `CheckpointWarning`, and training goes on.
+    The first Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint. It also ends an
+    evaluation and the wait for a slow source; the resumed run makes the evaluations that are missing. A
+    second signal stops at once. If a step, the source, an evaluation or a callback raises, the state after
+    the last step is saved, and the error is raised with the attribute `result`, a `FitResult`. A checkpoint
+    that cannot be saved, on a full disk for example, gives a `CheckpointWarning`, and training goes on.
 
     A resumed run equals an uninterrupted one bit for bit: state, data, history, callbacks. It continues in
     the middle of an epoch. An iterable is read again up to its position, unless it has `get_state()` and
     `set_state(plain)`; `at(step)` needs nothing. If the data differs, the run is refused.
 
-    At the end, the incomplete window of `accumulate` is applied, and all evaluations are made.
+    All evaluations are made after the last step too. If the run reaches `steps`, `epochs` or the end of the
+    source, the incomplete window of `accumulate` is applied. A run that ends by a signal or a `Stop` can be
+    continued, so its window stays open.
 
     Args:
         step: `step(state, batch) -> (state, metrics)`.
