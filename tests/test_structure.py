@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _data _measures _replay "
-        "_loop types rng tree layers transforms optimizers schedules losses data checkpoint replay metrics "
-        "callbacks testing demos cli __main__"
+        "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data _measures "
+        "_replay _loop types rng tree layers adapters transforms optimizers schedules losses data checkpoint "
+        "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
         "escaping hardware sums ordering mean types checks microbatching scalars tree graph context rng"
@@ -37,6 +37,9 @@ LAYOUT = {
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files run inspecting".split(),
+    "_adapters": (
+        "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration storing"
+    ).split(),
     "_data": "core sampling arrays text streams curricula".split(),
     "_loop": "core running callbacks config fitting".split(),
     "_steps": "state step core train compile evaluate sam loss_scaled cached_contrastive".split(),
@@ -205,7 +208,17 @@ def public(namespace):
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".transforms", ".optimizers", ".schedules", ".losses", ".data", ".checkpoint", ".callbacks"],
+    [
+        "",
+        ".adapters",
+        ".transforms",
+        ".optimizers",
+        ".schedules",
+        ".losses",
+        ".data",
+        ".checkpoint",
+        ".callbacks",
+    ],
 )
 def test_every_public_function_has_an_example(name):
     for label, value in public(importlib.import_module("purestep" + name)):

@@ -19,6 +19,7 @@ NAMESPACES = (
     "schedules",
     "losses",
     "layers",
+    "adapters",
     "callbacks",
     "checkpoint",
     "replay",

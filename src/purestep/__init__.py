@@ -3,6 +3,7 @@
 from functools import partial
 
 from purestep import (
+    adapters,
     callbacks,
     checkpoint,
     data,
@@ -90,6 +91,7 @@ __all__ = [
     "hyperparameters",
     "set_hyperparameters",
     # Namespaces
+    "adapters",
     "callbacks",
     "checkpoint",
     "data",
