@@ -38,7 +38,7 @@ LAYOUT = {
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files run inspecting".split(),
     "_adapters": (
-        "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration storing"
+        "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
     ).split(),
     "_data": "core sampling arrays text streams curricula".split(),
     "_loop": "core running callbacks config fitting".split(),

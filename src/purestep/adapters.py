@@ -7,8 +7,10 @@ alone in `params`.
 from functools import partial
 
 from purestep._adapters.adding import dora, lora
+from purestep._adapters.loading import load
 from purestep._adapters.removing import merge, remove
 from purestep._adapters.reporting import AdaptedLayer, Report, report
+from purestep._adapters.saving import save
 
 __all__ = [
     # Add adapters
@@ -21,6 +23,9 @@ __all__ = [
     # Back to plain layers
     "merge",
     "remove",
+    # Files
+    "save",
+    "load",
 ]
 
 __dir__ = partial(sorted, __all__)
