@@ -113,7 +113,7 @@ def _check_dora(caller: str, path: str, layer: Adapter) -> None:
         _refuse(caller, f"{path} is a layer of experts, for which mlx-lm has no DoRA")
     if is_quantized(layer.base) and layer.kind == EMBEDDING:
         _refuse(caller, f"{path} is a quantized embedding, for which mlx-lm has no DoRA")
-    if is_quantized(layer.base) and 32 % layer.base.bits:
+    if is_quantized(layer.base) and 32 % (layer.base.bits or 4):
         _refuse(caller, f"{path} has {layer.base.bits} bits, for which mlx-lm has no DoRA")
 
 

@@ -6,7 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 LINEAR, EMBEDDING, EXPERTS = "linear", "embedding", "experts"
-_OF_EXPERTS = ("num_experts", "input_dims", "output_dims")
+_OF_EXPERTS = ("num_experts", "output_dims")
+_BITS = {"affine": 4, "mxfp4": 4, "nvfp4": 4, "mxfp8": 8}  # what MLX takes for `bits=None`
 
 
 class Shape(NamedTuple):
@@ -35,9 +36,7 @@ def shape_of(layer: nn.Module) -> Shape | None:
     if isinstance(layer, (nn.Embedding, nn.QuantizedEmbedding)) and weight.ndim == 2:
         return Shape(EMBEDDING, weight.shape[0], columns(layer))
     # The expert layers of mlx-lm, which is not a dependency.
-    if weight.ndim == 3 and all(
-        hasattr(layer, name) for name in ("num_experts", "input_dims", "output_dims")
-    ):
+    if weight.ndim == 3 and all(hasattr(layer, name) for name in _OF_EXPERTS):
         return Shape(EXPERTS, columns(layer), weight.shape[1], weight.shape[0])
     return None
 
@@ -50,7 +49,7 @@ def is_quantized(layer: nn.Module) -> bool:
 def columns(layer: Any) -> int:
     """Return the length of the rows of a layer's weight, before quantization."""
     length = layer["weight"].shape[-1]
-    return length * 32 // layer.bits if is_quantized(layer) else length
+    return length * 32 // (layer.bits or _BITS[layer.mode]) if is_quantized(layer) else length
 
 
 def count(layer: Any) -> int:

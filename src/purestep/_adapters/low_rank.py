@@ -96,7 +96,7 @@ class LoRAExperts(Adapter):
         return y + experts_update(self, x, indices, sorted_indices).astype(y.dtype)
 
 
-# Products are computed in the dtype of the activations: float32 adapters do not widen a bfloat16 model.
+# Products with activations are computed in their dtype: float32 adapters do not widen a bfloat16 model.
 def linear_update(layer: Any, x: mx.array) -> mx.array:
     """Return the scaled update of a linear layer."""
     z = layer.dropout(x) @ layer.lora_a.astype(x.dtype) @ layer.lora_b.astype(x.dtype)
@@ -105,8 +105,8 @@ def linear_update(layer: Any, x: mx.array) -> mx.array:
 
 def rows_update(layer: Any, x: mx.array, dtype: mx.Dtype) -> mx.array:
     """Return the scaled update of the rows of an embedding."""
-    rows = lookup(layer.lora_a, x).astype(dtype)
-    return layer.scale * layer.dropout(rows @ layer.lora_b.astype(dtype))
+    z = layer.dropout(lookup(layer.lora_a, x) @ layer.lora_b)
+    return (layer.scale * z).astype(dtype)
 
 
 def columns_update(layer: Any, x: mx.array) -> mx.array:
