@@ -61,7 +61,7 @@ def load(directory: str | os.PathLike[str], module: Module) -> Module:
         TypeError: if `module` is not a module.
         OSError: if the system cannot read a file, which does not mean damage.
 
-    >>> import tempfile
+    >>> import mlx.core as mx, tempfile
     >>> from purestep import adapters
     >>> model = nn.Sequential(nn.Linear(8, 4))
     >>> directory = tempfile.mkdtemp()

@@ -8,13 +8,18 @@ import mlx.nn as nn
 
 from purestep._core import tree
 from purestep._core.types import Apply
+from purestep._modules.choosing import chosen
 from purestep._modules.early import refuse_bound_checkpoint
 from purestep._modules.running import Runner
 from purestep._modules.slots import slots_of, trained_and_held
 
 
 def functional(
-    module: nn.Module, *, discard: str | Sequence[str] = (), own_gradients: bool = True
+    module: nn.Module,
+    *,
+    trainable: str | Sequence[str] | None = None,
+    discard: str | Sequence[str] = (),
+    own_gradients: bool = True,
 ) -> tuple[Apply, dict[str, Any], dict[str, Any]]:
     """Return a module as `(apply, params, model_state)`: a pure function and its arrays.
 
@@ -43,6 +48,10 @@ def functional(
 
     Args:
         module: any `mlx.nn.Module`; it is read, never changed.
+        trainable: patterns of the arrays that go into `params`, frozen or not; all others go into
+            `model_state`. A pattern (`*` any characters, `?` one) matches the path of an array or of a layer
+            that holds it: `"layers.*.norm"`. Running statistics always stay in `model_state`. `None`: the
+            arrays of `module.trainable_parameters()`. Give `write_back` the same patterns.
         discard: paths of attributes that the forward pass may change without an effect on later calls, such
             as a cached mask. Patterns such as `"layers.*._mask"` are allowed. Each call starts without the
             change.
@@ -57,8 +66,9 @@ def functional(
         `apply`, `params` and `model_state`; the last two are nested dicts and lists of arrays.
 
     Raises:
-        ValueError: from `functional`, if the module's code imports `checkpoint` from `mlx.core` by name, or
-            if the module holds a function that `mx.compile` or a similar function made around its arrays.
+        ValueError: from `functional`, if a pattern of `trainable` matches nothing or a quantized weight; if
+            the module's code imports `checkpoint` from `mlx.core` by name, or if the module holds a function
+            that `mx.compile` or a similar function made around its arrays.
         ValueError: from `apply`, if training mode has no key; if random numbers are drawn without a key; if
             `params` or `model_state` do not fit the module; if, in a `train_step`, a layer depends on the
             mode and neither `rng` nor `train` is given; if the forward pass makes a change that would be
@@ -80,7 +90,8 @@ def functional(
         raise TypeError(f"functional: module must be an mlx.nn.Module, got {type(module).__name__}")
     refuse_bound_checkpoint(module)
     slots = slots_of(module)
-    trained, held = trained_and_held(module, slots)
+    paths = None if trainable is None else chosen("functional", module, slots, trainable)
+    trained, held = trained_and_held(module, slots, paths)
     # New handles of the same data: writing into the module's arrays does not change these trees.
     params, model_state = tree.map(copy.copy, trained), tree.map(copy.copy, held)
     patterns = (discard,) if isinstance(discard, str) else tuple(discard)

@@ -1,6 +1,6 @@
 """Slots: the places in a module that hold its arrays, by path."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -43,11 +43,21 @@ class PrivateSlot(Slot):
         return getattr(self.container, self.key)
 
 
+def all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
+    """Yield every slot of an array of `module.parameters()`, with its path."""
+    for segment, key, child in _entries(node):
+        below = tree.join(path, segment)
+        if isinstance(child, mx.array):
+            yield below, Slot(node, key)
+        else:
+            yield from all_slots(below, child)
+
+
 def slots_of(module: nn.Module) -> dict[str, list[Slot]]:
     """Return every slot of each array of `module.parameters()`, by the first path of the array."""
     slots: dict[str, list[Slot]] = {}
     owners: dict[int, str] = {}
-    for path, slot in _all_slots("", module):
+    for path, slot in all_slots("", module):
         owner = owners.setdefault(id(slot.read()), path)
         slots.setdefault(owner, []).append(slot)
     return slots
@@ -70,9 +80,17 @@ def private_arrays(where: list[Place], image: Contents) -> list[tuple[PrivateSlo
     return found
 
 
-def trained_and_held(module: nn.Module, slots: dict[str, list[Slot]]) -> tuple[Params, Tree]:
-    """Return the module's trainable arrays and its other arrays, each array only under its first path."""
-    trained = _select(module.trainable_parameters(), slots.__contains__)
+def trained_and_held(
+    module: nn.Module, slots: dict[str, list[Slot]], chosen: Collection[str] | None = None
+) -> tuple[Params, Tree]:
+    """Return the module's trained arrays and its other arrays, each array only under its first path.
+
+    The trained arrays are those of `module.trainable_parameters()`, or those with the chosen paths.
+    """
+    if chosen is None:
+        trained = _select(module.trainable_parameters(), slots.__contains__)
+    else:
+        trained = _select(module.parameters(), chosen.__contains__)
     paths = set(tree.paths(trained))
     held = _select(module.parameters(), lambda path: path in slots and path not in paths)
     return trained, _pruned(held)
@@ -98,15 +116,6 @@ def check_fits(
     lines = [f"lacks {path}" for path in sorted(want.keys() - got.keys())]
     lines += [f"has {path or 'a bare value'}" for path in sorted(got.keys() - want.keys())]
     raise checks.error(caller, f"{name} does not fit the module: it {', '.join(lines[:10])}")
-
-
-def _all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
-    for segment, key, child in _entries(node):
-        below = tree.join(path, segment)
-        if isinstance(child, mx.array):
-            yield below, Slot(node, key)
-        else:
-            yield from _all_slots(below, child)
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any, Any]]:
