@@ -1,6 +1,7 @@
 """Settings that every test shares."""
 
 import os
+import signal
 
 # CUDA's default is TF32: products with 10 bits of mantissa, and no comparison could be sharp.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
@@ -20,6 +21,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--full", action="store_true", help="run the fault tests of storage at full scale (minutes)"
     )
+
+
+def pytest_configure():
+    # A job in the background ignores Ctrl-C, and so would the processes that tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

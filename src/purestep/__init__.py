@@ -37,6 +37,7 @@ from purestep._steps.cached_contrastive import cached_contrastive_step
 from purestep._steps.compile import Compiled, NotCompiledWarning, compiled
 from purestep._steps.evaluate import eval_step, evaluate
 from purestep._steps.loss_scaled import loss_scaled_step
+from purestep._steps.precision import compute_in
 from purestep._steps.sam import sam_step
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
@@ -59,6 +60,7 @@ __all__ = [
     "Parts",
     "compiled",
     "Compiled",
+    "compute_in",
     "loss_scaled_step",
     "sam_step",
     "cached_contrastive_step",

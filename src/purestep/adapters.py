@@ -1,4 +1,4 @@
-"""Low-rank adapters: LoRA and DoRA on the layers of a module, merged, saved and loaded.
+"""Low-rank adapters: LoRA and DoRA on layers by path, merged, and stored in mlx-lm's layout.
 
 Every function returns a new module and leaves the given one unchanged. `ps.functional` returns the adapters
 alone in `params`.
@@ -9,21 +9,19 @@ from functools import partial
 from purestep._adapters.adding import dora, lora
 from purestep._adapters.loading import load
 from purestep._adapters.removing import merge, remove
-from purestep._adapters.reporting import AdaptedLayer, Report, report
+from purestep._adapters.reporting import AdapterReport, AdapterRow, report
 from purestep._adapters.saving import save
 
 __all__ = [
-    # Add adapters
+    # Adapters in a module
     "lora",
     "dora",
-    # Look at them
     "report",
-    "Report",
-    "AdaptedLayer",
-    # Back to plain layers
+    "AdapterReport",
+    "AdapterRow",
     "merge",
     "remove",
-    # Files
+    # On disk
     "save",
     "load",
 ]

@@ -6,10 +6,10 @@ run sees the same batches as an uninterrupted one.
 
 from functools import partial
 
+from purestep._core.types import OnPolicySource, Source
 from purestep._data.arrays.batches import Batches
 from purestep._data.arrays.buckets import LengthBuckets
 from purestep._data.arrays.mapping import map
-from purestep._data.core.source import OnPolicySource, Source
 from purestep._data.curricula.difficulty import difficulty_curriculum
 from purestep._data.curricula.mixing import Mixture
 from purestep._data.curricula.stages import Stages, length_curriculum

@@ -7,6 +7,7 @@ that you write.
 from functools import partial
 
 from purestep._layers.activations import gelu, gelu_approx, mish, silu
+from purestep._layers.recomputing import recompute
 from purestep._layers.reduced import addmm, affine, layer_norm, lookup, rms_norm
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "addmm",
     "layer_norm",
     "rms_norm",
+    # Recomputation
+    "recompute",
 ]
 
 __dir__ = partial(sorted, __all__)

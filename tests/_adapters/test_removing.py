@@ -28,7 +28,7 @@ def test_a_merged_module_equals_the_adapted_one(add):
 @pytest.mark.parametrize("mode", ["affine", "mxfp4", "nvfp4"])
 def test_a_quantized_base_is_quantized_again_in_the_same_way(add, mode):
     base = tied(mode=mode)
-    adapted = trained(add(base, ALL, rank=4, key=KEY))
+    adapted = trained(add(base, ALL, rank=4, alpha=4, key=KEY))
     merged = adapters.merge(adapted)
     for name in ("q_proj", "v_proj"):
         new, old, layer = (each.layers[0][name] for each in (merged, base, adapted))
@@ -49,7 +49,7 @@ def test_a_quantized_base_is_quantized_again_in_the_same_way(add, mode):
 @pytest.mark.parametrize("mode", [None, "affine", "nvfp4"])
 def test_removing_gives_back_the_base_bit_for_bit(mode):
     base = tied(mode=mode)
-    found = adapters.remove(trained(adapters.dora(base, ALL, rank=4, key=KEY)))
+    found = adapters.remove(trained(adapters.dora(base, ALL, rank=4, alpha=4, key=KEY)))
     assert same(found.parameters(), base.parameters())
     assert mx.array_equal(found(TOKENS), base(TOKENS))
     if mode is None:
@@ -57,13 +57,13 @@ def test_removing_gives_back_the_base_bit_for_bit(mode):
 
 
 def test_a_merged_dtype_is_that_of_the_base():
-    merged = adapters.merge(adapters.lora(tied(mx.bfloat16), ALL, rank=4, key=KEY))
+    merged = adapters.merge(adapters.lora(tied(mx.bfloat16), ALL, rank=4, alpha=4, key=KEY))
     assert same(merged.parameters(), tied(mx.bfloat16).parameters())
 
 
 def test_a_module_without_adapters_is_refused():
     for function in (adapters.merge, adapters.remove):
-        with pytest.raises(ValueError, match=f"adapters.{function.__name__}: module must have adapters"):
+        with pytest.raises(ValueError, match=f"^{function.__name__}: module must have adapters, got none"):
             function(tied())
         with pytest.raises(TypeError, match="must be an mlx.nn.Module, got dict"):
             function({})
@@ -71,12 +71,10 @@ def test_a_module_without_adapters_is_refused():
 
 def test_the_report_counts():
     base = tied(mode="affine")
-    report = adapters.report(trained(adapters.lora(base, ["embed", "*.q_proj"], rank=4, key=KEY)))
-    assert [each.parameters for each in report.layers] == [4 * (48 + 32), 4 * 64, 4 * 64]
+    report = adapters.report(trained(adapters.lora(base, ["embed", "*.q_proj"], rank=4, alpha=4, key=KEY)))
+    assert [each.parameters for each in report.rows] == [4 * (48 + 32), 4 * 64, 4 * 64]
     assert report.trained == 4 * (48 + 32) + 2 * 4 * 64
     assert report.frozen == 48 * 32 + 2 * (2 * 32 * 32 + 32 + 32)  # as before quantization
     assert report.frozen == adapters.report(tied().freeze()).frozen
-    lines = str(report).splitlines()
-    assert lines[1].split() == ["embed", "quantized", "embedding", "lora", "4", "1", "320"]
-    assert "832 parameters trained" in lines[-1]
-    assert "no adapters" in str(adapters.report(base))
+    assert report.rows[0] == ("embed", "lora", 4, 320, 1.0, "quantized embedding")
+    assert str(report).splitlines()[-1] == "832 trained, 5,760 frozen"

@@ -24,12 +24,12 @@ USES = {
 def test_paths_that_cannot_be_are_refused(where, tmp_path):
     strange = os.fsdecode(b"\xff")
     for path in (tmp_path / strange, tmp_path / strange / "s.safetensors", f"{tmp_path}/\ud800"):
-        with pytest.raises(ValueError, match=rf"^{where}: path must be UTF-8, as MLX needs it, got '.*\\ud"):
+        with pytest.raises(ValueError, match=rf"^{where}: path .* UTF-8, .*got '.*\\ud"):
             USES[where](path)
-    with pytest.raises(ValueError, match=rf"^{where}: path must have no null character, got 'a\\x00b'$"):
+    with pytest.raises(ValueError, match=rf"^{where}: path .* null .*got 'a\\x00b'$"):
         USES[where]("a\0b")
     for path, shown in ((b"s", "b's'"), (3, "3"), (None, "None")):
-        with pytest.raises(TypeError, match=f"^{where}: path must be a string or a Path, got {shown}$"):
+        with pytest.raises(TypeError, match=f"^{where}: path .* Path, got {shown}$"):
             USES[where](path)
     assert not list(tmp_path.iterdir())
 
@@ -41,16 +41,14 @@ def test_a_directory_that_is_not_utf_8_serves_for_relative_paths(tmp_path, monke
     save("s", STATE)
     assert same_bits(load("s"), STATE)
     for where in ("Checkpointer", "replay.load", "replay.record"):  # which make their path absolute
-        with pytest.raises(ValueError, match=f"^{where}: path must be UTF-8"):
+        with pytest.raises(ValueError, match=f"^{where}: path .* UTF-8"):
             USES[where]("run")
 
 
 @pytest.mark.parametrize("name", ["x.index.json", "x.safetensors.index.json", ".index.json"])
 def test_the_name_of_an_index_is_none_for_a_state(tmp_path, name):
     for limit in (None, 1):
-        with pytest.raises(
-            ValueError, match=r"^checkpoint\.save: path must not end in \.index\.json, .* got "
-        ):
+        with pytest.raises(ValueError, match=r"^checkpoint\.save: path .*\.index\.json, .* got "):
             save(tmp_path / name, STATE, shard_bytes=limit)
     assert not list(tmp_path.iterdir())
 
@@ -58,7 +56,7 @@ def test_the_name_of_an_index_is_none_for_a_state(tmp_path, name):
 @pytest.mark.parametrize("name", ["", "."])
 def test_a_directory_is_no_path_for_a_state(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(IsADirectoryError, match=r"^checkpoint\.save: path must be a file, got the directory"):
+    with pytest.raises(IsADirectoryError, match=r"^checkpoint\.save: path .* file, .*directory"):
         save(name, STATE)
     assert not list(tmp_path.iterdir())
 
@@ -73,18 +71,16 @@ STORES = {
 @pytest.mark.parametrize("where", STORES)
 def test_what_no_header_could_describe_is_refused(where, tmp_path):
     for value, message in (
-        ({"a": [mx.ones([1] * 65)]}, r"state\.a\.0 must have at most 64 axes, got 65"),
+        ({"a": [mx.ones([1] * 65)]}, r"state\.a\.0 .* 64 axes, got 65"),
         (
             {"a" * 6000: {"b" * 6000: mx.ones(1)}},
-            "state must have paths of at most 10000 characters, got 12007",
+            "state .* paths .* 10000 characters, got 12007",
         ),
-        ({"a" * 20_000: None}, "state must have paths of at most 10000 characters, got 20006"),
+        ({"a" * 20_000: None}, "state .* paths .* 10000 characters, got 20006"),
     ):
         with pytest.raises(ValueError, match=f"^{where}: {message}"):
             STORES[where](value, tmp_path)
-    with pytest.raises(
-        ValueError, match=r"^tree: dict keys must be less than 2\*\*10000, got a larger integer"
-    ):
+    with pytest.raises(ValueError, match=r"^tree: dict keys .* 2\*\*10000, got a larger integer"):
         STORES[where]({10**5000: mx.ones(1)}, tmp_path)
     for leaf, shown in (
         (True, "Python number True"),
@@ -133,9 +129,9 @@ def test_odd_keys_and_64_axes_come_back(tmp_path):
 @pytest.mark.parametrize("given", ["abc", [1], 3, [("a", 1)]])
 def test_metadata_and_metrics_are_dicts(tmp_path, given):
     checkpointer = Checkpointer(tmp_path)
-    with pytest.raises(TypeError, match=r"^Checkpointer\.save: metadata must be a dict, got "):
+    with pytest.raises(TypeError, match=r"^Checkpointer\.save: metadata .* dict, got "):
         checkpointer.save(STATE, step=1, metadata=given)
-    with pytest.raises(TypeError, match=r"^Checkpointer\.save: metrics must map names to numbers, got "):
+    with pytest.raises(TypeError, match=r"^Checkpointer\.save: metrics .*names .*got "):
         checkpointer.save(STATE, step=1, metrics=given)
     assert not list(tmp_path.iterdir())
 
@@ -147,10 +143,8 @@ def test_metadata_that_json_could_not_read_back_is_refused(tmp_path):
     cycle.append(cycle)
     for given in (deep, cycle):
         with pytest.raises(
-            ValueError, match=r"^Checkpointer\.save: metadata must be nested at most 100 deep"
+            ValueError, match=r"^Checkpointer\.save: metadata .* 100 deep, got more in metadata"
         ):
             Checkpointer(tmp_path).save(STATE, step=1, metadata={"a": given})
-    with pytest.raises(
-        ValueError, match=r"^Checkpointer\.save: step must be at most \d+, got an integer of 166"
-    ):
+    with pytest.raises(ValueError, match=r"^Checkpointer\.save: step .* \d+, got an integer of 166"):
         Checkpointer(tmp_path).save(STATE, step=10**5000)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from purestep._core import checks
+from tests.refusals import parts
 
 
 class Size(IntEnum):
@@ -60,19 +61,31 @@ def test_an_integer_too(value):
     ],
 )
 def test_what_is_no_real_number_is_refused(value):
-    with pytest.raises(TypeError, match="where: name must be a number, got"):
+    with pytest.raises(TypeError, match="where: name .* number, got"):
         checks.number("where", "name", value)
-    with pytest.raises(TypeError, match="where: name must be an integer, got"):
+    with pytest.raises(TypeError, match="where: name .* integer, got"):
         checks.integer("where", "name", value)
     assert not checks.is_number(value)
 
 
-def test_bounds_hold_for_them_too():
-    with pytest.raises(ValueError, match=r"where: name must be at most 1, got 1.5"):
-        checks.number("where", "name", np.float32(1.5), most=1)
-    with pytest.raises(ValueError, match=r"where: name must be finite, got nan"):
+@pytest.mark.parametrize(
+    ("bound", "value", "rule"),
+    [
+        ({"above": 0}, 0.0, "greater than 0"),
+        ({"least": 0}, -1.0, "at least 0"),
+        ({"below": 1}, 1.0, "less than 1"),
+        ({"most": 1}, 1.5, "at most 1"),
+    ],
+)
+def test_bounds_hold_for_them_too_and_are_stated(bound, value, rule):
+    with pytest.raises(ValueError, match=parts(f"where: name ... {rule}, got {value}")):
+        checks.number("where", "name", np.float32(value), **bound)
+
+
+def test_numbers_of_other_libraries_are_refused_by_the_same_rules():
+    with pytest.raises(ValueError, match=r"where: name .* finite, got nan"):
         checks.number("where", "name", np.float32("nan"))
-    with pytest.raises(TypeError, match=r"where: name must be an integer, got 1.0"):
+    with pytest.raises(TypeError, match=r"where: name .* integer, got 1.0"):
         checks.integer("where", "name", np.float32(1))
 
 

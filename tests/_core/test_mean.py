@@ -134,11 +134,11 @@ def test_what_else_a_tuple_would_do_is_refused(call, mean):
 
 
 def test_refusals_say_what_is_possible():
-    with pytest.raises(TypeError, match=r"^Mean: \* is not defined with Mean: .* use mean\.value"):
+    with pytest.raises(TypeError, match=r"^Mean: \* .* Mean: .* mean\.value"):
         A * B
-    with pytest.raises(TypeError, match=r"^Mean: \+ needs a real number or a 0-d array, got .* shape \(2,\)"):
+    with pytest.raises(TypeError, match=r"^Mean: \+ .*0-d array, got .* shape \(2,\)"):
         A + mx.ones(2)
-    with pytest.raises(ValueError, match=r"^Mean: \* needs a finite number, got nan"):
+    with pytest.raises(ValueError, match=r"^Mean: \* .*finite number, got nan"):
         A * float("nan")
     with pytest.raises(ZeroDivisionError):
         A / 0

@@ -78,7 +78,7 @@ def test_forbidden_lets_keyed_draws_pass_and_refuses_global_ones():
     with rng.forbidden("here"):
         mx.random.uniform(key=mx.random.key(0))
     with (
-        pytest.raises(ValueError, match="^here: random numbers were drawn without a key"),
+        pytest.raises(ValueError, match="^here: random numbers .*without a key: pass rng="),
         rng.forbidden("here"),
     ):
         mx.random.uniform()
@@ -94,7 +94,7 @@ def test_fold_in_gives_unrelated_keys_for_neighbours():
 
 @pytest.mark.parametrize("key", [3, mx.array([1, 2]), mx.zeros((3,), mx.uint32), mx.zeros((1, 2), mx.uint32)])
 def test_what_is_not_a_key_is_refused(key):
-    with pytest.raises(ValueError, match="a key must be a uint32 array of shape"), rng.scope(key):
+    with pytest.raises(ValueError, match=r"^rng\.scope: a key .* uint32 .*\(2,\)"), rng.scope(key):
         pass
 
 
@@ -111,5 +111,5 @@ def test_seeds_out_of_range_are_refused_in_the_name_of_what_was_called(seed):
             lambda p, t: t, [[1]], lambda p, c: [0.0], group_size=1, max_tokens=1, seed=seed
         ),
     }.items():
-        with pytest.raises(ValueError, match=rf"^{where}: (seed|key) must be (at least 0|less than 2\*\*)"):
+        with pytest.raises(ValueError, match=rf"^{where}: (seed|key) .* (0|2\*\*\d\d), got -?\d+$"):
             call()

@@ -116,14 +116,14 @@ def test_a_map_of_trees_built_differently_names_the_path(first, other, path):
 
 
 def test_unflatten_refuses_another_number_of_leaves():
-    with pytest.raises(ValueError, match="got 1 leaves for a tree of 2"):
+    with pytest.raises(ValueError, match="tree.unflatten: .*1 .* 2$"):
         tree.unflatten({"a": 1, "b": 2}, [1])
-    with pytest.raises(ValueError, match="got 3 leaves for a tree of 2"):
+    with pytest.raises(ValueError, match="tree.unflatten: .*3 .* 2$"):
         tree.unflatten({"a": 1, "b": 2}, [1, 2, 3])
 
 
 def test_keys_that_are_neither_strings_nor_integers_are_refused():
-    with pytest.raises(TypeError, match="dict keys must be strings or integers, got 1.5"):
+    with pytest.raises(TypeError, match="tree: dict keys .* got 1.5"):
         tree.paths({1.5: 1})
 
 

@@ -160,7 +160,7 @@ def test_state_that_nobody_receives_is_refused_by_path(kind, path):
     module = built(kind)
     apply, params, state = ps.functional(module)
     for _ in range(2):  # the first call has no effect on the second
-        with pytest.raises(ValueError, match=rf"^apply: the forward pass (changed|rewrote) {path}\b"):
+        with pytest.raises(ValueError, match=rf"^apply: .* {path}\b.*model_state"):
             apply(params, X, rng=mx.random.key(1), model_state=state)
     assert apply is not None
     mx.eval(params)
@@ -286,7 +286,7 @@ def test_a_module_with_several_entry_points():
     z = apply(params, X, method="encode")
     assert mx.array_equal(z, module.encode(X))
     assert mx.array_equal(apply(params, z, method=Codec.decode), module(X))
-    with pytest.raises(ValueError, match="method must name a method of Codec, got 'decoder_'"):
+    with pytest.raises(ValueError, match="apply: method .* method of Codec, got 'decoder_'"):
         apply(params, z, method="decoder_")
 
 
@@ -301,14 +301,12 @@ def test_each_entry_point_is_looked_at_for_writes():
 
     apply, params, _ = ps.functional(built(Writes))
     apply(params, X)
-    with pytest.raises(ValueError, match="apply: the forward pass changed _mean"):
+    with pytest.raises(ValueError, match="apply: .* _mean, an array"):
         apply(params, X, method="other")
 
 
 def test_params_of_another_shape_are_refused_by_path():
     apply, params, _ = ps.functional(built(Codec))
     params["decoder"]["bias"] = mx.zeros(3)
-    with pytest.raises(
-        ValueError, match=r"apply: params.decoder.bias has shape \(3,\), \(4,\) in the module"
-    ):
+    with pytest.raises(ValueError, match=r"apply: params.decoder.bias .*\(3,\), \(4,\) in the module"):
         apply(params, X)

@@ -163,7 +163,7 @@ def test_draws_in_a_function_that_was_checkpointed_at_its_definition_are_refused
     for name, make in build.items():
         make(decorated_without_draws)(start, X)
         for step in (make(decorated), ps.compiled(make(decorated))):
-            with pytest.raises(ValueError, match=f"{name}: in the backward pass, random numbers were drawn"):
+            with pytest.raises(ValueError, match=f"{name}: .*backward pass, random .*without a key"):
                 step(start, X)
 
 
@@ -174,7 +174,7 @@ def test_an_array_that_would_lose_its_gradient_is_refused_by_name():
 
     apply, params, state = ps.functional(built(lambda: Sharing(plain), seed=1))
     with pytest.raises(
-        ValueError, match=r"uses blocks.1.first.weight, blocks.1.first.bias.* gradient would be lost"
+        ValueError, match=r"apply: .*uses blocks.1.first.weight, blocks.1.first.bias.* gradient would be lost"
     ):
         apply(params, X, rng=mx.random.key(0), model_state=state)
 
@@ -189,7 +189,7 @@ def test_what_mlx_made_around_the_modules_arrays_at_building_is_refused():
         def __call__(self, x):
             return self.fast(x)
 
-    with pytest.raises(ValueError, match=r"functional: fast is a function that mx.compile"):
+    with pytest.raises(ValueError, match=r"functional: fast .*mx.compile"):
         ps.functional(built(Early, seed=1))
 
 
@@ -197,7 +197,7 @@ def test_a_name_of_its_own_for_checkpoint_is_refused():
     def call(block, x):
         return bound(lambda x: block(x))(x)
 
-    with pytest.raises(ValueError, match=r"call uses `bound`, imported from mlx.core.*write mx.checkpoint"):
+    with pytest.raises(ValueError, match=r"functional: .*call .*`bound`.*write mx.checkpoint"):
         ps.functional(network(call))
 
 

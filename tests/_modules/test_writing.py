@@ -49,12 +49,12 @@ def test_without_a_model_state_the_module_keeps_its_own(module):
 def test_what_does_not_fit_is_refused_and_nothing_is_written(module):
     _, params, state = ps.functional(module)
     before = module.embedding.weight
-    with pytest.raises(ValueError, match="write_back: model_state.norm.running_mean has shape"):
-        ps.write_back(module, params, ps.tree.map(lambda x: x[:1], state))
     with pytest.raises(
-        ValueError, match="write_back: params does not fit the module: it lacks embedding.weight"
+        ValueError, match=r"write_back: model_state.norm.running_mean .*\(1,\), \(4,\) in the module"
     ):
+        ps.write_back(module, params, ps.tree.map(lambda x: x[:1], state))
+    with pytest.raises(ValueError, match="write_back: params .*lacks embedding.weight"):
         ps.write_back(module, {}, state)
-    with pytest.raises(TypeError, match="write_back: module must be an mlx.nn.Module, got dict"):
+    with pytest.raises(TypeError, match="write_back: module .* mlx.nn.Module, got dict"):
         ps.write_back({}, params)
     assert module.embedding.weight is before

@@ -59,20 +59,20 @@ def test_a_bundle_comes_back_as_it_was(path):
 
 
 def test_a_namedtuple_without_a_type_is_refused_by_name_and_fields(path):
-    wanted = r"^replay\.load: types must hold one NamedTuple .*: OwnState\(total, nested\)$"
+    wanted = r"^replay\.load: types .* NamedTuple .*: OwnState\(total, nested\)$"
     for types in ([], [Impostor], [int, OwnState.__base__]):
         with pytest.raises(ValueError, match=wanted):
             replay.load(path, types=types)
     with pytest.raises(ValueError, match=wanted):
         replay.load(path, types=[Other])  # of the name, with other fields
     assert type(replay.load(path, types=[Other, OwnState]).state["own"]) is OwnState
-    with pytest.raises(ValueError, match="of which there are 2"):
+    with pytest.raises(ValueError, match=r"replay.load: .*OwnState\(total, nested\).* 2$"):
         replay.load(path, types=[OwnState, Twin])
 
 
 def test_nothing_that_a_file_names_is_imported(path):
     before = set(sys.modules)
-    with pytest.raises(ValueError, match="types must hold"):
+    with pytest.raises(ValueError, match=r"^replay\.load: types .*OwnState\(total, nested\)$"):
         replay.load(path)
     assert set(sys.modules) == before
 
@@ -83,31 +83,35 @@ def test_every_changed_byte_is_noticed(path, name):
     whole = file.read_bytes()
     for place in range(0, len(whole), max(1, len(whole) // 60)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        with pytest.raises(ValueError, match=r"^replay\.load: "):
+        with pytest.raises(ValueError, match=f"^replay.load: .*{name} "):
             replay.load(path, types=[OwnState])
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ps.checkpoint.CorruptError, match=r"^replay\.load: .*damaged"):
+    with pytest.raises(ps.checkpoint.CorruptError, match=f"^replay.load: {file} .*damaged"):
         replay.load(path, types=[OwnState])
     file.unlink()
-    with pytest.raises(ps.checkpoint.CorruptError, match="is missing"):
+    with pytest.raises(ps.checkpoint.CorruptError, match=f"^replay.load: {file} .*missing"):
         replay.load(path, types=[OwnState])
 
 
 def test_what_is_no_bundle_is_refused(path, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^replay\.load: no bundle at"):
+    with pytest.raises(FileNotFoundError, match=r"^replay\.load: no bundle .*nowhere"):
         replay.load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"holds bundles: name one, .*step_00000005$"):
+    with pytest.raises(ValueError, match=r"^replay\.load: .*holds bundles: .*step_00000005$"):
         replay.load(tmp_path)
-    with pytest.raises(ps.checkpoint.CorruptError, match="manifest.json is missing"):
+    with pytest.raises(
+        ps.checkpoint.CorruptError, match=f"^replay.load: {tmp_path.parent}/manifest.json .*missing$"
+    ):
         replay.load(tmp_path.parent)
-    with pytest.raises(ps.checkpoint.CorruptError, match="is missing"):
+    with pytest.raises(ps.checkpoint.CorruptError, match=r"^replay\.load: .*manifest.json .*is a file"):
         replay.load(path / "manifest.json")
     with ps.checkpoint.Checkpointer(tmp_path / "run") as checkpointer:
         checkpointer.save({"w": mx.ones(1)}, step=3)
-    with pytest.raises(ValueError, match=r"is a checkpoint: only replay\.record writes bundles"):
+    with pytest.raises(ValueError, match=r"^replay\.load: .*is a checkpoint:"):
         replay.load(tmp_path / "run" / "step_00000003")
     shutil.move(path, tmp_path / "step_00000006")
-    with pytest.raises(ps.checkpoint.CorruptError, match="was renamed or swapped"):
+    with pytest.raises(
+        ps.checkpoint.CorruptError, match=r"^replay\.load: .*step_00000006 .*step 5: .*renamed"
+    ):
         replay.load(tmp_path / "step_00000006")
 
 
@@ -139,20 +143,20 @@ def test_a_sealed_manifest_that_makes_no_sense_is_refused(path, facts):
     content = json.loads(manifest.read_text())["content"]
     content["metadata"] = {"replay": facts}
     manifest.write_text(header.seal(json.loads(json.dumps(content))))
-    with pytest.raises(ps.checkpoint.CorruptError, match="does not describe a bundle"):
+    with pytest.raises(ps.checkpoint.CorruptError, match="replay.load: .*is damaged: .*bundle$"):
         replay.load(path, types=[OwnState])
 
 
 @pytest.mark.parametrize("types", [3, None, "OwnState"])
 def test_types_that_are_no_list_are_refused(path, types):
-    with pytest.raises(TypeError, match=r"^replay\.load: types must be a list of NamedTuple types, got "):
+    with pytest.raises(TypeError, match=r"^replay\.load: types .* list of NamedTuple types, got "):
         replay.load(path, types=types)
 
 
 def test_a_checkpoint_with_much_metadata_is_no_damaged_bundle(tmp_path):
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         checkpointer.save({"w": mx.ones(1)}, step=3, metadata={"losses": [0.5] * 20_000})
-    with pytest.raises(ValueError, match=r"is a checkpoint: only replay\.record writes bundles"):
+    with pytest.raises(ValueError, match=r"^replay\.load: .*is a checkpoint:"):
         replay.load(tmp_path / "step_00000003")
 
 

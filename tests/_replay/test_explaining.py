@@ -113,7 +113,7 @@ def test_another_step_is_not_reproduced(tmp_path, steps):
 )
 def test_the_step_of_another_model_is_refused(tmp_path, steps, step):
     loaded = recorded(steps[id(ADAM)][0], start(ADAM), BAD, tmp_path)
-    with pytest.raises(ValueError, match=r"^replay\.explain: step cannot be made from this state and batch"):
+    with pytest.raises(ValueError, match=r"^replay\.explain: step cannot .*state and batch.*\(\w+Error: "):
         replay.explain(step, loaded, eager_and_compiled=False)
 
 
@@ -161,5 +161,5 @@ def test_steps_that_skip_what_overflows_are_recorded_by_their_loss_only(tmp_path
 
 @pytest.mark.parametrize("given", [3, (1, 2, 3), "path"])
 def test_what_was_not_recorded_is_refused(given):
-    with pytest.raises(TypeError, match=r"^replay\.explain: recorded must be a Bundle or \(state, batch\)"):
+    with pytest.raises(TypeError, match=r"^replay\.explain: recorded .* Bundle or \(state, batch\)"):
         replay.explain(lambda state, batch: (state, {}), given)

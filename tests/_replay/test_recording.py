@@ -7,6 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import replay
+from tests.refusals import parts
 from tests.trees import same_bits
 
 TRANSFORM = ps.optimizers.adam(0.1)
@@ -162,9 +163,9 @@ def test_a_step_that_is_no_function_is_noticed(tmp_path):
 def test_directories_that_are_taken_are_refused(tmp_path):
     with ps.checkpoint.Checkpointer(tmp_path / "run") as checkpointer:
         checkpointer.save(start())
-    with pytest.raises(ValueError, match=r"^replay\.record: .*run holds checkpoints"):
+    with pytest.raises(ValueError, match=r"^replay\.record: .*run .*checkpoints"):
         replay.record(STEP, tmp_path / "run")
-    busy = pytest.raises(ps.checkpoint.LockedError, match=r"replay\.record: .* is being written by pid")
+    busy = pytest.raises(ps.checkpoint.LockedError, match=r"replay\.record: .* written by pid")
     with replay.record(STEP, tmp_path / "bundles"), busy:
         replay.record(STEP, tmp_path / "bundles")
     replay.record(STEP, tmp_path / "bundles").close()
@@ -173,14 +174,14 @@ def test_directories_that_are_taken_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("step", "options", "message"),
     [
-        (3, {}, "step must be callable, got 3"),
-        (STEP, {"every": 0}, "every must be at least 1, got 0"),
-        (STEP, {"max_bundles": 0}, "max_bundles must be at least 1, got 0"),
-        (STEP, {"ignore": "loss"}, "ignore must be a list of names, got the string 'loss'"),
+        (3, {}, "step ... callable, got 3"),
+        (STEP, {"every": 0}, "every ... 1, got 0"),
+        (STEP, {"max_bundles": 0}, "max_bundles ... 1, got 0"),
+        (STEP, {"ignore": "loss"}, "ignore ... list of names, got the string 'loss'"),
     ],
 )
 def test_arguments_are_refused(tmp_path, step, options, message):
-    with pytest.raises((TypeError, ValueError), match=f"^replay.record: {message}"):
+    with pytest.raises((TypeError, ValueError), match=parts(f"replay.record: {message}")):
         replay.record(step, tmp_path / "none", **options)
     assert not (tmp_path / "none").exists()
 
@@ -188,7 +189,7 @@ def test_arguments_are_refused(tmp_path, step, options, message):
 def test_a_step_without_metrics_is_refused(tmp_path):
     with (
         replay.record(lambda state, batch: (state, 3.0), tmp_path) as step,
-        pytest.raises(TypeError, match="metrics"),
+        pytest.raises(TypeError, match="^replay.record: step .*metrics"),
     ):
         step(start(), batch())
 
@@ -208,7 +209,7 @@ def test_what_no_bundle_could_hold_is_refused_at_the_first_step(leaf, tmp_path):
         for state, batch, name in (({"w": leaf}, whole, "state"), (whole, {"w": leaf}, "batch")):
             with pytest.raises(TypeError, match=rf"^replay\.record: {name}\.w "):
                 recorder(state, batch)
-        with pytest.raises(ValueError, match=r"^replay\.record: state must be nested at most 100"):
+        with pytest.raises(ValueError, match=r"^replay\.record: state .* 100 containers"):
             recorder(nested(200), whole)
         assert not made  # refused before anything was computed
         with pytest.raises(TypeError, match=r"^replay\.record: the new state\.w "):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
+from tests.refusals import parts
 from tests.trees import same_bits, snapshot
 
 ROWS, WIDTH = 8, 6
@@ -174,23 +175,21 @@ def test_mistakes_are_refused():
         k.pop("encode", encode), loss_fn, TRANSFORM, **{"microbatches": 2, **k}
     )
     name = "^cached_contrastive_step: "
-    with pytest.raises(ValueError, match=name + "microbatches must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=name + "microbatches .* 1, got 0"):
         build(microbatches=0)
-    with pytest.raises(TypeError, match=name + "encode must be callable"):
+    with pytest.raises(TypeError, match=name + "encode .* callable, got 1"):
         build(encode=1)
-    with pytest.raises(
-        ValueError, match=name + "the first axis of batch.a must be divisible by microbatches=3"
-    ):
+    with pytest.raises(ValueError, match=name + "the .*batch.a .* microbatches=3, got 8"):
         build(microbatches=3)(start(), BATCH)
-    with pytest.raises(TypeError, match=name + r"representations\.q must be a floating array, got .*int32"):
+    with pytest.raises(TypeError, match=name + r"representations\.q .* floating array, got .*int32"):
         build(encode=lambda p, b, r: {"q": b["ids"]})(start(), BATCH)
-    with pytest.raises(
-        ValueError, match=name + r"representations must have a row for each of the 4 examples"
-    ):
+    with pytest.raises(ValueError, match=name + r"representations .* 4 examples, got shape \(6, 4\)"):
         build(encode=lambda p, b, r: p["w"])(start(), BATCH)
-    with pytest.raises(ValueError, match=name + "encode must return at least one array"):
+    with pytest.raises(ValueError, match=name + "encode .* one array, got none"):
         build(encode=lambda p, b, r: {})(start(), BATCH)
-    with pytest.raises(TypeError, match=name + "a stateful encode must return"):
+    with pytest.raises(
+        TypeError, match=name + r"a stateful encode .*\(representations, model_state\), got a dict"
+    ):
         build(stateful=True, encode=lambda p, s, b, r: encode(p, b, r))(start(), BATCH)
 
 
@@ -285,13 +284,16 @@ def test_a_gradient_through_it_is_that_through_the_step_of_the_whole_batch(count
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: (lambda p, b: 0, loss_fn, False), r"encode must take \(params, batch, rng\)"),
-        (lambda: (counts, loss_fn, False), "pass stateful=True"),
-        (lambda: (encode, loss_fn, True), "pass stateful=False"),
-        (lambda: (encode, lambda p, f: 0, False), r"loss_fn must take \(params, representations, batch\)"),
+        (lambda: (lambda p, b: 0, loss_fn, False), "encode ... (params, batch, rng), got <lambda>(p, b)"),
+        (lambda: (counts, loss_fn, False), "encode ... stateful=True"),
+        (lambda: (encode, loss_fn, True), "encode ... stateful=False"),
+        (
+            lambda: (encode, lambda p, f: 0, False),
+            "loss_fn ... (params, representations, batch), got <lambda>(p, f)",
+        ),
     ],
 )
 def test_functions_that_take_other_arguments_are_refused(build, message):
     encoder, loss, stateful = build()
-    with pytest.raises(TypeError, match=f"cached_contrastive_step: .*{message}"):
+    with pytest.raises(TypeError, match=parts(f"cached_contrastive_step: {message}")):
         ps.cached_contrastive_step(encoder, loss, TRANSFORM, microbatches=2, stateful=stateful)

@@ -7,6 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import evaluate
+from tests.refusals import parts
 from tests.training import BATCH, classifier, ragged, start
 from tests.trees import snapshot
 
@@ -37,13 +38,13 @@ def test_an_evaluation_draws_nothing_and_changes_nothing():
 
 def test_mistakes_are_refused():
     state = start()
-    with pytest.raises(ValueError, match="^eval_step: batch must hold at least one array"):
+    with pytest.raises(ValueError, match="^eval_step: batch .* one array, got none"):
         ps.eval_step(classifier)(state, {})
-    with pytest.raises(ValueError, match="^eval_step: loss_fn's loss must be a scalar"):
+    with pytest.raises(ValueError, match=r"^eval_step: loss_fn's loss .* scalar, got shape \(4, 3\)"):
         ps.eval_step(lambda p, b, r: p["w"])(state, BATCH)
-    with pytest.raises(ValueError, match="may not be named loss"):
+    with pytest.raises(ValueError, match="^eval_step: loss_fn's metrics .* named loss$"):
         ps.eval_step(lambda p, b, r: (p["w"].sum(), {"loss": mx.array(1.0)}))(state, BATCH)
-    with pytest.raises(TypeError, match="a stateful loss_fn must return"):
+    with pytest.raises(TypeError, match=r"^eval_step: a stateful loss_fn .*\(loss, metrics, model_state\)"):
         ps.eval_step(lambda p, s, b, r: p["w"].sum(), stateful=True)(state, BATCH)
 
 
@@ -150,40 +151,40 @@ def test_memory_does_not_grow_with_the_number_of_batches():
 
 @pytest.mark.parametrize("source", [[], iter([]), (x for x in ())])
 def test_an_empty_source_is_refused(source):
-    with pytest.raises(ValueError, match="^evaluate: source must hold at least one batch, got none"):
+    with pytest.raises(ValueError, match="^evaluate: source .* one batch, got none"):
         evaluate(ps.eval_step(classifier), start(), source)
 
 
 def test_an_iterator_that_was_used_up_is_refused_not_reported_as_zero():
     batches = iter(parts_of(BATCH))
     evaluate(ps.eval_step(classifier), start(), batches)
-    with pytest.raises(ValueError, match="at least one batch"):
+    with pytest.raises(ValueError, match="^evaluate: source .* one batch, got none"):
         evaluate(ps.eval_step(classifier), start(), batches)
 
 
 def test_a_source_in_which_nothing_counts_is_refused():
-    with pytest.raises(ValueError, match="^evaluate: source must have a loss of weight above 0"):
+    with pytest.raises(ValueError, match="^evaluate: source .* weight above 0, got weight 0"):
         evaluate(known([1.0], [0.0]), None, [0, 0])
 
 
 @pytest.mark.parametrize(
     ("step", "source", "steps", "error", "message"),
     [
-        (None, [0], None, TypeError, "eval_step must be callable"),
-        (known([1.0]), 7, None, TypeError, "source must be iterable or have at"),
-        (known([1.0]), {"x": mx.zeros(2)}, None, TypeError, "got one batch; write \\[batch\\]"),
-        (known([1.0]), Numbered([0]), None, ValueError, "steps must be given"),
-        (known([1.0]), [0], 0, ValueError, "steps must be at least 1, got 0"),
-        (known([1.0]), [0], 1.5, TypeError, "steps must be an integer"),
-        (lambda s, b: mx.array(1.0), [0], None, TypeError, "must return a dict of Means"),
-        (lambda s, b: {"loss": mx.array(1.0)}, [0], None, TypeError, "must return a dict of Means"),
-        (lambda s, b: {}, [0], None, ValueError, "must return a loss, got nothing"),
+        (None, [0], None, TypeError, "eval_step ... callable, got None"),
+        (known([1.0]), 7, None, TypeError, "source ... iterable ... at(step), got int"),
+        (known([1.0]), {"x": mx.zeros(2)}, None, TypeError, "source ... one batch; ... [batch]"),
+        (known([1.0]), Numbered([0]), None, ValueError, "steps ... at(step), got None"),
+        (known([1.0]), [0], 0, ValueError, "steps ... 1, got 0"),
+        (known([1.0]), [0], 1.5, TypeError, "steps ... integer, got 1.5"),
+        (lambda s, b: mx.array(1.0), [0], None, TypeError, "eval_step ... dict of Means, got array("),
+        (lambda s, b: {"loss": mx.array(1.0)}, [0], None, TypeError, "eval_step ... dict of Means, got {"),
+        (lambda s, b: {}, [0], None, ValueError, "eval_step ... loss, got nothing"),
         (lambda s, b: known([1.0])(s, b) | {"weight": ps.Mean(mx.array(1.0), mx.array(1.0))}, [0], None,
-         ValueError, "may not be named weight"),
+         ValueError, "metrics ... named weight"),
         (lambda s, b: known([1.0] * 2)(s, b) | ({"odd": ps.Mean(mx.array(1.0), mx.array(1.0))} if b else {}),
-         [0, 1], None, ValueError, "every batch must give the same metrics"),
+         [0, 1], None, ValueError, "every batch ... same metrics"),
     ],
 )  # fmt: skip
 def test_evaluating_wrongly_is_refused(step, source, steps, error, message):
-    with pytest.raises(error, match="^evaluate: .*" + message):
+    with pytest.raises(error, match=parts(f"evaluate: {message}")):
         evaluate(step, None, source, steps=steps)

@@ -96,14 +96,14 @@ def test_a_stateful_loss_keeps_its_state(microbatches):
 def test_what_it_refuses():
     sgd = ps.optimizers.sgd(1.0)
     state, batch = ps.TrainState.create({"w": mx.array(1.0)}, sgd), {"x": mx.zeros(1)}
-    with pytest.raises(ValueError, match="loss_scaled_step: state must hold one loss_scale"):
+    with pytest.raises(ValueError, match="loss_scaled_step: state .* one loss_scale.* got 0"):
         loss_scaled_step(lambda params, batch, rng: params["w"], sgd)(state, batch)
-    with pytest.raises(TypeError, match="loss_scaled_step: loss_fn must be callable"):
+    with pytest.raises(TypeError, match="loss_scaled_step: loss_fn .* callable, got 3"):
         loss_scaled_step(3, sgd)
     transform = dynamic_loss_scale(sgd)
     named = loss_scaled_step(lambda p, b, r: (p["w"], {"loss_scale": p["w"]}), transform)
-    with pytest.raises(ValueError, match="loss_fn's metrics may not be named loss_scale"):
+    with pytest.raises(ValueError, match="loss_scaled_step: loss_fn's metrics .* named loss_scale"):
         named(ps.TrainState.create({"w": mx.array(1.0)}, transform), batch)
     wrong = loss_scaled_step(lambda p, b, r: mx.ones(2), transform)
-    with pytest.raises(ValueError, match="loss_scaled_step: loss_fn's loss must be a scalar"):
+    with pytest.raises(ValueError, match=r"loss_scaled_step: loss_fn's loss .* scalar, got shape \(2,\)"):
         wrong(ps.TrainState.create({"w": mx.array(1.0)}, transform), batch)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
+from tests.refusals import parts
 from tests.trees import same_bits, snapshot
 
 SGD = ps.optimizers.sgd(0.1)
@@ -134,7 +135,7 @@ def test_what_sam_draws_is_the_same_in_both_passes():
 
 
 def test_evaluation_refuses_to_draw_without_a_key():
-    with pytest.raises(ValueError, match="eval_step: loss_fn: random numbers were drawn without a key"):
+    with pytest.raises(ValueError, match="^eval_step: loss_fn: random numbers .*without a key: pass rng= "):
         ps.eval_step(noisy)(start(), BATCH)
 
 
@@ -147,7 +148,7 @@ def test_evaluation_draws_from_a_key_or_from_the_states():
     assert same_bits(by_key(start(), BATCH), by_key(start(seed=1), BATCH))
     assert same_bits(by_state(start(), BATCH), by_state(start(), BATCH))
     assert not same_bits(by_state(start(), BATCH), by_state(start(seed=1), BATCH))
-    with pytest.raises(ValueError, match="eval_step: rng must be one of state, got 'stat'"):
+    with pytest.raises(ValueError, match="eval_step: rng .* state, got 'stat'"):
         ps.eval_step(keyed, rng="stat")
 
 
@@ -240,7 +241,7 @@ def test_a_forgotten_key_is_refused_where_it_matters():
 
     forgot = ps.train_step(loss(lambda p, x, rng: apply(p, x)), SGD)
     for step in (forgot, ps.compiled(forgot)):
-        with pytest.raises(ValueError, match=r"apply: .*in a training step pass rng=, or train=False"):
+        with pytest.raises(ValueError, match=r"apply: .*rng=.*train=False"):
             step(state, BATCH)
     ps.train_step(loss(lambda p, x, rng: apply(p, x, train=False)), SGD)(state, BATCH)
     ps.train_step(loss(lambda p, x, rng: apply(p, x, rng=rng)), SGD)(state, BATCH)
@@ -272,74 +273,90 @@ def complex_metric(params, batch, rng):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: ps.train_step(quiet, SGD)(start(ADAM), BATCH), ValueError, r"train_step: state\.opt_state"),
-        (lambda: ps.sam_step(never, SGD)(start(ADAM), BATCH), ValueError, r"sam_step: state\.opt_state"),
+        (lambda: ps.train_step(quiet, SGD)(start(ADAM), BATCH), ValueError, "train_step: state.opt_state"),
+        (lambda: ps.sam_step(never, SGD)(start(ADAM), BATCH), ValueError, "sam_step: state.opt_state"),
         (
             lambda: ps.loss_scaled_step(never, SGD)(start(), BATCH),
             ValueError,
-            "loss_scaled_step: state must hold one loss_scale",
+            "loss_scaled_step: state ... one loss_scale, ... got 0",
         ),
         (
             lambda: ps.loss_scaled_step(never, SCALED)(start(), BATCH),
             ValueError,
-            r"loss_scaled_step: state\.opt_state",
+            "loss_scaled_step: state.opt_state",
         ),
         (
             lambda: ps.train_step(complex_metric, SGD)(start(), BATCH),
             TypeError,
-            "metric 'c' must be real, got complex64",
+            "train_step: ... metric 'c' ... complex64",
         ),
         (
             lambda: ps.train_step(quiet, SGD)(None, BATCH),
             TypeError,
-            "state must be a .* got None",
+            "train_step: state ... TrainState, ... None",
         ),
         (
             lambda: ps.train_step(quiet, SGD)(BATCH, start()),
             TypeError,
-            "got a dict; were state and batch swapped",
+            "train_step: state ... dict; ... swapped?",
         ),
-        (lambda: ps.eval_step(quiet)(BATCH, start()), TypeError, "eval_step: state must be a TrainState"),
-        (lambda: ps.TrainState.create(nn.ReLU(), SGD), TypeError, r"params must hold arrays, .*functional\("),
+        (lambda: ps.eval_step(quiet)(BATCH, start()), TypeError, "eval_step: state ... swapped?"),
+        (
+            lambda: ps.TrainState.create(nn.ReLU(), SGD),
+            TypeError,
+            "TrainState.create: params ... purestep.functional(module)",
+        ),
         (
             lambda: ps.TrainState.create({"w": np.ones(2)}, SGD),
             TypeError,
-            r"params\.w .* got numpy's",
+            "TrainState.create: params.w ... got numpy's ndarray",
         ),
-        (lambda: ps.train_step(quiet, SGD)(start(), np.ones(2)), TypeError, r"train_step: batch must be"),
+        (
+            lambda: ps.train_step(quiet, SGD)(start(), np.ones(2)),
+            TypeError,
+            "train_step: batch ... mx.array, got numpy's",
+        ),
         (
             lambda: ps.TrainState.create({"w": mx.ones(2)}, SGD, seed=-1),
             ValueError,
-            "seed must be at least",
+            "TrainState.create: seed ... 0, got -1",
         ),
-        (lambda: ps.TrainState.create({"w": mx.ones(2)}, SGD, seed=2**64), ValueError, r"seed must be less"),
-        (lambda: ps.rng.fold_in(mx.random.key(0), 2**32), ValueError, r"number must be less than 2\*\*32"),
+        (
+            lambda: ps.TrainState.create({"w": mx.ones(2)}, SGD, seed=2**64),
+            ValueError,
+            "TrainState.create: seed ... 2**64",
+        ),
+        (lambda: ps.rng.fold_in(mx.random.key(0), 2**32), ValueError, "rng.fold_in: number ... 2**32, got"),
         (
             lambda: ps.train_step(lambda p, m, b, r: 0, SGD),
             TypeError,
-            r"loss_fn must take \(params, batch, rng\).*pass stateful=True",
+            "train_step: loss_fn ... (params, batch, rng), ... stateful=True",
         ),
-        (lambda: ps.train_step(quiet, SGD, stateful=True), TypeError, "pass stateful=False for one that"),
-        (lambda: ps.eval_step(lambda p: 0), TypeError, r"eval_step: loss_fn must take .*got <lambda>\(p\)"),
+        (
+            lambda: ps.train_step(quiet, SGD, stateful=True),
+            TypeError,
+            "train_step: loss_fn ... stateful=False",
+        ),
+        (lambda: ps.eval_step(lambda p: 0), TypeError, "eval_step: loss_fn ... got <lambda>(p)"),
         (
             lambda: ps.train_step(lambda p, b, r: (p["w"] > 0).any(), SGD)(start(), BATCH),
             TypeError,
-            "loss must be floating, got bool",
+            "train_step: loss_fn's loss ... floating, got bool",
         ),
         (
             lambda: ps.sam_step(lambda p, b, r: p["w"].sum().astype(mx.int32), SGD)(start(), BATCH),
             TypeError,
-            "sam_step: loss_fn's loss must be floating, got int32",
+            "sam_step: loss_fn's loss ... floating, got int32",
         ),
         (
             lambda: ps.sam_step(lambda p, b, r: mx.array(1.0), SGD)(start(), BATCH),
             ValueError,
-            "sam_step: the loss does not depend",
+            "sam_step: the loss ... not depend",
         ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_the_name_of_what_was_called(call, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=parts(message)):
         call()
 
 
@@ -378,5 +395,5 @@ def test_a_step_of_ones_own_that_draws_without_a_key_is_not_compiled():
     def own(state, batch):
         return state, {"noise": mx.random.normal(()) + batch["x"].sum()}
 
-    with pytest.raises(ValueError, match="compiled: the step: random numbers were drawn without a key"):
+    with pytest.raises(ValueError, match="^compiled: the step: random numbers .*without a key: .*state.rng"):
         ps.compiled(own)(start(), BATCH)

@@ -108,11 +108,11 @@ def test_where_the_gradient_is_zero_it_stays(adaptive):
 
 def test_what_it_refuses():
     sgd = ps.optimizers.sgd(0.1)
-    with pytest.raises(ValueError, match="sam_step: rho must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="sam_step: rho .* 0, got -1"):
         sam_step(loss_fn, sgd, rho=-1)
-    with pytest.raises(TypeError, match="sam_step: loss_fn must be callable, got 3"):
+    with pytest.raises(TypeError, match="sam_step: loss_fn .* callable, got 3"):
         sam_step(3, sgd)
     state = ps.TrainState.create(PARAMS, sgd)
     step = sam_step(lambda p, b, r: (p["w"].sum(), {"perturbed_loss": p["w"].sum()}), sgd)
-    with pytest.raises(ValueError, match="loss_fn's metrics may not be named perturbed_loss"):
+    with pytest.raises(ValueError, match="sam_step: loss_fn's metrics .* named perturbed_loss"):
         step(state, BATCH)

@@ -4,6 +4,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
+from tests.refusals import parts
 
 
 def test_a_state_begins_at_step_zero_with_a_key_of_its_seed():
@@ -27,26 +28,28 @@ def test_replace_returns_another_state():
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        ({"a": [1.0]}, TypeError, r"params\.a\.0 is the Python number 1\.0; write mx\.array\(1\.0\)"),
-        ({"a": True}, TypeError, r"params\.a is the Python number True"),
-        ({"a": "text"}, TypeError, r"params\.a must be an mx\.array in dicts, lists and tuples, got str"),
-        ({"a": mx.array([1, 2])}, ValueError, r"params must be floating, got mlx\.core\.int32 at a"),
-        ({}, ValueError, "params must hold at least one array, got none"),
-        (None, ValueError, "params must hold at least one array, got none"),
+        ({"a": [1.0]}, TypeError, "params.a.0 ... Python number 1.0; ... mx.array(1.0)"),
+        ({"a": True}, TypeError, "params.a ... Python number True"),
+        ({"a": "text"}, TypeError, "params.a ... mx.array ... got str"),
+        ({"a": mx.array([1, 2])}, ValueError, "params ... floating, got mlx.core.int32 at a"),
+        ({}, ValueError, "params ... one array, got none"),
+        (None, ValueError, "params ... one array, got none"),
     ],
 )
 def test_params_that_cannot_be_trained_are_refused_by_path(params, error, message):
-    with pytest.raises(error, match=f"^TrainState.create: {message}"):
+    with pytest.raises(error, match=parts(f"TrainState.create: {message}")):
         ps.TrainState.create(params, ps.identity())
 
 
 def test_other_arguments_are_refused_by_name():
     params = {"w": mx.zeros(2)}
-    with pytest.raises(TypeError, match="transform must be a GradientTransform, got <function adam"):
+    with pytest.raises(
+        TypeError, match="TrainState.create: transform .* GradientTransform, got <function adam"
+    ):
         ps.TrainState.create(params, ps.optimizers.adam)
-    with pytest.raises(TypeError, match="seed must be an integer, got 0.5"):
+    with pytest.raises(TypeError, match="TrainState.create: seed .* integer, got 0.5"):
         ps.TrainState.create(params, ps.identity(), seed=0.5)
-    with pytest.raises(ValueError, match="a key must be a uint32 array"):
+    with pytest.raises(ValueError, match="TrainState.create: a key .* uint32 array.*float32"):
         ps.TrainState.create(params, ps.identity(), rng=mx.zeros(2))
-    with pytest.raises(TypeError, match=r"model_state\.n is the Python number 3"):
+    with pytest.raises(TypeError, match=r"TrainState.create: model_state\.n .*Python number 3"):
         ps.TrainState.create(params, ps.identity(), model_state={"n": 3})

@@ -148,7 +148,7 @@ def test_sums_of_other_lengths_are_refused():
         return mean + ps.Mean.of(batch["f"]) if len(seen) % 2 else mean
 
     transform = ps.optimizers.sgd(1.0)
-    with pytest.raises(ValueError, match=r"^train_step: the loss must be a sum of the same number of means"):
+    with pytest.raises(ValueError, match=r"^train_step: the loss .* same number .* got 1 and 2"):
         ps.train_step(loss, transform, microbatches=4)(start(transform), BATCH)
     seen.clear()
     step = ps.eval_step(loss)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import purestep as ps
+from tests.refusals import parts
 from tests.training import BATCH, DENSE, IGNORED, PARAMS, TRANSFORM, classifier, linear_loss, ragged, start
 from tests.trees import Pair, array, same_bits, snapshot
 
@@ -168,59 +169,47 @@ def test_nan_parameters_and_targets_out_of_range_give_a_nan_loss():
 @pytest.mark.parametrize(
     ("batch", "error", "message"),
     [
-        ({}, ValueError, "batch must hold at least one array, got none"),
-        (None, ValueError, "batch must hold at least one array, got none"),
-        ({**BATCH, "x": BATCH["x"][:0]}, ValueError, r"batch\.x is empty, got shape \(0, 5, 4\)"),
-        ({**BATCH, "n": 3}, TypeError, r"batch\.n is the Python number 3; write mx\.array\(3\)"),
-        (
-            {**BATCH, "n": np.ones(8)},
-            TypeError,
-            r"batch\.n must be an mx\.array, got numpy's ndarray; write mx\.array",
-        ),
-        ({**BATCH, "n": mx.array(3)}, ValueError, r"batch\.n is 0-d: microbatches=4 cuts the first axis"),
+        ({}, ValueError, "batch ... one array, got none"),
+        (None, ValueError, "batch ... one array, got none"),
+        ({**BATCH, "x": BATCH["x"][:0]}, ValueError, "batch.x ... empty, got shape (0, 5, 4)"),
+        ({**BATCH, "n": 3}, TypeError, "batch.n ... Python number 3; ... mx.array(3)"),
+        ({**BATCH, "n": np.ones(8)}, TypeError, "batch.n ... mx.array, got numpy's ndarray; ... mx.array("),
+        ({**BATCH, "n": mx.array(3)}, ValueError, "batch.n ... 0-d: ... microbatches=4"),
         (
             {**BATCH, "y": BATCH["y"][:4]},
             ValueError,
-            r"must share their first axis, got batch\.x 8, batch\.y 4",
+            "first axis, got batch.x 8, batch.y 4",
         ),
-        (
-            {k: v[:6] for k, v in BATCH.items()},
-            ValueError,
-            r"batch\.x must be divisible by microbatches=4, got 6",
-        ),
+        ({k: v[:6] for k, v in BATCH.items()}, ValueError, "batch.x ... divisible by microbatches=4, got 6"),
     ],
 )
 def test_batches_that_do_not_fit_are_refused_by_path(batch, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=parts(f"train_step: ... {message}")):
         ps.train_step(classifier, TRANSFORM, microbatches=4)(start(), batch)
 
 
 @pytest.mark.parametrize(
     ("loss_fn", "error", "message"),
     [
-        (lambda p, b, r: p["w"], ValueError, r"loss must be a scalar, got shape \(4, 3\)"),
-        (lambda p, b, r: p["w"].sum().reshape(1), ValueError, r"loss must be a scalar, got shape \(1,\)"),
-        (lambda p, b, r: 1.0, TypeError, r"loss must be a 0-d array or a Mean, got a float"),
+        (lambda p, b, r: p["w"], ValueError, "loss ... scalar, got shape (4, 3)"),
+        (lambda p, b, r: p["w"].sum().reshape(1), ValueError, "loss ... scalar, got shape (1,)"),
+        (lambda p, b, r: 1.0, TypeError, r"loss ... 0-d array ... Mean, got a float"),
+        (lambda p, b, r: (p["w"].sum(), {}, {}), TypeError, "loss_fn ... (loss, metrics), got a tuple of 3"),
+        (lambda p, b, r: (p["w"].sum(), [1]), TypeError, "metrics ... dict of 0-d arrays, got a list"),
+        (lambda p, b, r: (p["w"].sum(), {"m": b["x"]}), ValueError, "metric 'm' ... scalar"),
         (
-            lambda p, b, r: (p["w"].sum(), {}, {}),
+            lambda p, b, r: (p["w"].sum(), {"m": 2.0}),
             TypeError,
-            r"must return loss or \(loss, metrics\), got a tuple of 3",
+            "metric 'm' ... 0-d array ... Mean, got a float",
         ),
-        (lambda p, b, r: (p["w"].sum(), [1]), TypeError, "metrics must be a dict of 0-d arrays, got a list"),
-        (lambda p, b, r: (p["w"].sum(), {"m": b["x"]}), ValueError, "metric 'm' must be a scalar"),
-        (lambda p, b, r: (p["w"].sum(), {"m": 2.0}), TypeError, "metric 'm' must be a 0-d array or a Mean"),
-        (lambda p, b, r: (p["w"].sum(), {"loss": p["w"].sum()}), ValueError, "may not be named loss"),
-        (lambda p, b, r: b["x"].sum(), ValueError, "the loss does not depend on any of the parameters"),
-        (
-            lambda p, b, r: mx.stop_gradient(p["w"]).sum(),
-            ValueError,
-            "does not depend on any of the parameters",
-        ),
+        (lambda p, b, r: (p["w"].sum(), {"loss": p["w"].sum()}), ValueError, "metrics ... named loss"),
+        (lambda p, b, r: b["x"].sum(), ValueError, "loss ... not depend on ... parameters"),
+        (lambda p, b, r: mx.stop_gradient(p["w"]).sum(), ValueError, "loss ... not depend on ... parameters"),
     ],
 )
 def test_loss_functions_that_cannot_be_minimized_are_refused(loss_fn, error, message):
     for count in (1, 2):
-        with pytest.raises(error, match=f"^train_step: .*{message}"):
+        with pytest.raises(error, match=parts(f"train_step: ... {message}")):
             ps.train_step(loss_fn, TRANSFORM, microbatches=count)(start(), BATCH)
 
 
@@ -238,29 +227,27 @@ def test_a_state_that_would_change_is_refused_by_path():
 
     transform = ps.GradientTransform(lambda params: Pair(mx.zeros(2), mx.zeros(1)), shrinking)
     with pytest.raises(
-        ValueError, match=r"opt_state\.first has shape \(1,\).*opt_state\.second has dtype float16"
+        ValueError, match=r"train_step: .*opt_state\.first .*\(1,\) .*opt_state\.second .*float16"
     ):
         ps.train_step(classifier, transform)(start(transform), BATCH)
     forgetful = ps.GradientTransform(
         lambda params: Pair(mx.zeros(2), None), lambda u, s, params=None: (u, tuple(s))
     )
-    with pytest.raises(ValueError, match="opt_state is a tuple in the new state, a Pair in the old"):
+    with pytest.raises(ValueError, match="train_step: .* opt_state .*tuple in the new .*Pair"):
         ps.train_step(classifier, forgetful)(start(forgetful), BATCH)
 
 
 def test_a_python_number_in_the_state_is_refused_by_path():
-    with pytest.raises(TypeError, match=r"state\.step is the Python number 3; write mx\.array\(3\)"):
+    with pytest.raises(TypeError, match=r"train_step: state\.step .*Python number 3;.* mx\.array\(3\)"):
         ps.train_step(classifier, TRANSFORM)(start().replace(step=3), BATCH)
 
 
 def test_arguments_are_checked_when_the_step_is_built():
-    with pytest.raises(ValueError, match="^train_step: microbatches must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="^train_step: microbatches .* 1, got 0"):
         ps.train_step(classifier, TRANSFORM, microbatches=0)
-    with pytest.raises(
-        TypeError, match="^train_step: transform must be a GradientTransform, got <function adam"
-    ):
+    with pytest.raises(TypeError, match="^train_step: transform .* GradientTransform, got <function adam"):
         ps.train_step(classifier, ps.optimizers.adam)
-    with pytest.raises(TypeError, match="^train_step: loss_fn must be callable, got 3"):
+    with pytest.raises(TypeError, match="^train_step: loss_fn .* callable, got 3"):
         ps.train_step(3, TRANSFORM)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from purestep import __main__, __version__
 from purestep._core import hardware
 from purestep.cli import demo
 from purestep.demos import NAMES
+from tests.refusals import parts
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +37,14 @@ def refuse(capsys, *arguments):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "--data must have at least 2000 characters, text has 0"),
-        (b"short", "--data must have at least 2000 characters, text has 5"),
-        (b"ok" * 2000 + b"\xff\xfe", "--data must be UTF-8 text, text is not, from byte 4000 on"),
+        (b"", "--data ... 2000 characters, text ... 0"),
+        (b"short", "--data ... 2000 characters, text ... 5"),
+        (b"ok" * 2000 + b"\xff\xfe", "--data ... UTF-8 ... text ... byte 4000"),
     ],
 )
 def test_texts_that_cannot_be_learned_are_refused_before_anything_is_written(capsys, here, content, message):
     (here / "text").write_bytes(content)
-    assert refuse(capsys, "--data", "text") == f"demo: {message}"
+    assert re.search(parts(f"demo: {message}"), refuse(capsys, "--data", "text"))
     assert [file.name for file in here.iterdir()] == ["text"]
 
 
@@ -53,20 +55,20 @@ def test_a_text_that_is_not_there_is_named(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "--steps must be at least 1, got 0"),
-        (["--microbatches", "3"], "--microbatches must divide 16, got 3"),
-        (["--microbatches", "0"], "--microbatches must divide 16, got 0"),
-        (["--seed", "-1"], "--seed must be at least 0, got -1"),
+        (["--steps", "0"], "demo: --steps ... 1, got 0"),
+        (["--microbatches", "3"], "demo: --microbatches ... 16, got 3"),
+        (["--microbatches", "0"], "demo: --microbatches ... 16, got 0"),
+        (["--seed", "-1"], "demo: --seed ... 0, got -1"),
         (["--steps", "many"], "invalid int value: 'many'"),
         (["--dtype", "float8"], "invalid choice: 'float8'"),
         (["--step", "3"], "unrecognized arguments: --step 3"),
-        (["--resume"], "--resume found no run in runs/text"),
-        (["--resume", "--out", "absent"], "--resume found no run in absent"),
-        (["poetry"], "there is no demo 'poetry'; there are: text, digits, grpo, dpo, distill, mtp"),
+        (["--resume"], "demo: --resume ... no run in runs/text"),
+        (["--resume", "--out", "absent"], "demo: --resume ... no run in absent"),
+        (["poetry"], "no demo 'poetry'; ... text, digits, grpo, dpo, distill, mtp"),
     ],
 )
 def test_arguments_are_refused_before_anything_is_written(capsys, here, arguments, message):
-    assert message in refuse(capsys, *arguments)
+    assert re.search(parts(message), refuse(capsys, *arguments))
     assert not list(here.iterdir())
 
 

@@ -17,6 +17,7 @@ from purestep._checkpoint.format.header import FORMAT, seal
 from purestep._replay import bundle
 from purestep.checkpoint import to_bytes
 from purestep.cli import inspect
+from tests.refusals import parts
 
 TRANSFORM = ps.optimizers.adam(0.1)
 STATE = ps.TrainState.create(
@@ -231,7 +232,7 @@ def test_damage_is_listed_array_by_array_and_the_rest_shown(capsys, run):
     said = answer(capsys, run, code=1)
     statuses = {entry["path"]: entry["status"] for entry in said["arrays"]}
     assert [path for path, status in statuses.items() if status == "damaged"] == ["params.layer.weight"]
-    assert "its bytes do not have the checksum written" in said["problems"][0]
+    assert "checksum" in said["problems"][0]
     assert call(capsys, run)[0] == 1
     assert answer(capsys, run, "--diff", run, code=2)["problems"]
     assert answer(capsys, run, "--step", "100", code=0)["problems"] == []
@@ -242,7 +243,7 @@ def test_a_damaged_manifest_is_reported_and_the_newest_sound_checkpoint_shown(ca
     manifest.write_text(manifest.read_text()[:-30])
     said = answer(capsys, run, code=1)
     assert said["record"]["step"] == 100
-    assert "its header is cut or changed" in said["problems"][0]
+    assert "header is cut" in said["problems"][0]
     assert answer(capsys, run / "step_00000200", code=1)["arrays"] == []
     manifest.unlink()
     assert "manifest.json is missing" in answer(capsys, run, "--step", "200", code=1)["problems"][0]
@@ -294,7 +295,7 @@ def test_hostile_specs_are_damage(capsys, run):
         place[1:] = [dtype, shape]
         manifest.write_text(seal(content))
         said = answer(capsys, run / "step_00000200", code=1)
-        assert "unknown dtype or an invalid shape" in said["problems"][0]
+        assert "unknown dtype" in said["problems"][0]
     place[1:] = ["float32", [1 << 40, 3]]
     manifest.write_text(seal(content))
     said = answer(capsys, run / "step_00000200", code=1)
@@ -311,14 +312,14 @@ def test_a_replay_bundle_is_shown_as_one(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "there is nothing at"),
-        (["run", "--step", "3"], "has no step 3; it has: 100, 200"),
-        (["run/step_00000100", "--step", "100"], "--step needs the directory of a run"),
-        (["run", "--leaves", "zz*"], "--leaves 'zz*' matches no array of"),
-        (["run", "--leaves", "zz*", "--diff", "run"], "--leaves 'zz*' matches no array of either"),
-        (["run", "--diff", "nowhere"], "there is nothing at"),
-        (["."], "there is no checkpoint in"),
-        (["/dev/null"], "/dev/null must be a directory or a regular file"),
+        (["nowhere"], "nothing at"),
+        (["run", "--step", "3"], "run ... no step 3; ... 100, 200"),
+        (["run/step_00000100", "--step", "100"], "--step ... directory of a run"),
+        (["run", "--leaves", "zz*"], "--leaves 'zz*' ... no array"),
+        (["run", "--leaves", "zz*", "--diff", "run"], "--leaves 'zz*' ... no array ... either"),
+        (["run", "--diff", "nowhere"], "nothing at"),
+        (["."], "no checkpoint in"),
+        (["/dev/null"], "/dev/null ... directory ... file"),
     ],
 )
 def test_mistakes_are_refused_in_a_sentence(capsys, run, monkeypatch, arguments, message):
@@ -326,7 +327,7 @@ def test_mistakes_are_refused_in_a_sentence(capsys, run, monkeypatch, arguments,
     code, out, err = call(capsys, *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("inspect: ")
-    assert message in err
+    assert re.search(parts(message), err)
 
 
 def test_without_rich_one_sentence_says_what_to_install_and_json_goes_on(capsys, run, monkeypatch):
@@ -335,5 +336,5 @@ def test_without_rich_one_sentence_says_what_to_install_and_json_goes_on(capsys,
     monkeypatch.setitem(sys.modules, "rich.console", None)
     code, out, err = call(capsys, run)
     assert (code, out) == (2, "")
-    assert "is not installed; pip install 'purestep[cli]', or use --json" in err
+    assert re.search(r"rich.*pip install 'purestep\[cli\]'.*--json", err)
     assert answer(capsys, run)["problems"] == []

@@ -1,6 +1,7 @@
 """The command replay: from a bundle and the name of a step to the array where it went wrong."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from purestep import __main__, replay
 from purestep.cli import replay as command
+from tests.refusals import parts
 
 USERS = '''
 """A user's module: a transform with a state of its own, and a step."""
@@ -121,28 +123,28 @@ def test_a_damaged_bundle_is_told_by_the_exit_code(capsys, bundle, tmp_path):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("users_step", "--step must be module:function, got 'users_step'"),
-        (":step", "--step must be module:function, got ':step'"),
+        ("users_step", "--step ... module:function, got 'users_step'"),
+        (":step", "--step ... module:function, got ':step'"),
         ("no_such_module:step", "importing no_such_module failed (ModuleNotFoundError"),
-        ("users_step:stp", "users_step has no stp"),
-        ("users_step:number", "number must be a step(state, batch)"),
-        ("users_step:loss_fn", "loss_fn must be a step(state, batch), or a function without arguments"),
-        ("users_step:Counted", "Counted must be a step(state, batch)"),
-        ("users_step:counting", "counting() must return a step(state, batch), got GradientTransform"),
-        ("users_step:nothing", "nothing() must return a step(state, batch), got NoneType"),
+        ("users_step:stp", "users_step ... no stp"),
+        ("users_step:number", "number ... step(state, batch)"),
+        ("users_step:loss_fn", "loss_fn ... step(state, batch), ... function without arguments"),
+        ("users_step:Counted", "Counted ... step(state, batch)"),
+        ("users_step:counting", "counting() ... step(state, batch), got GradientTransform"),
+        ("users_step:nothing", "nothing() ... step(state, batch), got NoneType"),
         ("users_step:fails", "fails() failed (KeyError: 'no data')"),
         (
             "users_step:foreign",
-            "step cannot be made from this state and batch, is it the one that was recorded?",
+            "step cannot ... state and batch",
         ),
-        ("json:loads", "loads must be a step"),
+        ("json:loads", "loads ... step(state, batch)"),
     ],
 )
 def test_what_is_no_step_is_refused_in_a_sentence(capsys, bundle, step, message):
     code, out, err = call(capsys, bundle, "--step", step)
     assert (code, out) == (2, "")
     assert err.startswith("replay")
-    assert message in err
+    assert re.search(parts(message), err)
 
 
 def test_a_namedtuple_that_the_module_does_not_name_is_refused(capsys, bundle, tmp_path, monkeypatch):
@@ -151,16 +153,16 @@ def test_a_namedtuple_that_the_module_does_not_name_is_refused(capsys, bundle, t
     monkeypatch.syspath_prepend(str(tmp_path))
     code, _, err = call(capsys, bundle, "--step", "bare_step:step")
     assert code == 2
-    assert "the module of --step must hold one NamedTuple for each of the bundle's: Counted(calls)" in err
+    assert re.search(parts("--step ... NamedTuple ... Counted(calls)"), err)
 
 
 def test_directories_that_are_no_bundle_are_refused(capsys, bundle, place):
     code, _, err = call(capsys, str(place / "bundles"), "--step", "users_step:step")
     assert code == 2
-    assert "holds bundles: name one" in err
+    assert "holds bundles:" in err
     code, _, err = call(capsys, str(place / "nowhere"), "--step", "users_step:step")
     assert code == 2
-    assert "no bundle at" in err
+    assert "no bundle" in err
 
 
 def test_without_rich_one_sentence_says_what_to_install(capsys, bundle, monkeypatch):

@@ -37,17 +37,17 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
         (tmp_path / "fifo", "pipe"),
         ("/dev/zero", "pipe or a device"),
     ):
-        with pytest.raises(ValueError, match=f"demo: --data must be a file, {path} is a {kind}"):
+        with pytest.raises(ValueError, match=f"demo: --data .* file, {path} is a {kind}"):
             read_text(str(path))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "must have at least 2000 characters, .* has 0"),
-        (b"ok" * 2000 + b"\xff\xfe", "must be UTF-8 text, .* is not, from byte 4000 on"),
-        (b"ok" * 2000 + "é".encode()[:1], "must be UTF-8 text, .* is not, from byte 4000 on"),
-        ("".join(map(chr, range(0x4E00, 0x5800))).encode(), "must have at most 2500 different .* has 2560"),
+        (b"", ".*2000 characters, .* has 0"),
+        (b"ok" * 2000 + b"\xff\xfe", ".*UTF-8 .* byte 4000 "),
+        (b"ok" * 2000 + "é".encode()[:1], ".*UTF-8 .* byte 4000 "),
+        ("".join(map(chr, range(0x4E00, 0x5800))).encode(), ".*2500 different .* has 2560"),
     ],
 )  # fmt: skip
 def test_texts_that_cannot_be_learned_are_refused(tmp_path, monkeypatch, content, message):

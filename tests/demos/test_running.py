@@ -31,12 +31,12 @@ def run(name, **given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"seed": 2**64}, "--seed must be less than "),
-        ({"seed": -1}, "--seed must be at least 0, got -1"),
-        ({"steps": 2**31}, "--steps must be at most 2147483647, got 2147483648"),
-        ({"steps": 10**30}, "--steps must be at most"),
-        ({"steps": 0}, "--steps must be at least 1, got 0"),
-        ({"resume": True}, "--resume found no run in runs/"),
+        ({"seed": 2**64}, f"--seed .*, got {2**64}"),
+        ({"seed": -1}, "--seed .* 0, got -1"),
+        ({"steps": 2**31}, "--steps .* 2147483647, got 2147483648"),
+        ({"steps": 10**30}, "--steps .* 2147483647, got"),
+        ({"steps": 0}, "--steps .* 1, got 0"),
+        ({"resume": True}, "--resume .*no run .*runs/"),
     ],
 )
 def test_nothing_is_created_by_what_is_refused(here, name, given, message):
@@ -47,7 +47,7 @@ def test_nothing_is_created_by_what_is_refused(here, name, given, message):
 
 def test_seeds_that_a_demo_multiplies_are_refused_as_well(here):
     largest = 2**64 // DEMOS["mtp"].PAIRS
-    with pytest.raises(ValueError, match=f"--seed must be less than {largest}, got {largest}"):
+    with pytest.raises(ValueError, match=f"^demo: --seed .* {largest}, got {largest}"):
         run("mtp", seed=largest)
     assert (largest - 1) * DEMOS["mtp"].PAIRS + DEMOS["mtp"].PAIRS - 1 < 2**64
     assert not list(here.iterdir())
@@ -74,7 +74,7 @@ def test_directories_that_hold_something_else_are_refused_untouched(here, name, 
     directory = RunDirectory("run")
     directory.start(facts)
     before = directory.run.read_bytes()
-    with pytest.raises(ValueError, match=r"^demo: run(/run.json is damaged: | holds a run of )"):
+    with pytest.raises(ValueError, match=r"^demo: run(/run.json .*damaged: | holds a run )"):
         run(name, resume=True, out="run")
     assert directory.run.read_bytes() == before
     assert [file.name for file in directory.path.iterdir()] == ["run.json"]
@@ -86,7 +86,7 @@ def test_settings_out_of_range_in_a_run_are_its_damage(name):
     if name == "text":
         settings |= {"data": None, "microbatches": 1, "dtype": "float32"}
     RunDirectory("run").start({"demo": name, "settings": settings, "computed_by": running.computer()})
-    with pytest.raises(ValueError, match="^demo: run/run.json is damaged: --seed must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="^demo: run/run.json .*damaged: --seed .* 0, got -1"):
         run(name, resume=True, out="run")
 
 

@@ -20,11 +20,11 @@ SOUND = {
 def test_ranges():
     assert out_of_range(1, 0) is None
     assert out_of_range(2**31 - 1, 2**64 - 1) is None
-    assert out_of_range(2**31, 0) == "--steps must be at most 2147483647, got 2147483648"
-    assert out_of_range(1, -1) == "--seed must be at least 0, got -1"
-    assert out_of_range(1, 2**64) == f"--seed must be less than {2**64}, got {2**64}"
-    assert out_of_range(1, 7, seeds=7) == "--seed must be less than 7, got 7"
-    assert fault(TextSettings(dtype="int8")) == "--dtype must be one of float32, bfloat16, got 'int8'"
+    assert re.search("^--steps .* 2147483647, got 2147483648$", str(out_of_range(2**31, 0)))
+    assert re.search("^--seed .* 0, got -1$", str(out_of_range(1, -1)))
+    assert re.search(f"^--seed .* {2**64}, got {2**64}$", str(out_of_range(1, 2**64)))
+    assert re.search("^--seed .* 7, got 7$", str(out_of_range(1, 7, seeds=7)))
+    assert re.search("^--dtype .* float32, bfloat16, got 'int8'$", str(fault(TextSettings(dtype="int8"))))
 
 
 def test_sound_facts_give_the_settings():
@@ -35,21 +35,21 @@ def test_sound_facts_give_the_settings():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"demo": None}, "'demo' must be the name of a demo, got nothing"),
-        ({"demo": 5}, "'demo' must be the name of a demo, got 5"),
-        ({"settings": None}, "'settings' must be an object, got nothing"),
-        ({"settings": [1]}, r"'settings' must be an object, got \[1\]"),
-        ({"settings": {}}, "'settings' must hold steps, seed, compile: \"compile\" is missing"),
-        ({"settings": {**SOUND["settings"], "x": 1}}, '"x" is unknown'),
-        ({"settings": {**SOUND["settings"], "seed": True}}, "'settings.seed' must be an integer, got true"),
-        ({"settings": {**SOUND["settings"], "steps": 1.0}}, "'settings.steps' must be an integer, got 1.0"),
-        ({"settings": {**SOUND["settings"], "steps": "9" * 99}}, 'must be an integer, got "9{36}\\.\\.\\.'),
+        ({"demo": None}, "'demo' .* name .*got nothing"),
+        ({"demo": 5}, "'demo' .* name .*got 5"),
+        ({"settings": None}, "'settings' .* object, got nothing"),
+        ({"settings": [1]}, r"'settings' .* object, got \[1\]"),
+        ({"settings": {}}, "'settings' .* steps, seed, compile: \"compile\" .*missing"),
+        ({"settings": {**SOUND["settings"], "x": 1}}, '"x" .*unknown'),
+        ({"settings": {**SOUND["settings"], "seed": True}}, "'settings.seed' .* integer, got true"),
+        ({"settings": {**SOUND["settings"], "steps": 1.0}}, "'settings.steps' .* integer, got 1.0"),
+        ({"settings": {**SOUND["settings"], "steps": "9" * 99}}, 'integer, got "9{36}\\.\\.\\.'),
         (
             {"settings": {**SOUND["settings"], "compile": 1}},
-            "'settings.compile' must be true or false, got 1",
+            "'settings.compile' .* true or false, got 1",
         ),
-        ({"computed_by": "me"}, "'computed_by' must be an object of strings, got \"me\""),
-        ({"computed_by": {"mlx": 1}}, "'computed_by' must be an object of strings"),
+        ({"computed_by": "me"}, "'computed_by' .* object of strings, got \"me\""),
+        ({"computed_by": {"mlx": 1}}, "'computed_by' .* object of strings.*1"),
     ],
 )
 def test_odd_facts_are_named(change, message):
@@ -71,9 +71,9 @@ def test_the_text_of_a_text_may_be_null_or_a_string():
 
 
 def test_contradictions_name_the_option_as_it_is_typed():
-    with pytest.raises(ValueError, match="demo: --seed is 4, the run in run began with 0"):
+    with pytest.raises(ValueError, match="demo: --seed .*4, .*run .* 0: "):
         agreed(SOUND, "grpo", Settings, {"seed": 4}, "run")
-    with pytest.raises(ValueError, match="demo: --no-compile is given, the run in run began without it"):
+    with pytest.raises(ValueError, match="demo: --no-compile .*run .*without"):
         agreed(SOUND, "grpo", Settings, {"compile": False}, "run")
-    with pytest.raises(ValueError, match="run holds a run of grpo, not of text"):
+    with pytest.raises(ValueError, match="demo: run .*grpo, not .*text"):
         agreed(SOUND, "text", TextSettings, {}, "run")

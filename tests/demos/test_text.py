@@ -113,7 +113,7 @@ def test_a_whole_run_leaves_its_files_and_prints_one_line_of_json(here, capsys):
 def test_another_text_is_refused(here, book):
     assert run(options(steps=1, out="run")) == 0
     (here / "book.txt").write_text(book + "more")
-    with pytest.raises(ValueError, match="--data must be the text this run began with"):
+    with pytest.raises(ValueError, match="demo: --data .*began with"):
         demo.run(options(resume=True, out="run"))
 
 

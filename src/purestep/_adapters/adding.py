@@ -46,7 +46,7 @@ def lora(
         patterns: one or several patterns of paths of layers (`*` any characters, `?` one), such as
             `"*.self_attn.q_proj"`. Layers without arrays, such as Dropout, are not matched.
         rank: of the update, at least 1 and at most the smaller side of each matrix.
-        alpha: numerator of the scale, which is `alpha / rank`; greater than 0. `None`: the rank.
+        alpha: numerator of the scale, which is `alpha / rank`; greater than 0.
         scale: the factor of the update itself, greater than 0, in place of `alpha`. mlx-lm's default is 20.
         dropout: probability that an input of the update is zero in training mode, in [0, 1).
         rank_stabilized: divide `alpha` by the square root of the rank.
@@ -58,18 +58,18 @@ def lora(
 
     Raises:
         ValueError: if a pattern matches no layer, a layer that cannot be adapted, or one that has an adapter;
-            for a rank above the smaller side of a matrix; for `scale` together with `alpha` or
-            `rank_stabilized`; for other arguments out of range; if the module cannot be copied.
+            for a rank above the smaller side of a matrix; unless one of `alpha` and `scale` is given; for
+            `scale` with `rank_stabilized`; for other arguments out of range; if the module cannot be copied.
         TypeError: if `module` is not a module.
 
     LoRA is arXiv:2106.09685, `rank_stabilized` is arXiv:2312.03732.
 
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
-    >>> adapted = lora(model, "layers.*", rank=2, key=mx.random.key(0))
+    >>> adapted = lora(model, "layers.*", rank=2, alpha=4, key=mx.random.key(0))
     >>> mx.array_equal(adapted(mx.ones((1, 8))), model(mx.ones((1, 8))))
     array(True, dtype=bool)
     """
-    caller = "adapters.lora"
+    caller = "lora"
     factor = _factor(caller, rank, alpha, scale, rank_stabilized)
     return _adapted(caller, LORA, module, patterns, rank, factor, dropout, dtype, key)
 
@@ -113,12 +113,12 @@ def dora(
     DoRA is arXiv:2402.09353.
 
     >>> model = nn.Sequential(nn.Linear(8, 4))
-    >>> adapted = dora(model, "layers.0", rank=2, key=mx.random.key(0))
+    >>> adapted = dora(model, "layers.0", rank=2, alpha=4, key=mx.random.key(0))
     >>> from purestep import tree
     >>> tree.paths(adapted.trainable_parameters())
     ['layers.0.lora_a', 'layers.0.lora_b', 'layers.0.m']
     """
-    caller = "adapters.dora"
+    caller = "dora"
     factor = _factor(caller, rank, alpha, scale, rank_stabilized)
     return _adapted(caller, DORA, module, patterns, rank, factor, dropout, dtype, key)
 
@@ -130,12 +130,13 @@ def _factor(caller: str, rank: int, alpha: float | None, scale: float | None, ra
     for name, value in (("alpha", alpha), ("scale", scale)):
         if isinstance(value, mx.array):  # the factor is a constant of the layer
             raise TypeError(f"{caller}: {name} must be a Python number, got an mx.array")
+    if (alpha is None) == (scale is None):
+        raise checks.error(caller, "exactly one of alpha and scale must be given")
     if scale is not None:
-        if alpha is not None or rank_stabilized:
-            other = "alpha" if alpha is not None else "rank_stabilized"
-            raise checks.error(caller, f"scale must be given without {other}: it is the whole factor")
+        if rank_stabilized:
+            raise checks.error(caller, "rank_stabilized must be False with scale, which is the whole factor")
         return float(checks.number(caller, "scale", scale, above=0))
-    numerator = rank if alpha is None else checks.number(caller, "alpha", alpha, above=0)
+    numerator = checks.number(caller, "alpha", alpha, above=0)
     return float(numerator / (math.sqrt(rank) if rank_stabilized else rank))
 
 
@@ -164,8 +165,7 @@ def _adapted(
         if rank > min(shape.inputs, shape.outputs):
             raise checks.error(
                 caller,
-                f"rank must be at most {min(shape.inputs, shape.outputs)}, the smaller side of {path} "
-                f"({shape.inputs} by {shape.outputs}), got {rank}",
+                f"rank must be at most {min(shape.inputs, shape.outputs)} for {path}, got {rank}",
             )
 
     def make(path: str, base: Any) -> nn.Module:

@@ -45,7 +45,7 @@ def read_metadata(caller: str, path: Path, metadata: Mapping[str, str]) -> dict[
         return None
     try:
         held = json.loads(metadata[METADATA])
-        return {name: _settings(caller, f"{path}: {name}", *values) for name, values in held.items()}
+        return {name: _settings(caller, f"{path} for {name}", *values) for name, values in held.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptError(
             f"{caller}: {path} is damaged: its metadata describe no adapters ({error})"
@@ -69,11 +69,11 @@ def read_configuration(caller: str, path: Path) -> tuple[Settings, int]:
         raise CorruptError(f"{caller}: {path} is damaged: it is no configuration of adapters") from None
     if method == "full":
         raise checks.error(
-            caller, f"{path} describes full weights, not adapters; read them with checkpoint.load_weights"
+            caller,
+            f"fine_tune_type in {path} must be lora or dora, got 'full'; load the weights with load_weights",
         )
-    where = f"{path}: lora_parameters."
-    rank = checks.integer(caller, f"{where}rank", rank, least=1)
-    return _settings(caller, f"{path}: lora_parameters", method, scale, dropout), rank
+    rank = checks.integer(caller, f"rank in {path}", rank, least=1)
+    return _settings(caller, str(path), method, scale, dropout), rank
 
 
 def configuration_of(caller: str, module: nn.Module, found: Mapping[str, Adapter]) -> dict[str, Any]:
@@ -85,13 +85,16 @@ def configuration_of(caller: str, module: nn.Module, found: Mapping[str, Adapter
     first = next(iter(found))
     for path, layer in found.items():
         for name, value, other in (
-            ("the method", layer.method, found[first].method),
+            ("method", layer.method, found[first].method),
             ("rank", layer.rank, found[first].rank),
             ("scale", layer.scale, found[first].scale),
             ("dropout", layer.rate, found[first].rate),
         ):
             if value != other:
-                _refuse(caller, f"{path} has {name} {value} and {first} has {other}: mlx-lm has one for all")
+                _refuse(
+                    caller,
+                    f"{first} has {name} {other}, {path} has {name} {value}, and mlx-lm has one for all",
+                )
         if layer.method == "dora":
             _check_dora(caller, path, layer)
     num_layers, keys = _layers_and_keys(caller, module, found)
@@ -147,7 +150,7 @@ def _refuse(caller: str, reason: str) -> Any:
 
 
 def _settings(caller: str, name: str, method: Any, scale: Any, dropout: Any) -> Settings:
-    checks.one_of(caller, f"{name}: the method", method, METHODS)
-    scale = checks.number(caller, f"{name}: scale", scale)
-    dropout = checks.number(caller, f"{name}: dropout", dropout, least=0, below=1)
+    checks.one_of(caller, f"fine_tune_type in {name}", method, METHODS)
+    scale = checks.number(caller, f"scale in {name}", scale)
+    dropout = checks.number(caller, f"dropout in {name}", dropout, least=0, below=1)
     return Settings(method, float(scale), float(dropout))

@@ -65,8 +65,8 @@ def load(directory: str | os.PathLike[str], module: Module) -> Module:
     >>> from purestep import adapters
     >>> model = nn.Sequential(nn.Linear(8, 4))
     >>> directory = tempfile.mkdtemp()
-    >>> adapters.save(directory, adapters.lora(model, "layers.*", rank=2, key=mx.random.key(0)))
-    >>> adapters.report(load(directory, model)).layers[0].rank
+    >>> adapters.save(directory, adapters.lora(model, "layers.*", rank=2, alpha=4, key=mx.random.key(0)))
+    >>> adapters.report(load(directory, model)).rows[0].rank
     2
     """
     caller = "adapters.load"
@@ -144,7 +144,8 @@ def _check_settings(
         if found is not None and _rank(found.shape) != rank:
             raise checks.error(
                 caller,
-                f"{path}.lora_a has shape {found.shape} in {file}, and {CONFIGURATION} has rank {rank}",
+                f"{path}.lora_a has shape {tuple(found.shape)} in {file.name}, "
+                f"{_with_rank(found.shape, rank)} by the rank in {CONFIGURATION}",
             )
 
 
@@ -187,6 +188,11 @@ def _rank_of(path: str, leaves: Leaves, layer: Any) -> int:
 def _rank(shape: tuple[int, ...]) -> int:
     """Return the rank of a `lora_a`; expert layers store it transposed."""
     return {2: shape[-1], 3: shape[-2]}[len(shape)] if len(shape) in (2, 3) else 0
+
+
+def _with_rank(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Return the shape of a `lora_a` with another rank."""
+    return (shape[0], rank, *shape[2:]) if len(shape) == 3 else (*shape[:-1], rank)
 
 
 def _differences(path: str, leaves: Leaves, wanted: dict[str, tuple[int, ...]]) -> list[str]:

@@ -32,12 +32,12 @@ def merge(module: Module) -> Module:
 
     >>> from purestep import adapters
     >>> model = nn.Sequential(nn.Linear(8, 4))
-    >>> merge(adapters.lora(model, "*", rank=2, key=mx.random.key(0)))
+    >>> merge(adapters.lora(model, "*", rank=2, alpha=4, key=mx.random.key(0)))
     Sequential(
       (layers.0): Linear(input_dims=8, output_dims=4, bias=True)
     )
     """
-    return _plain("adapters.merge", module, merged=True)
+    return _plain("merge", module, merged=True)
 
 
 def remove(module: Module) -> Module:
@@ -55,11 +55,11 @@ def remove(module: Module) -> Module:
 
     >>> from purestep import adapters
     >>> model = nn.Sequential(nn.Linear(8, 4))
-    >>> base = remove(adapters.lora(model, "*", rank=2, key=mx.random.key(0)))
+    >>> base = remove(adapters.lora(model, "*", rank=2, alpha=4, key=mx.random.key(0)))
     >>> mx.array_equal(base.layers[0].weight, model.layers[0].weight)
     array(True, dtype=bool)
     """
-    return _plain("adapters.remove", module, merged=False)
+    return _plain("remove", module, merged=False)
 
 
 def checked_adapters(caller: str, module: Any) -> dict[str, Adapter]:
@@ -68,7 +68,7 @@ def checked_adapters(caller: str, module: Any) -> dict[str, Adapter]:
         raise TypeError(f"{caller}: module must be an mlx.nn.Module, got {type(module).__name__}")
     found = adapters_of(module)
     if not found:
-        raise checks.error(caller, "module must have adapters, got a module without any; add them with lora")
+        raise checks.error(caller, "module must have adapters, got none")
     return found
 
 

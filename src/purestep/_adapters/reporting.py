@@ -10,69 +10,57 @@ from purestep._adapters.selecting import adapters_of, layers_of
 from purestep._core import tree
 
 
-class AdaptedLayer(NamedTuple):
-    """One layer with an adapter.
+class AdapterRow(NamedTuple):
+    """One adapted layer.
 
     Attributes:
-        path: the path of the layer.
-        kind: `"linear"`, `"embedding"` or `"experts"`, after `"quantized "` if the base is quantized.
-        method: `"lora"` or `"dora"`.
+        path: of the layer, such as `layers.0.self_attn.q_proj`.
+        kind: `lora` or `dora`.
         rank: of the update.
-        scale: the factor of the update.
         parameters: the number of trained parameters.
+        scale: the factor of the update.
+        layer: `linear`, `embedding` or `experts`, after `quantized ` if the layer is quantized.
 
     >>> from purestep import adapters
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 4))
-    >>> adapted = adapters.lora(model, "layers.1", rank=2, key=mx.random.key(0))
-    >>> adapters.report(adapted).layers[0].path
-    'layers.1'
+    >>> adapters.report(adapters.lora(model, "layers.1", rank=2, alpha=4, key=mx.random.key(0))).rows[0]
+    AdapterRow(path='layers.1', kind='lora', rank=2, parameters=16, scale=2.0, layer='linear')
     """
 
     path: str
     kind: str
-    method: str
     rank: int
-    scale: float
     parameters: int
+    scale: float
+    layer: str
 
 
-class Report(NamedTuple):
+class AdapterReport(NamedTuple):
     """The adapters of a module; `str` gives a table.
 
     Attributes:
-        layers: the layers with adapters, in the module's order.
+        rows: the adapted layers, in the module's order.
         trained: the number of parameters of the module that are trained.
         frozen: the number of its other parameters; quantized weights are counted as before quantization.
 
     >>> print(report(nn.Linear(8, 4)))
-    no adapters
-    36 parameters trained (100%), 0 frozen
+    36 trained, 0 frozen
     """
 
-    layers: tuple[AdaptedLayer, ...]
+    rows: tuple[AdapterRow, ...]
     trained: int
     frozen: int
 
     def __str__(self) -> str:
-        rows = [("path", "kind", "method", "rank", "scale", "parameters")]
-        rows += [
-            (each.path, each.kind, each.method, f"{each.rank}", f"{each.scale:g}", f"{each.parameters:,}")
-            for each in self.layers
+        width = max((len(row.path) for row in self.rows), default=0)
+        lines = [
+            f"{row.path:<{width}}  {row.kind}  rank {row.rank}  {row.parameters:,} parameters"
+            for row in self.rows
         ]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        texts = [
-            "  ".join(
-                cell.ljust(width) if index < 3 else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        share = 100 * self.trained / max(1, self.trained + self.frozen)
-        last = f"{self.trained:,} parameters trained ({share:.3g}%), {self.frozen:,} frozen"
-        return "\n".join([*(texts if self.layers else ["no adapters"]), last])
+        return "\n".join([*lines, f"{self.trained:,} trained, {self.frozen:,} frozen"])
 
 
-def report(module: nn.Module) -> Report:
+def report(module: nn.Module) -> AdapterReport:
     """Return the adapters of a module, and the numbers of its trained and frozen parameters.
 
     Args:
@@ -86,28 +74,27 @@ def report(module: nn.Module) -> Report:
 
     >>> from purestep import adapters
     >>> model = nn.Sequential(nn.Linear(8, 4))
-    >>> print(report(adapters.lora(model, "*", rank=2, key=mx.random.key(0))))
-    path      kind    method  rank  scale  parameters
-    layers.0  linear  lora       2      1          24
-    24 parameters trained (40%), 36 frozen
+    >>> print(report(adapters.lora(model, "*", rank=2, alpha=4, key=mx.random.key(0))))
+    layers.0  lora  rank 2  24 parameters
+    24 trained, 36 frozen
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"adapters.report: module must be an mlx.nn.Module, got {type(module).__name__}")
+        raise TypeError(f"report: module must be an mlx.nn.Module, got {type(module).__name__}")
     found = tuple(
-        AdaptedLayer(
+        AdapterRow(
             path,
-            ("quantized " if is_quantized(layer.base) else "") + layer.kind,
             layer.method,
             layer.rank,
-            layer.scale,
             sum(layer[name].size for name in layer.trained),
+            layer.scale,
+            ("quantized " if is_quantized(layer.base) else "") + layer.kind,
         )
         for path, layer in adapters_of(module).items()
     )
-    return Report(found, *totals(module))
+    return AdapterReport(found, *_totals(module))
 
 
-def totals(module: nn.Module) -> tuple[int, int]:
+def _totals(module: nn.Module) -> tuple[int, int]:
     """Return the numbers of trained and of frozen parameters; a tied array counts once."""
     trained = {id(leaf): leaf.size for leaf in tree.leaves(module.trainable_parameters())}
     frozen: dict[int, int] = {}

@@ -48,7 +48,7 @@ def save(
     >>> import tempfile
     >>> from purestep import adapters, functional
     >>> model = nn.Sequential(nn.Linear(8, 4))
-    >>> adapted = adapters.lora(model, "layers.*", rank=2, key=mx.random.key(0))
+    >>> adapted = adapters.lora(model, "layers.*", rank=2, alpha=4, key=mx.random.key(0))
     >>> directory = tempfile.mkdtemp()
     >>> save(directory, adapted, functional(adapted)[1])
     >>> sorted(os.listdir(directory))

@@ -33,7 +33,7 @@ def patterns_of(caller: str, patterns: str | Sequence[str]) -> tuple[str, ...]:
     """Return one or several patterns as a tuple."""
     given = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not given:
-        raise checks.error(caller, "patterns must have at least one pattern, got none")
+        raise checks.error(caller, "patterns must hold at least one pattern, got none")
     return given
 
 
@@ -51,7 +51,9 @@ def selected(
         compiled = compile_pattern(caller, text)
         matched = [path for path in layers if compiled.fullmatch(path)]
         if not matched:
-            raise checks.error(caller, f"pattern {text!r} matches no layer; {nearest(layers, text)}")
+            raise checks.error(
+                caller, f"pattern {text!r} matches none of the layers; {nearest(layers, text)}"
+            )
         for path in matched:
             _check_adaptable(caller, text, path, layers)
         chosen.update(matched)
@@ -70,12 +72,12 @@ def _check_adaptable(caller: str, text: str, path: str, layers: dict[str, nn.Mod
     above = [path.rsplit(".", depth)[0] for depth in range(path.count(".") + 1)]
     for name in above:
         if name in layers and (isinstance(layers[name], Adapter) or "lora_a" in layers[name]):
-            raise checks.error(caller, f"pattern {text!r} matches {path}, but {name} has an adapter already")
+            raise checks.error(caller, f"{name} already has an adapter, and pattern {text!r} matches {path}")
     if shape_of(layer) is None:
         raise checks.error(
             caller,
-            f"pattern {text!r} matches {path}, a {type(layer).__name__}, which cannot be adapted; "
-            "match linear, embedding and expert layers only",
+            f"{path} must be a linear, embedding or expert layer, got {type(layer).__name__} "
+            f"(pattern {text!r})",
         )
 
 

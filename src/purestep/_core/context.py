@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from purestep._core import tree
+from purestep._core.ordering import gated
 
 Entry = Callable[[], AbstractContextManager[Any]]
 
@@ -61,13 +62,21 @@ def scene(opened: Scene) -> Iterator[None]:
 
 
 def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `mx.checkpoint(fun)`; its second run has the scenes that were open in the first."""
+    """Return `recomputed(fun)` where a scene is open, and MLX's `mx.checkpoint(fun)` elsewhere."""
 
     @wraps(fun, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        return (recomputed if _open.scenes else _original)(fun)(*args, **kwargs)
+
+    return checkpointed
+
+
+def recomputed(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `gated(fun)`; its second run has the scenes that were open in the first."""
+
+    @wraps(fun, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
         scenes = list(_open.scenes)
-        if not scenes:
-            return _original(fun)(*args, **kwargs)
         for each in scenes:
             each.inspect(fun, args, kwargs)
         entries = [each.capture() for each in scenes]
@@ -92,9 +101,9 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
             given = []
             return out
 
-        return _original(run)(*args, **kwargs)
+        return gated(run)(*args, **kwargs)
 
-    return checkpointed
+    return call
 
 
 def is_original(value: Any) -> bool:

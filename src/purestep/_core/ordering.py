@@ -1,9 +1,18 @@
-"""The order of evaluation: arrays that are computed only after others."""
+"""The order of evaluation: arrays that are computed after others, and functions recomputed in order.
 
-from collections.abc import Sequence
+`mx.checkpoint` drops the activations of a function and recomputes them for its gradient. But MLX evaluates
+the whole step as one graph: it may recompute a function long before its gradient is needed, and may pass the
+gradient on to earlier functions before those of the parameters are computed. Then the activations of many
+functions are in memory together. `gated` recomputes a function only after the gradient of its outputs is
+there, and all gradients of its arguments leave it together.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
+
+from purestep._core import tree
 
 
 def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.array]:
@@ -23,3 +32,73 @@ def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.arr
         return list(inputs[:count]), list(axes[:count])
 
     return ordered(*arrays, *before)
+
+
+def gated(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with the values and gradients of `fun`, which keeps only its arguments.
+
+    The arguments are trees of arrays and other values; gradients flow to floating-point arrays. As with
+    `mx.checkpoint`, no gradient flows to arrays that `fun` reads from elsewhere.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = (args, kwargs)
+        leaves = tree.leaves(given)
+        arrays = [leaf for leaf in leaves if isinstance(leaf, mx.array)]
+        shape: list[Any] = []  # of the last result
+
+        def outputs(arrays: Sequence[mx.array]) -> list[mx.array]:
+            remaining = list(arrays)
+            filled = [remaining.pop(0) if isinstance(leaf, mx.array) else leaf for leaf in leaves]
+            again_args, again_kwargs = tree.unflatten(given, filled)
+            out = fun(*again_args, **again_kwargs)
+            shape[:] = [out]
+            return [leaf for leaf in tree.leaves(out) if isinstance(leaf, mx.array)]
+
+        function: Any = mx.custom_function(lambda *arrays: outputs(arrays))
+
+        @function.vjp
+        def _(primals: Any, cotangents: Any, _: Any) -> Any:
+            return _gradients(outputs, _listed(primals), _listed(cotangents))
+
+        found = _listed(function(*arrays))
+        (out,) = shape
+        shape.clear()
+        filled = [found.pop(0) if isinstance(leaf, mx.array) else leaf for leaf in tree.leaves(out)]
+        return tree.unflatten(out, filled)
+
+    return call
+
+
+def _gradients(
+    outputs: Callable[[Sequence[mx.array]], list[mx.array]],
+    primals: list[mx.array],
+    cotangents: list[mx.array],
+) -> list[mx.array]:
+    """Return the gradients of the arguments: computed after the cotangents, and given out together."""
+    moved = [index for index, array in enumerate(primals) if mx.issubdtype(array.dtype, mx.floating)]
+    primals = [
+        array if index in moved else mx.stop_gradient(array)
+        for index, array in enumerate(after(primals, cotangents))
+    ]
+    kept: list[int] = []  # floating-point outputs
+
+    def moving(*arrays: mx.array) -> list[mx.array]:
+        merged = list(primals)
+        for index, array in zip(moved, arrays, strict=True):
+            merged[index] = array
+        found = outputs(merged)
+        kept[:] = [i for i, array in enumerate(found) if mx.issubdtype(array.dtype, mx.floating)]
+        return [found[i] for i in kept]
+
+    floating = [c for c in cotangents if mx.issubdtype(c.dtype, mx.floating)]
+    _, found = mx.vjp(moving, [primals[index] for index in moved], floating)
+    found = after(found, found)
+    gradients = [mx.zeros_like(array) for array in primals]
+    for index, gradient in zip(moved, found, strict=True):
+        gradients[index] = gradient
+    return gradients
+
+
+def _listed(arrays: Any) -> list[mx.array]:
+    return list(arrays) if isinstance(arrays, (list, tuple)) else [arrays]

@@ -1,8 +1,8 @@
-"""Activations whose gradient needs one exponential and keeps nothing but the input.
+"""Activations whose gradient is a formula of the input, and keeps nothing else.
 
 MLX differentiates an activation operation by operation. `mlx.nn.gelu_approx` then takes a power, a `tanh` and
-a `cosh`, and keeps five arrays of the input's size for the gradient. Here the derivative is a formula of the
-input. The values are those of `mlx.nn` bit for bit.
+a `cosh`, and keeps five arrays of the input's size for the gradient. The values here are
+those of `mlx.nn` bit for bit.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from purestep._core import hardware
 from purestep._core.ordering import after
 
 Activation = Callable[[mx.array], mx.array]
@@ -33,11 +34,13 @@ def _with_slope(forward: Activation, slope: Activation) -> Activation:
 
 
 def _gelu_slope(x: mx.array) -> mx.array:
-    """Return the derivative of `x * cdf(x)`, with an absolute error below 4e-7.
-
-    The tail of the normal distribution is a polynomial times `exp(-x**2 / 2)`: Abramowitz and Stegun, 7.1.26.
-    The density needs the same exponential.
-    """
+    """Return the derivative of `x * cdf(x)`, with an absolute error below 4e-7."""
+    if hardware.on_gpu():
+        return 0.5 * (1 + mx.erf(math.sqrt(0.5) * x)) + x * (
+            (1 / math.sqrt(2 * math.pi)) * mx.exp(-0.5 * (x * x))
+        )
+    # On a CPU `erf` is slow. The tail of the normal distribution is a polynomial times `exp(-x**2 / 2)`
+    # (Abramowitz and Stegun, 7.1.26), and the density needs the same exponential.
     size = mx.abs(x)
     t = 1 / (1 + (0.3275911 * math.sqrt(0.5)) * size)
     square = t * t
@@ -48,6 +51,12 @@ def _gelu_slope(x: mx.array) -> mx.array:
 
 
 def _gelu_approx_slope(x: mx.array) -> mx.array:
+    """Return the derivative of GELU's `tanh` form, with an absolute error below 4e-7, on a GPU 2e-6."""
+    if hardware.on_gpu():
+        # With the casts before and after, these are eleven operations in a row: one kernel, and no more.
+        square = x * x
+        s = mx.sigmoid(x * (2 * _ROOT + (2 * _ROOT * 0.044715) * square))
+        return s + (1 - s) * (s * (x * (2 * _ROOT + (2 * _ROOT * 0.134145) * square)))
     x = mx.clip(x, -20.0, 20.0)  # beyond, the derivative is 0 or 1
     square = x * x
     value = (2 * _ROOT) * x * (1 + 0.044715 * square)

@@ -1,7 +1,9 @@
 """MLX's functions and layers, replaced by those of this package while a module runs in `functional`.
 
-Code of a module refers to `mx.addmm` or `mlx.nn.gelu` by name. While a block of `substituted` is open in a
-thread, these names give the functions of this package in that thread; other threads get MLX's.
+Code of a module refers to `mx.addmm` or `mx.fast.rms_norm` by name. While a block of `substituted` is open in
+a thread, these names give the functions of this package in that thread; other threads get MLX's. Activations
+are replaced only as layers and as attributes: some models call `mlx.nn.silu` in a function that is compiled
+with `shapeless=True` and kept for later calls, and a function with its own gradient has no shapeless form.
 """
 
 import threading
@@ -20,7 +22,6 @@ _NAMES: list[tuple[Any, str, Callable[..., Any]]] = [
     (mx, "addmm", reduced.addmm),
     (mx.fast, "rms_norm", reduced.rms_norm),
     (mx.fast, "layer_norm", reduced.layer_norm),
-    *((nn, name, getattr(activations, name)) for name in _ACTIVATIONS),
 ]
 
 FUNCTIONS: dict[int, Callable[..., Any]] = {

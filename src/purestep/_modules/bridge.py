@@ -8,10 +8,10 @@ import mlx.nn as nn
 
 from purestep._core import tree
 from purestep._core.types import Apply
-from purestep._modules.choosing import chosen
 from purestep._modules.early import refuse_bound_checkpoint
+from purestep._modules.recomputing import Remat, chosen
 from purestep._modules.running import Runner
-from purestep._modules.slots import slots_of, trained_and_held
+from purestep._modules.slots import paths_chosen, slots_of, trained_and_held
 
 
 def functional(
@@ -20,6 +20,7 @@ def functional(
     trainable: str | Sequence[str] | None = None,
     discard: str | Sequence[str] = (),
     own_gradients: bool = True,
+    remat: Remat = (),
 ) -> tuple[Apply, dict[str, Any], dict[str, Any]]:
     """Return a module as `(apply, params, model_state)`: a pure function and its arrays.
 
@@ -48,27 +49,30 @@ def functional(
 
     Args:
         module: any `mlx.nn.Module`; it is read, never changed.
-        trainable: patterns of the arrays that go into `params`, frozen or not; all others go into
-            `model_state`. A pattern (`*` any characters, `?` one) matches the path of an array or of a layer
-            that holds it: `"layers.*.norm"`. Running statistics always stay in `model_state`. `None`: the
-            arrays of `module.trainable_parameters()`. Give `write_back` the same patterns.
+        trainable: patterns of the arrays in `params`, such as `("*.norm", "head.weight")`; `*` is any text. A
+            pattern matches the path of an array or of a layer that holds it. Running statistics stay in
+            `model_state`. `write_back` needs the same patterns. By default these are the arrays that
+            `module.freeze` has not frozen.
         discard: paths of attributes that the forward pass may change without an effect on later calls, such
             as a cached mask. Patterns such as `"layers.*._mask"` are allowed. Each call starts without the
             change.
         own_gradients: compute with the functions of `ps.layers` instead of MLX's. The values are the same.
             In bfloat16 and float16, the gradients of embeddings, biases and norms are summed in float32; MLX
             sums them in the reduced dtype. The gradients of GELU, Mish and SiLU keep only their input. This
-            covers `mlx.nn`'s layers, and `mx.addmm`, `mx.fast.rms_norm`, `mx.fast.layer_norm` and
-            `mlx.nn.gelu` in layers of your own. Other sums of your own, such as `x + self.bias`, are MLX's:
-            use `ps.layers.affine` and `ps.layers.lookup`.
+            covers `mlx.nn`'s layers, and `mx.addmm`, `mx.fast.rms_norm` and `mx.fast.layer_norm` in layers of
+            your own. Elsewhere call the functions of `ps.layers`, such as `affine`, `lookup` and `gelu`.
+        remat: layers whose activations are not kept but recomputed for the gradient, as patterns of paths
+            (`"layers.*"`, `"layers.*.self_attn"`) or a function `path -> bool`. If layers within each other
+            match, the outermost is recomputed. Gradients are the same, also with Dropout.
 
     Returns:
         `apply`, `params` and `model_state`; the last two are nested dicts and lists of arrays.
 
     Raises:
-        ValueError: from `functional`, if a pattern of `trainable` matches nothing or a quantized weight; if
-            the module's code imports `checkpoint` from `mlx.core` by name, or if the module holds a function
-            that `mx.compile` or a similar function made around its arrays.
+        ValueError: from `functional`, for a pattern of `trainable` or `remat` that matches nothing; for
+            integers to train, such as quantized weights; if the module's code imports `checkpoint` from
+            `mlx.core` by name, or if the module holds a function that `mx.compile` or a similar function made
+            around its arrays.
         ValueError: from `apply`, if training mode has no key; if random numbers are drawn without a key; if
             `params` or `model_state` do not fit the module; if, in a `train_step`, a layer depends on the
             mode and neither `rng` nor `train` is given; if the forward pass makes a change that would be
@@ -90,9 +94,14 @@ def functional(
         raise TypeError(f"functional: module must be an mlx.nn.Module, got {type(module).__name__}")
     refuse_bound_checkpoint(module)
     slots = slots_of(module)
-    paths = None if trainable is None else chosen("functional", module, slots, trainable)
+    paths = None if trainable is None else paths_chosen("functional", module, slots, trainable)
     trained, held = trained_and_held(module, slots, paths)
     # New handles of the same data: writing into the module's arrays does not change these trees.
     params, model_state = tree.map(copy.copy, trained), tree.map(copy.copy, held)
     patterns = (discard,) if isinstance(discard, str) else tuple(discard)
-    return Runner(module, slots, params, model_state, patterns, own_gradients).apply, params, model_state
+    recomputed = chosen(module, remat).values() if remat else ()
+    return (
+        Runner(module, slots, params, model_state, patterns, own_gradients, recomputed).apply,
+        params,
+        model_state,
+    )

@@ -3,7 +3,7 @@
 import copy
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,6 +17,7 @@ from purestep._layers import substitutes
 from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
 from purestep._modules.handles import own
+from purestep._modules.recomputing import recomputing
 from purestep._modules.slots import Slot, check_fits, private_arrays
 
 
@@ -32,6 +33,7 @@ class Runner:
         held: its other arrays.
         discard: patterns of the attributes whose changes are dropped.
         own_gradients: compute with the functions of `_layers` in place of MLX's.
+        recomputed: layers that are recomputed for their gradient.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Runner:
         held: Tree,
         discard: tuple[str, ...],
         own_gradients: bool,
+        recomputed: Iterable[nn.Module] = (),
     ):
         guards: dict[int, Any] = {id(at[0].read()): modes.Guard(path) for path, at in slots.items()}
         resting = modes.held_back(module)
@@ -56,6 +59,11 @@ class Runner:
             _warn_borrowed(*error.args)
             twins = {}
             self._borrowed = True
+        for layer in recomputed:
+            if self._borrowed:
+                raise checks.error("functional", "remat needs a module that can be copied")
+            twin = twins[id(layer)]
+            twin.__class__ = recomputing(type(twin))
         self._module = twins.get(id(module), module)
         self._places = contents.places(self._module)
         self._image = contents.read(self._places)
@@ -148,7 +156,8 @@ class Runner:
         self._watched, before = {}, self._watched
         args, kwargs = tree.map(_stand_in, (args, kwargs))
         with scope(copy.copy(mx.random.state[0])), self.capture()():  # type: ignore[index]
-            reached = graph.used(tree.leaves(fun(*args, **kwargs)), watched)
+            outputs = [leaf for leaf in tree.leaves(fun(*args, **kwargs)) if isinstance(leaf, mx.array)]
+            reached = graph.used(outputs, watched)
         self._watched = before
         if reached:
             raise checks.error(

@@ -1,12 +1,14 @@
-"""Slots: the places in a module that hold its arrays, by path."""
+"""Slots: the places in a module that hold its arrays, by path, and which of the arrays are trained."""
 
-from collections.abc import Callable, Collection, Iterator
+import difflib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._core import checks, tree
+from purestep._core.tree.patterns import compile_pattern, shown_paths
 from purestep._core.types import Params, Tree
 from purestep._modules.contents import Contents, Place
 
@@ -80,17 +82,51 @@ def private_arrays(where: list[Place], image: Contents) -> list[tuple[PrivateSlo
     return found
 
 
+def paths_chosen(
+    caller: str, module: nn.Module, slots: dict[str, list[Slot]], trainable: str | Sequence[str]
+) -> set[str]:
+    """Return the first path of each array that a pattern matches, itself or a layer around it.
+
+    Raises:
+        ValueError: for a pattern that matches nothing, or an array of integers.
+    """
+    patterns = (trainable,) if isinstance(trainable, str) else tuple(trainable)
+    if not patterns:
+        raise checks.error(caller, "trainable must have at least one pattern, got none")
+    first = {id(held_at[0].read()): path for path, held_at in slots.items()}
+    places = [(path, slot.read()) for path, slot in all_slots("", module)]
+    statistics = _never_trained(module)
+    found: set[str] = set()
+    for text in patterns:
+        compiled = compile_pattern(caller, text)
+        matched = [(path, array) for path, array in places if any(map(compiled.fullmatch, _above(path)))]
+        if not matched:
+            names = [path for path, _ in places]
+            near = difflib.get_close_matches(text, names, n=4, cutoff=0.0)
+            shown = f"the nearest are {', '.join(near)}" if near else f"it has {shown_paths(names)}"
+            raise checks.error(caller, f"trainable pattern {text!r} matches none of the arrays; {shown}")
+        able = [(path, array) for path, array in matched if id(array) not in statistics]
+        if not able:
+            raise checks.error(
+                caller, f"trainable pattern {text!r} matches only running statistics, as {matched[0][0]}"
+            )
+        for path, array in able:
+            _check_floating(caller, text, path, array)
+            found.add(first[id(array)])
+    return found
+
+
 def trained_and_held(
     module: nn.Module, slots: dict[str, list[Slot]], chosen: Collection[str] | None = None
 ) -> tuple[Params, Tree]:
-    """Return the module's trained arrays and its other arrays, each array only under its first path.
+    """Return the trained arrays and the others, each array only under its first path.
 
-    The trained arrays are those of `module.trainable_parameters()`, or those with the chosen paths.
+    Trained are the arrays with the chosen paths, or those that the module has not frozen.
     """
     if chosen is None:
         trained = _select(module.trainable_parameters(), slots.__contains__)
     else:
-        trained = _select(module.parameters(), chosen.__contains__)
+        trained = _pruned(_select(module.parameters(), chosen.__contains__))
     paths = set(tree.paths(trained))
     held = _select(module.parameters(), lambda path: path in slots and path not in paths)
     return trained, _pruned(held)
@@ -159,3 +195,32 @@ def _pruned(node: Any) -> Any:
         children = [_pruned(child) for child in node]
         return children if tree.leaves(children) else []
     return node
+
+
+def _check_floating(caller: str, text: str, path: str, array: mx.array) -> None:
+    if not mx.issubdtype(array.dtype, mx.floating):
+        raise checks.error(
+            caller,
+            f"trainable must match floating-point arrays, but {path} is {tree.dtype_name(array.dtype)}, as "
+            f"quantized weights are (pattern {text!r}); add adapters to its layer with ps.adapters.lora",
+        )
+
+
+def _above(path: str) -> list[str]:
+    """Return a path and those of all containers around it."""
+    parts = path.split(".")
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def _never_trained(module: nn.Module) -> set[int]:
+    """Return the `id` of each array that its layer keeps frozen, such as the statistics of BatchNorm."""
+    kept: set[int] = set()
+    for part in module.modules():
+        kind: Any = type(part)
+        if kind.unfreeze is not nn.Module.unfreeze:
+            twin = kind.__new__(kind)  # the module itself is not changed
+            dict.update(twin, part)
+            vars(twin).update(vars(part), _no_grad=set(part._no_grad))
+            twin.unfreeze(recurse=False)
+            kept.update(id(part[name]) for name in twin._no_grad if name in part)
+    return kept

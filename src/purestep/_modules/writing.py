@@ -8,8 +8,7 @@ import mlx.nn as nn
 
 from purestep._core import tree
 from purestep._core.types import Params, Tree
-from purestep._modules.choosing import chosen
-from purestep._modules.slots import check_fits, slots_of, trained_and_held
+from purestep._modules.slots import check_fits, paths_chosen, slots_of, trained_and_held
 
 
 def write_back(
@@ -44,7 +43,7 @@ def write_back(
     if not isinstance(module, nn.Module):
         raise TypeError(f"{caller}: module must be an mlx.nn.Module, got {type(module).__name__}")
     slots = slots_of(module)
-    paths = None if trainable is None else chosen(caller, module, slots, trainable)
+    paths = None if trainable is None else paths_chosen(caller, module, slots, trainable)
     trained, held = trained_and_held(module, slots, paths)
     written: list[tuple[str, Any]] = []
     for name, given, want in (("params", params, trained), ("model_state", model_state, held)):

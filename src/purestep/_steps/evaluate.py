@@ -10,7 +10,7 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.mean import AnyMean, Mean, MeanSum, map_terms
 from purestep._core.rng import check_key, fold_in, forbidden
-from purestep._core.types import Batch, EvalStepFn, LossFn
+from purestep._core.types import Batch, EvalStepFn, LossFn, Source
 from purestep._steps.core.batches import check_batch
 from purestep._steps.core.outcome import check_loss_fn, keyless, outcome_of
 from purestep._steps.state import TrainState, check_state
@@ -79,7 +79,7 @@ def eval_step(
 def evaluate(
     eval_step: EvalStepFn,
     state: Any,
-    source: Any,
+    source: Source | Iterable[Batch],
     *,
     steps: int | None = None,
     perplexity: bool = False,

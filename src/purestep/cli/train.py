@@ -15,10 +15,17 @@ from purestep.cli.core import output
 from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command
 from purestep.cli.demo import with_openblas
 from purestep.cli.training import loading, settings
-from purestep.cli.training.recording import METRICS, SAMPLES, Recorder
-from purestep.cli.training.session import Session, figures, opened, trained
+from purestep.cli.training.session import CHECKPOINTS, Outcome, Session, figures, opened, trained
 from purestep.cli.training.settings import STORED, TrainConfig
 
+METRICS = "metrics.jsonl"
+_NO_KERNEL = "MLX cannot compile a kernel ({}). It writes to TMPDIR; --no-compile-step compiles none"
+_OF_MLX = {
+    "compile": _NO_KERNEL,
+    "shared library": _NO_KERNEL,
+    "temp_directory": _NO_KERNEL,
+    "allocate": "there is too little memory ({}). A smaller --batch-size or --context needs less",
+}
 _DESCRIPTION = """Train a model on a text, JSONL or token file. CONFIG.toml holds settings by name;
 --name value sets one more, or another value. Paths are relative to the current directory."""
 
@@ -53,6 +60,11 @@ def main(arguments: Sequence[str]) -> int:
         except caught as error:
             output.fail("train", error)
             return 2
+        except KeyboardInterrupt:
+            out = values.get("out", settings.Task.out)
+            kept = f"To continue: {_again(out)}" if switches["resume"] else "Nothing was written"
+            output.interrupted("train", f"interrupted before the first step. {kept}")
+            return INTERRUPTED
         result = _train(session, showing)
     if isinstance(result, int):
         return result
@@ -63,62 +75,93 @@ def main(arguments: Sequence[str]) -> int:
 
 def _train(session: Session, showing: Any) -> dict[str, Any] | int:
     """Train and show the run; return its figures, or an exit status."""
-    recorder = Recorder(session.directory)
-    callbacks: list[Any] = [recorder]
-    screen = None if showing is None else showing.console()
+    callbacks: list[Any] = [ps.callbacks.jsonl(session.directory / METRICS)]
+    screen: Any = None if showing is None else showing.Screen()
     if showing is not None:
-        config, data = session.settings.config, session.data
-        showing.say(
-            screen,
+        data = session.data
+        lines = [
             f"{data.train_tokens:,} tokens to learn, {data.validation_tokens:,} to predict, "
             f"{data.vocabulary:,} different; {ps.tree.size(session.model.params):,} parameters; "
             f"files in {session.directory}/",
-        )
-        for note in session.notes:
-            showing.say(screen, note)
-        shown = showing.Shown(screen, config.eval_interval, config.batch_size * session.settings.task.context)
-        callbacks.append(shown)
+            *session.notes,
+        ]
+        showing.say("\n".join(lines))
+        callbacks.append(ps.callbacks.progress("train", console=screen.console))
     try:
-        result = trained(session, callbacks)
+        outcome = _shown(session, callbacks)
+    except (KeyboardInterrupt, SystemExit) as stop:  # the second Ctrl-C, or the second SIGTERM
+        output.interrupted("train", f"interrupted; {_to_continue(session)}")
+        return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else INTERRUPTED
     except Exception as error:
-        own = ":" in session.settings.task.model
-        if not own and not isinstance(error, (ValueError, OSError, ps.checkpoint.LockedError)):
+        said = _said(session, error)
+        if said is None:
             raise
-        _fail(session, error, own=own)
+        _fail(session, error, said)
         return 2
-    finally:
-        if showing is not None:
-            callbacks[-1].close()
-    found = figures(session, result)
-    if showing is not None:
-        showing.report(screen, {name: value for name, value in found.items() if value is not None})
-        if recorder.sample is not None:
-            showing.say(screen, f"\nwritten by the model:\n{recorder.sample}")
-        there = ", ".join(name for name in (STORED, METRICS, SAMPLES) if (session.directory / name).exists())
-        showing.say(screen, f"\n{there} and checkpoints are in {session.directory}/")
-    if recorder.sample is not None:
-        found["sample"] = recorder.sample
-    if result.reason == "signal":
-        where = f"after step {result.steps}; the state is saved" if result.steps else "before the first step"
-        output.fail("train", f"interrupted {where}. To continue: {_again(session)}")
-    elif _status(result.reason):
-        output.fail("train", f"stopped: {result.reason}; the checkpoints before are kept")
+    reason, steps = outcome.result.reason, outcome.result.steps
+    if reason == "signal" and not steps:
+        output.interrupted("train", f"interrupted; {_to_continue(session)}")
+        return INTERRUPTED
+    found = figures(session, outcome)
+    lost = getattr(screen, "error", None)  # of standard output
+    if showing is not None and lost is None:
+        shown = {name: value for name, value in found.items() if value is not None}
+        there = ", ".join(name for name in (STORED, METRICS) if (session.directory / name).exists())
+        showing.say("\n".join(["", *showing.table(shown), ""]))
+        showing.say(f"{there} and checkpoints are in {session.directory}/")
+    if outcome.sample is not None:
+        found["sample"] = outcome.sample
+    if reason == "signal":
+        output.interrupted("train", f"interrupted after step {steps}; {_to_continue(session)}")
+    elif _status(reason):
+        output.fail("train", f"stopped: {reason}; the checkpoints before are kept")
+    if lost is not None:
+        raise lost
     return found
 
 
-def _fail(session: Session, error: Exception, *, own: bool) -> None:
+def _shown(session: Session, callbacks: Sequence[Any]) -> Outcome:
+    """Train; end the live line also after an error, which shows the cursor again."""
+    try:
+        with ps.checkpoint.signals():  # `fit` sees a signal that arrives before it begins
+            return trained(session, callbacks)
+    finally:
+        for callback in callbacks:
+            callback.on_train_end(None)
+
+
+def _to_continue(session: Session) -> str:
+    """Return what is saved, and the command that continues from there."""
+    newest = ps.checkpoint.Checkpointer(session.directory / CHECKPOINTS).latest()
+    saved = "no checkpoint is saved, so the run begins again"
+    if newest is not None:
+        saved = f"the state after step {newest.step} is saved"
+    return f"{saved}. To continue: {_again(session.directory)}"
+
+
+def _said(session: Session, error: Exception) -> str | None:
+    """Return an error of the run in one line, or `None` for a bug."""
+    if isinstance(error, (OSError, ps.checkpoint.LockedError)) or str(error).startswith("train: "):
+        return output.worded(error)
+    if type(error) is RuntimeError:
+        for sign, said in _OF_MLX.items():
+            if sign in str(error):
+                return said.format(loading.shortened(str(error)))
+    if ":" in session.settings.task.model:
+        return f"{session.settings.task.model} failed ({loading.named(error)})"
+    return output.worded(error) if isinstance(error, ValueError) else None
+
+
+def _fail(session: Session, error: Exception, said: str) -> None:
     """Print one line on an error of the run, and how to continue if steps were made."""
-    said = output.worded(error)
-    if own and not isinstance(error, OSError):
-        said = f"{session.settings.task.model} failed ({loading.named(error)})"
     result: Any = getattr(error, "result", None)
     if result is not None and result.steps:
-        said += f"; it was after step {result.steps}. To continue: {_again(session)}"
+        said += f"; it was after step {result.steps}; {_to_continue(session)}"
     output.fail("train", said)
 
 
-def _again(session: Session) -> str:
-    return f"python -m purestep train --resume --out {shlex.quote(os.fspath(session.directory))}"
+def _again(directory: str | os.PathLike[str]) -> str:
+    return f"python -m purestep train --resume --out {shlex.quote(os.fspath(directory))}"
 
 
 def _status(reason: str) -> int:
@@ -127,7 +170,7 @@ def _status(reason: str) -> int:
 
 def _need_rich() -> Any:
     try:
-        return importlib.import_module("purestep.cli.training.showing")
+        return importlib.import_module("purestep.cli.training.screen")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("purestep"):
             raise

@@ -37,10 +37,10 @@ def test_data_and_directory_are_flushed_around_the_rename(tmp_path, monkeypatch)
 
 def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match="/file/"):
         save(tmp_path / "file" / "s.safetensors", {"w": mx.ones(3)})
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="folder"):
+    with pytest.raises(OSError, match=r"^checkpoint\.save: path .*directory .*/folder$"):
         save(tmp_path / "folder", {"w": mx.ones(3)})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
 

@@ -18,11 +18,11 @@ def test_an_array_written_in_place_after_the_save_began_is_saved_as_it_was(tmp_p
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"__metadata__": mx.ones(1)}, r"state\.__metadata__ has a name that safetensors keeps for itself"),
-        ({"params": {"__metadata__": mx.ones(1)}}, r"state\.params\.__metadata__ has a name that"),
-        ({"a": [mx.ones(1, mx.float64, stream=mx.cpu)]}, r"state\.a\.0 is float64, .* cast it to float32"),
-        (mx.ones(1, mx.float64, stream=mx.cpu), "state is float64"),
-        ({"a": {"\ud800": mx.ones(1)}}, r"'state\.a\.\\ud800' has a lone surrogate in a key"),
+        ({"__metadata__": mx.ones(1)}, r"state\.__metadata__ .*rename"),
+        ({"params": {"__metadata__": mx.ones(1)}}, r"state\.params\.__metadata__ .*rename"),
+        ({"a": [mx.ones(1, mx.float64, stream=mx.cpu)]}, r"state\.a\.0 .*float64, .*float32"),
+        (mx.ones(1, mx.float64, stream=mx.cpu), "state .*float64, .*float32"),
+        ({"a": {"\ud800": mx.ones(1)}}, r"'state\.a\.\\ud800' .*lone surrogate .*key"),
     ],
 )
 def test_arrays_that_no_file_could_give_back_are_refused_before_anything_is_written(tmp_path, value, message):

@@ -32,9 +32,7 @@ def test_a_file_that_is_in_its_place_is_said_to_be(tmp_path, unflushed):
     file = tmp_path / "s.safetensors"
     save(file, ONES)
     unflushed.append(1)
-    with pytest.raises(
-        OSError, match=r"s\.safetensors is written and can be read, but its directory"
-    ) as error:
+    with pytest.raises(OSError, match=r"s\.safetensors is written .*directory .*Input/output error") as error:
         save(file, TWOS)
     assert error.value.errno == errno.EIO
     assert load(file)["w"].tolist() == [2.0] * 3
@@ -52,7 +50,9 @@ def test_a_checkpoint_that_is_in_its_place_counts_and_removes_no_older_one(tmp_p
     checkpointer = Checkpointer(tmp_path, keep=keep_last(1), asynchronous=False)
     checkpointer.save(ONES, step=1)
     unflushed.append(1)
-    with pytest.raises(OSError, match=r"^\[Errno 5\] Checkpointer: step 2 is saved: .*could not be flushed"):
+    with pytest.raises(
+        OSError, match=r"^\[Errno 5\] Checkpointer: step 2 is saved: .*step_00000002 .*flushed"
+    ):
         checkpointer.save(TWOS, step=2)
     assert [record.step for record in checkpointer.list()] == [1, 2]
     assert checkpointer.restore().record.step == 2
@@ -67,7 +67,7 @@ def test_a_checkpoint_that_cannot_be_read_back_is_saved(tmp_path, monkeypatch):
     checkpointer.save(ONES, step=1)
     with monkeypatch.context() as patched:
         patched.setattr(directory, "read", raising(OSError(errno.EMFILE, "Too many")))
-        with pytest.raises(OSError, match=r"step 2 is saved, but cleaning up after it failed"):
+        with pytest.raises(OSError, match=r"step 2 is saved, .*clean.*Too many"):
             checkpointer.save(TWOS, step=2)
     checkpointer.save(TWOS, step=3)
     assert [record.step for record in checkpointer.list()] == [3]
@@ -79,7 +79,7 @@ def test_a_cleaning_that_fails_in_the_system_is_an_os_error(tmp_path, monkeypatc
     checkpointer.save(ONES, step=1)
     with monkeypatch.context() as patched:
         patched.setattr(store, "remove", raising(PermissionError(errno.EACCES, "no")))
-        with pytest.raises(OSError, match="step 2 is saved, but cleaning up"):
+        with pytest.raises(OSError, match="step 2 is saved, .*clean.*: no$"):
             checkpointer.save(TWOS, step=2)
     assert checkpointer.restore().record.step == 2
     checkpointer.close()
@@ -91,9 +91,7 @@ def test_a_checkpoint_that_is_deleted_is_said_to_be_where_its_files_remain(tmp_p
         checkpointer.save(TWOS, step=2)
         with monkeypatch.context() as patched:
             patched.setattr(store.shutil, "rmtree", raising(OSError(errno.EIO, "I/O")))
-            with pytest.raises(
-                OSError, match=r"step_00000001 is deleted, but its files could not be removed"
-            ):
+            with pytest.raises(OSError, match=r"step_00000001 is deleted, .*files .*/\.step_00000001"):
                 checkpointer.delete(1)
         assert [record.step for record in checkpointer.list()] == [2]
         assert list(tmp_path.glob(".step_*tmp"))
@@ -133,7 +131,7 @@ def test_errors_of_the_system_name_the_file_and_keep_their_number(tmp_path, monk
         (lambda: save(tmp_path / "s.safetensors", ONES), str(tmp_path)),
         (
             lambda: checkpointer.save(ONES, step=2),
-            "step 2 was not saved: No space left on device: " + str(tmp_path),
+            "step 2 was not saved: No space left.*" + str(tmp_path),
         ),
     ):
         with monkeypatch.context() as patched:

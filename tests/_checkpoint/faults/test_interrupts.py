@@ -70,7 +70,7 @@ def test_a_lock_that_was_interrupted_is_free_once_it_is_gone(tmp_path):
             position += 1
         assert position > 50
         print(position, "interrupts")
-    with pytest.raises(LockedError, match=r"is being written by pid \d+"):
+    with pytest.raises(LockedError, match=r"^test: .*written by pid \d+"):
         (lock.Lock("test", tmp_path), lock.Lock("test", tmp_path))
 
 

@@ -123,7 +123,7 @@ def test_what_mlx_could_not_read_is_not_damaged(saved, tmp_path, monkeypatch, nu
         with monkeypatch.context() as patched:
             patched.setattr(mx, name, refused)
             for use in uses:
-                with pytest.raises(OSError, match=r"cannot be read by MLX .*: try again"):
+                with pytest.raises(OSError, match=r"\.safetensors cannot .*MLX .*: try again"):
                     use()
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_was_cut_while_mlx_read_it_is_damaged(tmp_path, monkeypatch)
         raise RuntimeError("[read] Unable to read from file.")
 
     monkeypatch.setattr(mx, "eval", cut)
-    with pytest.raises(CorruptError, match=r"is cut or not a safetensors file"):
+    with pytest.raises(CorruptError, match=r"s\.safetensors is cut .*safetensors"):
         load(file, like=LIKE)
 
 

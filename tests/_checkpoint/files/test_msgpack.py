@@ -68,29 +68,29 @@ def sealed(spec, *chunks, sums=None):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"hello", "cut or was not written by purestep"),
-        (b"\x07", "not written by purestep"),
-        (msgpack.packb([1, 2]), "not written by purestep"),
-        (msgpack.packb(["purestep"]), "not written by purestep"),
-        (msgpack.packb({"format": 1}), "not written by purestep"),
-        (msgpack.packb(["purestep", "{}"]), "not written by purestep"),
+        (b"hello", "cut .*not written"),
+        (b"\x07", "not written"),
+        (msgpack.packb([1, 2]), "not written"),
+        (msgpack.packb(["purestep"]), "not written"),
+        (msgpack.packb({"format": 1}), "not written"),
+        (msgpack.packb(["purestep", "{}"]), "not written"),
         (msgpack.packb(["purestep", HEADER.replace("2", "9", 1)]), "format 9, .* upgrade"),
-        (msgpack.packb(["purestep", HEADER.replace("2", "1", 1)]), "format 1, .* use the purestep"),
-        (msgpack.packb(["purestep", HEADER.replace("[2]", "[3]")]), "does not have the digest"),
-        (sealed([]), "does not describe a tree"),
-        (msgpack.packb(["purestep", seal({"tree": ["none"]})]), "does not name the same arrays twice"),
-        (sealed(["array", "pickle", [2]], b""), "its array has an unknown dtype or an invalid shape"),
-        (sealed(["array", "float32", [1 << 60]], b""), "does not hold the arrays"),
-        (sealed(["array", "float32", [1 << 30, 4]], b""), "does not hold the arrays"),
-        (msgpack.packb(["purestep", HEADER]), "does not hold the arrays"),
-        (msgpack.packb(["purestep", HEADER, b"1234567"]), "is not as it was written"),
-        (msgpack.packb(["purestep", HEADER, b"12345679"]), "is not as it was written"),
-        (msgpack.packb(["purestep", HEADER, 3]), "not written by purestep"),
-        (msgpack.packb(["purestep", HEADER, [b"12345678"]]), "not written by purestep"),
+        (msgpack.packb(["purestep", HEADER.replace("2", "1", 1)]), "format 1, .* that wrote it"),
+        (msgpack.packb(["purestep", HEADER.replace("[2]", "[3]")]), "damaged: .*digest"),
+        (sealed([]), "damaged: .*tree"),
+        (msgpack.packb(["purestep", seal({"tree": ["none"]})]), "damaged: .*same arrays"),
+        (sealed(["array", "pickle", [2]], b""), "damaged: .*unknown dtype .*shape"),
+        (sealed(["array", "float32", [1 << 60]], b""), "damaged: .*hold the arrays"),
+        (sealed(["array", "float32", [1 << 30, 4]], b""), "damaged: .*hold the arrays"),
+        (msgpack.packb(["purestep", HEADER]), "damaged: .*hold the arrays"),
+        (msgpack.packb(["purestep", HEADER, b"1234567"]), "damaged: .*as it was written"),
+        (msgpack.packb(["purestep", HEADER, b"12345679"]), "damaged: .*as it was written"),
+        (msgpack.packb(["purestep", HEADER, 3]), "not written"),
+        (msgpack.packb(["purestep", HEADER, [b"12345678"]]), "not written"),
     ],
 )
 def test_foreign_and_damaged_data_is_refused(data, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^checkpoint.from_bytes: data .*{message}"):
         from_bytes(data, like=mx.zeros(2))
 
 
@@ -117,9 +117,11 @@ def test_hostile_data_costs_no_more_memory_than_twice_its_size(data):
 
 
 def test_mismatches_are_listed_by_path():
-    with pytest.raises(ValueError, match=r"w has shape \(2,\) in the file, \(3,\) in like"):
+    with pytest.raises(
+        ValueError, match=r"^checkpoint\.from_bytes: (.|\n)*w .*\(2,\) in the file, \(3,\) in like"
+    ):
         from_bytes(to_bytes({"w": mx.zeros(2)}), like={"w": mx.zeros(3)})
-    with pytest.raises(TypeError, match=r"^checkpoint.to_bytes: state\.w is the Python number"):
+    with pytest.raises(TypeError, match=r"^checkpoint.to_bytes: state\.w .*Python number 1"):
         to_bytes({"w": 1})
 
 
@@ -159,18 +161,20 @@ HOSTILE_SPECS = [
 @pytest.mark.parametrize("spec", HOSTILE_SPECS, ids=lambda spec: str(spec)[:40])
 def test_hostile_specs_are_damage_never_another_error_and_never_a_tree(spec):
     for sums in ({}, {"": checksum.of(b"")}, {"a": checksum.of(b"")}):
-        with pytest.raises(CorruptError, match="does not describe a tree|unknown dtype or an invalid shape"):
+        with pytest.raises(
+            CorruptError, match="^checkpoint.from_bytes: data is damaged: .*(tree|unknown dtype)"
+        ):
             from_bytes(sealed(spec, sums=sums))
 
 
 def test_what_is_not_bytes_is_refused_and_every_kind_of_bytes_taken():
     for data in (None, "abc", 3, [b"abc"]):
-        with pytest.raises(TypeError, match=r"^checkpoint.from_bytes: data must be bytes, .* got \w+$"):
+        with pytest.raises(TypeError, match=r"^checkpoint.from_bytes: data .* bytes, .* got \w+$"):
             from_bytes(data)
     data = to_bytes({"w": mx.ones(3)})
     for kind in (bytearray, memoryview):
         assert from_bytes(kind(data))["w"].tolist() == [1.0, 1.0, 1.0]
-    with pytest.raises(CorruptError, match="was not written by purestep"):
+    with pytest.raises(CorruptError, match="^checkpoint.from_bytes: data .*not written"):
         from_bytes(b"")
 
 

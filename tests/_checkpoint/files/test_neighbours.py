@@ -63,14 +63,14 @@ def state_of_that_name(path):
 def test_a_divided_save_replaces_no_file_of_another_state(tmp_path, neighbour, name):
     neighbour(tmp_path / name)
     before = contents_of(tmp_path)
-    with pytest.raises(FileExistsError, match=rf"^checkpoint\.save: .*{name[:-12]}.*save under another name"):
+    with pytest.raises(FileExistsError, match=rf"^checkpoint\.save: .*{name[:-12]}.*another name"):
         divide(tmp_path / "m.safetensors", ONE)
     assert contents_of(tmp_path) == before
 
 
 def test_a_directory_of_a_parts_name_is_left_alone(tmp_path):
     (tmp_path / PARTS[1]).mkdir()
-    with pytest.raises(OSError, match=PARTS[1]):
+    with pytest.raises(OSError, match=rf"^checkpoint\.save: .*{PARTS[1]}"):
         divide(tmp_path / "m", ONE)
     assert os.listdir(tmp_path) == [PARTS[1]]
 
@@ -93,7 +93,7 @@ def test_one_file_never_replaces_a_part_of_a_divided_state(tmp_path):
     divide(tmp_path / "m", ONE)
     for name in PARTS:
         with pytest.raises(
-            FileExistsError, match=r"is a part of the state that m\.safetensors\.index\.json names: delete"
+            FileExistsError, match=r"^checkpoint\.save: .* part of .*m\.safetensors\.index\.json "
         ):
             save(tmp_path / name, TWO)
     assert same_bits(load(tmp_path / "m"), ONE)
@@ -113,7 +113,7 @@ def test_a_stray_index_beside_a_state_is_one_error(tmp_path):
     index = tmp_path / "m.safetensors.index.json"
     for text in ("", "{}", '{"weight_map": {"a": "m.safetensors"}}'):
         index.write_text(text)
-        with pytest.raises(ValueError, match=r"^checkpoint\.load: .* are two states of one name: remove"):
+        with pytest.raises(ValueError, match=r"^checkpoint\.load: .*m\.safetensors\.index\.json .*one name"):
             load(tmp_path / "m.safetensors")
         with pytest.raises(
             FileExistsError, match=r"^checkpoint\.save: .*already holds m\.safetensors\.index"

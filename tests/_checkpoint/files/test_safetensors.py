@@ -9,6 +9,7 @@ from hypothesis import given
 
 import purestep as ps
 from purestep.checkpoint import load, save, to_bytes
+from tests.refusals import assert_listed
 from tests.training import TRANSFORM, classifier, ragged, start
 from tests.trees import FLOATS, Pair, arrays, containers, same_bits
 
@@ -77,15 +78,16 @@ def test_dict_order_does_not_matter(tmp_path):
 def test_every_mismatch_is_listed_by_path(tmp_path):
     save(tmp_path / "s", {"w": mx.ones(3), "old": mx.ones(1), "p": Pair(mx.ones(1), None)})
     like = {"w": mx.ones((3, 1), mx.bfloat16), "new": mx.ones(1), "p": (mx.ones(1), None)}
-    with pytest.raises(ValueError, match="does not fit like") as error:
+    with pytest.raises(ValueError, match=f"^checkpoint.load: {tmp_path}/s .*like:") as error:
         load(tmp_path / "s", like=like)
-    assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
-        "w has shape (3,) in the file, (3, 1) in like",
-        "w has dtype float32 in the file, bfloat16 in like",
-        "old is in the file, not in like",
-        "p is a Pair in the file, a tuple in like",
-        "new is in like, not in the file",
-    ]
+    assert_listed(
+        error.value,
+        "w ... (3,) in the file, (3, 1) in like",
+        "w ... float32 in the file, bfloat16 in like",
+        "old ... in the file, not in like",
+        "p ... Pair in the file, ... tuple in like",
+        "new ... in like, not in the file",
+    )
 
 
 def test_a_model_exported_alone_has_its_own_names(tmp_path):
@@ -98,11 +100,11 @@ def test_a_model_exported_alone_has_its_own_names(tmp_path):
 
 
 def test_leaves_that_are_not_arrays_are_refused_by_path(tmp_path):
-    with pytest.raises(TypeError, match=r"^checkpoint.save: state\.a\.0 is the Python number 1"):
+    with pytest.raises(TypeError, match=r"^checkpoint.save: state\.a\.0 .*Python number 1"):
         save(tmp_path / "s", {"a": [1]})
     assert not list(tmp_path.iterdir())
     save(tmp_path / "s", {"a": [mx.array(1)]})
-    with pytest.raises(TypeError, match=r"^checkpoint.load: like\.a\.0 is the Python number 1"):
+    with pytest.raises(TypeError, match=r"^checkpoint.load: like\.a\.0 .*Python number 1"):
         load(tmp_path / "s", like={"a": [1]})
 
 
@@ -111,5 +113,5 @@ def test_a_tree_too_deep_to_be_read_back_is_refused(write):
     value = mx.ones(1)
     for _ in range(300):
         value = {"a": value}
-    with pytest.raises(ValueError, match="state must be nested at most 100 containers deep"):
+    with pytest.raises(ValueError, match=": state .* 100 containers"):
         write(value)

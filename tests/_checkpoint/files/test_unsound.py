@@ -20,20 +20,20 @@ def test_files_cut_at_any_length_are_refused(tmp_path):
     data = (tmp_path / "s").read_bytes()
     for length in [*range(0, 40), *range(40, len(data), 97), len(data) - 1]:
         (tmp_path / "cut").write_bytes(data[:length])
-        with pytest.raises(CorruptError, match=r"^checkpoint.load: .*cut is cut or not a safetensors file"):
+        with pytest.raises(CorruptError, match=r"^checkpoint.load: .*cut is cut .*safetensors"):
             load(tmp_path / "cut", like=start())
 
 
 def test_foreign_and_missing_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("not a checkpoint, but long enough to hold a header's length")
-    with pytest.raises(ValueError, match="cut or not a safetensors file"):
+    with pytest.raises(ValueError, match="^checkpoint.load: .*/text is cut .*safetensors"):
         load(tmp_path / "text", like=start())
     mx.save_safetensors(str(tmp_path / "other.safetensors"), {"w": mx.ones(3)})
-    with pytest.raises(ValueError, match=r"other\.safetensors is a sound safetensors file that .* mx\.load"):
+    with pytest.raises(ValueError, match=r"other\.safetensors .*safetensors .*load_weights.*mx\.load"):
         load(tmp_path / "other.safetensors")
-    with pytest.raises(FileNotFoundError, match="^checkpoint.load: no file at .*absent"):
+    with pytest.raises(FileNotFoundError, match="^checkpoint.load: no file .*/absent$"):
         load(tmp_path / "absent", like=start())
-    with pytest.raises(FileNotFoundError, match="no file at"):
+    with pytest.raises(FileNotFoundError, match=f"^checkpoint.load: no file .*{tmp_path}$"):
         load(tmp_path, like=start())
 
 
@@ -45,19 +45,19 @@ SUMS = {"w": checksum.of(checksum.raw(mx.ones(3)))}
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("{", "was not written by purestep"),
-        ('{"format":2,', "its header is cut or changed"),
+        ("{", "s.safetensors .*not written"),
+        ('{"format":2,', "damaged: .*header .*cut"),
         (
             seal({"tree": TREE}).replace('"format":2', '"format":99'),
-            "has format 99, .* a newer purestep wrote it",
+            "format 99, .*newer purestep",
         ),
-        (seal({"tree": 3}), "it does not describe a tree"),
-        (seal({"tree": ["dict", [["w"]]]}), "it does not describe a tree"),
-        (seal({"tree": TREE}), "does not name the same arrays twice"),
-        (seal({"tree": TREE, "checksums": {"v": "crc32:0"}}), "does not name the same arrays twice"),
-        (seal({"tree": TREE, "checksums": SUMS}).replace('"w"', '"v"'), "does not have the digest it names"),
-        (seal({"tree": TREE, "checksums": {"w": "crc32:00000000"}}), "w in .* is damaged: its bytes"),
-        (seal({"tree": TREE, "checksums": {"w": "md9:0"}}), "cannot be verified: there is no checksum 'md9'"),
+        (seal({"tree": 3}), "damaged: .*tree"),
+        (seal({"tree": ["dict", [["w"]]]}), "damaged: .*tree"),
+        (seal({"tree": TREE}), "damaged: .*same arrays"),
+        (seal({"tree": TREE, "checksums": {"v": "crc32:0"}}), "damaged: .*same arrays"),
+        (seal({"tree": TREE, "checksums": SUMS}).replace('"w"', '"v"'), "damaged: .*digest"),
+        (seal({"tree": TREE, "checksums": {"w": "crc32:00000000"}}), "w in .* is damaged: .*checksum"),
+        (seal({"tree": TREE, "checksums": {"w": "md9:0"}}), "w in .*no checksum 'md9'"),
     ],
 )
 def test_headers_that_lie_are_refused(tmp_path, header, message):
@@ -70,12 +70,12 @@ def test_headers_that_lie_are_refused(tmp_path, header, message):
 def test_arrays_that_are_not_those_of_the_header_are_refused(tmp_path):
     metadata = {"purestep": seal({"tree": TREE, "checksums": SUMS}), "format": "mlx"}
     for arrays_, message in (
-        ({"v": mx.ones(3)}, "its arrays are not those its header names"),
-        ({"w": mx.ones(3), "x": mx.ones(1)}, "its arrays are not those its header names"),
-        ({"w": mx.ones(4)}, "its arrays are not those its header names: 16 bytes, 12 were written"),
-        ({"w": mx.ones((1, 3))}, "w has another dtype or shape"),
-        ({"w": mx.ones(3, mx.int32)}, "w has another dtype or shape"),
-        ({"w": mx.zeros(3)}, "its bytes do not have the checksum"),
+        ({"v": mx.ones(3)}, "s.safetensors is damaged: .*arrays .*header"),
+        ({"w": mx.ones(3), "x": mx.ones(1)}, "s.safetensors is damaged: .*arrays .*header"),
+        ({"w": mx.ones(4)}, "s.safetensors is damaged: .*16 bytes, 12"),
+        ({"w": mx.ones((1, 3))}, "s.safetensors is damaged: w .*dtype or shape"),
+        ({"w": mx.ones(3, mx.int32)}, "s.safetensors is damaged: w .*dtype or shape"),
+        ({"w": mx.zeros(3)}, "w in .* is damaged: .*checksum"),
     ):
         mx.save_safetensors(str(tmp_path / "s.safetensors"), arrays_, metadata)
         with pytest.raises(CorruptError, match=message):
@@ -99,8 +99,8 @@ def test_dtypes_of_other_libraries_are_damage(tmp_path, dtype, size):
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypatch):
     save(tmp_path / "s", {"w": mx.ones(3)})
     monkeypatch.setattr(mx, "load", raising(RuntimeError("[load_safetensors] Failed to open")))
-    with pytest.raises(OSError, match=r"^checkpoint.load: .*/s cannot be read by MLX \(.*Failed to open"):
+    with pytest.raises(OSError, match=r"^checkpoint.load: .*/s cannot .*MLX \(.*Failed to open"):
         load(tmp_path / "s")
     monkeypatch.setattr(Path, "open", raising(OSError(errno.EIO, "Input/output error")))
-    with pytest.raises(OSError, match=r"checkpoint.load: .*/s cannot be read \(Input/output error\)$"):
+    with pytest.raises(OSError, match=r"checkpoint.load: .*/s cannot .*\(Input/output error\)$"):
         load(tmp_path / "s")

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 import purestep as ps
 from purestep.checkpoint import CorruptError, RestoreWarning, load, load_weights, save
+from tests.refusals import assert_listed
 from tests.trees import same_bits
 
 
@@ -80,23 +81,25 @@ def test_an_index_and_a_directory_are_read(tmp_path, params, like):
     (tmp_path / "config.json").write_text("{}")
     assert same_bits(load_weights(tmp_path, like=like), params)
     with pytest.raises(
-        ValueError, match=r"is one of several files of a state: load model\.safetensors\.index"
+        ValueError, match=r"model-00001-of-00002\.safetensors .*one of several .*model\.safetensors\.index"
     ):
         load(tmp_path / "model-00001-of-00002.safetensors", like=like)
-    with pytest.warns(RestoreWarning, match="that purestep did not write"):
+    with pytest.warns(RestoreWarning, match="purestep did not write"):
         assert same_bits(load(index, like=like), params)
 
 
 def test_directories_without_one_file_say_what_they_hold(tmp_path, params, like):
-    with pytest.raises(FileNotFoundError, match=r"^checkpoint\.load_weights: .* has no safetensors file"):
+    with pytest.raises(FileNotFoundError, match=r"^checkpoint\.load_weights: .* .*no safetensors file"):
         load_weights(tmp_path, like=like)
     for name in ("a", "b"):
         save_file(named(params), tmp_path / f"{name}.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"has several files, give one of a\.safetensors, b\.safe"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^checkpoint\.load_weights: .*several files, .*a\.safetensors, b\.safe"
+    ):
         load_weights(tmp_path, like=like)
     (tmp_path / "a.safetensors").unlink()
     assert same_bits(load_weights(tmp_path, like=like), params)
-    with pytest.raises(FileNotFoundError, match="no file at"):
+    with pytest.raises(FileNotFoundError, match=r"^checkpoint\.load_weights: no file .*/absent$"):
         load_weights(tmp_path / "absent", like=like)
 
 
@@ -113,17 +116,16 @@ def test_all_that_does_not_fit_is_listed_at_once(tmp_path):
     like = {"a": mx.zeros(2), "b": mx.zeros(2), "c": mx.zeros(2), "kept": mx.ones(1)}
     arrays = {"a": np.zeros(3, np.float32), "b": np.zeros(2, np.float16), "c": np.zeros(2, np.int32)}
     save_file({**arrays, "more": np.zeros(1)[:0].astype(np.float32)}, tmp_path / "m.safetensors")
-    with pytest.raises(
-        ValueError, match=r"^checkpoint\.load_weights: .*m\.safetensors does not fit like:"
-    ) as error:
+    with pytest.raises(ValueError, match=r"^checkpoint\.load_weights: .*m\.safetensors .*like:") as error:
         load_weights(tmp_path / "m.safetensors", like=like)
-    assert sorted(str(error.value).splitlines()[1:]) == [
-        "  a has shape (3,) in the file, (2,) in like",
-        "  b has dtype float16 in the file, float32 in like; pass cast=True to convert it",
-        "  c has dtype int32 in the file, float32 in like",
-        "  kept is in like, not in the file",
-        "  more is in the file, not in like",
-    ]
+    assert_listed(
+        error.value,
+        "a ... (3,) in the file, (2,) in like",
+        "b ... float16 in the file, float32 in like; ... cast=True",
+        "c ... int32 in the file, float32 in like",
+        "kept ... in like, not in the file",
+        "more ... in the file, not in like",
+    )
     with pytest.warns(RestoreWarning) as said:
         read = load_weights(
             tmp_path / "m.safetensors", like=like, cast=True, partial=["a", "c", "more", "k*"]
@@ -137,20 +139,20 @@ def test_all_that_does_not_fit_is_listed_at_once(tmp_path):
         "kept from like",
     ):
         assert word in str(said[0].message)
-    with pytest.raises(ValueError, match="partial pattern 'x' matches no name"):
+    with pytest.raises(ValueError, match="^checkpoint.load_weights: partial .*'x' .*no name"):
         load_weights(tmp_path / "m.safetensors", like=like, partial=["x"])
 
 
 def test_names_are_renamed_by_part_or_by_function(tmp_path, params, like):
     save_file({"model." + name: array for name, array in named(params).items()}, tmp_path / "m.safetensors")
     for rename in ({"model": ""}, lambda name: name.removeprefix("model.")):
-        with pytest.warns(
-            RestoreWarning, match=r"model\.layers\.layers\.0\.weight was read as layers\.layers"
-        ):
+        with pytest.warns(RestoreWarning, match=r"model\.layers\.layers\.0\.weight .*read as layers\.layers"):
             assert same_bits(load_weights(tmp_path / "m.safetensors", like=like, rename=rename), params)
-    with pytest.raises(ValueError, match=r"rename: other is not in the file"):
+    with pytest.raises(ValueError, match=r"rename: other .*not in the file"):
         load_weights(tmp_path / "m.safetensors", like=like, rename={"other": ""})
-    with pytest.raises(ValueError, match=r"would both be named x"):
+    with pytest.raises(
+        ValueError, match=r"model\.layers\.layers\.0\.bias and model\.layers\.layers\.0\.weight .*both .* x\n"
+    ):
         load_weights(tmp_path / "m.safetensors", like=like, rename=lambda name: "x")
 
 
@@ -164,16 +166,14 @@ def test_keys_that_our_paths_quote_are_matched_by_their_plain_names(tmp_path):
 
 def test_load_reads_a_foreign_file_and_says_that_it_was_not_verified(tmp_path, params, like):
     save_file(named(params), tmp_path / "m.safetensors")
-    with pytest.warns(
-        RestoreWarning, match="did not write: it has no checksums, so its bytes were not verified"
-    ):
+    with pytest.warns(RestoreWarning, match="did not write: .*no checksums, .*not verified"):
         assert same_bits(load(tmp_path / "m.safetensors", like=like), params)
-    with pytest.raises(ValueError, match=r"sound safetensors file .* checkpoint\.load_weights") as error:
+    with pytest.raises(ValueError, match=r"m\.safetensors .*not write.* checkpoint\.load_weights") as error:
         load(tmp_path / "m.safetensors")
     assert not isinstance(error.value, CorruptError)
     state = ps.TrainState.create(like, ps.optimizers.sgd(0.1))
     with pytest.raises(
-        ValueError, match=r"params\.layers\.layers\.0\.weight is in like(.|\n)*like=state\.params"
+        ValueError, match=r"params\.layers\.layers\.0\.weight .*in like(.|\n)*like=state\.params"
     ):
         load(tmp_path / "m.safetensors", like=state)
 
@@ -191,24 +191,26 @@ def test_damaged_and_unreadable_files_are_refused(tmp_path, params, like):
     shard = tmp_path / "model-00001-of-00002.safetensors"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
-    with pytest.raises(CorruptError, match="00001-of-00002.safetensors is cut"):
+    with pytest.raises(CorruptError, match="/model-00001-of-00002.safetensors is cut"):
         load_weights(tmp_path, like=like)
     shard.unlink()
-    with pytest.raises(CorruptError, match="00001-of-00002.safetensors is missing"):
+    with pytest.raises(CorruptError, match="/model-00001-of-00002.safetensors is missing$"):
         load_weights(tmp_path, like=like)
     shard.write_bytes(whole)
     content = json.loads(index.read_text())
     content["weight_map"]["absent"] = shard.name
     index.write_text(json.dumps(content))
-    with pytest.raises(CorruptError, match="absent is not in model-00001"):
+    with pytest.raises(CorruptError, match="model.safetensors.index.json is damaged: absent .*model-00001"):
         load_weights(tmp_path, like=like)
     for text in ("[]", "{", '{"weight_map": {"a": 3}}'):
         index.write_text(text)
-        with pytest.raises(CorruptError, match="is not an index"):
+        with pytest.raises(CorruptError, match="model.safetensors.index.json is damaged: .*index"):
             load_weights(index, like=like)
     index.write_text('{"weight_map": {"a": "../x.safetensors"}}')
-    with pytest.raises(ValueError, match="is not in its directory: do not trust it"):
+    with pytest.raises(
+        ValueError, match="model.safetensors.index.json names '../x.safetensors', .*directory"
+    ):
         load_weights(index, like=like)
     save_file({"w": np.zeros(1, np.float64)}, tmp_path / "d.safetensors")
-    with pytest.raises(ValueError, match=r"holds w in F64, which MLX cannot read: convert it"):
+    with pytest.raises(ValueError, match=r"d\.safetensors .*w in F64, .*MLX"):
         load_weights(tmp_path / "d.safetensors", like={"w": mx.zeros(1)})

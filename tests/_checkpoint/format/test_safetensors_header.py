@@ -104,3 +104,15 @@ def test_a_length_beyond_the_file_or_the_limit_reads_nothing(tmp_path):
         assert ours(tmp_path / "x") is None
     with pytest.raises(CorruptError, match="is missing"):
         read_safetensors_header("load", tmp_path / "absent")
+
+
+def test_a_fault_of_the_whole_text_is_named_before_that_of_an_array(tmp_path):
+    odd = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,9]}'
+    for end, reason in (
+        (b"}", "the bytes of 'a' are not where"),
+        (b"", "it is no object"),
+        (b"}]", "goes on"),
+    ):
+        (tmp_path / "s").write_bytes(len(odd + end).to_bytes(8, "little") + odd + end)
+        with pytest.raises(CorruptError, match=reason):
+            read_safetensors_header("load", tmp_path / "s")

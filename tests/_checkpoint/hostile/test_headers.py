@@ -51,6 +51,7 @@ CONTENTS = {
     "one key many times": content(f'["dict",[{many("""["a",["none"]]""")}]]'),
     "digits": content(f'["array","int8",[{"9" * 400_000}]]'),
     "axes": content(f'["array","int8",[{many("1", 100_000)}]]'),
+    "axes of a member": content(f'["dict",[["a",["array","int8",[{many("1", 100_000)}]]]]]'),
     "deep": content('["list",[' * 30_000 + '["none"]' + "]]" * 30_000),
     "deep, no tree": content("[" * 200_000 + "]" * 200_000),
     "other members": f"{{{numbered(chr(34) + '%d' + chr(34) + ':0')}}}",

@@ -64,7 +64,7 @@ def test_a_huge_index_is_refused_before_it_is_read(tmp_path):
     index.touch()
     os.truncate(index, 3_000_000_000)  # a sparse file, which takes no room on the disk
     for read in (lambda: open_arrays("test", index), lambda: load(index)):
-        with pytest.raises(CorruptError, match=r"index\.json is damaged: it has 3000000000 bytes, at most"):
+        with pytest.raises(CorruptError, match=r"index\.json .*damaged: .*3000000000 bytes"):
             read()
 
 
@@ -83,5 +83,5 @@ def test_an_index_that_lost_its_header_is_damage(tmp_path):
     save(tmp_path / "m.safetensors", {"a": mx.ones(10), "b": mx.zeros(10)}, shard_bytes=40)
     index = tmp_path / "m.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))
-    with pytest.raises(CorruptError, match="purestep's header is not in it"):
+    with pytest.raises(CorruptError, match="index.json .*header"):
         open_arrays("test", index)

@@ -102,7 +102,7 @@ def test_a_rate_that_follows_a_schedule_passes_and_cannot_be_set(make):
         restored = from_bytes(
             to_bytes(state.replace(opt_state=opt_state)), like=made(make(lambda count: 0.5))
         )
-    with pytest.raises(ValueError, match="learning_rate follows a schedule"):
+    with pytest.raises(ValueError, match="^set_hyperparameters: learning_rate follows a schedule"):
         ps.set_hyperparameters(restored, learning_rate=0.1)
 
 

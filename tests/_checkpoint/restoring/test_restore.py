@@ -1,6 +1,7 @@
 """Restoring into another template: what is refused, what may pass, what is said of it."""
 
 import inspect
+import re
 import warnings
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import purestep as ps
 from purestep import tree
 from purestep._checkpoint.restoring import restore
 from purestep.checkpoint import Checkpointer, RestoreWarning, from_bytes, load, save, to_bytes
+from tests.refusals import assert_listed
 from tests.trees import Pair, same_bits
 
 
@@ -52,9 +54,9 @@ def test_none_where_a_masked_state_now_holds_nothing_is_read(tmp_path):
     save(tmp_path / "s.safetensors", old)
     for restored in (load(tmp_path / "s.safetensors", like=state), from_bytes(to_bytes(old), like=state)):
         assert same_bits(restored, state)
-    with pytest.raises(ValueError, match="w is None in the file, an array"):
+    with pytest.raises(ValueError, match="w .*None in the file, .*array .*in like"):
         from_bytes(to_bytes({"w": None}), like={"w": mx.ones(2)})
-    with pytest.raises(ValueError, match="w is None in the file, a tuple"):
+    with pytest.raises(ValueError, match="w .*None in the file, .*tuple in like"):
         from_bytes(to_bytes({"w": None}), like={"w": (mx.ones(2),)})
 
 
@@ -64,52 +66,51 @@ def test_every_difference_is_listed_at_once(reading):
         "tail": mx.zeros(1),
         "opt": (Moments(mx.array(0), {"w": mx.ones(2)}), None, {}),
     }
-    with pytest.raises(ValueError, match="does not fit like") as caught:
+    with pytest.raises(ValueError, match="like:") as caught:
         reading(like=like)
-    assert sorted(str(caught.value).split("\n  ")[1:]) == [
-        "encoder.b has dtype float32 in the file, int32 in like",
-        "encoder.w has shape (2, 3) in the file, (2, 4) in like",
-        "head is in the file, not in like",
-        "tail is in like, not in the file",
-    ]
+    assert_listed(
+        caught.value,
+        "encoder.b ... float32 in the file, int32 in like",
+        "encoder.w ... (2, 3) in the file, (2, 4) in like",
+        "head ... in the file, not in like",
+        "tail ... in like, not in the file",
+    )
 
 
 def test_cast_converts_floating_arrays_and_says_so(reading):
     like = {**STORED, "head": mx.zeros((4, 2), mx.bfloat16)}
-    with pytest.raises(ValueError, match="head has dtype float32 in the file, bfloat16 in like"):
+    with pytest.raises(ValueError, match="head .*float32 in the file, bfloat16 in like"):
         reading(like=like)
-    with pytest.warns(RestoreWarning, match=r"head was cast from float32 to bfloat16$"):
+    with pytest.warns(RestoreWarning, match=r"head .*cast from float32 to bfloat16$"):
         restored = reading(like=like, cast=True)
     assert same_bits(restored, {**STORED, "head": mx.ones((4, 2), mx.bfloat16)})
     integers = {**STORED, "head": mx.zeros((4, 2), mx.int32)}
-    with pytest.raises(ValueError, match="head has dtype float32 in the file, int32 in like"):
+    with pytest.raises(ValueError, match="head .*float32 in the file, int32 in like"):
         reading(like=integers, cast=True)
 
 
 def test_partial_keeps_the_template_where_it_may_and_nowhere_else(reading):
     like = {**STORED, "head": mx.full((7, 2), 5.0), "extra": mx.array(9)}
-    with pytest.raises(ValueError, match="extra is in like, not in the file") as caught:
+    with pytest.raises(ValueError, match="extra .*in like, not in the file") as caught:
         reading(like=like, partial=["head"])
     assert "head" not in str(caught.value).partition("like:")[2]
     with pytest.warns(RestoreWarning) as warned:
         restored = reading(like=like, partial=["head", "extra"])
     assert same_bits(restored, like)
     assert len(warned) == 1
-    assert "extra was kept from like" in str(warned[0].message)
-    assert "head has shape (4, 2) in the file, (7, 2) in like: kept from like" in str(warned[0].message)
+    assert re.search("extra .*kept from like", str(warned[0].message))
+    assert re.search(r"head .*\(4, 2\) .*\(7, 2\) .*kept from like", str(warned[0].message))
 
 
 def test_partial_leaves_what_the_template_lacks(reading):
-    with pytest.warns(
-        RestoreWarning, match=r"head was left in the file\n  opt\.0\.count was left in the file"
-    ):
+    with pytest.warns(RestoreWarning, match=r"head .*left .*\n  opt\.0\.count .*left "):
         restored = reading(like={"encoder": STORED["encoder"]}, partial=["head", "opt.*"])
     assert same_bits(restored, {"encoder": STORED["encoder"]})
 
 
 def test_names_are_changed_by_a_map_of_leading_parts_or_a_function(reading):
     like = {"body": {"enc": STORED["encoder"]}, **{k: v for k, v in STORED.items() if k != "encoder"}}
-    with pytest.warns(RestoreWarning, match=r"encoder\.w was read as body\.enc\.w"):
+    with pytest.warns(RestoreWarning, match=r"encoder\.w .*read as body\.enc\.w"):
         restored = reading(like=like, rename={"encoder": "body.enc"})
     assert same_bits(restored, like)
     with pytest.warns(RestoreWarning):
@@ -120,9 +121,9 @@ def test_names_are_changed_by_a_map_of_leading_parts_or_a_function(reading):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rename": {"enc": "body"}}, "rename: enc is not in the file"),
-        ({"rename": {"encoder.w": "x", "encoder.b": "x"}}, "encoder.w and encoder.b would both be named x"),
-        ({"partial": ["nothing*"]}, "partial pattern 'nothing\\*' matches no path"),
+        ({"rename": {"enc": "body"}}, "rename: enc .*not in the file"),
+        ({"rename": {"encoder.w": "x", "encoder.b": "x"}}, "encoder.w and encoder.b .*both .* x\\n"),
+        ({"partial": ["nothing*"]}, "partial .*'nothing\\*' .*no path"),
     ],
 )
 def test_options_that_do_nothing_or_too_much_are_refused(reading, options, message):
@@ -131,9 +132,9 @@ def test_options_that_do_nothing_or_too_much_are_refused(reading, options, messa
 
 
 def test_options_without_a_template_and_patterns_without_a_list_are_refused(reading):
-    with pytest.raises(ValueError, match="cast, partial and rename need a template: give like"):
+    with pytest.raises(ValueError, match="cast, partial and rename .* like$"):
         reading(cast=True)
-    with pytest.raises(TypeError, match="partial must be a list of patterns, got the string 'head'"):
+    with pytest.raises(TypeError, match="partial .* list .*got the string 'head'"):
         reading(like=STORED, partial="head")
 
 
@@ -163,21 +164,22 @@ def test_renaming_does_not_hide_a_container_of_another_type(rename):
         "empty": [],
         "l": (mx.ones(1),),
     }
-    with pytest.raises(ValueError, match="does not fit like") as caught:
+    with pytest.raises(ValueError, match="^checkpoint.from_bytes: data .*like:") as caught:
         from_bytes(to_bytes(stored), like=like, rename=rename)
-    assert sorted(str(caught.value).split("\n  ")[1:]) == [
-        "empty is a dict in the file, a list in like",
-        "l is a list in the file, a tuple in like",
-        "none is None in the file, a dict in like",
-        "opt is a Moments in the file, a dict in like",
-    ]
+    assert_listed(
+        caught.value,
+        "empty ... dict in the file, ... list in like",
+        "l ... list in the file, ... tuple in like",
+        "none ... None in the file, ... dict in like",
+        "opt ... Moments in the file, ... dict in like",
+    )
 
 
 def test_moments_of_adam_are_none_of_adabelief_by_any_name():
     adam = ps.TrainState.create({"enc": mx.ones(2)}, ps.optimizers.adam(0.1))
     like = ps.TrainState.create({"encoder": mx.ones(2)}, ps.optimizers.adabelief(0.1))
     with pytest.raises(
-        ValueError, match=r"opt_state\.0 is a ScaleByAdamState in the file, a ScaleByBeliefState in like"
+        ValueError, match=r"opt_state\.0 .*ScaleByAdamState in the file, .*ScaleByBeliefState in like"
     ):
         from_bytes(to_bytes(adam), like=like, rename=renamed_everywhere)
     same = ps.TrainState.create({"encoder": mx.zeros(2)}, ps.optimizers.adam(0.1))
@@ -194,20 +196,20 @@ def test_moments_of_adam_are_none_of_adabelief_by_any_name():
             {"a": [mx.ones(1)]},
             {"b": {"c": (mx.ones(1),)}},
             {"a": "b.c"},
-            r"b\.c is a list .*, a tuple in like",
+            r"b\.c .*list .*, a tuple in like",
         ),
-        ({"a": {"b": [mx.ones(1)]}}, {"b": (mx.ones(1),)}, {"a": ""}, "b is a list .*, a tuple in like"),
-        ({"a": [mx.ones(1)]}, (mx.ones(1),), {"a": ""}, "the tree is a list .*, a tuple in like"),
-        ({"a": (None, mx.ones(1))}, {"b": ({}, mx.ones(1))}, {"a": "b"}, r"b\.0 is None .*, a dict in like"),
-        ({"a": ({}, mx.ones(1))}, {"b": (mx.ones(1),) * 2}, {"a": "b"}, r"b\.0 is a dict .*, an array"),
-        ({"a": None, "c": mx.ones(1)}, {"c": mx.ones(1)}, {"c": "c"}, "a is in the file, not in like"),
-        ({"c": mx.ones(1)}, {"c": mx.ones(1), "a": {}}, {"c": "c"}, "a is in like, not in the file"),
+        ({"a": {"b": [mx.ones(1)]}}, {"b": (mx.ones(1),)}, {"a": ""}, "b .*list .*, a tuple in like"),
+        ({"a": [mx.ones(1)]}, (mx.ones(1),), {"a": ""}, "the tree .*list .*, a tuple in like"),
+        ({"a": (None, mx.ones(1))}, {"b": ({}, mx.ones(1))}, {"a": "b"}, r"b\.0 .*None .*, a dict in like"),
+        ({"a": ({}, mx.ones(1))}, {"b": (mx.ones(1),) * 2}, {"a": "b"}, r"b\.0 .*dict .*, an array"),
+        ({"a": None, "c": mx.ones(1)}, {"c": mx.ones(1)}, {"c": "c"}, "  a .*in the file, not in like"),
+        ({"c": mx.ones(1)}, {"c": mx.ones(1), "a": {}}, {"c": "c"}, "  a .*in like, not in the file"),
         # two containers become one
         (
             {"a": {"x": mx.ones(1)}, "b": Pair(mx.ones(1), None)},
             {"c": {"x": mx.ones(1), "first": mx.ones(1), "second": None}},
             lambda path: "c" + path[1:],
-            "c is a Pair in the file, a dict in like",
+            "c .*Pair in the file, .*dict in like",
         ),
     ],
 )
@@ -240,9 +242,9 @@ def test_a_part_may_move_to_another_depth(stored, like, rename, partial):
 def test_partial_lets_a_container_pass_only_where_it_matches():
     stored = {"opt": Moments(mx.array(3), {"w": mx.ones(2)}), "w": mx.ones(1)}
     like = {"opt": {"count": mx.array(0), "mu": {"w": mx.zeros(2)}}, "w": mx.ones(1)}
-    with pytest.raises(ValueError, match="opt is a Moments in the file, a dict in like"):
+    with pytest.raises(ValueError, match="opt .*Moments in the file, .*dict in like"):
         from_bytes(to_bytes(stored), like=like, partial=["w"])
-    with pytest.warns(RestoreWarning, match="opt is a Moments in the file, a dict in like: let pass"):
+    with pytest.warns(RestoreWarning, match="opt .*Moments in the file, .*dict in like: let pass"):
         restored = from_bytes(to_bytes(stored), like=like, partial=["opt"])
     assert restored["opt"]["count"].item() == 3
 
@@ -250,23 +252,21 @@ def test_partial_lets_a_container_pass_only_where_it_matches():
 def test_shape_and_dtype_of_a_path_are_both_told(reading):
     like = {**STORED, "head": mx.zeros((4, 3), mx.int32)}
     for options in ({}, {"partial": ["encoder.w"]}):
-        with pytest.raises(
-            ValueError, match=r"head has shape .*\n  head has dtype float32 in the file, int32"
-        ):
+        with pytest.raises(ValueError, match=r"head .*\(4, 2\) .*\n  head .*float32 in the file, int32"):
             reading(like=like, **options)
-    with pytest.warns(RestoreWarning, match=r"head has shape .* and head has dtype .*: kept from like"):
+    with pytest.warns(RestoreWarning, match=r"head .*shape .* and head .*dtype .*: kept from like"):
         reading(like=like, partial=(text for text in ["head"]))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rename": ["encoder"]}, r"rename must map paths to paths, or be a function, got \['encoder'\]"),
-        ({"rename": {"encoder": 3}}, "rename must map paths to paths, got 'encoder': 3"),
-        ({"rename": {1: "encoder"}}, "rename must map paths to paths, got 1: 'encoder'"),
-        ({"rename": lambda path: None}, "rename must return a path, got None for 'encoder.w'"),
-        ({"partial": 3}, "partial must be a list of patterns, got 3"),
-        ({"partial": ["head", 3]}, "partial must be a list of patterns, got 3 among them"),
+        ({"rename": ["encoder"]}, r"rename .*function, got \['encoder'\]"),
+        ({"rename": {"encoder": 3}}, "rename .*paths, got 'encoder': 3"),
+        ({"rename": {1: "encoder"}}, "rename .*paths, got 1: 'encoder'"),
+        ({"rename": lambda path: None}, "rename .*path, got None for 'encoder.w'"),
+        ({"partial": 3}, "partial .*list .*got 3$"),
+        ({"partial": ["head", 3]}, "partial .*list .*got 3 among them"),
     ],
 )
 def test_options_of_another_type_are_refused(reading, options, message):

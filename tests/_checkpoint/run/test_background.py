@@ -61,7 +61,7 @@ def test_a_failure_in_the_background_is_raised_by_the_next_call(checkpointer, mo
     checkpointer.wait()
     failing(monkeypatch, OSError(28, "No space left on device"))
     checkpointer.save(VALUE, step=2)
-    with pytest.raises(OSError, match=r"step 2 was not saved: .*No space left.*; earlier check"):
+    with pytest.raises(OSError, match=r"step 2 was not saved: .*No space left.*; earlier .*intact"):
         checkpointer.latest()
     monkeypatch.undo()
     checkpointer.save(VALUE, step=3)  # raised once, then the way is free
@@ -111,7 +111,7 @@ def test_saving_a_step_again_and_failing_leaves_the_first(checkpointer, monkeypa
     checkpointer.wait()
     failing(monkeypatch, OSError("gone"))
     checkpointer.save({"w": mx.zeros(1)}, step=1)
-    with pytest.raises(OSError, match="step 1 was not saved"):
+    with pytest.raises(OSError, match="Checkpointer: step 1 was not saved: gone"):
         checkpointer.wait()
     assert checkpointer.restore(like={"w": mx.ones(1)}).state["w"].item() == 1.0
 
@@ -122,7 +122,7 @@ def test_a_failed_save_does_not_count_for_the_policy(tmp_path, monkeypatch):
         checkpointer.wait()
         failing(monkeypatch, OSError("gone"))
         assert checkpointer.save_if_due(VALUE, step=2, metrics={"loss": 0.1})
-        with pytest.raises(OSError, match="step 2 was not saved"):
+        with pytest.raises(OSError, match="Checkpointer: step 2 was not saved: gone"):
             checkpointer.wait()
         monkeypatch.undo()
         assert checkpointer.save_if_due(VALUE, step=3, metrics={"loss": 0.2})
@@ -134,7 +134,7 @@ def test_a_failure_does_not_cost_the_next_save_too(checkpointer, monkeypatch):
     checkpointer.save(VALUE, step=1)
     assert failed.wait(30)
     monkeypatch.undo()
-    with pytest.raises(OSError, match="step 1 was not saved"):
+    with pytest.raises(OSError, match="Checkpointer: step 1 was not saved: gone"):
         checkpointer.save(VALUE, step=2)
     assert [record.step for record in checkpointer.list()] == [2]
 
@@ -151,7 +151,7 @@ def test_several_failures_are_all_told(tmp_path, monkeypatch):
     for step in (1, 2, 3):
         checkpointer.save(VALUE, step=step)
     go.set()
-    with pytest.raises(OSError, match="step 1 was not saved") as caught:
+    with pytest.raises(OSError, match="Checkpointer: step 1 was not saved: gone") as caught:
         checkpointer.close()
     assert [note[:18] for note in caught.value.__notes__] == ["and then: Checkpoi"] * 2
     checkpointer.close()
@@ -163,8 +163,8 @@ def test_a_policy_that_raises_loses_nothing(tmp_path):
 
     checkpointer = Checkpointer(tmp_path, keep=keep)
     checkpointer.save(VALUE, step=1)
-    with pytest.raises(RuntimeError, match="step 1 is saved, but cleaning up after it failed: KeyError"):
+    with pytest.raises(RuntimeError, match="Checkpointer: step 1 is saved, .*clean.*KeyError"):
         checkpointer.save(VALUE, step=2)
-    with pytest.raises(RuntimeError, match="step 2 is saved"):
+    with pytest.raises(RuntimeError, match="Checkpointer: step 2 is saved, .*clean.*KeyError"):
         checkpointer.close()
     assert [record.step for record in Checkpointer(tmp_path).list()] == [1, 2]

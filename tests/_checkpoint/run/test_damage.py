@@ -28,14 +28,16 @@ def test_a_manifest_that_the_disk_does_not_give_is_not_passed_over(checkpointer,
         return read(path, *arguments, **options)
 
     monkeypatch.setattr(type(checkpointer.path), "read_bytes", fail)
-    with pytest.raises(OSError, match=r"step_00000002/manifest.json cannot be read \(Input/output error\)"):
+    with pytest.raises(OSError, match=r"step_00000002/manifest.json cannot .*\(Input/output error\)"):
         checkpointer.restore(like={"w": mx.ones(1)})
     assert checkpointer.restore(1).record.step == 1  # for those who know what they ask for
     assert checkpointer.verify()[1] == []
     assert checkpointer.verify()[2][0].endswith("manifest.json cannot be read (Input/output error)")
     checkpointer.close()
     with Checkpointer(checkpointer.path) as other:
-        with pytest.raises(OSError, match="cannot be read"):
+        with pytest.raises(
+            OSError, match=r"Checkpointer\.save: .*step_00000002/manifest\.json cannot .*\(Input"
+        ):
             other.save({"w": mx.ones(1)}, step=3)  # its serial may be taken
         other.delete(2)
         other.save({"w": mx.ones(1)}, step=3)
@@ -53,14 +55,16 @@ def test_a_corrupt_latest_is_passed_over_loudly_and_left_alone(checkpointer):
         state, record = checkpointer.restore(like=like)
     assert (record.step, state["w"].tolist()) == (1, [1.0] * 4)
     assert len(list(checkpointer.path.glob("step_*/state.safetensors"))) == 3
-    with pytest.raises(CorruptError, match="step_00000003.* do not have the checksum written"):
+    with pytest.raises(CorruptError, match="step_00000003.* checksum .*"):
         checkpointer.restore(3, like=like)
     problems = checkpointer.verify()
     assert [bool(problems[step]) for step in (1, 2, 3)] == [False, True, True]
     with pytest.warns(CorruptWarning, match="step_00000002"):
         assert [record.step for record in checkpointer.list()] == [1, 3]
     flip(checkpointer.path / "step_00000001" / "state.safetensors", -1)
-    with pytest.raises(CorruptError, match=r"no checkpoint is intact:\n.*00002.*\n.*00003.*\n.*00001"):
+    with pytest.raises(
+        CorruptError, match=r"Checkpointer\.restore: no checkpoint .*:\n.*00002.*\n.*00003.*\n.*00001"
+    ):
         checkpointer.restore(like=like)
     checkpointer.save({"w": mx.zeros(4)}, step=3)  # a damaged one is replaced
     with pytest.warns(CorruptWarning, match="used step 3, passed over\n.*step_00000002"):
@@ -73,7 +77,7 @@ def test_links_and_paths_that_lead_elsewhere_are_refused(tmp_path):
         other.save(VALUE, step=7)
         checkpointer.save(VALUE, step=1)
     (run / "step_00000007").symlink_to(outside / "step_00000007")
-    with pytest.warns(CorruptWarning, match="step_00000007 is a symbolic link"):
+    with pytest.warns(CorruptWarning, match="step_00000007 .*symbolic link"):
         assert Checkpointer(run).restore().record.step == 1
     with Checkpointer(run) as checkpointer:
         checkpointer.delete(7)
@@ -81,14 +85,16 @@ def test_links_and_paths_that_lead_elsewhere_are_refused(tmp_path):
     file = run / "step_00000001" / "state.safetensors"
     file.rename(tmp_path / "state.safetensors")
     file.symlink_to(tmp_path / "state.safetensors")
-    with pytest.raises(CorruptError, match="state.safetensors is a symbolic link"):
+    with pytest.raises(CorruptError, match="Checkpointer.restore: .*state.safetensors .*symbolic link"):
         Checkpointer(run).restore(1)
     manifest = run / "step_00000001" / "manifest.json"
     content = json.loads(manifest.read_text())["content"]
     content["files"]["../step_00000001/state.safetensors"] = content["files"].pop("state.safetensors")
     content["leaves"]["step"][0] = "../step_00000001/state.safetensors"
     manifest.write_text(seal(content))
-    with pytest.raises(ValueError, match="which is not in its directory"):
+    with pytest.raises(
+        ValueError, match="Checkpointer.restore: .*manifest.json names .*not in its directory"
+    ):
         Checkpointer(run).restore(1)
 
 
@@ -102,7 +108,7 @@ def test_a_renamed_or_swapped_checkpoint_is_noticed(tmp_path):
     (tmp_path / "kept").rename(two / "state.safetensors")
     assert all(Checkpointer(tmp_path).verify().values())
     two.rename(tmp_path / "step_00000003")
-    with pytest.raises(CorruptError, match="holds step 2: it was renamed or swapped"):
+    with pytest.raises(CorruptError, match="Checkpointer.restore: .*step_00000003 .*step 2: .*renamed"):
         Checkpointer(tmp_path).restore(3)
 
 

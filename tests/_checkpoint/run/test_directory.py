@@ -78,20 +78,18 @@ def test_hostile_manifests_are_damage(tmp_path, changes):
 def test_files_outside_the_directory_are_refused(tmp_path, name):
     path = written(tmp_path)
     rewrite(path, files={name: [1, "crc32:0"]})
-    with pytest.raises(ValueError, match="which is not in its directory"):
+    with pytest.raises(ValueError, match="^read: .*manifest.json names .*not in its directory"):
         read_back(path)
 
 
 def test_what_has_the_name_but_not_the_kind_is_told(tmp_path):
     directory.path_of(tmp_path, 1).touch()
-    with pytest.raises(
-        CorruptError, match="step_00000001 is missing: what is there is a file, not a directory"
-    ):
+    with pytest.raises(CorruptError, match="^read: .*step_00000001 is missing: .*a file, not a directory"):
         read_back(directory.path_of(tmp_path, 1))
     path = written(tmp_path, step=2)
     (path / "model.safetensors").unlink()
     (path / "model.safetensors").mkdir()
-    with pytest.raises(CorruptError, match=r"model\.safetensors is missing: what is there is not a file"):
+    with pytest.raises(CorruptError, match=r"^read: .*model\.safetensors is missing: .*not a file"):
         read_back(path)
 
 
@@ -102,7 +100,7 @@ def test_a_manifest_that_the_disk_does_not_give_is_no_damage(tmp_path, monkeypat
         raise OSError(5, "Input/output error", str(self))
 
     monkeypatch.setattr(pathlib.Path, "open", broken)
-    with pytest.raises(OSError, match=r" read: .*manifest\.json cannot be read \(Input/output error\)$"):
+    with pytest.raises(OSError, match=r" read: .*manifest\.json cannot .*\(Input/output error\)$"):
         directory.read("read", path)
 
 

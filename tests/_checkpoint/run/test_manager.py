@@ -86,7 +86,7 @@ def test_a_run_resumed_ends_with_the_same_bits(tmp_path):
 def test_a_nan_does_not_cost_the_last_checkpoint(tmp_path):
     policy = save_on_signal()
     with Checkpointer(tmp_path, save_when=policy, metric="loss") as checkpointer:
-        with pytest.warns(UserWarning, match="step 1 is saved without loss, which is NaN"):
+        with pytest.warns(UserWarning, match="step 1 .*loss, .*NaN"):
             checkpointer.save_if_due(VALUE, step=1, metrics={"loss": math.nan, "a": 1.0}, signalled=True)
         assert checkpointer.latest().metrics == {"a": 1.0}
 
@@ -102,15 +102,18 @@ def test_save_if_due_asks_the_policy(tmp_path):
         assert checkpointer.save_if_due(VALUE, step=12, signalled=True)
     with Checkpointer(tmp_path, save_when=policy) as checkpointer:  # what was saved before counts
         assert not checkpointer.save_if_due(VALUE, step=13, metrics={"loss": 0.45})
-    with Checkpointer(tmp_path) as plain, pytest.raises(ValueError, match="save_when must be given"):
+    with (
+        Checkpointer(tmp_path) as plain,
+        pytest.raises(ValueError, match="save_if_due: save_when .* given .*None"),
+    ):
         plain.save_if_due(VALUE, step=1)
 
 
 def test_a_template_of_another_model_is_refused_not_passed_over(checkpointer):
     checkpointer.save({"w": mx.ones(4)}, step=1)
-    with pytest.raises(ValueError, match=r"w has shape \(4,\) in the file, \(5,\)"):
+    with pytest.raises(ValueError, match=r"step_00000001 .*like:\n  w .*\(4,\) in the file, \(5,\)"):
         checkpointer.restore(like={"w": mx.ones(5)})
-    with pytest.warns(RestoreWarning, match="w was cast from float32 to float16"):
+    with pytest.warns(RestoreWarning, match="w .*cast from float32 to float16"):
         state, _ = checkpointer.restore(like={"w": mx.ones(4, mx.float16)}, cast=True)
     assert state["w"].dtype == mx.float16
 
@@ -118,35 +121,38 @@ def test_a_template_of_another_model_is_refused_not_passed_over(checkpointer):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda c: c.save({"w": 1}, step=1), r"Checkpointer.save: state\.w is the Python number 1"),
-        (lambda c: c.save({"w": mx.ones(1)}), "step must be given"),
-        (lambda c: c.save(VALUE, step=-1), "step must be at least 0, got -1"),
+        (lambda c: c.save({"w": 1}, step=1), r"Checkpointer.save: state\.w .*Python number 1"),
+        (lambda c: c.save({"w": mx.ones(1)}), "Checkpointer.save: step .* given: .*no step"),
+        (lambda c: c.save(VALUE, step=-1), "step .* 0, got -1"),
         (
             lambda c: c.save(VALUE, step=10**18),
-            "step must be at most 999999999999999999, got 1000000000000000000",
+            "step .* 999999999999999999, got 1000000000000000000",
         ),
-        (lambda c: c.save(VALUE, step=1, metrics={1: 0.5}), "metrics must have names, got the key 1"),
+        (lambda c: c.save(VALUE, step=1, metrics={1: 0.5}), "Checkpointer.save: metrics .*got the key 1"),
         (
             lambda c: c.save(VALUE, step=1, metrics={"a": 10**400}),
-            r"metrics\['a'\] must be less than 2\*\*63",
+            r"metrics\['a'\] .* 2\*\*63, got",
         ),
         (
             lambda c: c.save(VALUE, step=1, metadata={"a": 1 << 70}),
-            r"metadata\['a'\] must be less than 2\*\*63",
+            r"metadata\['a'\] .* 2\*\*63, got",
         ),
-        (lambda c: c.verify("x"), "step must be an integer, got 'x'"),
+        (lambda c: c.verify("x"), "step .* integer, got 'x'"),
         (
             lambda c: c.save(VALUE, step=1, metrics={"loss": math.nan}),
-            r"metrics\['loss'\] must not be NaN",
+            r"metrics\['loss'\] .*NaN",
         ),
-        (lambda c: c.save(VALUE, step=1, metrics={"loss": "low"}), r"metrics\['loss'\] must be a number"),
-        (lambda c: c.save(VALUE, step=1, metadata={"a": (1, 2)}), r"metadata\['a'\] must be plain"),
-        (lambda c: c.save(VALUE, step=1, metadata={"a": [{1: 2}]}), r"metadata\['a'\]\[0\] has the key 1"),
-        (lambda c: c.restore(), "there is no checkpoint in"),
-        (lambda c: c.restore(4), "has no step 4; it has: none"),
-        (lambda c: c.delete(4), "has no step 4; it has: none"),
-        (lambda c: c.best("loss", "low"), "mode must be min or max, got 'low'"),
-        (lambda c: (c.close(), c.save(VALUE, step=1)), "the Checkpointer is closed"),
+        (lambda c: c.save(VALUE, step=1, metrics={"loss": "low"}), r"metrics\['loss'\] .* number.*got 'low'"),
+        (lambda c: c.save(VALUE, step=1, metadata={"a": (1, 2)}), r"metadata\['a'\] .* plain .*got tuple"),
+        (
+            lambda c: c.save(VALUE, step=1, metadata={"a": [{1: 2}]}),
+            r"metadata\['a'\]\[0\] .*key 1; .*strings",
+        ),
+        (lambda c: c.restore(), "Checkpointer.restore: .*no checkpoint .*/run$"),
+        (lambda c: c.restore(4), "Checkpointer.restore: .*no step 4; .*none"),
+        (lambda c: c.delete(4), "Checkpointer.delete: .*no step 4; .*none"),
+        (lambda c: c.best("loss", "low"), "Checkpointer.best: mode .* min .*max, got 'low'"),
+        (lambda c: (c.close(), c.save(VALUE, step=1)), "Checkpointer.save: .* closed"),
     ],
 )
 def test_bad_calls_are_refused_before_anything_is_written(tmp_path, call, message):
@@ -158,11 +164,11 @@ def test_bad_calls_are_refused_before_anything_is_written(tmp_path, call, messag
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep": 3}, "keep must be callable, got 3"),
-        ({"mode": "low"}, "mode must be min or max, got 'low'"),
-        ({"metric": 3}, "metric must be the name of a metric, got 3"),
-        ({"max_pending": 0}, "max_pending must be at least 1, got 0"),
-        ({"shard_bytes": 0}, "shard_bytes must be at least 1, got 0"),
+        ({"keep": 3}, "keep .* callable, got 3"),
+        ({"mode": "low"}, "mode .* min .*max, got 'low'"),
+        ({"metric": 3}, "metric .* name .*got 3"),
+        ({"max_pending": 0}, "max_pending .* 1, got 0"),
+        ({"shard_bytes": 0}, "shard_bytes .* 1, got 0"),
     ],
 )
 def test_bad_options_are_refused(tmp_path, options, message):
@@ -172,10 +178,12 @@ def test_bad_options_are_refused(tmp_path, options, message):
 
 def test_a_directory_that_is_a_file_or_cannot_be_written_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="path must be a directory"):
+    with pytest.raises(NotADirectoryError, match="^Checkpointer: path .* directory, .*/file "):
         Checkpointer(tmp_path / "file")
     monkeypatch.setattr(store.lock, "Lock", raising(PermissionError(13, "Permission denied")))
-    with pytest.raises(PermissionError, match=r"cannot be written \(Permission denied\): choose another"):
+    with pytest.raises(
+        PermissionError, match=r"Checkpointer\.save: .*cannot .*\(Permission denied\): choose another"
+    ):
         Checkpointer(tmp_path).save(VALUE, step=1)
 
 
@@ -205,6 +213,6 @@ def test_numbers_of_numpy_are_numbers_and_come_back_as_pythons(tmp_path):
 def test_what_is_no_number_is_refused_as_a_metric(value, tmp_path):
     with (
         Checkpointer(tmp_path) as checkpointer,
-        pytest.raises(TypeError, match=r"metrics\['x'\] must be a num"),
+        pytest.raises(TypeError, match=r"metrics\['x'\] .*number .*got "),
     ):
         checkpointer.save({"w": mx.ones(2)}, step=1, metrics={"x": value})

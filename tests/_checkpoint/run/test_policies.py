@@ -110,16 +110,16 @@ def test_the_newest_and_the_best_stay_whatever_the_policy_says(losses, kept, mod
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: keep_last(0), "keep_last: n must be at least 1, got 0"),
-        (lambda: keep_every(True), "keep_every: n must be an integer, got True"),
-        (lambda: keep_best(1, "loss", "low"), "keep_best: mode must be min or max, got 'low'"),
-        (lambda: keep_any(), "keep_any: policies must hold at least one, got none"),
-        (lambda: save_any(), "save_any: policies must hold at least one, got none"),
-        (lambda: keep_any(3), r"keep_any: policies\[0\] must be callable, got 3"),
-        (lambda: save_every_steps(0), "save_every_steps: n must be at least 1, got 0"),
-        (lambda: save_every_seconds(math.inf), "save_every_seconds: seconds must be finite, got inf"),
-        (lambda: save_on_best(7), "save_on_best: metric must be the name of a metric, got 7"),
-        (lambda: save_any(None), r"save_any: policies\[0\] must be callable, got None"),
+        (lambda: keep_last(0), "keep_last: n .* 1, got 0"),
+        (lambda: keep_every(True), "keep_every: n .* integer, got True"),
+        (lambda: keep_best(1, "loss", "low"), "keep_best: mode .* min .*max, got 'low'"),
+        (lambda: keep_any(), "keep_any: policies .* one, got none"),
+        (lambda: save_any(), "save_any: policies .* one, got none"),
+        (lambda: keep_any(3), r"keep_any: policies\[0\] .* callable, got 3"),
+        (lambda: save_every_steps(0), "save_every_steps: n .* 1, got 0"),
+        (lambda: save_every_seconds(math.inf), "save_every_seconds: seconds .* finite, got inf"),
+        (lambda: save_on_best(7), "save_on_best: metric .* name .*got 7"),
+        (lambda: save_any(None), r"save_any: policies\[0\] .* callable, got None"),
     ],
 )
 def test_bad_arguments_are_refused(build, message):

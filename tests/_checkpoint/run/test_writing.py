@@ -63,7 +63,9 @@ def test_what_fails_beside_the_writing_fails_the_save(tmp_path, monkeypatch, whe
         checkpointer.wait()
         monkeypatch.setattr(module, where, fail)
         checkpointer.save(STATE, step=2)
-        with pytest.raises(OSError, match="step 2 was not saved: the disk is gone; earlier checkpoints are"):
+        with pytest.raises(
+            OSError, match="Checkpointer: step 2 was not saved: the disk is gone; earlier .*intact"
+        ):
             checkpointer.wait()
         monkeypatch.setattr(module, where, real)
         assert [record.step for record in checkpointer.list()] == [1]
@@ -76,7 +78,7 @@ def test_no_room_in_memory_is_not_damage(tmp_path, monkeypatch):
         checkpointer.save(STATE, step=1)
         checkpointer.save(STATE, step=2)
     monkeypatch.setattr(mx, "async_eval", raising(RuntimeError("[malloc] Unable to allocate 400000 bytes.")))
-    with pytest.raises(MemoryError, match="no room"):
+    with pytest.raises(MemoryError, match="^Checkpointer.restore: .*no room .*step_00000002"):
         Checkpointer(tmp_path).restore(like=STATE)
 
 

@@ -115,29 +115,32 @@ def test_a_resumed_fit_sees_the_same_batches(tmp_path):
             result = ps.fit(step, start, source, steps=steps, checkpointer=checkpointer)
     assert mx.array_equal(result.state.params["w"], whole.state.params["w"])
     other = Batches({"x": np.arange(ROWS, dtype=np.float32)}, 8, seed=1)
-    with ps.checkpoint.Checkpointer(tmp_path) as checkpointer, pytest.raises(ValueError, match="same_data"):
+    with (
+        ps.checkpoint.Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(ValueError, match="^fit: source .*step 0 .*step 24.*same_data=False"),
+    ):
         ps.fit(step, start, other, steps=30, checkpointer=checkpointer)
 
 
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
-        ({"x": mx.arange(3), "y": mx.arange(4)}, {}, "same number of rows: x has 3, y has 4"),
-        ({}, {}, "at least one array"),
-        ({"x": mx.zeros((0, 2))}, {}, "at least one row"),
-        ({"x": mx.array(1.0)}, {}, "x must have a first axis"),
-        ({"x": 3}, {}, "x must be an array or a sequence.*3"),
-        ({"x": mx.arange(3)}, {"batch_size": 4}, "batch_size must be at most the 3 rows.*4"),
+        ({"x": mx.arange(3), "y": mx.arange(4)}, {}, "rows: x has 3, y has 4"),
+        ({}, {}, "one array, got none"),
+        ({"x": mx.zeros((0, 2))}, {}, "one row, got 0"),
+        ({"x": mx.array(1.0)}, {}, "x .*first axis .*0-d"),
+        ({"x": 3}, {}, "x .*sequence, got 3"),
+        ({"x": mx.arange(3)}, {"batch_size": 4}, "batch_size .*3 rows .*got 4"),
         ({"x": mx.arange(3)}, {"batch_size": 0}, "batch_size.*0"),
         ({"x": mx.arange(3)}, {"seed": -1}, "seed.*-1"),
         ({"x": mx.arange(3)}, {"remainder": "keep"}, "remainder.*keep"),
         (
             {"x": mx.arange(3)},
             {"world": 2, "batch_size": 3},
-            "batch_size must be divisible by world=2, got 3",
+            "batch_size .*world=2, got 3",
         ),
-        ({"x": mx.arange(3)}, {"world": 2, "rank": 2}, "rank must be less than world=2, got 2"),
-        ({"weights": mx.arange(3)}, {"remainder": "pad"}, "arrays must be a dict without 'weights'"),
+        ({"x": mx.arange(3)}, {"world": 2, "rank": 2}, "rank .*world=2, got 2"),
+        ({"weights": mx.arange(3)}, {"remainder": "pad"}, "arrays .*'weights' .*remainder='pad'"),
     ],
 )
 def test_wrong_arguments_are_refused(arrays, options, message):
@@ -157,14 +160,14 @@ def test_map_changes_batches_and_keys_follow_the_step():
     assert noisy.at(5)["x"].tolist() == first
     passes = ps.data.map([{"x": mx.array(1)}], lambda batch: {"x": batch["x"] + 1})
     assert [[int(batch["x"].item()) for batch in passes] for _ in range(2)] == [[2], [2]]
-    with pytest.raises(ValueError, match="map: source must have at"):
+    with pytest.raises(ValueError, match="map: source .* at\\(step\\) .*seed"):
         ps.data.map([{"x": mx.array(1)}], lambda batch, key: batch, seed=1)
-    with pytest.raises(ValueError, match="map: source must not be an iterator"):
+    with pytest.raises(ValueError, match="map: source .*not be an iterator"):
         ps.data.map(iter([]), lambda batch: batch)
     for source in ({"x": mx.array(1)}, mx.arange(3), 5):
-        with pytest.raises(TypeError, match="map: source must be"):
+        with pytest.raises(TypeError, match="map: source .*iterable"):
             ps.data.map(source, lambda batch: batch)
-    with pytest.raises(TypeError, match="map: function must return a batch, got None"):
+    with pytest.raises(TypeError, match="map: function .*batch, got None"):
         ps.data.map(Batches({"x": mx.arange(8)}, 2), lambda batch: None).at(0)
 
 
@@ -253,11 +256,11 @@ def test_numpy_integers_are_integers():
         assert narrow.at(step)["x"].tolist() == plain.at(step)["x"].tolist()
     assert plain.at(np.int64(100))["x"].tolist() == plain.at(100)["x"].tolist()
     for step, message in (
-        (-1, "at least 0, got -1"),
-        (1.0, "an integer, got 1.0"),
-        (mx.array(1), "an integer"),
+        (-1, "0, got -1"),
+        (1.0, "integer, got 1.0"),
+        (mx.array(1), r"integer, got array\(1"),
     ):
-        with pytest.raises((ValueError, TypeError), match=rf"^Batches\.at: step must be {message}"):
+        with pytest.raises((ValueError, TypeError), match=rf"^Batches\.at: step .* {message}"):
             plain.at(step)
 
 
@@ -309,17 +312,17 @@ class Table:
 @pytest.mark.parametrize(
     ("leaf", "message"),
     [
-        (["a", "b", "c"], "y.z must be a list of numbers"),
-        ([[1, 2], [3], [4, 5]], "y.z must be a list of numbers, or of rows of numbers of one shape"),
-        ([1, None, 3], "y.z must be a list of numbers"),
-        ("abc", "y.z must be an array or a sequence, got 'abc'"),
-        (np.array(["a", "b", "c"]), "y.z must hold numbers that MLX has.*<U1"),
-        (np.array([1, None, "a"]), r"y.z must hold numbers that MLX has.*\|O"),
-        (np.arange(3, dtype=">i4"), "y.z must hold numbers that MLX has.*>i4"),
-        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "y.z must not be a masked array"),
-        (Table(), "y.z must be an array, got a Table; use to_numpy"),
-        ({1, 2, 3}, "y.z must be an array or a sequence"),
-        (memoryview(b"abc"), "y.z must give rows by their numbers"),
+        (["a", "b", "c"], "y.z .*numbers.* str "),
+        ([[1, 2], [3], [4, 5]], "y.z .* rows .*one shape: .*non-uniform"),
+        ([1, None, 3], "y.z .*numbers.* NoneType "),
+        ("abc", "y.z .*sequence, got 'abc'"),
+        (np.array(["a", "b", "c"]), "y.z .*numbers .*MLX .*<U1"),
+        (np.array([1, None, "a"]), r"y.z .*numbers .*MLX .*\|O"),
+        (np.arange(3, dtype=">i4"), "y.z .*numbers .*MLX .*>i4"),
+        (np.ma.array([1, 2, 3], mask=[0, 1, 0]), "y.z .*not .*masked"),
+        (Table(), "y.z .*array, got a Table; .*to_numpy"),
+        ({1, 2, 3}, "y.z .*sequence, got \\{1, 2, 3\\}"),
+        (memoryview(b"abc"), "y.z .*rows .*TypeError"),
     ],
 )
 def test_leaves_that_are_not_arrays_of_numbers_are_refused(leaf, message):

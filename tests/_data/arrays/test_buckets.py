@@ -114,42 +114,42 @@ def test_masks_of_examples_become_weights():
 @pytest.mark.parametrize(
     ("sequences", "options", "message"),
     [
-        ([], {}, "at least one sequence"),
-        ([[1, 2], [1]], {}, r"sequences\[1\] must have at least two tokens"),
-        ([[1] * 20], {}, "tokens_per_batch must be at least the longest sequence, 19, got 16"),
+        ([], {}, "one sequence, got none"),
+        ([[1, 2], [1]], {}, r"sequences\[1\] .*two tokens"),
+        ([[1] * 20], {}, "tokens_per_batch .*longest .* 19, got 16"),
         ([[1, 2]], {"max_shapes": 0}, "max_shapes.*0"),
         ([[1, 2]], {"seed": -1}, "seed.*-1"),
-        ([[1, 2]], {"pad_token": -1}, "pad_token must be at least 0, got -1"),
+        ([[1, 2]], {"pad_token": -1}, "pad_token .* 0, got -1"),
         (
             [[1, 2], Example([1, 2, 3], [1, 1])],
             {},
-            r"sequences\[1\]\.mask must have one number for each of 3 tokens, got 2",
+            r"sequences\[1\]\.mask .* 3 tokens, got 2",
         ),
-        ([Example([1, 2], [1, 1, 1])], {}, r"sequences\[0\]\.mask must have .* 2 tokens, got 3"),
+        ([Example([1, 2], [1, 1, 1])], {}, r"sequences\[0\]\.mask .* 2 tokens, got 3"),
         (
             [Example([1, 2], [1, 0.5])],
             {},
-            r"sequences\[0\]\.mask must hold 0 and 1 only, got 0.5 at position 1",
+            r"sequences\[0\]\.mask .*0 and 1 .*got 0.5 at position 1",
         ),
-        ([Example([1, 2], b"\1\7")], {}, r"sequences\[0\]\.mask must hold 0 and 1 only, got 7"),
-        ([[1, 2], [3, -100]], {}, r"sequences\[1\] must hold tokens in .*, got -100 at position 1"),
-        ([[1, 2.5]], {}, r"sequences\[0\] must hold tokens in .*, got 2.5 at position 1"),
-        ([[1, 2**31]], {}, r"sequences\[0\] must hold tokens in .*, got 2147483648 at position 1"),
+        ([Example([1, 2], b"\1\7")], {}, r"sequences\[0\]\.mask .*0 and 1 .*got 7"),
+        ([[1, 2], [3, -100]], {}, r"sequences\[1\] .*tokens .*, got -100 at position 1"),
+        ([[1, 2.5]], {}, r"sequences\[0\] .*tokens .*, got 2.5 at position 1"),
+        ([[1, 2**31]], {}, r"sequences\[0\] .*tokens .*, got 2147483648 at position 1"),
         (
             [([1, 2, 3], [0, 1, 1])],
             {},
-            r"sequences\[0\] must hold tokens in .*, got \[1, 2, 3\] at position 0",
+            r"sequences\[0\] .*tokens .*, got \[1, 2, 3\] at position 0",
         ),
-        (["ab"], {}, r"sequences\[0\] must be a sequence of tokens, got a str"),
+        (["ab"], {}, r"sequences\[0\] .*sequence .*got a str"),
         (
             Examples([Example([1, 2], [1, 1])], 0, 0),
             {},
-            "sequences must be .* got Examples; pass its examples",
+            "sequences .*got Examples; .*examples",
         ),
-        ((row for row in [[1, 2]]), {}, "sequences must be a list or another sequence, got generator"),
-        ("ab", {}, "sequences must be several sequences, got str"),
-        ([Example([1, 2], 1)], {}, r"sequences\[0\]\.mask must be a sequence of numbers, got int"),
-        ([7], {}, r"sequences\[0\] must be a sequence of tokens, got int"),
+        ((row for row in [[1, 2]]), {}, "sequences .*list .*got generator"),
+        ("ab", {}, "sequences .*got str"),
+        ([Example([1, 2], 1)], {}, r"sequences\[0\]\.mask .*sequence .*got int"),
+        ([7], {}, r"sequences\[0\] .*sequence .*got int"),
     ],
 )
 def test_wrong_arguments_are_refused(sequences, options, message):
@@ -161,7 +161,7 @@ def test_sequences_that_change_later_are_refused():
     sequences = [[1, 2, 3], [4, 5]]
     source = LengthBuckets(sequences, 8, max_shapes=1)
     sequences[0].append(9)
-    with pytest.raises(ValueError, match=r"LengthBuckets: sequences\[0\] must keep its 3 tokens, got 4 now"):
+    with pytest.raises(ValueError, match=r"LengthBuckets: sequences\[0\] .* 3 tokens, got 4"):
         source.at(0)
-    with pytest.raises(ValueError, match=r"LengthBuckets.at: step must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"LengthBuckets.at: step .* 0, got -1"):
         source.at(-1)

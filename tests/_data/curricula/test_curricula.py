@@ -97,7 +97,7 @@ def test_every_batch_of_every_source_of_a_mixture_comes_once(weights, block):
         assert abs(len(own) - 40 * block * weights[number] / sum(weights)) < 1
     again = Mixture([Telling(number) for number in range(len(weights))], weights, block=block, seed=7)
     assert again.at(np.int32(33 * block + 1)) == seen[33 * block + 1]
-    with pytest.raises(ValueError, match="Mixture.at: step must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="Mixture.at: step .* 0, got -1"):
         again.at(-1)
 
 
@@ -127,27 +127,27 @@ def test_weights_of_a_mixture_may_come_in_stages():
 @pytest.mark.parametrize(
     ("sources", "weights", "options", "message"),
     [
-        ([], [], {}, "sources must hold at least one"),
-        ([3], [1], {}, r"sources\[0\] must have at"),
-        ([Telling("a")], [1, 2], {}, "weights must have one number a source, 1, got 2"),
-        ([Telling("a")], [0], {}, "weights must not all be 0"),
+        ([], [], {}, "sources .*one source, got none"),
+        ([3], [1], {}, r"sources\[0\] .*at\(step\), got int"),
+        ([Telling("a")], [1, 2], {}, "weights .* 1, got 2"),
+        ([Telling("a")], [0], {}, "weights .*not all be 0"),
         ([Telling("a")], [-1], {}, r"weights\[0\].*-1"),
         (
             [Telling("a"), Telling("b")],
             [1, 1000],
             {},
-            r"weights\[0\]=1 must give at least one .* block must be at least 1001",
+            r"weights\[0\]=1 .*block .* 1001",
         ),
-        ([Telling("a")] * 2, [1e-12, 1], {}, r"weights\[0\]=1e-12 must give at least one batch"),
-        ([Telling("a")], [float("nan")], {}, r"weights\[0\] must be finite"),
-        ([Telling("a")], [mx.array(1.0)], {}, r"weights\[0\] must be a Python number"),
-        ([Telling("a")], 1, {}, "weights must be a sequence of numbers, got 1"),
-        ([Telling("a")], [(0, [1]), 7], {}, "weights must be numbers, or pairs .* got 7"),
-        ([mx.array([1])], [1], {}, r"sources\[0\] must have at\(step\), got array"),
-        ([OnPolicy()], [1], {}, r"sources\[0\] must have at\(step\), got an on-policy source"),
-        ([Empty()], [1], {}, r"sources\[0\] must have at least one batch"),
-        ([Telling("a")], [(0, [1]), (50, [1])], {}, "rising multiples of block=100, got 50"),
-        ([Telling("a")], [(100, [1])], {}, "must begin at 0.*got 100"),
+        ([Telling("a")] * 2, [1e-12, 1], {}, r"weights\[0\]=1e-12 .*one batch"),
+        ([Telling("a")], [float("nan")], {}, r"weights\[0\] .*finite, got nan"),
+        ([Telling("a")], [mx.array(1.0)], {}, r"weights\[0\] .*Python number"),
+        ([Telling("a")], 1, {}, "weights .*sequence .*got 1"),
+        ([Telling("a")], [(0, [1]), 7], {}, "weights .*pairs .* got 7"),
+        ([mx.array([1])], [1], {}, r"sources\[0\] .*at\(step\), got array"),
+        ([OnPolicy()], [1], {}, r"sources\[0\] .*at\(step\), got an on-policy"),
+        ([Empty()], [1], {}, r"sources\[0\] .*one batch"),
+        ([Telling("a")], [(0, [1]), (50, [1])], {}, "stages .*block=100, got 50"),
+        ([Telling("a")], [(100, [1])], {}, "stages .*begin at 0 .*got 100"),
     ],
 )
 def test_wrong_mixtures_are_refused(sources, weights, options, message):
@@ -161,13 +161,13 @@ def test_stages_follow_one_another():
         ("a", 0), ("a", 1), ("a", 2), ("b", 0), ("b", 1), ("c", 0), ("c", 1),
     ]  # fmt: skip
     for stages, message in (
-        ([], "at least one stage"),
-        ([(1, Telling("a"))], r"stages\[0\] must begin at step 0, got 1"),
-        ([(0, Telling("a")), (0, Telling("b"))], r"stages\[1\] must begin at step above 0, got 0"),
-        ([(0, 5)], r"the source of stages\[0\] must have at\(step\), got int"),
-        ([(0, OnPolicy())], r"the source of stages\[0\] must have .* on-policy source"),
-        ([(0, Empty())], r"the source of stages\[0\] must have at least one batch"),
-        ([Telling("a")], r"stages\[0\] must be a pair of a first step and a source"),
+        ([], "stages .*one stage, got none"),
+        ([(1, Telling("a"))], r"stages\[0\] .*step 0, got 1"),
+        ([(0, Telling("a")), (0, Telling("b"))], r"stages\[1\] .*above 0, got 0"),
+        ([(0, 5)], r"source .*stages\[0\] .*at\(step\), got int"),
+        ([(0, OnPolicy())], r"source .*stages\[0\] .*on-policy"),
+        ([(0, Empty())], r"source .*stages\[0\] .*one batch"),
+        ([Telling("a")], r"stages\[0\] .*pair .*step .*source"),
     ):
         with pytest.raises((ValueError, TypeError), match=f"Stages: .*{message}"):
             Stages(stages)
@@ -205,14 +205,16 @@ def test_ranks_share_the_batches_of_every_stage():
             assert len(set(starts)) == len(starts)
             length = batches[0].shape[1]
             assert 0 <= 6 * 96 - len(starts) * length < length * world
-    with pytest.raises(ValueError, match="length_curriculum: batch_size must be a multiple of world=4"):
+    with pytest.raises(ValueError, match="length_curriculum: batch_size .*world=4"):
         length_curriculum(tokens, 6, **options, world=4)
 
 
 def test_a_stage_without_data_is_refused():
-    with pytest.raises(ValueError, match="length_curriculum: stage 1 of 4 cannot be made"):
+    with pytest.raises(ValueError, match="length_curriculum: stage 1 of 4 .*TokenWindows: .*batch_size=64"):
         length_curriculum(mx.arange(2000), 4, steps=400)
-    with pytest.raises(ValueError, match="difficulty_curriculum: the first stage must have.* 8 rows"):
+    with pytest.raises(
+        ValueError, match="difficulty_curriculum: the first stage .* 8 rows.*easiest=0.2 .*20 rows"
+    ):
         difficulty_curriculum({"x": mx.arange(20)}, list(range(20)), 8, steps=100)
 
 
@@ -237,11 +239,11 @@ def test_difficulty_grows_to_all_rows():
 @pytest.mark.parametrize(
     ("difficulty", "options", "message"),
     [
-        ([1.0], {}, "one number a row, 20, got 1"),
-        ([*[0.0] * 7, float("nan"), *[0.0] * 12], {}, "must not be NaN, got it in row 7"),
-        (["1"] * 20, {}, "must hold numbers, got '1' in row 0"),
-        ([[1.0]] * 20, {}, r"must hold numbers, got \[1.0\] in row 0"),
-        (3, {}, "difficulty must be a sequence, got 3"),
+        ([1.0], {}, "difficulty .* 20, got 1"),
+        ([*[0.0] * 7, float("nan"), *[0.0] * 12], {}, "difficulty .*NaN, .*row 7"),
+        (["1"] * 20, {}, "difficulty .*numbers, got '1' in row 0"),
+        ([[1.0]] * 20, {}, r"difficulty .*numbers, got \[1.0\] in row 0"),
+        (3, {}, "difficulty .*sequence, got 3"),
         (list(range(20)), {"warmup_fraction": 0.0}, "warmup_fraction.*0"),
         (list(range(20)), {"easiest": 1.5}, "easiest.*1.5"),
     ],

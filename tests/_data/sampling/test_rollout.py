@@ -193,7 +193,7 @@ def test_columns_reach_the_reward_function_a_value_a_completion():
     assert seen["answer"] == [sum(prompt) for prompt in seen["prompts"]]
     assert len(seen["weight"]) == 12
     assert seen["weight"] == ["abcde"[PROMPTS.index(prompt)] for prompt in seen["prompts"]]
-    with pytest.raises(ValueError, match=r"columns\['answer'\] .* 5, got 2"):
+    with pytest.raises(ValueError, match=r"^rollout: columns\['answer'\] .* 5, got 2"):
         a_source(columns={"answer": [1, 2]})
 
 
@@ -230,7 +230,7 @@ def test_rewards_may_be_the_scalars_of_an_array_library(number):
 @pytest.mark.parametrize(
     ("reward_fn", "error", "message"),
     [
-        (lambda p, c: [1.0] * 19, ValueError, "must return 20 rewards, .* got 19"),
+        (lambda p, c: [1.0] * 19, ValueError, "20 rewards, .* got 19"),
         (
             lambda p, c: [0.0] * 3 + [float("nan")] * 17,
             ValueError,
@@ -238,31 +238,31 @@ def test_rewards_may_be_the_scalars_of_an_array_library(number):
         ),
         (lambda p, c: [float("-inf")] * 20, ValueError, "finite rewards, got -inf for completion 0"),
         (lambda p, c: [1e300] * 20, ValueError, r"finite rewards, got 1e\+300 for completion 0"),
-        (lambda p, c: mx.full((20,), mx.nan), ValueError, "finite rewards, got nan"),
-        (lambda p, c: mx.zeros((20, 1)), TypeError, r"must return numbers, got \[0.0\] for completion 0"),
-        (lambda p, c: ["good"] * 20, TypeError, "must return numbers, got 'good'"),
-        (lambda p, c: [None] * 20, TypeError, "must return numbers, got None"),
-        (lambda p, c: 1.0, TypeError, "must return a sequence of numbers, got a float"),
+        (lambda p, c: mx.full((20,), mx.nan), ValueError, "finite rewards, got nan for completion 0"),
+        (lambda p, c: mx.zeros((20, 1)), TypeError, r"numbers, got \[0.0\] for completion 0"),
+        (lambda p, c: ["good"] * 20, TypeError, "numbers, got 'good'"),
+        (lambda p, c: [None] * 20, TypeError, "numbers, got None"),
+        (lambda p, c: 1.0, TypeError, "sequence .*got a float"),
     ],
 )
 def test_rewards_that_cannot_be_used_are_refused(reward_fn, error, message):
-    with pytest.raises(error, match=f"rollout: reward_fn {message}|rollout: reward_fn must return {message}"):
+    with pytest.raises(error, match=f"^rollout: reward_fn .*{message}"):
         a_source(reward_fn=reward_fn).at(a_state())
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
-        ({"batch_size": 10}, "batch_size must be divisible by group_size=4, so that groups are of equal"),
-        ({"batch_size": 24}, "batch_size must be at most 20, .* got 24"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"group_size": 0}, "group_size must be at least 1, got 0"),
-        ({"prompts": []}, "prompts must hold at least one prompt, got none"),
-        ({"prompts": [[1], []]}, "prompts must have at least one token each, got none in 1"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
-        ({"top_p": 2.0}, "top_p must be at most 1, got 2.0"),
+        ({"temperature": 0.0}, "temperature .* 0, got 0.0"),
+        ({"batch_size": 10}, "batch_size .*group_size=4, .*got 10"),
+        ({"batch_size": 24}, "batch_size .*20, .* got 24"),
+        ({"batch_size": 0}, "batch_size .* 1, got 0"),
+        ({"group_size": 0}, "group_size .* 1, got 0"),
+        ({"prompts": []}, "prompts .*one prompt, got none"),
+        ({"prompts": [[1], []]}, "prompts .*one token .*got none in 1"),
+        ({"seed": -1}, "seed .* 0, got -1"),
+        ({"max_tokens": 0}, "max_tokens .* 1, got 0"),
+        ({"top_p": 2.0}, "top_p .* 1, got 2.0"),
     ],
 )
 def test_options_out_of_range_are_refused_before_anything_is_drawn(options, message):
@@ -272,16 +272,18 @@ def test_options_out_of_range_are_refused_before_anything_is_drawn(options, mess
 
 def test_what_is_not_a_function_is_refused():
     for name in ("reward_fn", "model", "advantage_fn"):
-        with pytest.raises(TypeError, match=f"{name.replace('model', 'apply_fn')} must be callable, got 3"):
+        with pytest.raises(
+            TypeError, match=f"^rollout: {name.replace('model', 'apply_fn')} .* callable, got 3"
+        ):
             a_source(**{name: 3})
 
 
 def test_a_model_that_gives_nan_and_advantages_of_another_shape_are_refused():
     broken = a_state()
     broken = broken.replace(params=ps.tree.map(lambda x: x * mx.nan, broken.params))
-    with pytest.raises(ValueError, match="rollout: the log-probabilities of the model are not finite"):
+    with pytest.raises(ValueError, match="rollout: the log-probabilities .*not finite"):
         a_source().at(broken)
-    with pytest.raises(TypeError, match="rollout: advantage_fn must return an array, got list"):
+    with pytest.raises(TypeError, match="rollout: advantage_fn .* array, got list"):
         a_source(advantage_fn=lambda rewards, size: rewards.tolist()).at(a_state())
-    with pytest.raises(ValueError, match=r"advantage_fn must return shape \(20,\), got \(5,\)"):
+    with pytest.raises(ValueError, match=r"^rollout: advantage_fn .* shape \(20,\), got \(5,\)"):
         a_source(advantage_fn=lambda rewards, size: rewards[::size]).at(a_state())

@@ -172,7 +172,7 @@ def test_bounds_for_the_lengths_fix_the_shapes_and_the_compiled_function():
     for number, prompts in enumerate(([[1], [2, 3]], [[1, 2], [2, 3]], [[4, 4, 4], [1, 1]])):
         assert draw(table(), prompts, mx.random.key(number), shortest=1, longest=3).tokens.shape == (2, 7)
     assert len(traces) <= 2  # MLX traces the first compiled function of a process twice
-    with pytest.raises(ValueError, match="prompts must have 1 to 3 tokens, got 1 to 4"):
+    with pytest.raises(ValueError, match="sampler: prompts .* 1 to 3 tokens, got 1 to 4"):
         draw(table(), [[1], [1, 2, 3, 4]], KEY, shortest=1, longest=3)
 
 
@@ -220,15 +220,15 @@ def test_a_cached_decode_draws_what_the_whole_forward_pass_draws(compile):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_tokens": 0}, "sampler: max_tokens must be at least 1, got 0"),
-        ({"temperature": -1.0}, "sampler: temperature must be at least 0, got -1.0"),
-        ({"temperature": float("nan")}, "sampler: temperature must be finite"),
-        ({"top_k": 0}, "sampler: top_k must be at least 1, got 0"),
-        ({"top_p": 0.0}, "sampler: top_p must be greater than 0, got 0.0"),
-        ({"top_p": 1.5}, "sampler: top_p must be at most 1, got 1.5"),
-        ({"stop_tokens": (-1,)}, "sampler: stop_tokens must be at least 0, got -1"),
-        ({"pad_token": -1}, "sampler: pad_token must be at least 0, got -1"),
-        ({"decode": table_model}, "sampler: init_cache and decode must be given together, got one of them"),
+        ({"max_tokens": 0}, "sampler: max_tokens .* 1, got 0"),
+        ({"temperature": -1.0}, "sampler: temperature .* 0, got -1.0"),
+        ({"temperature": float("nan")}, "sampler: temperature .*finite, got nan"),
+        ({"top_k": 0}, "sampler: top_k .* 1, got 0"),
+        ({"top_p": 0.0}, "sampler: top_p .* 0, got 0.0"),
+        ({"top_p": 1.5}, "sampler: top_p .* 1, got 1.5"),
+        ({"stop_tokens": (-1,)}, "sampler: stop_tokens .* 0, got -1"),
+        ({"pad_token": -1}, "sampler: pad_token .* 0, got -1"),
+        ({"decode": table_model}, "sampler: init_cache and decode .*together"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -239,10 +239,10 @@ def test_options_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": mx.array(1.0)}, "sampler: temperature must be a Python number, got an array"),
-        ({"top_k": 2.5}, "sampler: top_k must be an integer, got 2.5"),
-        ({"model": 3}, "sampler: apply_fn must be callable, got 3"),
-        ({"prompts": [(1, 2.0)]}, r"sampler: prompts\[0\] must be an integer, got 2.0"),
+        ({"temperature": mx.array(1.0)}, "sampler: temperature .*Python number, got an array"),
+        ({"top_k": 2.5}, "sampler: top_k .*integer, got 2.5"),
+        ({"model": 3}, "sampler: apply_fn .*callable, got 3"),
+        ({"prompts": [(1, 2.0)]}, r"sampler: prompts\[0\] .*integer, got 2.0"),
     ],
 )
 def test_options_of_another_type_are_refused(options, message):
@@ -251,11 +251,11 @@ def test_options_of_another_type_are_refused(options, message):
 
 
 def test_prompts_and_models_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="sampler: prompts must hold at least one prompt, got none"):
+    with pytest.raises(ValueError, match="sampler: prompts .* one prompt, got none"):
         sample(prompts=[])
-    with pytest.raises(ValueError, match="sampler: prompts must have at least one token each, got none in 1"):
+    with pytest.raises(ValueError, match="sampler: prompts .* one token .*got none in 1"):
         sample(prompts=[(1,), ()])
-    with pytest.raises(ValueError, match=r"apply_fn must return logits \[3, 9, vocab\], got \(3, 7\)"):
+    with pytest.raises(ValueError, match=r"sampler: apply_fn .* logits \[3, 9, vocab\], got \(3, 7\)"):
         sample(model=lambda params, tokens: table_model(params, tokens)[:, -1])
-    with pytest.raises(ValueError, match="sampler: a key must be a uint32 array"):
+    with pytest.raises(ValueError, match="sampler: a key .* uint32 .*float32"):
         sample(key=mx.zeros(2))

@@ -28,13 +28,13 @@ def test_truncation_of_equals_extremes_and_half_precision():
 
 
 def test_options_out_of_range_are_refused():
-    with pytest.raises(TypeError, match="truncated_logits: logits must be floating"):
+    with pytest.raises(TypeError, match="truncated_logits: logits .* floating, got mlx.core.int32"):
         truncated_logits(mx.array([1, 2]))
-    with pytest.raises(TypeError, match="truncated_logits: logits must be an array, got list"):
+    with pytest.raises(TypeError, match="truncated_logits: logits .* array, got list"):
         truncated_logits([1.0, 2.0], top_k=1)
-    with pytest.raises(ValueError, match=r"truncated_logits: logits must be \[..., vocab\] with vocab >= 1"):
+    with pytest.raises(ValueError, match=r"truncated_logits: logits .* \[..., vocab\] .* 1, got \(\)"):
         truncated_logits(mx.array(1.0), top_k=1)
-    with pytest.raises(ValueError, match="truncated_logits: top_k must be at least 1, got -2"):
+    with pytest.raises(ValueError, match="truncated_logits: top_k .* 1, got -2"):
         truncated_logits(mx.zeros(3), top_k=-2)
-    with pytest.raises(ValueError, match="truncated_logits: top_p must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match="truncated_logits: top_p .* 0, got 0"):
         truncated_logits(mx.zeros(3), top_p=0)

@@ -161,7 +161,7 @@ def test_a_source_that_shuffles_differently_or_got_shorter_is_not_resumed():
     state = stream.get_state()
     other = Stream(lambda epoch: (batch_of(number) for number in orders[1]))
     other.set_state(state)
-    with pytest.raises(ValueError, match="Stream: source must repeat .* first batch of epoch 0 differs"):
+    with pytest.raises(ValueError, match="Stream: source .*batch of epoch 0 .*same_data=False"):
         next(iter(other))
     accepted = Stream(lambda epoch: (batch_of(number) for number in orders[1]), same_data=False)
     accepted.set_state(state)
@@ -170,9 +170,9 @@ def test_a_source_that_shuffles_differently_or_got_shorter_is_not_resumed():
     ]
     short = Stream(lambda epoch: (batch_of(number) for number in orders[0][:1]))
     short.set_state(state)
-    with pytest.raises(ValueError, match="Stream: source must repeat the 2 batches .* got only 1"):
+    with pytest.raises(ValueError, match="Stream: source .* 2 batches of epoch 0 .* 1$"):
         next(iter(short))
-    with pytest.raises(ValueError, match=r"Stream.set_state: state must be that of the same kind of source"):
+    with pytest.raises(ValueError, match=r"Stream.set_state: state .*same kind of source"):
         Stream(Loader()).set_state(state)
 
 
@@ -229,19 +229,19 @@ def test_numpy_leaves_become_arrays():
     assert flipped["a"].tolist() == [2, 1, 0]
     assert flipped["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
     for wrong in (np.array(["a"]), np.array([None]), np.arange(3, dtype=">i4"), np.array(["2020"], "M8[D]")):
-        with pytest.raises(TypeError, match=r"^Stream: a.b must hold numbers that MLX has"):
+        with pytest.raises(TypeError, match=r"^Stream: a.b .*numbers .*MLX"):
             list(Stream([{"a": {"b": wrong}}]))
-    with pytest.raises(TypeError, match=r"^Stream: a must not be a masked array"):
+    with pytest.raises(TypeError, match=r"^Stream: a .*masked"):
         list(Stream([{"a": np.ma.array([1, 2], mask=[0, 1])}]))
 
 
 def test_what_can_be_read_once_is_refused():
-    with pytest.raises(ValueError, match="Stream: source must be readable again"):
+    with pytest.raises(ValueError, match="Stream: source .* again: .*function"):
         Stream(iter([1]))
-    with pytest.raises(TypeError, match="Stream: source must be an iterable or a function.*3"):
+    with pytest.raises(TypeError, match="Stream: source .* iterable .*got 3"):
         Stream(3)
     for wrong in ({"x": mx.array(1)}, mx.arange(3), "abc"):
-        with pytest.raises(TypeError, match=r"Stream: source must be an iterable of batches, got"):
+        with pytest.raises(TypeError, match=r"Stream: source .*iterable .*\[batch\]"):
             Stream(wrong)
-    with pytest.raises(TypeError, match=r"Stream: source\(0\) must return an iterable .* got NoneType"):
+    with pytest.raises(TypeError, match=r"Stream: source\(0\) .*iterable .*got NoneType"):
         list(Stream(lambda epoch: None))

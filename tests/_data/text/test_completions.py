@@ -69,7 +69,7 @@ def test_the_prompt_has_the_tokens_that_it_has_in_generation():
 
 def test_a_template_that_changes_earlier_turns_is_refused():
     with pytest.raises(
-        ValueError, match=r"^tokenize_records: record 0: the chat template must keep the tokens of earl"
+        ValueError, match=r"^tokenize_records: record 0: the chat template .*turn 2 of messages .*position 8"
     ):
         tokenize_records([{"messages": TALK}], Forgetful())
     tokenize_records([{"messages": TALK[:3]}], Forgetful())  # one answer, which is not changed
@@ -77,9 +77,7 @@ def test_a_template_that_changes_earlier_turns_is_refused():
 
 def test_long_records_are_refused_truncated_or_dropped():
     records = [{"prompt": "ab", "completion": "cdefgh"}, {"text": "ab"}]
-    with pytest.raises(
-        ValueError, match=r"^tokenize_records: record 0: the record must have at most context=5 tokens, g"
-    ):
+    with pytest.raises(ValueError, match=r"^tokenize_records: record 0: .*context=5 tokens, got 9; .*long="):
         tokenize_records(records, Bytes(), context=5)
     short = tokenize_records(records, Bytes(), context=5, long="truncate")
     assert [[*each.tokens] for each in short.examples] == [[107, 108, 109, 110, 111], [107, 108, EOS]]
@@ -88,10 +86,12 @@ def test_long_records_are_refused_truncated_or_dropped():
     assert (len(kept.examples), kept.dropped, kept.truncated) == (1, 1, 0)
     assert tokenize_records(records, Bytes(), context=9).truncated == 0
     with pytest.raises(
-        ValueError, match=r"record 0: the prompt must leave room .* whose first 2 are all prompt"
+        ValueError, match=r"^tokenize_records: record 0: the prompt .*context=2 .*9 tokens .*first 2"
     ):
         tokenize_records(records, Bytes(), context=2, long="truncate")
-    with pytest.raises(ValueError, match=r"at least one example, got none \(2 were too long\)"):
+    with pytest.raises(
+        ValueError, match=r"^tokenize_records: records .*one example, got none \(2 were too long\)"
+    ):
         tokenize_records(records, Bytes(), context=2, long="drop")
 
 
@@ -121,28 +121,28 @@ def test_lines_are_read_again_and_blank_ones_skipped(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "a"', r"jsonl: .*data.jsonl:2: the line must be a JSON object, got '.*\(Expecting"),
-        ("[1]", r"jsonl: .*data.jsonl:2: the line must be a JSON object, got '\[1\]'"),
+        ('{"text": "a"', r"jsonl: .*data.jsonl:2: the line .*JSON object, got '.*\(Expecting"),
+        ("[1]", r"jsonl: .*data.jsonl:2: the line .*JSON object, got '\[1\]'"),
         (b'{"text": "\xff"}'.decode("latin1"), "tokenize_records"),
-        ({"words": "a"}, r".*data.jsonl:2: the record must have the field 'messages', .* got 'words'"),
-        ({}, r".*data.jsonl:2: .* got no fields"),
-        ({"prompt": "a"}, r".*data.jsonl:2: the record must have the field 'completion', got 'prompt'"),
-        ({"completion": "a"}, r".*data.jsonl:2: the record must have the field 'prompt', got 'completion'"),
-        ({"prompt": "a", "completion": ""}, r".*data.jsonl:2: completion must not be empty, got ''"),
-        ({"prompt": "a", "completion": None}, r".*:2: completion must be a text, got NoneType"),
-        ({"prompt": 1, "completion": "a"}, r".*:2: prompt must be a list of messages, got int"),
-        ({"text": ""}, r".*data.jsonl:2: text must not be empty, got ''"),
-        ({"text": 3}, r".*data.jsonl:2: text must be a text, got int"),
-        ({"messages": []}, r".*:2: messages must be a list of messages, got no messages"),
-        ({"messages": "hi"}, r".*:2: messages must be a list of messages, got str"),
-        ({"messages": ["hi"]}, r".*:2: message 0 of messages must have a role and a content, got 'hi'"),
-        ({"messages": [{"role": "user"}]}, r".*:2: message 0 of messages must have a content"),
-        ({"messages": TALK[:2]}, r".*:2: messages must have a turn of the assistant to learn"),
-        ({"messages": TALK[2:]}, r".*:2: messages must begin with a turn of the user or the system"),
-        ({"messages": [TALK[1], turn("assistant", "")]}, r".*:2: turn 1 of messages must not be empty"),
+        ({"words": "a"}, r".*data.jsonl:2: the record .* 'messages', .* got 'words'"),
+        ({}, r".*data.jsonl:2: the record .* got no fields"),
+        ({"prompt": "a"}, r".*data.jsonl:2: the record .*'completion', got 'prompt'"),
+        ({"completion": "a"}, r".*data.jsonl:2: the record .*'prompt', got 'completion'"),
+        ({"prompt": "a", "completion": ""}, r".*data.jsonl:2: completion .*empty, got ''"),
+        ({"prompt": "a", "completion": None}, r".*:2: completion .* text, got NoneType"),
+        ({"prompt": 1, "completion": "a"}, r".*:2: prompt .*list .*got int"),
+        ({"text": ""}, r".*data.jsonl:2: text .*empty, got ''"),
+        ({"text": 3}, r".*data.jsonl:2: text .* text, got int"),
+        ({"messages": []}, r".*:2: messages .*list .*got no messages"),
+        ({"messages": "hi"}, r".*:2: messages .*list .*got str"),
+        ({"messages": ["hi"]}, r".*:2: message 0 of messages .* role .*content, got 'hi'"),
+        ({"messages": [{"role": "user"}]}, r".*:2: message 0 of messages .* content, got \{'role': 'user'\}"),
+        ({"messages": TALK[:2]}, r".*:2: messages .*turn of the assistant"),
+        ({"messages": TALK[2:]}, r".*:2: messages .*begin .*user .*system"),
+        ({"messages": [TALK[1], turn("assistant", "")]}, r".*:2: turn 1 of messages .*empty"),
         (
             {"messages": [turn("judge", "a"), *TALK]},
-            r".*:2: the chat template must accept the messages, got KeyError: 'judge'",
+            r".*:2: the chat template .*KeyError: 'judge'",
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_errors_name_the_file_and_the_line(tmp_path, line, message):
     path = written(tmp_path / "data.jsonl", {"text": "a"}, line)
     if message == "tokenize_records":  # a line that is not UTF-8
         path.write_bytes(path.read_text().encode("latin1"))
-        message = r"jsonl: .*data.jsonl:2: the line must be UTF-8, got byte 0xff in column 11"
+        message = r"jsonl: .*data.jsonl:2: the line .* UTF-8, got byte 0xff in column 11"
     with pytest.raises(ValueError, match=f"^(tokenize_records: )?{message}"):
         tokenize_records(jsonl(path), Bytes())
 
@@ -170,14 +170,14 @@ class Odd(Bytes):
 @pytest.mark.parametrize(
     ("tokenizer", "message"),
     [
-        (Odd([1, -1]), "record 0: the tokenizer's output must hold tokens in .*, got -1 at position 1"),
-        (Odd([1, 2.5]), "record 0: the tokenizer's output must hold tokens in .*, got 2.5 at position 1"),
-        (Odd([2**31]), "record 0: the tokenizer's output must hold tokens in .*, got 2147483648"),
-        (Odd([[1, 2]]), r"record 0: the tokenizer's output must hold tokens in .*, got \[1, 2\]"),
-        (Odd(None), "record 0: the tokenizer must accept the text, got TypeError"),
-        (Odd(KeyError("a")), "record 0: the tokenizer must accept the text, got KeyError: 'a'"),
-        (Odd([1], eos=[2, 3]), r"eos_token_id must be an integer, got \[2, 3\]"),
-        (Odd([1], eos=None), "record 0: the record must have a token to learn after its first one, got 1"),
+        (Odd([1, -1]), "record 0: the tokenizer's output .*, got -1 at position 1"),
+        (Odd([1, 2.5]), "record 0: the tokenizer's output .*, got 2.5 at position 1"),
+        (Odd([2**31]), "record 0: the tokenizer's output .*, got 2147483648"),
+        (Odd([[1, 2]]), r"record 0: the tokenizer's output .*, got \[1, 2\]"),
+        (Odd(None), "record 0: the tokenizer .*got TypeError"),
+        (Odd(KeyError("a")), "record 0: the tokenizer .*got KeyError: 'a'"),
+        (Odd([1], eos=[2, 3]), r"eos_token_id .*integer, got \[2, 3\]"),
+        (Odd([1], eos=None), "record 0: the record .*token to learn .*got 1"),
     ],
 )
 @pytest.mark.parametrize("tokenize", [tokenize_records, tokenize_pairs])
@@ -192,10 +192,10 @@ def test_errors_of_a_tokenizer_name_the_record(tokenizer, message, tokenize):
 def test_lines_that_python_cannot_read_are_refused_with_their_place(tmp_path):
     path = tmp_path / "data.jsonl"
     for line, message in (
-        (b'{"a": ' + b"9" * 5000 + b"}", "jsonl: .*data.jsonl:3: the line must be JSON that Python reads"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "jsonl: .*data.jsonl:3: the line .*JSON .*Python"),
         (b'{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "jsonl: .*data.jsonl:3: .* nested so deeply"),
-        ('{"a": 1}'.encode("utf-16"), "jsonl: .*data.jsonl:3: the line must be UTF-8, got byte 0xff"),
-        (b'{"a": 1}{"b": 2}', "jsonl: .*data.jsonl:3: the line must be a JSON object"),
+        ('{"a": 1}'.encode("utf-16"), "jsonl: .*data.jsonl:3: the line .* UTF-8, got byte 0xff"),
+        (b'{"a": 1}{"b": 2}', "jsonl: .*data.jsonl:3: the line .* a JSON object"),
     ):
         path.write_bytes(b'\xef\xbb\xbf{"a": NaN}\r\n\r\n' + line + b'\r\n{"a": "' + b"x" * 10**6 + b'"}')
         records = iter(jsonl(path))
@@ -205,7 +205,7 @@ def test_lines_that_python_cannot_read_are_refused_with_their_place(tmp_path):
     path.write_bytes(b'\xef\xbb\xbf\r\n{"a": "' + b"x" * 10**6 + b'"}')
     assert [len(record["a"]) for record in jsonl(path)] == [10**6]
     path.write_bytes(b'{"text": "ok"}\n{"text": "\\ud800"}')
-    with pytest.raises(ValueError, match=r"data.jsonl:2: the tokenizer must accept the text, got Unicode"):
+    with pytest.raises(ValueError, match=r"^tokenize_records: .*data.jsonl:2: the tokenizer .*got Unicode"):
         tokenize_records(jsonl(path), Bytes())
 
 
@@ -224,28 +224,28 @@ def test_fields_may_have_other_names():
     fields = {"prompt": "question", "completion": "answer"}
     record = {"question": "a", "answer": "b", "text": "ignored"}
     assert learned(tokenize_records([record], Bytes(), fields=fields).examples[0]) == [108, EOS]
-    with pytest.raises(ValueError, match="record 0: the record must have the field 'answer', got 'question'"):
+    with pytest.raises(ValueError, match="^tokenize_records: record 0: .*'answer', got 'question'"):
         tokenize_records([{"question": "a"}], Bytes(), fields=fields)
     with pytest.raises(
-        ValueError, match="fields must be one of messages, prompt, completion, text, got 'answer'"
+        ValueError, match="^tokenize_records: fields .* messages, prompt, completion, text, got 'answer'"
     ):
         tokenize_records([record], Bytes(), fields={"answer": "completion"})
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(TypeError, match="records must be an iterable of records, got dict"):
+    with pytest.raises(TypeError, match="^tokenize_records: records .*iterable .*got dict"):
         tokenize_records({"text": "a"}, Bytes())
-    with pytest.raises(TypeError, match="record 0: a record must be a mapping, got str"):
+    with pytest.raises(TypeError, match="^tokenize_records: record 0: .* mapping, got str"):
         tokenize_records(["a"], Bytes())
-    with pytest.raises(ValueError, match="records must give at least one example, got none"):
+    with pytest.raises(ValueError, match="^tokenize_records: records .*one example, got none"):
         tokenize_records([], Bytes())
     with pytest.raises(
-        TypeError, match="record 0: tokenizer must have a method apply_chat_template for mess"
+        TypeError, match="^tokenize_records: record 0: tokenizer .* apply_chat_template .*Characters"
     ):
         tokenize_records([{"messages": TALK}], Characters("ab"))
-    with pytest.raises(ValueError, match='end_token must be a token, "eos" or None'):
+    with pytest.raises(ValueError, match='^tokenize_records: end_token .*"eos" or None, got .end'):
         tokenize_records([{"text": "a"}], Bytes(), end_token="end")
-    with pytest.raises(ValueError, match="long must be one of refuse, truncate, drop, got 'split'"):
+    with pytest.raises(ValueError, match="^tokenize_records: long .* refuse, truncate, drop, got 'split'"):
         tokenize_records([{"text": "a"}], Bytes(), long="split")
 
 

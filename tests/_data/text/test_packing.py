@@ -80,9 +80,7 @@ def test_masks_stay_with_their_tokens():
 
 def test_long_sequences_are_refused_split_or_truncated():
     long = [list(range(1, 11)), [20]]
-    with pytest.raises(
-        ValueError, match=r"^pack: sequences\[0\] must have at most context=4 tokens, got 10; long="
-    ):
+    with pytest.raises(ValueError, match=r"^pack: sequences\[0\] .*context=4 .*got 10; long="):
         pack(long, 4)
     assert sorted(segments_of(pack(long, 4, long="split"))) == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10], [20]]
     assert sorted(segments_of(pack(long, 4, long="truncate"))) == [[1, 2, 3, 4], [20]]
@@ -116,33 +114,33 @@ def test_a_packed_row_has_the_loss_of_its_sequences():
 @pytest.mark.parametrize(
     ("sequences", "options", "message"),
     [
-        ([], {}, "sequences must hold at least one sequence, got none"),
-        ([[1], []], {}, r"sequences\[1\] must not be empty, got no tokens"),
+        ([], {}, "sequences .*one sequence, got none"),
+        ([[1], []], {}, r"sequences\[1\] .*empty"),
         (
             [[1], [2, -(2**40)]],
             {},
-            r"sequences\[1\] must hold tokens in .*, got -1099511627776 at pos",
+            r"sequences\[1\] .*tokens .*, got -1099511627776 at position 1",
         ),
-        ([[1], [2, -100]], {}, r"sequences\[1\] must hold tokens in .*, got -100 at position 1"),
-        ([[1], [2, 0.5]], {}, r"sequences\[1\] must hold tokens in .*, got 0.5 at position 1"),
-        ([mx.zeros((2, 2), mx.int32)], {}, r"sequences\[0\] must hold tokens in .*, got .* at position 0"),
-        (Examples([], 0, 0), {}, "sequences must be a list of examples, got Examples; pass its examples"),
-        ({}, {}, "sequences must be several sequences, got dict"),
-        (["ab"], {}, r"sequences\[0\] must be a sequence of tokens, got a str"),
+        ([[1], [2, -100]], {}, r"sequences\[1\] .*tokens .*, got -100 at position 1"),
+        ([[1], [2, 0.5]], {}, r"sequences\[1\] .*tokens .*, got 0.5 at position 1"),
+        ([mx.zeros((2, 2), mx.int32)], {}, r"sequences\[0\] .*tokens .*, got .* at position 0"),
+        (Examples([], 0, 0), {}, "sequences .*list .*got Examples; .*examples"),
+        ({}, {}, "sequences .*got dict"),
+        (["ab"], {}, r"sequences\[0\] .*sequence .*got a str"),
         (
             [Example([1, 2], [1])],
             {},
-            r"sequences\[0\]\.mask must have one number for each of 2 tok.*, got 1",
+            r"sequences\[0\]\.mask .* 2 tokens, got 1",
         ),
-        ([Example([1, 2], [1, 0.2])], {}, r"sequences\[0\]\.mask must hold 0 and 1 only, got 0.2"),
+        ([Example([1, 2], [1, 0.2])], {}, r"sequences\[0\]\.mask .*0 and 1 .*got 0.2"),
         (
             [Example(list(range(9)), [0] * 8 + [1])],
             {"long": "truncate"},
-            r"sequences\[0\] must have a token to learn among its first context=8, got none",
+            r"sequences\[0\] .*token to learn .*context=8, got none",
         ),
-        ([[1]], {"padding": 2**31}, r"padding must be less than 2\*\*31, got 2147483648"),
-        ([[1]], {"context": 1}, "context must be at least 2, got 1"),
-        ([[1]], {"long": "cut"}, "long must be one of refuse, split, truncate, got 'cut'"),
+        ([[1]], {"padding": 2**31}, r"padding .* 2\*\*31, got 2147483648"),
+        ([[1]], {"context": 1}, "context .* 2, got 1"),
+        ([[1]], {"long": "cut"}, "long .* refuse, split, truncate, got 'cut'"),
     ],
 )
 def test_bad_sequences_are_refused(sequences, options, message):

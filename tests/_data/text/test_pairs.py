@@ -85,9 +85,7 @@ def test_equal_answers_are_learned_and_longer_talks_differ_where_they_part():
 
 
 def test_long_pairs_are_refused_truncated_or_dropped_together():
-    with pytest.raises(
-        ValueError, match=r"^tokenize_pairs: record 0: the record must have at most context=4"
-    ):
+    with pytest.raises(ValueError, match=r"^tokenize_pairs: record 0: .*context=4 tokens, got 6; long="):
         tokenize_pairs(RECORDS, Bytes(), context=4)
     dropped = tokenize_pairs(RECORDS, Bytes(), context=4, long="drop")
     assert (dropped.dropped, dropped.truncated, dropped.arrays["chosen"].shape) == (1, 0, (1, 4))
@@ -99,14 +97,14 @@ def test_long_pairs_are_refused_truncated_or_dropped_together():
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"prompt": "a", "chosen": "b"}, "must have the field 'rejected', got 'prompt', 'chosen'"),
-        ({"chosen": "b", "rejected": "c"}, "must have the field 'prompt', got"),
-        ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected must not be empty, got ''"),
-        ({"prompt": "a", "chosen": "b", "rejected": [turn("assistant", "c")]}, "chosen must be a list of"),
-        ({"prompt": 3, "chosen": "b", "rejected": "c"}, "prompt must be a text, got int"),
+        ({"prompt": "a", "chosen": "b"}, "the record .*'rejected', got 'prompt', 'chosen'"),
+        ({"chosen": "b", "rejected": "c"}, "the record .*'prompt', got 'chosen', 'rejected'"),
+        ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected .*empty, got ''"),
+        ({"prompt": "a", "chosen": "b", "rejected": [turn("assistant", "c")]}, "chosen .*list .*got str"),
+        ({"prompt": 3, "chosen": "b", "rejected": "c"}, "prompt .*text, got int"),
         (
             {"chosen": [turn("user", "b")], "rejected": [turn("assistant", "c")]},
-            "chosen must have a turn of the assistant to learn",
+            "chosen .*turn of the assistant",
         ),
     ],
 )
@@ -120,7 +118,7 @@ def test_fields_may_have_other_names_and_bad_arguments_are_refused():
     record = {"question": "a", "better": "b", "worse": "c"}
     fields = {"prompt": "question", "chosen": "better", "rejected": "worse"}
     assert completions(tokenize_pairs([record], Bytes(), fields=fields), "chosen") == [[108, EOS]]
-    with pytest.raises(ValueError, match="multiple must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="^tokenize_pairs: multiple .* 1, got 0"):
         tokenize_pairs(RECORDS, Bytes(), multiple=0)
-    with pytest.raises(ValueError, match="records must give at least one pair, got none"):
+    with pytest.raises(ValueError, match="^tokenize_pairs: records .*one pair, got none"):
         tokenize_pairs([], Bytes())

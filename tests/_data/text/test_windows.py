@@ -64,28 +64,28 @@ def test_characters_round_trip_and_refuse_what_they_lack():
     assert characters.decode(characters.encode("hör")) == "hör"
     with pytest.raises(ValueError, match="Characters.encode: text .* got 'xz'"):
         characters.encode("xyz".replace("y", "h"))
-    with pytest.raises(ValueError, match="text must not be empty"):
+    with pytest.raises(ValueError, match="Characters.of: text .*empty"):
         Characters.of("")
     for token in (-1, 10):  # Python's -1 would be the last character
-        with pytest.raises(ValueError, match=rf"Characters.decode: tokens must be in \[0, 10\), got {token}"):
+        with pytest.raises(ValueError, match=rf"Characters.decode: tokens .*\[0, 10\), got {token}"):
             characters.decode(mx.array([1, token]))
 
 
 def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="more than context=8, got"):
+    with pytest.raises(ValueError, match=r"RandomWindows: tokens .*context=8, got \(8,\)"):
         RandomWindows(mx.arange(8), batch_size=1, context=8)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="RandomWindows: batch_size .* 1, got 0"):
         RandomWindows(TOKENS, batch_size=0, context=8)
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match=r"consecutive_windows: tokens .* 2, got \(1,\)"):
         consecutive_windows(mx.arange(1), 1, 1)
-    with pytest.raises(ValueError, match="RandomWindows.at: step must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="RandomWindows.at: step .* 0, got -1"):
         RandomWindows(TOKENS, batch_size=1, context=8).at(-1)
-    for wrong, message in ((mx.zeros(20), "tokens must be integers, got .*float32"), ([1] * 20, "got list")):
+    for wrong, message in ((mx.zeros(20), "float32"), ([1] * 20, "got list")):
         for make in (RandomWindows, consecutive_windows):
-            with pytest.raises(TypeError, match=f"^{make.__name__}: tokens must be .*{message[-9:]}"):
+            with pytest.raises(TypeError, match=f"^{make.__name__}: tokens .*{message}"):
                 make(wrong, 2, 4)
     for token in (-1, 2**31):
-        with pytest.raises(ValueError, match=rf"RandomWindows: tokens must be in .*, got {token}"):
+        with pytest.raises(ValueError, match=rf"RandomWindows: tokens .*, got {token}"):
             RandomWindows(mx.array([token] * 20, mx.int64), 2, 4)
 
 
@@ -116,5 +116,5 @@ def test_the_loss_leaves_out_what_consecutive_windows_fills_whatever_the_dtype(d
 
 
 def test_a_token_of_the_text_does_not_mark_the_end():
-    with pytest.raises(ValueError, match=r"^consecutive_windows: ignore_index must not be a token .* got 3$"):
+    with pytest.raises(ValueError, match=r"^consecutive_windows: ignore_index .*not .*token .*got 3$"):
         consecutive_windows(mx.arange(6), 1, 4, ignore_index=3)

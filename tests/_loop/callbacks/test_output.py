@@ -194,7 +194,7 @@ def test_a_resumed_sampler_repeats_no_step(tmp_path):
         fitted(kill)
     fitted()
     assert (tmp_path / "text").read_text().splitlines() == [f"step {step}  x" for step in (2, 4, 6, 8)]
-    with pytest.raises(TypeError, match="sampler: sample must return a string or strings, got 3"):
+    with pytest.raises(TypeError, match="sampler: sample .* string.*, got 3"):
         ps.fit(STEP, start(), At(), steps=1, callbacks=[callbacks.sampler(lambda state: 3, every=1)])
 
 
@@ -307,7 +307,7 @@ def test_a_picture_that_cannot_be_written_is_a_warning_after_training(tmp_path):
             STEP, start(), At(), steps=4, callbacks=[callbacks.plots(tmp_path / "file" / "a.png")]
         )
     assert result.reason == "steps"
-    with pytest.raises(ValueError, match=r"plots: path must end in .png, got 'a\.xyz'"):
+    with pytest.raises(ValueError, match=r"plots: path .* .png, got 'a\.xyz'"):
         callbacks.plots("a.xyz")
 
 

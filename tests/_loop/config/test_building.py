@@ -254,11 +254,9 @@ def test_mup_divides_the_steps_of_hidden_matrices_alone_and_not_their_decay(name
 
 @pytest.mark.parametrize("name", ["sgd", "muon", "lamb"])
 def test_mup_refuses_optimizers_with_other_rules(name):
-    with pytest.raises(
-        ValueError, match=r"^create_mup_optimizer: config.optimizer must be one of adamw, .*muP"
-    ):
+    with pytest.raises(ValueError, match=r"^create_mup_optimizer: config.optimizer .* adamw, .*muP"):
         create_mup_optimizer(TrainConfig(optimizer=name), width_mult=2.0)
-    with pytest.raises(ValueError, match="width_mult must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match="^create_mup_optimizer: width_mult .* 0, got 0"):
         create_mup_optimizer(TrainConfig(), width_mult=0)
 
 
@@ -296,5 +294,5 @@ def test_a_step_is_compiled_if_the_configuration_says_so():
     assert isinstance(create_step(config, loss), ps.Compiled)
     assert isinstance(create_step(config.replace(compile_step=False), loss), ps.Step)
     for function in (create_schedule, create_optimizer, lambda c: create_step(c, loss)):
-        with pytest.raises(TypeError, match="config must be a TrainConfig, got {'seed': 1}"):
+        with pytest.raises(TypeError, match=": config .* TrainConfig, got {'seed': 1}"):
             function({"seed": 1})

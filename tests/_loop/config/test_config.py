@@ -6,10 +6,12 @@ import inspect
 import json
 import math
 import pickle
+import re
 
 import pytest
 
 from purestep._loop.config.config import TrainConfig
+from tests.refusals import parts
 
 # A valid value of each field that differs from its default, with what else the field needs.
 OTHER = {
@@ -86,82 +88,81 @@ def test_a_configuration_is_immutable_and_equal_by_value():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"learning_rate": "3e-4"}, "learning_rate must be a number, got '3e-4'"),
-        ({"learning_rate": True}, "learning_rate must be a number, got True"),
-        ({"learning_rate": 0}, "learning_rate must be greater than 0, got 0.0"),
-        ({"learning_rate": math.nan}, "learning_rate must be finite, got nan"),
-        ({"learning_rate": 10**400}, "learning_rate must be finite, got 1000"),
-        ({"weight_decay": -1e-3}, "weight_decay must be at least 0, got -0.001"),
-        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
-        ({"warmup_steps": 1001}, "warmup_steps must be at most max_steps (1000), got 1001"),
-        ({"max_steps": 50}, "warmup_steps must be at most max_steps (50), got 100"),
-        ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
-        ({"max_steps": 10.0}, "max_steps must be an integer, got 10.0"),
-        ({"max_steps": "10"}, "max_steps must be an integer, got '10'"),
-        ({"max_steps": True}, "max_steps must be an integer, got True"),
-        ({"max_steps": None}, "max_steps must be an integer, got None"),
-        ({"max_steps": 2**31}, "max_steps must be at most 2147483647, got 2147483648"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"grad_accumulation_steps": 0}, "grad_accumulation_steps must be at least 1, got 0"),
-        ({"max_grad_norm": -1}, "max_grad_norm must be at least 0, got -1.0"),
-        ({"eval_interval": 0}, "eval_interval must be at least 1, got 0"),
-        ({"optimizer": "adamax"}, "optimizer must be one of adamw, adam, nadamw, "),
-        ({"optimizer": 3}, "got 3"),
-        ({"lr_schedule": "Cosine"}, "lr_schedule must be one of cosine, linear, constant, wsd, got 'Cosine'"),
-        ({"compile_step": 1}, "compile_step must be True or False, got 1"),
-        ({"seed": 2**64}, "seed must be less than 18446744073709551616, got 18446744073709551616"),
-        ({"min_lr_ratio": 1.5}, "min_lr_ratio must be at most 1, got 1.5"),
-        ({"b1": 1.0}, "b1 must be less than 1, got 1.0"),
-        ({"dtype": "float64"}, "dtype must be one of float32, bfloat16, float16, got 'float64'"),
+        ({"learning_rate": "3e-4"}, "learning_rate ... number, got '3e-4'"),
+        ({"learning_rate": True}, "learning_rate ... number, got True"),
+        ({"learning_rate": 0}, "learning_rate ... 0, got 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate ... finite, got nan"),
+        ({"learning_rate": 10**400}, "learning_rate ... finite, got 1000"),
+        ({"weight_decay": -1e-3}, "weight_decay ... 0, got -0.001"),
+        ({"warmup_steps": -1}, "warmup_steps ... 0, got -1"),
+        ({"warmup_steps": 1001}, "warmup_steps ... max_steps (1000), got 1001"),
+        ({"max_steps": 50}, "warmup_steps ... max_steps (50), got 100"),
+        ({"max_steps": 0}, "max_steps ... 1, got 0"),
+        ({"max_steps": 10.0}, "max_steps ... integer, got 10.0"),
+        ({"max_steps": "10"}, "max_steps ... integer, got '10'"),
+        ({"max_steps": True}, "max_steps ... integer, got True"),
+        ({"max_steps": None}, "max_steps ... integer, got None"),
+        ({"max_steps": 2**31}, "max_steps ... 2147483647, got 2147483648"),
+        ({"batch_size": 0}, "batch_size ... 1, got 0"),
+        ({"grad_accumulation_steps": 0}, "grad_accumulation_steps ... 1, got 0"),
+        ({"max_grad_norm": -1}, "max_grad_norm ... 0, got -1.0"),
+        ({"eval_interval": 0}, "eval_interval ... 1, got 0"),
+        ({"optimizer": "adamax"}, "optimizer ... adamw, adam, nadamw,"),
+        ({"optimizer": 3}, "optimizer ... got 3"),
+        ({"lr_schedule": "Cosine"}, "lr_schedule ... cosine, linear, constant, wsd, got 'Cosine'"),
+        ({"compile_step": 1}, "compile_step ... True or False, got 1"),
+        ({"seed": 2**64}, "seed ... 18446744073709551616, got 18446744073709551616"),
+        ({"min_lr_ratio": 1.5}, "min_lr_ratio ... 1, got 1.5"),
+        ({"b1": 1.0}, "b1 ... 1, got 1.0"),
+        ({"dtype": "float64"}, "dtype ... float32, bfloat16, float16, got 'float64'"),
         (
             {"b1": 0.9, "optimizer": "sgd"},
-            "b1 must be left out for sgd, which does not use it, got 0.9",
+            "b1 ... sgd, ... got 0.9",
         ),
-        ({"momentum": 0.9}, "momentum must be left out for adamw, which does not use it, got 0.9"),
-        ({"decay_ratio": 0.3}, "decay_ratio must be left out for a cosine schedule"),
-        ({"learning_rat": 1}, "there is no field 'learning_rat'; did you mean learning_rate?"),
-        ({"lr": 1}, "there is no field 'lr'; did you mean learning_rate?"),
-        ({"Max-Steps": 1}, "there is no field 'Max-Steps'; did you mean max_steps?"),
-        ({"colour": 1}, "there is no field 'colour'; the fields are learning_rate, weight_decay, "),
+        ({"momentum": 0.9}, "momentum ... adamw, ... got 0.9"),
+        ({"decay_ratio": 0.3}, "decay_ratio ... cosine schedule"),
+        ({"learning_rat": 1}, "no field 'learning_rat'; ... learning_rate?"),
+        ({"lr": 1}, "no field 'lr'; ... learning_rate?"),
+        ({"Max-Steps": 1}, "no field 'Max-Steps'; ... max_steps?"),
+        ({"colour": 1}, "no field 'colour'; ... learning_rate, weight_decay,"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_refused_by_name_rule_and_value(tmp_path, values, message):
     said = refusal(lambda: TrainConfig(**values))
     assert said.startswith("TrainConfig: ")
-    assert message in said
+    assert re.search(parts(message), said)
     assert refusal(lambda: TrainConfig.from_dict(values)).startswith("TrainConfig.from_dict: ")
-    assert message in refusal(lambda: TrainConfig.from_dict(values))
+    assert re.search(parts(message), refusal(lambda: TrainConfig.from_dict(values)))
     path = tmp_path / "run.json"
     path.write_text(json.dumps(values))
     said = refusal(lambda: TrainConfig.from_json(path))
     assert said.startswith(f"TrainConfig.from_json: {path}: ")
-    assert message in said
+    assert re.search(parts(message), said)
 
 
 def test_a_name_that_replace_does_not_know_is_refused():
-    assert refusal(lambda: TrainConfig().replace(sed=1)) == (
-        "TrainConfig.replace: there is no field 'sed'; did you mean seed?"
-    )
-    assert "must be a mapping" in refusal(lambda: TrainConfig.from_dict([1]))
+    rule = parts("TrainConfig.replace: ... 'sed'; ... seed?")
+    assert re.search(rule, refusal(lambda: TrainConfig().replace(sed=1)))
+    assert "mapping" in refusal(lambda: TrainConfig.from_dict([1]))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"max_steps = ", "must be TOML: Invalid value (at end of document)"),
-        (b"seed = 1\nseed = 2", "must be TOML: Cannot overwrite a value"),
-        (b"seed = 1 # \xff", "must be UTF-8 text"),
-        (b"seed = '1'", "seed must be an integer, got '1'"),
-        (b"[train]\nseed = 1", "there is no field 'train'"),
-        (b"x = " + b"[" * 10_000, "must be TOML"),
-        (b"#" * 1_000_001, "must have at most 1,000,000 bytes"),
+        (b"max_steps = ", "TrainConfig.from_toml: ... TOML: Invalid value"),
+        (b"seed = 1\nseed = 2", "TrainConfig.from_toml: ... TOML: Cannot overwrite"),
+        (b"seed = 1 # \xff", "UTF-8 text"),
+        (b"seed = '1'", "seed ... integer, got '1'"),
+        (b"[train]\nseed = 1", "no field 'train'"),
+        (b"x = " + b"[" * 10_000, "TOML"),
+        (b"#" * 1_000_001, "1,000,000 bytes"),
     ],
 )
 def test_a_file_that_is_not_a_configuration_is_named(tmp_path, content, message):
     path = tmp_path / "run.toml"
     path.write_bytes(content)
     said = refusal(lambda: TrainConfig.from_toml(path))
-    assert message in said
+    assert re.search(parts(message), said)
     assert str(path) in said
 
 
@@ -170,16 +171,16 @@ def test_a_file_is_read_whatever_its_line_ends_are_and_json_is_read_strictly(tmp
     path.write_bytes(b"\xef\xbb\xbfseed = 1\r\nbatch_size = 2\r\n")
     assert TrainConfig.from_toml(path) == TrainConfig(seed=1, batch_size=2)
     for content, message in (
-        ('{"seed": 1, "seed": 2}', "must hold each name once, got 'seed' twice"),
-        ("[1]", "must hold an object, got list"),
-        ("{", "must be JSON"),
-        ('{"learning_rate": NaN}', "must be finite"),
+        ('{"seed": 1, "seed": 2}', "'seed' twice"),
+        ("[1]", "object, got list"),
+        ("{", "JSON"),
+        ('{"learning_rate": NaN}', "learning_rate ... finite"),
     ):
         path.write_text(content)
-        assert message in refusal(lambda: TrainConfig.from_json(path))
+        assert re.search(parts(message), refusal(lambda: TrainConfig.from_json(path)))
     with pytest.raises(FileNotFoundError):
         TrainConfig.from_toml(tmp_path / "absent")
-    assert "must be a file" in refusal(lambda: TrainConfig.from_toml(tmp_path))
+    assert f"file, {tmp_path}" in refusal(lambda: TrainConfig.from_toml(tmp_path))
 
 
 def test_arguments_override_a_base_and_the_last_one_wins():
@@ -203,24 +204,24 @@ def test_arguments_override_a_base_and_the_last_one_wins():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-step", "3"], "there is no option 'max_step'; did you mean max_steps?"),
-        (["--max-steps"], "--max-steps needs a value"),
-        (["--max-steps", "--seed", "1"], "--max-steps needs a value"),
-        (["--max-steps", "1e3"], "--max-steps must be an integer, got '1e3'"),
-        (["--learning-rate", "fast"], "--learning-rate must be a number, got 'fast'"),
-        (["--learning-rate", "nan"], "learning_rate must be finite, got nan"),
-        (["--learning-rate", "-1"], "learning_rate must be greater than 0, got -1.0"),
-        (["--optimizer", "adamax"], "--optimizer must be one of adamw, "),
-        (["--compile-step=maybe"], "--compile-step must be true or false, got 'maybe'"),
-        (["--no-compile-step=true"], "--no-compile-step takes no value"),
-        (["--no-seed"], "there is no option"),
-        (["seed=1"], "options must be --name value, got 'seed=1'"),
-        (["-s", "1"], "options must be --name value, got '-s'"),
-        (["--"], "options must be --name value, got '--'"),
-        ("--seed=1", "argv must be a sequence of strings"),
+        (["--max-step", "3"], "no option 'max_step'; ... max_steps?"),
+        (["--max-steps"], "--max-steps ... value"),
+        (["--max-steps", "--seed", "1"], "--max-steps ... value"),
+        (["--max-steps", "1e3"], "--max-steps ... integer, got '1e3'"),
+        (["--learning-rate", "fast"], "--learning-rate ... number, got 'fast'"),
+        (["--learning-rate", "nan"], "learning_rate ... finite, got nan"),
+        (["--learning-rate", "-1"], "learning_rate ... 0, got -1.0"),
+        (["--optimizer", "adamax"], "--optimizer ... adamw,"),
+        (["--compile-step=maybe"], "--compile-step ... true ... false, got 'maybe'"),
+        (["--no-compile-step=true"], "--no-compile-step ... no value"),
+        (["--no-seed"], "no option 'no_seed'; ... seed?"),
+        (["seed=1"], "options ... got 'seed=1'"),
+        (["-s", "1"], "options ... got '-s'"),
+        (["--"], "options ... got '--'"),
+        ("--seed=1", "argv ... sequence"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
     said = refusal(lambda: TrainConfig.from_arguments(arguments))
     assert said.startswith("TrainConfig.from_arguments: ")
-    assert message in said
+    assert re.search(parts(message), said)

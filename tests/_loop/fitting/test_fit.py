@@ -181,6 +181,45 @@ def test_without_the_stop_a_nan_is_not_saved_either(tmp_path):
         assert checkpointer.list() == []
 
 
+@pytest.mark.parametrize("with_field", [True, False])
+def test_parameters_that_are_not_finite_beside_a_finite_loss_are_not_saved_and_that_is_said(
+    with_field, tmp_path
+):
+    """The loss does not use them, so the run goes on."""
+
+    def step(state, batch):
+        params = {"w": mx.full(4, mx.nan)}
+        after = {"params": params} if isinstance(state, dict) else state.replace(params=params)
+        return after, {"loss": mx.array(1.0)}
+
+    begun = start() if with_field else {"params": {"w": mx.zeros(4)}}
+    with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+        with pytest.warns(ps.CheckpointWarning, match="step 5 is not saved: its parameters.*w for example"):
+            result = ps.fit(step, begun, At(), steps=5, checkpointer=checkpointer, save_every=5)
+        assert (result.reason, checkpointer.list()) == ("steps", [])
+
+
+def test_an_infinite_metric_beside_finite_parameters_is_a_figure():
+    step = lambda state, batch: (STEP(state, batch)[0], {"loss": mx.array(mx.inf)})  # noqa: E731
+    result = ps.fit(step, start(), At(), steps=12)
+    assert (result.reason, result.history.column("loss")) == ("steps", ([10, 12], [mx.inf, mx.inf]))
+
+
+def test_a_window_that_cannot_be_flushed_is_said():
+    transform = ps.transforms.accumulate(ps.optimizers.sgd(0.1), every=4)
+    step = ps.train_step(loss_fn, transform)
+    hidden = lambda state, batch: step(state, batch)  # noqa: E731
+    with pytest.warns(UserWarning, match="the last, incomplete window of accumulate is not applied"):
+        ps.fit(hidden, start(transform), At(), steps=6)
+    assert ps.fit(hidden, start(transform), At(), steps=8).steps == 8  # no window is open
+
+
+def test_batches_may_hold_texts():
+    texts = [{**batch_of(number), "prompt": ["a", "b"], "id": number} for number in range(3)]
+    step = lambda state, batch: STEP(state, {"x": batch["x"], "y": batch["y"]})  # noqa: E731
+    assert ps.fit(step, start(), texts, epochs=2).steps == 6
+
+
 def test_a_nan_that_a_transform_skips_does_not_stop_the_run():
     transform = ps.transforms.apply_if_finite(TRANSFORM, max_consecutive_errors=3)
 
@@ -204,16 +243,19 @@ def test_keep_requests_save_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 3, "evaluate": [evaluation(), evaluation()]}, "different names.*'eval' twice"),
-        ({"steps": 3, "evaluate": [ps.eval_step(loss_fn)]}, r"evaluate\[0\] must be an Evaluation"),
-        ({"steps": 3, "evaluate": ps.eval_step(loss_fn)}, "evaluate must be an Evaluation or several"),
-        ({"steps": 3, "callbacks": [3]}, r"callbacks\[0\] must be a Callback or a function.*3"),
-        ({"steps": 3, "callbacks": [Noting]}, r"callbacks\[0\] must be a Callback or a function"),
-        ({"steps": 3, "callbacks": [lambda progress: True]}, "must return Stop, Save or None.*True"),
+        ({"steps": 3, "evaluate": [evaluation(), evaluation()]}, "evaluations .*names.*'eval' twice"),
+        ({"steps": 3, "evaluate": [ps.eval_step(loss_fn)]}, r"evaluate\[0\] .* Evaluation"),
+        ({"steps": 3, "evaluate": ps.eval_step(loss_fn)}, "evaluate .* Evaluation .*several"),
+        ({"steps": 3, "callbacks": [3]}, r"callbacks\[0\] .* Callback .*got 3"),
+        ({"steps": 3, "callbacks": [Noting]}, r"callbacks\[0\] .* Callback .*Noting"),
+        (
+            {"steps": 3, "callbacks": [lambda progress: True]},
+            "FunctionCallback.on_step_end .*Stop, Save .*got True",
+        ),
         ({"steps": 3, "log_every": 0}, "log_every.*0"),
-        ({"steps": 3, "save_every": 5}, "save_every needs a checkpointer"),
-        ({"steps": 3, "metadata": {"a": mx.array(1)}}, r"metadata\['a'\] must be plain"),
-        ({"steps": 3, "epochs": 1}, "steps and epochs exclude each other"),
+        ({"steps": 3, "save_every": 5}, "save_every .*checkpointer"),
+        ({"steps": 3, "metadata": {"a": mx.array(1)}}, r"metadata\['a'\] .* plain"),
+        ({"steps": 3, "epochs": 1}, "steps and epochs .*steps=3 and epochs=1"),
     ],
 )
 def test_wrong_arguments_are_refused(options, message):
@@ -224,13 +266,13 @@ def test_wrong_arguments_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": iter(VALIDATION)}, "source.*an iterator can be read once"),
-        ({"source": At()}, "batches must be given"),
-        ({"source": mx.zeros(3)}, r"got one batch; write \[batch\]"),
+        ({"source": iter(VALIDATION)}, "source .*iterator"),
+        ({"source": At()}, "batches .* given .*at\\(step\\)"),
+        ({"source": mx.zeros(3)}, r"source .*one batch; .*\[batch\]"),
         ({"source": VALIDATION, "every": 0}, "every.*0"),
-        ({"batches": 3}, "batches and perplexity need a source"),
-        ({"source": VALIDATION, "name": ""}, "name must be a word"),
-        ({"source": VALIDATION, "name": "loss"}, "name must differ from the metrics of a step, got 'loss'"),
+        ({"batches": 3}, "batches and perplexity .*source"),
+        ({"source": VALIDATION, "name": ""}, "name .* word, got ''"),
+        ({"source": VALIDATION, "name": "loss"}, "name .*metrics .*got 'loss'"),
     ],
 )
 def test_an_evaluation_that_could_measure_nothing_is_refused(options, message):
@@ -241,7 +283,7 @@ def test_an_evaluation_that_could_measure_nothing_is_refused(options, message):
 def test_an_evaluation_without_batches_is_an_error_and_the_state_is_kept(tmp_path):
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         empty = ps.Evaluation(ps.eval_step(loss_fn), [], every=2)
-        with pytest.raises(ValueError, match="source must hold at least one batch") as caught:
+        with pytest.raises(ValueError, match="^evaluate: source .* one batch, got none") as caught:
             ps.fit(STEP, start(), At(), steps=5, evaluate=empty, checkpointer=checkpointer)
         assert checkpointer.latest().step == 2
     assert vars(caught.value)["result"].steps == 2

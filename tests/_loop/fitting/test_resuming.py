@@ -1,6 +1,7 @@
 """A resumed run equals an uninterrupted one bit for bit; work is never lost."""
 
 import os
+import re
 import signal
 import threading
 import warnings
@@ -119,15 +120,49 @@ def test_batches_that_change_structure_lose_no_work(tmp_path):
 def test_other_data_is_refused_unless_it_is_wanted(kind, tmp_path):
     other = {"at": At(seed=5), "list": [batch_of(7)] * 3, "iterable": Passes(seed=5)}[kind]
     fitted(tmp_path, SOURCES[kind](), steps=8)
-    with pytest.raises(ValueError, match="source must (give|repeat) the batches of the run.*same_data=False"):
+    with pytest.raises(ValueError, match="^fit: source .*(step 0|epoch 2) .*same_data=False"):
         fitted(tmp_path, other)
     result, _ = fitted(tmp_path, other, same_data=False)
     assert result.steps == STEPS
 
 
+def test_a_source_of_another_kind_is_refused_unless_it_is_wanted(tmp_path):
+    class Policy:
+        on_policy = True
+
+        def at(self, state):
+            return batch_of(0)
+
+    kinds = {"an object with at(step)": At, "an iterable": SOURCES["list"], "an on-policy source": Policy}
+    for first, before in kinds.items():
+        for second, after in kinds.items():
+            if first == second:
+                continue
+            path = tmp_path / f"{first} {second}"
+            fitted(path, before(), steps=4)
+            with pytest.raises(ValueError, match="^fit: source .*resumed") as caught:
+                fitted(path, after(), steps=8)
+            assert re.search(f"{re.escape(first)} .*got {re.escape(second)}", str(caught.value))
+            assert fitted(path, after(), steps=8, same_data=False)[0].steps == 8
+
+
+def test_texts_of_a_batch_are_compared(tmp_path):
+    def run(prompt):
+        batches = [{**batch_of(number), "prompt": [prompt]} for number in range(3)]
+        step = lambda state, batch: STEP(state, {"x": batch["x"], "y": batch["y"]})  # noqa: E731
+        with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+            count = len(checkpointer.list())
+            return ps.fit(step, start(), batches, steps=4 + count, checkpointer=checkpointer)
+
+    assert run("why?").steps == 4
+    assert run("why?").steps == 5
+    with pytest.raises(ValueError, match="^fit: source .*batch of epoch 1 .*same_data=False"):
+        run("how?")
+
+
 def test_a_source_that_is_too_short_to_resume_is_refused(tmp_path):
     fitted(tmp_path, iter([batch_of(number) for number in range(8)]), steps=8)
-    with pytest.raises(ValueError, match="must repeat the 8 batches.*got only 3"):
+    with pytest.raises(ValueError, match="^fit: source .* 8 batches .*epoch 0 .* 3$"):
         fitted(tmp_path, iter([batch_of(number) for number in range(3)]))
 
 
@@ -160,7 +195,7 @@ def test_an_iterable_with_a_state_of_its_own_is_not_read_again(tmp_path):
 
 def test_steps_below_those_of_the_checkpoint_are_refused_and_equal_ones_are_done(tmp_path):
     first, _ = fitted(tmp_path, At(), steps=8)
-    with pytest.raises(ValueError, match="steps must be at least 8.*got 5"):
+    with pytest.raises(ValueError, match="^fit: steps .* 8.*got 5"):
         fitted(tmp_path, At(), steps=5)
     again, _ = fitted(tmp_path, At(), steps=8)
     assert (again.reason, again.steps) == ("steps", 8)
@@ -169,7 +204,7 @@ def test_steps_below_those_of_the_checkpoint_are_refused_and_equal_ones_are_done
 
 def test_without_resume_a_used_directory_is_refused(tmp_path):
     fitted(tmp_path, At(), steps=8)
-    with pytest.raises(ValueError, match="checkpointer must use an empty directory.*step 8"):
+    with pytest.raises(ValueError, match="^fit: checkpointer .*empty directory.*step 8"):
         fitted(tmp_path, At(), resume=False)
 
 
@@ -178,6 +213,16 @@ def test_a_checkpoint_of_a_loop_by_hand_is_continued(tmp_path):
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(states[4])
     result, _ = fitted(tmp_path, At())
+    assert_same(result.state, states[-1])
+
+
+@pytest.mark.parametrize("made", [5, 6])
+def test_a_checkpoint_of_a_loop_by_hand_over_a_list_is_continued(made, tmp_path):
+    batches = [batch_of(number) for number in range(3)]
+    states = [state for state, _ in ps.run(STEP, start(), batches, steps=8)]
+    with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(states[made - 1])
+    result, _ = fitted(tmp_path, batches, steps=8)
     assert_same(result.state, states[-1])
 
 

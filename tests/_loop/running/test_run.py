@@ -90,7 +90,7 @@ def test_steps_count_those_before_and_at_starts_there():
     assert source.asked == [2, 3]
     assert [int(after.step.item()) for after, _ in made] == [3, 4]
     assert list(ps.run(STEP, state, source, steps=2)) == []
-    with pytest.raises(ValueError, match=r"run: steps must be at least 2.*got 1"):
+    with pytest.raises(ValueError, match=r"run: steps .* 2.*got 1"):
         ps.run(STEP, state, source, steps=1)
 
 
@@ -147,15 +147,15 @@ def test_a_source_of_lazy_arrays_that_this_thread_made_still_works():
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ({"x": mx.zeros(3)}, {}, r"source must be an iterable of batches, got one batch; write \[batch\]"),
-        (mx.zeros((4, 3)), {}, r"source must be an iterable of batches, got one batch; write \[batch\]"),
-        (3, {}, "source must be iterable or have at"),
-        (At(), {"epochs": 2}, "epochs needs a source with a length"),
-        (At(), {"steps": 2, "epochs": 2}, "steps and epochs exclude each other.*epochs=2"),
+        ({"x": mx.zeros(3)}, {}, r"source .* one batch; .*\[batch\]"),
+        (mx.zeros((4, 3)), {}, r"source .* one batch; .*\[batch\]"),
+        (3, {}, "source .* iterable .*at\\(step\\), got int"),
+        (At(), {"epochs": 2}, "epochs .*length: .*steps"),
+        (At(), {"steps": 2, "epochs": 2}, "steps and epochs .*steps=2 .*epochs=2"),
         (At(), {"steps": -1}, "steps.*-1"),
         (At(), {"epochs": 0}, "epochs.*0"),
         (At(), {"prefetch": -1}, "prefetch.*-1"),
-        (iter([]), {"epochs": 2}, "epochs must be 1 for an iterator.*2"),
+        (iter([]), {"epochs": 2}, "epochs .* 1 .*iterator.* got 2"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(source, options, message):
@@ -164,7 +164,7 @@ def test_wrong_arguments_are_refused_at_once(source, options, message):
 
 
 def test_a_source_without_batches_is_refused():
-    with pytest.raises(ValueError, match="source must hold at least one batch"):
+    with pytest.raises(ValueError, match="run: source .* one batch, got none"):
         list(ps.run(STEP, start(), []))
 
 

@@ -20,11 +20,11 @@ def test_labels_are_clipped_and_marked():
 
 
 def test_what_is_no_array_is_refused_by_name():
-    with pytest.raises(TypeError, match="^loss: targets must be an array, got list"):
+    with pytest.raises(TypeError, match="^loss: targets .* array, got list"):
         inputs.classes("loss", mx.zeros((1, 2)), [0], None)
-    with pytest.raises(TypeError, match="^loss: targets must be an array, got float"):
+    with pytest.raises(TypeError, match="^loss: targets .* array, got float"):
         inputs.pair("loss", mx.zeros(2), 0.5, None)
-    with pytest.raises(TypeError, match="^loss: predictions must be an array, got list"):
+    with pytest.raises(TypeError, match="^loss: predictions .* array, got list"):
         inputs.pair("loss", [0.5], mx.zeros(1), None)
 
 

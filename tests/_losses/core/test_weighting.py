@@ -17,13 +17,21 @@ def test_weights_broadcast_and_zero_ones_leave_nan_out():
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1, 1), (1, 2, 2), (4, 2)])
 def test_weights_that_do_not_broadcast_are_refused(shape):
-    with pytest.raises(ValueError, match=r"^loss: weights must broadcast to the losses' \(2, 2\), got \("):
+    with pytest.raises(ValueError, match=r"^loss: weights .* broadcast .* losses' \(2, 2\), got \("):
         weighting.mean("loss", mx.ones((2, 2)), mx.ones(shape))
 
 
-@pytest.mark.parametrize("weights", [1.0, [1.0, 0.0], np.ones(2), mx.ones(2, mx.complex64)])
-def test_weights_that_are_no_array_of_numbers_are_refused(weights):
-    with pytest.raises(TypeError, match="^loss: weights must be an array of real numbers or booleans, got"):
+@pytest.mark.parametrize(
+    ("weights", "kind"),
+    [
+        (1.0, "float"),
+        ([1.0, 0.0], "list"),
+        (np.ones(2), "ndarray"),
+        (mx.ones(2, mx.complex64), "mlx.core.complex64"),
+    ],
+)
+def test_weights_that_are_no_array_of_numbers_are_refused(weights, kind):
+    with pytest.raises(TypeError, match=f"^loss: weights .* real numbers .* booleans, got {kind}"):
         weighting.mean("loss", mx.ones(2), weights)
 
 

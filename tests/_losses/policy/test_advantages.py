@@ -1,13 +1,12 @@
 """Advantages against the published formulas in float64, and bad arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.losses import generalized_advantages, group_advantages, leave_one_out_advantages
 from tests._losses.policy.sampled import ATOL, INPUTS, RECORD, RTOL, poisoned
+from tests.refusals import parts
 
 MASK = mx.array(INPUTS["mask"])
 
@@ -78,22 +77,26 @@ ONES = mx.ones((2, 3))
     ("function", "error", "message"),
     [
         (lambda: group_advantages(mx.zeros(7), 4), ValueError,
-         "group_advantages: rewards must be [n] with n a multiple of group_size 4, got (7,)"),
-        (lambda: group_advantages(mx.zeros((2, 4)), 4), ValueError, "must be [n] with n a multiple"),
-        (lambda: group_advantages(mx.zeros(0), 4), ValueError, "must be [n] with n a multiple"),
-        (lambda: group_advantages(mx.zeros(4), 1), ValueError, "group_size must be at least 2, got 1"),
-        (lambda: group_advantages(mx.zeros(4), 2, eps=0), ValueError, "eps must be greater than 0, got 0"),
-        (lambda: group_advantages([1.0, 2.0], 2), TypeError, "rewards must be an array, got list"),
+         "group_advantages: rewards ... [n] ... multiple of group_size 4, got (7,)"),
+        (lambda: group_advantages(mx.zeros((2, 4)), 4), ValueError,
+         "group_advantages: rewards ... [n] ... (2, 4)"),
+        (lambda: group_advantages(mx.zeros(0), 4), ValueError,
+         "group_advantages: rewards ... [n] ... (0,)"),
+        (lambda: group_advantages(mx.zeros(4), 1), ValueError, "group_advantages: group_size ... 2, got 1"),
+        (lambda: group_advantages(mx.zeros(4), 2, eps=0), ValueError, "group_advantages: eps ... 0, got 0"),
+        (lambda: group_advantages([1.0, 2.0], 2), TypeError, "group_advantages: rewards ... array, got list"),
         (lambda: leave_one_out_advantages(mx.zeros(5), 2), ValueError,
-         "leave_one_out_advantages: rewards must be [n] with n a multiple of group_size 2, got (5,)"),
-        (lambda: generalized_advantages(ONES, ONES, ONES, gamma=1.1), ValueError, "gamma must be at most 1"),
-        (lambda: generalized_advantages(ONES, ONES, ONES, lam=-0.1), ValueError, "lam must be at least 0"),
+         "leave_one_out_advantages: rewards ... [n] ... multiple of group_size 2, got (5,)"),
+        (lambda: generalized_advantages(ONES, ONES, ONES, gamma=1.1), ValueError,
+         "generalized_advantages: gamma ... 1, got 1.1"),
+        (lambda: generalized_advantages(ONES, ONES, ONES, lam=-0.1), ValueError,
+         "generalized_advantages: lam ... 0, got -0.1"),
         (lambda: generalized_advantages(mx.ones(2), ONES, ONES), ValueError,
-         "generalized_advantages: rewards must have values' shape (2, 3), got (2,)"),
+         "generalized_advantages: rewards ... values' shape (2, 3), got (2,)"),
         (lambda: generalized_advantages(mx.ones(2), mx.ones(2), mx.ones(2)), ValueError,
-         "generalized_advantages: values must be [n, length - 1], got (2,)"),
+         "generalized_advantages: values ... [n, length - 1], got (2,)"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(function, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         function()

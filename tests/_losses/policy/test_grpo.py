@@ -1,7 +1,5 @@
 """GRPO and its variants against the published formulas in float64: merging, extremes, bad arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from purestep._losses.policy.grpo import KL_ESTIMATORS, LEVELS, LOSS_TYPES
 from purestep.losses import grpo_loss
 from tests._losses.policy.sampled import ATOL, INPUTS, RECORD, RTOL, assert_recorded, poisoned
 from tests._losses.recorded import check_nothing_counts
+from tests.refusals import parts
 
 FORMULA = {"beta": 0.3, "epsilon": 0.2, "epsilon_high": 0.28, "max_completion_length": 11}
 BARE = {"epsilon": 0.2, "epsilon_high": 0.28}
@@ -212,30 +211,33 @@ def call(logps=LOGPS, behavior_logps=LOGPS, advantages=ADV, mask=MASK, **options
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
-        (call(logps=mx.zeros(3)), ValueError, "grpo_loss: logps must be [n, length - 1], got (3,)"),
-        (call(logps=mx.zeros((2, 3), mx.int32)), TypeError, "grpo_loss: logps must be floating"),
+        (call(logps=mx.zeros(3)), ValueError, "grpo_loss: logps ... [n, length - 1], got (3,)"),
+        (call(logps=mx.zeros((2, 3), mx.int32)), TypeError,
+         "grpo_loss: logps ... floating, got mlx.core.int32"),
         (call(behavior_logps=mx.zeros((2, 2))), ValueError,
-         "grpo_loss: behavior_logps must have logps' shape (2, 3), got (2, 2)"),
-        (call(mask=mx.ones((2, 4))), ValueError, "completion_mask must have logps' shape (2, 3), got (2, 4)"),
-        (call(advantages=mx.zeros((2, 3))), ValueError, "advantages must have shape (2,), one for each row"),
-        (call(advantages=mx.zeros(3)), ValueError, "advantages must have shape (2,), one for each row"),
-        (call(truncated=mx.zeros(3)), ValueError, "truncated must have shape (2,), got (3,)"),
-        (call(truncated=[0, 1]), TypeError, "grpo_loss: truncated must be an array, got list"),
-        (call(ref_logps=mx.zeros((2, 1))), ValueError, "ref_logps must have logps' shape (2, 3), got (2, 1)"),
-        (call(beta=0.1), ValueError, "ref_logps must be given if beta is not 0, got None with beta 0.1"),
-        (call(beta=mx.array(0.0)), ValueError, "ref_logps must be given if beta is not 0"),
-        (call(beta=-0.1), ValueError, "grpo_loss: beta must be at least 0, got -0.1"),
-        (call(epsilon=0), ValueError, "epsilon must be greater than 0, got 0"),
-        (call(epsilon=1.5), ValueError, "epsilon must be at most 1, got 1.5"),
-        (call(epsilon_high=-0.2), ValueError, "epsilon_high must be greater than 0, got -0.2"),
-        (call(delta=1.1), ValueError, "delta must be greater than 1.2, got 1.1"),
-        (call(loss_type="ppo"), ValueError, "loss_type must be one of grpo, bnpo, dr_grpo, dapo, got 'ppo'"),
-        (call(importance_sampling_level="word"), ValueError, "must be one of token, sequence, got 'word'"),
-        (call(kl_estimator="k4"), ValueError, "kl_estimator must be one of k1, k2, k3, got 'k4'"),
-        (call(loss_type="dr_grpo"), ValueError, "max_completion_length must be given for"),
-        (call(loss_type="dr_grpo", max_completion_length=0), ValueError, "must be greater than 0, got 0"),
+         "grpo_loss: behavior_logps ... logps' shape (2, 3), got (2, 2)"),
+        (call(mask=mx.ones((2, 4))), ValueError, "completion_mask ... logps' shape (2, 3), got (2, 4)"),
+        (call(advantages=mx.zeros((2, 3))), ValueError, "advantages ... shape (2,), ... (2, 3)"),
+        (call(advantages=mx.zeros(3)), ValueError, "advantages ... shape (2,), ... (3,)"),
+        (call(truncated=mx.zeros(3)), ValueError, "truncated ... shape (2,), got (3,)"),
+        (call(truncated=[0, 1]), TypeError, "grpo_loss: truncated ... array, got list"),
+        (call(ref_logps=mx.zeros((2, 1))), ValueError, "ref_logps ... logps' shape (2, 3), got (2, 1)"),
+        (call(beta=0.1), ValueError, "ref_logps ... beta ... None ... beta 0.1"),
+        (call(beta=mx.array(0.0)), ValueError, "ref_logps ... beta ... None ... beta 0.0"),
+        (call(beta=-0.1), ValueError, "grpo_loss: beta ... 0, got -0.1"),
+        (call(epsilon=0), ValueError, "epsilon ... 0, got 0"),
+        (call(epsilon=1.5), ValueError, "epsilon ... 1, got 1.5"),
+        (call(epsilon_high=-0.2), ValueError, "epsilon_high ... 0, got -0.2"),
+        (call(delta=1.1), ValueError, "delta ... 1.2, got 1.1"),
+        (call(loss_type="ppo"), ValueError, "loss_type ... grpo, bnpo, dr_grpo, dapo, got 'ppo'"),
+        (call(importance_sampling_level="word"), ValueError,
+         "importance_sampling_level ... token, sequence, got 'word'"),
+        (call(kl_estimator="k4"), ValueError, "kl_estimator ... k1, k2, k3, got 'k4'"),
+        (call(loss_type="dr_grpo"), ValueError, "max_completion_length ... given ... 'dr_grpo', got None"),
+        (call(loss_type="dr_grpo", max_completion_length=0), ValueError,
+         "max_completion_length ... 0, got 0"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(function, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         function()

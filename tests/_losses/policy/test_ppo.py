@@ -1,13 +1,12 @@
 """PPO against the published formulas in float64, and bad arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.losses import ppo_loss
 from tests._losses.policy.sampled import ATOL, INPUTS, RECORD, RTOL, poisoned
+from tests.refusals import parts
 
 MASK = mx.array(INPUTS["mask"])
 
@@ -83,16 +82,18 @@ ONES = mx.ones((2, 3))
     ("function", "error", "message"),
     [
         (lambda: ppo_loss(ONES, ONES, mx.ones(2), ONES), ValueError,
-         "ppo_loss: advantages must have logps' shape (2, 3), got (2,)"),
+         "ppo_loss: advantages ... logps' shape (2, 3), got (2,)"),
         (lambda: ppo_loss(ONES, ONES, ONES, ONES, values=ONES), ValueError,
-         "ppo_loss: values, behavior_values and returns must be given together"),
+         "ppo_loss: values, behavior_values and returns ... together"),
         (lambda: ppo_loss(ONES, ONES, ONES, ONES, values=mx.ones(2), behavior_values=ONES, returns=ONES),
-         ValueError, "ppo_loss: values must have logps' shape (2, 3), got (2,)"),
-        (lambda: ppo_loss(ONES, ONES, ONES, ONES, cliprange=0), ValueError, "cliprange must be greater"),
-        (lambda: ppo_loss(ONES, ONES, ONES, ONES, cliprange_value=-1), ValueError, "cliprange_value must be"),
-        (lambda: ppo_loss(ONES, ONES, ONES, ONES, vf_coef=-1), ValueError, "vf_coef must be at least 0"),
+         ValueError, "ppo_loss: values ... logps' shape (2, 3), got (2,)"),
+        (lambda: ppo_loss(ONES, ONES, ONES, ONES, cliprange=0), ValueError,
+         "ppo_loss: cliprange ... 0, got 0"),
+        (lambda: ppo_loss(ONES, ONES, ONES, ONES, cliprange_value=-1), ValueError,
+         "ppo_loss: cliprange_value ... 0, got -1"),
+        (lambda: ppo_loss(ONES, ONES, ONES, ONES, vf_coef=-1), ValueError, "ppo_loss: vf_coef ... 0, got -1"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(function, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         function()

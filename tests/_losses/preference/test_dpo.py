@@ -1,7 +1,5 @@
 """Preference losses against the published formulas in float64: extremes, masks, bad arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from purestep import Mean
 from purestep.losses import cpo_loss, dpo_loss, kto_loss, orpo_loss, sequence_logps, simpo_loss, token_logps
 from tests._losses.recorded import check_nothing_counts
 from tests.references import recorded  # type: ignore
+from tests.refusals import parts
 
 RECORD = recorded("preference")
 SETS = ("random", "average", "extreme")
@@ -192,31 +191,39 @@ X = mx.zeros(2)
     ("function", "error", "message"),
     [
         (lambda: dpo_loss(X, X), ValueError,
-         "dpo_loss: ref_chosen_logps and ref_rejected_logps must be given unless reference_free, got None"),
-        (lambda: dpo_loss(X, X, X), ValueError, "must be given unless reference_free"),
+         "dpo_loss: ref_chosen_logps and ref_rejected_logps ... reference_free, got None"),
+        (lambda: dpo_loss(X, X, X), ValueError, "dpo_loss: ... given unless reference_free, got None"),
         (lambda: dpo_loss(X, mx.zeros(3), X, X), ValueError,
-         "dpo_loss: rejected_logps must have chosen_logps' shape (2,), got (3,)"),
-        (lambda: dpo_loss(X, X, mx.zeros((2, 1)), X), ValueError, "ref_chosen_logps must have chosen"),
-        (lambda: dpo_loss(X, X, X, X, beta=0), ValueError, "dpo_loss: beta must be greater than 0, got 0"),
-        (lambda: dpo_loss(X, X, X, X, label_smoothing=0.6), ValueError, "must be at most 0.5, got 0.6"),
-        (lambda: dpo_loss(X, X, X, X, label_smoothing=-0.1), ValueError, "must be at least 0, got -0.1"),
+         "dpo_loss: rejected_logps ... chosen_logps' shape (2,), got (3,)"),
+        (lambda: dpo_loss(X, X, mx.zeros((2, 1)), X), ValueError,
+         "dpo_loss: ref_chosen_logps ... chosen_logps' shape (2,), got (2, 1)"),
+        (lambda: dpo_loss(X, X, X, X, beta=0), ValueError, "dpo_loss: beta ... 0, got 0"),
+        (lambda: dpo_loss(X, X, X, X, label_smoothing=0.6), ValueError,
+         "dpo_loss: label_smoothing ... 0.5, got 0.6"),
+        (lambda: dpo_loss(X, X, X, X, label_smoothing=-0.1), ValueError,
+         "dpo_loss: label_smoothing ... 0, got -0.1"),
         (lambda: dpo_loss(X, X, X, X, label_smoothing=0.1, loss_type="ipo"), ValueError,
-         "dpo_loss: label_smoothing must be 0 for loss_type 'ipo', got 0.1"),
+         "dpo_loss: label_smoothing ... 0 for loss_type 'ipo', got 0.1"),
         (lambda: dpo_loss(X, X, X, X, loss_type="kto"), ValueError,
-         "dpo_loss: loss_type must be one of sigmoid, hinge, ipo, got 'kto'"),
+         "dpo_loss: loss_type ... sigmoid, hinge, ipo, got 'kto'"),
         (lambda: dpo_loss(X, X, X, X, weights=mx.ones(3)), ValueError,
-         "dpo_loss: weights must broadcast to chosen_logps' (2,), got (3,)"),
-        (lambda: dpo_loss(X.astype(mx.int32), X, X, X), TypeError, "dpo_loss: chosen_logps must be floating"),
-        (lambda: cpo_loss(X, X, cpo_alpha=-1), ValueError, "cpo_loss: cpo_alpha must be at least 0, got -1"),
-        (lambda: cpo_loss(X, X, chosen_nll=mx.zeros(1)), ValueError, "cpo_loss: chosen_nll must have"),
-        (lambda: simpo_loss(X, X, gamma=-1), ValueError, "simpo_loss: gamma must be at least 0, got -1"),
-        (lambda: orpo_loss(X, X, beta=0.0), ValueError, "orpo_loss: beta must be greater than 0, got 0.0"),
-        (lambda: kto_loss(X, X, mx.zeros(3)), ValueError, "kto_loss: desirable must have logps' shape (2,)"),
-        (lambda: kto_loss(X, X, X, kl=mx.zeros(0)), ValueError, "kto_loss: kl must hold at least one number"),
-        (lambda: kto_loss(X, X, X, desirable_weight=-1), ValueError, "desirable_weight must be at least 0"),
-        (lambda: kto_loss(X, X, X, beta=float("nan")), ValueError, "kto_loss: beta must be finite, got nan"),
+         "dpo_loss: weights ... broadcast ... chosen_logps' (2,), got (3,)"),
+        (lambda: dpo_loss(X.astype(mx.int32), X, X, X), TypeError,
+         "dpo_loss: chosen_logps ... floating, got mlx.core.int32"),
+        (lambda: cpo_loss(X, X, cpo_alpha=-1), ValueError, "cpo_loss: cpo_alpha ... 0, got -1"),
+        (lambda: cpo_loss(X, X, chosen_nll=mx.zeros(1)), ValueError,
+         "cpo_loss: chosen_nll ... (2,), got (1,)"),
+        (lambda: simpo_loss(X, X, gamma=-1), ValueError, "simpo_loss: gamma ... 0, got -1"),
+        (lambda: orpo_loss(X, X, beta=0.0), ValueError, "orpo_loss: beta ... 0, got 0.0"),
+        (lambda: kto_loss(X, X, mx.zeros(3)), ValueError,
+         "kto_loss: desirable ... logps' shape (2,), got (3,)"),
+        (lambda: kto_loss(X, X, X, kl=mx.zeros(0)), ValueError,
+         "kto_loss: kl ... one number, got shape (0,)"),
+        (lambda: kto_loss(X, X, X, desirable_weight=-1), ValueError,
+         "kto_loss: desirable_weight ... 0, got -1"),
+        (lambda: kto_loss(X, X, X, beta=float("nan")), ValueError, "kto_loss: beta ... finite, got nan"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(function, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         function()

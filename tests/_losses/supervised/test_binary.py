@@ -8,6 +8,7 @@ import pytest
 
 from purestep.losses import binary_cross_entropy, sigmoid_binary_cross_entropy, sigmoid_focal_loss
 from tests._losses.recorded import cases, check_contract, compare
+from tests.refusals import parts
 
 ALL = {"pos_weight": 3.0, "label_smoothing": 0.1, "z_loss": 0.1}
 LOSSES = [sigmoid_binary_cross_entropy, sigmoid_focal_loss, binary_cross_entropy]
@@ -76,24 +77,24 @@ def test_the_weight_of_positives_may_differ_by_class():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label_smoothing": 1.0}, "label_smoothing must be less than 1, got 1.0"),
-        ({"z_loss": -1}, "z_loss must be at least 0, got -1"),
-        ({"pos_weight": -1.0}, "pos_weight must be at least 0, got -1.0"),
-        ({"pos_weight": mx.ones(3)}, r"pos_weight must broadcast to the logits' \(2,\), got \(3,\)"),
+        ({"label_smoothing": 1.0}, "label_smoothing ... 1, got 1.0"),
+        ({"z_loss": -1}, "z_loss ... 0, got -1"),
+        ({"pos_weight": -1.0}, "pos_weight ... 0, got -1.0"),
+        ({"pos_weight": mx.ones(3)}, "pos_weight ... broadcast ... logits' (2,), got (3,)"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, message):
-    with pytest.raises(ValueError, match=f"^sigmoid_binary_cross_entropy: {message}"):
+    with pytest.raises(ValueError, match=parts(f"sigmoid_binary_cross_entropy: {message}")):
         sigmoid_binary_cross_entropy(mx.zeros(2), mx.zeros(2), **options)
 
 
 def test_bad_focal_options_and_shapes_are_refused():
-    with pytest.raises(ValueError, match="^sigmoid_focal_loss: gamma must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="^sigmoid_focal_loss: gamma .* 0, got -1"):
         sigmoid_focal_loss(mx.zeros(2), mx.zeros(2), gamma=-1)
-    with pytest.raises(ValueError, match="^sigmoid_focal_loss: alpha must be at most 1, got 2"):
+    with pytest.raises(ValueError, match="^sigmoid_focal_loss: alpha .* 1, got 2"):
         sigmoid_focal_loss(mx.zeros(2), mx.zeros(2), alpha=2)
     for loss in LOSSES:
-        with pytest.raises(ValueError, match=f"^{loss.__name__}: labels must have .* shape"):
+        with pytest.raises(ValueError, match=rf"^{loss.__name__}: labels .* shape \(2, 1\), got \(2,\)"):
             loss(mx.zeros((2, 1)), mx.zeros(2))
-        with pytest.raises(TypeError, match=f"^{loss.__name__}: .* must be floating"):
+        with pytest.raises(TypeError, match=f"^{loss.__name__}: .* floating, got mlx.core.int32"):
             loss(mx.zeros(2, mx.int32), mx.zeros(2))

@@ -8,6 +8,7 @@ import pytest
 
 from purestep.losses import info_nce, ntxent, triplet_margin_loss
 from tests._losses.recorded import cases, check_contract, compare
+from tests.refusals import parts
 
 EMBEDDINGS = mx.random.normal((5, 3), key=mx.random.key(0))
 LABELS = mx.array([0, 1, 0, 1, 0])
@@ -92,33 +93,30 @@ def test_equal_vectors_have_a_finite_slope():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: ntxent(EMBEDDINGS, LABELS, temperature=0.0), "ntxent: temperature ... 0, got 0.0"),
         (
-            lambda: ntxent(EMBEDDINGS, LABELS, temperature=0.0),
-            "ntxent: temperature must be greater than 0, got 0.0",
+            lambda: ntxent(EMBEDDINGS, LABELS[:4]),
+            "ntxent: embeddings and labels ... [n, features] ... (5, 3) and (4,)",
         ),
-        (lambda: ntxent(EMBEDDINGS, LABELS[:4]), r"ntxent: embeddings and labels must be \[n, features\]"),
-        (
-            lambda: info_nce(EMBEDDINGS, EMBEDDINGS, temperature=-1),
-            "info_nce: temperature must be greater than 0, got -1",
-        ),
+        (lambda: info_nce(EMBEDDINGS, EMBEDDINGS, temperature=-1), "info_nce: temperature ... 0, got -1"),
         (
             lambda: info_nce(EMBEDDINGS, EMBEDDINGS[:4]),
-            r"info_nce: keys must have queries' shape \(5, 3\), got",
+            "info_nce: keys ... queries' shape (5, 3), got (4, 3)",
         ),
         (
             lambda: triplet_margin_loss(EMBEDDINGS, EMBEDDINGS, EMBEDDINGS, norm_degree=0.5),
-            "triplet_margin_loss: norm_degree must be at least 1, got 0.5",
+            "triplet_margin_loss: norm_degree ... 1, got 0.5",
         ),
         (
             lambda: triplet_margin_loss(EMBEDDINGS, EMBEDDINGS, EMBEDDINGS[0]),
-            "triplet_margin_loss: negatives must have anchors' shape",
+            "triplet_margin_loss: negatives ... anchors' shape (5, 3), got (3,)",
         ),
         (
             lambda: triplet_margin_loss(EMBEDDINGS, EMBEDDINGS, EMBEDDINGS, eps=0),
-            "triplet_margin_loss: eps must be greater than 0, got 0",
+            "triplet_margin_loss: eps ... 0, got 0",
         ),
     ],
 )
 def test_a_bad_argument_is_refused(call, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
+    with pytest.raises(ValueError, match=parts(message)):
         call()

@@ -41,12 +41,10 @@ def test_a_vector_of_zeros_has_a_cosine_and_a_gradient_of_zero():
 @pytest.mark.parametrize("loss", [cosine_similarity, cosine_distance])
 def test_bad_arguments_are_refused(loss):
     with pytest.raises(
-        ValueError, match=rf"^{loss.__name__}: targets must have predictions' shape \(2, 3\), got"
+        ValueError, match=rf"^{loss.__name__}: targets .* predictions' shape \(2, 3\), got \(3,\)"
     ):
         loss(mx.zeros((2, 3)), mx.zeros((3,)))
-    with pytest.raises(ValueError, match=f"^{loss.__name__}: epsilon must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=f"^{loss.__name__}: epsilon .* 0, got -1"):
         loss(mx.zeros((2, 3)), mx.zeros((2, 3)), epsilon=-1)
-    with pytest.raises(
-        ValueError, match=f"^{loss.__name__}: predictions must have at least one feature, got"
-    ):
+    with pytest.raises(ValueError, match=rf"^{loss.__name__}: predictions .* one feature, got \(2, 0\)"):
         loss(mx.zeros((2, 0)), mx.zeros((2, 0)))

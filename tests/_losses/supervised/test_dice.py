@@ -68,23 +68,21 @@ def test_a_perfect_prediction_costs_nothing_and_an_absent_class_neither():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(
-        ValueError, match=r"^dice_loss: predictions must be \[batch, ..., classes\], got \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=r"^dice_loss: predictions .* \[batch, ..., classes\], got \(3,\)"):
         dice_loss(mx.zeros(3), mx.zeros(3))
-    with pytest.raises(ValueError, match=r"^dice_loss: class_weights must have shape \(3,\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"^dice_loss: class_weights .* shape \(3,\), got \(2,\)"):
         dice_loss(LOGITS, ONE_HOT, class_weights=mx.ones(2))
-    with pytest.raises(TypeError, match="^dice_loss: class_weights must be an array, got list"):
+    with pytest.raises(TypeError, match="^dice_loss: class_weights .* array, got list"):
         dice_loss(LOGITS, ONE_HOT, class_weights=[1.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="^dice_loss: smooth must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="^dice_loss: smooth .* 0, got -1"):
         dice_loss(LOGITS, ONE_HOT, smooth=-1)
-    with pytest.raises(ValueError, match="^dice_loss: alpha must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="^dice_loss: alpha .* 0, got -1"):
         dice_loss(LOGITS, ONE_HOT, alpha=-1)
-    with pytest.raises(ValueError, match=r"^dice_loss: where must broadcast to the positions' \(4, 5\), got"):
-        dice_loss(LOGITS, ONE_HOT, where=mx.ones((4, 5, 3)))
     with pytest.raises(
-        ValueError, match=r"^dice_loss: weights must broadcast to the examples' \(4,\), got \(5,\)"
+        ValueError, match=r"^dice_loss: where .* broadcast .* positions' \(4, 5\), got \(4, 5, 3\)"
     ):
+        dice_loss(LOGITS, ONE_HOT, where=mx.ones((4, 5, 3)))
+    with pytest.raises(ValueError, match=r"^dice_loss: weights .* broadcast .* examples' \(4,\), got \(5,\)"):
         dice_loss(LOGITS, ONE_HOT, weights=mx.ones(5))
-    with pytest.raises(ValueError, match="^binary_dice_loss: targets must have predictions' shape"):
+    with pytest.raises(ValueError, match=r"^binary_dice_loss: targets .* predictions' shape .* got \(5, 3\)"):
         binary_dice_loss(LOGITS, ONE_HOT[0])

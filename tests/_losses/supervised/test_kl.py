@@ -74,12 +74,10 @@ def test_a_negative_probability_and_mismatched_shapes_are_caught(name):
     if "log_targets" not in name:
         assert math.isnan(loss(mx.zeros((1, 2)), mx.array([[-0.5, 1.5]])).value.item())
     with pytest.raises(
-        ValueError, match=rf"^{name}: (log_)?targets must have log_predictions' shape \(1, 2\)"
+        ValueError, match=rf"^{name}: (log_)?targets .* log_predictions' shape \(1, 2\), got \(2,\)"
     ):
         loss(mx.zeros((1, 2)), mx.zeros(2))
-    with pytest.raises(TypeError, match=f"^{name}: log_predictions must be floating"):
+    with pytest.raises(TypeError, match=f"^{name}: log_predictions .* floating, got mlx.core.int32"):
         loss(mx.zeros((1, 2), mx.int32), mx.zeros((1, 2)))
-    with pytest.raises(
-        ValueError, match=rf"^{name}: weights must broadcast to the losses' \(1,\), got \(1, 2\)"
-    ):
+    with pytest.raises(ValueError, match=rf"^{name}: weights .* broadcast .* losses' \(1,\), got \(1, 2\)"):
         loss(mx.zeros((1, 2)), mx.ones((1, 2)), weights=mx.ones((1, 2)))

@@ -8,6 +8,7 @@ import pytest
 
 from purestep.losses import gaussian_nll_loss, nll_loss
 from tests._losses.recorded import cases, check_contract, compare
+from tests.refusals import parts
 
 
 @pytest.mark.parametrize("case", cases("gaussian_nll_loss", "gaussian_nll_loss_full"))
@@ -51,30 +52,30 @@ def test_ignored_targets_are_left_out_and_others_out_of_range_make_nan():
         (
             lambda: nll_loss(mx.zeros((2, 3)), mx.zeros(2)),
             TypeError,
-            "nll_loss: targets must be integers, got",
+            "nll_loss: targets ... integers, got mlx.core.float32",
         ),
         (
             lambda: nll_loss(mx.zeros((2, 3)), mx.zeros((3,), mx.int32)),
             ValueError,
-            "nll_loss: targets must have inputs' shape without",
+            "nll_loss: targets ... inputs' shape ... (3,) and (2, 3)",
         ),
         (
             lambda: nll_loss(mx.zeros((2, 3)), mx.zeros((2,), mx.int32), ignore_index=0.5),
             TypeError,
-            "nll_loss: ignore_index must be an integer, got 0.5",
+            "nll_loss: ignore_index ... integer, got 0.5",
         ),
         (
             lambda: gaussian_nll_loss(mx.zeros(2), mx.zeros(2), mx.zeros(3)),
             ValueError,
-            "gaussian_nll_loss: variances must have predictions' shape",
+            "gaussian_nll_loss: variances ... predictions' shape (2,), got (3,)",
         ),
         (
             lambda: gaussian_nll_loss(mx.zeros(2), mx.zeros(2), mx.zeros(2), eps=0),
             ValueError,
-            "gaussian_nll_loss: eps must be greater than 0, got 0",
+            "gaussian_nll_loss: eps ... 0, got 0",
         ),
     ],
 )
 def test_a_bad_argument_is_refused(call, error, message):
-    with pytest.raises(error, match=f"^{message}"):
+    with pytest.raises(error, match=parts(message)):
         call()

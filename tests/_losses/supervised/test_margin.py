@@ -49,20 +49,20 @@ def test_a_label_out_of_range_makes_the_loss_and_its_gradient_nan(name, label):
 
 def test_bad_arguments_are_refused():
     for name in BINARY:
-        with pytest.raises(ValueError, match=f"^{name}: targets must have predictor_outputs' shape"):
+        with pytest.raises(
+            ValueError, match=rf"^{name}: targets .* predictor_outputs' shape \(2, 1\), got \(2,\)"
+        ):
             getattr(margin, name)(mx.zeros((2, 1)), mx.ones(2))
     for name in MULTICLASS:
-        with pytest.raises(
-            ValueError, match=f"^{name}: labels must have scores' shape without its last axis"
-        ):
+        with pytest.raises(ValueError, match=rf"^{name}: labels .* scores' shape .* \(1,\) and \(2, 3\)"):
             getattr(margin, name)(mx.zeros((2, 3)), mx.array([0]))
-        with pytest.raises(TypeError, match=f"^{name}: labels must be integers, got"):
+        with pytest.raises(TypeError, match=f"^{name}: labels .* integers, got mlx.core.float32"):
             getattr(margin, name)(mx.zeros((2, 3)), mx.zeros(2))
-        with pytest.raises(ValueError, match=f"^{name}: scores must have at least one class"):
+        with pytest.raises(ValueError, match=rf"^{name}: scores .* one class, got \(2, 0\)"):
             getattr(margin, name)(mx.zeros((2, 0)), mx.array([0, 0]))
     with pytest.raises(
-        ValueError, match=r"^margin_ranking_loss: inputs2 must have inputs1' shape \(2,\), got"
+        ValueError, match=r"^margin_ranking_loss: inputs2 .* inputs1' shape \(2,\), got \(3,\)"
     ):
         margin.margin_ranking_loss(mx.zeros(2), mx.zeros(3), mx.ones(2))
-    with pytest.raises(ValueError, match="^margin_ranking_loss: margin must be finite"):
+    with pytest.raises(ValueError, match="^margin_ranking_loss: margin .* finite, got inf"):
         margin.margin_ranking_loss(mx.zeros(2), mx.zeros(2), mx.ones(2), margin=math.inf)

@@ -42,13 +42,11 @@ def test_parts_merge_half_precision_is_wide_and_vmap_is_a_loop():
 
 def test_bad_arguments_are_refused():
     name = "ranking_softmax_loss"
-    with pytest.raises(ValueError, match=rf"^{name}: labels must have logits' shape \(2, 3\), got \(3,\)"):
+    with pytest.raises(ValueError, match=rf"^{name}: labels .* logits' shape \(2, 3\), got \(3,\)"):
         ranking_softmax_loss(mx.zeros((2, 3)), mx.zeros(3))
-    with pytest.raises(
-        ValueError, match=rf"^{name}: where must broadcast to the logits' \(2, 3\), got \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=rf"^{name}: where .* broadcast .* logits' \(2, 3\), got \(2,\)"):
         ranking_softmax_loss(mx.zeros((2, 3)), mx.zeros((2, 3)), where=mx.ones(2))
-    with pytest.raises(ValueError, match=f"^{name}: weights must broadcast to the logits'"):
+    with pytest.raises(ValueError, match=rf"^{name}: weights .* broadcast .* logits' \(2, 3\), got \(2,\)"):
         ranking_softmax_loss(mx.zeros((2, 3)), mx.zeros((2, 3)), weights=mx.ones(2))
-    with pytest.raises(ValueError, match=f"^{name}: logits must have at least one item"):
+    with pytest.raises(ValueError, match=rf"^{name}: logits .* one item, got \(2, 0\)"):
         ranking_softmax_loss(mx.zeros((2, 0)), mx.zeros((2, 0)))

@@ -32,21 +32,17 @@ def test_an_error_of_zero_has_neither_loss_nor_gradient(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_shapes_are_compared_and_never_broadcast(name):
-    with pytest.raises(
-        ValueError, match=rf"^{name}: targets must have predictions' shape \(3, 1\), got \(3,\)"
-    ):
+    with pytest.raises(ValueError, match=rf"^{name}: targets .* predictions' shape \(3, 1\), got \(3,\)"):
         getattr(regression, name)(mx.zeros((3, 1)), mx.zeros(3))
-    with pytest.raises(
-        ValueError, match=rf"^{name}: weights must broadcast to the losses' \(3,\), got \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=rf"^{name}: weights .* broadcast .* losses' \(3,\), got \(2,\)"):
         getattr(regression, name)(mx.zeros(3), mx.zeros(3), weights=mx.ones(2))
-    with pytest.raises(TypeError, match=rf"^{name}: predictions must be floating, got mlx.core.int32"):
+    with pytest.raises(TypeError, match=rf"^{name}: predictions .* floating, got mlx.core.int32"):
         getattr(regression, name)(mx.zeros(3, mx.int32), mx.zeros(3))
 
 
 @pytest.mark.parametrize(("name", "option"), [("huber_loss", "delta"), ("smooth_l1_loss", "beta")])
 def test_a_threshold_of_zero_is_refused(name, option):
-    with pytest.raises(ValueError, match=rf"^{name}: {option} must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match=rf"^{name}: {option} .* 0, got 0"):
         getattr(regression, name)(mx.zeros(3), mx.zeros(3), **{option: 0})
 
 

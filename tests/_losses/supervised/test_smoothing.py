@@ -6,6 +6,7 @@ import pytest
 
 from purestep.losses import poly_loss_cross_entropy, smooth_labels
 from tests._losses.recorded import RECORD, cases, check_contract, compare
+from tests.refusals import parts
 
 
 @pytest.mark.parametrize("case", cases("poly_loss_cross_entropy"))
@@ -34,33 +35,29 @@ def test_a_class_ruled_out_costs_nothing_where_its_label_is_zero():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (
-            lambda: smooth_labels(mx.zeros(3), 1.5),
-            ValueError,
-            "smooth_labels: alpha must be at most 1, got 1.5",
-        ),
+        (lambda: smooth_labels(mx.zeros(3), 1.5), ValueError, "smooth_labels: alpha ... 1, got 1.5"),
         (
             lambda: smooth_labels(mx.zeros(3, mx.int32), 0.5),
             TypeError,
-            "smooth_labels: labels must be floating",
+            "smooth_labels: labels ... floating, got mlx.core.int32",
         ),
         (
             lambda: smooth_labels(mx.array(1.0), 0.5),
             ValueError,
-            "smooth_labels: labels must have at least one",
+            "smooth_labels: labels ... one class, got ()",
         ),
         (
             lambda: poly_loss_cross_entropy(mx.zeros((2, 3)), mx.zeros(2)),
             ValueError,
-            "poly_loss_cross_entropy: labels must have logits' shape",
+            "poly_loss_cross_entropy: labels ... logits' shape (2, 3), got (2,)",
         ),
         (
             lambda: poly_loss_cross_entropy(mx.zeros(3), mx.zeros(3), epsilon=-2),
             ValueError,
-            "poly_loss_cross_entropy: epsilon must be at least -1, got -2",
+            "poly_loss_cross_entropy: epsilon ... -1, got -2",
         ),
     ],
 )
 def test_a_bad_argument_is_refused(call, error, message):
-    with pytest.raises(error, match=f"^{message}"):
+    with pytest.raises(error, match=parts(message)):
         call()

@@ -57,13 +57,15 @@ def test_a_regularizer_takes_arguments_of_its_own():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(TypeError, match="^make_fenchel_young_loss: max_fun must be callable, got 3"):
+    with pytest.raises(TypeError, match="^make_fenchel_young_loss: max_fun .* callable, got 3"):
         make_fenchel_young_loss(3)
-    with pytest.raises(ValueError, match="^fenchel_young_loss: targets must have scores' shape"):
+    with pytest.raises(
+        ValueError, match=r"^fenchel_young_loss: targets .* scores' shape \(2, 3\), got \(3,\)"
+    ):
         softmax_loss(mx.zeros((2, 3)), mx.zeros((3,)))
-    with pytest.raises(ValueError, match="^sparsemax_loss: labels must have logits' shape"):
+    with pytest.raises(ValueError, match=r"^sparsemax_loss: labels .* logits' shape \(2, 3\), got \(3,\)"):
         sparsemax_loss(mx.zeros((2, 3)), mx.zeros((3,)))
     with pytest.raises(
-        ValueError, match="^multiclass_sparsemax_loss: labels must have scores' shape without"
+        ValueError, match=r"^multiclass_sparsemax_loss: labels .* scores' shape .* \(1,\) and \(2, 3\)"
     ):
         multiclass_sparsemax_loss(mx.zeros((2, 3)), mx.array([0]))

@@ -1,7 +1,6 @@
 """The chunked loss against torch in float64 for several chunk sizes; memory, masks and bad arguments."""
 
 import io
-import re
 
 import mlx.core as mx
 import numpy as np
@@ -13,6 +12,7 @@ from purestep._core import graph, hardware
 from purestep._losses.tokens import projection
 from purestep.losses import cross_entropy, linear_cross_entropy
 from tests.references import recorded
+from tests.refusals import parts
 
 RECORD = recorded("chunked")
 RTOL, ATOL = 1e-5, 1e-6
@@ -309,37 +309,27 @@ H, W, T = mx.ones((4, 3)), mx.ones((5, 3)), mx.zeros(4, mx.int32)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        (
-            (H, W, mx.zeros(3, mx.int32)),
-            {},
-            ValueError,
-            "targets must have hidden' shape without its last axis",
-        ),
-        (
-            (H, mx.ones((5, 4)), T),
-            {},
-            ValueError,
-            "weight must be [classes, 3] as hidden has features, got (5, 4)",
-        ),
-        ((H, mx.ones((0, 3)), T), {}, ValueError, "weight must be [classes, 3]"),
-        ((H, mx.ones(3), T), {}, ValueError, "weight must be [classes, 3]"),
+        ((H, W, mx.zeros(3, mx.int32)), {}, ValueError, "targets ... hidden' shape ... (3,) and (4, 3)"),
+        ((H, mx.ones((5, 4)), T), {}, ValueError, "weight ... [classes, 3] ... (5, 4)"),
+        ((H, mx.ones((0, 3)), T), {}, ValueError, "weight ... [classes, 3] ... (0, 3)"),
+        ((H, mx.ones(3), T), {}, ValueError, "weight ... [classes, 3] ... (3,)"),
         (
             (H, W.astype(mx.bfloat16), T),
             {},
             TypeError,
-            "weight must have hidden's dtype mlx.core.float32, got",
+            "weight ... hidden's dtype mlx.core.float32, got mlx.core.bfloat16",
         ),
-        ((H, W, T), {"bias": mx.ones(4)}, ValueError, "bias must be (5,), one for each class, got (4,)"),
-        ((H, W, T.astype(mx.float32)), {}, TypeError, "targets must be integers"),
-        ((H.astype(mx.int32), W, T), {}, TypeError, "hidden must be floating"),
-        ((H, W, T), {"weights": mx.ones(3)}, ValueError, "weights must broadcast to targets' (4,), got (3,)"),
-        ((H, W, T), {"chunk_size": 0}, ValueError, "chunk_size must be at least 1, got 0"),
-        ((H, W, T), {"chunk_size": 1.5}, TypeError, "chunk_size must be an integer"),
-        ((H, W, T), {"label_smoothing": 1.0}, ValueError, "label_smoothing must be less than 1"),
-        ((H, W, T), {"z_loss": -1.0}, ValueError, "z_loss must be at least 0"),
-        ((H, W, T), {"soft_cap": 0.0}, ValueError, "soft_cap must be greater than 0"),
+        ((H, W, T), {"bias": mx.ones(4)}, ValueError, "bias ... (5,), ... (4,)"),
+        ((H, W, T.astype(mx.float32)), {}, TypeError, "targets ... integers, got mlx.core.float32"),
+        ((H.astype(mx.int32), W, T), {}, TypeError, "hidden ... floating, got mlx.core.int32"),
+        ((H, W, T), {"weights": mx.ones(3)}, ValueError, "weights ... broadcast ... targets' (4,), got (3,)"),
+        ((H, W, T), {"chunk_size": 0}, ValueError, "chunk_size ... 1, got 0"),
+        ((H, W, T), {"chunk_size": 1.5}, TypeError, "chunk_size ... integer, got 1.5"),
+        ((H, W, T), {"label_smoothing": 1.0}, ValueError, "label_smoothing ... 1, got 1.0"),
+        ((H, W, T), {"z_loss": -1.0}, ValueError, "z_loss ... 0, got -1.0"),
+        ((H, W, T), {"soft_cap": 0.0}, ValueError, "soft_cap ... 0, got 0.0"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(arguments, options, error, message):
-    with pytest.raises(error, match="^linear_cross_entropy: .*" + re.escape(message)):
+    with pytest.raises(error, match=parts(f"linear_cross_entropy: {message}")):
         linear_cross_entropy(*arguments, **options)

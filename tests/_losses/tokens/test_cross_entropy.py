@@ -1,7 +1,5 @@
 """Cross entropy of integer targets against torch in float64: weights, ignored targets, bad arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from purestep import Mean
 from purestep.losses import cross_entropy
 from tests.references import recorded
+from tests.refusals import parts
 
 RECORD = recorded("optimizers")
 RTOL, ATOL = 2e-6, 1e-7
@@ -142,50 +141,56 @@ def test_one_vector_of_logits_has_one_target():
 @pytest.mark.parametrize(
     ("logits", "targets", "options", "error", "message"),
     [
-        ((2, 3, 4), mx.zeros((3, 2), mx.int32), {}, ValueError, "last axis, got (3, 2) and (2, 3, 4)"),
+        (
+            (2, 3, 4),
+            mx.zeros((3, 2), mx.int32),
+            {},
+            ValueError,
+            "targets ... logits' shape ... (3, 2) and (2, 3, 4)",
+        ),
         (
             (2, 4),
             mx.zeros((2, 4), mx.int32),
             {},
             ValueError,
-            "targets must have logits' shape without its last",
+            "targets ... logits' shape ... (2, 4) and (2, 4)",
         ),
-        (
-            (),
-            mx.array(0),
-            {},
-            ValueError,
-            "targets must have logits' shape without its last axis, got () and ()",
-        ),
-        ((2, 0), mx.array([0, 0]), {}, ValueError, "logits must have at least one class, got (2, 0)"),
-        ((2, 4), mx.zeros(2), {}, TypeError, "targets must be integers, got mlx.core.float32"),
-        ((2, 4), mx.array([True, False]), {}, TypeError, "targets must be integers, got mlx.core.bool"),
+        ((), mx.array(0), {}, ValueError, "targets ... logits' shape ... () and ()"),
+        ((2, 0), mx.array([0, 0]), {}, ValueError, "logits ... one class, got (2, 0)"),
+        ((2, 4), mx.zeros(2), {}, TypeError, "targets ... integers, got mlx.core.float32"),
+        ((2, 4), mx.array([True, False]), {}, TypeError, "targets ... integers, got mlx.core.bool"),
         (
             (2, 4),
             mx.array([0, 1]),
             {"weights": mx.ones(3)},
             ValueError,
-            "weights must broadcast to targets' (2,), got (3,)",
+            "weights ... broadcast ... targets' (2,), got (3,)",
         ),
-        ((2, 4), mx.array([0, 1]), {"weights": mx.ones((2, 2))}, ValueError, "weights must broadcast to"),
         (
             (2, 4),
             mx.array([0, 1]),
-            {"label_smoothing": 1.0},
+            {"weights": mx.ones((2, 2))},
             ValueError,
-            "label_smoothing must be less than 1, got",
+            "weights ... broadcast ... (2,), got (2, 2)",
         ),
-        ((2, 4), mx.array([0, 1]), {"label_smoothing": -0.1}, ValueError, "must be at least 0, got -0.1"),
-        ((2, 4), mx.array([0, 1]), {"label_smoothing": float("nan")}, ValueError, "must be finite, got nan"),
+        ((2, 4), mx.array([0, 1]), {"label_smoothing": 1.0}, ValueError, "label_smoothing ... 1, got 1.0"),
+        ((2, 4), mx.array([0, 1]), {"label_smoothing": -0.1}, ValueError, "label_smoothing ... 0, got -0.1"),
+        (
+            (2, 4),
+            mx.array([0, 1]),
+            {"label_smoothing": float("nan")},
+            ValueError,
+            "label_smoothing ... finite, got nan",
+        ),
     ],
 )
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(logits, targets, options, error, message):
-    with pytest.raises(error, match="^cross_entropy: .*" + re.escape(message)):
+    with pytest.raises(error, match=parts(f"cross_entropy: {message}")):
         cross_entropy(mx.zeros(logits), targets, **options)
 
 
 def test_integer_logits_are_refused():
-    with pytest.raises(TypeError, match=r"^cross_entropy: logits must be floating, got mlx\.core\.int32"):
+    with pytest.raises(TypeError, match=r"^cross_entropy: logits .* floating, got mlx\.core\.int32"):
         cross_entropy(mx.zeros((2, 4), mx.int32), mx.array([0, 1]))
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from purestep.losses import cross_entropy
 from tests._losses.recorded import cases, check_contract, compare
+from tests.refusals import parts
 
 
 def options_of(case):
@@ -96,26 +97,26 @@ def test_compiled_it_is_the_same():
 @pytest.mark.parametrize(
     ("targets", "options", "error", "message"),
     [
-        (mx.ones((2, 3)), {}, ValueError, r"targets must have logits' shape \(2, 4\), got \(2, 3\)"),
-        (mx.ones((2, 4)), {"ignore_index": 0}, ValueError, "ignore_index must be None for targets that are"),
+        (mx.ones((2, 3)), {}, ValueError, "targets ... logits' shape (2, 4), got (2, 3)"),
+        (mx.ones((2, 4)), {"ignore_index": 0}, ValueError, "ignore_index ... None ... distributions, got 0"),
         (
             mx.array([0, 1]),
             {"class_weights": mx.ones(3)},
             ValueError,
-            r"class_weights must have shape \(4,\), got",
+            "class_weights ... shape (4,), got (3,)",
         ),
+        (mx.array([0, 1]), {"class_weights": [1.0] * 4}, TypeError, "class_weights ... array, got list"),
         (
             mx.array([0, 1]),
-            {"class_weights": [1.0] * 4},
+            {"weights": [1.0, 1.0]},
             TypeError,
-            "class_weights must be an array, got list",
+            "weights ... real numbers ... booleans, got list",
         ),
-        (mx.array([0, 1]), {"weights": [1.0, 1.0]}, TypeError, "weights must be an array of real numbers"),
-        ([0, 1], {}, TypeError, "targets must be an array, got list"),
-        (mx.array([0, 1]), {"z_loss": -1e-4}, ValueError, "z_loss must be at least 0, got -0.0001"),
-        (mx.array([0, 1]), {"ignore_index": 1.0}, TypeError, "ignore_index must be an integer, got 1.0"),
+        ([0, 1], {}, TypeError, "targets ... array, got list"),
+        (mx.array([0, 1]), {"z_loss": -1e-4}, ValueError, "z_loss ... 0, got -0.0001"),
+        (mx.array([0, 1]), {"ignore_index": 1.0}, TypeError, "ignore_index ... integer, got 1.0"),
     ],
 )
 def test_a_bad_argument_is_refused(targets, options, error, message):
-    with pytest.raises(error, match=f"^cross_entropy: {message}"):
+    with pytest.raises(error, match=parts(f"cross_entropy: {message}")):
         cross_entropy(mx.zeros((2, 4)), targets, **options)

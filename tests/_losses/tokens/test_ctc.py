@@ -9,6 +9,7 @@ import pytest
 
 from purestep.losses import ctc_loss
 from tests._losses.recorded import cases, compare
+from tests.refusals import parts
 
 
 @pytest.mark.parametrize("case", cases("ctc_loss"))
@@ -93,28 +94,28 @@ def test_vmap_parts_and_half_precision_agree():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"blank_id": 4}, ValueError, "blank_id must be less than the 4 classes, got 4"),
-        ({"blank_id": -1}, ValueError, "blank_id must be at least 0, got -1"),
-        ({"labels": mx.zeros((2, 2))}, TypeError, "labels must be integers"),
+        ({"blank_id": 4}, ValueError, "blank_id ... 4 classes, got 4"),
+        ({"blank_id": -1}, ValueError, "blank_id ... 0, got -1"),
+        ({"labels": mx.zeros((2, 2))}, TypeError, "labels ... integers, got mlx.core.float32"),
         (
             {"labels": mx.zeros((3, 2), mx.int32)},
             ValueError,
-            r"logits and labels must be \[batch, frames, classes\]",
+            "logits and labels ... [batch, frames, classes] ... (2, 3, 4) and (3, 2)",
         ),
         (
             {"label_paddings": mx.zeros((2, 3))},
             ValueError,
-            r"label_paddings must have labels' shape \(2, 2\), got",
+            "label_paddings ... labels' shape (2, 2), got (2, 3)",
         ),
-        ({"logit_paddings": [[0, 0, 0]] * 2}, TypeError, "logit_paddings must be an array, got list"),
+        ({"logit_paddings": [[0, 0, 0]] * 2}, TypeError, "logit_paddings ... array, got list"),
         (
             {"logit_paddings": mx.zeros((2, 4))},
             ValueError,
-            r"logit_paddings must be \[batch, frames\] \(2, 3\), got",
+            "logit_paddings ... [batch, frames] (2, 3), got (2, 4)",
         ),
     ],
 )
 def test_a_bad_argument_is_refused(change, error, message):
     names = ("logits", "logit_paddings", "labels", "label_paddings")
-    with pytest.raises(error, match=f"^ctc_loss: {message}"):
+    with pytest.raises(error, match=parts(f"ctc_loss: {message}")):
         ctc_loss(**{**dict(zip(names, batch(), strict=True)), **change})

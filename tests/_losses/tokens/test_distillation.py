@@ -1,7 +1,5 @@
 """Distillation against torch in float64: full and top-k teachers, masks, and bad arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from purestep import Mean
 from purestep._losses.core.divergence import DIVERGENCES
 from purestep.losses import cross_entropy, distillation_loss, soft_target_loss, top_k_logits
 from tests.references import recorded
+from tests.refusals import parts
 
 RECORD = recorded("distillation")
 SETS = ("random", "extreme")
@@ -201,39 +200,47 @@ X, IDS, T = mx.zeros((2, 4)), mx.zeros((2, 2), mx.int32), mx.array([0, 1])
     ("function", "error", "message"),
     [
         (lambda: soft_target_loss(X, mx.zeros((2, 3))), ValueError,
-         "teacher_logits must have student_logits' shape (2, 4), got (2, 3)"),
-        (lambda: soft_target_loss(X, X, temperature=0), ValueError, "must be greater than 0, got 0"),
+         "soft_target_loss: teacher_logits ... student_logits' shape (2, 4), got (2, 3)"),
+        (lambda: soft_target_loss(X, X, temperature=0), ValueError,
+         "soft_target_loss: temperature ... 0, got 0"),
         (lambda: distillation_loss(X, X, T, temperature=0.0), ValueError,
-         "distillation_loss: temperature must be greater than 0, got 0.0"),
+         "distillation_loss: temperature ... 0, got 0.0"),
         (lambda: soft_target_loss(X, X, divergence="kl"), ValueError,
-         "divergence must be one of forward_kl, reverse_kl, jsd, got 'kl'"),
-        (lambda: soft_target_loss(X, X, beta=1.0), ValueError, "beta must be less than 1, got 1.0"),
-        (lambda: soft_target_loss(X, X, beta=mx.array(0.5)), TypeError, "beta must be a Python number"),
+         "soft_target_loss: divergence ... forward_kl, reverse_kl, jsd, got 'kl'"),
+        (lambda: soft_target_loss(X, X, beta=1.0), ValueError, "soft_target_loss: beta ... 1, got 1.0"),
+        (lambda: soft_target_loss(X, X, beta=mx.array(0.5)), TypeError,
+         "soft_target_loss: beta ... Python number, got an array"),
         (lambda: soft_target_loss(X, X, teacher_rest=mx.zeros(2)), ValueError,
-         "teacher_rest must come with teacher_indices"),
+         "soft_target_loss: teacher_rest ... with teacher_indices"),
         (lambda: soft_target_loss(X, mx.zeros((2, 2)), teacher_indices=IDS, divergence="reverse_kl"),
-         ValueError, "teacher_rest must be given for a reverse_kl of top-k logits, got None"),
+         ValueError, "soft_target_loss: teacher_rest ... reverse_kl ... None"),
         (lambda: soft_target_loss(X, mx.zeros((2, 5)), teacher_indices=IDS), ValueError,
-         "the last axis shortened to k of 1 to 4, got (2, 5)"),
+         "soft_target_loss: teacher_logits ... 1 to 4, got (2, 5)"),
         (lambda: soft_target_loss(X, mx.zeros((2, 3)), teacher_indices=IDS), ValueError,
-         "teacher_indices must have teacher_logits' shape (2, 3), got (2, 2)"),
+         "soft_target_loss: teacher_indices ... teacher_logits' shape (2, 3), got (2, 2)"),
         (lambda: soft_target_loss(X, mx.zeros((2, 2)), teacher_indices=mx.zeros((2, 2))), TypeError,
-         "teacher_indices must be integers"),
+         "soft_target_loss: teacher_indices ... integers, got mlx.core.float32"),
         (lambda: soft_target_loss(X, mx.zeros((2, 2)), teacher_indices=IDS, teacher_rest=mx.zeros(3)),
-         ValueError, "teacher_rest must have shape (2,), got (3,)"),
+         ValueError, "soft_target_loss: teacher_rest ... shape (2,), got (3,)"),
         (lambda: soft_target_loss(X, X, weights=mx.ones(3)), ValueError,
-         "soft_target_loss: weights must broadcast to the positions' (2,), got (3,)"),
-        (lambda: soft_target_loss(X.astype(mx.int32), X), TypeError, "student_logits must be floating"),
-        (lambda: soft_target_loss(X, X.astype(mx.int32)), TypeError, "teacher_logits must be floating"),
-        (lambda: soft_target_loss(mx.zeros((2, 0)), mx.zeros((2, 0))), ValueError, "vocab >= 1, got (2, 0)"),
-        (lambda: top_k_logits(X, 5), ValueError, "k must be at most the vocabulary of (2, 4), got 5"),
-        (lambda: top_k_logits(X, 0), ValueError, "top_k_logits: k must be at least 1, got 0"),
-        (lambda: top_k_logits(X, 2, temperature=0), ValueError, "temperature must be greater than 0, got 0"),
-        (lambda: distillation_loss(X, X, T, alpha=1.1), ValueError, "alpha must be at most 1, got 1.1"),
-        (lambda: distillation_loss(X, X, mx.zeros(2)), TypeError, "targets must be integers"),
-        (lambda: distillation_loss(X, X, mx.array([1])), ValueError, "distillation_loss: targets must have"),
+         "soft_target_loss: weights ... broadcast ... positions' (2,), got (3,)"),
+        (lambda: soft_target_loss(X.astype(mx.int32), X), TypeError,
+         "soft_target_loss: student_logits ... floating, got mlx.core.int32"),
+        (lambda: soft_target_loss(X, X.astype(mx.int32)), TypeError,
+         "soft_target_loss: teacher_logits ... floating, got mlx.core.int32"),
+        (lambda: soft_target_loss(mx.zeros((2, 0)), mx.zeros((2, 0))), ValueError,
+         "soft_target_loss: ... vocab >= 1, got (2, 0)"),
+        (lambda: top_k_logits(X, 5), ValueError, "top_k_logits: k ... vocabulary ... (2, 4), got 5"),
+        (lambda: top_k_logits(X, 0), ValueError, "top_k_logits: k ... 1, got 0"),
+        (lambda: top_k_logits(X, 2, temperature=0), ValueError, "top_k_logits: temperature ... 0, got 0"),
+        (lambda: distillation_loss(X, X, T, alpha=1.1), ValueError,
+         "distillation_loss: alpha ... 1, got 1.1"),
+        (lambda: distillation_loss(X, X, mx.zeros(2)), TypeError,
+         "distillation_loss: targets ... integers, got mlx.core.float32"),
+        (lambda: distillation_loss(X, X, mx.array([1])), ValueError,
+         "distillation_loss: targets ... (1,) and (2, 4)"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(function, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         function()

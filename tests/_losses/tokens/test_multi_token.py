@@ -1,7 +1,5 @@
 """Multi-token prediction: causality of every head, and the loss of the paper."""
 
-import re
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep.losses import MultiTokenPrediction, cross_entropy, multi_token_loss
+from tests.refusals import parts
 from tests.trees import same_bits
 
 VOCABULARY, WIDTH, HEADS, LENGTH = 11, 8, 2, 12
@@ -170,46 +169,40 @@ T = mx.zeros((1, 4), mx.int32)
 @pytest.mark.parametrize(
     ("states", "targets", "options", "error", "message"),
     [
-        (S[0], T, {}, ValueError, "states must be a list of arrays"),
-        ([], T, {}, ValueError, "states must be a list of arrays"),
-        (
-            [S[0], S[0]],
-            T,
-            {},
-            ValueError,
-            "states[1] must be [1, 3, width], 1 less than targets' (1, 4), got (1, 4, 8)",
-        ),
-        (S, T[:, :3], {}, ValueError, "states[0] must be [1, 3, width]"),
-        (S, T[0], {}, ValueError, "targets must be [batch, length], got (4,)"),
-        (S, T.astype(mx.float32), {}, TypeError, "targets must be integers"),
-        (S, T, {"mtp_weight": -0.1}, ValueError, "mtp_weight must be at least 0, got -0.1"),
+        (S[0], T, {}, ValueError, "states ... list of arrays"),
+        ([], T, {}, ValueError, "states ... list of arrays"),
+        ([S[0], S[0]], T, {}, ValueError, "states[1] ... [1, 3, width], ... targets' (1, 4), got (1, 4, 8)"),
+        (S, T[:, :3], {}, ValueError, "states[0] ... [1, 3, width]"),
+        (S, T[0], {}, ValueError, "targets ... [batch, length], got (4,)"),
+        (S, T.astype(mx.float32), {}, TypeError, "targets ... integers, got mlx.core.float32"),
+        (S, T, {"mtp_weight": -0.1}, ValueError, "mtp_weight ... 0, got -0.1"),
         (
             S,
             T,
             {"weights": mx.ones((2, 4))},
             ValueError,
-            "weights must broadcast to targets' (1, 4), got (2, 4)",
+            "weights ... broadcast ... targets' (1, 4), got (2, 4)",
         ),
     ],
 )
 def test_a_bad_argument_of_the_loss_is_refused(states, targets, options, error, message):
-    with pytest.raises(error, match="^multi_token_loss: " + re.escape(message)):
+    with pytest.raises(error, match=parts(f"multi_token_loss: {message}")):
         multi_token_loss(states, mx.zeros((5, 8)), targets, **options)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((8, 3), "width must be an even multiple of heads=3, got 8"),
-        ((8, 8), "width must be an even multiple of heads=8, got 8"),
-        ((8, 2, 0), "n_predict must be at least 1, got 0"),
+        ((8, 3), "width ... heads=3, got 8"),
+        ((8, 8), "width ... heads=8, got 8"),
+        ((8, 2, 0), "n_predict ... 1, got 0"),
     ],
 )
 def test_a_bad_shape_of_the_module_is_refused(arguments, message):
-    with pytest.raises(ValueError, match="^MultiTokenPrediction: " + message):
+    with pytest.raises(ValueError, match=parts(f"MultiTokenPrediction: {message}")):
         MultiTokenPrediction(*arguments)
 
 
 def test_sequences_too_short_for_the_heads_are_refused():
-    with pytest.raises(ValueError, match="length must be greater than n_predict=2, got 2"):
+    with pytest.raises(ValueError, match="MultiTokenPrediction: length .* n_predict=2, got 2"):
         predictions(2, tokens_of(0, length=2))

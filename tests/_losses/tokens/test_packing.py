@@ -1,12 +1,11 @@
 """Packed rows: positions and masks against a loop over the row, and attention against separate sequences."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.losses import packed_attention_mask, packed_loss_mask, packed_positions, packed_segments, shift
+from tests.refusals import parts
 
 ROWS = [
     [1, 1, 1, 2, 2, 3, 0, 0],
@@ -78,12 +77,12 @@ def test_separators_number_the_sequences(tokens, padding, segments):
 
 @pytest.mark.parametrize("function", [packed_positions, packed_loss_mask, packed_attention_mask])
 def test_segments_that_are_not_integers_or_not_there_are_refused(function):
-    with pytest.raises(TypeError, match=f"^{function.__name__}: segments must be integers"):
+    with pytest.raises(TypeError, match=f"^{function.__name__}: segments .* integers, got mlx.core.float32"):
         function(mx.zeros((2, 3)))
-    with pytest.raises(ValueError, match=re.escape("must be [batch, length] with length >= 1, got (2, 0)")):
+    with pytest.raises(ValueError, match=parts("segments ... [batch, length] ... 1, got (2, 0)")):
         function(mx.zeros((2, 0), mx.int32))
 
 
 def test_a_separator_that_is_no_token_is_refused():
-    with pytest.raises(ValueError, match="packed_segments: separator must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="packed_segments: separator .* 0, got -1"):
         packed_segments(mx.zeros((1, 3), mx.int32), -1)

@@ -1,7 +1,5 @@
 """Log-probabilities against torch in float64, masks against loops, and bad arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from purestep._core import hardware
 from purestep.losses import completion_mask, prompt_mask, sequence_logps, shift, token_logps, truncation_mask
 from tests.references import recorded
+from tests.refusals import parts
 
 RECORD = recorded("sequence")
 CASES = {"1.0": 1.0, "0.7": 0.7, "extreme": 1.0}
@@ -162,32 +161,40 @@ TOKENS = mx.zeros((2, 4), mx.int32)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: shift(mx.zeros((2, 1))), ValueError, "shift: tokens must be [..., length] with length >= 2"),
+        (lambda: shift(mx.zeros((2, 1))), ValueError, "shift: tokens ... [..., length] ... 2, got (2, 1)"),
         (lambda: token_logps(mx.zeros((2, 3)), mx.array([0, 0]), temperature=0), ValueError,
-         "token_logps: temperature must be greater than 0, got 0"),
+         "token_logps: temperature ... 0, got 0"),
         (lambda: token_logps(mx.zeros((2, 3)), mx.array([0, 0]), temperature=-1.0), ValueError,
-         "token_logps: temperature must be greater than 0, got -1.0"),
+         "token_logps: temperature ... 0, got -1.0"),
         (lambda: token_logps(mx.zeros((2, 3)), mx.array([0])), ValueError,
-         "token_logps: targets must have logits' shape without its last axis, got (1,) and (2, 3)"),
-        (lambda: token_logps(mx.zeros((2, 3)), mx.zeros(2)), TypeError, "targets must be integers"),
+         "token_logps: targets ... logits' shape ... (1,) and (2, 3)"),
+        (lambda: token_logps(mx.zeros((2, 3)), mx.zeros(2)), TypeError,
+         "token_logps: targets ... integers, got mlx.core.float32"),
         (lambda: token_logps(mx.zeros((2, 3), mx.int32), mx.array([0, 0])), TypeError,
-         "token_logps: logits must be floating"),
+         "token_logps: logits ... floating, got mlx.core.int32"),
         (lambda: token_logps(mx.zeros((2, 3)), mx.array([0, 0]), mask=mx.ones(3)), ValueError,
-         "token_logps: mask must broadcast to targets' (2,), got (3,)"),
+         "token_logps: mask ... broadcast ... targets' (2,), got (3,)"),
         (lambda: sequence_logps(mx.zeros((2, 3)), mx.zeros((2, 2))), ValueError,
-         "sequence_logps: mask must have token_logps' shape (2, 3), got (2, 2)"),
-        (lambda: sequence_logps(TOKENS, TOKENS), TypeError, "sequence_logps: token_logps must be floating"),
-        (lambda: sequence_logps(mx.array(1.0), mx.array(1.0)), ValueError, "got a scalar"),
+         "sequence_logps: mask ... token_logps' shape (2, 3), got (2, 2)"),
+        (lambda: sequence_logps(TOKENS, TOKENS), TypeError,
+         "sequence_logps: token_logps ... floating, got mlx.core.int32"),
+        (lambda: sequence_logps(mx.array(1.0), mx.array(1.0)), ValueError,
+         "sequence_logps: token_logps ... [..., length - 1], got a scalar"),
         (lambda: completion_mask(TOKENS, mx.array([1, 2, 3])), ValueError,
-         "completion_mask: prompt_lengths must have shape (2,), got (3,)"),
-        (lambda: completion_mask(TOKENS, -1), ValueError, "prompt_lengths must be at least 0, got -1"),
-        (lambda: completion_mask(TOKENS, 1, lengths=mx.zeros(2)), TypeError, "lengths must be integers"),
-        (lambda: completion_mask(TOKENS, 1, stop_tokens=()), ValueError, "must name at least one"),
-        (lambda: completion_mask(TOKENS, 1, stop_tokens=(1, -1)), ValueError, "must be at least 0"),
-        (lambda: completion_mask(TOKENS[:, :1], 1), ValueError, "with length >= 2, got (2, 1)"),
-        (lambda: prompt_mask(mx.zeros((2, 4)), 1), TypeError, "prompt_mask: tokens must be integers"),
+         "completion_mask: prompt_lengths ... shape (2,), got (3,)"),
+        (lambda: completion_mask(TOKENS, -1), ValueError, "completion_mask: prompt_lengths ... 0, got -1"),
+        (lambda: completion_mask(TOKENS, 1, lengths=mx.zeros(2)), TypeError,
+         "completion_mask: lengths ... integers, got mlx.core.float32"),
+        (lambda: completion_mask(TOKENS, 1, stop_tokens=()), ValueError,
+         "completion_mask: stop_tokens ... one token, got none"),
+        (lambda: completion_mask(TOKENS, 1, stop_tokens=(1, -1)), ValueError,
+         "completion_mask: stop_tokens ... 0, got -1"),
+        (lambda: completion_mask(TOKENS[:, :1], 1), ValueError,
+         "completion_mask: tokens ... [batch, length] ... 2, got (2, 1)"),
+        (lambda: prompt_mask(mx.zeros((2, 4)), 1), TypeError,
+         "prompt_mask: tokens ... integers, got mlx.core.float32"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(call, error, message):
-    with pytest.raises(error, match="|".join(re.escape(part) for part in message.split("|"))):
+    with pytest.raises(error, match=parts(message)):
         call()

@@ -69,7 +69,7 @@ def test_traces_are_counted_again_once_mlx_compiles_again():
     finally:
         mx.enable_compile()
     step(start(), rows(2))
-    with pytest.raises(ValueError, match="would be traced 2 times"):
+    with pytest.raises(ValueError, match="compiled: .* traced 2 times, max_traces is 1: batch.x"):
         step(start(), rows(3))
 
 
@@ -276,7 +276,7 @@ def test_other_errors_of_a_step_are_its_own():
 def test_a_container_that_varies_is_named():
     step = ps.compiled(lambda state, batch: (state, {}), max_traces=1)
     step({"w": mx.ones(1)}, {"x": mx.ones(1), "more": None})
-    with pytest.raises(ValueError, match=r"batch\.more is a dict in this call, None in the first"):
+    with pytest.raises(ValueError, match=r"compiled: .* batch\.more .*dict in this call, None"):
         step({"w": mx.ones(1)}, {"x": mx.ones(1), "more": {}})
 
 
@@ -286,9 +286,7 @@ def test_results_that_would_hold_dead_arrays_are_refused():
         x: mx.array
 
     step = ps.compiled(lambda state, batch: (state, {"made": Result(batch["x"] + 1)}))
-    with pytest.raises(
-        TypeError, match=r"^compiled: the step returned 1\.made of type Result; return arrays in"
-    ):
+    with pytest.raises(TypeError, match=r"^compiled: the step returned 1\.made .*Result; .*NamedTuples"):
         step({"w": mx.ones(1)}, rows(1))
     step = ps.compiled(lambda state, batch: (state, OrderedDict(x=batch["x"], note="text", none=None, n=1)))
     assert step({"w": mx.ones(1)}, rows(1))[1]["n"] == 1
@@ -297,7 +295,7 @@ def test_results_that_would_hold_dead_arrays_are_refused():
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match=r"^compiled: max_traces and keep .*, got max_traces=2 and keep=2"):
         ps.compiled(summing, max_traces=2, keep=2)
-    with pytest.raises(ValueError, match="^compiled: keep must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="^compiled: keep .* 1, got 0"):
         ps.compiled(summing, keep=0)
-    with pytest.raises(TypeError, match=r"^compiled: batch\.x is the Python number 1; write mx\.array\(1\)"):
+    with pytest.raises(TypeError, match=r"^compiled: batch\.x .*Python number 1;.* mx\.array\(1\)"):
         ps.compiled(summing, keep=2)(start(), {"x": 1})

@@ -5,6 +5,7 @@ import pytest
 import purestep as ps
 from tests._transforms.algorithms.recorded import close, compare_optimizer, names, walk
 from tests.references import recorded
+from tests.refusals import parts
 
 RECORD = recorded("optimizers")
 optimizers, schedules, transforms = ps.optimizers, ps.schedules, ps.transforms
@@ -67,13 +68,13 @@ def test_the_same_name_and_options_mean_the_same_to_optax(name, options):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: optimizers.sgd(-0.1), "learning_rate must be at least 0, got -0.1"),
-        (lambda: optimizers.sgd(0.1, momentum=1.5), "decay must be at most 1, got 1.5"),
-        (lambda: optimizers.adam(float("nan")), "learning_rate must be finite, got nan"),
-        (lambda: optimizers.adam(0.1, b1=1.5), "b1 must be less than 1, got 1.5"),
-        (lambda: optimizers.adamw(0.1, weight_decay=-1), "weight_decay must be at least 0, got -1"),
+        (lambda: optimizers.sgd(-0.1), "learning_rate ... 0, got -0.1"),
+        (lambda: optimizers.sgd(0.1, momentum=1.5), "decay ... 1, got 1.5"),
+        (lambda: optimizers.adam(float("nan")), "learning_rate ... finite, got nan"),
+        (lambda: optimizers.adam(0.1, b1=1.5), "b1 ... 1, got 1.5"),
+        (lambda: optimizers.adamw(0.1, weight_decay=-1), "weight_decay ... 0, got -1"),
     ],
 )
 def test_an_optimizer_refuses_what_its_transforms_refuse(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=parts(message)):
         make()

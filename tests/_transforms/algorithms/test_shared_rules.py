@@ -1,12 +1,12 @@
 """Rules that many transforms share: ranges of decays and epsilons, float32 state, visible NaN."""
 
 import inspect
-import re
 
 import mlx.core as mx
 import pytest
 
 from purestep import transforms, tree
+from tests.refusals import parts
 from tests.running import run
 
 ADAM_LIKE = [
@@ -33,16 +33,16 @@ OTHERS = [
 ]
 DECAYS, EPSILONS = ("b1", "b2", "b3"), ("eps", "eps_root")
 BAD_DECAYS = [
-    (1.0, ValueError, "must be less than 1, got 1.0"),
-    (-0.1, ValueError, "must be at least 0, got -0.1"),
-    (float("nan"), ValueError, "must be finite, got nan"),
-    (True, TypeError, "must be a number, got True"),
+    (1.0, ValueError, "... 1, got 1.0"),
+    (-0.1, ValueError, "... 0, got -0.1"),
+    (float("nan"), ValueError, "... finite, got nan"),
+    (True, TypeError, "... number, got True"),
 ]
 BAD_EPSILONS = [
-    (-1e-16, ValueError, "must be at least 0, got -1e-16"),
-    (float("inf"), ValueError, "must be finite, got inf"),
-    ("0.9", TypeError, "must be a number, got '0.9'"),
-    (None, TypeError, "must be a number, got None"),
+    (-1e-16, ValueError, "... 0, got -1e-16"),
+    (float("inf"), ValueError, "... finite, got inf"),
+    ("0.9", TypeError, "... number, got '0.9'"),
+    (None, TypeError, "... number, got None"),
 ]
 
 
@@ -58,7 +58,7 @@ def arguments(names):
 
 def assert_refused(make, name, values):
     for value, error, rule in values:
-        with pytest.raises(error, match=re.escape(f"{make.__name__}: {name} {rule}")):
+        with pytest.raises(error, match=parts(f"{make.__name__}: {name} {rule}")):
             make(**{name: value})
 
 

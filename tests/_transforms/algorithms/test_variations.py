@@ -1,7 +1,5 @@
 """Relative, factored, optimistic and other variations follow optax, recorded in float64."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -37,6 +35,7 @@ from purestep.transforms import (
 )
 from tests._transforms.algorithms.recorded import compare_optimizer, names
 from tests.references import recorded
+from tests.refusals import parts
 
 RECORD = recorded("variations")
 
@@ -140,26 +139,29 @@ def test_a_learning_rate_may_be_an_array_or_a_schedule():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: lamb(-1.0), "learning_rate must be at least 0, got -1.0"),
-        (lambda: lamb(1.0, b1=1.0), "b1 must be less than 1, got 1.0"),
-        (lambda: lars(1.0, weight_decay=-1.0), "weight_decay must be at least 0, got -1.0"),
-        (lambda: lars(1.0, trust_coefficient=-1.0), "trust_coefficient must be at least 0, got -1.0"),
-        (lambda: lars(1.0, momentum=1.5), "decay must be at most 1, got 1.5"),
-        (lambda: fromage(float("nan")), "learning_rate must be finite, got nan"),
-        (lambda: fromage(1.0, -1.0), "min_norm must be at least 0, got -1.0"),
-        (lambda: adafactor(-1.0), "learning_rate must be at least 0, got -1.0"),
-        (lambda: adafactor(1.0, momentum=1.0), "adafactor: momentum must be less than 1, got 1.0"),
-        (lambda: adafactor(1.0, decay_rate=0.0), "decay_rate must be greater than 0, got 0.0"),
-        (lambda: adafactor(1.0, clipping_threshold=0.0), "threshold must be greater than 0, got 0.0"),
-        (lambda: adafactor(1.0, weight_decay_rate=-1.0), "weight_decay must be at least 0, got -1.0"),
-        (lambda: sm3(1.0, momentum=-0.1), "b1 must be at least 0, got -0.1"),
-        (lambda: noisy_sgd(0.1, eta=-1.0, key=0), "eta must be at least 0, got -1.0"),
-        (lambda: polyak_sgd(0.0), "max_learning_rate must be greater than 0, got 0.0"),
-        (lambda: optimistic_adam(0.0, 0.1), "learning_rate must be greater than 0, got 0.0"),
-        (lambda: optimistic_adam(linear(1.0, 0.0, 2), 0.1), "must be a number when optimism is given"),
-        (lambda: optimistic_adam(0.1, float("inf")), "optimism must be finite, got inf"),
+        (lambda: lamb(-1.0), "learning_rate ... 0, got -1.0"),
+        (lambda: lamb(1.0, b1=1.0), "b1 ... 1, got 1.0"),
+        (lambda: lars(1.0, weight_decay=-1.0), "weight_decay ... 0, got -1.0"),
+        (lambda: lars(1.0, trust_coefficient=-1.0), "trust_coefficient ... 0, got -1.0"),
+        (lambda: lars(1.0, momentum=1.5), "decay ... 1, got 1.5"),
+        (lambda: fromage(float("nan")), "learning_rate ... finite, got nan"),
+        (lambda: fromage(1.0, -1.0), "min_norm ... 0, got -1.0"),
+        (lambda: adafactor(-1.0), "learning_rate ... 0, got -1.0"),
+        (lambda: adafactor(1.0, momentum=1.0), "adafactor: momentum ... 1, got 1.0"),
+        (lambda: adafactor(1.0, decay_rate=0.0), "decay_rate ... 0, got 0.0"),
+        (lambda: adafactor(1.0, clipping_threshold=0.0), "threshold ... 0, got 0.0"),
+        (lambda: adafactor(1.0, weight_decay_rate=-1.0), "weight_decay ... 0, got -1.0"),
+        (lambda: sm3(1.0, momentum=-0.1), "b1 ... 0, got -0.1"),
+        (lambda: noisy_sgd(0.1, eta=-1.0, key=0), "eta ... 0, got -1.0"),
+        (lambda: polyak_sgd(0.0), "max_learning_rate ... 0, got 0.0"),
+        (lambda: optimistic_adam(0.0, 0.1), "optimistic_adam: learning_rate ... 0, got 0.0"),
+        (
+            lambda: optimistic_adam(linear(1.0, 0.0, 2), 0.1),
+            "optimistic_adam: learning_rate ... number ... optimism",
+        ),
+        (lambda: optimistic_adam(0.1, float("inf")), "optimistic_adam: optimism ... finite, got inf"),
     ],
 )
 def test_an_optimizer_refuses_what_it_cannot_use(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make()

@@ -1,20 +1,21 @@
 """Arguments of other libraries' optimizers: refused by name, with what to write instead."""
 
 import inspect
-import re
 
 import mlx.core as mx
 import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms
+from tests.refusals import parts
 
 EVERY = list(optimizers.__all__)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_optimizer_names_an_argument_that_it_does_not_have(name):
-    with pytest.raises(TypeError, match=f"^{name}: no_such_thing is not an argument; the arguments are "):
+    known = ", ".join(inspect.signature(getattr(optimizers, name)).parameters)
+    with pytest.raises(TypeError, match=f"^{name}: no_such_thing .* argument.* {known}$"):
         getattr(optimizers, name)(no_such_thing=1)
 
 
@@ -22,12 +23,12 @@ def test_every_optimizer_names_an_argument_that_it_does_not_have(name):
     ("name", "argument", "meant"),
     [
         ("sgd", "weight_decay", "chain(transforms.add_decayed_weights(0.5), optimizers.sgd(...))"),
-        ("adam", "weight_decay", "optimizers.adamw and optimizers.lion decouple it"),
-        ("adafactor", "weight_decay", "it is called weight_decay_rate"),
-        ("adam", "lr", "it is called learning_rate"),
-        ("adamw", "betas", "it is called b1 and b2"),
-        ("rmsprop", "alpha", "it is called decay"),
-        ("adam", "amsgrad", "use optimizers.amsgrad"),
+        ("adam", "weight_decay", "optimizers.adamw and optimizers.lion"),
+        ("adafactor", "weight_decay", "weight_decay_rate"),
+        ("adam", "lr", "learning_rate"),
+        ("adamw", "betas", "b1 and b2"),
+        ("rmsprop", "alpha", "decay"),
+        ("adam", "amsgrad", "optimizers.amsgrad"),
         ("adam", "momentum", "chain(transforms.trace(0.5), optimizers.adam(...))"),
         ("sgd", "maximize", "chain(transforms.scale(-1.0), optimizers.sgd(...))"),
         ("adamw", "max_grad_norm", "chain(transforms.clip_by_global_norm(0.5), optimizers.adamw(...))"),
@@ -35,11 +36,11 @@ def test_every_optimizer_names_an_argument_that_it_does_not_have(name):
         ("adam", "bias_correction", "leave it out"),
         ("adam", "warmup_steps", "learning_rate takes a schedule"),
         ("adam", "params", "TrainState.create(params, transform)"),
-        ("adamw", "weight_decy", "did you mean weight_decay?"),
+        ("adamw", "weight_decy", "weight_decay?"),
     ],
 )
 def test_a_common_argument_is_refused_with_what_to_write(name, argument, meant):
-    message = re.escape(f"{name}: {argument} is not an argument; ") + ".*" + re.escape(meant)
+    message = parts(f"{name}: {argument} ... argument; ... {meant}")
     with pytest.raises(TypeError, match=message):
         getattr(optimizers, name)(**{"learning_rate": 0.1, argument: 0.5})
 
@@ -59,5 +60,5 @@ def test_signatures_and_injection_are_as_before():
     assert list(inspect.signature(optimizers.sgd).parameters)[:2] == ["learning_rate", "momentum"]
     state = transforms.inject_hyperparams(optimizers.adamw)(0.1, weight_decay=0.5).init({"w": mx.ones(2)})
     assert set(state.hyperparams) == {"learning_rate", "weight_decay"}
-    with pytest.raises(TypeError, match="sgd: weight_decay is not an argument; chain"):
+    with pytest.raises(TypeError, match="sgd: weight_decay .* argument; chain"):
         transforms.inject_hyperparams(optimizers.sgd)(0.1, weight_decay=0.5)

@@ -1,6 +1,5 @@
 """The contract: identity, stateless transforms, apply_updates, and extra arguments."""
 
-import re
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -9,6 +8,7 @@ import pytest
 import purestep as ps
 from purestep._transforms.core.base import check_transform, taking_extra
 from purestep.transforms import stateless
+from tests.refusals import parts
 
 
 class Layer(NamedTuple):
@@ -70,26 +70,22 @@ def test_applied_updates_leave_the_old_parameters_as_they_were():
         (
             {"layers": [{"w": mx.zeros((2, 3))}]},
             {"layers": [{"w": mx.zeros((3, 2))}]},
-            "apply_updates: layers.0.w has shape (3, 2) in updates, (2, 3) in params",
+            "apply_updates: layers.0.w ... (3, 2) in updates, (2, 3) in params",
         ),
         (
             {"w": mx.zeros((2, 3))},
             {"w": mx.zeros(3)},
-            "apply_updates: w has shape (3,) in updates, (2, 3) in params",
+            "apply_updates: w ... (3,) in updates, (2, 3) in params",
         ),
-        ({"w": mx.zeros(2)}, {"w": mx.array(1.0)}, "w has shape () in updates, (2,) in params"),
-        ({"a": {"w": mx.zeros(2)}}, {"a": {"w": None}}, "a.w is a leaf in the first tree, None in another"),
-        ({"a": {"w": None}}, {"a": {"w": mx.zeros(2)}}, "a.w is None in the first tree, a leaf in another"),
-        (
-            {"a": {"w": mx.zeros(2)}},
-            {"a": {"v": mx.zeros(2)}},
-            "a is a dict of (w) in the first tree, a dict of",
-        ),
-        ([mx.zeros(2)], (mx.zeros(2),), "the tree is a list of (0) in the first tree, a tuple of (0)"),
+        ({"w": mx.zeros(2)}, {"w": mx.array(1.0)}, "apply_updates: w ... () in updates, (2,) in params"),
+        ({"a": {"w": mx.zeros(2)}}, {"a": {"w": None}}, "a.w ... leaf ... None"),
+        ({"a": {"w": None}}, {"a": {"w": mx.zeros(2)}}, "a.w ... None ... leaf"),
+        ({"a": {"w": mx.zeros(2)}}, {"a": {"v": mx.zeros(2)}}, "a ... dict of (w) ... dict of (v)"),
+        ([mx.zeros(2)], (mx.zeros(2),), "the tree ... list of (0) ... tuple of (0)"),
     ],
 )
 def test_updates_built_or_shaped_otherwise_are_refused_with_the_path(params, updates, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         ps.apply_updates(params, updates)
 
 
@@ -120,6 +116,6 @@ def test_an_object_with_init_and_update_is_a_transform():
 
 @pytest.mark.parametrize("value", [ps.identity, None, "adam", lambda updates, state: (updates, state)])
 def test_an_object_without_them_is_refused(value):
-    message = f"chain: transforms[0] must be a GradientTransform, got {value!r}"
-    with pytest.raises(TypeError, match=re.escape(message)):
+    message = f"chain: transforms[0] ... GradientTransform, got {value!r}"
+    with pytest.raises(TypeError, match=parts(message)):
         check_transform("chain", "transforms[0]", value)

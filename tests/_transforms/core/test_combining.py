@@ -1,13 +1,12 @@
 """chain and named_chain: order, states, extra arguments, and refusals."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms
 from purestep.transforms import named_chain
+from tests.refusals import parts
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.array(1.0)}
@@ -79,32 +78,32 @@ def test_parameters_may_be_left_out_where_no_member_needs_them():
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ((), "chain: state.0 is in transform.init(params), not in the state; state.1 is in"),
-        (((), (), ()), "chain: state.2 is in the state, not in transform.init(params)"),
-        (None, "chain: state is None in the state, a tuple in transform.init(params)"),
+        ((), "chain: state.0 ... transform.init(params), not ... state; state.1"),
+        (((), (), ()), "chain: state.2 ... state, not ... transform.init(params)"),
+        (None, "chain: state ... None ... state, a tuple ... transform.init(params)"),
     ],
 )
 def test_the_state_of_more_or_fewer_members_is_refused(state, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         ps.chain(transforms.scale(2.0), transforms.scale(1.0)).update({"w": mx.array(5.0)}, state)
 
 
 @pytest.mark.parametrize("value", [transforms.scale_by_adam, None, 0.1])
 def test_a_member_that_is_no_transform_is_refused_with_its_place(value):
-    message = f"chain: transforms[1] must be a GradientTransform, got {value!r}"
-    with pytest.raises(TypeError, match=re.escape(message)):
+    message = f"chain: transforms[1] ... GradientTransform, got {value!r}"
+    with pytest.raises(TypeError, match=parts(message)):
         ps.chain(transforms.scale(1.0), value)
 
 
 def test_integer_parameters_and_gradients_of_other_shapes_are_refused_by_path():
     transform = ps.optimizers.adam(0.1)
-    with pytest.raises(ValueError, match=r"chain: params must be floating, got mlx.core.int32 at layers.0"):
+    with pytest.raises(ValueError, match=r"chain: params .* floating, got mlx.core.int32 at layers.0"):
         transform.init({"layers": [mx.array([1, 2])]})
     params = {"layers": [mx.zeros(2)]}
     state = transform.init(params)
-    with pytest.raises(ValueError, match=r"chain: layers.0 has shape \(1,\) in updates, \(2,\) in params"):
+    with pytest.raises(ValueError, match=r"chain: layers.0 .*\(1,\) in updates, \(2,\) in params"):
         transform.update({"layers": [mx.zeros(1)]}, state, params)
-    with pytest.raises(ValueError, match=r"chain: layers is a list in updates, a tuple in params"):
+    with pytest.raises(ValueError, match=r"chain: layers .*list in updates, .*tuple in params"):
         transform.update({"layers": [mx.zeros(2)]}, state, {"layers": (mx.zeros(2),)})
 
 
@@ -133,25 +132,25 @@ def test_extra_arguments_reach_the_named_members_that_name_them():
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [
-        ((("a", transforms.scale),), TypeError, "named_chain: a must be a GradientTransform"),
-        ((transforms.scale(1.0),), TypeError, "named_chain: args[0] must be a pair (name, transform)"),
-        (((0, transforms.scale(1.0)),), TypeError, "args[0] must be a pair"),
-        ((("a", ps.identity()), ("a", ps.identity())), ValueError, "names must differ, got 'a' twice"),
+        ((("a", transforms.scale),), TypeError, "named_chain: a ... GradientTransform"),
+        ((transforms.scale(1.0),), TypeError, "named_chain: args[0] ... pair (name, transform)"),
+        (((0, transforms.scale(1.0)),), TypeError, "named_chain: args[0] ... pair"),
+        ((("a", ps.identity()), ("a", ps.identity())), ValueError, "named_chain: names ... 'a' twice"),
     ],
 )
 def test_bad_pairs_are_refused(args, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         named_chain(*args)
 
 
 @pytest.mark.parametrize(
     ("state", "shown"),
     [
-        ({}, "state.a is in transform.init(params), not in the state"),
-        ({"b": ()}, "state.b is in the state, not in transform.init(params)"),
-        (((),), "state is a tuple in the state, a dict in transform.init(params)"),
+        ({}, "state.a ... transform.init(params), not ... state"),
+        ({"b": ()}, "state.b ... state, not ... transform.init(params)"),
+        (((),), "state ... tuple ... state, a dict ... transform.init(params)"),
     ],
 )
 def test_the_state_of_other_names_is_refused(state, shown):
-    with pytest.raises(ValueError, match=re.escape(f"named_chain: {shown}")):
+    with pytest.raises(ValueError, match=parts(f"named_chain: {shown}")):
         named_chain(("a", ps.identity())).update(TREE, state)

@@ -1,7 +1,5 @@
 """States and gradients that do not fit are refused with their path, before anything is computed."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
@@ -11,6 +9,7 @@ from purestep._transforms.core.base import checked, taking_extra
 from purestep._transforms.core.fitting import StateCheck
 from purestep.testing.samples import array
 from tests.catalogue import CATALOGUE
+from tests.refusals import parts
 
 PARAMS = {"w": array(1, (2, 3)), "b": array(2, (3,))}
 
@@ -34,38 +33,36 @@ def test_the_state_of_any_other_transform_is_refused(name):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (None, "chain: state is None in the state, a tuple in transform.init(params)"),
-        ({}, "chain: state is a dict in the state, a tuple in transform.init(params)"),
-        (optimizers.sgd(0.1).init(PARAMS), "chain: state.0 is a tuple in the state, a ScaleByAdamState in"),
+        (None, "chain: state ... None ... state, a tuple ... transform.init(params)"),
+        ({}, "chain: state ... dict ... state, a tuple ... transform.init(params)"),
+        (optimizers.sgd(0.1).init(PARAMS), "chain: state.0 ... tuple ... state, a ScaleByAdamState"),
         (
             optimizers.adam(0.1).init({"w": mx.zeros((3, 2)), "b": mx.zeros(3)}),
-            "chain: state.0.mu.w has shape (3, 2) in the state, (2, 3) in transform.init(params); "
-            "state.0.nu.w has shape (3, 2) in the state, (2, 3) in transform.init(params)",
+            "chain: state.0.mu.w ... (3, 2) ... state, (2, 3) ... transform.init(params); "
+            "state.0.nu.w ... (3, 2) ... state, (2, 3) ... transform.init(params)",
         ),
         (
             optimizers.adam(0.1).init({"w": mx.zeros((2, 3))}),
-            "chain: state.0.mu.b is in transform.init(params), not in the state; "
-            "state.0.nu.b is in transform.init(params), not in the state",
+            "chain: state.0.mu.b ... transform.init(params), not ... state; "
+            "state.0.nu.b ... transform.init(params), not ... state",
         ),
     ],
 )
 def test_the_paths_of_what_differs_are_named(state, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         optimizers.adam(0.1).update(PARAMS, state, PARAMS)
 
 
 def test_a_leaf_that_is_no_array_is_refused():
     transform = transforms.scale_by_adam()
     state = transform.init(PARAMS)._replace(count=3)
-    with pytest.raises(
-        ValueError, match=r"scale_by_adam: state.count is a int in the state, an array of int32"
-    ):
+    with pytest.raises(ValueError, match=r"scale_by_adam: state.count .* int .*state.* array of int32"):
         transform.update(PARAMS, state)
 
 
 def test_no_more_than_three_differences_are_named():
     state = transforms.scale_by_adam().init({"a": PARAMS, "b": mx.zeros(1)})
-    with pytest.raises(ValueError, match="; and 1 more$"):
+    with pytest.raises(ValueError, match="scale_by_adam: .*; and 1 more$"):
         transforms.scale_by_adam().update({"a": PARAMS["w"], "b": mx.zeros(2)}, state)
 
 
@@ -104,7 +101,7 @@ def test_parameters_of_another_structure_are_compared_anew():
 def test_members_of_a_wrapper_are_not_compared_again():
     transform = checked("t", lambda params: (), lambda updates, state, params=None: (updates, state))
     assert taking_extra(transform)(PARAMS, 3, None, weight=1)[1] == 3
-    with pytest.raises(ValueError, match="t: state is a int in the state, a tuple in"):
+    with pytest.raises(ValueError, match="t: state .* int .*state, a tuple"):
         transform.update(PARAMS, 3)
 
 
@@ -112,10 +109,10 @@ def test_a_strict_check_compares_dtypes_and_shows_the_path():
     check = StateCheck("train_step", transforms.trace(0.9).init, "state.opt_state")
     check(transforms.trace(0.9).init(PARAMS), PARAMS)
     half = tree.cast(transforms.trace(0.9).init(PARAMS), mx.float16)
-    message = r"train_step: state.opt_state.trace.w has dtype float16 in the state, float32 in"
+    message = r"train_step: state.opt_state.trace.w .*dtype float16 .*state, float32 "
     with pytest.raises(ValueError, match=message):
         check(half, PARAMS)
-    with pytest.raises(ValueError, match=r"here: state.trace.w has dtype"):
+    with pytest.raises(ValueError, match=r"here: state.trace.w .*dtype"):
         StateCheck("here", transforms.trace(0.9).init)(half, PARAMS)
     transforms.trace(0.9).update(PARAMS, half)  # an update accepts any floating-point dtype
 
@@ -123,15 +120,15 @@ def test_a_strict_check_compares_dtypes_and_shows_the_path():
 def test_gradients_of_another_tree_or_shape_are_refused_by_every_transform():
     for make in (transforms.scale_by_adam, lambda: transforms.trace(0.9), lambda: transforms.clip(1.0)):
         transform = make()
-        with pytest.raises(ValueError, match=r": w has shape \(6,\) in updates, \(2, 3\) in params"):
+        with pytest.raises(ValueError, match=r": w .*\(6,\) in updates, \(2, 3\) in params"):
             transform.update(PARAMS | {"w": mx.ones(6)}, transform.init(PARAMS), PARAMS)
-        with pytest.raises(ValueError, match=r": b is in params, not in updates"):
+        with pytest.raises(ValueError, match=r": b .* params, not in updates"):
             transform.update({"w": PARAMS["w"]}, transform.init(PARAMS), PARAMS)
 
 
 def test_parameters_that_are_one_array_have_a_path_too():
     transform = transforms.trace(0.9)
-    with pytest.raises(ValueError, match=r"trace: state.trace has shape \(2,\) in the state, \(3,\) in"):
+    with pytest.raises(ValueError, match=r"trace: state.trace .*\(2,\) in the state, \(3,\)"):
         transform.update(mx.ones(3), transform.init(mx.ones(2)))
-    with pytest.raises(ValueError, match=r"trace: the tree has shape \(3,\) in updates, \(2,\) in params"):
+    with pytest.raises(ValueError, match=r"trace: the tree .*\(3,\) in updates, \(2,\) in params"):
         transform.update(mx.ones(3), transform.init(mx.ones(2)), mx.ones(2))

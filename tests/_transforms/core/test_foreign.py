@@ -1,6 +1,5 @@
 """Objects of other libraries, passed instead of a transform."""
 
-import re
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -10,6 +9,7 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms
 from purestep._transforms.core.foreign import _MLX
+from tests.refusals import parts
 
 WRAPPERS = [
     ps.chain,
@@ -31,9 +31,9 @@ def test_each_optimizer_of_mlx_is_refused_with_ours(kind):
     special = {"Optimizer": kind, "MultiOptimizer": lambda: kind([mlx.optimizers.SGD(0.1)])}
     made = special.get(kind.__name__, lambda: kind(learning_rate=0.1))()
     ours = _MLX.get(kind.__name__, "purestep.optimizers")
-    message = f"got {kind.__name__} of mlx.optimizers, which changes arrays in place: use {ours}"
+    message = f"got {kind.__name__} of mlx.optimizers, ... {ours}"
     for value in (made, kind):
-        with pytest.raises(TypeError, match=re.escape(message)):
+        with pytest.raises(TypeError, match=parts(message)):
             ps.chain(value)
     place, _, name = ours.partition("(")[0].rpartition(".")
     assert kind.__name__ == "Optimizer" or hasattr(getattr(ps, place), name)
@@ -41,17 +41,17 @@ def test_each_optimizer_of_mlx_is_refused_with_ours(kind):
 
 @pytest.mark.parametrize("wrap", WRAPPERS)
 def test_every_function_of_a_transform_refuses_them(wrap):
-    with pytest.raises(TypeError, match=r"got SGD of mlx.optimizers.*use optimizers.sgd"):
+    with pytest.raises(TypeError, match=r"got SGD of mlx.optimizers.*optimizers.sgd"):
         wrap(mlx.optimizers.SGD(0.1))
-    with pytest.raises(TypeError, match=r"got <function adam at .*>: call it, adam\(\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"got <function adam at .*adam\(\.\.\.\)"):
         wrap(optimizers.adam)
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("torch.optim.adam", "got Adam of torch: use one of purestep.optimizers"),
-        ("optax._src.base", "got a transformation of optax, which computes with JAX"),
+        ("torch.optim.adam", "got Adam of torch.* purestep.optimizers"),
+        ("optax._src.base", "transformation of optax.* JAX"),
     ],
 )
 def test_objects_of_other_libraries_are_recognized_by_their_module(module, message):

@@ -1,11 +1,10 @@
 """leafwise, and the norms of single arrays."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
 from purestep._transforms.core.leafwise import block_norm, block_rms, leafwise
+from tests.refusals import parts
 
 
 def test_each_update_meets_its_parameter_and_none_stays():
@@ -20,16 +19,13 @@ def test_each_update_meets_its_parameter_and_none_stays():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        (None, "both: params is needed: call update(updates, state, params)"),
-        ({"a": {"w": mx.ones(3)}}, "both: a.w has shape (2,) in updates, (3,) in params"),
-        (
-            {"a": {"v": mx.ones(2)}},
-            "both: a.w is in updates, not in params; a.v is in",
-        ),
+        (None, "both: params ... update(updates, state, params)"),
+        ({"a": {"w": mx.ones(3)}}, "both: a.w ... (2,) in updates, (3,) in params"),
+        ({"a": {"v": mx.ones(2)}}, "both: a.w ... updates, not in params; a.v ... params, not in updates"),
     ],
 )
 def test_params_of_another_tree_are_refused_with_the_path(params, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         leafwise("both", lambda update, param: update).update({"a": {"w": mx.ones(2)}}, (), params)
 
 

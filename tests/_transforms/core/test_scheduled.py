@@ -1,12 +1,11 @@
 """Schedules that cannot be traced or return no number: the error names the argument."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep import optimizers, transforms
+from tests.refusals import parts
 
 PARAMS = {"w": mx.ones(3)}
 
@@ -37,7 +36,7 @@ def test_a_schedule_that_branches_in_python_is_named_with_what_to_write(name):
     state = transform.init(PARAMS)
     mx.eval(transform.update(PARAMS, state, PARAMS))  # it works uncompiled
     compiled = mx.compile(lambda state: transform.update(PARAMS, state, PARAMS))
-    with pytest.raises(ValueError, match=rf": {name} is a function of the count that reads it.*mx\.where"):
+    with pytest.raises(ValueError, match=rf": {name} .*count.* Python .*mx\.where"):
         compiled(state)
 
 
@@ -50,10 +49,8 @@ def test_another_error_of_a_schedule_stays_as_it_is():
 
 @pytest.mark.parametrize("value", [None, "0.1", True, [0.1]])
 def test_a_value_that_is_no_number_is_refused(value):
-    message = (
-        f"scale_by_learning_rate: the value of the schedule learning_rate must be a number, got {value!r}"
-    )
-    with pytest.raises(TypeError, match=re.escape(message)):
+    message = f"scale_by_learning_rate: the value ... schedule learning_rate ... number, got {value!r}"
+    with pytest.raises(TypeError, match=parts(message)):
         optimizers.sgd(lambda count: value).init(PARAMS)
 
 

@@ -86,7 +86,7 @@ def test_the_outer_of_two_nested_averages_is_returned():
 
 def test_two_averages_of_one_parameter_side_by_side_are_refused():
     state = (DoubleState(tree.map(lambda _: 2.0, PARAMS)), DoubleState({"w": 2.0, "b": None}))
-    with pytest.raises(ValueError, match="eval_params: two averages are kept of w"):
+    with pytest.raises(ValueError, match="eval_params: two averages .*w$"):
         eval_params(state, PARAMS)
 
 
@@ -97,5 +97,5 @@ def test_any_state_with_the_method_is_found():
 
 
 def test_an_optimizer_state_alone_is_not_enough():
-    with pytest.raises(ValueError, match="eval_params: params is needed"):
+    with pytest.raises(ValueError, match="eval_params: params .*needed"):
         eval_params(averaged(ps.identity()).init(PARAMS))

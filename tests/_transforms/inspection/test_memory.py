@@ -59,7 +59,7 @@ def test_nothing_is_allocated():
 
 
 def test_params_without_elements_and_other_objects_are_refused():
-    with pytest.raises(ValueError, match="state_memory: params must hold at least one element"):
+    with pytest.raises(ValueError, match="state_memory: params .*one element"):
         state_memory(scale_by_adam(), {"w": mx.zeros((0, 3))})
-    with pytest.raises(TypeError, match="state_memory: transform must be a GradientTransform"):
+    with pytest.raises(TypeError, match="state_memory: transform .* GradientTransform"):
         state_memory(scale_by_adam, PARAMS)

@@ -41,11 +41,11 @@ def test_a_measure_may_be_a_transform_with_a_memory():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(TypeError, match="snapshot: measure must be callable, got 3"):
+    with pytest.raises(TypeError, match="snapshot: measure .* callable, got 3"):
         snapshot("a", 3)
-    with pytest.raises(TypeError, match="snapshot: a measure's name must be a string, got 3"):
+    with pytest.raises(TypeError, match="snapshot: a measure's name .* string, got 3"):
         snapshot(3, tree.norm)
-    with pytest.raises(TypeError, match=r"monitor: measures\['a'\] must be callable, got 3"):
+    with pytest.raises(TypeError, match=r"monitor: measures\['a'\] .* callable, got 3"):
         monitor({"a": 3})
-    with pytest.raises(TypeError, match="monitor: a measure's name must be a string, got 3"):
+    with pytest.raises(TypeError, match="monitor: a measure's name .* string, got 3"):
         monitor({3: tree.norm})

@@ -1,13 +1,12 @@
 """Updates scaled by the size of their parameters, computed by hand."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.transforms import scale_by_param_block_norm, scale_by_param_block_rms, step_on_sphere
 from tests._transforms.walking import only
+from tests.refusals import parts
 
 NAN = float("nan")
 
@@ -39,13 +38,13 @@ def test_updates_are_float32_and_no_square_overflows(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: scale_by_param_block_norm(-1.0), "scale_by_param_block_norm: min_scale must be at least 0"),
-        (lambda: scale_by_param_block_rms(NAN), "scale_by_param_block_rms: min_scale must be finite"),
-        (lambda: step_on_sphere(-1.0), "learning_rate must be at least 0, got -1.0"),
+        (lambda: scale_by_param_block_norm(-1.0), "scale_by_param_block_norm: min_scale ... 0, got -1.0"),
+        (lambda: scale_by_param_block_rms(NAN), "scale_by_param_block_rms: min_scale ... finite, got nan"),
+        (lambda: step_on_sphere(-1.0), "learning_rate ... 0, got -1.0"),
     ],
 )
 def test_arguments_are_refused(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make()
 
 
@@ -53,5 +52,5 @@ def test_arguments_are_refused(make, message):
     "transform", [scale_by_param_block_norm(), scale_by_param_block_rms(), step_on_sphere(0.1)]
 )
 def test_params_are_needed(transform):
-    with pytest.raises(ValueError, match="params is needed: call update"):
+    with pytest.raises(ValueError, match=": params .*update"):
         transform.update({"w": mx.ones(2)}, transform.init({"w": mx.ones(2)}))

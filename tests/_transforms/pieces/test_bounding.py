@@ -1,7 +1,5 @@
 """Bounds on elements, arrays and units, computed by hand."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 import purestep as ps
 from purestep.transforms import adaptive_grad_clip, clip, clip_by_block_rms, keep_params_nonnegative
 from tests._transforms.walking import only
+from tests.refusals import parts
 
 NAN, INF = float("nan"), float("inf")
 
@@ -79,9 +78,7 @@ def test_axes_may_be_chosen():
     for axis in (0, (0,), -2):
         got = only(adaptive_grad_clip(0.1, axis=axis), gradient, weights)
         np.testing.assert_allclose(got, [[0.3, 0.0], [0.4, 0.1]], 1e-5)
-    with pytest.raises(
-        ValueError, match=re.escape("axis must be one of a parameter's axes, got 1 for shape")
-    ):
+    with pytest.raises(ValueError, match=parts("adaptive_grad_clip: axis ... axes, got 1 ... (3,)")):
         only(adaptive_grad_clip(0.1, axis=1), mx.ones(3), mx.ones(3))
 
 
@@ -104,22 +101,26 @@ def test_no_rounding_leads_below_zero(dtype):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: clip(0.0), ValueError, "clip: max_delta must be greater than 0, got 0.0"),
-        (lambda: clip(NAN), ValueError, "clip: max_delta must be finite, got nan"),
-        (lambda: clip_by_block_rms(-1.0), ValueError, "clip_by_block_rms: threshold must be greater than 0"),
-        (lambda: adaptive_grad_clip(0.0), ValueError, "adaptive_grad_clip: clipping must be greater than 0"),
-        (lambda: adaptive_grad_clip(0.1, eps=0.0), ValueError, "eps must be greater than 0, got 0.0"),
-        (lambda: adaptive_grad_clip(0.1, axis=(0, 1.5)), TypeError, "axis must be an integer, got 1.5"),
+        (lambda: clip(0.0), ValueError, "clip: max_delta ... 0, got 0.0"),
+        (lambda: clip(NAN), ValueError, "clip: max_delta ... finite, got nan"),
+        (lambda: clip_by_block_rms(-1.0), ValueError, "clip_by_block_rms: threshold ... 0, got -1.0"),
+        (lambda: adaptive_grad_clip(0.0), ValueError, "adaptive_grad_clip: clipping ... 0, got 0.0"),
+        (lambda: adaptive_grad_clip(0.1, eps=0.0), ValueError, "adaptive_grad_clip: eps ... 0, got 0.0"),
+        (
+            lambda: adaptive_grad_clip(0.1, axis=(0, 1.5)),
+            TypeError,
+            "adaptive_grad_clip: axis ... integer, got 1.5",
+        ),
     ],
 )
 def test_arguments_are_refused(make, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         make()
 
 
 @pytest.mark.parametrize("make", [lambda: adaptive_grad_clip(0.1), keep_params_nonnegative])
 def test_params_are_needed_and_shaped_like_updates(make):
-    with pytest.raises(ValueError, match="params is needed: call update"):
+    with pytest.raises(ValueError, match=": params .*update"):
         make().update({"w": mx.ones(2)}, ())
-    with pytest.raises(ValueError, match=re.escape("a.w has shape (2,) in updates, (3,) in params")):
+    with pytest.raises(ValueError, match=parts(": a.w ... (2,) in updates, (3,) in params")):
         make().update({"a": {"w": mx.ones(2)}}, (), {"a": {"w": mx.ones(3)}})

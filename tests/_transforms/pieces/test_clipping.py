@@ -1,14 +1,12 @@
 """clip_by_global_norm: the bound, unchanged bits within it, and norms that are not finite."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep import tree
 from purestep.transforms import clip_by_global_norm
-from tests.refusals import BAD_NUMBERS
+from tests.refusals import BAD_NUMBERS, parts
 
 
 def clip(updates, max_norm):
@@ -76,11 +74,11 @@ def test_a_tree_without_leaves_passes():
 @pytest.mark.parametrize(
     ("max_norm", "error", "message"),
     [
-        (-1.0, ValueError, "must be greater than 0, got -1.0"),
-        (0, ValueError, "must be greater than 0, got 0"),
+        (-1.0, ValueError, "... 0, got -1.0"),
+        (0, ValueError, "... 0, got 0"),
         *BAD_NUMBERS,
     ],
 )
 def test_a_bad_bound_is_refused(max_norm, error, message):
-    with pytest.raises(error, match=re.escape(f"clip_by_global_norm: max_norm {message}")):
+    with pytest.raises(error, match=parts(f"clip_by_global_norm: max_norm {message}")):
         clip_by_global_norm(max_norm)

@@ -1,13 +1,11 @@
 """trace: the decayed sum and its dtype; sgd with momentum."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
 from purestep.optimizers import sgd
 from purestep.transforms import trace
-from tests.refusals import BAD_NUMBERS
+from tests.refusals import BAD_NUMBERS, parts
 from tests.running import run
 
 
@@ -79,13 +77,13 @@ def test_sgd_without_momentum_keeps_no_copy_of_the_parameters():
 @pytest.mark.parametrize(
     ("decay", "error", "message"),
     [
-        (1.5, ValueError, "must be at most 1, got 1.5"),
-        (-0.1, ValueError, "must be at least 0, got -0.1"),
+        (1.5, ValueError, "... 1, got 1.5"),
+        (-0.1, ValueError, "... 0, got -0.1"),
         *BAD_NUMBERS,
     ],
 )
 def test_a_bad_decay_is_refused(decay, error, message):
-    with pytest.raises(error, match=re.escape(f"trace: decay {message}")):
+    with pytest.raises(error, match=parts(f"trace: decay {message}")):
         trace(decay)
 
 

@@ -1,13 +1,12 @@
 """add_noise: its variance, and its dependence on key, step and path."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
 import purestep as ps
 from purestep.optimizers import noisy_sgd
 from purestep.transforms import add_noise
+from tests.refusals import parts
 
 NAN = float("nan")
 
@@ -54,12 +53,16 @@ def test_noisy_sgd_descends_by_the_noisy_gradient():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: add_noise(0.1, 0.5), TypeError, "add_noise: key must be an integer, got None"),
-        (lambda: add_noise(0.1, 0.5, mx.zeros(2)), ValueError, "add_noise: a key must be a uint32 array"),
-        (lambda: add_noise(-0.1, 0.5, 0), ValueError, "eta must be at least 0, got -0.1"),
-        (lambda: add_noise(0.1, NAN, 0), ValueError, "gamma must be finite, got nan"),
+        (lambda: add_noise(0.1, 0.5), TypeError, "add_noise: key ... integer, got None"),
+        (
+            lambda: add_noise(0.1, 0.5, mx.zeros(2)),
+            ValueError,
+            "add_noise: a key ... uint32 array ... mlx.core.float32 (2,)",
+        ),
+        (lambda: add_noise(-0.1, 0.5, 0), ValueError, "add_noise: eta ... 0, got -0.1"),
+        (lambda: add_noise(0.1, NAN, 0), ValueError, "add_noise: gamma ... finite, got nan"),
     ],
 )
 def test_arguments_are_refused(make, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         make()

@@ -1,13 +1,12 @@
 """centralize and normalize_by_update_norm, computed by hand."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import purestep as ps
 from purestep.transforms import centralize, normalize_by_update_norm
+from tests.refusals import parts
 
 
 def test_a_unit_is_centered_over_its_inputs():
@@ -40,10 +39,10 @@ def test_all_updates_together_take_one_norm():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: normalize_by_update_norm(-1.0), "scale_factor must be at least 0, got -1.0"),
-        (lambda: normalize_by_update_norm(eps=-1.0), "eps must be at least 0, got -1.0"),
+        (lambda: normalize_by_update_norm(-1.0), "normalize_by_update_norm: scale_factor ... 0, got -1.0"),
+        (lambda: normalize_by_update_norm(eps=-1.0), "normalize_by_update_norm: eps ... 0, got -1.0"),
     ],
 )
 def test_arguments_are_refused(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make()

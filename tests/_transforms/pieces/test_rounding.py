@@ -1,7 +1,5 @@
 """Half-precision parameters follow the float32 run with either remedy, and do not change without one."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 import purestep as ps
 from purestep.optimizers import lamb
 from purestep.transforms import master_weights, round_stochastically, scale
+from tests.refusals import parts
 
 SIZE, STEPS, RATE = 20_000, 100, 1e-4
 HALF = (mx.bfloat16, mx.float16)
@@ -159,17 +158,17 @@ def test_each_step_draws_anew_and_each_path_for_itself():
 
 @pytest.mark.parametrize("transform", [round_stochastically(0), master_weights(scale(1.0))])
 def test_params_are_needed(transform):
-    with pytest.raises(ValueError, match="params is needed: call update"):
+    with pytest.raises(ValueError, match=": params .*update"):
         transform.update({"w": mx.ones(2)}, transform.init({"w": mx.ones(2)}))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: round_stochastically(None), "round_stochastically: key must be an integer, got None"),
-        (lambda: master_weights(scale), "master_weights: inner must be a GradientTransform, got <function"),
+        (lambda: round_stochastically(None), "round_stochastically: key ... integer, got None"),
+        (lambda: master_weights(scale), "master_weights: inner ... GradientTransform, got <function"),
     ],
 )
 def test_arguments_are_refused(make, message):
-    with pytest.raises(TypeError, match=re.escape(message)):
+    with pytest.raises(TypeError, match=parts(message)):
         make()

@@ -1,13 +1,11 @@
 """scale, scale_by_learning_rate, scale_by_schedule: signs, dtypes, and the rate in the state."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
 from purestep import schedules
 from purestep.transforms import scale, scale_by_learning_rate, scale_by_schedule
-from tests.refusals import BAD_NUMBERS
+from tests.refusals import BAD_NUMBERS, parts
 
 PARAMS = {"w": mx.array([0.0, 0.0])}
 GRADIENT = {"w": mx.array([2.0, -4.0])}
@@ -90,16 +88,16 @@ def test_the_state_holds_an_int32_count_and_a_float32_rate_from_the_start(rate):
 
 @pytest.mark.parametrize(("value", "error", "message"), BAD_NUMBERS)
 def test_a_bad_number_is_refused(value, error, message):
-    with pytest.raises(error, match=re.escape(f"scale: step_size {message}")):
+    with pytest.raises(error, match=parts(f"scale: step_size {message}")):
         scale(value)
-    with pytest.raises(error, match=re.escape(f"scale_by_learning_rate: learning_rate {message}")):
+    with pytest.raises(error, match=parts(f"scale_by_learning_rate: learning_rate {message}")):
         scale_by_learning_rate(value)
 
 
 def test_a_negative_rate_and_a_schedule_of_vectors_are_refused():
-    with pytest.raises(ValueError, match="learning_rate must be at least 0, got -0.1"):
+    with pytest.raises(ValueError, match="scale_by_learning_rate: learning_rate .* 0, got -0.1"):
         scale_by_learning_rate(-0.1)
-    with pytest.raises(ValueError, match=r"learning_rate must be a number or a 0-d array, got shape"):
+    with pytest.raises(ValueError, match=r"scale_by_learning_rate: .* learning_rate .* 0-d array, got shape"):
         scale_by_learning_rate(lambda count: mx.ones(1)).init(PARAMS)
 
 
@@ -115,5 +113,5 @@ def test_a_factor_follows_a_schedule_of_the_count_before_the_increment():
 
 
 def test_a_schedule_must_be_callable():
-    with pytest.raises(TypeError, match="scale_by_schedule: step_size_fn must be callable"):
+    with pytest.raises(TypeError, match="scale_by_schedule: step_size_fn .* callable"):
         scale_by_schedule(0.1)

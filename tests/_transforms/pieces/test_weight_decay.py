@@ -1,14 +1,12 @@
 """add_decayed_weights: the decay, its mask, and refusals."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.optimizers import adamw
 from purestep.transforms import add_decayed_weights, matrices
-from tests.refusals import BAD_NUMBERS
+from tests.refusals import BAD_NUMBERS, parts
 
 PARAMS = {"w": mx.array([[2.0, -4.0]]), "b": mx.array([8.0])}
 GRADIENT = {"w": mx.array([[1.0, 1.0]]), "b": mx.array([1.0])}
@@ -70,32 +68,32 @@ def test_adamw_decays_only_the_parameters_that_its_mask_selects():
 
 
 def test_the_parameters_are_needed():
-    message = "add_decayed_weights: params is needed: call update(updates, state, params)"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = "add_decayed_weights: params ... update(updates, state, params)"
+    with pytest.raises(ValueError, match=parts(message)):
         decayed(0.25, params=None)
 
 
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ({"w": True}, "got a dict of (w) for a dict of (w, b) at the tree"),
-        ({"w": True, "b": None}, "mask must be built like the parameters, got None for a leaf at b"),
-        ({"w": [True], "b": True}, "got a list of (0) for a leaf at w"),
-        ([True, True], "got a list of (0, 1) for a dict of (w, b) at the tree"),
-        (lambda params: {"b": True}, "got a dict of (b) for a dict of (w, b) at the tree"),
-        ({"w": True, "b": 1}, "add_decayed_weights: mask must hold True or False, got 1 at b"),
-        ({"w": mx.array(True), "b": True}, "mask must hold True or False, got array(True"),
+        ({"w": True}, "mask ... dict of (w) ... dict of (w, b) ... tree"),
+        ({"w": True, "b": None}, "mask ... None ... leaf at b"),
+        ({"w": [True], "b": True}, "mask ... list of (0) ... leaf at w"),
+        ([True, True], "mask ... list of (0, 1) ... dict of (w, b) ... tree"),
+        (lambda params: {"b": True}, "mask ... dict of (b) ... dict of (w, b) ... tree"),
+        ({"w": True, "b": 1}, "add_decayed_weights: mask ... True or False, got 1 at b"),
+        ({"w": mx.array(True), "b": True}, "mask ... True or False, got array(True"),
     ],
 )
 def test_a_mask_built_otherwise_or_of_other_than_booleans_is_refused_with_the_path(mask, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         decayed(0.25, mask=mask)
 
 
 @pytest.mark.parametrize(
     ("weight_decay", "error", "message"),
-    [(-0.1, ValueError, "must be at least 0, got -0.1"), *BAD_NUMBERS],
+    [(-0.1, ValueError, "... 0, got -0.1"), *BAD_NUMBERS],
 )
 def test_a_bad_decay_is_refused(weight_decay, error, message):
-    with pytest.raises(error, match=re.escape(f"add_decayed_weights: weight_decay {message}")):
+    with pytest.raises(error, match=parts(f"add_decayed_weights: weight_decay {message}")):
         add_decayed_weights(weight_decay)

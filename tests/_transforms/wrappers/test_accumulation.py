@@ -1,7 +1,5 @@
 """accumulate, flush and apply_every: exact weighted means, and sums, of the gradients of several steps."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 import purestep as ps
 from purestep import schedules, transforms, tree
 from purestep.transforms import accumulate, apply_every, flush, scale
+from tests.refusals import parts
 from tests.running import run_through
 
 
@@ -144,21 +143,16 @@ def test_accumulation_works_inside_a_chain():
 @pytest.mark.parametrize(
     ("transform", "every", "error", "message"),
     [
-        (scale(1.0), 0, ValueError, "accumulate: every must be at least 1, got 0"),
-        (scale(1.0), -2, ValueError, "accumulate: every must be at least 1, got -2"),
-        (scale(1.0), 2.0, TypeError, "accumulate: every must be an integer, got 2.0"),
-        (scale(1.0), True, TypeError, "accumulate: every must be an integer, got True"),
-        (
-            transforms.scale_by_adam,
-            2,
-            TypeError,
-            "transform must be a GradientTransform, got <function scale_by",
-        ),
-        (None, 2, TypeError, "accumulate: transform must be a GradientTransform, got None"),
+        (scale(1.0), 0, ValueError, "accumulate: every ... 1, got 0"),
+        (scale(1.0), -2, ValueError, "accumulate: every ... 1, got -2"),
+        (scale(1.0), 2.0, TypeError, "accumulate: every ... integer, got 2.0"),
+        (scale(1.0), True, TypeError, "accumulate: every ... integer, got True"),
+        (transforms.scale_by_adam, 2, TypeError, "transform ... GradientTransform, got <function scale_by"),
+        (None, 2, TypeError, "accumulate: transform ... GradientTransform, got None"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(transform, every, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         accumulate(transform, every=every)
 
 
@@ -204,7 +198,7 @@ def test_every_may_follow_a_schedule_of_the_updates_made():
 
 
 def test_flush_refuses_an_optimizer_that_was_not_called():
-    with pytest.raises(TypeError, match="flush: transform must be a GradientTransform"):
+    with pytest.raises(TypeError, match="flush: transform .* GradientTransform"):
         flush(ps.optimizers.adam, (), {})
 
 
@@ -232,8 +226,8 @@ def test_an_infinite_update_does_not_outlive_its_window():
 
 
 def test_a_bad_period_of_sums_is_refused():
-    with pytest.raises(ValueError, match="apply_every: k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="apply_every: k .* 1, got 0"):
         apply_every(0)
-    with pytest.raises(TypeError, match="apply_every: k must be an integer, got 2.0"):
+    with pytest.raises(TypeError, match="apply_every: k .* integer, got 2.0"):
         apply_every(2.0)
     assert tree.leaves(apply_every().init({"a": None}).grad_acc) == []

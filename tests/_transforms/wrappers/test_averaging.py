@@ -1,7 +1,5 @@
 """ema averages updates; averaged keeps an average of the parameters."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import purestep as ps
 from purestep import eval_params, optimizers, transforms, tree
 from purestep.transforms import averaged, ema, skip_nonfinite
 from tests._transforms.walking import trained
+from tests.refusals import parts
 from tests.trees import same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None], "empty": mx.zeros((0, 2))}
@@ -110,20 +109,20 @@ def test_a_skipped_step_does_not_enter_the_average():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: ema(1.0), ValueError, "ema: decay must be less than 1, got 1.0"),
-        (lambda: ema(-0.1), ValueError, "ema: decay must be at least 0, got -0.1"),
-        (lambda: averaged(optimizers.sgd), TypeError, "averaged: inner must be a GradientTransform"),
-        (lambda: averaged(ps.identity(), 1.1), ValueError, "averaged: decay must be at most 1, got 1.1"),
-        (lambda: averaged(ps.identity(), mx.nan), ValueError, "averaged: decay must be finite, got nan"),
-        (lambda: averaged(ps.identity(), start=-1), ValueError, "averaged: start must be at least 0, got -1"),
+        (lambda: ema(1.0), ValueError, "ema: decay ... 1, got 1.0"),
+        (lambda: ema(-0.1), ValueError, "ema: decay ... 0, got -0.1"),
+        (lambda: averaged(optimizers.sgd), TypeError, "averaged: inner ... GradientTransform"),
+        (lambda: averaged(ps.identity(), 1.1), ValueError, "averaged: decay ... 1, got 1.1"),
+        (lambda: averaged(ps.identity(), mx.nan), ValueError, "averaged: decay ... finite, got nan"),
+        (lambda: averaged(ps.identity(), start=-1), ValueError, "averaged: start ... 0, got -1"),
     ],
 )
 def test_bad_arguments_are_refused(make, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         make()
 
 
 def test_an_average_needs_the_parameters():
     transform = averaged(transforms.scale(1.0))
-    with pytest.raises(ValueError, match="averaged: params is needed"):
+    with pytest.raises(ValueError, match="averaged: params .*needed"):
         transform.update(PARAMS, transform.init(PARAMS))

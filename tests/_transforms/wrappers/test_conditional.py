@@ -1,7 +1,5 @@
 """conditionally_mask and conditionally_transform: the steps at which the wrapped transform applies."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
@@ -9,6 +7,7 @@ import purestep as ps
 from purestep import optimizers, transforms
 from purestep.transforms import conditionally_mask, conditionally_transform
 from tests._transforms.walking import draws, steps_of
+from tests.refusals import parts
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
@@ -61,11 +60,11 @@ def test_the_fields_are_those_of_optax():
 
 @pytest.mark.parametrize("wrap", [conditionally_mask, conditionally_transform])
 def test_bad_arguments_are_refused(wrap):
-    with pytest.raises(TypeError, match=f"{wrap.__name__}: inner must be a GradientTransform"):
+    with pytest.raises(TypeError, match=f"{wrap.__name__}: inner .* GradientTransform"):
         wrap(transforms.scale, bool)
-    with pytest.raises(TypeError, match="should_transform_fn must be callable, got 3"):
+    with pytest.raises(TypeError, match="should_transform_fn .* callable, got 3"):
         wrap(ps.identity(), 3)
     for value in (mx.array(1), mx.array([True]), None, 1):
-        message = "should_transform_fn must return a 0-d boolean array"
-        with pytest.raises(TypeError, match=re.escape(message)):
+        message = "should_transform_fn ... 0-d boolean array"
+        with pytest.raises(TypeError, match=parts(message)):
             all_steps(wrap(ps.identity(), lambda step, value=value: value), 1)

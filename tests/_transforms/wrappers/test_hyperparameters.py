@@ -1,6 +1,5 @@
 """Hyperparameters in the state: read, set, injected; changes that a schedule would overwrite are refused."""
 
-import re
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -10,6 +9,7 @@ import purestep as ps
 from purestep import hyperparameters, optimizers, schedules, set_hyperparameters, transforms, tree
 from purestep.transforms import inject_hyperparams, named_chain, partition
 from tests._transforms.walking import draws, steps_of
+from tests.refusals import parts
 from tests.trees import like, same_bits, snapshot
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None]}
@@ -79,8 +79,8 @@ def test_a_train_state_is_changed_with_no_retrace_and_trains_on():
 
 def test_an_ambiguous_name_is_refused_and_its_path_accepted():
     state = TWO.init(PARAMS)
-    message = "learning_rate is ambiguous: use one of inner_states.a.1.learning_rate, inner_states.b"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = "learning_rate ... ambiguous ... inner_states.a.1.learning_rate, inner_states.b"
+    with pytest.raises(ValueError, match=parts(message)):
         set_hyperparameters(state, learning_rate=1.0)
     key = "inner_states.b.1.learning_rate"
     values = hyperparameters(set_hyperparameters(state, {key: 0.75}))
@@ -111,20 +111,20 @@ def test_a_rate_is_differentiable():
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"rate": 1.0}, ValueError, "set_hyperparameters: rate is not in the state, which has learning_rate"),
-        ({"learning_rate": -0.1}, ValueError, "learning_rate must be at least 0, got -0.1"),
-        ({"learning_rate": mx.nan}, ValueError, "learning_rate must be finite, got nan"),
-        ({"learning_rate": "0.1"}, TypeError, "learning_rate must be a number, got '0.1'"),
-        ({"learning_rate": mx.ones(2)}, ValueError, "learning_rate must have shape (), got (2,)"),
+        ({"rate": 1.0}, ValueError, "set_hyperparameters: rate ... not in the state ... learning_rate"),
+        ({"learning_rate": -0.1}, ValueError, "learning_rate ... 0, got -0.1"),
+        ({"learning_rate": mx.nan}, ValueError, "learning_rate ... finite, got nan"),
+        ({"learning_rate": "0.1"}, TypeError, "learning_rate ... number, got '0.1'"),
+        ({"learning_rate": mx.ones(2)}, ValueError, "learning_rate ... shape (), got (2,)"),
     ],
 )
 def test_a_bad_value_or_name_is_refused(values, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         set_hyperparameters(optimizers.sgd(0.1).init(PARAMS), **values)
 
 
 def test_a_state_without_hyperparameters_says_so():
-    with pytest.raises(ValueError, match="which has no hyperparameters"):
+    with pytest.raises(ValueError, match="set_hyperparameters: learning_rate .*no hyperparameters"):
         set_hyperparameters((), learning_rate=1.0)
 
 
@@ -189,7 +189,7 @@ def test_static_arguments_are_passed_on_unchanged():
 def test_a_read_only_rate_cannot_be_set():
     state = (ShownState(mx.array(0.5)), ())
     assert hyperparameters(state)["learning_rate"].item() == 0.5
-    with pytest.raises(ValueError, match="learning_rate follows a schedule, which would overwrite it"):
+    with pytest.raises(ValueError, match="set_hyperparameters: learning_rate follows a schedule"):
         set_hyperparameters(state, learning_rate=0.5)
 
 
@@ -197,34 +197,38 @@ def test_an_injected_schedule_cannot_be_set():
     transform = inject_hyperparams(optimizers.adamw)(schedules.constant(0.1), weight_decay=0.3)
     state = transform.init(PARAMS)
     assert set_hyperparameters(state, weight_decay=0.5).hyperparams["weight_decay"].item() == 0.5
-    with pytest.raises(ValueError, match="learning_rate follows a schedule, which would overwrite it"):
+    with pytest.raises(ValueError, match="set_hyperparameters: learning_rate follows a schedule"):
         set_hyperparameters(state, learning_rate=0.5)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: inject_hyperparams(3), TypeError, "inner_factory must be callable, got 3"),
+        (lambda: inject_hyperparams(3), TypeError, "inject_hyperparams: inner_factory ... callable, got 3"),
         (
             lambda: inject_hyperparams(optimizers.sgd, "rate"),
             ValueError,
-            "no argument of inner_factory: ['rate']",
+            "inject_hyperparams: static_args ... inner_factory: ['rate']",
         ),
-        (lambda: inject_hyperparams(optimizers.sgd)(-0.1), ValueError, "learning_rate must be at least 0"),
-        (lambda: inject_hyperparams(optimizers.sgd)(mx.nan), ValueError, "learning_rate must be finite"),
-        (lambda: inject_hyperparams(optimizers.sgd)(rate=0.1), TypeError, "rate"),
+        (lambda: inject_hyperparams(optimizers.sgd)(-0.1), ValueError, "learning_rate ... 0, got -0.1"),
+        (
+            lambda: inject_hyperparams(optimizers.sgd)(mx.nan),
+            ValueError,
+            "inject_hyperparams: learning_rate ... finite, got nan",
+        ),
+        (lambda: inject_hyperparams(optimizers.sgd)(rate=0.1), TypeError, "sgd: rate ... argument"),
         (
             lambda: inject_hyperparams(lambda x: x)(1.0),
             TypeError,
-            "what inner_factory returns must be a Grad",
+            "inject_hyperparams: ... inner_factory returns ... GradientTransform, got 1.0",
         ),
         (
             lambda: inject_hyperparams(transforms.add_decayed_weights)(lambda count: mx.ones(2)),
             ValueError,
-            "weight_decay must be 0-d, got shape (2,)",
+            "inject_hyperparams: weight_decay ... 0-d, got shape (2,)",
         ),
     ],
 )
 def test_bad_injections_are_refused(make, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         make()

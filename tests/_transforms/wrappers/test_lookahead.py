@@ -1,7 +1,5 @@
 """lookahead: the slow parameters follow, and the fast ones are reset to them."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import purestep as ps
 from purestep import eval_params, optimizers, transforms, tree
 from purestep.transforms import lookahead
 from tests._transforms.walking import trained
+from tests.refusals import parts
 from tests.trees import same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3), None]}
@@ -59,19 +58,19 @@ def test_slow_parameters_of_bfloat16_ones_are_float32():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: lookahead(optimizers.sgd, 2, 0.5), TypeError, "fast_optimizer must be a GradientTransform"),
-        (lambda: lookahead(ps.identity(), 0, 0.5), ValueError, "sync_period must be at least 1, got 0"),
-        (lambda: lookahead(ps.identity(), 2.5, 0.5), TypeError, "sync_period must be an integer, got 2.5"),
-        (lambda: lookahead(ps.identity(), 2, 1.5), ValueError, "slow_step_size must be at most 1, got 1.5"),
-        (lambda: lookahead(ps.identity(), 2, -1), ValueError, "slow_step_size must be at least 0, got -1"),
+        (lambda: lookahead(optimizers.sgd, 2, 0.5), TypeError, "fast_optimizer ... GradientTransform"),
+        (lambda: lookahead(ps.identity(), 0, 0.5), ValueError, "sync_period ... 1, got 0"),
+        (lambda: lookahead(ps.identity(), 2.5, 0.5), TypeError, "sync_period ... integer, got 2.5"),
+        (lambda: lookahead(ps.identity(), 2, 1.5), ValueError, "slow_step_size ... 1, got 1.5"),
+        (lambda: lookahead(ps.identity(), 2, -1), ValueError, "slow_step_size ... 0, got -1"),
     ],
 )
 def test_bad_arguments_are_refused(make, error, message):
-    with pytest.raises(error, match=re.escape("lookahead: " + message)):
+    with pytest.raises(error, match=parts("lookahead: " + message)):
         make()
 
 
 def test_it_needs_the_parameters():
     transform = lookahead(transforms.scale(1.0), 2, 0.5)
-    with pytest.raises(ValueError, match="lookahead: params is needed"):
+    with pytest.raises(ValueError, match="lookahead: params .*needed"):
         transform.update(PARAMS, transform.init(PARAMS))

@@ -1,7 +1,5 @@
 """dynamic_loss_scale: the scale grows and shrinks; the inner transform sees unscaled gradients."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
@@ -9,6 +7,7 @@ import purestep as ps
 from purestep import optimizers, transforms, tree
 from purestep.transforms import dynamic_loss_scale, loss_scale
 from tests._transforms.walking import is_zero, noting, scalars, steps_of
+from tests.refusals import parts
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.float16), None]}
@@ -89,24 +88,24 @@ def test_the_scale_is_found_at_any_depth():
     transform = ps.chain(ps.identity(), dynamic_loss_scale(optimizers.adam(0.1), 4.0))
     assert loss_scale(transform.init(PARAMS)).item() == 4.0
     for state, count in (((), 0), ((transform.init(PARAMS), transform.init(PARAMS)), 2)):
-        with pytest.raises(ValueError, match=f"loss_scale: the state must hold one loss_scale.* got {count}"):
+        with pytest.raises(ValueError, match=f"loss_scale: the state .* one loss_scale.* got {count}"):
             loss_scale(state)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"init_scale": 0.0}, ValueError, "init_scale must be at least 1.0, got 0.0"),
-        ({"init_scale": mx.inf}, ValueError, "init_scale must be finite, got inf"),
-        ({"growth_interval": 0}, ValueError, "growth_interval must be at least 1, got 0"),
-        ({"growth_factor": 0.5}, ValueError, "growth_factor must be at least 1, got 0.5"),
-        ({"backoff_factor": 1.0}, ValueError, "backoff_factor must be less than 1, got 1.0"),
-        ({"min_scale": 0.0}, ValueError, "min_scale must be greater than 0, got 0.0"),
-        ({"max_scale": 0.5}, ValueError, "max_scale must be at least 1.0, got 0.5"),
+        ({"init_scale": 0.0}, ValueError, "init_scale ... 1.0, got 0.0"),
+        ({"init_scale": mx.inf}, ValueError, "init_scale ... finite, got inf"),
+        ({"growth_interval": 0}, ValueError, "growth_interval ... 1, got 0"),
+        ({"growth_factor": 0.5}, ValueError, "growth_factor ... 1, got 0.5"),
+        ({"backoff_factor": 1.0}, ValueError, "backoff_factor ... 1, got 1.0"),
+        ({"min_scale": 0.0}, ValueError, "min_scale ... 0, got 0.0"),
+        ({"max_scale": 0.5}, ValueError, "max_scale ... 1.0, got 0.5"),
     ],
 )
 def test_bad_arguments_are_refused(options, error, message):
-    with pytest.raises(error, match=re.escape("dynamic_loss_scale: " + message)):
+    with pytest.raises(error, match=parts("dynamic_loss_scale: " + message)):
         dynamic_loss_scale(ps.identity(), **options)
-    with pytest.raises(TypeError, match="dynamic_loss_scale: inner must be a GradientTransform"):
+    with pytest.raises(TypeError, match="dynamic_loss_scale: inner .* GradientTransform"):
         dynamic_loss_scale(ps.identity)

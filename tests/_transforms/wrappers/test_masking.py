@@ -1,13 +1,12 @@
 """masked, freeze, set_to_zero, by_path: where they apply, and the forms of a mask."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
 import purestep as ps
 from purestep import optimizers, transforms, tree
 from purestep.transforms import by_path, freeze, masked, set_to_zero
+from tests.refusals import parts
 from tests.trees import Pair, like, same_bits
 
 PARAMS = {
@@ -117,7 +116,7 @@ def test_masked_set_to_zero_is_freeze():
 
 def test_freeze_has_no_state_and_refuses_a_wrong_mask_at_init():
     assert freeze(WEIGHTS).init(PARAMS) == ()
-    with pytest.raises(ValueError, match="freeze: mask must be built like the parameters"):
+    with pytest.raises(ValueError, match=r"freeze: mask .* \(layers\) .* \(layers, scale\)"):
         freeze({"layers": True}).init(PARAMS)
 
 
@@ -148,8 +147,8 @@ def test_by_path_works_as_a_weight_decay_mask():
 
 
 def test_a_pattern_that_matches_nothing_is_refused_unless_it_may():
-    message = "by_path: pattern '*.biass' matches none of the paths layers.0.weight, layers.0.bias"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = "by_path: pattern '*.biass' ... none ... layers.0.weight, layers.0.bias"
+    with pytest.raises(ValueError, match=parts(message)):
         freeze(by_path("*.weight", "*.biass")).init(PARAMS)
     assert not any(tree.leaves(by_path("*.biass", required=False)(PARAMS)))
 
@@ -157,30 +156,32 @@ def test_a_pattern_that_matches_nothing_is_refused_unless_it_may():
 @pytest.mark.parametrize(
     ("mask", "error", "message"),
     [
-        ({"layers": True}, ValueError, "got a dict of (layers) for a dict of (layers, scale) at the tree"),
-        ({"layers": [True], "scale": True}, ValueError, "got a list of (0) for a list of (0, 1) at layers"),
-        ({"layers": True, "scale": [True]}, ValueError, "got a list of (0) for a leaf at scale"),
-        ({"layers": True, "scale": None}, ValueError, "got None for a leaf at scale"),
-        ({"layers": (True, True), "scale": True}, ValueError, "got a tuple of (0, 1) for a list of"),
-        ({"layers": True, "scale": 1}, ValueError, "mask must hold True or False, got 1 at scale"),
-        (lambda path, leaf: None, ValueError, "got None for a leaf at layers.0.weight"),
-        (lambda params: "yes", ValueError, "mask must hold True or False, got 'yes' at the tree"),
+        ({"layers": True}, ValueError, "mask ... dict of (layers) ... dict of (layers, scale) ... tree"),
+        ({"layers": [True], "scale": True}, ValueError, "mask ... list of (0) ... list of (0, 1) at layers"),
+        ({"layers": True, "scale": [True]}, ValueError, "mask ... list of (0) ... leaf at scale"),
+        ({"layers": True, "scale": None}, ValueError, "mask ... None ... leaf at scale"),
+        (
+            {"layers": (True, True), "scale": True},
+            ValueError,
+            "mask ... tuple of (0, 1) ... list of (0, 1) at layers",
+        ),
+        ({"layers": True, "scale": 1}, ValueError, "mask ... True or False, got 1 at scale"),
+        (lambda path, leaf: None, ValueError, "mask ... None ... leaf at layers.0.weight"),
+        (lambda params: "yes", ValueError, "mask ... True or False, got 'yes' at the tree"),
     ],
 )
 def test_a_mask_built_differently_is_refused_with_the_path(mask, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         masked(transforms.scale(1.0), mask).init(PARAMS)
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(TypeError, match="masked: inner must be a GradientTransform"):
+    with pytest.raises(TypeError, match="masked: inner .* GradientTransform"):
         masked(transforms.scale, WEIGHTS)
-    with pytest.raises(ValueError, match="by_path: patterns must hold at least one"):
+    with pytest.raises(ValueError, match="by_path: patterns .* one pattern"):
         by_path()
-    with pytest.raises(TypeError, match="by_path: a pattern must be a string, got 3"):
+    with pytest.raises(TypeError, match="by_path: a pattern .* string, got 3"):
         by_path(3)
     broken = ps.GradientTransform(lambda params: (), lambda updates, state, params=None: ({}, state))
-    with pytest.raises(
-        ValueError, match="masked: the wrapped transform returned no update for layers.0.weight"
-    ):
+    with pytest.raises(ValueError, match="masked: .* no update for layers.0.weight"):
         update(masked(broken, WEIGHTS))

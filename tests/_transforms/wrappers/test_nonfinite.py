@@ -1,7 +1,5 @@
 """Gradients with NaN or infinity are skipped and counted; the counters reset."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
@@ -10,6 +8,7 @@ from purestep import optimizers, schedules, transforms, tree
 from purestep._transforms.wrappers.nonfinite import all_finite
 from purestep.transforms import apply_if_finite, averaged, skip_nonfinite, zero_nans
 from tests._transforms.walking import is_zero, scalars, steps_of
+from tests.refusals import parts
 from tests.trees import like, same_bits
 
 PARAMS = {"w": mx.ones((2, 3)), "b": [mx.ones(3, mx.bfloat16), None], "empty": mx.zeros((0, 2))}
@@ -128,21 +127,29 @@ def test_a_tree_without_elements_is_finite():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: skip_nonfinite(transforms.scale), TypeError, "skip_nonfinite: inner must be a Gradient"),
-        (lambda: skip_nonfinite(ps.identity(), -1), ValueError, "max_consecutive must be at least 0, got -1"),
+        (lambda: skip_nonfinite(transforms.scale), TypeError, "skip_nonfinite: inner ... Gradient"),
+        (
+            lambda: skip_nonfinite(ps.identity(), -1),
+            ValueError,
+            "skip_nonfinite: max_consecutive ... 0, got -1",
+        ),
         (
             lambda: skip_nonfinite(ps.identity(), 1.5),
             TypeError,
-            "max_consecutive must be an integer, got 1.5",
+            "skip_nonfinite: max_consecutive ... integer, got 1.5",
         ),
-        (lambda: apply_if_finite(None, 1), TypeError, "apply_if_finite: inner must be a GradientTransform"),
+        (
+            lambda: apply_if_finite(None, 1),
+            TypeError,
+            "apply_if_finite: inner ... GradientTransform, got None",
+        ),
         (
             lambda: apply_if_finite(ps.identity(), None),
             TypeError,
-            "max_consecutive_errors must be an integer",
+            "apply_if_finite: max_consecutive_errors ... integer, got None",
         ),
     ],
 )
 def test_bad_arguments_are_refused(make, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         make()

@@ -1,7 +1,5 @@
 """partition and group_table: every parameter belongs to one group with its own transform."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
@@ -9,6 +7,7 @@ import purestep as ps
 from purestep import optimizers, transforms, tree
 from purestep.transforms import group_table, masked, partition, set_to_zero
 from tests._transforms.walking import draws, steps_of
+from tests.refusals import parts
 from tests.trees import like, same_bits
 
 PARAMS = {
@@ -104,40 +103,45 @@ def test_the_trained_state_works_in_a_step():
 @pytest.mark.parametrize(
     ("transforms_", "labels", "error", "message"),
     [
+        ({"a": ps.identity()}, LABELS, ValueError, "partition: param_labels ... fc.bias ... 'b'; ... 'a'"),
         (
             {"a": ps.identity()},
-            LABELS,
+            [("fc.*", "a")],
             ValueError,
-            "param_labels gives fc.bias the label 'b'; transforms has 'a'",
+            "partition: no pattern of param_labels ... norm.0, scale;",
         ),
-        ({"a": ps.identity()}, [("fc.*", "a")], ValueError, "matches the paths norm.0, scale; end with"),
-        ({"a": ps.identity()}, [("*", "c")], ValueError, "gives fc.weight the label 'c'"),
+        ({"a": ps.identity()}, [("*", "c")], ValueError, "param_labels ... fc.weight ... 'c'; ... 'a'"),
         (
             {"a": ps.identity()},
             {"fc": "a"},
             ValueError,
-            "param_labels must be built like the parameters, got a dict",
+            "param_labels ... dict of (fc) ... dict of (fc, norm, scale)",
         ),
         (
             {"a": ps.identity()},
             {**LABELS, "fc": None},
             ValueError,
-            "got None for a dict of (weight, bias) at fc",
+            "param_labels ... None ... dict of (weight, bias) at fc",
         ),
         (
             {"a": ps.identity()},
             {"fc": "a", "norm": "a", "scale": True},
             TypeError,
-            "a label must be a string or an integer, got",
+            "param_labels at scale: ... string ... integer, got True",
         ),
-        ({"a": ps.identity}, "a", TypeError, "partition: transforms['a'] must be a GradientTransform"),
-        ({1.5: ps.identity()}, "a", TypeError, "a label must be a string or an integer, got 1.5"),
-        ({}, "a", TypeError, "partition: transforms must be a dict from label to transform, got {}"),
-        ({"a": ps.identity()}, [("*", 3.5)], TypeError, "a label must be a string or an integer, got 3.5"),
+        ({"a": ps.identity}, "a", TypeError, "partition: transforms['a'] ... GradientTransform"),
+        ({1.5: ps.identity()}, "a", TypeError, "partition: transforms: ... string ... integer, got 1.5"),
+        ({}, "a", TypeError, "partition: transforms ... dict ... {}"),
+        (
+            {"a": ps.identity()},
+            [("*", 3.5)],
+            TypeError,
+            "param_labels at fc.weight: ... string ... integer, got 3.5",
+        ),
     ],
 )
 def test_a_parameter_without_a_known_label_is_refused_with_its_path(transforms_, labels, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         partition(transforms_, labels).init(PARAMS)
 
 
@@ -157,7 +161,5 @@ def test_the_table_shows_each_parameter_and_the_totals():
 
 
 def test_the_table_refuses_what_partition_refuses():
-    with pytest.raises(
-        ValueError, match="group_table: no pattern of param_labels matches the paths fc.weight"
-    ):
+    with pytest.raises(ValueError, match="group_table: no pattern of param_labels .* fc.weight"):
         group_table(PARAMS, [("nothing", "a")])

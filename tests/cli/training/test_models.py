@@ -1,11 +1,14 @@
 """The models of `train`: sizes, the choice of matrices, and samples."""
 
+import re
+
 import mlx.core as mx
 import pytest
 
 import purestep as ps
 from purestep._loop.config.config import TrainConfig
 from purestep.cli.training import models
+from tests.refusals import parts
 
 
 def test_the_transformer_has_the_sizes_of_the_settings_and_the_weights_of_the_seed():
@@ -25,16 +28,16 @@ def test_the_transformer_has_the_sizes_of_the_settings_and_the_weights_of_the_se
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"layers": 0}, "sizes.layers must be at least 1, got 0"),
-        ({"layers": "2"}, "sizes.layers must be an integer, got '2'"),
-        ({"heads": 5}, "sizes.width must be a multiple of 2 * heads, 10, got 48"),
-        ({"buckets": 12}, "sizes.buckets must be a power of two, got 12"),
+        ({"layers": 0}, "sizes.layers ... 1, got 0"),
+        ({"layers": "2"}, "sizes.layers ... integer, got '2'"),
+        ({"heads": 5}, "sizes.width ... 2 * heads, 10, got 48"),
+        ({"buckets": 12}, "sizes.buckets ... power of two, got 12"),
     ],
 )
 def test_sizes_that_no_transformer_has_are_refused(sizes, message):
     with pytest.raises((TypeError, ValueError)) as caught:
         models.check_model("transformer", sizes)
-    assert str(caught.value) == f"train: {message}"
+    assert re.search(parts(f"train: {message}"), str(caught.value))
 
 
 def test_a_sample_continues_the_last_window_and_depends_on_the_seed_alone():

@@ -27,8 +27,9 @@ _TYPES = {"dict": "dict", "list": "list", "tuple": "tuple", "none": "NoneType", 
 # An array whose key, if it has one, and shape are written as most are.
 _SHAPE = rb"((?:[0-9]{1,18}(?:,[0-9]{1,18}){0,63})?)"
 _ARRAY = rb'\["array","(\w{1,20})",\[' + _SHAPE + rb"\]\]"
-_PLAIN_ARRAY = re.compile(_ARRAY)
-_KEYED_ARRAY = re.compile(rb'\["([^"\\\x00-\x1f\x80-\xff]{0,1000})",' + _ARRAY + rb"(?=\])")
+_PLAIN_ARRAY = re.compile(rb"()" + _ARRAY + rb"(,?)")
+_KEYED_ARRAY = re.compile(rb'\["([^"\\\x00-\x1f\x80-\xff]{0,1000})",' + _ARRAY + rb"\](,?)")
+_SHORT = 1000  # characters of a path that each container keeps
 _LONGEST_KEY = 12 * LONGEST + 20  # bytes: a character takes up to twelve
 
 
@@ -65,6 +66,7 @@ class _Container:
         self.count = 0
         self.segment = ""  # of the path, to the child where the walk is
         self.hashes = array("q")  # of keys
+        self.above: str | None = None  # the path of the container and a dot, if it is short
         self.common = _KEYED_ARRAY if self.keyed else _PLAIN_ARRAY
 
     def enter(self, key: Any) -> None:
@@ -100,11 +102,14 @@ def walk(data: Text, start: int, stop: int, *, distinct: bool = False) -> Iterat
         key, keyed, depth = None, False, len(around)
         found = around[-1].common.match(data, at, stop) if around else None
         if found:
-            *named, dtype, lengths = found.groups()
-            key = named[0].decode() if named else around[-1].count
+            name, dtype, lengths, comma = found.groups()
+            key = name.decode() if around[-1].keyed else around[-1].count
             around[-1].enter(key)
             at = found.end()
             yield _array(around, key, dtype, lengths)
+            if comma:
+                continue
+            at -= around[-1].keyed  # The end of the pair is read below.
         else:
             if around:
                 key, at = _entered(data, at, stop, around[-1])
@@ -206,9 +211,14 @@ def _close(
 
 def _array(around: list[_Container], key: Any, dtype: bytes, lengths: bytes) -> ScannedNode:
     shape = tuple(map(_length, lengths.split(b","))) if lengths else ()
-    path = ".".join([container.segment for container in around])
-    keyed = bool(around) and around[-1].keyed
-    return ScannedNode(len(around), key, keyed, "array", dtype.decode(), shape, path)
+    if not around:
+        return ScannedNode(0, key, False, "array", dtype.decode(), shape, "")
+    inner = around[-1]
+    above = inner.above
+    if above is None:
+        above = "".join([container.segment + "." for container in around[:-1]])
+        inner.above = above if len(above) <= _SHORT else None
+    return ScannedNode(len(around), key, inner.keyed, "array", dtype.decode(), shape, above + inner.segment)
 
 
 def _length(digits: bytes) -> int:

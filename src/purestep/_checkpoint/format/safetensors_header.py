@@ -147,6 +147,23 @@ def _checked(text: bytes, size: int, wanted: Collection[str] | None = None) -> d
 
     The metadata is in UTF-8. The check stores 24 bytes for an array, whose description takes at least fifty.
     """
+    try:
+        return _swept(text, size, wanted)
+    except (_MalformedError, ValueError, RecursionError) as error:
+        error.__traceback__ = None  # Its frames hold what was found so far.
+        # A fault of the whole text is named before one of an array that stands earlier.
+        seen = False
+        for name, start, stop in scan.members(text, 0, len(text)):
+            if name == _METADATA:
+                if seen:
+                    raise _MalformedError("a name occurs twice") from None
+                _metadata(text, start, stop)
+                seen = True
+        raise
+
+
+def _swept(text: bytes, size: int, wanted: Collection[str] | None) -> dict[str, bytes | bytearray]:
+    """Check a header in one pass."""
     metadata: dict[str, bytes | bytearray] | None = None
     names, starts, stops, empty = array("q"), array("Q"), array("Q"), array("Q")
     count = 0

@@ -148,7 +148,9 @@ def text(data: bytes | bytearray) -> str:
 
 def distinct(hashes: Sequence[int]) -> bool:
     """Tell whether all numbers are different; not all of them become objects at once."""
-    parts = 16 if len(hashes) > 1000 else 1
+    if len(hashes) <= 1000:
+        return len({*hashes}) == len(hashes)
+    parts = 16
     for part in range(parts):
         seen: set[int] = set()
         for number in hashes:

@@ -32,9 +32,11 @@ class _End(NamedTuple):
     """An array, a `None` or an empty container that is stored."""
 
     segments: tuple[str, ...]
-    name: str  # after renaming
+    path: str
+    name: str  # the path after renaming
     node: tree.Spec
-    above: list[tree.Spec]  # the containers that hold it, from the outermost
+    places: list[str]  # the paths of the containers that hold it, from the outermost
+    above: list[tree.Spec]  # these containers, without their children
 
 
 def match(
@@ -50,7 +52,8 @@ def match(
     if stored == like and not partial and rename is None:
         return Match({path: path for path, _ in tree.spec_items(like)}, [], [])
     wanted: dict[str, tree.Spec] = {".".join(segments): node for segments, node in tree.spec_nodes(like)}
-    ends = list(_ends(stored))
+    ends: list[_End] = []
+    _gather((), stored, [], [], ends)
     ends, lines, notes = _renamed(caller, ends, rename)
     offered = _offered(ends, wanted)
     patterns = [compile_pattern(caller, text) for text in partial]
@@ -68,7 +71,7 @@ def match(
             refused.add(path)
             lines.extend(found)
 
-    arrays = {end.name: ".".join(end.segments) for end in ends if isinstance(end.node, tree.ArraySpec)}
+    arrays = {end.name: end.path for end in ends if isinstance(end.node, tree.ArraySpec)}
     names = {end.name for end in ends}
     stored_paths: dict[str, str] = {}
     for path, nodes in offered.items():
@@ -97,12 +100,16 @@ def _offered(ends: list[_End], wanted: Mapping[str, tree.Spec]) -> dict[str, lis
     A container moves with its contents. A container whose contents are all new has no node; a container that
     is joined from several has one node for each kind among them.
     """
-    taken = {above for end in ends if end.name in wanted for above in _above(end.name)}
+    # The containers around a path that was not renamed are known.
+    places = [end.places if end.name == end.path else _above(end.name) for end in ends]
+    taken = {
+        above for end, around in zip(ends, places, strict=True) if end.name in wanted for above in around
+    }
     offered: dict[str, list[tree.Spec]] = {}
-    for end in ends:
-        segments = split(end.name)
+    for end, around in zip(ends, places, strict=True):
+        segments = end.segments if end.name == end.path else split(end.name)
         kinds = {new: end.above[old] for old, new in _aligned(end.segments, segments)}
-        for depth, path in enumerate(_above(end.name)):
+        for depth, path in enumerate(around):
             nodes = offered.setdefault(path, [])
             # The rest of a file does not describe a container that also receives other nodes.
             if depth in kinds and (end.name in wanted or path not in taken) and kinds[depth] not in nodes:
@@ -164,12 +171,17 @@ def _renamed(caller: str, ends: list[_End], rename: Rename | None) -> tuple[list
     return named, lines, notes
 
 
-def _ends(spec: tree.Spec) -> Iterator[_End]:
-    nodes: dict[tuple[str, ...], tree.Spec] = dict(tree.spec_nodes(spec))
-    for segments, node in nodes.items():
-        if _is_end(node):
-            above = [_alone(nodes[segments[:depth]]) for depth in range(len(segments))]
-            yield _End(segments, ".".join(segments), node, above)
+def _gather(
+    segments: tuple[str, ...], node: tree.Spec, places: list[str], above: list[tree.Spec], ends: list[_End]
+) -> None:
+    """Add the ends at and below a node; those of one container share its lists."""
+    path = ".".join(segments)
+    if _is_end(node):
+        ends.append(_End(segments, path, path, node, places, above))
+        return
+    places, above = [*places, path], [*above, _alone(node)]
+    for segment, child in tree.spec_children(node):
+        _gather((*segments, segment), child, places, above, ends)
 
 
 def _is_end(node: tree.Spec) -> bool:

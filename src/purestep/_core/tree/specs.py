@@ -142,9 +142,11 @@ def spec_nodes(spec: Any, segments: tuple[str, ...] = ()) -> Iterator[tuple[tupl
     >>> [segments for segments, _ in spec_nodes(spec({"w": (None,)}))]
     [(), ('w',), ('w', '0')]
     """
-    yield segments, spec
-    for segment, child in spec_children(spec):
-        yield from spec_nodes(child, (*segments, segment))
+    waiting = [(segments, spec)]
+    while waiting:
+        segments, node = waiting.pop()
+        yield segments, node
+        waiting += [((*segments, segment), child) for segment, child in reversed(spec_children(node))]
 
 
 def spec_children(node: Any) -> list[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 """Files of tokens: flat arrays of integers on disk, of any size, read in parts."""
 
+import copy
 import json
 import os
 import sys
@@ -49,6 +50,8 @@ class TokenFile:
     - raw tokens alone, little-endian, as written by `numpy.ndarray.tofile`: pass `dtype`;
     - `.npy`, as written by `numpy.save`, with one axis.
 
+    `file[start:stop]` is a part of the file, such as the tokens to train on. Nothing is read.
+
     Attributes:
         path: the file.
         dtype: name of the tokens' dtype.
@@ -57,9 +60,11 @@ class TokenFile:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "tokens.bin"
     >>> file = TokenFile.write(path, [[5, 6, 7], [8]], dtype="uint16")
-    >>> len(file), file.read(1, 3)
-    (4, array([6, 7], dtype=uint16))
+    >>> len(file), file.read(1, 3), file[-2:].read(0, 2)
+    (4, array([6, 7], dtype=uint16), array([7, 8], dtype=uint16))
     """
+
+    _whole: "TokenFile | None" = None  # of a part: keeps the file open
 
     def __init__(self, path: str | os.PathLike[str], dtype: str | None = None, *, header: int = 0):
         """Open a file.
@@ -117,6 +122,17 @@ class TokenFile:
     def __len__(self) -> int:
         """Return the number of tokens."""
         return self._count
+
+    def __getitem__(self, part: slice) -> "TokenFile":
+        if not isinstance(part, slice) or part.step not in (None, 1):
+            raise TypeError(
+                f"TokenFile: a part must be file[start:stop], got {part!r}; `read` returns tokens"
+            )
+        start, stop, _ = part.indices(self._count)
+        found = copy.copy(self)
+        found._whole, found._count = self, max(stop - start, 0)
+        found._start += start * self._width
+        return found
 
     def __repr__(self) -> str:
         return f"TokenFile({str(self.path)!r}, {self.dtype!r}, {self._count} tokens)"

@@ -27,6 +27,8 @@ class TokenWindows:
     epoch, so any batch is found without those before it. Fewer than `batch_size + 1` windows are left
     out of an epoch: those that do not fill a batch, and the parts before and after the shifted windows.
 
+    For evaluation, `shuffle=False` with `ignore_index` makes every token but the first a target exactly once.
+
     A batch of a file is read from the disk when it is asked for. No part of the file stays in memory.
 
     >>> source = TokenWindows(mx.arange(100), batch_size=2, context=8, seed=0)
@@ -45,6 +47,7 @@ class TokenWindows:
         *,
         seed: int = 0,
         shuffle: bool = True,
+        ignore_index: int | None = None,
         vocabulary: int | None = None,
         rank: int = 0,
         world: int = 1,
@@ -58,6 +61,9 @@ class TokenWindows:
             context: tokens of a window.
             seed: in [0, 2**64).
             shuffle: draw a new order and a new offset each epoch. Otherwise all epochs follow the text.
+            ignore_index: a negative number that fills the targets after the end of the tokens; the inputs
+                there are 0. No token is then left out, and all batches have one shape. It needs
+                `shuffle=False`. Pass the same number to the loss: `cross_entropy(..., ignore_index=-100)`.
             vocabulary: number of tokens of the model. Every batch is checked on the host before it reaches
                 the device. `None`: tokens must only be at least 0 and fit int32.
             rank: number of this process, in [0, world).
@@ -71,6 +77,13 @@ class TokenWindows:
         self.context = checks.integer(_CALLER, "context", context, least=1)
         from_seed(_CALLER, "seed", seed)
         self.seed, self.shuffle = int(seed), bool(shuffle)
+        self.ignore_index = ignore_index
+        if ignore_index is not None and checks.integer(_CALLER, "ignore_index", ignore_index) >= 0:
+            raise checks.error(
+                _CALLER, f"ignore_index must be negative, got {ignore_index}: it may be a token"
+            )
+        if ignore_index is not None and self.shuffle:
+            raise checks.error(_CALLER, "ignore_index needs shuffle=False: shuffled windows leave tokens out")
         self.world = checks.integer(_CALLER, "world", world, least=1)
         self.rank = checks.integer(_CALLER, "rank", rank, least=0)
         if self.rank >= self.world:
@@ -87,7 +100,11 @@ class TokenWindows:
         self.tokens = tokens
         self._reader = tokens if isinstance(tokens, TokenFile) else _Memory(tokens)
         count = len(self._reader)
-        if self.shuffle:
+        if self.ignore_index is not None:
+            if count < 2:
+                raise checks.error(_CALLER, f"tokens must hold at least 2 tokens, got {count}")
+            self._windows = -(-(count - 1) // (context * batch_size)) * batch_size
+        elif self.shuffle:
             self._windows = max((count - self.context) // self.context, min(1, (count - 1) // self.context))
         else:
             self._windows = (count - 1) // self.context
@@ -114,11 +131,25 @@ class TokenWindows:
         epoch, batch = divmod(step, len(self))
         rows = self.batch_size // self.world
         first = batch * self.batch_size + self.rank * rows
+        if self.ignore_index is not None:
+            return self._filled(first * self.context, rows, self.ignore_index)
         starts = self._starts(epoch, range(first, first + rows))
         windows = self._reader.windows(starts, self.context + 1)
         self._check(windows, starts)
         windows = windows.astype(mx.int32)
         return {"inputs": windows[:, :-1], "targets": windows[:, 1:]}
+
+    def _filled(self, start: int, rows: int, ignore_index: int) -> Batch:
+        """Return windows that follow each other, filled after the end of the tokens."""
+        count, shape = len(self._reader), (rows, self.context)
+        start, stop = min(start, count - 1), min(start + rows * self.context + 1, count)
+        tokens = self._reader.windows([start], stop - start)
+        self._check(tokens, [start])
+        tokens = tokens[0].astype(mx.int32)
+        missing = rows * self.context + 1 - tokens.size
+        inputs = mx.concatenate([tokens[:-1], mx.zeros(missing, mx.int32)])
+        targets = mx.concatenate([tokens[1:], mx.full(missing, ignore_index, mx.int32)])
+        return {"inputs": inputs.reshape(shape), "targets": targets.reshape(shape)}
 
     def _starts(self, epoch: int, numbers: range) -> list[int]:
         if not self.shuffle:

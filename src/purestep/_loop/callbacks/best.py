@@ -6,7 +6,7 @@ from typing import Any
 from purestep._checkpoint.run.record import check_metric
 from purestep._core import checks
 from purestep._loop.callbacks.stopping import Rated
-from purestep._loop.core.progress import Progress, Request, Run, Save
+from purestep._loop.core.progress import Progress, Request, Run, Save, Stop
 
 
 def is_best(values: Sequence[float], mode: str) -> bool:
@@ -34,10 +34,10 @@ class KeepBest(Rated):
         self._mode, self._hold = mode, hold
         self.best: Any = None
 
-    def on_train_begin(self, run: Run) -> None:
+    def on_train_begin(self, run: Run) -> Stop | None:
         """Forget the best state of another run."""
-        super().on_train_begin(run)
         self.best = None
+        return super().on_train_begin(run)
 
     def on_eval_end(self, progress: Progress) -> Request:
         """Ask for a checkpoint if the figure is the best so far."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from purestep._core import checks
-from purestep._loop.core.progress import Callback, Progress, Request, Stop
+from purestep._loop.core.progress import Callback, Progress, Request, Run, Stop
 
 RECENT = 10  # the last losses, compared with the window
 
@@ -32,6 +32,14 @@ class Divergence(Callback):
     def __init__(self, metric: str, window: int, factor: float):
         self._metric, self._window, self._factor = metric, window, factor
         self._losses: deque[float] = deque(maxlen=window)
+        self._restored = False
+
+    def on_train_begin(self, run: Run) -> Stop | None:
+        """Ask to stop if the run that is resumed had diverged; forget the losses of another run."""
+        if not self._restored:
+            self._losses.clear()
+        self._restored = False
+        return self._decision()
 
     def on_step_end(self, progress: Progress) -> Request:
         """At a row, look at each loss since the row before."""
@@ -46,13 +54,20 @@ class Divergence(Callback):
             if not math.isfinite(loss):  # One NaN would make every average of the window NaN.
                 continue
             self._losses.append(loss)
-            if diverges(list(self._losses), self._window, self._factor):
-                recent = sum(list(self._losses)[-RECENT:]) / RECENT
-                return Stop(
-                    f"{self._metric} diverges: its last {RECENT} values average {recent:.4g}, more than "
-                    f"{self._factor:g} times those of the last {self._window} steps"
-                )
+            stop = self._decision()
+            if stop is not None:
+                return stop
         return None
+
+    def _decision(self) -> Stop | None:
+        losses = list(self._losses)
+        if not diverges(losses, self._window, self._factor):
+            return None
+        recent = sum(losses[-RECENT:]) / RECENT
+        return Stop(
+            f"{self._metric} diverges: its last {RECENT} values average {recent:.4g}, more than "
+            f"{self._factor:g} times those of the last {self._window} steps"
+        )
 
     def state(self) -> dict[str, Any]:
         """Return the losses of the window."""
@@ -60,14 +75,16 @@ class Divergence(Callback):
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Continue with the window of the run that is resumed."""
-        self._losses = deque(saved["losses"], maxlen=self._window)
+        self._losses, self._restored = deque(saved["losses"], maxlen=self._window), True
 
 
 def divergence(metric: str = "loss", *, window: int = 100, factor: float = 2.0) -> Divergence:
     """Stop when the last 10 values of a metric average over `factor` times the average of the window.
 
     Every step counts; the decision is made at each row. Steps with a NaN or an infinity are left out: `fit`
-    and `nonfinite` look for those.
+    and `nonfinite` look for those. While the average of the window is 0 or negative, as of some losses that
+    have no lower bound, the run is never stopped. A run that stopped is not continued when it is started
+    again.
 
     Args:
         metric: a metric of the step.

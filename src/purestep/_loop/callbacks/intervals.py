@@ -5,7 +5,7 @@ from typing import Any
 
 from purestep._core import checks
 from purestep._loop.core.adapting import as_callback
-from purestep._loop.core.progress import Callback, Progress, Request, Run
+from purestep._loop.core.progress import Callback, Progress, Request, Run, Stop
 
 
 class EachStep(Callback):
@@ -21,9 +21,9 @@ class Every(Callback):
     def __init__(self, n: int, callback: Callback):
         self._n, self._callback = n, callback
 
-    def on_train_begin(self, run: Run) -> None:
+    def on_train_begin(self, run: Run) -> Stop | None:
         """Pass the call on."""
-        self._callback.on_train_begin(run)
+        return self._callback.on_train_begin(run)
 
     def on_step_end(self, progress: Progress) -> Request:
         """Pass the call on at every n-th step."""
@@ -37,9 +37,9 @@ class Every(Callback):
         """Pass the call on."""
         return self._callback.on_eval_end(progress)
 
-    def on_checkpoint(self, progress: Progress) -> None:
+    def on_checkpoint(self, progress: Progress) -> Request:
         """Pass the call on."""
-        self._callback.on_checkpoint(progress)
+        return self._callback.on_checkpoint(progress)
 
     def on_train_end(self, result: Any) -> None:
         """Pass the call on."""

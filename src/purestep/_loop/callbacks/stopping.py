@@ -68,7 +68,7 @@ class Rated(Callback):
         self._caller, self._metric = caller, metric
         self._evaluations: tuple[str, ...] = ()
 
-    def on_train_begin(self, run: Run) -> None:
+    def on_train_begin(self, run: Run) -> Stop | None:
         """Refuse a run without evaluations."""
         self._evaluations = run.evaluation_names
         if not run.evaluation_names:
@@ -97,11 +97,17 @@ class EarlyStopping(Rated):
         self._patience = patience
         self._min_delta, self._mode, self._baseline = min_delta, mode, baseline
 
+    def on_train_begin(self, run: Run) -> Stop | None:
+        """Ask to stop if the run that is resumed had used up the patience."""
+        super().on_train_begin(run)
+        return self._decision(run.history.column(self._metric)[1])
+
     def on_eval_end(self, progress: Progress) -> Request:
         """Ask to stop if the patience is used up."""
         values = self.values(progress)
-        if values is None:
-            return None
+        return None if values is None else self._decision(values)
+
+    def _decision(self, values: Sequence[float]) -> Stop | None:
         count = waited(values, min_delta=self._min_delta, mode=self._mode, baseline=self._baseline)
         if count < self._patience:
             return None
@@ -118,7 +124,8 @@ def early_stopping(
 ) -> EarlyStopping:
     """Stop when a figure has not improved in `patience` evaluations.
 
-    The decision is a function of the history, so a resumed run stops at the same step.
+    The decision is a function of the history, so a resumed run stops at the same step. A run that stopped is
+    not continued when it is started again: it ends at once with the same reason, unless `patience` is larger.
 
     Args:
         metric: a figure of an evaluation.

@@ -1,6 +1,6 @@
 """Fields from a command line: `--name value`, `--name=value`, `--name`, `--no-name`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from purestep._core import checks
@@ -23,7 +23,8 @@ def parse(caller: str, argv: Sequence[str], fields: Mapping[str, Any]) -> dict[s
     >>> parse("train", ["--max-steps=10", "--no-compile-step"], {"max_steps": int, "compile_step": bool})
     {'max_steps': 10, 'compile_step': False}
     """
-    if isinstance(argv, str) or not all(isinstance(each, str) for each in argv):
+    texts = isinstance(argv, Iterable) and all(isinstance(each, str) for each in argv)
+    if isinstance(argv, str) or not texts:
         raise TypeError(f"{caller}: argv must be a sequence of strings, got {checks.shown(argv)}")
     found: dict[str, Any] = {}
     rest = list(argv)

@@ -146,7 +146,8 @@ class TrainConfig:
             object.__setattr__(self, name, value)
         if self.warmup_steps > self.max_steps:
             rule = f"warmup_steps must be at most max_steps ({self.max_steps})"
-            raise checks.error(_CALLER, f"{rule}, got {self.warmup_steps}")
+            default = ", the default" if self.warmup_steps == type(self).warmup_steps else ""
+            raise checks.error(_CALLER, f"{rule}, got {self.warmup_steps}{default}")
         for name, owners in _OWN.items():
             if getattr(self, name) is not None and self.optimizer not in owners:
                 raise checks.error(
@@ -191,7 +192,8 @@ class TrainConfig:
         ...     TrainConfig.from_toml(path) == TrainConfig(seed=3)
         True
         """
-        return _made("from_toml", f"{os.fspath(path)}: ", files.read_toml("TrainConfig.from_toml", path))
+        table = files.read_toml("TrainConfig.from_toml", path)
+        return _made("from_toml", f"{os.fspath(path)}: ", table)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> "TrainConfig":
@@ -204,7 +206,8 @@ class TrainConfig:
         ...     TrainConfig.from_json(path).max_steps
         200
         """
-        return _made("from_json", f"{os.fspath(path)}: ", files.read_json("TrainConfig.from_json", path))
+        table = files.read_json("TrainConfig.from_json", path)
+        return _made("from_json", f"{os.fspath(path)}: ", table)
 
     @classmethod
     def from_arguments(cls, argv: Sequence[str], *, base: "TrainConfig | None" = None) -> "TrainConfig":
@@ -222,6 +225,10 @@ class TrainConfig:
         >>> TrainConfig.from_arguments(["--max-steps", "50", "--warmup_steps=5"]).max_steps
         50
         """
+        if base is not None and not isinstance(base, cls):
+            raise TypeError(
+                f"TrainConfig.from_arguments: base must be a TrainConfig, got {checks.shown(base):.80}"
+            )
         found = arguments.parse("TrainConfig.from_arguments", argv, cls.types())
         return _made("from_arguments", "", {**({} if base is None else base.to_dict()), **found})
 

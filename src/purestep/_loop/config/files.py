@@ -13,6 +13,10 @@ from purestep._core import checks
 _LARGEST = 1_000_000  # bytes of a configuration
 
 
+class _TwiceError(ValueError):
+    """A JSON object holds a name twice."""
+
+
 def read_toml(caller: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the table of a TOML file.
 
@@ -23,7 +27,7 @@ def read_toml(caller: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     text = _read(caller, path)
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for integers of too many digits
         raise checks.error(caller, f"{os.fspath(path)} must be TOML: {_first_line(error)}") from None
 
 
@@ -40,13 +44,15 @@ def read_json(caller: str, path: str | os.PathLike[str]) -> dict[str, Any]:
         if len(table) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise checks.error(caller, f"{os.fspath(path)} must hold each name once, got {twice!r} twice")
+            raise _TwiceError(f"got {twice!r} twice")
         return table
 
     text = _read(caller, path)
     try:
         value = json.loads(text, object_pairs_hook=once)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, _TwiceError):
+            raise checks.error(caller, f"{os.fspath(path)} must hold each name once, {error}") from None
         raise checks.error(caller, f"{os.fspath(path)} must be JSON: {_first_line(error)}") from None
     if not isinstance(value, dict):
         raise checks.error(caller, f"{os.fspath(path)} must hold an object, got {type(value).__name__}")
@@ -76,6 +82,8 @@ def toml(table: Mapping[str, Any]) -> str:
 
 def _read(caller: str, path: str | os.PathLike[str]) -> str:
     """Return the text of a small regular file. A pipe is refused: opening it could wait for ever."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{caller}: path must be a path, got {checks.shown(path):.80}")
     if not stat.S_ISREG(Path(path).stat().st_mode):
         raise checks.error(caller, f"path must be a file, {os.fspath(path)} is not")
     with open(path, "rb") as file:

@@ -15,12 +15,16 @@ _OTHER_NAMES = {
     "iterations": "max_steps",
     "clip": "max_grad_norm",
     "grad_clip": "max_grad_norm",
+    "clip_norm": "max_grad_norm",
+    "max_norm": "max_grad_norm",
     "accumulation": "grad_accumulation_steps",
     "scheduler": "lr_schedule",
     "compile": "compile_step",
     "precision": "dtype",
     "beta1": "b1",
     "beta2": "b2",
+    "beta_1": "b1",
+    "beta_2": "b2",
 }
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _NOTHING = "none"

@@ -137,6 +137,16 @@ class History:
         """The names of all figures, those of logged steps first."""
         return (*self._logged.columns, *self._evaluated.columns)
 
+    @property
+    def logged_names(self) -> tuple[str, ...]:
+        """The names of the figures of logged steps."""
+        return tuple(self._logged.columns)
+
+    @property
+    def evaluated_names(self) -> tuple[str, ...]:
+        """The names of the figures of evaluations."""
+        return tuple(self._evaluated.columns)
+
     def __len__(self) -> int:
         return len(self._logged.steps) + len(self._evaluated.steps)
 

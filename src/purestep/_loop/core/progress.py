@@ -105,9 +105,10 @@ class Callback(Protocol):
 
     A plain function is a callback too: it is called as `on_step_end`.
 
-    `on_step_end` and `on_eval_end` may return `Stop(reason)` or `Save(reason)`. Hooks run between steps, on
-    the thread of the loop; the device works on the next step meanwhile. A hook that raises ends the run: the
-    state is saved, and the error is raised.
+    All hooks but `on_train_end` may return `Stop(reason)`; `on_step_end` and `on_eval_end` also
+    `Save(reason)`. A `Stop` of `on_train_begin` ends the run before its first step. Hooks run between steps,
+    on the thread of the loop; the device works on the next step meanwhile. A hook that raises ends the run:
+    the state is saved, and the error is raised.
 
     A callback with a memory has `state() -> dict` of plain JSON values, which is stored with each checkpoint,
     and `restore(saved)`, which receives it when the run is resumed, before `on_train_begin`.
@@ -117,7 +118,7 @@ class Callback(Protocol):
     ...         print(f"{result.steps} steps: {result.reason}")
     """
 
-    def on_train_begin(self, run: Run) -> None:
+    def on_train_begin(self, run: Run) -> Stop | None:
         """Receive the run before its first step."""
 
     def on_step_end(self, progress: Progress) -> Request:
@@ -126,7 +127,7 @@ class Callback(Protocol):
     def on_eval_end(self, progress: Progress) -> Request:
         """Receive each evaluation, after `on_step_end` of the same step."""
 
-    def on_checkpoint(self, progress: Progress) -> None:
+    def on_checkpoint(self, progress: Progress) -> Request:
         """Receive each step at which a checkpoint is saved; it may still be written in the background."""
 
     def on_train_end(self, result: Any) -> None:
@@ -138,6 +139,13 @@ class Callback(Protocol):
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Receive the `state()` of the run that is resumed."""
+
+
+def params_of(state: Any, default: Any) -> Any:
+    """Return the parameters of a state, a field or a key, or a default if it has none."""
+    if isinstance(state, Mapping):
+        return state.get("params", default)
+    return getattr(state, "params", default)
 
 
 def broken(step: int, state: Any, values: Mapping[str, Sequence[float]]) -> str | None:
@@ -154,7 +162,7 @@ def broken(step: int, state: Any, values: Mapping[str, Sequence[float]]) -> str 
     ]
     if not found:
         return None
-    paths = nonfinite_paths(getattr(state, "params", state))
+    paths = nonfinite_paths(params_of(state, state))
     if not paths:
         return None
     first, name = min(found)

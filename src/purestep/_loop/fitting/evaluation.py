@@ -1,13 +1,18 @@
 """`Evaluation`: what `fit` measures between steps, and when."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from purestep._core import checks
-from purestep._core.types import EvalStepFn
-from purestep._loop.running.cursor import batches_per_epoch, check_source
+from purestep._core.types import Batch, EvalStepFn, Source
+from purestep._loop.running.cursor import batches_per_epoch, check_source, is_on_policy
 from purestep._steps.evaluate import evaluate
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A signal came during an evaluation."""
 
 
 class Measured(NamedTuple):
@@ -47,7 +52,7 @@ class Evaluation:
     """
 
     measure: EvalStepFn | Callable[[Any], Any]
-    source: Any = None
+    source: Source | Iterable[Batch] | None = None
     _: KW_ONLY
     every: int | None = None
     name: str = "eval"
@@ -75,24 +80,53 @@ class Evaluation:
                 "source must be read at every evaluation, and an iterator can be read once: pass a list, "
                 "or an object with at(step)",
             )
+        if is_on_policy(self.source):
+            raise checks.error(
+                caller, "source must give its batches by step or one after the other, got an on-policy source"
+            )
         if self.source is None and (self.batches is not None or self.perplexity):
             raise checks.error(caller, "batches and perplexity need a source")
         if hasattr(self.source, "at") and self.batches is None and batches_per_epoch(self.source) is None:
             raise checks.error(caller, "batches must be given for a source with at(step) and no length")
+        self._check_arguments(caller)
+
+    def _check_arguments(self, caller: str) -> None:
+        """Refuse a function that cannot be called: an `eval_step` without a source, a loss function with."""
+        given = (None,) if self.source is None else (None, None)
+        try:
+            signature = inspect.signature(self.measure)
+        except (TypeError, ValueError):  # mx.compile's functions have none.
+            return
+        try:
+            signature.bind(*given)
+        except TypeError:
+            rule = "the state alone without source=" if self.source is None else "(state, batch)"
+            names = ", ".join(signature.parameters) or "nothing"
+            raise checks.error(caller, f"measure must take {rule}, got a function of {names}") from None
 
     def due(self, step: int) -> bool:
         """Tell whether to measure after this step."""
         return self.every is not None and step % self.every == 0
 
-    def measured(self, caller: str, state: Any) -> Measured:
-        """Measure a state. Waits for the device."""
+    def measured(self, caller: str, state: Any, interrupted: Callable[[], bool] = bool) -> Measured:
+        """Measure a state. Waits for the device.
+
+        Raises:
+            Interrupted: before a batch, if `interrupted` returns true.
+        """
         state = state if self.view is None else self.view(state)
         if self.source is None:
             return self._of_function(caller, state)
         batches = self.batches
         if batches is None and hasattr(self.source, "at"):
             batches = batches_per_epoch(self.source)
-        measure: Any = self.measure
+
+        def measure(state: Any, batch: Batch) -> Any:
+            if interrupted():
+                raise Interrupted
+            made: Any = self.measure
+            return made(state, batch)
+
         means = evaluate(measure, state, self.source, steps=batches, perplexity=self.perplexity)
         return Measured({f"{self.name}_{name}": value for name, value in means.items()}, {})
 
@@ -104,17 +138,25 @@ class Evaluation:
         figures, texts = {}, {}
         for key, value in found.items():
             name = f"{self.name}_{key}" if key else self.name
-            value = value.item() if hasattr(value, "item") else value
-            if checks.is_number(value):
-                figures[name] = float(value)
+            number = number_of(value)
+            if number is not None:
+                figures[name] = number
             elif isinstance(value, str):
                 texts[name] = [value]
             elif isinstance(value, Sequence) and all(isinstance(text, str) for text in value):
                 texts[name] = list(value)
             else:
-                shown = checks.shown(value)
-                raise TypeError(f"{caller}: evaluation {self.name} must return numbers or texts, got {shown}")
+                shape = getattr(value, "shape", None)
+                shown = f"an array of shape {shape}" if isinstance(shape, tuple) else checks.shown(value)
+                raise TypeError(f"{caller}: evaluation {name} must return numbers or texts, got {shown:.200}")
         return Measured(figures, texts)
+
+
+def number_of(value: Any) -> float | None:
+    """Return a Python number, a Boolean or an array of one element as a number; `None` for other values."""
+    if getattr(value, "size", None) == 1 and hasattr(value, "item"):
+        value = value.item()
+    return float(value) if isinstance(value, bool) or checks.is_number(value) else None
 
 
 def evaluations_of(caller: str, given: Any) -> tuple[Evaluation, ...]:

@@ -8,15 +8,15 @@ from typing import Any
 from purestep._checkpoint.run.arguments import plain_values
 from purestep._checkpoint.run.manager import Checkpointer
 from purestep._checkpoint.run.signals import Signals, signals, watching
-from purestep._core import checks
-from purestep._core.types import StepFn
-from purestep._loop.core.progress import Progress, Run, Stop
+from purestep._core import checks, tree
+from purestep._core.types import Batch, OnPolicySource, Source, StepFn
+from purestep._loop.core.progress import Run
 from purestep._loop.fitting.evaluation import Evaluation, evaluations_of
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
 from purestep._loop.fitting.result import FitResult, best_in
-from purestep._loop.fitting.resuming import KEY, fingerprint, restored, take_up
-from purestep._loop.fitting.session import SIGNAL, Session
+from purestep._loop.fitting.resuming import KEY, check_options, fingerprint, restored, take_up
+from purestep._loop.fitting.session import SIGNAL, Session, first_reason
 from purestep._loop.fitting.storage import Storage
 from purestep._loop.running.cursor import PassCursor, check_source, cursor_for
 from purestep._loop.running.feeding import Feed
@@ -26,7 +26,7 @@ from purestep._loop.running.run import Span, made_before, needs_no_thread, pipel
 def fit(
     step: StepFn,
     state: Any,
-    source: Any,
+    source: Source | OnPolicySource | Iterable[Batch],
     *,
     steps: int | None = None,
     epochs: int | None = None,
@@ -48,10 +48,9 @@ def fit(
     device works on the next step meanwhile, as in `run`.
 
     The first Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint; a second one stops at
-    once. A signal that arrived before, within `checkpoint.signals()`, ends the run before its first step. If
-    a step, the source, an evaluation or a callback raises, the state after the last step is saved, and the
-    error is raised with the attribute `result`, a `FitResult`. A checkpoint that cannot be saved, on a full
-    disk for example, gives a `CheckpointWarning`, and training goes on.
+    once. If a step, the source, an evaluation or a callback raises, the state after the last step is saved,
+    and the error is raised with the attribute `result`, a `FitResult`. A checkpoint that cannot be saved, on
+    a full disk for example, gives a `CheckpointWarning`, and training goes on.
 
     A resumed run equals an uninterrupted one bit for bit: state, data, history, callbacks. It continues in
     the middle of an epoch. An iterable is read again up to its position, unless it has `get_state()` and
@@ -107,6 +106,9 @@ def fit(
     caller = "fit"
     checks.function(caller, "step", step)
     check_source(caller, source)
+    check_options(
+        caller, checkpointer, resume=resume, same_data=same_data, stop_on_nonfinite=stop_on_nonfinite
+    )
     log_every = checks.integer(caller, "log_every", log_every, least=1)
     prefetch = checks.integer(caller, "prefetch", prefetch, least=0)
     if save_every is not None:
@@ -114,28 +116,32 @@ def fit(
         if checkpointer is None:
             raise checks.error(caller, "save_every needs a checkpointer")
     metadata = plain_values(caller, "metadata", {} if metadata is None else metadata)
+    if KEY in metadata:
+        raise checks.error(caller, f"metadata must not have the name {KEY!r}: fit uses it")
     evaluations = evaluations_of(caller, evaluate)
     hooks = Hooks(caller, callbacks)
     begun = restored(caller, checkpointer, state, resume=resume)
-    ledger = Ledger(log_every)
+    ledger = Ledger(caller, log_every)
     ledger.step = made_before(begun.state)
     take_up(caller, begun, ledger, hooks, source, same_data=same_data)
     span = span_of(caller, begun.state, source, steps, epochs, ledger.step)
     ledger.steps = span.steps
-    cursor = cursor_for(caller, source, span.start, span.passes, position=ledger.position, check=same_data)
+    check = same_data and checkpointer is not None
+    cursor = cursor_for(caller, source, span.start, span.passes, position=ledger.position, check=check)
     first = fingerprint(source) if checkpointer is not None else None
 
     def facts() -> dict[str, Any]:
         own = {"ledger": ledger.to_plain(), "callbacks": hooks.to_plain(), "source": first}
         return {**metadata, KEY: own}
 
-    storage = Storage(caller, checkpointer, save_every, facts, warn_nonfinite=not stop_on_nonfinite)
+    stored = None if begun.stored is None else begun.step
+    storage = Storage(caller, checkpointer, save_every, facts, step=stored)
     feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
     in_main = threading.current_thread() is threading.main_thread()
     with signals() if in_main else nullcontext(watching() or Signals()) as asked:
         session = Session(
             caller, step, ledger, hooks, evaluations, storage, asked,
-            save_evaluated=checkpointer is not None and checkpointer.save_when is None,
+            structure=None if checkpointer is None else tree.spec(begun.state),
             stop_on_nonfinite=stop_on_nonfinite,
         )  # fmt: skip
         box = [begun.state]  # the loop takes the state out, so that nothing else keeps it in memory
@@ -157,13 +163,16 @@ def fit(
             return FitResult(now, best, ledger.history, reason, ledger.step, ledger.seconds)
 
         try:
-            hooks.train_begin(run)
+            reason = first_reason(hooks.train_begin(run))
             del run
-            reason = _trained(step, box, feed, session, ledger, asked)
+            if checkpointer is not None:
+                plain_values(caller, "state() of callbacks", hooks.to_plain())
+            if reason is None:
+                reason = session.catch_up(box[0]) or _trained(caller, step, box, feed, session)
             if reason is None:
                 reason = _ended(cursor, span, steps, ledger)
             storage.finish(session.progress)
-        except Exception as error:
+        except BaseException as error:
             _report(error, session, storage, result, hooks)
             raise
         done = result(reason)
@@ -171,29 +180,16 @@ def fit(
     return done
 
 
-def _trained(
-    step: StepFn, box: list[Any], feed: Feed, session: Session, ledger: Ledger, asked: Signals
-) -> str | None:
+def _trained(caller: str, step: StepFn, box: list[Any], feed: Feed, session: Session) -> str | None:
     """Make all steps; return the reason if the run is stopped before its end."""
-    if asked.received:
-        return SIGNAL
-    try:
-        if ledger.owed:  # A signal ended the run before these evaluations.
-            session.progress = ledger.standing(box[0])
-            stops = [request.reason for request in session.evaluate() if isinstance(request, Stop)]
-            if stops:
-                return stops[0]
-        for made in pipelined(step, box.pop(), feed):
-            reason = session.after(made)
-            del made
-            if reason is not None:
-                return reason
-    except RuntimeError as error:
-        # A terminal sends Ctrl-C to the compiler that MLX runs, too; MLX then misses a kernel.
-        if type(error) is not RuntimeError or not asked.received:
-            raise
-        return SIGNAL
-    return SIGNAL if ledger.owed else None
+    last = False
+    for made in pipelined(caller, step, box.pop(), feed, session.interrupted):
+        last = made.last
+        reason = session.after(made)
+        del made
+        if reason is not None:
+            return reason
+    return SIGNAL if session.interrupted() and not last else None
 
 
 def _ended(cursor: Any, span: Span, steps: int | None, ledger: Ledger) -> str:
@@ -205,14 +201,17 @@ def _ended(cursor: Any, span: Span, steps: int | None, ledger: Ledger) -> str:
     return f"the source ended after {ledger.step} steps"
 
 
-def _report(error: Exception, session: Session, storage: Storage, result: Any, hooks: Hooks) -> None:
-    """Save the last state, tell the callbacks, and add to the error where the state is."""
-    progress: Progress | None = session.progress
-    try:
-        storage.finish(progress)
-    except Exception as failure:
-        error.add_note(f"and a checkpoint failed: {failure}")
-    made = result(f"error: {error}")
+def _report(error: BaseException, session: Session, storage: Storage, result: Any, hooks: Hooks) -> None:
+    """Save the last state, tell the callbacks, and add to the error where the state is.
+
+    A second signal, which is no `Exception`, stops at once: nothing is saved.
+    """
+    if isinstance(error, Exception):
+        try:
+            storage.finish(session.progress)
+        except Exception as failure:
+            error.add_note(f"and a checkpoint failed: {failure}")
+    made = result(f"error: {str(error) or type(error).__name__}")
     error.result = made  # type: ignore[attr-defined]
     error.add_note(f"fit ended after step {made.steps}; {storage.where()}")
     try:

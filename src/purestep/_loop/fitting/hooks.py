@@ -5,7 +5,7 @@ from typing import Any
 
 from purestep._core import checks
 from purestep._loop.core.adapting import as_callback
-from purestep._loop.core.progress import Callback, Progress, Request, Run, Save, Stop
+from purestep._loop.core.progress import Callback, Progress, Run, Save, Stop
 
 
 class Hooks:
@@ -13,37 +13,31 @@ class Hooks:
 
     def __init__(self, caller: str, callbacks: Iterable[Any]):
         self._caller = caller
+        if isinstance(callbacks, Callback) or callable(callbacks) or not isinstance(callbacks, Iterable):
+            raise TypeError(
+                f"{caller}: callbacks must be a list, got {checks.shown(callbacks)}; write [callback]"
+            )
         self._callbacks = [
             as_callback(caller, f"callbacks[{number}]", given) for number, given in enumerate(callbacks)
         ]
         # A hook that is not overridden is not called.
         self._steps = [c for c in self._callbacks if _overrides(c, "on_step_end")]
 
-    def train_begin(self, run: Run) -> None:
-        """Call `on_train_begin`."""
-        for callback in self._callbacks:
-            callback.on_train_begin(run)
+    def train_begin(self, run: Run) -> list[Stop | Save]:
+        """Call `on_train_begin`; return the requests."""
+        return self._requests("on_train_begin", self._callbacks, run)
 
     def step_end(self, progress: Progress) -> list[Stop | Save]:
         """Call `on_step_end`; return the requests."""
-        return [
-            request
-            for callback in self._steps
-            if (request := self._checked(callback, callback.on_step_end(progress))) is not None
-        ]
+        return self._requests("on_step_end", self._steps, progress)
 
     def eval_end(self, progress: Progress) -> list[Stop | Save]:
         """Call `on_eval_end`; return the requests."""
-        return [
-            request
-            for callback in self._callbacks
-            if (request := self._checked(callback, callback.on_eval_end(progress))) is not None
-        ]
+        return self._requests("on_eval_end", self._callbacks, progress)
 
-    def checkpoint(self, progress: Progress) -> None:
-        """Call `on_checkpoint`."""
-        for callback in self._callbacks:
-            callback.on_checkpoint(progress)
+    def checkpoint(self, progress: Progress) -> list[Stop | Save]:
+        """Call `on_checkpoint`; return the requests."""
+        return self._requests("on_checkpoint", self._callbacks, progress)
 
     def train_end(self, result: Any) -> None:
         """Call `on_train_end` of every callback; then raise the first error."""
@@ -75,14 +69,25 @@ class Hooks:
             named.append((f"{kind} {counts[kind]}", callback))
         return named
 
-    def _checked(self, callback: Callback, request: Any) -> Request:
-        if request is None or isinstance(request, (Stop, Save)):
-            return request
-        raise TypeError(
-            f"{self._caller}: {type(callback).__name__} must return Stop, Save or None, "
-            f"got {checks.shown(request)}"
-        )
+    def _requests(self, hook: str, callbacks: list[Callback], given: Run | Progress) -> list[Stop | Save]:
+        requests = []
+        for callback in callbacks:
+            request = getattr(callback, hook)(given)
+            if request is not None:
+                requests.append(self._checked(callback, hook, request))
+        return requests
+
+    def _checked(self, callback: Callback, hook: str, request: Any) -> Stop | Save:
+        where = f"{self._caller}: {type(callback).__name__}.{hook}"
+        if hook == "on_train_begin" and isinstance(request, Save):
+            raise TypeError(f"{where} must return Stop or None: no step is made that could be saved")
+        if not isinstance(request, (Stop, Save)):
+            raise TypeError(f"{where} must return Stop, Save or None, got {checks.shown(request)}")
+        if isinstance(request, Stop) and not (isinstance(request.reason, str) and request.reason):
+            raise TypeError(f"{where} must return a Stop with a reason, got {checks.shown(request)}")
+        return request
 
 
 def _overrides(callback: Callback, name: str) -> bool:
-    return getattr(type(callback), name, None) is not getattr(Callback, name)
+    own = name in getattr(callback, "__dict__", {})
+    return own or getattr(type(callback), name, None) is not getattr(Callback, name)

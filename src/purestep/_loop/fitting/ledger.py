@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import tree
+from purestep._core import checks, tree
 from purestep._core.types import Batch, Metrics
 from purestep._loop.core.history import History
 from purestep._loop.core.progress import Progress
@@ -20,7 +20,8 @@ _LAST = "learning_rate"  # the figure of which a row has the last value, not the
 class Ledger:
     """What a run has counted and measured so far."""
 
-    def __init__(self, log_every: int):
+    def __init__(self, caller: str, log_every: int):
+        self._caller = caller
         self.steps: int | None = None  # at the end of the run
         self.log_every = log_every
         self.step = self.epoch = self.samples = self.tokens = 0
@@ -37,12 +38,13 @@ class Ledger:
         return self._before + time.perf_counter() - self._since
 
     def count(self, made: Made) -> None:
-        """Count a step."""
+        """Count a step; refuse metrics that cannot be a row of figures."""
+        check_metrics(self._caller, made.metrics)
         self.step += 1
         self.epoch, self.position = made.drawn.epoch, made.drawn.position
         samples, tokens = sizes(made.drawn.batch)
         self.samples, self.tokens = self.samples + samples, self.tokens + tokens
-        self._unread.append(made.metrics)
+        self._unread.append(dict(made.metrics))  # a callback may change the dict that it gets
         if len(self._unread) >= _UNREAD:
             self._read()
 
@@ -53,12 +55,26 @@ class Ledger:
         if last or self.step % self.log_every == 0:
             values = self.values()
             row = {name: _figure(name, numbers) for name, numbers in values.items()}
+            self._refuse_both(row, self.history.evaluated_names)
             self.history.log(self.step, row)
             self._values = {}
         return Progress(
             self.step, self.steps, self.epoch, made.state, made.drawn.batch, made.metrics, row, values, None,
             {}, self.history, self.samples, self.tokens, self.seconds,
         )  # fmt: skip
+
+    def evaluated(self, figures: Mapping[str, float]) -> None:
+        """Add the figures of evaluations to the history; refuse the name of a metric of the step."""
+        self._refuse_both(figures, self.history.logged_names)
+        self.history.evaluated(self.step, figures)
+
+    def _refuse_both(self, row: Mapping[str, float], others: Collection[str]) -> None:
+        for name in row:
+            if name in others:
+                raise checks.error(
+                    self._caller,
+                    f"{name!r} is a metric of the step and a figure of an evaluation: rename the evaluation",
+                )
 
     def standing(self, state: Any) -> Progress:
         """Return the progress of a run that is resumed, before its first step."""
@@ -101,6 +117,27 @@ class Ledger:
         self.position, self.history = plain["position"], History.from_plain(plain["history"])
         self._values = {name: list(numbers) for name, numbers in plain["values"].items()}
         self._before, self._since = plain["seconds"], time.perf_counter()
+
+
+def check_metrics(caller: str, metrics: Any) -> None:
+    """Refuse metrics that are not a dict of numbers. Reads no array."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"{caller}: step must return a dict of metrics, got {type(metrics).__name__}")
+    for name, value in metrics.items():
+        if isinstance(value, mx.array):
+            if value.size == 1:
+                continue
+            raise checks.error(
+                caller, f"step must return metrics that are 0-d arrays, got {name} of shape {value.shape}"
+            )
+        if not isinstance(value, bool) and not checks.is_number(value):
+            kind = type(value).__name__
+            hint = "; write mean.value" if kind in ("Mean", "MeanSum") else ""
+            raise TypeError(
+                f"{caller}: step must return metrics that are 0-d arrays, got {name} of type {kind}{hint}"
+            )
+    if "step" in metrics:
+        raise checks.error(caller, "step must not return a metric named step: it is the number of a row")
 
 
 def sizes(batch: Batch) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Where a run begins: anew, or at the newest checkpoint."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -7,7 +8,8 @@ from purestep._checkpoint.run.manager import Checkpointer
 from purestep._core import checks
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
-from purestep._loop.running.cursor import checksum, is_on_policy
+from purestep._loop.running.cursor import batches_per_epoch, checksum, is_on_policy
+from purestep._steps.state import check_arrays
 
 KEY = "purestep.fit"  # of a checkpoint's metadata
 
@@ -20,10 +22,22 @@ class Begun(NamedTuple):
     step: int = 0
 
 
+def check_options(caller: str, checkpointer: Any, **switches: Any) -> None:
+    """Refuse a checkpointer of another type, such as a path, and switches that are not Booleans."""
+    if checkpointer is not None and not isinstance(checkpointer, Checkpointer):
+        shown = checks.shown(checkpointer)
+        raise TypeError(f"{caller}: checkpointer must be a ps.checkpoint.Checkpointer, got {shown:.200}")
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{caller}: {name} must be True or False, got {checks.shown(value):.200}")
+
+
 def restored(caller: str, checkpointer: Checkpointer | None, state: Any, *, resume: bool) -> Begun:
-    """Return the newest checkpoint, or the state itself if there is none."""
+    """Return the newest checkpoint, or the state itself if there is none; lock the directory."""
     if checkpointer is None:
         return Begun(state)
+    check_arrays(caller, "state", state)
+    claim(caller, checkpointer)
     if not resume:
         newest = checkpointer.latest()
         if newest is not None:
@@ -47,6 +61,18 @@ def fingerprint(source: Any) -> int | None:
     return checksum(source.at(0))
 
 
+def claim(caller: str, checkpointer: Checkpointer) -> None:
+    """Lock the directory before any work, so that a second run neither trains nor touches its files.
+
+    Raises:
+        ValueError: if the checkpointer is closed.
+        LockedError: if another writer has the directory.
+    """
+    checkpointer._check_open(caller)
+    with contextlib.suppress(OSError):  # The first checkpoint tries again, and warns.
+        checkpointer._committer.begin(caller)
+
+
 def take_up(caller: str, begun: Begun, ledger: Ledger, hooks: Hooks, source: Any, *, same_data: bool) -> None:
     """Continue the counts, the history and the callbacks of a stored run; refuse other data."""
     stored = begun.stored
@@ -54,17 +80,45 @@ def take_up(caller: str, begun: Begun, ledger: Ledger, hooks: Hooks, source: Any
         return
     if not stored:  # The checkpoint was saved by another loop.
         ledger.step = begun.step
-        ledger.position = {"epoch": 0, "batch": begun.step, "first": None}
+        ledger.position = _counted(begun.step, source)
         return
     ledger.restore(stored["ledger"])
     hooks.restore(stored["callbacks"])
-    if not same_data:
-        return
-    known, now = stored["source"], fingerprint(source)
-    if known is not None and now is not None and known != now:
+    before, kind = _kind_of(ledger.position), kind_of(source)
+    known, now = stored["source"], fingerprint(source) if same_data else None
+    if before != kind and same_data:
+        raise checks.error(
+            caller,
+            f"source must be {before} as in the run that is resumed, got {kind}. Pass the same data, or "
+            "same_data=False",
+        )
+    if before != kind:
+        ledger.position = _counted(ledger.step, source)
+    elif known is not None and now is not None and known != now:
         raise checks.error(
             caller,
             "source must give the batches of the run that is resumed: the batch of step 0 differs from that "
             f"of the run, which is at step {ledger.step}. Pass the same data, seed and batch size, or "
             "same_data=False",
         )
+
+
+def kind_of(source: Any) -> str:
+    """Return the kind of a source in words."""
+    if is_on_policy(source):
+        return "an on-policy source"
+    return "an object with at(step)" if hasattr(source, "at") else "an iterable"
+
+
+def _kind_of(position: Mapping[str, Any]) -> str:
+    """Return the kind of source that gave a position."""
+    if not position:
+        return "an on-policy source"
+    return "an object with at(step)" if "step" in position else "an iterable"
+
+
+def _counted(step: int, source: Any) -> dict[str, Any]:
+    """Return the position of an iterable after a number of batches."""
+    length = batches_per_epoch(source)
+    epoch, batch = divmod(step, length) if length else (0, step)
+    return {"epoch": epoch, "batch": batch, "first": None}

@@ -2,12 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from purestep._checkpoint.disk.lock import LockedError
 from purestep._checkpoint.run.manager import Checkpointer
-from purestep._loop.core.progress import Progress
+from purestep._core import checks
+from purestep._loop.callbacks.stopping import is_unavailable
+from purestep._loop.core.progress import Progress, params_of
 from purestep._measures.finite import nonfinite_paths
 
 
@@ -34,19 +36,36 @@ class Storage:
         every: int | None,
         metadata: Callable[[], Mapping[str, Any]],
         *,
-        warn_nonfinite: bool,
+        step: int | None,
     ):
-        self._warn_nonfinite = warn_nonfinite
         self._caller, self._checkpointer, self._every, self._metadata = caller, checkpointer, every, metadata
         self._saved: Any = None  # the state that was saved last, or refused
-        self.step: int | None = None  # its step
-        self.refused = False  # whether the last state was not saved because it is not finite
+        self.step = step  # the step of the last checkpoint
+        self.refused: str | None = None  # says why the last state was not saved, if it is not finite
+        self._metric_found = checkpointer is None or checkpointer.metric is None
+
+    def check_metric(self, progress: Progress, evaluations: Collection[str]) -> None:
+        """Refuse a checkpointer whose metric neither the step nor an evaluation gives."""
+        if self._metric_found or self._checkpointer is None or not progress.history.logged_names:
+            return
+        metric, names = self._checkpointer.metric or "", progress.history.names
+        self._metric_found = metric in names
+        if is_unavailable(metric, {*names, *progress.texts}, evaluations):
+            raise checks.error(
+                self._caller,
+                "checkpointer.metric must be a metric of the step or a figure of an evaluation "
+                f"({', '.join(names)}), got {metric!r}",
+            )
 
     def after_step(self, progress: Progress, *, wanted: bool, signalled: bool) -> bool:
-        """Save the state if it is wanted or due; return whether it was saved."""
-        checkpointer = self._checkpointer
+        """Save the state if it is wanted or due; return whether it was saved.
+
+        A signal is a reason to save, and so is an evaluation if the checkpointer has no policy.
+        """
+        checkpointer, self.refused = self._checkpointer, None
         if checkpointer is None:
             return False
+        wanted = wanted or signalled or (checkpointer.save_when is None and progress.evaluated is not None)
         if wanted or (self._every is not None and progress.step % self._every == 0):
             return self.save(progress)
         if checkpointer.save_when is None:
@@ -82,6 +101,14 @@ class Storage:
             ),
         )
 
+    def warn_refused(self) -> None:
+        """Warn that the last state was not saved."""
+        warnings.warn(f"{self._caller}: {self.refused}", CheckpointWarning, stacklevel=2)
+
+    def forget(self) -> None:
+        """Save the last state again when the run ends."""
+        self._saved = None
+
     def finish(self, progress: Progress | None) -> None:
         """Save the last state, if it is not saved, and wait for all checkpoints; raise errors.
 
@@ -111,8 +138,11 @@ class Storage:
 
     def _facts(self, progress: Progress) -> Mapping[str, Any]:
         """Return the metadata of a checkpoint that is about to be saved. Waits for the device."""
-        if nonfinite_paths(getattr(progress.state, "params", {})):
-            raise _NotFiniteError(f"step {progress.step} is not saved: its parameters are not finite")
+        paths = nonfinite_paths(params_of(progress.state, {}))
+        if paths:
+            raise _NotFiniteError(
+                f"step {progress.step} is not saved: its parameters are not finite, {paths[0]} for example"
+            )
         return self._metadata()
 
     def _attempt(self, progress: Progress, save: Callable[[], bool]) -> bool:
@@ -121,9 +151,7 @@ class Storage:
         except LockedError:
             raise
         except _NotFiniteError as error:
-            self.refused, self._saved = True, progress.state
-            if self._warn_nonfinite:
-                warnings.warn(f"{self._caller}: {error}", CheckpointWarning, stacklevel=2)
+            self.refused, self._saved = str(error), progress.state
             return False
         except OSError as error:
             message = (

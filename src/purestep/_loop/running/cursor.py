@@ -1,5 +1,6 @@
 """The batches of a source in order, with the position after each."""
 
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -9,6 +10,8 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Batch
+
+_END: Any = object()
 
 
 class Drawn(NamedTuple):
@@ -36,13 +39,19 @@ class Cursor(Protocol):
 class AtCursor:
     """The batches of an object with `at(step)`."""
 
-    def __init__(self, source: Any, step: int):
-        self.source, self.step = source, step
+    def __init__(self, caller: str, source: Any, step: int):
+        self._caller, self.source, self.step = caller, source, step
         self._length = batches_per_epoch(source)
 
     def draw(self, state: Any) -> Drawn:
         """Return the next batch; such a source has no end."""
-        batch = self.source.at(self.step)
+        try:
+            batch = self.source.at(self.step)
+        except StopIteration as error:  # Python would replace it by an error that names a generator.
+            raise RuntimeError(
+                f"{self._caller}: source.at({self.step}) raised StopIteration; a source with at(step) has no "
+                "end: pass an iterator itself, or give steps"
+            ) from error
         epoch = self.step // self._length if self._length else 0
         self.step += 1
         return Drawn(batch, epoch, {"step": self.step})
@@ -94,8 +103,8 @@ class PassCursor:
         while self._passes is None or self._epoch < self._passes:
             if self._current is None:
                 self._current = iter(self._source)
-            batch = next(self._current, None)
-            if batch is not None:
+            batch = next(self._current, _END)
+            if batch is not _END:
                 self._note(batch)
                 return Drawn(batch, self._epoch, self._position())
             if self._drawn == 0:
@@ -171,14 +180,20 @@ def cursor_for(
     if is_on_policy(source):
         return PolicyCursor(source)
     if hasattr(source, "at"):
-        return AtCursor(source, step)
+        return AtCursor(caller, source, step)
     return PassCursor(caller, source, passes, position=position, check=check)
 
 
 def check_source(caller: str, source: Any) -> None:
     """Refuse a value that is not a source: one batch above all, whose parts look like one."""
-    if isinstance(source, (dict, mx.array)):  # an array has `at` and can be iterated; a dict yields its names
+    record = tree.is_namedtuple(source) and not hasattr(source, "at")
+    if record or isinstance(source, (dict, mx.array)) or hasattr(source, "__array__"):
+        # An MLX array has `at` and can be iterated; a dict yields its names.
         raise TypeError(f"{caller}: source must be an iterable of batches, got one batch; write [batch]")
+    if isinstance(source, (str, bytes, os.PathLike)):
+        raise TypeError(f"{caller}: source must be an iterable of batches, got the text {source!r:.80}")
+    if isinstance(source, type):
+        raise TypeError(f"{caller}: source must be an object, got the class {source.__name__}: call it")
     if not hasattr(source, "at") and not isinstance(source, Iterable):
         raise TypeError(f"{caller}: source must be iterable or have at(step), got {type(source).__name__}")
 
@@ -197,13 +212,30 @@ def batches_per_epoch(source: Any) -> int | None:
 
 
 def checksum(batch: Batch) -> int:
-    """Return a checksum of a batch: of its paths, shapes, dtypes and bytes. Waits for the device."""
+    """Return a checksum of a batch: of its paths, shapes, dtypes and bytes. Waits for the device.
+
+    Of leaves that are neither arrays nor numbers, texts count and the types of others.
+    """
     total = 0
     for path, leaf in tree.items(batch):
-        array = leaf if isinstance(leaf, mx.array) else mx.array(leaf)
+        array = _as_array(leaf)
+        if array is None:
+            text = leaf if isinstance(leaf, (str, bytes)) else type(leaf).__name__
+            total = zlib.crc32(f"{path} {text!r}".encode(), total)
+            continue
         if array.dtype == mx.bfloat16:
             array = array.view(mx.uint16)
         values: Any = mx.contiguous(array)  # an array has the buffer protocol
         head = f"{path} {array.shape} {array.dtype}".encode()
         total = zlib.crc32(memoryview(values), zlib.crc32(head, total))
     return total
+
+
+def _as_array(leaf: Any) -> mx.array | None:
+    """Return a leaf as an array, or `None` if it is none: a text, for example."""
+    if isinstance(leaf, (str, bytes)):
+        return None
+    try:
+        return leaf if isinstance(leaf, mx.array) else mx.array(leaf)
+    except (TypeError, ValueError):
+        return None

@@ -1,19 +1,22 @@
 """Batches prepared ahead of the loop by one thread."""
 
 import atexit
+import copy
 import queue
 import threading
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import tree
-from purestep._loop.running.cursor import AtCursor, Cursor, Drawn
+from purestep._loop.running.cursor import AtCursor, Cursor, Drawn, PassCursor
 
 _FOREIGN = "in current thread"  # MLX's error for a lazy array that another thread made
-_POLL = 0.2  # seconds between two looks at the flag to stop, while the queue is full
+INTERRUPTED: Any = object()
+_POLL = 0.2  # seconds between two looks at the flag to stop, while the queue is full or empty
 
 
 class Feed:
@@ -22,6 +25,10 @@ class Feed:
     The first batch is drawn on the thread of the loop: this evaluates lazy arrays that the source holds,
     which no other thread can evaluate. Later batches are drawn and evaluated by a thread of the feed, at most
     `prefetch` ahead. With `prefetch=0` every batch is drawn on the thread of the loop.
+
+    Each thread has a global random stream of its own in MLX. That of the feed continues the one of the loop,
+    and the loop's continues it at the end: a source that draws without a key gives the same batches with and
+    without the thread.
     """
 
     def __init__(self, cursor: Cursor, most: int | None, prefetch: int):
@@ -29,12 +36,20 @@ class Feed:
         self._worker: _Worker | None = None
         self._begun = False
 
-    def next(self, state: Any) -> Drawn | None:
-        """Return the next batch, or `None` after the last one."""
+    def next(self, state: Any, interrupted: Callable[[], bool] = bool) -> Drawn | None:
+        """Return the next batch, `None` after the last one, or `INTERRUPTED`.
+
+        Args:
+            state: the state, for an on-policy source.
+            interrupted: tells whether to return `INTERRUPTED` instead of waiting. An iterable is still read
+                if it needs no thread: only the next batch tells whether it has ended.
+        """
         if self._left is not None:
             if self._left == 0:
                 return None
             self._left -= 1
+        if interrupted() and not isinstance(self._cursor, PassCursor):
+            return INTERRUPTED
         if not self._begun or not self._prefetch:
             drawn = self._cursor.draw(state)
             if self._prefetch and drawn is not None:
@@ -43,7 +58,7 @@ class Feed:
             return drawn
         if self._worker is None:
             self._worker = _Worker(self._cursor, self._left, self._prefetch)
-        found = self._worker.take()
+        found = self._worker.take(interrupted)
         if found is _HANDED_OVER:
             self._prefetch = 0
             return self._cursor.draw(state)
@@ -73,19 +88,28 @@ class _Worker:
     def __init__(self, cursor: Cursor, left: int | None, prefetch: int):
         self._queue: queue.Queue[Any] = queue.Queue(prefetch)
         self._stop = threading.Event()
+        self._key = _stream()
+        self._drawn: list[mx.array] = []  # the stream of the thread after its last batch
+        left = None if left is None else left + 1
         # The thread does not refer to this object, so an abandoned loop does not keep it alive.
         self._thread = threading.Thread(
             target=_work,
-            args=(cursor, None if left is None else left + 1, self._queue, self._stop, mx.default_device()),
+            args=(cursor, left, self._queue, self._stop, mx.default_device(), self._key, self._drawn),
             name="purestep-batches",
             daemon=True,
         )
         self._thread.start()
         _LIVE.add(self)
 
-    def take(self) -> Drawn | None:
+    def take(self, interrupted: Callable[[], bool]) -> Drawn | None:
         """Return what the thread has prepared; raise its error."""
-        found = self._queue.get()
+        while True:
+            try:
+                found = self._queue.get(timeout=_POLL)
+                break
+            except queue.Empty:
+                if interrupted():
+                    return INTERRUPTED
         if isinstance(found, BaseException):
             raise found
         return found
@@ -99,6 +123,8 @@ class _Worker:
         except queue.Empty:
             pass
         self._thread.join(timeout=1.0)
+        if self._drawn and mx.array_equal(_stream(), self._key).item():  # The loop itself drew nothing.
+            _set_stream(self._drawn.pop())
 
 
 @atexit.register
@@ -109,16 +135,41 @@ def _close_all() -> None:
 
 
 def _work(
-    cursor: Cursor, left: int | None, out: "queue.Queue[Any]", stop: threading.Event, device: mx.Device
+    cursor: Cursor,
+    left: int | None,
+    out: "queue.Queue[Any]",
+    stop: threading.Event,
+    device: mx.Device,
+    key: mx.array,
+    drawn: list[mx.array],
 ) -> None:
     mx.set_default_device(device)
+    _set_stream(key)
+    _prepare(cursor, left, out, stop)
+    drawn.append(_stream())
+
+
+def _stream() -> mx.array:
+    """Return a copy of this thread's global random stream, evaluated, so that another thread may use it."""
+    streams: Any = mx.random.state
+    now = copy.copy(streams[0])
+    mx.eval(now)
+    return now
+
+
+def _set_stream(key: mx.array) -> None:
+    streams: Any = mx.random.state
+    streams[0][:] = key
+
+
+def _prepare(cursor: Cursor, left: int | None, out: "queue.Queue[Any]", stop: threading.Event) -> None:
     while not stop.is_set() and left != 0:
         at = cursor.step if isinstance(cursor, AtCursor) else None
         try:
             drawn = cursor.draw(None)
             if drawn is not None:
                 _evaluate(drawn, retry=at is None)
-        except Exception as error:
+        except BaseException as error:  # also SystemExit: the loop would wait for ever
             if at is not None and _FOREIGN in str(error):
                 cursor.step = at  # type: ignore[attr-defined]
                 _put(out, _HANDED_OVER, stop)

@@ -2,16 +2,16 @@
 
 import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
-from purestep._core.types import Batch, Metrics, StepFn
+from purestep._core import checks
+from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
-from purestep._loop.running.feeding import Feed
+from purestep._loop.running.feeding import INTERRUPTED, Feed
 
 State = TypeVar("State")
 
@@ -48,7 +48,7 @@ class Span(NamedTuple):
 def run(
     step: StepFn,
     state: State,
-    source: Any,
+    source: Source | OnPolicySource | Iterable[Batch],
     *,
     steps: int | None = None,
     epochs: int | None = None,
@@ -60,7 +60,7 @@ def run(
     Step k + 1 is sent to the device before step k is handed out, so the device works while Python does. The
     loop is never more than one step ahead: it waits for step k before it sends step k + 2. When a state is
     handed out, its metrics are computed: `.item()` does not wait. Leaving the loop early is safe; the step
-    that was sent ahead is dropped.
+    that was sent ahead is dropped. An iterator is then ahead by up to `prefetch + 2` batches.
 
     A thread prepares up to `prefetch` batches and evaluates them. Python's garbage collector does not scan
     the objects that exist when the loop starts.
@@ -79,7 +79,7 @@ def run(
         epochs: passes over the data, in place of `steps`. For `at(step)`, `len(source)` is the number of
             batches of one epoch.
         start: steps made before: `at` is called with `start`, `start + 1`, ... The default is `state.step`,
-            or 0 if the state has none. An iterable is read from its beginning.
+            `state["step"]` for a dict, or 0 if the state has none. An iterable is read from its beginning.
         prefetch: batches to prepare ahead. 0 prepares each on the thread of the loop.
 
     Without `steps` and `epochs`, an iterable is read once, and a source with `at` has no end.
@@ -142,10 +142,10 @@ def span_of(
 
 
 def made_before(state: Any) -> int:
-    """Return the step of a state, 0 if it has none. Waits for the device."""
-    found: Any = getattr(state, "step", None)
-    number: Any = found.item() if isinstance(found, mx.array) and found.ndim == 0 else 0
-    return int(number)
+    """Return the step of a state, a field or a key, or 0 if it has none. Waits for the device."""
+    found: Any = state.get("step") if isinstance(state, Mapping) else getattr(state, "step", None)
+    found = found.item() if isinstance(found, mx.array) and found.size == 1 else found
+    return found if isinstance(found, int) else 0
 
 
 def needs_no_thread(source: Any) -> bool:
@@ -157,7 +157,7 @@ def _handed_out(
     caller: str, step: StepFn, state: State, feed: Feed, span: Span
 ) -> Iterator[tuple[State, Metrics]]:
     count = 0
-    for made in pipelined(step, state, feed):
+    for made in pipelined(caller, step, state, feed):
         state = None  # type: ignore[assignment]  # the loop holds no state but those in flight
         count += 1
         yield made.state, made.metrics
@@ -168,17 +168,25 @@ def _handed_out(
         )
 
 
-def pipelined(step: StepFn, state: Any, feed: Feed) -> Iterator[Made]:
-    """Yield each step after the next one is dispatched."""
+def pipelined(
+    caller: str, step: StepFn, state: Any, feed: Feed, interrupted: Callable[[], bool] = bool
+) -> Iterator[Made]:
+    """Yield each step after the next one is dispatched.
+
+    Once `interrupted` returns true no step is dispatched, and an error of a step is not raised: Ctrl-C in a
+    terminal also ends the compilers that MLX starts for the first step.
+    """
     before: Made | None = None
     failure: Exception | None = None
+    ended = False
     with feed, quiet_collector():
         while True:
             try:
-                drawn = feed.next(state)
-                if drawn is None:
+                drawn = feed.next(state, interrupted)
+                ended = drawn is None
+                if drawn is None or drawn is INTERRUPTED or interrupted():
                     break
-                state, metrics = _dispatched(step, state, drawn.batch)
+                state, metrics = _dispatched(caller, step, state, drawn.batch)
             except Exception as error:
                 failure = error
                 break
@@ -191,20 +199,25 @@ def pipelined(step: StepFn, state: Any, feed: Feed) -> Iterator[Made]:
         del state
         if before is not None:
             mx.eval(before.state, before.metrics)
-            yield before._replace(last=failure is None)
-        if failure is not None:
+            yield before._replace(last=ended)
+        # Ctrl-C in a terminal also ends the compilers that MLX starts, and MLX raises a RuntimeError.
+        if failure is not None and not (type(failure) is RuntimeError and interrupted()):
             raise failure
 
 
-def _dispatched(step: StepFn, state: Any, batch: Batch) -> tuple[Any, Metrics]:
-    state, metrics = step(state, batch)
+def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+    made: Any = step(state, batch)
+    if not isinstance(made, (tuple, list)) or len(made) != 2:
+        raise TypeError(f"{caller}: step must return (state, metrics), got {type(made).__name__}")
+    state, metrics = made
     mx.async_eval(state, metrics)
     return state, metrics
 
 
 def _wait(made: Made) -> None:
-    """Wait until a step is done; any of its metrics tells, or any array of its state."""
-    mx.eval(made.metrics or tree.leaves(made.state)[:1])
+    """Wait until a step is done: any of its metrics tells, and without metrics its state."""
+    arrays = isinstance(made.metrics, dict) and any(isinstance(m, mx.array) for m in made.metrics.values())
+    mx.eval(made.metrics if arrays else made.state)
 
 
 @contextmanager
@@ -212,11 +225,17 @@ def quiet_collector() -> Iterator[None]:
     """Keep Python's garbage collector from scanning the objects that exist now.
 
     A full collection walks through every container of the process: half a second in a large one. Objects that
-    are made later are collected as usual.
+    are made later are collected as usual. The last of several loops at a time ends it.
     """
+    _loops.append(True)
     gc.collect()
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        _loops.pop()
+        if not _loops:
+            gc.unfreeze()
+
+
+_loops: list[bool] = []  # one for each loop that runs now

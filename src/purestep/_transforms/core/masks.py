@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from purestep._core import checks, tree
-from purestep._core.tree.patterns import compile_pattern, shown_paths
+from purestep._core.tree.patterns import compile_pattern, matched
 from purestep._core.types import Params, Tree
 
 Mask: TypeAlias = Tree | Callable[[Params], Tree] | Callable[[str, mx.array], bool]
@@ -31,10 +31,7 @@ def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
 
     def mask(params: Params) -> Tree:
         if required:
-            paths = tree.paths(params)
-            for text, pattern in zip(patterns, compiled, strict=True):
-                if not any(pattern.fullmatch(path) for path in paths):
-                    raise checks.error("by_path", f"pattern {text!r} matches none of {shown_paths(paths)}")
+            matched("by_path", patterns, tree.paths(params))
         return tree.map_with_path(lambda path, _: any(p.fullmatch(path) for p in compiled), params)
 
     return mask

@@ -80,9 +80,7 @@ def _ended(name: str, main: _Main, arguments: Sequence[str]) -> int:
     except OutputError as error:
         return _output_failed(name, error)
     except KeyboardInterrupt:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)  # ends the line in which the terminal shows ^C
-        output.fail(name, "interrupted")
+        output.interrupted(name, "interrupted")
         return INTERRUPTED
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):

@@ -32,6 +32,13 @@ def fail(command: str, message: str | Exception) -> None:
     print(printable(text if named else f"{command}: {text}"), file=sys.stderr)
 
 
+def interrupted(command: str, message: str) -> None:
+    """Print what an interruption ended; on a terminal, below the line that shows ^C."""
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    fail(command, message)
+
+
 def worded(error: Exception) -> str:
     """Return the message of an error; that of the system without its number.
 

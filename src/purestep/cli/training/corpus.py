@@ -1,66 +1,51 @@
-"""The data of `train`: a text, JSONL or token file as one sequence of tokens on disk."""
+"""The data of `train`: tokens on disk, or records in memory, as sources of batches."""
 
-import json
-import os
-import stat
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
+import purestep as ps
 from purestep._core import checks
 from purestep._data.text import tokenizers, tokenizing
 from purestep._data.text.files import TokenFile
 from purestep._data.text.windows import Characters
-from purestep.cli.training import loading
+from purestep.cli.training import encoding, facts, loading, records
+from purestep.cli.training.records import IGNORED, Kind
 from purestep.cli.training.settings import CALLER, Task
-from purestep.cli.training.windows import ConsecutiveTokens, RandomTokens
 
 _PIECE = 1 << 20  # characters or tokens read at a time
-_LONGEST_LINE = 64 << 20  # bytes of a JSONL record
-_FACTS = "data.json"
-
-
-class Bytes:
-    """A tokenizer whose tokens are the bytes of a text in UTF-8."""
-
-    vocab_size = 256
-
-    def encode(self, text: str) -> list[int]:
-        """Return the bytes."""
-        return list(text.encode())
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text; bytes that are not UTF-8 are shown as a replacement character."""
-        return bytes(tokens).decode(errors="replace")
 
 
 class Corpus(NamedTuple):
     """The data of a run.
 
     Attributes:
-        train: a source of random windows.
-        validation: a source of windows in order, every token a target once.
+        train: a source of shuffled windows or records.
+        validation: a source in which every token is a target once.
         train_tokens: the number of tokens to learn.
         validation_tokens: the number of tokens to predict.
         vocabulary: the number of different tokens.
-        prompt: the first tokens of the validation data, at most a window.
-        encode: from a text to tokens; `None` for a token file.
+        prompt: the first tokens of the validation data, at most a window; those before the first completion.
+        encode: from a prompt to tokens; `None` without a tokenizer.
         decode: from tokens to a text.
+        end: the token that ends a sample, or `None`.
         facts: the content of the files in numbers, to compare with those of a resumed run.
+        notes: sentences on records that are not learned as they are.
     """
 
-    train: RandomTokens
-    validation: ConsecutiveTokens
+    train: Any
+    validation: Any
     train_tokens: int
     validation_tokens: int
     vocabulary: int
     prompt: list[int]
     encode: Callable[[str], list[int]] | None
     decode: Callable[[Sequence[int]], str]
+    end: int | None
     facts: dict[str, Any]
+    notes: list[str]
 
 
 class Inspected(NamedTuple):
@@ -68,40 +53,55 @@ class Inspected(NamedTuple):
 
     Attributes:
         facts: size and checksum by setting, and the symbols of a character vocabulary.
-        tokenizer: of a text; `None` for tokens.
+        tokenizer: of a text; of a token file the one that is given, or `None`.
+        kind: of the records of a JSONL file.
+        examples: of prompts with completions and of conversations, by setting.
     """
 
     facts: dict[str, Any]
     tokenizer: Any
+    kind: Kind | None = None
+    examples: dict[str, ps.data.Examples] | None = None
 
 
 def inspected(task: Task) -> Inspected:
-    """Read the data files once, in bounded memory, and write nothing.
+    """Read the data files once, and write nothing. Texts and tokens are read in bounded memory.
 
     Raises:
         ValueError: if a file is not a regular file, not UTF-8, has no text, or is not JSONL.
         OSError: if a file cannot be read.
     """
-    facts: dict[str, Any] = {name: _content(name, path) for name, path in _paths(task)}
+    paths = _paths(task)
+    found: dict[str, Any] = {name: facts.content(name, path) for name, path in paths}
+    kind = records.kind_of(task) if task.format == "jsonl" else None
+    masked = kind is not None and kind.name != "text"
+    for name, given in (("long", task.long != "refuse"), ("mask_prompt", not task.mask_prompt)):
+        if given and not masked:
+            raise checks.error(
+                CALLER, f"{name} needs prompts with completions or conversations, {task.data} has none"
+            )
     if task.format == "tokens":
-        return Inspected(facts, None)
-    if task.tokenizer != "characters":
-        tokenizer = Bytes() if task.tokenizer == "bytes" else loading.made("tokenizer", task.tokenizer)
-        for method in ("encode", "decode"):
-            if not callable(getattr(tokenizer, method, None)):
-                raise checks.error(CALLER, f"tokenizer must have encode and decode, got {tokenizer!r:.80}")
-        if tokenizers.size_of(tokenizer) is None and task.vocabulary is None:
-            raise checks.error(CALLER, "vocabulary must be given: the tokenizer does not tell its size")
-        for name, path in _paths(task):
-            for _ in _texts(task, name, path):  # refuses what is not text
+        return Inspected(found, task.tokenizer and encoding.tokenizer_of(task, masked=False))
+    tokenizer = encoding.tokenizer_of(task, masked=masked)
+    if kind is not None and masked:
+        if kind.name == "chat" and not callable(getattr(tokenizer, "apply_chat_template", None)):
+            raise checks.error(
+                CALLER,
+                f"tokenizer must have a method apply_chat_template for messages, {task.tokenizer} has none",
+            )
+        examples = {name: records.examples(task, name, path, kind, tokenizer) for name, path in paths}
+        sums = [facts.tokens(each.examples) for each in examples.values()]
+        return Inspected({**found, "tokens": sums}, tokenizer, kind, examples)
+    if tokenizer is not None:
+        for name, path in paths:
+            for _ in _texts(task, kind, name, path):  # refuses what is not text
                 pass
-        return Inspected(facts, tokenizer)
+        return Inspected(found, tokenizer, kind)
     symbols: set[str] = set()
-    for text in _texts(task, "data", task.data):
+    for text in _texts(task, kind, "data", task.data):
         symbols.update(text)
-    characters = Characters("".join(sorted(symbols)))
     if task.validation is not None:
-        for text in _texts(task, "validation", task.validation):
+        for text in _texts(task, kind, "validation", task.validation):
             unknown = sorted(set(text) - symbols)
             if unknown:
                 said = "".join(unknown)[:20]
@@ -109,36 +109,8 @@ def inspected(task: Task) -> Inspected:
                     CALLER,
                     f"validation must have no characters but those of data, {task.validation} has {said!r}",
                 )
-    return Inspected({**facts, "symbols": characters.symbols}, characters)
-
-
-def check_same_data(begun: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to resume a run with other files."""
-    for name in ("data", "validation"):
-        if begun.get(name) != now.get(name):
-            was = begun.get(name, {})
-            raise checks.error(
-                CALLER,
-                f"{name} must be the file that the run began with, of {was.get('bytes', '?')} bytes: its "
-                "content has changed",
-            )
-
-
-def read_facts(directory: Path) -> dict[str, Any]:
-    """Return the facts of the data that a run began with."""
-    path = directory / _FACTS
-    try:
-        facts = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        facts = None
-    if not isinstance(facts, dict):
-        raise checks.error(CALLER, f"{path} is damaged: it must hold a JSON object")
-    return facts
-
-
-def write_facts(directory: Path, facts: dict[str, Any]) -> None:
-    """Write the facts of the data."""
-    (directory / _FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    characters = Characters("".join(sorted(symbols)))
+    return Inspected({**found, "symbols": characters.symbols}, characters, kind)
 
 
 def prepared(
@@ -150,38 +122,89 @@ def prepared(
         task: the settings.
         found: the inspected files.
         directory: of the run.
-        batch_size: windows of a batch.
-        seed: of the random windows.
+        batch_size: windows or records of a batch.
+        seed: of the order.
         again: use token files that a run has written before.
 
     Raises:
-        ValueError: if there are too few tokens, or a token is outside the vocabulary.
+        ValueError: if there are too few tokens or records, or a token is outside the vocabulary.
         OSError: if a file cannot be read or written.
     """
+    if found.kind is not None and found.examples is not None:
+        return _of_records(task, found.kind, found.examples, found, batch_size, seed)
     files = {name: _tokens(task, name, path, found, directory, again=again) for name, path in _paths(task)}
     whole = files["data"]
     if task.validation is not None:
-        train, validation = (whole, 0, len(whole)), (files["validation"], 0, len(files["validation"]))
+        train, validation = whole, files["validation"]
     else:
-        split = len(whole) - max(int(len(whole) * task.validation_fraction), 2)
-        train, validation = (whole, 0, split), (whole, max(split, 0), len(whole))
-    for name, (_, start, stop), least in (("data", train, task.context + 1), ("validation", validation, 2)):
-        if stop - start < least:
-            rule = f"{name} must have at least {least} tokens for context={task.context}"
-            raise checks.error(CALLER, f"{rule}, got {max(stop - start, 0)}")
-    vocabulary = _vocabulary(task, found, files)
-    file, start, stop = validation
+        split = max(len(whole) - max(int(len(whole) * task.validation_fraction), 2), 0)
+        train, validation = whole[:split], whole[split:]
+    # Shuffled windows begin at a random offset, which takes the place of one window.
+    least = task.context * (batch_size + 1) if batch_size > 1 else task.context + 1
+    rule = f"batch_size={batch_size} windows of context={task.context}"
+    for name, file, count, of in (("data", train, least, rule), ("validation", validation, 2, "one target")):
+        if len(file) < count:
+            kept = " to learn" if name == "data" and task.validation is None else ""
+            raise checks.error(
+                CALLER, f"{name} must have at least {count} tokens{kept} for {of}, got {len(file)}"
+            )
     tokenizer = found.tokenizer
+    windows = ps.data.TokenWindows
     return Corpus(
-        RandomTokens(*train, batch_size=batch_size, context=task.context, seed=seed),
-        ConsecutiveTokens(*validation, batch_size=batch_size, context=task.context),
-        train[2] - train[1],
-        stop - start,
-        vocabulary,
-        _listed(file.read(start, min(start + task.context, stop))),
-        None if tokenizer is None else lambda text: tokenizers.tokens_of(tokenizer, text),
-        (lambda tokens: " ".join(map(str, tokens))) if tokenizer is None else _decoder(tokenizer),
+        windows(train, batch_size, task.context, seed=seed),
+        windows(validation, batch_size, task.context, shuffle=False, ignore_index=IGNORED),
+        len(train),
+        len(validation) - 1,
+        _vocabulary(task, found, files),
+        _listed(validation.read(0, min(task.context, len(validation)))),
+        None if tokenizer is None else lambda text: _encoded(task, tokenizer, text),
+        encoding.decoder(task, tokenizer),
+        None,
         found.facts,
+        [],
+    )
+
+
+def _of_records(
+    task: Task,
+    kind: Kind,
+    examples: dict[str, ps.data.Examples],
+    found: Inspected,
+    batch_size: int,
+    seed: int,
+) -> Corpus:
+    """Return prompts with completions, or conversations, as sources."""
+    train = examples["data"].examples
+    if "validation" in examples:
+        validation = examples["validation"].examples
+    else:
+        count = max(int(len(train) * task.validation_fraction), 1)
+        train, validation = train[:-count], train[-count:]
+    if not train:
+        raise checks.error(
+            CALLER, f"data must have at least 2 records, one of them for validation, got {len(validation)}"
+        )
+    notes = [
+        f"{count} records of {name} are longer than context={task.context}: {what}"
+        for name, each in examples.items()
+        for count, what in ((each.dropped, "left out"), (each.truncated, "truncated"))
+        if count
+    ]
+    end = getattr(found.tokenizer, "eos_token_id", None)
+    if end is None and kind.name == "completion":
+        notes.append("the tokenizer has no eos_token_id, so the model does not learn to end a completion")
+    return Corpus(
+        records.source(train, batch_size, seed),
+        records.source(validation, batch_size, seed),
+        records.to_learn(train),
+        records.to_learn(validation),
+        task.vocabulary or tokenizers.size_of(found.tokenizer) or 0,
+        records.beginning(validation[0]),
+        records.prompted(task, kind, found.tokenizer),
+        encoding.decoder(task, found.tokenizer),
+        end,
+        found.facts,
+        notes,
     )
 
 
@@ -190,47 +213,16 @@ def _paths(task: Task) -> list[tuple[str, str]]:
     return [(name, path) for name, path in both if path is not None]
 
 
-def _content(name: str, path: str) -> dict[str, int]:
-    """Return the size and a checksum of a regular file."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        kind = "directory" if stat.S_ISDIR(status.st_mode) else "pipe or a device"
-        raise checks.error(CALLER, f"{name} must be a file, {path} is a {kind}")
-    size = crc = 0
-    with open(path, "rb") as file:
-        while part := file.read(1 << 22):
-            crc, size = zlib.crc32(part, crc), size + len(part)
-    if not size:
-        raise checks.error(CALLER, f"{name} must not be empty, {path} is")
-    return {"bytes": size, "crc32": crc}
+def _texts(task: Task, kind: Kind | None, name: str, path: str) -> Iterator[str]:
+    """Yield the text of a file in pieces."""
+    if kind is not None:
+        return records.texts(name, path, kind)
+    return tokenizing.pieces(CALLER, Path(path), _PIECE)
 
 
-def _texts(task: Task, name: str, path: str) -> Iterator[str]:
-    """Yield the text of a file in pieces; each record of a JSONL file ends with a newline."""
-    if task.format == "text":
-        yield from tokenizing.pieces(CALLER, Path(path), _PIECE)
-        return
-    with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(_LONGEST_LINE):
-            number += 1
-            if line.strip():
-                yield _record(task.field, line, f"{name}: line {number} of {path}") + "\n"
-    if not number:
-        raise checks.error(CALLER, f"{name} must hold records, {path} has none")
-
-
-def _record(field: str, line: bytes, place: str) -> str:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        raise checks.error(CALLER, f"{place} must be a JSON object, got {line[:40]!r}") from None
-    if not isinstance(record, dict) or field not in record:
-        names = ", ".join(map(str, record))[:80] if isinstance(record, dict) else type(record).__name__
-        raise checks.error(CALLER, f"{place} must have the field {field!r}, got {names or 'no field'}")
-    if not isinstance(record[field], str):
-        raise checks.error(CALLER, f"{place}: {field} must be a string, got {record[field]!r:.40}")
-    return record[field]
+def _encoded(task: Task, tokenizer: Any, text: str) -> list[int]:
+    with loading.blaming("tokenizer", task.tokenizer):
+        return tokenizers.tokens_of(tokenizer, text)
 
 
 def _tokens(task: Task, name: str, path: str, found: Inspected, directory: Path, *, again: bool) -> TokenFile:
@@ -246,8 +238,9 @@ def _tokens(task: Task, name: str, path: str, found: Inspected, directory: Path,
     tokenizer = found.tokenizer
     size = task.vocabulary or tokenizers.size_of(tokenizer) or 0
     dtype = "uint16" if 0 < size <= 65536 else "uint32"
-    pieces = (tokenizers.tokens_of(tokenizer, text) for text in _texts(task, name, path))
-    return TokenFile.write(out, pieces, dtype=dtype, tokenizer=tokenizers.name_of(tokenizer))
+    pieces = (_encoded(task, tokenizer, text) for text in _texts(task, found.kind, name, path))
+    with loading.renaming("TokenFile.write", f"tokenizer: {task.tokenizer}"):
+        return TokenFile.write(out, pieces, dtype=dtype, tokenizer=tokenizers.name_of(tokenizer))
 
 
 def _vocabulary(task: Task, found: Inspected, files: dict[str, TokenFile]) -> int:
@@ -279,9 +272,3 @@ def _extremes(piece: mx.array) -> tuple[int, int]:
 def _listed(tokens: mx.array) -> list[int]:
     numbers: Any = tokens.tolist()
     return numbers
-
-
-def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    if isinstance(tokenizer, Characters):
-        return lambda tokens: "".join(tokenizer.symbols[token] for token in tokens)
-    return lambda tokens: str(tokenizer.decode(list(tokens)))

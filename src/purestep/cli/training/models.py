@@ -10,8 +10,8 @@ from purestep._core import checks
 from purestep._loop.config import kinds
 from purestep._loop.config.config import TrainConfig
 from purestep.cli.training import loading
+from purestep.cli.training.records import IGNORED
 from purestep.cli.training.settings import CALLER
-from purestep.cli.training.windows import IGNORED
 from purestep.demos.models.transformer import Transformer
 from purestep.demos.shared.building import seeded
 
@@ -25,7 +25,8 @@ class Data(NamedTuple):
     Attributes:
         vocabulary: the number of tokens.
         context: the tokens of a window. A batch is `{"inputs": int32 [batch, context], "targets": ...}`,
-            with targets one token later, and -100 for targets that do not count.
+            with targets one token later, and -100 for targets that do not count. Batches of prompts and
+            conversations have a few shapes, with fewer tokens in a row.
         sizes: the table `[sizes]` of the configuration.
     """
 
@@ -56,8 +57,10 @@ def check_model(name: str, sizes: dict[str, Any]) -> None:
         loading.function("model", name)
         return
     if name not in NAMED:
+        close = kinds.nearest(name, NAMED)
+        hint = f"; did you mean {close}?" if close else ""
         raise checks.error(
-            CALLER, f"model must be one of {', '.join(NAMED)}, or module:function, got {name!r}"
+            CALLER, f"model must be one of {', '.join(NAMED)}, or module:function, got {name!r}{hint}"
         )
     kinds.refuse_unknown(CALLER, "size", sizes, _SIZES)
     for size, value in sizes.items():
@@ -116,8 +119,12 @@ def continued(
     context: int,
     temperature: float,
     seed: int,
+    end: int | None = None,
 ) -> list[int]:
-    """Return `count` tokens drawn after a prompt of at least one token. Waits for the device."""
+    """Return `count` tokens drawn after a prompt of at least one token, fewer if `end` is drawn.
+
+    Waits for the device.
+    """
     tokens, key = list(prompt), mx.random.key(seed)
     for number in range(count):
         window = tokens[-context:]
@@ -129,4 +136,6 @@ def continued(
             drawn = mx.argmax(logits)
         token: Any = drawn.item()
         tokens.append(token)
+        if token == end:
+            break
     return tokens[len(prompt) :]

@@ -1,8 +1,9 @@
 """One run of `train`: from settings to a trained state."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from purestep._loop.config.building import computed_in, create_optimizer, create
 from purestep._loop.fitting.evaluation import Evaluation
 from purestep._loop.fitting.fit import fit
 from purestep._loop.fitting.result import FitResult
-from purestep.cli.training import corpus, models
+from purestep.cli.training import corpus, facts, models
 from purestep.cli.training.corpus import Corpus
 from purestep.cli.training.models import Model
 from purestep.cli.training.settings import (
@@ -40,7 +41,7 @@ class Session(NamedTuple):
         directory: of its files.
         data: the sources.
         model: the loss and the first parameters.
-        notes: sentences on settings that a resumed run changes.
+        notes: sentences on the data, and on settings that a resumed run changes.
     """
 
     settings: Settings
@@ -48,6 +49,20 @@ class Session(NamedTuple):
     data: Corpus
     model: Model
     notes: list[str]
+
+
+class Outcome(NamedTuple):
+    """A run that ended.
+
+    Attributes:
+        result: of `fit`.
+        sample: the last one, or `None`.
+        tokens: the number of tokens that were seen, padding included.
+    """
+
+    result: FitResult
+    sample: str | None
+    tokens: int
 
 
 def opened(values: dict[str, Any], *, resume: bool) -> Session:
@@ -71,16 +86,18 @@ def opened(values: dict[str, Any], *, resume: bool) -> Session:
     while not top.parent.exists():
         top = top.parent
     there = top.exists()
+    before = {*directory.glob("*")}
     try:
-        _make(directory)
-        session = _session(settings, directory, found, [], again=False)
-        corpus.write_facts(directory, found.facts)
-        _store(session)
-    except BaseException as error:
+        with _writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            session = _session(settings, directory, found, [], again=False)
+            facts.write_facts(directory, found.facts)
+            _store(session)
+    except BaseException:
         if not there:  # a run that never began leaves nothing
             shutil.rmtree(top, ignore_errors=True)
-        if isinstance(error, OSError) and error.filename is None:  # of writing, as on a full disk
-            raise _unwritable(directory, error) from error
+        for path in {*directory.glob("*")} - before:
+            path.unlink(missing_ok=True)
         raise
     return session
 
@@ -99,11 +116,14 @@ def _resumed(values: dict[str, Any]) -> Session:
     if newest is not None and newest.step > settings.config.max_steps:
         rule = f"max_steps must be at least {newest.step}, the steps that the run in {directory} has made"
         raise checks.error(CALLER, f"{rule}, got {settings.config.max_steps}")
+    if newest is not None and newest.step == settings.config.max_steps:
+        notes.append(f"the run has made all its {newest.step} steps; a larger --max-steps continues it")
     models.check_model(settings.task.model, settings.sizes)
     found = corpus.inspected(settings.task)
-    corpus.check_same_data(corpus.read_facts(directory), found.facts)
-    session = _session(settings, directory, found, notes, again=True)
-    _store(session)
+    facts.check_same_data(facts.read_facts(directory), found.facts)
+    with _writing(directory):
+        session = _session(settings, directory, found, notes, again=True)
+        _store(session)
     return session
 
 
@@ -114,20 +134,22 @@ def _session(
     data = corpus.prepared(task, found, directory, config.batch_size, config.seed, again=again)
     about = models.Data(data.vocabulary, task.context, settings.sizes)
     model = models.build(task.model, config, about)
-    session = Session(settings, directory, data, model, notes)
+    session = Session(settings, directory, data, model, [*notes, *data.notes])
     prompt(session)
     return session
 
 
-def _make(directory: Path) -> None:
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Name the directory in an error of writing to it, which may name a temporary file, or none."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise _unwritable(directory, error) from error
-
-
-def _unwritable(directory: Path, error: OSError) -> ValueError:
-    return checks.error(CALLER, f"--out {directory} cannot be written: {error.strerror or error}")
+        place = None if error.filename is None else os.fsdecode(error.filename)
+        if place is None or os.path.abspath(place).startswith(os.path.abspath(directory)):
+            said = error.strerror or error
+            raise checks.error(CALLER, f"--out {directory} cannot be written: {said}") from error
+        raise
 
 
 def _store(session: Session) -> None:
@@ -141,7 +163,7 @@ def prompt(session: Session) -> list[int]:
         return data.prompt
     if data.encode is None:
         raise checks.error(
-            CALLER, f"prompt needs a text to learn: a token file has no tokenizer, got {text!r}"
+            CALLER, f"prompt needs a tokenizer: a token file has none of its own, got {text!r}"
         )
     try:
         tokens = data.encode(text)
@@ -162,12 +184,12 @@ def sample(session: Session, state: Any) -> str:
     drawn = models.continued(
         apply, params, tokens,
         count=task.sample_tokens, context=task.context, temperature=task.temperature,
-        seed=session.settings.config.seed,
+        seed=session.settings.config.seed, end=session.data.end,
     )  # fmt: skip
     return session.data.decode([*tokens, *drawn])
 
 
-def trained(session: Session, callbacks: Sequence[Any]) -> FitResult:
+def trained(session: Session, callbacks: Sequence[Any]) -> Outcome:
     """Train from the newest checkpoint to the last step.
 
     Raises:
@@ -191,10 +213,18 @@ def trained(session: Session, callbacks: Sequence[Any]) -> FitResult:
             batches=min(most, task.validation_batches or most),
         )
     ]
+    samples: list[str] = []
+    tokens = [0]
+
+    def written(state: Any) -> str:
+        samples[:] = [sample(session, state)]
+        return samples[0]
+
+    def count(progress: Any) -> None:
+        tokens[0] = progress.tokens
+
     if task.sample_tokens and session.model.apply is not None:
-        evaluations.append(
-            Evaluation(lambda state: sample(session, state), every=task.sample_interval, name="sample")
-        )
+        evaluations.append(Evaluation(written, every=task.sample_interval, name="sample"))
     policies = (
         ps.checkpoint.save_every_steps(config.checkpoint_interval),
         ps.checkpoint.save_on_best("eval_loss"),
@@ -206,24 +236,23 @@ def trained(session: Session, callbacks: Sequence[Any]) -> FitResult:
         metric="eval_loss",
     )
     with checkpointer:
-        return fit(
+        result = fit(
             step,
             state,
             session.data.train,
             steps=config.max_steps,
             evaluate=evaluations,
             checkpointer=checkpointer,
-            callbacks=callbacks,
+            callbacks=[*callbacks, count],
             log_every=config.log_interval,
             metadata={"settings": session.settings.to_dict()},
         )
+    return Outcome(result, samples[0] if samples else None, tokens[0])
 
 
-def figures(session: Session, result: FitResult) -> dict[str, Any]:
+def figures(session: Session, outcome: Outcome) -> dict[str, Any]:
     """Return the figures of a run by name."""
-    config, task, _ = session.settings
-    tokens = result.steps * config.batch_size * task.context
-    best = result.best
+    result, best = outcome.result, outcome.result.best
     return {
         "loss": result.history.last("loss"),
         "validation_loss": result.history.last("eval_loss"),
@@ -232,7 +261,7 @@ def figures(session: Session, result: FitResult) -> dict[str, Any]:
         "steps": result.steps,
         "reason": result.reason,
         "parameters": ps.tree.size(session.model.params),
-        "tokens_per_second": round(tokens / result.seconds) if result.seconds else None,
+        "tokens_per_second": round(outcome.tokens / result.seconds) if outcome.tokens else None,
         "seconds": round(result.seconds, 1),
         "peak_memory_mb": round(mx.get_peak_memory() / 1e6),
         "out": os.fspath(session.directory),

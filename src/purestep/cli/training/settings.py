@@ -21,6 +21,7 @@ HARMLESS = frozenset(
     "data validation max_steps eval_interval log_interval checkpoint_interval compile_step keep out "
     "prompt sample_tokens sample_interval temperature validation_batches".split()
 )
+_NAMES = ("field", "prompt_field", "completion_field", "chat_field")
 _LEAST = {"context": 1, "vocabulary": 1, "validation_batches": 1, "keep": 1, "sample_interval": 1}
 _LEAST |= {"sample_tokens": 0}
 
@@ -34,8 +35,14 @@ class Task:
         data: the file to learn.
         model: `transformer`, or `module:function` of one's own.
         format: of the data; `auto` goes by the name: .jsonl, .bin and .npy (tokens), otherwise text.
-        field: the field of a JSONL record that holds its text.
-        tokenizer: `characters`, `bytes`, or `module:function` of one's own.
+        field: the field of a JSONL record that holds its text. Without a name of a field, the first record
+            decides: `messages`, `prompt` and `completion`, or `text`.
+        prompt_field, completion_field: the fields of a JSONL record with a prompt and its completion.
+        chat_field: the field of a JSONL record with the messages of a conversation.
+        mask_prompt: learn only completions and the assistant's turns.
+        long: of records with more than `context` tokens.
+        tokenizer: `characters`, `bytes`, or `module:name` of one's own; `None` is characters, and bytes for
+            prompts and conversations.
         token_dtype: of a raw token file without a description.
         vocabulary: the number of tokens; `None` counts them.
         context: the tokens of a window.
@@ -53,8 +60,13 @@ class Task:
     data: str = ""
     model: str = "transformer"
     format: Literal["auto", "text", "tokens", "jsonl"] = "auto"
-    field: str = "text"
-    tokenizer: str = "characters"
+    field: str | None = None
+    prompt_field: str | None = None
+    completion_field: str | None = None
+    chat_field: str | None = None
+    mask_prompt: bool = True
+    long: Literal["refuse", "truncate", "drop"] = "refuse"
+    tokenizer: str | None = None
     token_dtype: Literal["uint8", "uint16", "uint32", "int32", "int64"] | None = None
     vocabulary: int | None = None
     context: int = 64
@@ -84,6 +96,18 @@ class Task:
             ending = Path(self.data).suffix.lower()
             kind = {".jsonl": "jsonl", ".bin": "tokens", ".npy": "tokens"}.get(ending, "text")
             object.__setattr__(self, "format", kind)
+        for name in (*_NAMES, "tokenizer", "validation", "prompt"):
+            if getattr(self, name) == "":
+                raise checks.error(CALLER, f"{name} must not be empty, got ''")
+        for names, format_ in ((_NAMES, "jsonl"), (("token_dtype",), "tokens")):
+            for name in names:
+                if getattr(self, name) is not None and self.format != format_:
+                    raise checks.error(CALLER, f"{name} needs format={format_}, got format={self.format}")
+        pair = self.prompt_field or self.completion_field
+        if sum(each is not None for each in (self.field, pair, self.chat_field)) > 1:
+            raise checks.error(
+                CALLER, "field, prompt_field and chat_field exclude each other: all records are of one kind"
+            )
 
 
 class Settings(NamedTuple):

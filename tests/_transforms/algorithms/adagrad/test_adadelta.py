@@ -1,13 +1,12 @@
 """scale_by_adadelta: the equations in float64, units, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.optimizers import adadelta
 from purestep.transforms import scale_by_adadelta
+from tests.refusals import parts
 from tests.running import assert_updates, normal, run
 
 
@@ -56,12 +55,12 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"rho": 1.0}, ValueError, "rho must be less than 1, got 1.0"),
-        ({"rho": -0.1}, ValueError, "rho must be at least 0, got -0.1"),
-        ({"eps": float("nan")}, ValueError, "eps must be finite, got nan"),
-        ({"eps": "1"}, TypeError, "eps must be a number, got '1'"),
+        ({"rho": 1.0}, ValueError, "rho ... 1, got 1.0"),
+        ({"rho": -0.1}, ValueError, "rho ... 0, got -0.1"),
+        ({"eps": float("nan")}, ValueError, "eps ... finite, got nan"),
+        ({"eps": "1"}, TypeError, "eps ... number, got '1'"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(options, error, message):
-    with pytest.raises(error, match=re.escape(f"scale_by_adadelta: {message}")):
+    with pytest.raises(error, match=parts(f"scale_by_adadelta: {message}")):
         scale_by_adadelta(**options)

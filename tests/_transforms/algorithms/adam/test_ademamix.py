@@ -1,7 +1,5 @@
 """AdEMAMix and its simplified form: the equations in float64, schedules, dtypes, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from purestep import schedules
 from purestep.optimizers import ademamix, simplified_ademamix
 from purestep.transforms import scale_by_adam, scale_by_ademamix, scale_by_simplified_ademamix
+from tests.refusals import parts
 from tests.running import run
 
 GRADIENTS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
@@ -88,17 +87,23 @@ def test_the_optimizers_add_decay_and_turn_the_sign(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: scale_by_ademamix(b1=1.0), "scale_by_ademamix: b1 must be less than 1, got 1.0"),
-        (lambda: scale_by_ademamix(b2=-1.0), "scale_by_ademamix: b2 must be at least 0, got -1.0"),
-        (lambda: scale_by_ademamix(b3=1.0), "scale_by_ademamix: b3 must be less than 1, got 1.0"),
-        (lambda: scale_by_ademamix(alpha=-1.0), "scale_by_ademamix: alpha must be at least 0, got -1.0"),
-        (lambda: scale_by_ademamix(eps=-1.0), "scale_by_ademamix: eps must be at least 0, got -1.0"),
-        (lambda: scale_by_simplified_ademamix(b1=1.0), "simplified_ademamix: b1 must be less than 1"),
-        (lambda: scale_by_simplified_ademamix(b2=2.0), "simplified_ademamix: b2 must be less than 1"),
-        (lambda: scale_by_simplified_ademamix(alpha=float("nan")), "alpha must be finite, got nan"),
-        (lambda: scale_by_simplified_ademamix(eps_root=-1.0), "eps_root must be at least 0, got -1.0"),
+        (lambda: scale_by_ademamix(b1=1.0), "scale_by_ademamix: b1 ... 1, got 1.0"),
+        (lambda: scale_by_ademamix(b2=-1.0), "scale_by_ademamix: b2 ... 0, got -1.0"),
+        (lambda: scale_by_ademamix(b3=1.0), "scale_by_ademamix: b3 ... 1, got 1.0"),
+        (lambda: scale_by_ademamix(alpha=-1.0), "scale_by_ademamix: alpha ... 0, got -1.0"),
+        (lambda: scale_by_ademamix(eps=-1.0), "scale_by_ademamix: eps ... 0, got -1.0"),
+        (lambda: scale_by_simplified_ademamix(b1=1.0), "scale_by_simplified_ademamix: b1 ... 1, got 1.0"),
+        (lambda: scale_by_simplified_ademamix(b2=2.0), "scale_by_simplified_ademamix: b2 ... 1, got 2.0"),
+        (
+            lambda: scale_by_simplified_ademamix(alpha=float("nan")),
+            "scale_by_simplified_ademamix: alpha ... finite, got nan",
+        ),
+        (
+            lambda: scale_by_simplified_ademamix(eps_root=-1.0),
+            "scale_by_simplified_ademamix: eps_root ... 0, got -1.0",
+        ),
     ],
 )
 def test_a_bad_argument_is_refused(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make()

@@ -1,13 +1,12 @@
 """scale_by_adopt: the order of its two means, its bound, dtypes, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.optimizers import adopt
 from purestep.transforms import scale_by_adopt
+from tests.refusals import parts
 from tests.running import run
 
 
@@ -82,10 +81,10 @@ def test_adopt_turns_the_sign():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"eps": 0.0}, ValueError, "scale_by_adopt: eps must be greater than 0, got 0.0"),
-        ({"clip_value_fn": 0.5}, TypeError, "scale_by_adopt: clip_value_fn must be callable, got 0.5"),
+        ({"eps": 0.0}, ValueError, "scale_by_adopt: eps ... 0, got 0.0"),
+        ({"clip_value_fn": 0.5}, TypeError, "scale_by_adopt: clip_value_fn ... callable, got 0.5"),
     ],
 )
 def test_a_bad_argument_is_refused(options, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         scale_by_adopt(**options)

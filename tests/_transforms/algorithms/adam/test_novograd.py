@@ -1,12 +1,11 @@
 """scale_by_novograd: the equations in float64, one norm for each array, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.transforms import scale_by_novograd
+from tests.refusals import parts
 from tests.running import assert_updates, normal, run
 
 
@@ -65,13 +64,13 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
 def test_a_weight_decay_needs_the_parameters():
     transform = scale_by_novograd(weight_decay=0.1)
     state = transform.init({"w": mx.zeros(2)})
-    with pytest.raises(ValueError, match="scale_by_novograd: params is needed"):
+    with pytest.raises(ValueError, match="scale_by_novograd: params .*needed"):
         transform.update({"w": mx.zeros(2)}, state)
-    with pytest.raises(ValueError, match=re.escape("w has shape (2,) in updates, (3,) in params")):
+    with pytest.raises(ValueError, match=parts("scale_by_novograd: w ... (2,) in updates, (3,) in params")):
         transform.update({"w": mx.zeros(2)}, state, {"w": mx.zeros(3)})
 
 
 def test_a_negative_weight_decay_is_refused():
-    message = "scale_by_novograd: weight_decay must be at least 0, got -1"
-    with pytest.raises(ValueError, match=message):
+    message = "scale_by_novograd: weight_decay ... 0, got -1"
+    with pytest.raises(ValueError, match=parts(message)):
         scale_by_novograd(weight_decay=-1)

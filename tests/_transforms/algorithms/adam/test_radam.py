@@ -1,13 +1,12 @@
 """scale_by_radam: the equations in float64, the switch to the adaptive rate, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep._transforms.algorithms.adam.radam import length
 from purestep.transforms import scale_by_radam
+from tests.refusals import parts
 from tests.running import assert_updates, normal, run
 
 
@@ -75,10 +74,12 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
 
 @pytest.mark.parametrize("name", ["b2", "threshold"])
 def test_arguments_that_select_the_formula_must_be_python_numbers(name):
-    with pytest.raises(TypeError, match=f"^scale_by_radam: {name} must be a Python number, got an array"):
+    with pytest.raises(
+        TypeError, match=f"^scale_by_radam: {name} .* Python number, got an array.* static_args"
+    ):
         scale_by_radam(**{name: mx.array(0.99 if name == "b2" else 5.0)})
 
 
 def test_a_threshold_below_4_is_refused():
-    with pytest.raises(ValueError, match=re.escape("scale_by_radam: threshold must be at least 4, got 3.9")):
+    with pytest.raises(ValueError, match=parts("scale_by_radam: threshold ... 4, got 3.9")):
         scale_by_radam(threshold=3.9)

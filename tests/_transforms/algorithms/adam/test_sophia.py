@@ -1,7 +1,6 @@
 """scale_by_sophia, the estimators of the Hessian's diagonal, and a step that makes and passes an estimate."""
 
 import functools
-import re
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +10,7 @@ import purestep as ps
 from purestep import Mean
 from purestep.optimizers import sophia
 from purestep.transforms import gauss_newton_bartlett_diagonal, hutchinson_diagonal, scale_by_sophia
+from tests.refusals import parts
 from tests.running import run
 
 KEYS = [mx.random.key(seed) for seed in range(400)]
@@ -67,7 +67,7 @@ def test_the_moments_are_float32_without_mu_dtype():
 def test_an_estimate_built_differently_is_refused():
     transform = scale_by_sophia()
     params = {"w": mx.array(0.0)}
-    with pytest.raises(ValueError, match="tree.map: the tree is"):
+    with pytest.raises(ValueError, match=r"tree.map: the tree .* \(w\) .* \(v\)"):
         transform.update(params, transform.init(params), hessian={"v": mx.array(0.0)})
 
 
@@ -161,27 +161,39 @@ def test_a_step_makes_the_estimate_and_passes_it_on():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: scale_by_sophia(b1=1.0), ValueError, "scale_by_sophia: b1 must be less than 1, got 1.0"),
-        (lambda: scale_by_sophia(b2=-1.0), ValueError, "scale_by_sophia: b2 must be at least 0, got -1.0"),
+        (lambda: scale_by_sophia(b1=1.0), ValueError, "scale_by_sophia: b1 ... 1, got 1.0"),
+        (lambda: scale_by_sophia(b2=-1.0), ValueError, "scale_by_sophia: b2 ... 0, got -1.0"),
+        (lambda: scale_by_sophia(eps=0.0), ValueError, "scale_by_sophia: eps ... 0, got 0.0"),
+        (lambda: scale_by_sophia(gamma=0.0), ValueError, "scale_by_sophia: gamma ... 0, got 0.0"),
         (
-            lambda: scale_by_sophia(eps=0.0),
+            lambda: scale_by_sophia(clip_threshold=0.0),
             ValueError,
-            "scale_by_sophia: eps must be greater than 0, got 0.0",
+            "scale_by_sophia: clip_threshold ... 0, got 0.0",
         ),
-        (lambda: scale_by_sophia(gamma=0.0), ValueError, "scale_by_sophia: gamma must be greater than 0"),
-        (lambda: scale_by_sophia(clip_threshold=0.0), ValueError, "clip_threshold must be greater than 0"),
-        (lambda: scale_by_sophia(update_interval=0), ValueError, "update_interval must be at least 1, got 0"),
-        (lambda: sophia(0.1, weight_decay=-1), ValueError, "weight_decay must be at least 0, got -1"),
-        (lambda: hutchinson_diagonal(1, {}, KEYS[0]), TypeError, "loss_fn must be callable, got 1"),
-        (lambda: hutchinson_diagonal(len, {}, 0), ValueError, "a key must be a uint32 array of shape (2,)"),
+        (
+            lambda: scale_by_sophia(update_interval=0),
+            ValueError,
+            "scale_by_sophia: update_interval ... 1, got 0",
+        ),
+        (lambda: sophia(0.1, weight_decay=-1), ValueError, "weight_decay ... 0, got -1"),
+        (
+            lambda: hutchinson_diagonal(1, {}, KEYS[0]),
+            TypeError,
+            "hutchinson_diagonal: loss_fn ... callable, got 1",
+        ),
+        (lambda: hutchinson_diagonal(len, {}, 0), ValueError, "hutchinson_diagonal: a key ... uint32 ... 0"),
         (
             lambda: gauss_newton_bartlett_diagonal(1, {}, KEYS[0]),
             TypeError,
-            "logits_fn must be callable, got 1",
+            "gauss_newton_bartlett_diagonal: logits_fn ... callable, got 1",
         ),
-        (lambda: gauss_newton_bartlett_diagonal(len, {}, 0), ValueError, "a key must be a uint32 array"),
+        (
+            lambda: gauss_newton_bartlett_diagonal(len, {}, 0),
+            ValueError,
+            "gauss_newton_bartlett_diagonal: a key ... uint32 ... 0",
+        ),
     ],
 )
 def test_a_bad_argument_is_refused(call, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         call()

@@ -1,13 +1,12 @@
 """DoG, layer-wise DoG and DoWG: step sizes computed by hand, their state, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import pytest
 
 import purestep as ps
 from purestep.optimizers import dog, dowg
 from purestep.transforms import scale_by_distance_over_gradients, scale_by_dog, scale_by_dowg
+from tests.refusals import parts
 
 START = {"a": mx.array(3.0), "b": mx.array([4.0]), "none": None}  # of norm 5
 MAKE = {
@@ -108,7 +107,7 @@ def test_zero_gradients_and_empty_parameters_give_finite_steps(name):
 @pytest.mark.parametrize("name", MAKE)
 def test_parameters_are_needed(name):
     transform = MAKE[name]()
-    with pytest.raises(ValueError, match="params is needed: call update"):
+    with pytest.raises(ValueError, match=": params .*update"):
         transform.update(START, transform.init(START))
 
 
@@ -138,20 +137,26 @@ def test_without_tuning_a_quadratic_is_minimized(optimizer):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: scale_by_dog(("guess", 0.1)), "scale_by_dog: init_step must be a pair of one of"),
-        (lambda: scale_by_dog(0.1), "scale_by_dog: init_step must be a pair of one of"),
-        (lambda: scale_by_dog(("distance", 0.0)), "init_step's number must be greater than 0, got 0.0"),
+        (lambda: scale_by_dog(("guess", 0.1)), "scale_by_dog: init_step ... pair ... ('guess', 0.1)"),
+        (lambda: scale_by_dog(0.1), "scale_by_dog: init_step ... pair ... 0.1"),
+        (lambda: scale_by_dog(("distance", 0.0)), "scale_by_dog: init_step's number ... 0, got 0.0"),
+        (lambda: scale_by_dog(("distance", 0.1), eps=0.0), "scale_by_dog: eps ... 0, got 0.0"),
+        (lambda: scale_by_dowg(0.0), "scale_by_dowg: init_estim_sq_dist ... 0, got 0.0"),
+        (lambda: scale_by_dowg(eps=-1.0), "scale_by_dowg: eps ... 0, got -1.0"),
         (
-            lambda: scale_by_dog(("distance", 0.1), eps=0.0),
-            "scale_by_dog: eps must be greater than 0, got 0.0",
+            lambda: scale_by_distance_over_gradients(-1.0),
+            "scale_by_distance_over_gradients: reps_rel ... 0, got -1.0",
         ),
-        (lambda: scale_by_dowg(0.0), "scale_by_dowg: init_estim_sq_dist must be greater than 0, got 0.0"),
-        (lambda: scale_by_dowg(eps=-1.0), "scale_by_dowg: eps must be greater than 0, got -1.0"),
-        (lambda: scale_by_distance_over_gradients(-1.0), "reps_rel must be greater than 0, got -1.0"),
-        (lambda: scale_by_distance_over_gradients(eps=0.0), "eps must be greater than 0, got 0.0"),
-        (lambda: scale_by_distance_over_gradients(global_scale=float("inf")), "global_scale must be finite"),
+        (
+            lambda: scale_by_distance_over_gradients(eps=0.0),
+            "scale_by_distance_over_gradients: eps ... 0, got 0.0",
+        ),
+        (
+            lambda: scale_by_distance_over_gradients(global_scale=float("inf")),
+            "scale_by_distance_over_gradients: global_scale ... finite, got inf",
+        ),
     ],
 )
 def test_a_bad_argument_is_refused(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make()

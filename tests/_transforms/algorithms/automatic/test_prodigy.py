@@ -1,7 +1,5 @@
 """Prodigy and D-Adaptation: the equations in float64, the estimate of the rate, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 import purestep as ps
 from purestep import schedules
 from purestep.optimizers import dadapt_adamw, prodigy
+from tests.refusals import parts
 from tests.running import walk
 
 GRADIENTS = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32) + 1
@@ -109,7 +108,7 @@ def test_decay_is_decoupled(make):
 @BOTH
 def test_parameters_are_needed(make):
     transform = make()
-    with pytest.raises(ValueError, match="params is needed: call update"):
+    with pytest.raises(ValueError, match=": params .*update"):
         transform.update({"w": mx.array(1.0)}, transform.init({"w": mx.array(1.0)}))
 
 
@@ -117,21 +116,21 @@ def test_parameters_are_needed(make):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": -1.0}, "learning_rate must be at least 0, got -1.0"),
-        ({"betas": (0.9, 1.0)}, "betas must be less than 1, got 1.0"),
-        ({"betas": 0.9}, "betas must be two numbers, got 0.9"),
-        ({"eps": -1.0}, "eps must be"),
-        ({"estim_lr0": 0.0}, "estim_lr0 must be greater than 0, got 0.0"),
-        ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
+        ({"learning_rate": -1.0}, "learning_rate ... 0, got -1.0"),
+        ({"betas": (0.9, 1.0)}, "betas ... 1, got 1.0"),
+        ({"betas": 0.9}, "betas ... two numbers, got 0.9"),
+        ({"eps": -1.0}, "eps ... 0, got -1.0"),
+        ({"estim_lr0": 0.0}, "estim_lr0 ... 0, got 0.0"),
+        ({"weight_decay": -1}, "weight_decay ... 0, got -1"),
     ],
 )
 def test_a_bad_argument_is_refused(make, options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make(**options)
 
 
 @pytest.mark.parametrize("options", [{"beta3": 1.0}, {"estim_lr_coef": 0.0}])
 def test_prodigy_refuses_its_own(options):
     (name,) = options
-    with pytest.raises(ValueError, match=f"scale_by_prodigy: {name} must be"):
+    with pytest.raises(ValueError, match=f"scale_by_prodigy: {name} .* got {options[name]}"):
         prodigy(**options)

@@ -1,7 +1,5 @@
 """schedule_free: its three sequences by their definition, the average, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import purestep as ps
 from purestep import eval_params, schedules
 from purestep.optimizers import schedule_free_adamw, schedule_free_sgd, sgd
 from purestep.transforms import scale, schedule_free, schedule_free_eval_params
+from tests.refusals import parts
 
 GRADIENTS = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
 
@@ -137,34 +136,34 @@ def test_the_average_is_close_to_the_minimum_though_the_rate_never_falls():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: schedule_free(sgd, 0.1), TypeError, "base_optimizer must be a GradientTransform"),
-        (lambda: schedule_free(sgd(0.1), -0.1), ValueError, "learning_rate must be at least 0, got -0.1"),
-        (lambda: schedule_free(sgd(0.1), 0.1, b1=0.0), ValueError, "b1 must be greater than 0, got 0.0"),
-        (lambda: schedule_free(sgd(0.1), 0.1, b1=1.5), ValueError, "b1 must be at most 1, got 1.5"),
+        (lambda: schedule_free(sgd, 0.1), TypeError, "schedule_free: base_optimizer ... GradientTransform"),
+        (lambda: schedule_free(sgd(0.1), -0.1), ValueError, "schedule_free: learning_rate ... 0, got -0.1"),
+        (lambda: schedule_free(sgd(0.1), 0.1, b1=0.0), ValueError, "schedule_free: b1 ... 0, got 0.0"),
+        (lambda: schedule_free(sgd(0.1), 0.1, b1=1.5), ValueError, "schedule_free: b1 ... 1, got 1.5"),
         (
             lambda: schedule_free(sgd(0.1), 0.1, weight_lr_power=-1),
             ValueError,
-            "weight_lr_power must be at least 0",
+            "schedule_free: weight_lr_power ... 0, got -1",
         ),
-        (lambda: schedule_free_sgd(0.1, -1), ValueError, "transition_steps must be at least 0, got -1"),
+        (lambda: schedule_free_sgd(0.1, -1), ValueError, "transition_steps ... 0, got -1"),
         (
             lambda: schedule_free_adamw(schedules.constant(0.1), 5),
             ValueError,
-            "learning_rate must be a number",
+            "learning_rate ... number ... warmup_steps",
         ),
         (
             lambda: schedule_free_eval_params((), {}),
             TypeError,
-            "state must be a ScheduleFreeState, got a tuple",
+            "schedule_free_eval_params: state ... ScheduleFreeState, got a tuple",
         ),
     ],
 )
 def test_a_bad_argument_is_refused(make, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         make()
 
 
 def test_parameters_are_needed():
     transform = schedule_free_sgd(0.1)
-    with pytest.raises(ValueError, match="schedule_free: params is needed: call update"):
+    with pytest.raises(ValueError, match="schedule_free: params .*update"):
         transform.update({"w": mx.array(1.0)}, transform.init({"w": mx.array(1.0)}))

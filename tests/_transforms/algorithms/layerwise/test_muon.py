@@ -1,7 +1,5 @@
 """scale_by_muon, scale_by_shape, and the split between matrices and the rest."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from purestep.transforms import (
     scale_by_shape,
     trace,
 )
+from tests.refusals import parts
 from tests.running import run
 
 PARAMS = {"w": mx.ones((2, 3)), "b": mx.ones(3), "none": None, "conv": mx.ones((2, 3, 2))}
@@ -89,7 +88,7 @@ def test_the_factor_of_the_shape_knows_the_axes_and_keeps_the_dtype():
 
 @pytest.mark.parametrize("transform", [scale_by_muon(), scale_by_shape()])
 def test_a_leaf_that_is_no_matrix_is_refused_with_its_path(transform):
-    with pytest.raises(ValueError, match=re.escape("every leaf must be a matrix, got shape (3,) at b")):
+    with pytest.raises(ValueError, match=parts(": every leaf ... matrix, got shape (3,) at b")):
         transform.update({"b": mx.ones(3)}, transform.init({"b": mx.ones(3)}))
 
 
@@ -132,12 +131,12 @@ def test_extra_arguments_reach_both_halves():
 
 
 def test_a_mask_or_params_built_differently_are_refused():
-    with pytest.raises(ValueError, match="tree.map: the tree is"):
+    with pytest.raises(ValueError, match=r"tree.map: the tree .*none, conv\) .* \(w\)"):
         matrices_and_rest(scale(1.0), scale(1.0), {"w": True}).init(PARAMS)
     split = matrices_and_rest(scale(1.0), scale(1.0))
-    with pytest.raises(ValueError, match="matrices_and_rest: b is in updates, not in params"):
+    with pytest.raises(ValueError, match="matrices_and_rest: b .* updates, not in params"):
         split.update(PARAMS, split.init(PARAMS), {"w": PARAMS["w"]})
-    with pytest.raises(TypeError, match="matrices_and_rest: on_rest must be a GradientTransform"):
+    with pytest.raises(TypeError, match="matrices_and_rest: on_rest .* GradientTransform"):
         matrices_and_rest(scale(1.0), scale)
 
 
@@ -151,7 +150,7 @@ def test_a_decay_mask_is_for_all_parameters_and_may_name_a_subtree():
         assert not mx.any(updates["block"]["b"])
         assert not mx.any(updates["head"])
     transform = muon(0.1, weight_decay=0.5, weight_decay_mask={"head": True})
-    with pytest.raises(ValueError, match=r"mask must be built like the parameters, got a dict of \(head\)"):
+    with pytest.raises(ValueError, match=r"mask .*got a dict of \(head\)"):
         transform.update(zeros, transform.init(params), params)
 
 
@@ -192,19 +191,19 @@ def test_a_square_weight_is_decayed_by_its_own_rate_and_not_through_the_iteratio
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: scale_by_muon(beta=1.0), "scale_by_muon: beta must be less than 1, got 1.0"),
-        (lambda: scale_by_muon(ns_steps=0), "scale_by_muon: ns_steps must be at least 1, got 0"),
-        (lambda: scale_by_muon(eps=float("nan")), "scale_by_muon: eps must be finite, got nan"),
-        (lambda: scale_by_muon(preconditioning="no"), "scale_by_muon: preconditioning must be one of"),
+        (lambda: scale_by_muon(beta=1.0), "scale_by_muon: beta ... 1, got 1.0"),
+        (lambda: scale_by_muon(ns_steps=0), "scale_by_muon: ns_steps ... 1, got 0"),
+        (lambda: scale_by_muon(eps=float("nan")), "scale_by_muon: eps ... finite, got nan"),
         (
-            lambda: scale_by_shape(consistent_rms=-1),
-            "scale_by_shape: consistent_rms must be at least 0, got -1",
+            lambda: scale_by_muon(preconditioning="no"),
+            "scale_by_muon: preconditioning ... schatten, got 'no'",
         ),
-        (lambda: muon(-0.1), "learning_rate must be at least 0, got -0.1"),
-        (lambda: muon(0.1, weight_decay=-1), "weight_decay must be at least 0, got -1"),
-        (lambda: muon(0.1, adam_b2=1.0), "b2 must be less than 1, got 1.0"),
+        (lambda: scale_by_shape(consistent_rms=-1), "scale_by_shape: consistent_rms ... 0, got -1"),
+        (lambda: muon(-0.1), "learning_rate ... 0, got -0.1"),
+        (lambda: muon(0.1, weight_decay=-1), "weight_decay ... 0, got -1"),
+        (lambda: muon(0.1, adam_b2=1.0), "b2 ... 1, got 1.0"),
     ],
 )
 def test_a_bad_argument_is_refused(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make()

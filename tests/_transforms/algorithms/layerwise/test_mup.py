@@ -1,7 +1,5 @@
 """mup: the learning rate of a narrow model suits a wide one."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 import purestep as ps
 from purestep.optimizers import mup
 from tests._transforms.algorithms.layerwise.language_model import PARAMS
+from tests.refusals import parts
 
 
 def test_matrices_learn_slower_and_all_else_at_the_rate_itself():
@@ -56,10 +55,10 @@ def test_one_step_moves_activations_alike_whatever_the_width():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: mup(ps.optimizers.adam(0.1), 0.0), ValueError, "width_mult must be greater than 0, got 0.0"),
-        (lambda: mup(ps.optimizers.adam, 2.0), TypeError, "must be a GradientTransform, got <function adam"),
+        (lambda: mup(ps.optimizers.adam(0.1), 0.0), ValueError, "width_mult ... 0, got 0.0"),
+        (lambda: mup(ps.optimizers.adam, 2.0), TypeError, "GradientTransform, got <function adam"),
     ],
 )
 def test_arguments_are_refused(make, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         make()

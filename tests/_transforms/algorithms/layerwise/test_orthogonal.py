@@ -1,13 +1,12 @@
 """orthogonalize: singular values near 1 for every layout, dtype and preconditioning."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep._transforms.algorithms.layerwise.orthogonal import matrix_sides
 from purestep.transforms import MuonDimensionNumbers, orthogonalize
+from tests.refusals import parts
 
 
 def matrix(*shape, seed=0):
@@ -134,48 +133,60 @@ def test_leaves_are_chosen_by_their_axes_by_a_function_or_by_a_mask():
         (
             lambda x: orthogonalize(x[0]),
             ValueError,
-            "a matrix must have at least 2 axes, got shape (3,) at x",
+            "orthogonalize: a matrix ... 2 axes, got shape (3,) at x",
         ),
-        (lambda x: orthogonalize(x, ns_steps=0), ValueError, "ns_steps must be at least 1, got 0"),
-        (lambda x: orthogonalize(x, ns_steps=2.0), TypeError, "ns_steps must be an integer, got 2.0"),
-        (lambda x: orthogonalize(x, eps=-1.0), ValueError, "eps must be at least 0, got -1.0"),
+        (lambda x: orthogonalize(x, ns_steps=0), ValueError, "orthogonalize: ns_steps ... 1, got 0"),
+        (lambda x: orthogonalize(x, ns_steps=2.0), TypeError, "orthogonalize: ns_steps ... integer, got 2.0"),
+        (lambda x: orthogonalize(x, eps=-1.0), ValueError, "orthogonalize: eps ... 0, got -1.0"),
         (
             lambda x: orthogonalize(x, ns_coeffs="fast"),
             ValueError,
-            "must be one of standard, dion, got 'fast'",
+            "orthogonalize: ns_coeffs ... standard, dion, got 'fast'",
         ),
-        (lambda x: orthogonalize(x, ns_coeffs=(1.0, 2.0)), ValueError, "ns_coeffs must be three numbers"),
-        (lambda x: orthogonalize(x, ns_coeffs=()), ValueError, "ns_coeffs must be three numbers"),
-        (lambda x: orthogonalize(x, ns_coeffs=((1.0, 2.0),)), ValueError, "or rows of three"),
+        (
+            lambda x: orthogonalize(x, ns_coeffs=(1.0, 2.0)),
+            ValueError,
+            "orthogonalize: ns_coeffs ... three ... (1.0, 2.0)",
+        ),
+        (lambda x: orthogonalize(x, ns_coeffs=()), ValueError, "orthogonalize: ns_coeffs ... three ... ()"),
+        (
+            lambda x: orthogonalize(x, ns_coeffs=((1.0, 2.0),)),
+            ValueError,
+            "orthogonalize: ns_coeffs ... rows of three ... ((1.0, 2.0),)",
+        ),
         (
             lambda x: orthogonalize(x, ns_coeffs=(1.0, 2.0, float("nan"))),
             ValueError,
-            "ns_coeffs must be finite",
+            "orthogonalize: ns_coeffs ... finite, got nan",
         ),
-        (lambda x: orthogonalize(x, preconditioning="spectral"), ValueError, "frobenius, aol, schatten"),
+        (
+            lambda x: orthogonalize(x, preconditioning="spectral"),
+            ValueError,
+            "orthogonalize: preconditioning ... aol, schatten, got 'spectral'",
+        ),
         (
             lambda x: orthogonalize(x, MuonDimensionNumbers(2, 0)),
             ValueError,
-            "axes must exist in shape (2, 3)",
+            "orthogonalize: axes ... exist in shape (2, 3)",
         ),
-        (lambda x: orthogonalize(x, MuonDimensionNumbers(0, -2)), ValueError, "no axis twice"),
+        (
+            lambda x: orthogonalize(x, MuonDimensionNumbers(0, -2)),
+            ValueError,
+            "orthogonalize: ... no axis twice ... output_axis=-2) at x",
+        ),
         (
             lambda x: orthogonalize(x, MuonDimensionNumbers((), 0)),
             ValueError,
-            "each side must have an axis",
+            "orthogonalize: each side ... output_axis=0) at x",
         ),
-        (
-            lambda x: matrix_sides("f", {"a": True}, {"b": x}),
-            ValueError,
-            "f: b is in params, not in matrices",
-        ),
+        (lambda x: matrix_sides("f", {"a": True}, {"b": x}), ValueError, "f: b ... params, not in matrices"),
         (
             lambda x: matrix_sides("f", {"b": 1}, {"b": x}),
             ValueError,
-            "must be True, False or MuonDimensionNumbers, got 1 at b",
+            "f: matrices ... MuonDimensionNumbers, got 1 at b",
         ),
     ],
 )
 def test_a_bad_argument_is_refused(call, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         call(mx.ones((2, 3)))

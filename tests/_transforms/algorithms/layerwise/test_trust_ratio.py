@@ -1,13 +1,12 @@
 """scale_by_trust_ratio: steps in proportion to the parameters, computed by hand."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.optimizers import lars
 from purestep.transforms import scale_by_trust_ratio
+from tests.refusals import parts
 
 NAN = float("nan")
 
@@ -63,16 +62,19 @@ def test_lars_leaves_unselected_parameters_without_decay_and_ratio():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: scale_by_trust_ratio(-1.0), "scale_by_trust_ratio: min_norm must be at least 0, got -1.0"),
-        (lambda: scale_by_trust_ratio(0.0, NAN), "trust_coefficient must be finite, got nan"),
-        (lambda: scale_by_trust_ratio(eps=-1.0), "eps must be at least 0, got -1.0"),
+        (lambda: scale_by_trust_ratio(-1.0), "scale_by_trust_ratio: min_norm ... 0, got -1.0"),
+        (
+            lambda: scale_by_trust_ratio(0.0, NAN),
+            "scale_by_trust_ratio: trust_coefficient ... finite, got nan",
+        ),
+        (lambda: scale_by_trust_ratio(eps=-1.0), "scale_by_trust_ratio: eps ... 0, got -1.0"),
     ],
 )
 def test_arguments_are_refused(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make()
 
 
 def test_params_are_needed():
-    with pytest.raises(ValueError, match="scale_by_trust_ratio: params is needed: call update"):
+    with pytest.raises(ValueError, match="scale_by_trust_ratio: params .*update"):
         scale_by_trust_ratio().update({"w": mx.ones(2)}, ())

@@ -1,7 +1,5 @@
 """scale_by_width: which parameters it selects, and their updates."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 import purestep as ps
 from purestep.transforms import hidden_matrices, scale_by_width
 from tests._transforms.algorithms.layerwise.language_model import PARAMS
+from tests.refusals import parts
 
 
 @pytest.mark.parametrize(
@@ -58,15 +57,15 @@ def test_decay_may_stay_with_the_rate_that_was_tuned():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: scale_by_width(0.0), ValueError, "width_mult must be greater than 0, got 0.0"),
-        (lambda: scale_by_width(float("nan")), ValueError, "scale_by_width: width_mult must be finite"),
+        (lambda: scale_by_width(0.0), ValueError, "scale_by_width: width_mult ... 0, got 0.0"),
+        (lambda: scale_by_width(float("nan")), ValueError, "scale_by_width: width_mult ... finite, got nan"),
         (
             lambda: scale_by_width(2.0, {"w": 1}).update({"w": mx.ones(1)}, ()),
             ValueError,
-            "scale_by_width: mask must hold True or False, got 1 at w",
+            "scale_by_width: mask ... True or False, got 1 at w",
         ),
     ],
 )
 def test_arguments_are_refused(make, error, message):
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=parts(message)):
         make()

@@ -1,7 +1,5 @@
 """scale_by_madgrad: the equations in float64, its learning rate in the state, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from purestep import schedules
 from purestep.optimizers import madgrad
 from purestep.transforms import scale_by_madgrad
+from tests.refusals import parts
 from tests.running import walk
 
 GRADIENTS = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
@@ -65,19 +64,19 @@ def test_the_decay_of_madgrad_is_part_of_the_gradient():
 
 def test_parameters_are_needed():
     transform = scale_by_madgrad(0.1)
-    with pytest.raises(ValueError, match="scale_by_madgrad: params is needed: call update"):
+    with pytest.raises(ValueError, match="scale_by_madgrad: params .*update"):
         transform.update({"w": mx.array(1.0)}, transform.init({"w": mx.array(1.0)}))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": -0.1}, "learning_rate must be at least 0, got -0.1"),
-        ({"learning_rate": 0.1, "momentum": 1.0}, "scale_by_madgrad: momentum must be less than 1, got 1.0"),
-        ({"learning_rate": 0.1, "momentum": -0.1}, "scale_by_madgrad: momentum must be at least 0, got -0.1"),
-        ({"learning_rate": 0.1, "eps": 0.0}, "scale_by_madgrad: eps must be greater than 0, got 0.0"),
+        ({"learning_rate": -0.1}, "learning_rate ... 0, got -0.1"),
+        ({"learning_rate": 0.1, "momentum": 1.0}, "scale_by_madgrad: momentum ... 1, got 1.0"),
+        ({"learning_rate": 0.1, "momentum": -0.1}, "scale_by_madgrad: momentum ... 0, got -0.1"),
+        ({"learning_rate": 0.1, "eps": 0.0}, "scale_by_madgrad: eps ... 0, got 0.0"),
     ],
 )
 def test_a_bad_argument_is_refused(options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         scale_by_madgrad(**options)

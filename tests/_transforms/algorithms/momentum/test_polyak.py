@@ -1,13 +1,12 @@
 """scale_by_polyak: the step from the loss and the norm."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import purestep as ps
 from purestep.transforms import scale_by_polyak
+from tests.refusals import parts
 
 NAN = float("nan")
 
@@ -32,7 +31,7 @@ def test_polyaks_step_is_the_gap_over_the_squared_norm(options, value, step):
 
 
 def test_polyak_needs_a_value_and_gives_zero_for_tiny_gradients():
-    with pytest.raises(ValueError, match="scale_by_polyak: value is needed"):
+    with pytest.raises(ValueError, match="scale_by_polyak: value .*needed"):
         scale_by_polyak().update({"w": mx.ones(2)}, ())
     for gradient in (mx.zeros(2), mx.full(2, 1e-9)):
         got, _ = scale_by_polyak().update({"w": gradient}, (), value=mx.array(1.0))
@@ -48,11 +47,11 @@ def test_polyak_receives_the_loss_through_a_chain():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: scale_by_polyak(NAN), "f_min must be finite, got nan"),
-        (lambda: scale_by_polyak(eps=-1.0), "eps must be at least 0, got -1.0"),
-        (lambda: scale_by_polyak(variant="max"), "variant must be one of sps, sps+, got 'max'"),
+        (lambda: scale_by_polyak(NAN), "scale_by_polyak: f_min ... finite, got nan"),
+        (lambda: scale_by_polyak(eps=-1.0), "scale_by_polyak: eps ... 0, got -1.0"),
+        (lambda: scale_by_polyak(variant="max"), "scale_by_polyak: variant ... sps, sps+, got 'max'"),
     ],
 )
 def test_arguments_are_refused(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=parts(message)):
         make()

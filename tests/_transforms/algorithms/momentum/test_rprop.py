@@ -1,13 +1,12 @@
 """scale_by_rprop: steps that grow, shrink, pause and stay in bounds, and refused arguments."""
 
-import re
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from purestep.optimizers import rprop
 from purestep.transforms import scale_by_rprop
+from tests.refusals import parts
 from tests.running import normal, run
 
 
@@ -70,21 +69,17 @@ def test_the_state_and_the_updates_are_float32_whatever_the_parameters_are(dtype
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"learning_rate": 0.0}, ValueError, "learning_rate must be greater than 0, got 0.0"),
-        ({"learning_rate": float("nan")}, ValueError, "learning_rate must be finite, got nan"),
-        (
-            {"learning_rate": mx.zeros(2)},
-            ValueError,
-            "learning_rate must be a number or a 0-d array, got shape",
-        ),
-        ({"learning_rate": abs}, TypeError, "learning_rate must be a number, got <built-in function abs>"),
-        ({"eta_minus": 1.0}, ValueError, "eta_minus must be less than 1, got 1.0"),
-        ({"eta_minus": 0}, ValueError, "eta_minus must be greater than 0, got 0"),
-        ({"eta_plus": 1.0}, ValueError, "eta_plus must be greater than 1, got 1.0"),
-        ({"min_step_size": -1.0}, ValueError, "min_step_size must be at least 0, got -1.0"),
-        ({"max_step_size": 1e-7}, ValueError, "max_step_size must be at least 1e-06, got 1e-07"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate ... 0, got 0.0"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate ... finite, got nan"),
+        ({"learning_rate": mx.zeros(2)}, ValueError, "learning_rate ... 0-d array, got shape"),
+        ({"learning_rate": abs}, TypeError, "learning_rate ... number, got <built-in function abs>"),
+        ({"eta_minus": 1.0}, ValueError, "eta_minus ... 1, got 1.0"),
+        ({"eta_minus": 0}, ValueError, "eta_minus ... 0, got 0"),
+        ({"eta_plus": 1.0}, ValueError, "eta_plus ... 1, got 1.0"),
+        ({"min_step_size": -1.0}, ValueError, "min_step_size ... 0, got -1.0"),
+        ({"max_step_size": 1e-7}, ValueError, "max_step_size ... 1e-06, got 1e-07"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name_with_its_rule_and_value(options, error, message):
-    with pytest.raises(error, match=re.escape(f"scale_by_rprop: {message}")):
+    with pytest.raises(error, match=parts(f"scale_by_rprop: {message}")):
         scale_by_rprop(**{"learning_rate": 0.1, **options})

@@ -33,7 +33,7 @@ def test_signum_follows_the_sign_of_the_running_mean():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="learning_rate must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="learning_rate .* 0, got -1"):
         sign_sgd(-1)
-    with pytest.raises(ValueError, match="decay must be at most 1, got 1.5"):
+    with pytest.raises(ValueError, match="decay .* 1, got 1.5"):
         signum(0.1, beta=1.5)

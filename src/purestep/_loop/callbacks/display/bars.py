@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from purestep._core.escaping import encodable, printable
+from purestep._core.escaping import encodable, printable, printable_lines
 from purestep._loop.callbacks.display.console import EscapingConsole
 from purestep._loop.callbacks.display.live import TrainingProgress
 from purestep._loop.callbacks.display.status import pause_interval
@@ -68,8 +68,9 @@ class Bar(EachStep):
         self._rows |= progress.evaluated or {}
         for name, texts in progress.texts.items():
             for text in texts:
-                line = _plain(f"step {progress.step}  {name}: {text}", shown.console)
-                self._act(_print, shown.console, line)
+                space = "\n" if "\n" in text else " "
+                written = f"step {progress.step}  {name}:{space}{text}"
+                self._act(_print, shown.console, encodable(printable_lines(written), shown.console.encoding))
         self._show(progress.step, milestone=bool(progress.evaluated))
 
     def on_checkpoint(self, progress: Progress) -> None:
