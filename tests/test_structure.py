@@ -31,13 +31,15 @@ LAYOUT = {
     "_core": (
         "escaping hardware sums mean types checks microbatching scalars tree ordering graph context rng"
     ).split(),
-    "_adapters": "layers placing files".split(),
     "_layers": "activations reduced substitutes recomputing".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files run inspecting".split(),
+    "_adapters": (
+        "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
+    ).split(),
     "_data": "core sampling arrays text streams curricula".split(),
     "_loop": "core running callbacks config fitting".split(),
     "_steps": "state step core train compile evaluate sam precision loss_scaled cached_contrastive".split(),
@@ -206,7 +208,7 @@ def public(namespace):
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".transforms", ".optimizers", ".schedules", ".losses", ".data", ".checkpoint", ".callbacks"],
+    ["", *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split()],
 )
 def test_every_public_function_has_an_example(name):
     for label, value in public(importlib.import_module("purestep" + name)):

@@ -214,8 +214,6 @@ def test_modules_with_and_without_adapters_are_told_apart(model, tmp_path):
             function(model)
     with pytest.raises(ValueError, match=r"^adapters\.save: .*none"):
         adapters.save(tmp_path, model)
-    with pytest.raises(ValueError, match="^dora: embed must be"):
-        adapters.dora(model, "embed", rank=4, alpha=8, key=KEY)
     with pytest.raises(TypeError, match="^lora: module"):
         adapters.lora(3, "*", rank=4, alpha=8, key=KEY)
     with pytest.raises(ValueError, match="^lora: .*key"):
@@ -226,7 +224,7 @@ def test_files_of_another_model_or_rank_are_refused(model, tmp_path):
     adapters.save(tmp_path, adapters.lora(model, "*_proj", rank=4, alpha=8, key=KEY))
     with (
         ps.rng.scope(mx.random.key(0)),
-        pytest.raises(ValueError, match=r"^adapters\.load: .*'layers\.0\.q_proj'"),
+        pytest.raises(ValueError, match=r"(?s)^adapters\.load: .*layers\.0\.q_proj is not in"),
     ):
         adapters.load(tmp_path, nn.Sequential(nn.Linear(4, 4)))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -256,5 +254,5 @@ def test_adapters_that_differ_cannot_be_stored(model, tmp_path):
     copy = adapters.lora(model, "layers.0.q_proj", rank=4, alpha=8, key=KEY)
     copy = adapters.lora(copy, "layers.1.q_proj", rank=2, alpha=8, key=KEY)
     assert [row.rank for row in adapters.report(copy).rows] == [4, 2]
-    with pytest.raises(ValueError, match=r"^adapters\.save: .*rank 2.*rank 4"):
+    with pytest.raises(ValueError, match=r"^adapters\.save: .*rank 4.*rank 2"):
         adapters.save(tmp_path, copy)

@@ -1,1 +1,1 @@
-"""Low-rank adapters: layers, their placement in a module, their files."""
+"""Low-rank adapters of a module's layers: added, reported, merged, saved and loaded."""

@@ -11,7 +11,7 @@ from purestep._core.types import Apply
 from purestep._modules.early import refuse_bound_checkpoint
 from purestep._modules.recomputing import Remat, chosen
 from purestep._modules.running import Runner
-from purestep._modules.slots import slots_of, trained_and_held
+from purestep._modules.slots import paths_chosen, slots_of, trained_and_held
 
 
 def functional(
@@ -49,8 +49,10 @@ def functional(
 
     Args:
         module: any `mlx.nn.Module`; it is read, never changed.
-        trainable: patterns of the arrays in `params`, such as `("*.norm.weight", "head.*")`; `*` is any text.
-            By default these are the arrays that `module.freeze` has not frozen.
+        trainable: patterns of the arrays in `params`, such as `("*.norm", "head.weight")`; `*` is any text. A
+            pattern matches the path of an array or of a layer that holds it. Running statistics stay in
+            `model_state`. `write_back` needs the same patterns. By default these are the arrays that
+            `module.freeze` has not frozen.
         discard: paths of attributes that the forward pass may change without an effect on later calls, such
             as a cached mask. Patterns such as `"layers.*._mask"` are allowed. Each call starts without the
             change.
@@ -92,8 +94,8 @@ def functional(
         raise TypeError(f"functional: module must be an mlx.nn.Module, got {type(module).__name__}")
     refuse_bound_checkpoint(module)
     slots = slots_of(module)
-    texts = (trainable,) if isinstance(trainable, str) else trainable
-    trained, held = trained_and_held(module, slots, texts)
+    paths = None if trainable is None else paths_chosen("functional", module, slots, trainable)
+    trained, held = trained_and_held(module, slots, paths)
     # New handles of the same data: writing into the module's arrays does not change these trees.
     params, model_state = tree.map(copy.copy, trained), tree.map(copy.copy, held)
     patterns = (discard,) if isinstance(discard, str) else tuple(discard)

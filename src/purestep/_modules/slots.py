@@ -1,13 +1,14 @@
-"""Slots: the places in a module that hold its arrays, by path."""
+"""Slots: the places in a module that hold its arrays, by path, and which of the arrays are trained."""
 
-from collections.abc import Callable, Iterator, Sequence
+import difflib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._core import checks, tree
-from purestep._core.tree.patterns import matched
+from purestep._core.tree.patterns import compile_pattern, shown_paths
 from purestep._core.types import Params, Tree
 from purestep._modules.contents import Contents, Place
 
@@ -44,11 +45,21 @@ class PrivateSlot(Slot):
         return getattr(self.container, self.key)
 
 
+def all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
+    """Yield every slot of an array of `module.parameters()`, with its path."""
+    for segment, key, child in _entries(node):
+        below = tree.join(path, segment)
+        if isinstance(child, mx.array):
+            yield below, Slot(node, key)
+        else:
+            yield from all_slots(below, child)
+
+
 def slots_of(module: nn.Module) -> dict[str, list[Slot]]:
     """Return every slot of each array of `module.parameters()`, by the first path of the array."""
     slots: dict[str, list[Slot]] = {}
     owners: dict[int, str] = {}
-    for path, slot in _all_slots("", module):
+    for path, slot in all_slots("", module):
         owner = owners.setdefault(id(slot.read()), path)
         slots.setdefault(owner, []).append(slot)
     return slots
@@ -71,35 +82,54 @@ def private_arrays(where: list[Place], image: Contents) -> list[tuple[PrivateSlo
     return found
 
 
+def paths_chosen(
+    caller: str, module: nn.Module, slots: dict[str, list[Slot]], trainable: str | Sequence[str]
+) -> set[str]:
+    """Return the first path of each array that a pattern matches, itself or a layer around it.
+
+    Raises:
+        ValueError: for a pattern that matches nothing, or an array of integers.
+    """
+    patterns = (trainable,) if isinstance(trainable, str) else tuple(trainable)
+    if not patterns:
+        raise checks.error(caller, "trainable must have at least one pattern, got none")
+    first = {id(held_at[0].read()): path for path, held_at in slots.items()}
+    places = [(path, slot.read()) for path, slot in all_slots("", module)]
+    statistics = _never_trained(module)
+    found: set[str] = set()
+    for text in patterns:
+        compiled = compile_pattern(caller, text)
+        matched = [(path, array) for path, array in places if any(map(compiled.fullmatch, _above(path)))]
+        if not matched:
+            names = [path for path, _ in places]
+            near = difflib.get_close_matches(text, names, n=4, cutoff=0.0)
+            shown = f"the nearest are {', '.join(near)}" if near else f"it has {shown_paths(names)}"
+            raise checks.error(caller, f"trainable pattern {text!r} matches none of the arrays; {shown}")
+        able = [(path, array) for path, array in matched if id(array) not in statistics]
+        if not able:
+            raise checks.error(
+                caller, f"trainable pattern {text!r} matches only running statistics, as {matched[0][0]}"
+            )
+        for path, array in able:
+            _check_floating(caller, text, path, array)
+            found.add(first[id(array)])
+    return found
+
+
 def trained_and_held(
-    module: nn.Module, slots: dict[str, list[Slot]], trainable: Sequence[str] | None = None
+    module: nn.Module, slots: dict[str, list[Slot]], chosen: Collection[str] | None = None
 ) -> tuple[Params, Tree]:
     """Return the trained arrays and the others, each array only under its first path.
 
-    Trained are the arrays that match the patterns, or those that the module has not frozen.
+    Trained are the arrays with the chosen paths, or those that the module has not frozen.
     """
-    if trainable is None:
+    if chosen is None:
         trained = _select(module.trainable_parameters(), slots.__contains__)
     else:
-        chosen = _chosen(slots, trainable)
         trained = _pruned(_select(module.parameters(), chosen.__contains__))
     paths = set(tree.paths(trained))
     held = _select(module.parameters(), lambda path: path in slots and path not in paths)
     return trained, _pruned(held)
-
-
-def _chosen(slots: dict[str, list[Slot]], trainable: Sequence[str]) -> set[str]:
-    """Return the paths of the arrays to train; refuse those that have no gradient."""
-    chosen = matched("functional", trainable, list(slots))
-    for path in sorted(chosen):
-        array = slots[path][0].read()
-        if not mx.issubdtype(array.dtype, mx.floating):
-            stored = ", as the weights of a quantized layer are" if array.dtype == mx.uint32 else ""
-            raise checks.error(
-                "functional",
-                f"trainable must match floating-point arrays, but {path} is {array.dtype}{stored}",
-            )
-    return chosen
 
 
 def check_fits(
@@ -122,15 +152,6 @@ def check_fits(
     lines = [f"lacks {path}" for path in sorted(want.keys() - got.keys())]
     lines += [f"has {path or 'a bare value'}" for path in sorted(got.keys() - want.keys())]
     raise checks.error(caller, f"{name} does not fit the module: it {', '.join(lines[:10])}")
-
-
-def _all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
-    for segment, key, child in _entries(node):
-        below = tree.join(path, segment)
-        if isinstance(child, mx.array):
-            yield below, Slot(node, key)
-        else:
-            yield from _all_slots(below, child)
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -174,3 +195,32 @@ def _pruned(node: Any) -> Any:
         children = [_pruned(child) for child in node]
         return children if tree.leaves(children) else []
     return node
+
+
+def _check_floating(caller: str, text: str, path: str, array: mx.array) -> None:
+    if not mx.issubdtype(array.dtype, mx.floating):
+        raise checks.error(
+            caller,
+            f"trainable must match floating-point arrays, but {path} is {tree.dtype_name(array.dtype)}, as "
+            f"quantized weights are (pattern {text!r}); add adapters to its layer with ps.adapters.lora",
+        )
+
+
+def _above(path: str) -> list[str]:
+    """Return a path and those of all containers around it."""
+    parts = path.split(".")
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
+
+
+def _never_trained(module: nn.Module) -> set[int]:
+    """Return the `id` of each array that its layer keeps frozen, such as the statistics of BatchNorm."""
+    kept: set[int] = set()
+    for part in module.modules():
+        kind: Any = type(part)
+        if kind.unfreeze is not nn.Module.unfreeze:
+            twin = kind.__new__(kind)  # the module itself is not changed
+            dict.update(twin, part)
+            vars(twin).update(vars(part), _no_grad=set(part._no_grad))
+            twin.unfreeze(recurse=False)
+            kept.update(id(part[name]) for name in twin._no_grad if name in part)
+    return kept
