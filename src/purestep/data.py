@@ -40,8 +40,10 @@ __all__ = [
     # Sources made of sources
     "Mixture",
     "Stages",
+    # Curricula
     "length_curriculum",
     "difficulty_curriculum",
+    # Windows of a text
     "Characters",
     "consecutive_windows",
     "RandomWindows",

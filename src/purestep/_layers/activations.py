@@ -53,7 +53,7 @@ def _gelu_slope(x: mx.array) -> mx.array:
 def _gelu_approx_slope(x: mx.array) -> mx.array:
     """Return the derivative of GELU's `tanh` form, with an absolute error below 4e-7, on a GPU 2e-6."""
     if hardware.on_gpu():
-        # With the casts before and after, these are eleven operations in a row: one kernel, and no more.
+        # MLX fuses at most 11 operations in a row. With the casts before and after these are 11.
         square = x * x
         s = mx.sigmoid(x * (2 * _ROOT + (2 * _ROOT * 0.044715) * square))
         return s + (1 - s) * (s * (x * (2 * _ROOT + (2 * _ROOT * 0.134145) * square)))

@@ -6,6 +6,7 @@ from purestep._checkpoint.run.record import Record, best_of, check_metric
 from purestep._core import checks
 
 KeepPolicy = Callable[[Sequence[Record]], set[int]]
+"""A function from the records of all checkpoints to the steps to keep. The newest one is always kept."""
 
 
 def keep_last(n: int) -> KeepPolicy:

@@ -51,7 +51,8 @@ def difficulty_curriculum(
     """Return batches that are drawn from the easiest rows at first, and from all rows after a warm-up.
 
     In the warm-up, a batch is drawn without repetition from the easiest rows; their share of all rows grows
-    linearly from `easiest` to 1. After it, every row comes once an epoch, as in `Batches`. Any batch is a
+    linearly from `easiest` to 1. After it, each epoch is a shuffled pass, as in `Batches`: rows that do
+    not fill the last batch are left out. Any batch is a
     function of the seed and the step.
 
     Args:
@@ -67,8 +68,8 @@ def difficulty_curriculum(
         world: as for `Batches`.
 
     Raises:
-        ValueError: if there is not one difficulty a row, one is NaN, or the first stage has fewer rows than a
-            batch.
+        ValueError: if there is not one difficulty a row, if one is NaN, or if the easiest rows at step 0 are
+            fewer than a batch.
 
     >>> import mlx.core as mx
     >>> source = difficulty_curriculum({"x": mx.arange(100)}, list(range(100)), 4, steps=1000)

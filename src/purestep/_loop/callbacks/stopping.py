@@ -124,15 +124,17 @@ def early_stopping(
 ) -> EarlyStopping:
     """Stop when a figure has not improved in `patience` evaluations.
 
-    The decision is a function of the history, so a resumed run stops at the same step. A run that stopped is
-    not continued when it is started again: it ends at once with the same reason, unless `patience` is larger.
+    The decision is a function of the history, so a resumed run stops at the same step. A run that
+    this callback stopped is not continued when it is started again: it ends at once with the same reason. To
+    go on, give a larger `patience`.
 
     Args:
-        metric: a figure of an evaluation.
+        metric: the name of an evaluation and its metric: `eval_loss` is `loss` of the evaluation `eval`.
         patience: evaluations without improvement, at least 1.
-        min_delta: the least improvement that counts, at least 0.
+        min_delta: an improvement counts only if it is larger than this; at least 0.
         mode: `min` if smaller is better, or `max`.
-        baseline: a value that the figure must beat to improve at all.
+        baseline: the first best value. A value that does not beat it by more than `min_delta` is no
+            improvement.
 
     Raises:
         ValueError: when `fit` begins, if it makes no evaluation; at the first evaluation, if no evaluation

@@ -92,7 +92,7 @@ def smooth_l1_loss(
         beta: greater than 0, in the units of the targets.
         weights: as in `squared_error`.
 
-    Raises: as `huber_loss`, for `beta`.
+    Raises: as `huber_loss`, with `beta` in place of `delta`.
 
     Reference: Girshick, arXiv:1504.08083.
 

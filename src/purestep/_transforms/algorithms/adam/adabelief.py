@@ -35,7 +35,8 @@ def scale_by_belief(
 
     With `nesterov`, the numerator is `b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1 ** t)`.
 
-    As published, `eps_root` is added to the state at every update, so it accumulates. If gradients hardly
+    As in the paper, `eps_root` is added to `nu` at every update; its sum approaches `eps_root / (1 - b2)`. If
+    gradients hardly
     vary, steps become much longer than the learning rate. The method intends this.
 
     Args:
@@ -54,7 +55,7 @@ def scale_by_belief(
     >>> import mlx.core as mx
     >>> transform = scale_by_belief()
     >>> updates, _ = transform.update({"w": mx.array(5.0)}, transform.init({"w": mx.array(0.0)}))
-    >>> round(updates["w"].item(), 4)  # 5 / 4.5, its distance from the mean
+    >>> round(updates["w"].item(), 4)  # 5 / 4.5: the mean is 0.5, the distance 4.5
     1.1111
     """
     b1, b2 = moments.decays("scale_by_belief", b1=b1, b2=b2)

@@ -13,9 +13,10 @@ from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
 
 class ScaleByNovogradState(ScaleByAdamState):
-    """State of `scale_by_novograd`, like that of Adam with another `mu` and `nu`.
+    """State of `scale_by_novograd`. It has the fields of `ScaleByAdamState` with other meanings.
 
     Attributes:
+        count: 0-d int32, the number of updates made.
         mu: like params, the decayed sum of normalized gradients; float32, or `mu_dtype` if given.
         nu: a 0-d float32 array for each parameter, the running mean of the squared norm of its gradient.
     """

@@ -27,7 +27,8 @@ _PRECONDITIONINGS = ("frobenius", "aol", "schatten")
 class MuonDimensionNumbers(NamedTuple):
     """The axes of a weight that are its inputs and outputs; other axes index separate matrices.
 
-    The defaults are those of an MLX weight [out, in].
+    The defaults are those of an MLX weight [out, in]. The function `matrices` of `scale_by_muon` returns it,
+    and `orthogonalize` takes it.
 
     Attributes:
         reduction_axis: the axis or axes of the inputs, which are summed over.

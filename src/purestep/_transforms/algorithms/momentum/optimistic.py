@@ -135,9 +135,11 @@ def optimistic_adam_v2(
 ) -> GradientTransform:
     """Chain `scale_by_adam`, `scale_by_optimistic_gradient` and `scale_by_learning_rate` (arXiv:1711.00141).
 
+    With `u` the update of Adam, a step is `alpha * u + beta * (u - previous u)` times the learning rate.
+
     Args:
         learning_rate: a number of at least 0, a 0-d array or a schedule.
-        alpha, beta: as in `scale_by_optimistic_gradient`, for the updates of Adam.
+        alpha, beta: factors of Adam's update and of its change since the previous step.
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `scale_by_adam`.
 
     >>> transform, params = optimistic_adam_v2(1e-2, nesterov=False), {"w": mx.array(1.0)}
