@@ -312,12 +312,12 @@ def test_a_replay_bundle_is_shown_as_one(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nothing at"),
+        (["nowhere"], "path must exist"),
         (["run", "--step", "3"], "run ... no step 3; ... 100, 200"),
         (["run/step_00000100", "--step", "100"], "--step ... directory of a run"),
         (["run", "--leaves", "zz*"], "--leaves 'zz*' ... no array"),
         (["run", "--leaves", "zz*", "--diff", "run"], "--leaves 'zz*' ... no array ... either"),
-        (["run", "--diff", "nowhere"], "nothing at"),
+        (["run", "--diff", "nowhere"], "path must exist"),
         (["."], "no checkpoint in"),
         (["/dev/null"], "/dev/null ... directory ... file"),
     ],

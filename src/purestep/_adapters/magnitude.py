@@ -34,7 +34,7 @@ class MagnitudeAdapter(Adapter):
     def factors(self) -> mx.array:
         """Return the factor of each row of the updated weight, in float32."""
         updated = dense(self.base) + self.update_of_weight()
-        # `m` may be of a reduced dtype: the lengths are rounded as it was, and the first factors are 1.
+        # `m` may have a reduced dtype. Rounding the lengths to it makes the factors at the start exactly 1.
         return self.m.astype(mx.float32) / mx.stop_gradient(
             lengths(updated).astype(self.m.dtype).astype(mx.float32)
         )

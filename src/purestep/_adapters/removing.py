@@ -44,14 +44,12 @@ def remove(module: Module) -> Module:
     """Return a copy of a module without its adapters: the base that they were added to, bit for bit.
 
     Args:
-        module: a module with adapters; it is left unchanged.
+        module: as in `merge`.
 
     Returns:
-        A new module. Its floating-point arrays are trainable, its quantized weights are frozen.
+        A new module, frozen as that of `merge`.
 
-    Raises:
-        ValueError: if the module has no adapters, or cannot be copied.
-        TypeError: if `module` is not a module.
+    Raises: as `merge`.
 
     >>> from purestep import adapters
     >>> model = nn.Sequential(nn.Linear(8, 4))

@@ -92,7 +92,7 @@ def gelu(x: mx.array) -> mx.array:
     The value is that of `mlx.nn.gelu`. The absolute error of the derivative is below 4e-7.
 
     Args:
-        x: floating, any shape.
+        x: floating, any shape, as for the other activations.
 
     Reference: Hendrycks and Gimpel, arXiv:1606.08415.
 
@@ -103,12 +103,7 @@ def gelu(x: mx.array) -> mx.array:
 
 
 def gelu_approx(x: mx.array) -> mx.array:
-    """Return GELU in its `tanh` form; the value is that of `mlx.nn.gelu_approx`.
-
-    Args:
-        x: floating, any shape.
-
-    Reference: Hendrycks and Gimpel, arXiv:1606.08415.
+    """Return GELU in its `tanh` form (arXiv:1606.08415), the value of `mlx.nn.gelu_approx`.
 
     >>> gelu_approx(mx.array([-1.0, 0.0, 1.0]))
     array([-0.158808, 0, 0.841192], dtype=float32)
@@ -117,10 +112,7 @@ def gelu_approx(x: mx.array) -> mx.array:
 
 
 def mish(x: mx.array) -> mx.array:
-    """Return `x * tanh(softplus(x))`; the value is that of `mlx.nn.mish`.
-
-    Args:
-        x: floating, any shape.
+    """Return `x * tanh(softplus(x))`, the value of `mlx.nn.mish`, for floating `x` of any shape.
 
     Reference: Misra, arXiv:1908.08681.
 
@@ -133,10 +125,7 @@ def mish(x: mx.array) -> mx.array:
 def silu(x: mx.array) -> mx.array:
     """Return `x * sigmoid(x)`; the value is that of `mlx.nn.silu`.
 
-    The gradient takes as long as MLX's, and keeps one array less.
-
-    Args:
-        x: floating, any shape.
+    `x` is floating, of any shape. The gradient takes as long as MLX's, and keeps one array less.
 
     Reference: Elfwing et al., arXiv:1702.03118.
 

@@ -52,7 +52,7 @@ class TrainState(NamedTuple):
 
         Raises:
             TypeError: for a leaf that is not an array, such as a Python number, with its path.
-            ValueError: for parameters of another dtype than floating-point, or if there are none.
+            ValueError: if a parameter is not floating-point, or if `params` has no arrays.
 
         >>> import purestep as ps
         >>> state = ps.TrainState.create({"w": mx.zeros(3)}, ps.optimizers.sgd(0.1))

@@ -62,26 +62,25 @@ def test_a_checkpoint_that_is_in_its_place_counts_and_removes_no_older_one(tmp_p
     checkpointer.close()
 
 
-def test_a_checkpoint_that_cannot_be_read_back_is_saved(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("home", "name", "error"),
+    [
+        (directory, "read", OSError(errno.EMFILE, "Too many")),
+        (store, "remove", PermissionError(errno.EACCES, "no")),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_back_or_cleaned_up_after_is_saved(
+    home, name, error, tmp_path, monkeypatch
+):
     checkpointer = Checkpointer(tmp_path, keep=keep_last(1), asynchronous=False)
     checkpointer.save(ONES, step=1)
     with monkeypatch.context() as patched:
-        patched.setattr(directory, "read", raising(OSError(errno.EMFILE, "Too many")))
-        with pytest.raises(OSError, match=r"step 2 is saved, .*clean.*Too many"):
-            checkpointer.save(TWOS, step=2)
-    checkpointer.save(TWOS, step=3)
-    assert [record.step for record in checkpointer.list()] == [3]
-    checkpointer.close()
-
-
-def test_a_cleaning_that_fails_in_the_system_is_an_os_error(tmp_path, monkeypatch):
-    checkpointer = Checkpointer(tmp_path, keep=keep_last(1), asynchronous=False)
-    checkpointer.save(ONES, step=1)
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "remove", raising(PermissionError(errno.EACCES, "no")))
-        with pytest.raises(OSError, match="step 2 is saved, .*clean.*: no$"):
+        patched.setattr(home, name, raising(error))
+        with pytest.raises(OSError, match=f"step 2 is saved, .*clean.*: {error.strerror}$"):
             checkpointer.save(TWOS, step=2)
     assert checkpointer.restore().record.step == 2
+    checkpointer.save(TWOS, step=3)
+    assert [record.step for record in checkpointer.list()] == [3]
     checkpointer.close()
 
 

@@ -1,4 +1,4 @@
-"""A signal ends `fit` wherever it arrives: before it, in the first compilation, in the last step."""
+"""Signals around `fit`: before it, in another thread, and with an error of MLX's compiler."""
 
 import signal
 import threading
@@ -77,12 +77,6 @@ def test_a_signal_within_fit_is_seen_outside(tmp_path):
             ctrl_c()
 
 
-def test_a_compiler_that_ctrl_c_ends_in_the_first_step_is_no_error(tmp_path, whole):
-    result = fitted(tmp_path / "part", lost_kernel)
-    assert (result.reason, result.steps) == ("signal", 0)
-    check_resumed(tmp_path / "part", whole)
-
-
 def test_a_compiler_that_ctrl_c_ends_in_an_evaluation_is_no_error(tmp_path, whole):
     evaluation = ps.Evaluation(lost_kernel, [batch_of(99)], every=4)
     with ps.checkpoint.Checkpointer(tmp_path / "part") as checkpointer:
@@ -103,15 +97,6 @@ def test_an_error_without_a_signal_or_of_another_kind_is_raised(tmp_path, error)
     with pytest.raises(error, match="own") as caught:
         fitted(tmp_path, failing)
     assert caught.value.result.steps == 0
-
-
-def test_a_signal_in_the_last_step_leaves_its_evaluation_to_the_resumed_run(tmp_path, whole):
-    part = fitted(
-        tmp_path / "part", callbacks=[lambda progress: ctrl_c() if progress.step == STEPS else None]
-    )
-    assert (part.reason, part.steps) == ("signal", STEPS)
-    assert part.history.column("eval_loss")[0] == [4]
-    check_resumed(tmp_path / "part", whole)
 
 
 def test_a_run_in_another_thread_sees_the_signals_that_the_main_thread_watches(tmp_path):

@@ -251,7 +251,9 @@ def _verify(caller: str, text: SealedText, chunks: Iterator[memoryview]) -> None
             whole = _joined([next(chunks) for _ in range(_pieces(size))])
             expected = scan.string(text.text, *found[1:])
             if len(whole) != size or not verified(caller, node.path, expected, whole):
-                raise CorruptError(f"{caller}: data is damaged: {node.path} is not as it was written")
+                raise CorruptError(
+                    f"{caller}: data is damaged: {node.path or 'the array'} is not as it was written"
+                )
         if next(chunks, None) is not None:
             raise StopIteration
     except (ScanError, KeyError):

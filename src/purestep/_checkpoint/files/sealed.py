@@ -18,7 +18,7 @@ def header_in_file(caller: str, path: Path) -> dict[str, Any] | None:
     """Return the content of the sealed header of a safetensors file, or `None` for a file of another program.
 
     Raises:
-        CorruptError: if it is not as it was written.
+        CorruptError: if the text was changed after it was written.
     """
     found, size = metadata_of(caller, path)
     if KEY not in found and not any(mark.encode() in text for text in found.values() for mark in MARKS):
@@ -39,7 +39,7 @@ def header_in_index(caller: str, path: Path, index: Index, *, lenient: bool = Fa
         lenient: accept that files of another program are missing or damaged.
 
     Raises:
-        CorruptError: if it is not as it was written.
+        CorruptError: if the text was changed after it was written.
     """
     if index.header is None and index.arrays and not sealed(index.text.decode(errors="replace")):
         if any(_is_part(caller, path.parent / name, lenient) for name in index.files):

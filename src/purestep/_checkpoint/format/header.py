@@ -168,8 +168,8 @@ def unseal(
             number of its arrays. Metadata of others is left out.
 
     Raises:
-        CorruptError: if it was not written by purestep, is not as it was written, or does not name the same
-            arrays in its tree and in its checksums.
+        CorruptError: if purestep did not write it, if it was changed afterwards, or if its tree and its
+            checksums name different arrays.
         ValueError: if another version of purestep wrote it, or its checksum cannot be computed here.
     """
     found = open_sealed(caller, source, text)

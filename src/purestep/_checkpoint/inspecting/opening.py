@@ -27,7 +27,7 @@ def open_arrays(caller: str, path: Path) -> StoredArrays:
         FileNotFoundError: if the path does not exist.
     """
     if not os.path.lexists(path):
-        raise FileNotFoundError(f"{caller}: there is nothing at {path}")
+        raise FileNotFoundError(f"{caller}: path must exist, {path} does not")
     if path.is_dir():
         return _checkpoint(caller, path)
     if path.name.endswith(INDEX):

@@ -69,7 +69,7 @@ def pack(
 
     Raises:
         ValueError: if a sequence is empty or too long, holds anything but tokens in [0, 2**31), or has a mask
-            of another length or with other numbers than 0 and 1; or if there are none.
+            of another length or with numbers other than 0 and 1; or if there is no sequence.
         TypeError: if a sequence is a text or cannot be iterated.
 
     Reference: best-fit packing of documents, Ding et al., arXiv:2404.10830.
