@@ -161,7 +161,7 @@ def test_a_source_that_shuffles_differently_or_got_shorter_is_not_resumed():
     state = stream.get_state()
     other = Stream(lambda epoch: (batch_of(number) for number in orders[1]))
     other.set_state(state)
-    with pytest.raises(ValueError, match="Stream: source .*batch of epoch 0 .*same_data=False"):
+    with pytest.raises(ValueError, match=r"Stream: source .*batch of epoch 0 .*Stream\(.*same_data=False"):
         next(iter(other))
     accepted = Stream(lambda epoch: (batch_of(number) for number in orders[1]), same_data=False)
     accepted.set_state(state)

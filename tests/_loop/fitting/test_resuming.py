@@ -166,24 +166,28 @@ def test_a_source_that_is_too_short_to_resume_is_refused(tmp_path):
         fitted(tmp_path, iter([batch_of(number) for number in range(3)]))
 
 
-def test_an_iterable_with_a_state_of_its_own_is_not_read_again(tmp_path):
+@pytest.mark.parametrize("live", [False, True])
+def test_an_iterable_with_a_state_of_its_own_is_not_read_again(live, tmp_path):
+    """Also one whose state is an object that changes as it is read, while batches are drawn ahead."""
+
     class Own(Passes):
         def __init__(self):
             super().__init__()
-            self.place, self.read = 0, []
+            self.now, self.read = {"place": [0]}, []
 
         def __iter__(self):
-            while self.place < 50:
-                self.read.append(self.place)
-                self.place += 1
-                yield batch_of(self.place - 1)
-            self.place = 0
+            place = self.now["place"]
+            while place[0] < 50:
+                self.read.append(place[0])
+                place[0] += 1
+                yield batch_of(place[0] - 1)
+            place[0] = 0
 
         def get_state(self):
-            return {"place": self.place}
+            return self.now if live else {"place": [*self.now["place"]]}
 
         def set_state(self, saved):
-            self.place = saved["place"]
+            self.now = {"place": [*saved["place"]]}
 
     whole, _ = fitted(tmp_path / "whole", Own(), prefetch=0)
     fitted(tmp_path / "parts", Own(), interrupting(5), prefetch=2)

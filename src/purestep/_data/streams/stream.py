@@ -140,7 +140,7 @@ class Stream:
                 raise checks.error(
                     _CALLER,
                     "source must repeat the batches of the run that is resumed: the first batch of epoch "
-                    f"{self._epoch} differs. Pass the same data in the same order, or same_data=False",
+                    f"{self._epoch} differs. Pass the same data, or Stream(..., same_data=False)",
                 )
 
 

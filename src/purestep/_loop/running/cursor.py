@@ -1,5 +1,6 @@
 """The batches of a source in order, with the position after each."""
 
+import copy
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -128,7 +129,8 @@ class PassCursor:
     def _position(self) -> dict[str, Any]:
         position = {"epoch": self._epoch, "batch": self._drawn, "first": self._first}
         own = getattr(self._source, "get_state", None)
-        return {**position, "own": own()} if own is not None else position
+        # Copied, since batches are drawn ahead: a source may return the object that it goes on changing.
+        return {**position, "own": copy.deepcopy(own())} if own is not None else position
 
     def _restore(self, position: Mapping[str, Any]) -> None:
         self._epoch, count, own = position["epoch"], position["batch"], position.get("own")
