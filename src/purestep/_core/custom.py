@@ -44,22 +44,52 @@ class Mark(NamedTuple):
     gradients: list[mx.array]
 
 
+class Opaque(NamedTuple):
+    """One call of an operation that MLX cannot describe.
+
+    Attributes:
+        name: of the operation.
+        inputs: what it reads.
+        outputs: stand-ins for what it returns.
+    """
+
+    name: str
+    inputs: list[mx.array]
+    outputs: list[mx.array]
+
+
+class Captured(NamedTuple):
+    """What a capture collects."""
+
+    marks: list[Mark]
+    opaque: list[Opaque]
+
+
 class _Capture(threading.local):
     def __init__(self) -> None:
-        self.marks: list[Mark] | None = None
+        self.now: Captured | None = None
 
 
 _capture = _Capture()
 
 
 @contextmanager
-def capturing() -> Iterator[list[Mark]]:
+def capturing() -> Iterator[Captured]:
     """Collect the marks of all functions with gradients of their own that this thread calls in the block."""
-    before, _capture.marks = _capture.marks, []
+    before, _capture.now = _capture.now, Captured([], [])
     try:
-        yield _capture.marks
+        yield _capture.now
     finally:
-        _capture.marks = before
+        _capture.now = before
+
+
+def opaque(name: str, inputs: list[mx.array], shapes: list[tuple[tuple[int, ...], mx.Dtype]]) -> list[mx.array]:
+    """Return arrays that stand for the results of an operation, while a graph is captured."""
+    assert _capture.now is not None
+    total = sum((array.astype(mx.float32).sum() for array in inputs), mx.array(0.0))
+    outputs = [mx.broadcast_to(total.astype(dtype), shape) for shape, dtype in shapes]
+    _capture.now.opaque.append(Opaque(name, list(inputs), outputs))
+    return outputs
 
 
 class custom_function:  # noqa: N801
@@ -84,9 +114,9 @@ class custom_function:  # noqa: N801
         return fun
 
     def __call__(self, *args: Any) -> Any:
-        if _capture.marks is None or self._vjp is None:
+        if _capture.now is None or self._vjp is None:
             return self._function(*args)
-        return _marked(_capture.marks, self._fun, self._vjp, args)
+        return _marked(_capture.now.marks, self._fun, self._vjp, args)
 
 
 def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,7 +124,7 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
     original = _CHECKPOINT(fun)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _capture.marks is None:
+        if _capture.now is None:
             return original(*args, **kwargs)
         given = (args, kwargs)
 
@@ -106,7 +136,7 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
             ordered: Any = mx.depends(_leaves(primals), _leaves(outputs))
             return mx.vjp(lambda *arrays: _leaves(run(*arrays)), ordered, _leaves(cotangents))[1]
 
-        return _marked(_capture.marks, run, backward, tuple(tree.leaves(given)))
+        return _marked(_capture.now.marks, run, backward, tuple(tree.leaves(given)))
 
     return call
 

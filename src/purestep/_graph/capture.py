@@ -8,7 +8,11 @@ import mlx.core as mx
 
 from purestep._core import context, custom, tree
 from purestep._core.types import Tree
+from purestep._graph import fast
 from purestep._graph.nodes import Graph, Operation, Value, ordered, readers
+
+
+Note = custom.Mark | custom.Opaque
 
 
 def capture(fun: Callable[..., Tree], *args: Tree) -> Graph:
@@ -25,7 +29,7 @@ def capture(fun: Callable[..., Tree], *args: Tree) -> Graph:
     given = tree.leaves(args)
     places = [index for index, leaf in enumerate(given) if isinstance(leaf, mx.array)]
     events: list[dict[str, Any]] = []
-    marks: list[custom.Mark] = []
+    noted: list[Note] = []
     counts: list[int] = []
 
     def flat(*arrays: mx.array) -> list[mx.array]:
@@ -35,13 +39,13 @@ def capture(fun: Callable[..., Tree], *args: Tree) -> Graph:
         with custom.capturing() as found:
             result = fun(*tree.unflatten(args, leaves))
         results = [leaf for leaf in tree.leaves(result) if isinstance(leaf, mx.array)]
-        marks.extend(found)
+        noted.extend([*found.marks, *found.opaque])
         counts.append(len(results))
-        return [*results, *(array for mark in marks for array in _arrays(mark))]
+        return [*results, *(array for note in noted for array in _arrays(note))]
 
     with _described():
         mx.export_function(events.append, flat, *(given[place] for place in places))
-    return _graph(events, counts[0], marks)
+    return _graph(events, counts[0], noted)
 
 
 @contextmanager
@@ -50,18 +54,18 @@ def _described() -> Iterator[None]:
     own, mx.custom_function = mx.custom_function, custom.custom_function  # type: ignore[assignment, misc]
     mx.disable_compile()
     try:
-        with context.installed():
+        with context.installed(), fast.described():
             yield
     finally:
         mx.custom_function = own  # type: ignore[misc]
         mx.enable_compile()
 
 
-def _arrays(mark: custom.Mark) -> list[mx.array]:
-    return [array for part in mark for array in part if array is not None]
+def _arrays(note: Note) -> list[mx.array]:
+    return [array for part in note if not isinstance(part, str) for array in part if array is not None]
 
 
-def _graph(events: list[dict[str, Any]], count: int, marks: list[custom.Mark]) -> Graph:
+def _graph(events: list[dict[str, Any]], count: int, noted: list[Note]) -> Graph:
     values: dict[str, Value] = {}
 
     def value(described: Any) -> Value:
@@ -88,8 +92,12 @@ def _graph(events: list[dict[str, Any]], count: int, marks: list[custom.Mark]) -
             Operation(event["name"], read, made, list(event["arguments"]))
     remaining = iter(outputs[count:])
     replaced = _Replaced(ordered(outputs))
-    for mark in marks:
-        replaced.insert(custom.Mark(*([x if x is None else next(remaining) for x in part] for part in mark)))
+    for note in noted:
+        parts = [part if isinstance(part, str) else [x if x is None else next(remaining) for x in part] for part in note]
+        if isinstance(note, custom.Mark):
+            replaced.insert(custom.Mark(*parts))
+        else:
+            Operation(*parts, [])
     outputs = [replaced.final(output) for output in outputs[:count]]
     replaced.settle(outputs)
     used = {value for operation in ordered(outputs) for value in operation.inputs} | {*outputs}
