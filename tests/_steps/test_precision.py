@@ -126,7 +126,7 @@ def test_an_overflow_in_float16_skips_the_step_and_halves_the_scale(compiled):
 
 def test_a_loss_that_float16_cannot_hold_shows_in_each_row():
     def loss_fn(params, batch, rng):
-        return ps.Mean.of((params["w"] * batch["x"]).astype(mx.float32))
+        return ps.Mean.of(mx.square((params["w"] * batch["x"]).astype(mx.float32)))
 
     transform = ps.transforms.dynamic_loss_scale(ps.optimizers.sgd(1.0), init_scale=4.0)
     step = ps.loss_scaled_step(ps.compute_in(loss_fn, mx.float16, inputs="x"), transform)
