@@ -178,7 +178,7 @@ def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shar
                 "delete that state first, or save under another name"
             )
     for name in files:
-        _check_free(caller, path.parent / name, None if len(files) == 1 else index)
+        check_free(caller, path.parent / name, None if len(files) == 1 else index)
     sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
     header = seal({"tree": spec, "checksums": sums})
     if len(files) == 1:
@@ -195,12 +195,12 @@ def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shar
     atomic.write_text(index, tensors.index(files, {KEY: header}))
 
 
-def _check_free(caller: str, path: Path, index: Path | None) -> None:
+def check_free(caller: str, path: Path, index: Path | None = None) -> None:
     """Refuse to replace a file of another state: one that an index names, or no part of what `index` names.
 
     Without an index, `path` is the whole of a state and may be replaced by another whole.
     """
-    if index is not None and _index_of(path).exists():
+    if _index_of(path).exists():
         raise FileExistsError(
             f"{caller}: {path.parent} already holds {_index_of(path).name}, a state of the name {path.name}: "
             "delete that state first, or save under another name"

@@ -131,7 +131,7 @@ def read_weights(
     patterns = patterns_of(caller, partial)
     check_rename(caller, rename)
     check_arrays(caller, "like", like)
-    wanted = {_plain(path): (path, leaf) for path, leaf in tree.items(like)}
+    wanted = {plain_name(path): (path, leaf) for path, leaf in tree.items(like)}
     names, lines, notes = _names(caller, weights, rename)
     compiled = [compile_pattern(caller, text) for text in patterns]
     for text, pattern in zip(patterns, compiled, strict=True):
@@ -193,7 +193,7 @@ def _differences(
     return ""
 
 
-def _plain(path: str) -> str:
+def plain_name(path: str) -> str:
     """Return the name of a leaf in other programs: the plain keys, joined by dots."""
     segments = (json.loads(part) if part.startswith('"') else part.strip("[]") for part in split(path))
     return ".".join(segments)
