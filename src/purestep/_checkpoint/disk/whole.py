@@ -31,7 +31,8 @@ def check_vacant(caller: str, path: Path) -> None:
     found = next(path.iterdir(), None)
     if found is not None:
         raise FileExistsError(
-            f"{caller}: {path} is not empty, it has {found.name!a}: delete it first, or save under another name"
+            f"{caller}: {path} is not empty, it has {found.name!a}: "
+            "delete it first, or save under another name"
         )
     if path.samefile(os.curdir):
         raise FileExistsError(

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._checkpoint.disk import tensors
-from purestep._checkpoint.files.weights import plain_name
+from purestep._checkpoint.files.fitting import plain_name
 from purestep._core import checks, tree
 from purestep._core.types import Params, Tree
 from purestep._modules.slots import slots_of
@@ -26,7 +26,9 @@ def named_arrays(
             shape; for two arrays of one name; for an array that no file can hold; if there is no array.
     """
     if isinstance(model, TrainState):
-        raise TypeError(f"{caller}: model must be a module or parameters, got a TrainState: give state.params")
+        raise TypeError(
+            f"{caller}: model must be a module or parameters, got a TrainState: give state.params"
+        )
     if isinstance(model, nn.Module):
         found = _of_module(caller, model, {"params": params, "model_state": model_state})
     else:

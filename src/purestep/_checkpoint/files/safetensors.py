@@ -11,8 +11,9 @@ import mlx.core as mx
 from purestep._checkpoint.disk import atomic, device, tensors
 from purestep._checkpoint.disk.index import read_index
 from purestep._checkpoint.disk.naming import check_path
+from purestep._checkpoint.files.fitting import Options, read_weights
+from purestep._checkpoint.files.foreign import weights_at
 from purestep._checkpoint.files.sealed import header_in_file, header_in_index, stored_tree
-from purestep._checkpoint.files.weights import read_weights, weights_at
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import CorruptError, kind_of, reading, seal
 from purestep._checkpoint.format.names import INDEX, KEY, PART, SHARD, SUFFIX, index_of
@@ -249,7 +250,7 @@ def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
     weights = weights_at(caller, path)
     note = f"{said}: it has no checksums, so its bytes were not verified"
     try:
-        return read_weights(caller, weights, like, note=note, **options)
+        return read_weights(caller, weights, like, Options(**options), note=note)
     except CorruptError:
         raise
     except ValueError as error:
