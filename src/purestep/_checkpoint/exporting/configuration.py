@@ -107,7 +107,7 @@ def _settings(layer: Any) -> tuple[int, int, str, bool]:
 
 
 def _named(settings: tuple[Any, ...]) -> dict[str, Any]:
-    entry = dict(zip(("group_size", "bits", "mode"), settings, strict=False))
+    entry: dict[str, Any] = dict(zip(("group_size", "bits", "mode"), settings[:3], strict=True))
     return {**entry, "global_scale": True} if settings[3:] == (True,) else entry
 
 

@@ -54,5 +54,5 @@ def module_with(caller: str, weights: Weights, like: Module, options: Options) -
 def _same_bits(one: mx.array, other: mx.array) -> bool:
     if one is other:
         return True
-    parts = (array.reshape(-1).view(mx.uint8) for array in (one, other))
-    return bool(mx.array_equal(*parts).item())
+    first, second = (array.reshape(-1).view(mx.uint8) for array in (one, other))
+    return bool(mx.array_equal(first, second).item())

@@ -62,7 +62,7 @@ def load_weights(
         OSError: if the system cannot read a file, which does not mean damage.
         MemoryError: if there is not enough memory for the arrays.
 
-    >>> import tempfile
+    >>> import mlx.core as mx, tempfile
     >>> file = tempfile.mkdtemp() + "/model.safetensors"
     >>> mx.save_safetensors(file, {"model.body.w": mx.ones(2)})
     >>> like = {"body": {"w": mx.zeros(2)}, "dropout": {}}
@@ -84,5 +84,6 @@ def load_weights(
     weights = weights_at(caller, check_path(caller, path))
     template: Any = like
     if isinstance(template, nn.Module):
-        return module_with(caller, weights, template, options)
+        loaded: Any = module_with(caller, weights, template, options)
+        return loaded
     return read_weights(caller, weights, template, options)
