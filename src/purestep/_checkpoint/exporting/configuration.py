@@ -31,7 +31,7 @@ def text_of(caller: str, config: Mapping[str, Any], module: nn.Module | None) ->
         if not isinstance(key, str):
             raise TypeError(f"{caller}: config must have strings for keys, got {key!r}")
         try:
-            json.dumps(_tagged(value), allow_nan=False).encode()
+            json.dumps(_tagged(value), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise checks.error(caller, f"config must have JSON values, got {error} in {key!r}") from None
     return json.dumps(_tagged(held), indent=4, sort_keys=True) + "\n"
