@@ -3,6 +3,7 @@
 from typing import Any, reveal_type
 
 import mlx.core as mx
+import mlx.nn as nn
 
 import purestep as ps
 
@@ -12,7 +13,11 @@ def files(state: ps.TrainState, params: dict[str, mx.array]) -> None:
     reveal_type(ps.checkpoint.load("state.safetensors", like=params, cast=True))  # -> dict[str, array]
     reveal_type(ps.checkpoint.load("state.safetensors"))  # -> Any
     reveal_type(ps.checkpoint.load_weights("model", like=params))  # -> dict[str, array]
+    reveal_type(ps.checkpoint.load_weights("model", like=nn.Linear(2, 1)))  # -> Linear
     ps.checkpoint.load_weights("model")  # error: no template
+    ps.checkpoint.save_weights("model", params, config={"model_type": "llama"})
+    ps.checkpoint.save_weights("model", nn.Linear(2, 1), params, base="base")
+    ps.checkpoint.save_weights("model")  # error: no model
     ps.checkpoint.load(3, like=params)  # error: not a path
 
 

@@ -1,4 +1,4 @@
-"""mlx-lm loads what `save_weights` writes, and computes the same with it; so do we with what mlx-lm writes."""
+"""mlx-lm loads what `save_weights` writes and computes the same with it; and the other way round."""
 
 import json
 from pathlib import Path

@@ -34,7 +34,9 @@ def archive():
 @pytest.mark.parametrize("data", [archive(), pickle.dumps(Trap(), protocol=2)], ids=["zip", "pickle"])
 def test_pickles_are_refused_unread_with_a_way(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
-    words = rf"^checkpoint\.load_weights: path must be a safetensors file, got .*/{name}, .*run any code.*weights_only"
+    words = (
+        rf"^checkpoint\.load_weights: path must .* safetensors file, got .*/{name}, .*any code.*weights_only"
+    )
     places = [tmp_path / name] if name == "named" else [tmp_path / name, tmp_path]
     for place in places:
         with pytest.raises(ValueError, match=words) as error:
@@ -78,9 +80,7 @@ def test_convolutions_of_torch_compute_the_same_after_their_axes_are_moved(tmp_p
     save_file(arrays, tmp_path / "m.safetensors", metadata={"format": "pt"})
     with ps.rng.scope(mx.random.key(0)):
         like = nn.Conv2d(3, 6, 2)
-    with pytest.raises(
-        ValueError, match=r"weight has shape \(6, 3, 2, 2\) in .*\(6, 2, 2, 3\).* with convert"
-    ):
+    with pytest.raises(ValueError, match=r"weight .* \(6, 3, 2, 2\) in .*\(6, 2, 2, 3\).* with convert"):
         load_weights(tmp_path / "m.safetensors", like=like)
 
     def channels_last(found):
