@@ -57,8 +57,8 @@ def _of_module(caller: str, module: nn.Module, trees: dict[str, Any]) -> dict[st
         if path.rpartition(".")[2] == "lora_a":
             raise checks.error(
                 caller,
-                f"model must have no adapters, got {path}: merge them with ps.adapters.merge, or save them "
-                "alone with ps.adapters.save",
+                f"model must have no adapters, got {path}: merge them first, as ps.adapters.merge does, or "
+                "save them alone with ps.adapters.save",
             )
     lines = []
     for name, given in trees.items():

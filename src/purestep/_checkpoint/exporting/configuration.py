@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +18,12 @@ CONFIGURATION = "config.json"
 QUANTIZATION = ("quantization", "quantization_config")
 # Group size and bits that MLX takes for `None`.
 _DEFAULTS = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}
+
+
+class Dataclass(Protocol):
+    """An instance of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 def text_of(caller: str, config: Mapping[str, Any], module: nn.Module | None) -> str:

@@ -13,7 +13,13 @@ from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.disk.whole import check_vacant, write_directory
 from purestep._checkpoint.exporting import companions
 from purestep._checkpoint.exporting.arrays import named_arrays
-from purestep._checkpoint.exporting.configuration import CONFIGURATION, as_mapping, read_config, text_of
+from purestep._checkpoint.exporting.configuration import (
+    CONFIGURATION,
+    Dataclass,
+    as_mapping,
+    read_config,
+    text_of,
+)
 from purestep._checkpoint.files.safetensors import check_free
 from purestep._checkpoint.format.header import kind_of, naming
 from purestep._checkpoint.format.names import SUFFIX, index_of
@@ -29,7 +35,7 @@ def save_weights(
     params: Params | None = None,
     model_state: Tree | None = None,
     *,
-    config: Mapping[str, Any] | object | None = None,
+    config: Mapping[str, Any] | Dataclass | None = None,
     base: str | os.PathLike[str] | None = None,
     shard_bytes: int | None = _LIMIT,
 ) -> None:
@@ -86,22 +92,22 @@ def save_weights(
     named = named_arrays(caller, model, params, model_state)
     if target.name.endswith(SUFFIX):
         _check_file(caller, target, {"config": config, "base": base}, limit)
-        _write(named, lambda arrays: _one_file(target, arrays))
+        atomic.write(target, lambda temporary: _put_arrays(temporary, named))
         return
     root = check_path(caller, target.resolve())
     check_vacant(caller, root)
     text, copied = _beside(caller, model, config, base)
 
-    def fill(directory: Path, arrays: dict[str, mx.array]) -> None:
-        files = tensors.shards("model", arrays, limit)
+    def fill(directory: Path) -> None:
+        files = tensors.shards("model", named, limit)
         for name, held in files.items():
-            tensors.write(directory / name, held, {})
+            _put_arrays(directory / name, held)
         _put_text(directory / index_of("model"), tensors.index(files, {}))
         companions.copy(copied, directory)
         if text is not None:
             _put_text(directory / CONFIGURATION, text)
 
-    _write(named, lambda arrays: write_directory(root, lambda directory: fill(directory, arrays)))
+    write_directory(root, fill)
 
 
 def _check_file(caller: str, path: Path, absent: dict[str, Any], limit: int | None) -> None:
@@ -132,20 +138,16 @@ def _beside(
     return None if held is None else text_of(caller, held, module), copied
 
 
-def _one_file(path: Path, arrays: dict[str, mx.array]) -> None:
-    atomic.write(path, lambda temporary: tensors.write(temporary, arrays, {}))
-
-
 def _put_text(path: Path, text: str) -> None:
     with naming(path):
         path.write_text(text, encoding="utf-8")
     atomic.flush(path)
 
 
-def _write(named: dict[str, mx.array], put: Any) -> None:
-    arrays = tensors.evaluated(named)
+def _put_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
+    owned = tensors.evaluated(arrays)  # of one file at a time: on CUDA these are copies
     try:
-        put(arrays)
+        tensors.write(path, owned, {})
     finally:
-        arrays.clear()
+        owned.clear()
         device.trim()
