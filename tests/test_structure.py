@@ -36,7 +36,7 @@ LAYOUT = {
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
-    "_checkpoint": "format disk restoring files run inspecting".split(),
+    "_checkpoint": "format disk restoring files exporting run inspecting".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
     ).split(),
