@@ -15,6 +15,12 @@ from purestep._loop.callbacks.showing import plots, progress
 from purestep._loop.callbacks.stopping import early_stopping
 from purestep._loop.core.history import History
 from purestep._loop.core.progress import Callback, Progress, Request, Run, Save, Stop
+from purestep._loop.trackers.to_csv import csv
+from purestep._loop.trackers.to_mlflow import mlflow
+from purestep._loop.trackers.to_swanlab import swanlab
+from purestep._loop.trackers.to_tensorboard import tensorboard
+from purestep._loop.trackers.to_wandb import wandb
+from purestep._loop.trackers.tracker import Opening, Tracker
 
 __all__ = [
     # The protocol
@@ -34,6 +40,14 @@ __all__ = [
     "throughput",
     "sampler",
     "plots",
+    # Trackers
+    "csv",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "swanlab",
+    "Tracker",
+    "Opening",
     # Reasons to stop or to save
     "early_stopping",
     "divergence",
