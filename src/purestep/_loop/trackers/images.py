@@ -73,7 +73,8 @@ def _drawn(caller: str, image: Any) -> Picture:
     elif array.dtype != mx.uint8:
         raise checks.error(caller, f"image must have dtype uint8 or a floating one, got {array.dtype}")
     height, width, channels = shape
-    pixels = bytes(memoryview(mx.contiguous(array.reshape(height, -1))))
+    flat: Any = mx.contiguous(array.reshape(height, -1))
+    pixels = bytes(memoryview(flat))
     stride = width * channels
     lines = b"".join(b"\0" + pixels[row * stride : (row + 1) * stride] for row in range(height))
     header = struct.pack(">IIBBBBB", width, height, 8, _KINDS[channels], 0, 0, 0)

@@ -44,8 +44,10 @@ class Mlflow(Tracker):
             uri, artifacts = f"sqlite:///{directory / 'mlflow.db'}", (directory / "artifacts").as_uri()
         client = self._client = self._library.MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(self._experiment)
-        known = client.create_experiment(self._experiment, artifacts) if experiment is None else None
-        place = known or experiment.experiment_id
+        if experiment is None:
+            place = client.create_experiment(self._experiment, artifacts)
+        else:
+            place = experiment.experiment_id
         found = client.search_runs([place], f"tags.`{_ID}` = '{opening.run_id}'") if opening.resumed else []
         if found:
             self._run = found[0].info.run_id

@@ -36,7 +36,7 @@ class SwanLab(Tracker):
         self._run = self._library.init(
             log_dir=str(self.directory),
             id=opening.run_id,
-            config=opening.config,
+            config={k: "None" if v is None else v for k, v in opening.config.items()},
             resume="allow" if opening.resumed else "never",
             **self._given,
         )

@@ -1,0 +1,76 @@
+"""Trackers against the real libraries, offline: what is read back is what the run gave, once."""
+
+import warnings
+
+import mlx.core as mx
+import pytest
+
+import purestep as ps
+from purestep._loop.trackers import images
+from tests._loop.trackers.readers import READERS
+from tests._loop.trackers.runs import CONFIG, fitted, killed, roll_back, rows_of
+
+# Their own warnings are theirs.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.filterwarnings("error::UserWarning:purestep")]
+
+NAMES = ["tensorboard", "wandb", "mlflow", "swanlab"]
+
+
+def load(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(name)
+
+
+def made(name, root, **options):
+    """Return a tracker of one library that needs no network."""
+    place = root / name
+    if name == "tensorboard":
+        return ps.callbacks.tensorboard(place, **options)
+    if name == "mlflow":
+        return ps.callbacks.mlflow(place, experiment="small", name="first", **options)
+    return getattr(ps.callbacks, name)(place, project="small", mode="offline", **options)
+
+
+def assert_recorded(name, found, history):
+    """Assert that each row and each evaluation is there once, at its step and with its value."""
+    for figure in ("loss", "learning_rate", "eval_loss"):
+        wanted = [(step, pytest.approx(value, rel=1e-6)) for step, value in rows_of(history, figure)]
+        assert sorted(found.points[figure]) == wanted, (name, figure)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_is_read_back_as_it_was(name, tmp_path):
+    load(name)
+    picture = tmp_path / "curves.png"
+
+    def draw(progress):
+        picture.write_bytes(images.picture_of("draw", mx.full((4, 6, 3), 0.5)).png)
+
+    tracker = made(name, tmp_path, config=CONFIG, pictures=[picture])
+    result = fitted(tracker, tmp_path, 8, draw)
+    found = READERS[name](tmp_path / name)
+    assert_recorded(name, found, result.history)
+    assert [step for step, _ in found.points["samples"]] == [2, 4, 6, 8]
+    assert str(found.config["model.width"]) in ("4", "4.0")
+    assert found.config["model.name"] == "line"
+    assert [text.strip()[-16:] for text in found.texts[-2:]] == ["sample of step 4", "sample of step 8"]
+    assert found.pictures
+    assert all(png[:8] == b"\x89PNG\r\n\x1a\n" for png in found.pictures)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_resumed_from_an_older_step_has_each_row_once_in_the_same_run(name, tmp_path):
+    load(name)
+    killed(made(name, tmp_path, config=CONFIG), tmp_path, 11)
+    roll_back(tmp_path, 4)
+    result = fitted(made(name, tmp_path, config=CONFIG), tmp_path, 12)
+    assert_recorded(name, READERS[name](tmp_path / name), result.history)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tracker_that_joins_late_gets_the_rows_before(name, tmp_path):
+    load(name)
+    fitted(ps.callbacks.log(lambda line: None), tmp_path, 8)
+    result = fitted(made(name, tmp_path), tmp_path, 12)
+    assert_recorded(name, READERS[name](tmp_path / name), result.history)
