@@ -130,3 +130,26 @@ def read_swanlab(place):
 READERS = {
     "tensorboard": read_tensorboard, "wandb": read_wandb, "mlflow": read_mlflow, "swanlab": read_swanlab,
 }  # fmt: skip
+
+
+def wandb_artifacts(place):
+    """Return the files of all artifacts, by name: offline, they wait in a directory beside the log."""
+    from wandb.proto import wandb_internal_pb2
+
+    files = {}
+    for path in place.glob("wandb/offline-run-*/*.wandb"):
+        for data in records(path):
+            record = wandb_internal_pb2.Record.FromString(data)
+            artifact = record.artifact or record.request.log_artifact.artifact
+            for entry in artifact.manifest.contents:
+                with open(entry.local_path, "rb") as file:
+                    files[entry.path] = file.read()
+    return files
+
+
+def mlflow_artifacts(place):
+    """Return the files of all checkpoints, by name."""
+    return {path.name: path.read_bytes() for path in place.glob("artifacts/*/artifacts/checkpoints/*/*")}
+
+
+ARTIFACTS = {"wandb": wandb_artifacts, "mlflow": mlflow_artifacts}

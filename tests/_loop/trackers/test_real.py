@@ -7,8 +7,9 @@ import pytest
 
 import purestep as ps
 from purestep._loop.trackers import images
-from tests._loop.trackers.readers import READERS
+from tests._loop.trackers.readers import ARTIFACTS, READERS
 from tests._loop.trackers.runs import CONFIG, fitted, killed, roll_back, rows_of
+from tests._loop.workload import STEP, At, start
 
 # Their own warnings are theirs.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.filterwarnings("error::UserWarning:purestep")]
@@ -74,3 +75,29 @@ def test_a_tracker_that_joins_late_gets_the_rows_before(name, tmp_path):
     fitted(ps.callbacks.log(lambda line: None), tmp_path, 8)
     result = fitted(made(name, tmp_path), tmp_path, 12)
     assert_recorded(name, READERS[name](tmp_path / name), result.history)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_the_last_checkpoint_is_an_artifact(name, tmp_path):
+    load(name)
+    with ps.checkpoint.Checkpointer(tmp_path / "run") as checkpointer:
+        tracker = made(name, tmp_path, checkpoints=checkpointer)
+        ps.fit(STEP, start(), At(), steps=4, checkpointer=checkpointer, callbacks=[tracker])
+        (record,) = checkpointer.list()
+    wanted = {file.name: file.read_bytes() for file in record.path.iterdir()}
+    found = ARTIFACTS[name](tmp_path / name)
+    assert {file: found.get(file) for file in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_that_are_not_finite_are_recorded(name, tmp_path):
+    load(name)
+
+    def step(state, batch):
+        state, metrics = STEP(state, batch)
+        return state, {**metrics, "bad": mx.array(mx.nan)}
+
+    ps.fit(step, start(), At(), steps=4, callbacks=[made(name, tmp_path)], log_every=2)
+    found = READERS[name](tmp_path / name).points
+    assert [point[0] for point in found["loss"]] == [2, 4]
+    assert all(value != value for _, value in found.get("bad", []))
