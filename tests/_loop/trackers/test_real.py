@@ -12,7 +12,10 @@ from tests._loop.trackers.runs import CONFIG, fitted, killed, roll_back, rows_of
 from tests._loop.workload import STEP, At, start
 
 # Their own warnings are theirs.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.filterwarnings("error::purestep.callbacks.MetricsWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings("error::purestep.callbacks.MetricsWarning"),
+]
 
 NAMES = ["tensorboard", "wandb", "mlflow", "swanlab"]
 
