@@ -88,6 +88,8 @@ def memory(*, budget: float | None = None, warn_at: float = 0.9) -> Memory:
     `memory_available_gb` (without the active) and `memory_percent` (of the peak). The peak is the most that
     was active at once since the run began: within a step more is active than between two. MLX frees its cache
     before it needs more than its limit, so the cache does not count. The device is not waited for.
+    MLX counts one peak for the process: if more was active before the run than in it, call
+    `mx.reset_peak_memory()` before the run to see the peak of its steps.
 
     Args:
         budget: bytes, such as `24e9`. `None` takes what the device recommends
