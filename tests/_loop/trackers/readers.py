@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import struct
+import time
 
 
 class Found:
@@ -39,9 +40,21 @@ def read_tensorboard(place):
     return found
 
 
-def records(path):
+def wandb_records(path):
+    """Return the records of a log of wandb. Its own process may still write the end when the run is over."""
+    from wandb.proto import wandb_internal_pb2
+
+    for _ in range(300):
+        found = [wandb_internal_pb2.Record.FromString(data) for data in parts(path.read_bytes())]
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
+
+
+def parts(data):
     """Yield the records of a LevelDB log, the format of wandb's files, which its Python part cannot read."""
-    data, place, begun = path.read_bytes(), 7, b""  # after the header
+    place, begun = 7, b""  # after the header
     while place + 7 <= len(data):
         room = 32768 - place % 32768
         if room < 7:
@@ -56,12 +69,9 @@ def records(path):
 
 
 def read_wandb(place):
-    from wandb.proto import wandb_internal_pb2
-
     found = Found()
     for path in sorted(place.glob("wandb/offline-run-*/*.wandb")):
-        for data in records(path):
-            record = wandb_internal_pb2.Record.FromString(data)
+        for record in wandb_records(path):
             for item in record.run.config.update:
                 found.config[item.key] = json.loads(item.value_json)
             items = {".".join(item.nested_key): item.value_json for item in record.history.item}
@@ -134,12 +144,9 @@ READERS = {
 
 def wandb_artifacts(place):
     """Return the files of all artifacts, by name: offline, they wait in a directory beside the log."""
-    from wandb.proto import wandb_internal_pb2
-
     files = {}
     for path in place.glob("wandb/offline-run-*/*.wandb"):
-        for data in records(path):
-            record = wandb_internal_pb2.Record.FromString(data)
+        for record in wandb_records(path):
             artifact = record.artifact or record.request.log_artifact.artifact
             for entry in artifact.manifest.contents:
                 with open(entry.local_path, "rb") as file:
