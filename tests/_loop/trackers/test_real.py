@@ -1,5 +1,6 @@
 """Trackers against the real libraries, offline: what is read back is what the run gave, once."""
 
+import resource
 import warnings
 
 import mlx.core as mx
@@ -104,3 +105,21 @@ def test_figures_that_are_not_finite_are_recorded(name, tmp_path):
     found = READERS[name](tmp_path / name).points
     assert [point[0] for point in found["loss"]] == [2, 4]
     assert all(value != value for _, value in found.get("bad", []))
+
+
+def test_a_full_disk_does_not_stop_a_run_that_tensorboard_records(tmp_path):
+    load("tensorboard")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(progress):
+        if progress.step == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+
+    try:
+        with pytest.warns(ps.callbacks.MetricsWarning, match="tensorboard: .* goes on: OSError: .* File too"):
+            result = ps.fit(
+                STEP, start(), At(), steps=400, callbacks=[fill, made("tensorboard", tmp_path)], log_every=1
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result.reason == "steps"
