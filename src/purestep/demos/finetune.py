@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import shlex
 import statistics
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -99,14 +100,14 @@ def tune(session: Session) -> dict[str, Any]:
     history, params = finetune(session, apply, first, lessons, measured)
     say_answers(session, apply, first, params, lessons)
     found = {
-        **{f"{task.lower()}_after": history.last(f"{task.lower()}_exact") for task in TASKS},
+        **{f"exact_{task.lower()}_after": history.last(f"exact_{task.lower()}") for task in TASKS},
         "text_loss_before": history.column("text_loss")[1][0],
         "text_loss_after": history.last("text_loss"),
         "trained_parameters": report.trained,
         "trained_share": share,
         "steps": settings.steps,
     }
-    exact = {when: [history.column(f"{task.lower()}_exact")[1][at] for task in TASKS] for when, at in ENDS}
+    exact = {when: [history.column(f"exact_{task.lower()}")[1][at] for task in TASKS] for when, at in ENDS}
     figures = {f"exact_{when}": statistics.fmean(rates) for when, rates in exact.items()} | found
     picture(session, list(history), figures)
     return figures | save(session, model, adapted, params, lessons)
@@ -161,13 +162,14 @@ def finetune(
         logits = apply(params, batch["inputs"], rng=rng)
         return ps.losses.cross_entropy(logits, batch["targets"], weights=batch["weights"])
 
-    def measure(
-        params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None
-    ) -> tuple[ps.Mean, dict[str, ps.Mean]]:
-        # The model writes an answer if each of its bytes is the most probable one after those before it.
-        right = apply(params, batch["inputs"]).argmax(axis=-1) == batch["targets"]
-        exact = mx.logical_or(right, batch["weights"] == 0).all(axis=1)
-        return loss_fn(params, batch, rng), {"exact": ps.Mean.of(exact)}
+    def exact(state: ps.TrainState) -> dict[str, mx.array]:
+        """Return the share of answers, by task, that the model would write without an error."""
+        found = {}
+        for task, batch in lessons.batches.items():
+            # It writes an answer if each byte is the most probable one after the bytes before it.
+            right = apply(state.params, batch["inputs"]).argmax(axis=-1) == batch["targets"]
+            found[task.lower()] = mx.logical_or(right, batch["weights"] == 0).all(axis=1).mean()
+        return found
 
     rate = ps.schedules.warmup_cosine_decay(
         0.0, RATE, settings.steps // 20, settings.steps, end_value=RATE / 20
@@ -175,15 +177,14 @@ def finetune(
     transform = ps.chain(
         ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(rate, b2=0.99, weight_decay=0.0)
     )
-    evaluations = [
-        ps.Evaluation(ps.eval_step(measure), [batch], name=task.lower())
-        for task, batch in lessons.batches.items()
-    ]
     result = session.fit(
         session.step(loss_fn, transform),
         ps.TrainState.create(params, transform, seed=settings.seed),
         lessons.learnt,
-        evaluate=[*evaluations, ps.Evaluation(ps.eval_step(text_loss(apply)), measured, name="text")],
+        evaluate=[
+            ps.Evaluation(exact, name="exact"),
+            ps.Evaluation(ps.eval_step(text_loss(apply)), measured, name="text"),
+        ],
         phase="finetuning",
     )
     return result.history, result.state.params
@@ -272,9 +273,12 @@ def save(
         session.say("\nmlx-lm is not installed: loading the adapters there is skipped")
         return {"mlx_lm_difference": "skipped"}
     session.say(
-        f"\nmlx-lm {exporting.version_of_mlx_lm()} has loaded the model and the adapters; to try them:\n"
-        f"  python -m mlx_lm generate --model {base} --adapter-path {adapters} "
-        f"--ignore-chat-template --prompt 'Reverse: cats -> '"
+        f"\nmlx-lm {exporting.version_of_mlx_lm()} has loaded the model and the adapters. To try them:"
+    )
+    session.console.print(
+        f"  python -m mlx_lm generate --model {shlex.quote(str(base))} "
+        f"--adapter-path {shlex.quote(str(adapters))} --ignore-chat-template --prompt 'Reverse: cats -> '",
+        soft_wrap=True,
     )
     return {"mlx_lm_difference": found}
 
@@ -286,7 +290,7 @@ def picture(session: Session, rows: list[dict[str, float]], figures: dict[str, A
         Panel(
             "share of unseen instructions answered exactly",
             [
-                Curve(task, rows, f"{task.lower()}_exact", color)
+                Curve(task, rows, f"exact_{task.lower()}", color)
                 for task, color in zip(TASKS, colors, strict=False)
             ],
             limits=(-0.02, 1.02),

@@ -84,7 +84,8 @@ def difference_in_mlx_lm(model: Path, adapters: Path, tokens: mx.array, logits: 
     except ModuleNotFoundError:
         return None
     loaded = library.load(str(model), adapter_path=str(adapters))[0]
-    return mx.abs(loaded(tokens) - logits).max().item()
+    difference: Any = mx.abs(loaded(tokens) - logits).max().item()
+    return difference
 
 
 def version_of_mlx_lm() -> str:
