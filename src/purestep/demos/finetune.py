@@ -1,11 +1,9 @@
 """Pretrain a small language model on a text, then tune it with LoRA to follow instructions."""
 
 import argparse
-import random
-import shlex
 import statistics
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
@@ -14,7 +12,7 @@ from purestep._checkpoint.disk import atomic
 from purestep._core.escaping import printable
 from purestep._loop.callbacks.pictures import curves
 from purestep._loop.callbacks.pictures.curves import Curve, Panel
-from purestep.demos.models.instructions import TASKS, Bytes, Instruction, instructions, words_of
+from purestep.demos.models.instructions import TASKS, Bytes, Lessons, prepared, words_of
 from purestep.demos.models.llama import Llama
 from purestep.demos.shared import exporting, running, session
 from purestep.demos.shared.building import built
@@ -72,14 +70,6 @@ def fault(settings: Settings) -> str | None:
     return session.in_range(settings)
 
 
-class Lessons(NamedTuple):
-    """The instructions, as examples to learn and as one batch of each task to measure."""
-
-    learnt: ps.data.LengthBuckets
-    unseen: dict[str, list[Instruction]]
-    batches: dict[str, ps.types.Batch]
-
-
 def tune(session: Session) -> dict[str, Any]:
     """Pretrain a model, tune it with adapters, save both for mlx-lm; return the figures."""
     settings, text = session.settings, read_text(None)
@@ -91,7 +81,8 @@ def tune(session: Session) -> dict[str, Any]:
     adapted = ps.adapters.lora(
         model, LAYERS, rank=settings.rank, alpha=ALPHA, key=mx.random.key(settings.seed)
     )
-    report, lessons = ps.adapters.report(adapted), lessons_of(learnt, words_of(text), settings.seed)
+    lessons = prepared(learnt, words_of(text), (TRAIN, TEST), ROWS, REPLAYED, settings.seed)
+    report = ps.adapters.report(adapted)
     share = report.trained / (report.trained + report.frozen)
     session.say(
         f"LoRA of rank {settings.rank}: {report.trained:,} parameters are trained, {share:.1%} of all"
@@ -110,20 +101,17 @@ def tune(session: Session) -> dict[str, Any]:
     exact = {when: [history.column(f"exact_{task.lower()}")[1][at] for task in TASKS] for when, at in ENDS}
     figures = {f"exact_{when}": statistics.fmean(rates) for when, rates in exact.items()} | found
     picture(session, list(history), figures)
-    return figures | save(session, model, adapted, params, lessons)
+    return figures | save(session, model, adapted, params, lessons.batches["Upper"]["inputs"])
 
 
 def pretrain(session: Session, model: Llama, text: str, measured: list[ps.types.Batch]) -> None:
     """Train all parameters of a model on a text, in place."""
     settings = session.settings
     apply, params, _ = ps.functional(model)
-    rate = ps.schedules.warmup_cosine_decay(
-        0.0, PRETRAINING_RATE, settings.pretrain // 20, settings.pretrain, end_value=PRETRAINING_RATE / 20
-    )
     transform = ps.chain(
         ps.transforms.clip_by_global_norm(1.0),
         ps.optimizers.muon(
-            rate,
+            rate_of(PRETRAINING_RATE, settings.pretrain),
             consistent_rms=0.2,
             matrices=lambda path, leaf: leaf.ndim == 2 and path.startswith("model.layers"),
         ),
@@ -171,11 +159,9 @@ def finetune(
             found[task.lower()] = mx.logical_or(right, batch["weights"] == 0).all(axis=1).mean()
         return found
 
-    rate = ps.schedules.warmup_cosine_decay(
-        0.0, RATE, settings.steps // 20, settings.steps, end_value=RATE / 20
-    )
     transform = ps.chain(
-        ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(rate, b2=0.99, weight_decay=0.0)
+        ps.transforms.clip_by_global_norm(1.0),
+        ps.optimizers.adamw(rate_of(RATE, settings.steps), b2=0.99, weight_decay=0.0),
     )
     result = session.fit(
         session.step(loss_fn, transform),
@@ -190,6 +176,11 @@ def finetune(
     return result.history, result.state.params
 
 
+def rate_of(peak: float, steps: int) -> ps.types.Schedule:
+    """Return a learning rate with a warm-up and a cosine decay."""
+    return ps.schedules.warmup_cosine_decay(0.0, peak, steps // 20, steps, end_value=peak / 20)
+
+
 def text_loss(apply: ps.types.Apply) -> ps.types.LossFn:
     """Return the loss of predicting a text, in nats per byte."""
 
@@ -197,31 +188,6 @@ def text_loss(apply: ps.types.Apply) -> ps.types.LossFn:
         return ps.losses.cross_entropy(apply(params, batch["inputs"]), batch["targets"], ignore_index=-100)
 
     return loss_fn
-
-
-def lessons_of(text: str, words: list[str], seed: int) -> Lessons:
-    """Return the instructions, their prompts masked, and some pieces of the text among those to learn."""
-    learnt, unseen = instructions(words, TRAIN, TEST, seed)
-    records = [each.record for of_task in learnt.values() for each in of_task]
-    longest = max(len(record["prompt"] + record["completion"]) + 1 for record in records)
-    draw = random.Random(seed)
-    starts = [draw.randrange(len(text) - longest) for _ in range(round(REPLAYED * len(records)))]
-    pieces = [{"text": text[start : start + longest]} for start in starts]
-    examples = [
-        *ps.data.tokenize_records(records, Bytes()).examples,
-        *ps.data.tokenize_records(pieces, Bytes(), end_token=None, context=longest, long="truncate").examples,
-    ]
-
-    def buckets(examples: list[ps.data.Example], rows: int) -> ps.data.LengthBuckets:
-        return ps.data.LengthBuckets(examples, rows * (longest - 1), max_shapes=1, seed=seed)
-
-    batches = {
-        task: buckets(ps.data.tokenize_records([each.record for each in of_task], Bytes()).examples, TEST).at(
-            0
-        )
-        for task, of_task in unseen.items()
-    }
-    return Lessons(buckets(examples, ROWS), unseen, batches)
 
 
 def say_answers(
@@ -258,29 +224,16 @@ def say_answers(
 
 
 def save(
-    session: Session, model: Llama, adapted: Llama, params: ps.types.Params, lessons: Lessons
+    session: Session, model: Llama, adapted: Llama, params: ps.types.Params, tokens: mx.array
 ) -> dict[str, Any]:
-    """Save the model and the adapters, load both in mlx-lm, and return the difference of the logits."""
+    """Save the model and the adapters in mlx-lm's layout; return the difference of mlx-lm's logits."""
     base, adapters = (session.directory.path / name for name in ("model", "adapters"))
     with session.directory.writing(base):
         exporting.export(base, model, CONTEXT)
     with session.directory.writing(adapters):
         ps.adapters.save(adapters, adapted, params)
-    tokens = next(iter(lessons.batches.values()))["inputs"]
     logits = ps.functional(adapted)[0](params, tokens)
-    found = exporting.difference_in_mlx_lm(base, adapters, tokens, logits)
-    if found is None:
-        session.say("\nmlx-lm is not installed: loading the adapters there is skipped")
-        return {"mlx_lm_difference": "skipped"}
-    session.say(
-        f"\nmlx-lm {exporting.version_of_mlx_lm()} has loaded the model and the adapters. To try them:"
-    )
-    session.console.print(
-        f"  python -m mlx_lm generate --model {shlex.quote(str(base))} "
-        f"--adapter-path {shlex.quote(str(adapters))} --ignore-chat-template --prompt 'Reverse: cats -> '",
-        soft_wrap=True,
-    )
-    return {"mlx_lm_difference": found}
+    return {"mlx_lm_difference": exporting.compare(session, base, adapters, tokens, logits)}
 
 
 def picture(session: Session, rows: list[dict[str, float]], figures: dict[str, Any]) -> None:

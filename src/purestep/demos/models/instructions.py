@@ -5,7 +5,10 @@ import random
 import re
 import string
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
+
+import purestep as ps
 
 LETTERS = 4  # of a word
 FIRST_DAY, DAYS = datetime.date(1900, 1, 1), 73_000
@@ -34,6 +37,14 @@ class Bytes:
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of bytes; bytes that are not UTF-8 are replaced."""
         return bytes(tokens).decode(errors="replace")
+
+
+class Lessons(NamedTuple):
+    """Examples to learn, and the instructions that measure the model, each task in one batch."""
+
+    learnt: ps.data.LengthBuckets
+    unseen: dict[str, list["Instruction"]]
+    batches: dict[str, ps.types.Batch]
 
 
 class Instruction(NamedTuple):
@@ -98,3 +109,38 @@ def words_of(text: str) -> list[str]:
     ['that', 'when']
     """
     return sorted(set(re.findall(rf"\b[a-z]{{{LETTERS}}}\b", text)))
+
+
+def prepared(
+    text: str, words: Iterable[str], counts: tuple[int, int], rows: int, replayed: float, seed: int
+) -> Lessons:
+    """Return instructions as examples whose prompts are masked, with pieces of a text among them.
+
+    Args:
+        text: the text; all of a piece is learnt.
+        words: as in `instructions`.
+        counts: the number of instructions of each task to learn and to measure.
+        rows: of a batch to learn.
+        replayed: the number of pieces for each instruction.
+        seed: decides the instructions, the pieces and the order.
+
+    >>> found = prepared("any text " * 9, ["that", "when"], (20, 2), rows=8, replayed=0.1, seed=0)
+    >>> found.learnt.shapes, found.batches["Upper"]["weights"][:, 10:18].tolist()
+    """
+    learnt, unseen = instructions(words, *counts, seed)
+    records = [each.record for of_task in learnt.values() for each in of_task]
+    longest = max(len("".join(record.values())) for record in records) + 1
+    draw = random.Random(seed)
+    starts = (draw.randrange(len(text) - longest) for _ in range(round(replayed * len(records))))
+    pieces = [{"text": text[start : start + longest]} for start in starts]
+    read = partial(ps.data.tokenize_records, tokenizer=Bytes())
+    whole = read(pieces, end_token=None, context=longest, long="truncate").examples if pieces else []
+
+    def batches(examples: list[ps.data.Example], rows: int) -> ps.data.LengthBuckets:
+        return ps.data.LengthBuckets(examples, rows * (longest - 1), max_shapes=1, seed=seed)
+
+    measured = {
+        task: batches(read([each.record for each in of_task]).examples, len(of_task)).at(0)
+        for task, of_task in unseen.items()
+    }
+    return Lessons(batches([*read(records).examples, *whole], rows), unseen, measured)

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from importlib.metadata import PackageNotFoundError, version
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import mlx.core as mx
 import purestep as ps
 from purestep._checkpoint.disk import atomic
 from purestep.demos.models.llama import BASE, BYTES, EPSILON, Llama
+from purestep.demos.shared.session import Session
 
 _PRINTED = {*range(33, 127), *range(161, 173), *range(174, 256)}  # bytes that a tokenizer writes as they are
 
@@ -67,30 +68,35 @@ def tokenizer() -> dict[str, Any]:
     }
 
 
-def difference_in_mlx_lm(model: Path, adapters: Path, tokens: mx.array, logits: mx.array) -> float | None:
-    """Load a model with adapters in mlx-lm; return the largest difference of its logits from given ones.
+def compare(
+    session: Session, model: Path, adapters: Path, tokens: mx.array, logits: mx.array
+) -> float | None:
+    """Load a model with adapters in mlx-lm, if it is installed, and print how to use them there.
 
     Args:
+        session: prints.
         model: the directory that `export` wrote.
         adapters: the directory that `ps.adapters.save` wrote.
         tokens: [batch, seq].
         logits: of the adapted model for these tokens, [batch, seq, vocab].
 
     Returns:
-        The difference, or `None` if mlx-lm is not installed.
+        The largest difference of mlx-lm's logits, or `None` if mlx-lm is not installed.
     """
     try:
-        library: Any = importlib.import_module("mlx_lm")
+        mlx_lm: Any = importlib.import_module("mlx_lm")
     except ModuleNotFoundError:
+        session.say("\nmlx-lm is not installed, so the adapters are not loaded there")
         return None
-    loaded = library.load(str(model), adapter_path=str(adapters))[0]
+    loaded = mlx_lm.load(str(model), adapter_path=str(adapters))[0]
     difference: Any = mx.abs(loaded(tokens) - logits).max().item()
+    session.say(
+        f"\nmlx-lm {mlx_lm.__version__} loads the model and the adapters; "
+        f"its logits differ by at most {difference:.1e}. To write with it:"
+    )
+    session.console.print(
+        f"  python -m mlx_lm generate --model {shlex.quote(str(model))} "
+        f"--adapter-path {shlex.quote(str(adapters))} --ignore-chat-template --prompt 'Reverse: cats -> '",
+        soft_wrap=True,
+    )
     return difference
-
-
-def version_of_mlx_lm() -> str:
-    """Return the version of mlx-lm, or an empty string if it is not installed."""
-    try:
-        return version("mlx-lm")
-    except PackageNotFoundError:
-        return ""
