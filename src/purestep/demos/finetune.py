@@ -101,7 +101,8 @@ def tune(session: Session) -> dict[str, Any]:
     exact = {when: [history.column(f"exact_{task.lower()}")[1][at] for task in TASKS] for when, at in ENDS}
     figures = {f"exact_{when}": statistics.fmean(rates) for when, rates in exact.items()} | found
     picture(session, list(history), figures)
-    return figures | save(session, model, adapted, params, lessons.batches["Upper"]["inputs"])
+    some = next(iter(lessons.batches.values()))["inputs"]
+    return figures | save(session, model, adapted, params, some)
 
 
 def pretrain(session: Session, model: Llama, text: str, measured: list[ps.types.Batch]) -> None:

@@ -88,7 +88,8 @@ def compare(
     except ModuleNotFoundError:
         session.say("\nmlx-lm is not installed, so the adapters are not loaded there")
         return None
-    loaded = mlx_lm.load(str(model), adapter_path=str(adapters))[0]
+    with ps.rng.scope(mx.random.key(0)):  # mlx-lm draws weights before it reads those of the file
+        loaded = mlx_lm.load(str(model), adapter_path=str(adapters))[0]
     difference: Any = mx.abs(loaded(tokens) - logits).max().item()
     session.say(
         f"\nmlx-lm {mlx_lm.__version__} loads the model and the adapters; "
