@@ -26,14 +26,21 @@ OTHERS = ("curves.png", "answers.txt", "model", "adapters")
 def small(tmp_path, monkeypatch):
     """A small model and few instructions."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "SIZES", {"width": 32, "layers": 2, "heads": 2, "inner": 64})
-    for name, value in {"CONTEXT": 16, "BATCH_SIZE": 4, "MEASURED": 500, "TEST": 10}.items():
+    monkeypatch.setattr(demo, "SIZES", {"width": 32, "layers": 1, "heads": 2, "inner": 64})
+    for name, value in {"CONTEXT": 16, "BATCH_SIZE": 16, "MEASURED": 500, "TEST": 10}.items():
         monkeypatch.setattr(demo, name, value)
 
 
 @pytest.fixture
 def without_mlx_lm(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlx_lm", None)
+
+
+def readable(**sizes):
+    """Return a model whose embeddings are large from the start, so that it needs little pretraining."""
+    model = Llama(**sizes)
+    model.model.embed_tokens.weight = 15 * model.model.embed_tokens.weight
+    return model
 
 
 def loaded(path):
@@ -46,7 +53,9 @@ def loaded(path):
 def test_adapters_learn_what_the_base_does_not_know(tmp_path, capsys, monkeypatch, without_mlx_lm):
     monkeypatch.setattr(instructions, "TASKS", {"Agree": lambda word: "yes", "Refuse": lambda word: "no"})
     monkeypatch.setattr(demo, "TASKS", instructions.TASKS)
-    assert demo.run(options(out="run", pretrain=40, steps=60, rank=4)) == 0
+    monkeypatch.setattr(demo, "Llama", readable)
+    monkeypatch.setattr(demo, "ROWS", 24)
+    assert demo.run(options(out="run", pretrain=60, steps=60, rank=4)) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["exact_before"] <= 0.1
     assert figures["exact_after"] >= 0.9
