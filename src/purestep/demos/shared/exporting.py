@@ -92,8 +92,7 @@ def compare(
         loaded = mlx_lm.load(str(model), adapter_path=str(adapters))[0]
     difference: Any = mx.abs(loaded(tokens) - logits).max().item()
     session.say(
-        f"\nmlx-lm {mlx_lm.__version__} loads the model and the adapters; "
-        f"its logits differ by at most {difference:.1e}. To write with it:"
+        f"\nmlx-lm {mlx_lm.__version__} loads both; its logits differ by at most {difference:.1e}. To try them:"
     )
     session.console.print(
         f"  python -m mlx_lm generate --model {shlex.quote(str(model))} "
