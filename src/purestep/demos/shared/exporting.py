@@ -92,7 +92,7 @@ def compare(
         loaded = mlx_lm.load(str(model), adapter_path=str(adapters))[0]
     difference: Any = mx.abs(loaded(tokens) - logits).max().item()
     session.say(
-        f"\nmlx-lm {mlx_lm.__version__} loads both; its logits differ by at most {difference:.1e}. To try them:"
+        f"\nmlx-lm {mlx_lm.__version__} loads both; its logits differ by at most {difference:.1e}. To try:"
     )
     session.console.print(
         f"  python -m mlx_lm generate --model {shlex.quote(str(model))} "
