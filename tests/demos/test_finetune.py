@@ -90,7 +90,7 @@ def test_only_adapters_are_trained_and_saved_and_their_merge_gives_the_same_logi
     base, adapted = loaded(tmp_path / "run")
     pretrained = state(tmp_path / "run", "pretraining")["params"]
     assert all(map(mx.array_equal, ps.tree.leaves(base.parameters()), ps.tree.leaves(pretrained)))
-    tokens = mx.array([Bytes().encode("Reverse: word -> ")])
+    tokens = mx.array([Bytes().encode("Swap: word -> ")])
     logits = adapted(tokens)
     assert mx.abs(logits - base(tokens)).max().item() > 1e-3
     assert mx.allclose(ps.adapters.merge(adapted)(tokens), logits, atol=1e-4)
@@ -117,7 +117,7 @@ def test_mlx_lm_loads_the_model_its_tokenizer_and_the_adapters(tmp_path, capsys)
     assert tokenizer.encode(text) == Bytes().encode(text)
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.eos_token_ids == {10}
-    tokens = mx.array([Bytes().encode("Reverse: word -> ")])
+    tokens = mx.array([Bytes().encode("Swap: word -> ")])
     assert mx.allclose(model(tokens), loaded(tmp_path / "run")[1](tokens), atol=1e-4)
     assert importlib.import_module("mlx_lm.models.llama").Model is type(model)
 
@@ -143,7 +143,7 @@ def test_instructions_to_measure_are_never_learnt():
         assert len({each.given for each in of_task}) == 50
         assert not {each.given for each in of_task} & {each.given for each in learnt[task]}
         assert all(each.answer == instructions.TASKS[task](each.given) for each in [*of_task, *learnt[task]])
-    assert [each.answer for each in instructions.instructions(["word"], 1, 1, 0)[1]["Reverse"]] == ["drow"]
+    assert [each.answer for each in instructions.instructions(["word"], 1, 1, 0)[1]["Swap"]] == ["rdwo"]
 
 
 def test_a_tokenizer_writes_every_byte():

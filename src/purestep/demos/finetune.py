@@ -38,7 +38,7 @@ ENDS = (("before", 0), ("after", -1))
 class Settings(session.Settings):
     """The settings that determine the results of a run bit for bit."""
 
-    steps: int = 600
+    steps: int = 500
     pretrain: int = 600
     rank: int = RANK
 

@@ -14,7 +14,7 @@ LETTERS = 4  # of a word
 FIRST_DAY, DAYS = datetime.date(1900, 1, 1), 73_000
 TASKS: dict[str, Callable[[str], str]] = {
     "Upper": str.upper,
-    "Reverse": lambda word: word[::-1],
+    "Swap": lambda word: word[LETTERS // 2 :] + word[: LETTERS // 2],
     "Spell": "-".join,
     "Date": lambda date: ".".join(reversed(date.split("-"))),
 }
@@ -85,7 +85,7 @@ def instructions(
 
     >>> learnt, unseen = instructions(["that", "when"], train=1, test=1, seed=0)
     >>> [each[0].answer for each in learnt.values()], [each[0].answer for each in unseen.values()]
-    (['VTKG', 'mhuk', 'n-h-t-q', '12.02.2091'], ['WHEN', 'taht', 'w-h-e-n', '27.09.1952'])
+    (['VTKG', 'ukmh', 'n-h-t-q', '12.02.2091'], ['WHEN', 'atth', 'w-h-e-n', '27.09.1952'])
     """
     draw, known = random.Random(seed), sorted(set(words))
     learnt: dict[str, list[Instruction]] = {}

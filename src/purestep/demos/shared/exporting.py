@@ -96,7 +96,7 @@ def compare(
     )
     session.console.print(
         f"  python -m mlx_lm generate --model {shlex.quote(str(model))} "
-        f"--adapter-path {shlex.quote(str(adapters))} --ignore-chat-template --prompt 'Reverse: cats -> '",
+        f"--adapter-path {shlex.quote(str(adapters))} --ignore-chat-template --prompt 'Swap: cats -> '",
         soft_wrap=True,
     )
     return difference
