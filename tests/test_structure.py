@@ -25,18 +25,18 @@ ROOT = Path(__file__).parents[1]
 LAYOUT = {
     "": (
         "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data _measures "
-        "_replay _loop types rng tree layers adapters transforms optimizers schedules losses data checkpoint "
+        "_graph _memory _replay _loop types rng tree layers adapters transforms optimizers schedules losses data checkpoint "
         "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree ordering graph context rng"
+        "escaping hardware sums mean types checks microbatching scalars tree custom ordering graph context rng"
     ).split(),
     "_layers": "activations reduced substitutes recomputing".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
-    "_checkpoint": "format disk restoring files run inspecting".split(),
+    "_checkpoint": "format disk restoring files exporting run inspecting".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
     ).split(),

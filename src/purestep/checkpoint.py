@@ -3,6 +3,7 @@
 from functools import partial
 
 from purestep._checkpoint.disk.lock import LockedError
+from purestep._checkpoint.exporting.weights import save_weights
 from purestep._checkpoint.files.msgpack import from_bytes, to_bytes
 from purestep._checkpoint.files.safetensors import load, save
 from purestep._checkpoint.files.weights import load_weights
@@ -30,6 +31,7 @@ __all__ = [
     "load",
     "load_weights",
     "save",
+    "save_weights",
     "to_bytes",
     # The checkpoints of a run
     "Checkpointer",

@@ -210,6 +210,9 @@ def test_layers_of_mlx_lms_tuner_are_left_to_it():
     assert {path.rpartition(".")[2] for path in ps.tree.paths(params)} == {"lora_a", "lora_b"}
     with pytest.raises(ValueError, match="already has an adapter"):
         adapters.lora(theirs, "*.q_proj.linear", rank=4, alpha=4, key=KEY)
+    for function in (adapters.merge, adapters.remove):
+        with pytest.raises(ValueError, match="module must have adapters, got none"):
+            function(theirs)
 
 
 def test_bfloat16_activations_of_a_model_stay_so():

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from purestep import replay, tree
-from purestep.checkpoint import Checkpointer, from_bytes, load, load_weights, save, to_bytes
+from purestep.checkpoint import Checkpointer, from_bytes, load, load_weights, save, save_weights, to_bytes
 from tests.trees import same_bits
 
 STATE = {"w": mx.ones(3)}
@@ -14,6 +14,7 @@ USES = {
     "checkpoint.save": lambda path: save(path, STATE),
     "checkpoint.load": load,
     "checkpoint.load_weights": lambda path: load_weights(path, like=STATE),
+    "checkpoint.save_weights": lambda path: save_weights(path, STATE),
     "Checkpointer": Checkpointer,
     "replay.load": replay.load,
     "replay.record": lambda path: replay.record(lambda state, batch: (state, {}), path),

@@ -96,3 +96,15 @@ def test_bad_patterns_are_refused():
     message = "trainable must match floating-point arrays, but layers.0.linear.weight is uint32, as quantized"
     refused(message, "layers.0", module)
     assert {*NORMS} == {*ps.tree.paths(ps.functional(module, trainable="*.norm")[1])}
+
+
+def test_an_unfrozen_quantized_model_is_refused_before_a_step():
+    module = built(Model)
+    with ps.rng.scope(mx.random.key(0)):
+        nn.quantize(module, group_size=32, class_predicate=lambda path, _: path.endswith("linear"))
+    assert "layers.0.linear.weight" not in ps.tree.paths(ps.functional(module)[1])  # frozen by MLX
+    module.unfreeze()
+    params = ps.functional(module)[1]
+    message = r"TrainState.create: params must be floating, got .*uint32 at layers.0.linear.weight"
+    with pytest.raises(ValueError, match=message):
+        ps.TrainState.create(params, ps.optimizers.adam(0.1))

@@ -1,5 +1,7 @@
 """`functional(remat=)`: the same values, gradients and draws with less memory; patterns are checked."""
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -49,6 +51,29 @@ def test_values_gradients_and_draws_are_the_same(remat, compiled):
     assert mx.allclose(value, again, rtol=1e-6)
     for (path, a), b in zip(ps.tree.items(grads), ps.tree.leaves(regrads), strict=True):
         assert (mx.linalg.norm(a - b) <= 1e-5 * mx.linalg.norm(a)).item(), path
+
+
+@pytest.mark.parametrize(
+    "remat",
+    ["layers.*", lambda path: path in ("layers.0", "layers.2"), "layers.*.attention"],
+    ids=["every block", "every second block", "attention"],
+)
+def test_policies_on_a_transformer_with_dropout(remat):
+    net: Any = built(lambda: nn.TransformerEncoder(4, 16, 2, dropout=0.3), seed=1)
+    x, key = X.reshape(4, 16, 16), mx.random.key(3)
+
+    def outcome(remat, key):
+        apply, params, _ = ps.functional(net, remat=remat)
+        out = apply(params, x, None, rng=key)
+        return out, mx.grad(lambda params: mx.square(apply(params, x, None, rng=key)).mean())(params)
+
+    out, plain = outcome((), key)
+    again, recomputed = outcome(remat, key)
+    assert mx.array_equal(out, again)
+    for (path, a), b in zip(ps.tree.items(plain), ps.tree.leaves(recomputed), strict=True):
+        assert (mx.linalg.norm(a - b) <= 1e-6 * mx.linalg.norm(plain["ln"]["bias"])).item(), path
+    other, _ = outcome(remat, mx.random.key(4))
+    assert not mx.allclose(out, other, atol=1e-2)  # Dropout draws from the key
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -1,5 +1,7 @@
 """Mixed precision: the model computes in the reduced dtype, masters and gradients stay float32."""
 
+import math
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -86,6 +88,53 @@ def test_float16_with_loss_scaling():
     step = ps.loss_scaled_step(ps.compute_in(loss_fn, mx.float16), transform)
     state, _ = step(state, {"x": mx.array([[1e-8]])})
     assert state.params["w"].item() == pytest.approx(-1e-8, rel=1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_overflow_in_float16_skips_the_step_and_halves_the_scale(compiled):
+    """A gradient of 512 fits into float16 at a scale of at most 2**6; the values follow by hand."""
+    with ps.rng.scope(mx.random.key(0)):
+        model = nn.Linear(1, 1, bias=False)
+    apply, params, _ = ps.functional(model)
+    params = ps.tree.map(mx.zeros_like, params)
+
+    def loss_fn(params, batch, rng):
+        return ps.Mean.of(apply(params, batch["x"]).astype(mx.float32))
+
+    transform = ps.transforms.dynamic_loss_scale(ps.optimizers.adam(0.5), init_scale=2.0**8)
+    step = ps.loss_scaled_step(ps.compute_in(loss_fn, mx.float16, inputs="x"), transform)
+    step = ps.compiled(step) if compiled else step
+    state, batch = ps.TrainState.create(params, transform), {"x": mx.array([[512.0]])}
+    scales, norms = [], []
+    for skips in (1, 2):
+        before = state
+        state, metrics = step(state, batch)
+        scales.append(metrics["loss_scale"].item())
+        norms.append(metrics["grad_norm"].item())
+        assert mx.array_equal(state.params["weight"], before.params["weight"])
+        for a, b in zip(*(ps.tree.leaves(each.opt_state.inner) for each in (state, before)), strict=True):
+            assert mx.array_equal(a, b)
+        assert state.opt_state.skipped.item() == skips
+        assert state.step.item() == skips
+    assert scales == [2**8, 2**7]
+    assert norms == [math.inf, math.inf]  # the metrics show it
+    state, metrics = step(state, batch)
+    assert (metrics["loss_scale"].item(), metrics["grad_norm"].item()) == (2**6, 512)
+    assert state.params["weight"].item() == pytest.approx(-0.5)  # Adam's first step is its rate
+    assert state.params["weight"].dtype == mx.float32
+
+
+def test_a_loss_that_float16_cannot_hold_shows_in_each_row():
+    def loss_fn(params, batch, rng):
+        return ps.Mean.of(mx.square((params["w"] * batch["x"]).astype(mx.float32)))
+
+    transform = ps.transforms.dynamic_loss_scale(ps.optimizers.sgd(1.0), init_scale=4.0)
+    step = ps.loss_scaled_step(ps.compute_in(loss_fn, mx.float16, inputs="x"), transform)
+    first = ps.TrainState.create({"w": mx.array([2.0])}, transform)
+    result = ps.fit(step, first, [{"x": mx.array([[40000.0]])}] * 4, steps=4, log_every=1)
+    assert not any(math.isfinite(loss) for loss in result.history.column("loss")[1])
+    assert result.history.column("loss_scale")[1] == [4, 2, 1, 1]  # 1 is the least
+    assert result.state.params["w"].item() == 2
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,17 @@
 """What type checkers see of checkpoints."""
 
+from dataclasses import dataclass
 from typing import Any, reveal_type
 
 import mlx.core as mx
+import mlx.nn as nn
 
 import purestep as ps
+
+
+@dataclass
+class Args:
+    model_type: str = "llama"
 
 
 def files(state: ps.TrainState, params: dict[str, mx.array]) -> None:
@@ -12,7 +19,13 @@ def files(state: ps.TrainState, params: dict[str, mx.array]) -> None:
     reveal_type(ps.checkpoint.load("state.safetensors", like=params, cast=True))  # -> dict[str, array]
     reveal_type(ps.checkpoint.load("state.safetensors"))  # -> Any
     reveal_type(ps.checkpoint.load_weights("model", like=params))  # -> dict[str, array]
+    reveal_type(ps.checkpoint.load_weights("model", like=nn.Linear(2, 1)))  # -> Linear
     ps.checkpoint.load_weights("model")  # error: no template
+    ps.checkpoint.save_weights("model", params, config={"model_type": "llama"})
+    ps.checkpoint.save_weights("model", nn.Linear(2, 1), params, base="base")
+    ps.checkpoint.save_weights("model", params, config=Args())
+    ps.checkpoint.save_weights("model", params, config=3)  # error: not a configuration
+    ps.checkpoint.save_weights("model")  # error: no model
     ps.checkpoint.load(3, like=params)  # error: not a path
 
 

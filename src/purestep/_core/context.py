@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from purestep._core import tree
+from purestep._core import custom, tree
 from purestep._core.ordering import gated
 
 Entry = Callable[[], AbstractContextManager[Any]]
@@ -66,7 +66,7 @@ def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fun, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        return (recomputed if _open.scenes else _original)(fun)(*args, **kwargs)
+        return (recomputed if _open.scenes else custom.checkpoint)(fun)(*args, **kwargs)
 
     return checkpointed
 
@@ -109,6 +109,16 @@ def recomputed(fun: Callable[..., Any]) -> Callable[..., Any]:
 def is_original(value: Any) -> bool:
     """Return whether a value is MLX's own `mx.checkpoint`, which captures no scenes."""
     return value is _original
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Replace `mx.checkpoint` by `checkpoint` within the `with` block."""
+    _install(1)
+    try:
+        yield
+    finally:
+        _install(-1)
 
 
 def _install(change: int) -> None:

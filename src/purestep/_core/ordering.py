@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import tree
+from purestep._core.custom import custom_function
 
 
 def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.array]:
@@ -21,7 +22,7 @@ def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.arr
     This works like `mx.depends`, which has no rule for `mx.vmap`. Under `mx.vmap` only the order is lost.
     """
     count = len(arrays)
-    ordered: Any = mx.custom_function(lambda *given: list(given[:count]))
+    ordered: Any = custom_function(lambda *given: list(given[:count]))
 
     @ordered.vjp
     def _(primals: Any, cotangents: Any, outputs: Any) -> Any:
@@ -55,7 +56,7 @@ def gated(fun: Callable[..., Any]) -> Callable[..., Any]:
             shape[:] = [out]
             return [leaf for leaf in tree.leaves(out) if isinstance(leaf, mx.array)]
 
-        function: Any = mx.custom_function(lambda *arrays: outputs(arrays))
+        function: Any = custom_function(lambda *arrays: outputs(arrays))
 
         @function.vjp
         def _(primals: Any, cotangents: Any, _: Any) -> Any:

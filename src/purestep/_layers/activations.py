@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._core import hardware
+from purestep._core.custom import custom_function
 from purestep._core.ordering import after
 
 Activation = Callable[[mx.array], mx.array]
@@ -22,7 +23,7 @@ _ROOT = math.sqrt(2 / math.pi)
 
 def _with_slope(forward: Activation, slope: Activation) -> Activation:
     """Return `forward` with the derivative `slope`, a float32 function of the float32 input."""
-    function: Any = mx.custom_function(forward)
+    function: Any = custom_function(forward)
 
     @function.vjp
     def _(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import hardware, sums
+from purestep._core.custom import custom_function
 
 REDUCED = (mx.bfloat16, mx.float16)
 
@@ -21,7 +22,7 @@ _addmm, _rms_norm, _layer_norm = mx.addmm, mx.fast.rms_norm, mx.fast.layer_norm
 
 def _custom(function: Callable[..., mx.array]) -> Any:
     """Return a function whose `vjp` is to be set; MLX's stubs do not type it."""
-    return mx.custom_function(function)
+    return custom_function(function)
 
 
 def is_reduced(*arrays: Any) -> bool:

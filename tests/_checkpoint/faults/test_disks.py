@@ -8,6 +8,7 @@ import pytest
 from purestep.checkpoint import (
     Checkpointer,
     keep_last,
+    save_weights,
 )
 from tests._checkpoint.states import STATE
 from tests.trees import same_bits
@@ -81,5 +82,7 @@ def test_a_read_only_disk_is_read_and_never_written(tmp_path):
         assert same_bits(reader.restore(like=STATE).state, STATE)
         with pytest.raises(OSError, match=r"Checkpointer\.save: .*\.lock cannot .*\(Read-only file system\)"):
             reader.save(STATE, step=2)
+        with pytest.raises(OSError, match=r"Read-only file system.*disk"):
+            save_weights(disk / "out", STATE)
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -5,7 +5,6 @@
 
 import gc
 import shutil
-import sys
 
 import mlx.core as mx
 import pytest
@@ -13,36 +12,9 @@ import pytest
 from purestep._checkpoint.disk import atomic, lock, tensors
 from purestep._checkpoint.run import committing, manager, newest, store
 from purestep.checkpoint import Checkpointer, LockedError, keep_last, load, save
+from tests._checkpoint.faults.interrupting import interrupted
 
 FILES = {module.__file__ for module in (lock, committing, manager, newest, store)}
-
-
-def interrupted(use, position, files=FILES):
-    """Run with an interrupt at the given instruction of the modules; tell whether it came so far."""
-    passed = 0
-
-    def trace(frame, event, _):
-        nonlocal passed
-        if frame.f_code.co_filename not in files:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            passed += 1
-            if passed == position:
-                raise KeyboardInterrupt
-        return trace
-
-    before, hook = sys.gettrace(), sys.unraisablehook
-    sys.unraisablehook = lambda _: None  # pytest's would keep the object whose finalizer was interrupted
-    sys.settrace(trace)
-    try:
-        use()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-        sys.unraisablehook = hook
-    return passed >= position
 
 
 @pytest.fixture
@@ -62,7 +34,7 @@ def test_a_lock_that_was_interrupted_is_free_once_it_is_gone(tmp_path):
 
     for way in (use, abandon):
         position = 1
-        while interrupted(way, position):
+        while interrupted(way, position, FILES):
             try:
                 lock.Lock("test", tmp_path).release()
             except LockedError:
@@ -84,7 +56,7 @@ def test_a_checkpointer_that_was_interrupted_leaves_the_directory_free(tmp_path,
         checkpointer.close()
 
     position = 1
-    while interrupted(use, position):
+    while interrupted(use, position, FILES):
         gc.collect()
         for _ in range(200):  # a job that was begun is finished first, by its thread
             try:
@@ -113,7 +85,7 @@ def test_what_was_saved_before_an_interrupt_is_restored_after_it(tmp_path, full)
             checkpointer.delete(2)
 
     position = 1
-    while interrupted(lambda number=position: use(tmp_path / f"{number}"), position):
+    while interrupted(lambda number=position: use(tmp_path / f"{number}"), position, FILES):
         root, least = tmp_path / f"{position}", max(said, default=0)
         gc.collect()
         reader = Checkpointer(root)

@@ -10,7 +10,16 @@ import mlx.core as mx
 
 from purestep import checkpoint as ck
 from purestep._checkpoint.disk import lock
-from tests._checkpoint.syscalls.operations import DEAD, LIKE, Operation, Outcome, left_over, reading, state
+from tests._checkpoint.syscalls.operations import (
+    DEAD,
+    LIKE,
+    Operation,
+    Outcome,
+    left_over,
+    nothing,
+    reading,
+    state,
+)
 from tests.trees import same_bits
 
 WEIGHTS = {"w": mx.full(40, 1.0), "b": mx.ones(7)}
@@ -67,6 +76,32 @@ def saving(name: str, old: float | None, shard: int | None, leftovers: bool = Fa
     return Operation(prepare, act, check)
 
 
+def exporting() -> Operation:
+    def act(directory: Path, armed: Any, say: Any) -> None:
+        with armed:
+            ck.save_weights(directory / "out", WEIGHTS, config={"a": 1}, shard_bytes=100)
+            say("written")
+
+    def check(directory: Path, outcome: Outcome) -> Any:
+        out = directory / "out"
+        whole = out.exists() and same_bits(ck.load_weights(out, like=WEIGHTS), WEIGHTS)
+        if out.exists() and not (whole and (out / "config.json").read_text() == '{\n    "a": 1\n}\n'):
+            yield "holds a part"
+        if outcome.killed:
+            if outcome.said and not whole:
+                yield "holds nothing, said to be written"
+        elif whole != (outcome.error is None or "is written and can be read" in str(outcome.error)):
+            yield f"!whole is {whole}, the error says otherwise"
+        if whole:
+            return
+        ck.save_weights(out, WEIGHTS)
+        if not same_bits(weights(out), WEIGHTS):
+            yield "the next export cannot be read"
+        yield from left_over(directory)
+
+    return Operation(nothing, act, check)
+
+
 def one_file(directory: Path) -> None:
     ck.save(directory / "s.safetensors", state(1))
 
@@ -95,5 +130,6 @@ FILES = {
     "save divided, after a kill": saving("s.safetensors", None, 100, leftovers=True),
     "load": reading(one_file, lambda d: ck.load(d / "s.safetensors", like=LIKE), holds_one),
     "load divided": reading(divided, lambda d: ck.load(d / "s.safetensors", like=LIKE), holds_one),
+    "save_weights": exporting(),
     "load_weights": reading(foreign, weights, lambda found: same_bits(found, WEIGHTS)),
 }

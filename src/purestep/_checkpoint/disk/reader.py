@@ -164,6 +164,14 @@ def unsummed(
         CorruptError: for a file that is missing or cut, or an array of another dtype or shape.
         OSError: if the system cannot read one for another reason.
     """
+    found = unread(caller, directory, files, leaves, keys)
+    return in_memory(caller, found, {key: [directory / files[key]] for key in found})
+
+
+def unread(
+    caller: str, directory: Path, files: Mapping[str, str], leaves: Leaves, keys: Iterable[str]
+) -> dict[str, mx.array]:
+    """Return arrays as `unsummed` does, each to be read when it is evaluated."""
     wanted = list(keys)
     opened = {name: lazy(caller, directory / name) for name in dict.fromkeys(files[key] for key in wanted)}
     found: dict[str, mx.array] = {}
@@ -171,10 +179,22 @@ def unsummed(
         name = files[key]
         found[key] = opened[name].pop(key)
         _check_kind(caller, directory, key, Place(name, key, ""), leaves[key], found[key])
-    opened.clear()
-    for key in wanted:
-        file = directory / files[key]
-        _evaluate(caller, f"{key} in {file}", [file], lambda key=key: mx.eval(found[key]))
+    return found
+
+
+def in_memory(
+    caller: str, found: dict[str, mx.array], sources: Mapping[str, list[Path]]
+) -> dict[str, mx.array]:
+    """Evaluate arrays that are read from files, one after another, and place them on the device.
+
+    Args:
+        caller: the public name that the user called.
+        found: the arrays by name; they are replaced.
+        sources: the files that each array may be read from.
+    """
+    for key, files in sources.items():
+        source = f"{key} in {files[0] if len(files) == 1 else files[0].parent}"
+        _evaluate(caller, source, files, lambda key=key: mx.eval(found[key]))
         found[key] = device.placed(found[key])
     mx.eval(found)
     device.trim()

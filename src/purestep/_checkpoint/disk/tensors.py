@@ -21,14 +21,30 @@ from purestep._core.types import Tree
 
 
 def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array]:
-    """Return `evaluated(state)`; refuse a state that safetensors files cannot hold.
+    """Return the `evaluated` arrays by path; refuse a state that safetensors files cannot hold.
 
     Raises:
         ValueError: for an array with a dtype or a name that cannot be stored, with its path.
     """
     check_storable(caller, state)
-    for path, leaf in tree.items(state):
-        shown = tree.join("state", path) if path else "state"
+    arrays = dict(tree.items(state))
+    check_arrays_storable(caller, "state", arrays)
+    return evaluated(arrays)
+
+
+def check_arrays_storable(caller: str, name: str, arrays: Mapping[str, mx.array]) -> None:
+    """Refuse arrays with a dtype or a path that cannot be stored.
+
+    Args:
+        caller: the public name that the user called.
+        name: of the argument that holds the arrays.
+        arrays: by path.
+
+    Raises:
+        ValueError: with the path.
+    """
+    for path, leaf in arrays.items():
+        shown = tree.join(name, path) if path else name
         if leaf.dtype == mx.float64:
             raise checks.error(
                 caller, f"{shown} is float64, which safetensors cannot hold: cast it to float32"
@@ -42,7 +58,6 @@ def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array
             raise checks.error(
                 caller, f"{shown!a} has a lone surrogate in a key, which no file can name: rename the key"
             )
-    return evaluated(state)
 
 
 def check_storable(caller: str, state: Tree) -> None:
@@ -66,16 +81,16 @@ def check_storable(caller: str, state: Tree) -> None:
         depth += 1
 
 
-def evaluated(state: Tree) -> dict[str, mx.array]:
-    """Return every array by path: evaluated, contiguous, and not changed by the caller's `x[...] = y`.
+def evaluated(arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Return arrays by path: evaluated, contiguous, and not changed by the caller's `x[...] = y`.
 
     Contiguous arrays, such as those that a step returns, share their memory with the state. On CUDA they are
     copies, made on the device; call `device.trim` when they are dropped.
     """
     own = device.copied if device.on_cuda() else mx.contiguous
-    arrays = {path: own(leaf) for path, leaf in tree.items(state)}
-    device.evaluate(arrays.values())
-    return arrays
+    owned = {path: own(leaf) for path, leaf in arrays.items()}
+    device.evaluate(owned.values())
+    return owned
 
 
 def shards(stem: str, arrays: Mapping[str, mx.array], limit: int | None) -> dict[str, dict[str, mx.array]]:

@@ -60,7 +60,7 @@ def to_bytes(state: Tree) -> bytes:
     """
     check_arrays("checkpoint.to_bytes", "state", state)
     check_storable("checkpoint.to_bytes", state)
-    arrays = evaluated(state)
+    arrays = evaluated(dict(tree.items(state)))
     try:
         return _packed(arrays, tree.to_plain(tree.spec(state)))
     finally:

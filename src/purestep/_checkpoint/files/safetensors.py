@@ -11,8 +11,9 @@ import mlx.core as mx
 from purestep._checkpoint.disk import atomic, device, tensors
 from purestep._checkpoint.disk.index import read_index
 from purestep._checkpoint.disk.naming import check_path
+from purestep._checkpoint.files.fitting import Options, read_weights
+from purestep._checkpoint.files.foreign import weights_at
 from purestep._checkpoint.files.sealed import header_in_file, header_in_index, stored_tree
-from purestep._checkpoint.files.weights import read_weights, weights_at
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import CorruptError, kind_of, reading, seal
 from purestep._checkpoint.format.names import INDEX, KEY, PART, SHARD, SUFFIX, index_of
@@ -178,7 +179,7 @@ def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shar
                 "delete that state first, or save under another name"
             )
     for name in files:
-        _check_free(caller, path.parent / name, None if len(files) == 1 else index)
+        check_free(caller, path.parent / name, None if len(files) == 1 else index)
     sums = {name: checksum.of(checksum.raw(array)) for name, array in arrays.items()}
     header = seal({"tree": spec, "checksums": sums})
     if len(files) == 1:
@@ -195,12 +196,12 @@ def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shar
     atomic.write_text(index, tensors.index(files, {KEY: header}))
 
 
-def _check_free(caller: str, path: Path, index: Path | None) -> None:
+def check_free(caller: str, path: Path, index: Path | None = None) -> None:
     """Refuse to replace a file of another state: one that an index names, or no part of what `index` names.
 
     Without an index, `path` is the whole of a state and may be replaced by another whole.
     """
-    if index is not None and _index_of(path).exists():
+    if _index_of(path).exists():
         raise FileExistsError(
             f"{caller}: {path.parent} already holds {_index_of(path).name}, a state of the name {path.name}: "
             "delete that state first, or save under another name"
@@ -249,7 +250,7 @@ def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
     weights = weights_at(caller, path)
     note = f"{said}: it has no checksums, so its bytes were not verified"
     try:
-        return read_weights(caller, weights, like, note=note, **options)
+        return read_weights(caller, weights, like, Options(**options), note=note)
     except CorruptError:
         raise
     except ValueError as error:

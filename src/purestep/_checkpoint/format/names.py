@@ -60,6 +60,11 @@ def temporary_directory(name: str, host: str, pid: int, token: str) -> str:
     return f".{name}.{host}.{pid}.{token}tmp"
 
 
+def temporary_directories(name: str, host: str) -> re.Pattern[str]:
+    """Return the pattern of temporary directories of `name` on a host; its groups are pid and token."""
+    return re.compile(rf"\.{re.escape(name)}\.{re.escape(host)}\.([1-9]\d{{0,8}})\.([0-9a-f]{{8}})tmp")
+
+
 def writer_of(name: str) -> tuple[str, str] | None:
     """Return the host and the pid in the name of a temporary directory, or `None` for any other name."""
     found = _TEMPORARY.fullmatch(name)

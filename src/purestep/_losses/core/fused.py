@@ -5,6 +5,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import hardware, sums
+from purestep._core.custom import custom_function
 from purestep._losses.core import numerics
 
 Arrays = tuple[mx.array, ...]
@@ -32,8 +33,8 @@ def _fast_slope(logits: mx.array, targets: mx.array, factors: mx.array) -> mx.ar
     return mx.vjp(lambda x: mx.fast.cross_entropy(x, targets), [logits], [factors])[1][0]
 
 
-_losses: Any = mx.custom_function(lambda logits, targets: mx.fast.cross_entropy(logits, targets))
-_slope: Any = mx.custom_function(_fast_slope)
+_losses: Any = custom_function(lambda logits, targets: mx.fast.cross_entropy(logits, targets))
+_slope: Any = custom_function(_fast_slope)
 
 
 @_losses.vjp

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import graph, hardware, sums
+from purestep._core.custom import custom_function
 from purestep._losses.core import numerics
 from purestep._losses.core.fused import fused_cross_entropy
 
@@ -63,7 +64,7 @@ def summed(form: Form, chunk_size: int, *primals: mx.array) -> mx.array:
     for_weight = any("Copy" in graph.primitives(array) for array in (weight, *extra))
     for_hidden = for_weight or "Copy" in graph.primitives(hidden)
 
-    @mx.custom_function
+    @custom_function
     def forward(*primals: mx.array) -> tuple[mx.array, ...]:
         sums = _chunks(form, chunk_size, primals, for_hidden, for_weight)
         return tuple(x for x in sums if x is not None)
@@ -164,7 +165,7 @@ def _scaled(form: Form, primals: Primals, cotangent: mx.array, gradient: mx.arra
     """
     targets = primals[3]
 
-    @mx.custom_function
+    @custom_function
     def scale(cotangent: mx.array, gradient: mx.array, *primals: mx.array) -> mx.array:
         return (cotangent * gradient).astype(primals[index].dtype)
 

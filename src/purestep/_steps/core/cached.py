@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks, tree
+from purestep._core.custom import custom_function
 from purestep._core.mean import AnyMean, Mean
 from purestep._core.types import Batch, Params, Tree
 from purestep._steps.core.batches import after, microbatch
@@ -61,7 +62,7 @@ def cached_loss(contrast: Contrast, params: Params, inputs: Inputs) -> tuple[Mea
 
     # Returns the computed gradient. Its derivative is needed only for a gradient through the step, and only
     # then is the loss of all parts built again.
-    gradient_again: Any = mx.custom_function(lambda *arrays: list(arrays[-count:]))
+    gradient_again: Any = custom_function(lambda *arrays: list(arrays[-count:]))
 
     @gradient_again.vjp
     def curvature(primals: Any, cotangents: Any, outputs: Any) -> Any:
@@ -71,7 +72,7 @@ def cached_loss(contrast: Contrast, params: Params, inputs: Inputs) -> tuple[Mea
         made = mx.vjp(gradient, list(leaves), cotangents)[1]
         return [*made, *(mx.zeros_like(x) for x in (*others, *found))]
 
-    forward: Any = mx.custom_function(with_gradient)
+    forward: Any = custom_function(with_gradient)
 
     @forward.vjp
     def backward(primals: Any, cotangents: Any, outputs: Any) -> Any:

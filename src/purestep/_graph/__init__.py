@@ -1,0 +1,1 @@
+"""The operations of a function, read without evaluating anything."""

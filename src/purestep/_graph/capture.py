@@ -1,0 +1,156 @@
+"""Capture the graph of a function of arrays, gradients of its own included."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import context, custom, tree
+from purestep._core.types import Tree
+from purestep._graph import fast
+from purestep._graph.nodes import Graph, Operation, Value, ordered, readers
+
+
+Note = custom.Mark | custom.Opaque
+
+
+def capture(fun: Callable[..., Tree], *args: Tree) -> Graph:
+    """Return the operations of `fun(*args)`, before any are fused; nothing is evaluated or allocated.
+
+    Args:
+        fun: a function of trees of arrays that returns a tree of arrays.
+        args: its arguments; only shapes and dtypes matter, and values that are no arrays are kept.
+
+    Raises:
+        ValueError: if MLX cannot describe an operation, such as one with a gradient of its own that is made
+            when a module is imported.
+    """
+    given = tree.leaves(args)
+    places = [index for index, leaf in enumerate(given) if isinstance(leaf, mx.array)]
+    events: list[dict[str, Any]] = []
+    noted: list[Note] = []
+    counts: list[int] = []
+
+    def flat(*arrays: mx.array) -> list[mx.array]:
+        leaves = list(given)
+        for place, array in zip(places, arrays, strict=True):
+            leaves[place] = array
+        with custom.capturing() as found:
+            result = fun(*tree.unflatten(args, leaves))
+        results = [leaf for leaf in tree.leaves(result) if isinstance(leaf, mx.array)]
+        noted.extend([*found.marks, *found.opaque])
+        counts.append(len(results))
+        return [*results, *(array for note in noted for array in _arrays(note))]
+
+    with _described():
+        mx.export_function(events.append, flat, *(given[place] for place in places))
+    return _graph(events, counts[0], noted)
+
+
+@contextmanager
+def _described() -> Iterator[None]:
+    """Let functions that are compiled or have their own gradient show their operations, within the block."""
+    own, mx.custom_function = mx.custom_function, custom.custom_function  # type: ignore[assignment, misc]
+    mx.disable_compile()
+    try:
+        with context.installed(), fast.described():
+            yield
+    finally:
+        mx.custom_function = own  # type: ignore[misc]
+        mx.enable_compile()
+
+
+def _arrays(note: Note) -> list[mx.array]:
+    return [array for part in note if not isinstance(part, str) for array in part if array is not None]
+
+
+def _graph(events: list[dict[str, Any]], count: int, noted: list[Note]) -> Graph:
+    values: dict[str, Value] = {}
+
+    def value(described: Any) -> Value:
+        name, shape, dtype = described
+        if name not in values:
+            values[name] = Value(shape, dtype)
+        return values[name]
+
+    inputs: list[Value] = []
+    outputs: list[Value] = []
+    constants: list[Value] = []
+    for event in events:
+        kind = event["type"]
+        if kind == "inputs":
+            inputs = [value(each) for each in event["inputs"]]
+        elif kind == "outputs":
+            outputs = [value(each) for each in event["outputs"]]
+        elif kind == "constants":
+            for name, array in event["constants"]:
+                constants.append(value((name, array.shape, array.dtype)))
+        elif kind == "primitive":
+            read = [value(each) for each in event["inputs"]]
+            made = [value(each) for each in event["outputs"]]
+            Operation(event["name"], read, made, list(event["arguments"]))
+    remaining = iter(outputs[count:])
+    replaced = _Replaced(ordered(outputs))
+    for note in noted:
+        parts = [part if isinstance(part, str) else [x if x is None else next(remaining) for x in part] for part in note]
+        if isinstance(note, custom.Mark):
+            replaced.insert(custom.Mark(*parts))
+        else:
+            Operation(*parts, [])
+    outputs = [replaced.final(output) for output in outputs[:count]]
+    replaced.settle(outputs)
+    used = {value for operation in ordered(outputs) for value in operation.inputs} | {*outputs}
+    return Graph(inputs, outputs, [constant for constant in constants if constant in used])
+
+
+class _Replaced:
+    """The marks of a graph, replaced by the operations and gradients that they stand for."""
+
+    def __init__(self, operations: list[Operation]):
+        self._readers = readers(operations)
+        self._instead: dict[Value, Value] = {}
+
+    def insert(self, mark: Any) -> None:
+        """Replace one mark, whose arrays are values of the graph."""
+        made = [output.maker for output in mark.outputs]
+        for output, stand_in, scale in zip(mark.outputs, mark.cotangents, mark.scales, strict=True):
+            found = None if scale is None else self._product(scale, made, output)
+            if found is not None:
+                self._instead[stand_in] = next(value for value in found.inputs if value is not scale)
+        gradients = iter(mark.gradients)
+        for weight in mark.weights:
+            gradient = next(gradients, None)
+            if weight is None or gradient is None:
+                continue
+            for operation in self._readers.get(weight, []):
+                inner = any(value in mark.inputs for value in operation.inputs)
+                if operation.name == "Multiply" and not inner:
+                    self._instead[operation.outputs[0]] = gradient
+        Operation("CustomTransforms", [*mark.inputs, *mark.values], mark.outputs, [])
+
+    def _product(self, scale: Value, made: list[Any], output: Value) -> Operation | None:
+        """Return the product of a cotangent and a scale, which MLX's gradient made."""
+        for operation in self._readers.get(scale, []):
+            inner = any(operation.outputs[0] in maker.inputs for maker in made if maker is not None)
+            if operation.name == "Multiply" and not inner:
+                return operation
+        return None
+
+    def final(self, value: Value) -> Value:
+        """Return what stands in the place of a value."""
+        while value in self._instead:
+            value = self._instead[value]
+        return value
+
+    def settle(self, outputs: list[Value]) -> None:
+        """Let all operations read what stands in the place of their inputs."""
+        done: set[Operation] = set()
+        waiting = [output.maker for output in outputs]
+        while waiting:
+            operation = waiting.pop()
+            if operation is None or operation in done:
+                continue
+            done.add(operation)
+            operation.inputs = [self.final(value) for value in operation.inputs]
+            waiting += [value.maker for value in operation.inputs]

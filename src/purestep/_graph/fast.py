@@ -1,0 +1,69 @@
+"""MLX's fused operations on a GPU that it cannot describe, or whose gradients it cannot describe."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import custom, graph, hardware
+
+_attention: Any = mx.fast.scaled_dot_product_attention
+_cross_entropy: Any = mx.fast.cross_entropy
+
+
+@contextmanager
+def described() -> Iterator[None]:
+    """Replace the operations within the block, for the graph that is being captured."""
+    if not hardware.on_gpu():
+        yield
+        return
+    mx.fast.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    mx.fast.cross_entropy = cross_entropy
+    try:
+        yield
+    finally:
+        mx.fast.scaled_dot_product_attention = _attention
+        mx.fast.cross_entropy = _cross_entropy
+
+
+def attention(
+    q: mx.array, k: mx.array, v: mx.array, *, mask: Any = None, sinks: Any = None, **options: Any
+) -> mx.array:
+    """Return attention; its gradient is one operation where MLX has a kernel for it."""
+    extra = [array for array in (mask, sinks) if isinstance(array, mx.array)]
+
+    def forward(q: mx.array, k: mx.array, v: mx.array, *_: mx.array) -> mx.array:
+        return _attention(q, k, v, mask=mask, sinks=sinks, **options)
+
+    like = [mx.zeros(array.shape, array.dtype) for array in (q, k, v)]
+    if "ScaledDotProductAttention" not in graph.primitives(forward(*like)):
+        return forward(q, k, v)
+    function: Any = custom.custom_function(forward)
+
+    @function.vjp
+    def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        read = [*primals, output, cotangent]
+        shapes = [(array.shape, array.dtype) for array in primals[:3]]
+        found = custom.opaque("ScaledDotProductAttentionVJP", read, shapes)
+        return *found, *(mx.zeros_like(array) for array in primals[3:])
+
+    return function(q, k, v, *extra)
+
+
+def cross_entropy(logits: mx.array, targets: mx.array, **_: Any) -> mx.array:
+    """Return the losses; the operation and its gradient are one operation each."""
+
+    def forward(logits: mx.array, targets: mx.array) -> mx.array:
+        return custom.opaque("CrossEntropy", [logits, targets], [(targets.shape, mx.float32)])[0]
+
+    function: Any = custom.custom_function(forward)
+
+    @function.vjp
+    def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        logits, targets = primals
+        read = [logits, targets, cotangent]
+        (found,) = custom.opaque("CrossEntropyVJP", read, [(logits.shape, logits.dtype)])
+        return found, mx.zeros_like(targets)
+
+    return function(logits, targets)
