@@ -85,7 +85,7 @@ def instructions(
 
     >>> learnt, unseen = instructions(["that", "when"], train=1, test=1, seed=0)
     >>> [each[0].answer for each in learnt.values()], [each[0].answer for each in unseen.values()]
-    (['VTKG', 'ukmh', 'n-h-t-q', '12.02.2091'], ['WHEN', 'atth', 'w-h-e-n', '27.09.1952'])
+    (['VTKG', 'hmku', 'n-h-t-q', '12.02.2091'], ['WHEN', 'atth', 'w-h-e-n', '27.09.1952'])
     """
     draw, known = random.Random(seed), sorted(set(words))
     learnt: dict[str, list[Instruction]] = {}
