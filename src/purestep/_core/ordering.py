@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import tree
+from purestep._core import graph, tree
 from purestep._core.custom import custom_function
 
 
@@ -78,6 +78,7 @@ def _gradients(
 ) -> list[mx.array]:
     """Return the gradients of the arguments: computed after the cotangents, and given out together."""
     moved = [index for index, array in enumerate(primals) if mx.issubdtype(array.dtype, mx.floating)]
+    given = primals
     primals = [
         array if index in moved else mx.stop_gradient(array)
         for index, array in enumerate(after(primals, cotangents))
@@ -93,7 +94,17 @@ def _gradients(
         return [found[i] for i in kept]
 
     floating = [c for c in cotangents if mx.issubdtype(c.dtype, mx.floating)]
-    _, found = mx.vjp(moving, [primals[index] for index in moved], floating)
+    try:
+        _, found = mx.vjp(moving, [primals[index] for index in moved], floating)
+    except ValueError:
+        # Some of MLX's GPU operations have no gradient for a mask. An array that is differentiated depends on
+        # a Copy operation; a mask that is a constant does not.
+        constant = [index for index in moved if "Copy" not in graph.primitives(given[index])]
+        if not constant:
+            raise
+        moved = [index for index in moved if index not in constant]
+        primals = [mx.stop_gradient(x) if i in constant else x for i, x in enumerate(primals)]
+        _, found = mx.vjp(moving, [primals[index] for index in moved], floating)
     found = after(found, found)
     gradients = [mx.zeros_like(array) for array in primals]
     for index, gradient in zip(moved, found, strict=True):

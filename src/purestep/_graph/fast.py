@@ -31,14 +31,18 @@ def attention(
     q: mx.array, k: mx.array, v: mx.array, *, mask: Any = None, sinks: Any = None, **options: Any
 ) -> mx.array:
     """Return attention; its gradient is one operation where MLX has a kernel for it."""
-    extra = [array for array in (mask, sinks) if isinstance(array, mx.array)]
+    given = {"mask": mask, "sinks": sinks}
+    names = [name for name, value in given.items() if isinstance(value, mx.array)]
+    extra = [given[name] for name in names]
 
-    def forward(q: mx.array, k: mx.array, v: mx.array, *_: mx.array) -> mx.array:
-        return _attention(q, k, v, mask=mask, sinks=sinks, **options)
+    def forward(q: mx.array, k: mx.array, v: mx.array, *extra: mx.array) -> mx.array:
+        still = {name: mx.stop_gradient(array) for name, array in zip(names, extra, strict=True)}
+        return _attention(q, k, v, **{**given, **still}, **options)
 
     like = [mx.zeros(array.shape, array.dtype) for array in (q, k, v)]
-    if "ScaledDotProductAttention" not in graph.primitives(forward(*like)):
-        return forward(q, k, v)
+    shapes = [(array.shape, array.dtype) for array in extra]
+    if "ScaledDotProductAttention" not in graph.primitives(forward(*like, *(mx.zeros(*each) for each in shapes))):
+        return _attention(q, k, v, **given, **options)
     function: Any = custom.custom_function(forward)
 
     @function.vjp
