@@ -257,6 +257,6 @@ def picture(session: Session, rows: list[dict[str, float]], figures: dict[str, A
     ]
     session.draw(
         panels,
-        f"LoRA on {figures['trained_share']:.0%} of the parameters: {figures['exact_before']:.0%} to "
-        f"{figures['exact_after']:.0%} of unseen instructions answered exactly",
+        f"LoRA on {figures['trained_share']:.0%} of the parameters: {figures['exact_before']:.1%} to "
+        f"{figures['exact_after']:.1%} of unseen instructions answered exactly",
     )
