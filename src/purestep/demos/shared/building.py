@@ -1,6 +1,6 @@
 """How a demo builds its model and its optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import mlx.core as mx
@@ -11,17 +11,20 @@ import purestep as ps
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def seeded(build: Callable[[], nn.Module], seed: int) -> tuple[ps.types.Apply, ps.types.Params]:
+def seeded(
+    build: Callable[[], nn.Module], seed: int, *, remat: Sequence[str] = (), evaluate: bool = True
+) -> tuple[ps.types.Apply, ps.types.Params]:
     """Return the forward pass and the first weights of a model; the seed decides the weights."""
-    apply, params, _ = ps.functional(built(build, seed))
+    apply, params, _ = ps.functional(built(build, seed, evaluate=evaluate), remat=remat)
     return apply, params
 
 
-def built(build: Callable[[], ModuleT], seed: int) -> ModuleT:
+def built(build: Callable[[], ModuleT], seed: int, *, evaluate: bool = True) -> ModuleT:
     """Return a model; the seed decides its first weights."""
     with ps.rng.scope(mx.random.key(seed)):
         model = build()
-        mx.eval(model.parameters())
+        if evaluate:
+            mx.eval(model.parameters())
     return model
 
 
