@@ -1,5 +1,6 @@
 """Adapters against stand-ins for the libraries: what they ask of a server, and its failures."""
 
+import sys
 import types
 
 import pytest
@@ -17,6 +18,7 @@ class FakeWandb(types.ModuleType):
     def __init__(self):
         super().__init__("wandb")
         self.asked, self.runs, self.failing = [], {}, ""
+        self.Table = lambda columns, data: ("table", data)
 
     def init(self, **options):
         self.asked.append(options)
@@ -45,8 +47,7 @@ class FakeRun:
 @pytest.fixture
 def library(monkeypatch):
     fake = FakeWandb()
-    fake.Table = lambda columns, data: ("table", data)
-    monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
     return fake
 
 
@@ -109,15 +110,15 @@ class FakeClient:
 
 @pytest.fixture
 def client(monkeypatch):
-    modules = __import__("sys").modules
     library, entities = types.ModuleType("mlflow"), types.ModuleType("mlflow.entities")
     calls: list = []
-    library.MlflowClient = type("Client", (FakeClient,), {"calls": calls})
+    made = type("Client", (FakeClient,), {"calls": calls})
+    library.__dict__["MlflowClient"] = made
     for name in ("Metric", "Param", "RunTag"):
         setattr(entities, name, lambda *given: given)
-    monkeypatch.setitem(modules, "mlflow", library)
-    monkeypatch.setitem(modules, "mlflow.entities", entities)
-    return library.MlflowClient
+    monkeypatch.setitem(sys.modules, "mlflow", library)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    return made
 
 
 def test_mlflow_gets_names_that_it_takes_and_goes_on_after_the_tagged_step(client, tmp_path):
