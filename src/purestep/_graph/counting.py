@@ -20,6 +20,8 @@ def count_flops(graph: Graph) -> int:
     nothing else. Attention counts the whole square, also if it is causal; its fused gradient is five
     products. A transposed convolution counts the pairs of an input and a weight, not the zeros between
     inputs.
+
+    Differences from torch: groups of a convolution count in the gradient of its weights too.
     """
     return sum(flops_of(operation) for operation in graph.operations())
 
