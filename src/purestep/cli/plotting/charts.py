@@ -88,15 +88,17 @@ def charts_of(runs: Sequence[RunFiles]) -> Charts:
     """Return the charts of some runs."""
     names = list(dict.fromkeys(name for run in runs for name in run.rows.names))
     groups = _groups(names)
-    alone = [name for name in names if name not in _COUNTS and not any(name in each for each in groups.values())]
-    charts = [
-        _curves(title, figures, runs) for title, figures in _panels(alone)
+    alone = [
+        name for name in names if name not in _COUNTS and not any(name in each for each in groups.values())
     ]
+    charts = [_curves(title, figures, runs) for title, figures in _panels(alone)]
     charts = [chart for chart in charts if any(line.steps for line in chart.lines)]
     notes = [note for run in runs for note in run.notes]
     if len(charts) > MOST_CHARTS:
         left = len(charts) - MOST_CHARTS
-        notes.append(f"{left} figures were left out, after the first {MOST_CHARTS}: {charts[MOST_CHARTS].title}, ...")
+        notes.append(
+            f"{left} figures were left out, after the first {MOST_CHARTS}: {charts[MOST_CHARTS].title}, ..."
+        )
     heats = [
         heat
         for number, run in enumerate(runs)

@@ -14,8 +14,8 @@ _DEEPEST = 4
 def row_of(line: bytes) -> dict[str, float] | None:
     """Return the figures of a line of JSON, or `None` if it is not a row.
 
-    A row is an object with an integer `step`. Its other figures are numbers: texts, truth values and lists are
-    left out, null is NaN, and the figures of an object within it are named `outer/inner`.
+    A row is an object with an integer `step`. Its other figures are numbers: texts, truth values and lists
+    are left out, null is NaN, and the figures of an object within it are named `outer/inner`.
 
     >>> row_of(b'{"step": 2, "loss": null, "text": "a", "norms": {"w": 1}}')
     {'step': 2, 'loss': nan, 'norms/w': 1.0}
