@@ -113,7 +113,7 @@ def labels_of(runs: Sequence[RunFiles]) -> list[str]:
     different = differences(runs)
     labels = []
     for number, run in enumerate(runs):
-        said = [f"{name}={_setting(values[number])}" for name, values in different.items() if run.config]
+        said = [f"{name}={setting_text(values[number])}" for name, values in different.items() if run.config]
         shown = ", ".join(said[:4]) + (", ..." if len(said) > 4 else "")
         labels.append(f"{run.name}: {shown}" if said else run.name)
     return labels
@@ -210,6 +210,7 @@ def _heat(prefix: str, members: Sequence[str], number: int, run: RunFiles, sever
     )
 
 
-def _setting(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """Return a setting as a short text; `-` if the run has none."""
     text = "-" if value is None else str(value)
     return text if len(text) <= _SETTING else f"{text[:_SETTING]}..."

@@ -24,7 +24,7 @@ _WIDTH, _HEIGHT = 5.4, 3.6  # inches of a chart
 _TICKS = 12  # names of layers beside a heat map
 _LONGEST = 90  # characters of a label
 # A dollar sign is text, not mathematics. Fixed names within an SVG give the same file for the same run.
-_SETTINGS = {"text.parse_math": False, "svg.hashsalt": "purestep", "svg.fonttype": "none"}
+_SETTINGS: Any = {"text.parse_math": False, "svg.hashsalt": "purestep", "svg.fonttype": "none"}
 
 
 def draw(path: Path, charts: Charts) -> None:
@@ -60,7 +60,7 @@ def _figure(charts: Charts) -> Figure:
     for down, each in zip(downs, (charts.curves, charts.heats), strict=True):
         if down:
             part = next(parts)
-            places = list(part.subplots(down, across, squeeze=False).flat)
+            places = list(part.subplots(down, min(across, len(each)), squeeze=False).flat)
             for axes, chart in zip(places, each, strict=False):
                 if isinstance(chart, Curves):
                     _draw_curves(axes, chart, several)
@@ -116,7 +116,7 @@ def _draw_heat(part: Any, axes: Axes, heat: Heat) -> None:
     last = heat.steps[-1] + (heat.steps[-1] - heat.steps[0]) / max(1, len(heat.steps) - 1)
     edges = [*heat.steps, max(last, heat.steps[-1] + 1)]
     values = [[value if math.isfinite(value) else math.nan for value in row] for row in heat.values]
-    limits = {} if logarithmic else {"vmin": low, "vmax": max(high, low + 1e-12)}
+    limits: Any = {} if logarithmic else {"vmin": low, "vmax": max(high, low + 1e-12)}
     mesh = axes.pcolormesh(edges, range(len(values) + 1), values, norm=norm, cmap="viridis", **limits)
     every = -(-len(heat.layers) // _TICKS)
     axes.set_yticks(
