@@ -15,14 +15,14 @@ from purestep.cli.plotting.reading import RunFiles, read_runs
 CALLER = "plot"
 _KINDS = (".png", ".svg", ".html")
 _MOST_RUNS = 26
-_DESCRIPTION = """Draw the curves of runs: loss, learning rate, gradient norm, speed, memory and every other figure,
-and heat maps of figures by layer. RUN is the directory of a run, or a file of JSON lines that callbacks.jsonl
-wrote. Runs are told apart by the settings in which their config.toml differ."""
-_EPILOG = f"""--out FILE.png and FILE.svg write a picture and need matplotlib. --out FILE.html writes one page that
-works without a network. --out may be given several times.
+_DESCRIPTION = """Draw the curves of runs: loss, learning rate, gradient norm, speed, memory and every other
+figure, and heat maps of figures by layer. RUN is the directory of a run, or a file of JSON lines that
+callbacks.jsonl wrote. Runs are told apart by the settings in which their config.toml differ."""
+_EPILOG = f"""--out FILE.png and FILE.svg write a picture and need matplotlib. --out FILE.html writes one page
+that works without a network. --out may be given several times.
 
-Exit status: 0 done; 1 the output cannot be written; 2 the arguments are wrong, or a file cannot be read or
-written. {ENDS}"""
+Exit status: 0 done; 1 standard output cannot be written; 2 the arguments are wrong, or a file cannot be read
+or written. {ENDS}"""
 
 
 @command(CALLER)

@@ -18,7 +18,7 @@ from purestep._core.escaping import printable
 from purestep._loop.callbacks.pictures.curves import FEW
 from purestep._loop.callbacks.pictures.picture import smoothing_reach
 from purestep.cli.plotting.charts import Charts, Curves, Heat, Line
-from purestep.cli.plotting.colors import COLORS, STYLES
+from purestep.cli.plotting.scales import COLORS, STYLES, compact
 
 _WIDTH, _HEIGHT = 5.4, 3.6  # inches of a chart
 _TICKS = 12  # names of layers beside a heat map
@@ -146,18 +146,6 @@ def trend(values: Sequence[float], reach: int, limits: tuple[float, float] | Non
         among = [each for each in window if math.isfinite(each) and low <= each <= high]
         found.append(sum(among) / len(among) if among and not math.isnan(value) else math.nan)
     return found
-
-
-def compact(value: float) -> str:
-    """Return a number of a scale in few characters.
-
-    >>> compact(52000.0), compact(6.1e9), compact(0.002), compact(1200.0), compact(1e-7)
-    ('52k', '6.1G', '0.002', '1200', '1e-07')
-    """
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if 1e4 <= abs(value) < 1e15 and abs(value) >= size:
-            return f"{value / size:.6g}{prefix}"
-    return f"{value:.6g}"
 
 
 def _color(number: int) -> str:

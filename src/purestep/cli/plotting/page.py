@@ -10,8 +10,8 @@ from typing import Any
 from purestep._checkpoint.disk import atomic
 from purestep._core.escaping import printable
 from purestep.cli.plotting.charts import Charts, setting_text, thinned
-from purestep.cli.plotting.colors import COLORS, DASHES
 from purestep.cli.plotting.reading import RunFiles, differences
+from purestep.cli.plotting.scales import COLORS, DASHES
 
 _TEMPLATE = "page.html"
 _PLACE = "@DATA@"

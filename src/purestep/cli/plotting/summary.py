@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from purestep.cli.core import output
 from purestep.cli.plotting.charts import Charts, Heat, Line
 from purestep.cli.plotting.reading import RunFiles, differences
+from purestep.cli.plotting.scales import compact
 from purestep.cli.plotting.sparklines import sparkline
 
 _NARROW, _WIDE = 12, 48  # blocks of a curve
@@ -40,14 +40,23 @@ def show(tables: Any, charts: Charts) -> None:
     several = len(charts.labels) > 1
     if several:
         tables.say(*(f"{_letter(number)}  {label}" for number, label in enumerate(charts.labels)), "")
-    lines = [line for chart in charts.curves for line in chart.lines]
+    lines = [
+        (line, chart.limits)
+        for chart in charts.curves
+        for figure in dict.fromkeys(line.figure for line in chart.lines)
+        for line in chart.lines
+        if line.figure == figure
+    ]
     if lines:
         heads = ["figure", *(["run"] if several else []), "curve", "first", "last", "lowest", "highest"]
         sides = ["left"] * (3 if several else 2) + ["right"] * 4
-        rows = [_row(line, several) for line in lines]
+        rows = [_row(line, several) for line, _ in lines]
         width = _room(rows, several)
-        for row, line in zip(rows, lines, strict=True):
-            row[2 if several else 1] = _blocks(line.values, width)
+        for row, (line, limits) in zip(rows, lines, strict=True):
+            # A spike must not make the rest of its curve flat.
+            low, high = limits or (-math.inf, math.inf)
+            values = [min(max(value, low), high) if math.isfinite(value) else value for value in line.values]
+            row[2 if several else 1] = _blocks(values, width)
         tables.table("curves by step", list(zip(heads, sides, strict=True)), rows)
     if charts.heats:
         heads = ["figure", "layers, the first to the last", "lowest", "highest"]
@@ -77,9 +86,9 @@ def _figures(steps: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
 
 def _row(line: Line, several: bool) -> list[str]:
     found = _figures(line.steps, line.values)
-    numbers = [output.number(found[name]) for name in ("first", "last")]
+    numbers = [compact(found[name], 4) for name in ("first", "last")]
     for name in ("lowest", "highest"):
-        numbers.append("none" if found[name] is None else output.number(found[name]))
+        numbers.append("none" if found[name] is None else compact(found[name], 4))
     return [_name(line.figure), *([_letter(line.run)] if several else []), "", *numbers]
 
 
@@ -89,7 +98,7 @@ def _layers(heat: Heat) -> list[str]:
     ends = ["none", "none"]
     if finite:
         places = min(finite, key=last.__getitem__), max(finite, key=last.__getitem__)
-        ends = [f"{output.number(last[place])} {_name(heat.layers[place])}" for place in places]
+        ends = [f"{compact(last[place], 4)} {_name(heat.layers[place])}" for place in places]
     return [_name(heat.title), _blocks(last, min(len(last), _WIDE)), *ends]
 
 
