@@ -15,6 +15,7 @@ _MOST_LEVELS = 512
 _COUNTS = frozenset({"step", "epoch", "samples", "tokens", "seconds"})
 _RATES = ("tokens_per_second", "samples_per_second", "steps_per_second")
 _FIRST = ("loss", "learning_rate", "grad_norm")
+_LARGEST = 1e100
 _SETTING = 40  # characters of a setting in a legend
 
 
@@ -88,17 +89,14 @@ def charts_of(runs: Sequence[RunFiles]) -> Charts:
     """Return the charts of some runs."""
     names = list(dict.fromkeys(name for run in runs for name in run.rows.names))
     groups = _groups(names)
-    alone = [
-        name for name in names if name not in _COUNTS and not any(name in each for each in groups.values())
-    ]
+    grouped = {name for members in groups.values() for name in members}
+    alone = [name for name in names if name not in _COUNTS and name not in grouped]
     charts = [_curves(title, figures, runs) for title, figures in _panels(alone)]
     charts = [chart for chart in charts if any(line.steps for line in chart.lines)]
     notes = [note for run in runs for note in run.notes]
     if len(charts) > MOST_CHARTS:
-        left = len(charts) - MOST_CHARTS
-        notes.append(
-            f"{left} figures were left out, after the first {MOST_CHARTS}: {charts[MOST_CHARTS].title}, ..."
-        )
+        left, first = len(charts) - MOST_CHARTS, charts[MOST_CHARTS].title
+        notes.append(f"{left} figures after the first {MOST_CHARTS} were left out: {first}, ...")
     heats = [
         heat
         for number, run in enumerate(runs)
@@ -125,8 +123,9 @@ def natural(name: str) -> list[Any]:
     >>> sorted(["layers.10", "layers.9"], key=natural)
     ['layers.9', 'layers.10']
     """
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if place % 2 and len(part) < 20 else part for place, part in enumerate(parts)]
+    # Every second part is a number. Its length, then its digits, sort it however long it is.
+    parts = re.split(r"([0-9]+)", name)
+    return [_number(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def thinned(steps: list[int], values: list[float], most: int = _POINTS) -> tuple[list[int], list[float]]:
@@ -149,6 +148,11 @@ def thinned(steps: list[int], values: list[float], most: int = _POINTS) -> tuple
     while len(places) > most:  # the ends may have been added
         del places[1]
     return [steps[place] for place in places], [values[place] for place in places]
+
+
+def _number(digits: str) -> tuple[int, str]:
+    digits = digits.lstrip("0")
+    return len(digits), digits
 
 
 def _groups(names: Sequence[str]) -> dict[str, list[str]]:
@@ -183,6 +187,7 @@ def _curves(title: str, figures: Sequence[str], runs: Sequence[RunFiles]) -> Cur
     for number, run in enumerate(runs):
         for figure in figures:
             steps, values = run.rows.column(figure)
+            values = list(map(_drawn, values))
             if steps:
                 seen += [value for value in values if math.isfinite(value)]
                 noisy = not figure.startswith("eval") and len(steps) > len(run.rows.rows) / 2
@@ -206,8 +211,13 @@ def _heat(prefix: str, members: Sequence[str], number: int, run: RunFiles, sever
         number,
         [name.partition("/")[2] for name in there],
         [int(row["step"]) for row in chosen],
-        [[row.get(name, math.nan) for row in chosen] for name in there],
+        [[_drawn(row.get(name, math.nan)) for row in chosen] for name in there],
     )
+
+
+def _drawn(value: float) -> float:
+    """Return a value, or infinity for one so large that the range of an axis would overflow."""
+    return value if abs(value) < _LARGEST or math.isnan(value) else math.copysign(math.inf, value)
 
 
 def setting_text(value: Any) -> str:

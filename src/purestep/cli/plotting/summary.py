@@ -13,6 +13,7 @@ from purestep.cli.plotting.sparklines import sparkline
 
 _NARROW, _WIDE = 12, 48  # blocks of a curve
 _LONGEST = 28  # characters of a name on a terminal
+_SMALL = 72  # columns; a smaller terminal has no room for the first value
 
 
 def summary(runs: Sequence[RunFiles]) -> dict[str, Any]:
@@ -49,14 +50,18 @@ def show(tables: Any, charts: Charts) -> None:
     ]
     if lines:
         heads = ["figure", *(["run"] if several else []), "curve", "first", "last", "lowest", "highest"]
-        sides = ["left"] * (3 if several else 2) + ["right"] * 4
         rows = [_row(line, several) for line, _ in lines]
-        width = _room(rows, several)
+        curve = heads.index("curve")
+        if sys.stdout.isatty() and shutil.get_terminal_size().columns < _SMALL:
+            heads.pop(curve + 1)
+            rows = [[*row[: curve + 1], *row[curve + 2 :]] for row in rows]
+        width = _room([heads, *rows], curve)
         for row, (line, limits) in zip(rows, lines, strict=True):
             # A spike must not make the rest of its curve flat.
             low, high = limits or (-math.inf, math.inf)
             values = [min(max(value, low), high) if math.isfinite(value) else value for value in line.values]
-            row[2 if several else 1] = _blocks(values, width)
+            row[curve] = _blocks(values, width)
+        sides = ["left" if place <= curve else "right" for place in range(len(heads))]
         tables.table("curves by step", list(zip(heads, sides, strict=True)), rows)
     if charts.heats:
         heads = ["figure", "layers, the first to the last", "lowest", "highest"]
@@ -111,12 +116,12 @@ def _blocks(values: Sequence[float], width: int) -> str:
     return sparkline(values, width)
 
 
-def _room(rows: Sequence[Sequence[str]], several: bool) -> int:
+def _room(rows: Sequence[Sequence[str]], curve: int) -> int:
     """Return how many blocks fit beside the other columns of a terminal."""
     if not sys.stdout.isatty():
         return _WIDE
-    others = sum(max(map(len, column)) for column in zip(*rows, ("lowest",) * len(rows[0]), strict=True))
-    room = shutil.get_terminal_size().columns - others - 3 * len(rows[0]) - 2
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = shutil.get_terminal_size().columns - sum(widths) + widths[curve] - 3 * len(widths) - 1
     return max(_NARROW, min(_WIDE, room))
 
 
