@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from purestep import __version__
-from purestep.cli import demo, doctor, inspect, plot, replay, train
+from purestep.cli import demo, doctor, inspect, plot, replay, train, watch
 from purestep.cli.core.commands import Parser, command
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train.main, "train a model on a text, JSONL or token file"),
     "demo": (demo.main, "train a small model and show the results"),
     "plot": (plot.main, "show the curves of runs, and write them as a picture or a page"),
+    "watch": (watch.main, "follow a run as it goes on"),
     "inspect": (inspect.main, "show and verify checkpoints, or compare two"),
     "replay": (replay.main, "run a failed step again and find the first value that is not finite"),
     "doctor": (doctor.main, "check this machine: what it has, how fast it is, what is wrong"),

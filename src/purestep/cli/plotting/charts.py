@@ -27,7 +27,7 @@ class Line(NamedTuple):
         figure: the name of the figure.
         steps: whole numbers that grow.
         values: as many numbers; NaN is a gap.
-        noisy: whether it has a value for each logged step, unlike an evaluation.
+        noisy: whether a moving average helps to read it.
     """
 
     run: int
@@ -190,7 +190,8 @@ def _curves(title: str, figures: Sequence[str], runs: Sequence[RunFiles]) -> Cur
             values = list(map(_drawn, values))
             if steps:
                 seen += [value for value in values if math.isfinite(value)]
-                noisy = not figure.startswith("eval") and len(steps) > len(run.rows.rows) / 2
+                # A schedule is exact, and an evaluation is an average already.
+                noisy = not figure.startswith("eval") and "learning_rate" not in figure
                 lines.append(Line(number, figure, *thinned(steps, values), noisy))
     limits = without_spikes(seen)
     if title in _RATES and seen and min(seen) >= 0:

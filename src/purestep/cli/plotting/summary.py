@@ -57,10 +57,7 @@ def show(tables: Any, charts: Charts) -> None:
             rows = [[*row[: curve + 1], *row[curve + 2 :]] for row in rows]
         width = _room([heads, *rows], curve)
         for row, (line, limits) in zip(rows, lines, strict=True):
-            # A spike must not make the rest of its curve flat.
-            low, high = limits or (-math.inf, math.inf)
-            values = [min(max(value, low), high) if math.isfinite(value) else value for value in line.values]
-            row[curve] = _blocks(values, width)
+            row[curve] = blocks_of(line.values, limits, width)
         sides = ["left" if place <= curve else "right" for place in range(len(heads))]
         tables.table("curves by step", list(zip(heads, sides, strict=True)), rows)
     if charts.heats:
@@ -71,6 +68,12 @@ def show(tables: Any, charts: Charts) -> None:
             [_layers(heat) for heat in charts.heats],
         )
     tables.say(*charts.notes)
+
+
+def blocks_of(values: Sequence[float], limits: tuple[float, float] | None, width: int) -> str:
+    """Return a curve as blocks that standard output can encode; a spike does not make the rest flat."""
+    low, high = limits or (-math.inf, math.inf)
+    return _blocks([min(max(value, low), high) if math.isfinite(value) else value for value in values], width)
 
 
 def _figures(steps: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
