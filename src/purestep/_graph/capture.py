@@ -11,6 +11,7 @@ from purestep._core.types import Tree
 from purestep._graph import fast
 from purestep._graph.nodes import Graph, Operation, Value, ordered, readers
 
+
 Note = custom.Mark | custom.Opaque
 
 

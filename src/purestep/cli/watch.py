@@ -20,7 +20,7 @@ _FIRST = 10  # rows that a pipe gets of what there was before
 _DESCRIPTION = """Follow a run that is being written: a screen of its curves, or in a pipe a line for each
 row. RUN is the directory of a run, or a file of JSON lines that callbacks.jsonl wrote; it may not exist yet.
 The run may end, be resumed or begin again."""
-_EPILOG = f"""The command ends when the run has made the max_steps of its config.toml, and otherwise at Ctrl-C.
+_EPILOG = f"""The command ends when the run has made the max_steps of its config.toml, otherwise at Ctrl-C.
 
 Exit status: 0 the run made all its steps, or --once; 1 standard output cannot be written; 2 the arguments are
 wrong, or a file cannot be read. {ENDS}"""
@@ -82,8 +82,9 @@ def _draw(follower: Follower, showing: Any, options: Any) -> None:
             began = time.monotonic()
             follower.poll()
             run = follower.run()
-            screen.draw(run, total_of(run), follower.age())
-            if options.once or finished(run):
+            done = finished(run)
+            screen.draw(run, total_of(run), None if done else follower.age())
+            if options.once or done:
                 return
             # A long run takes time to draw: at most a fifth of the time goes into it.
             time.sleep(max(options.every, 4 * (time.monotonic() - began)))
