@@ -82,6 +82,14 @@ def test_memory_of_a_small_container_is_advice(monkeypatch):
     assert "Metal recommends at most 34.4 GB; the system wires at most 34.4 GB" in machine.room().said
 
 
+@pytest.mark.parametrize(("free", "state"), [(2**36, "ok"), (2**30, "advice")])
+def test_a_gpu_whose_memory_others_hold_is_advice(monkeypatch, free, state):
+    monkeypatch.setattr(machine, "memory", lambda: Memory(2**36, None, 0, 0, 0))
+    monkeypatch.setattr(mx, "device_info", lambda *given: {"free_memory": free})
+    assert machine.room().state == state
+    assert " free" in machine.room().said
+
+
 def test_a_backend_that_mlx_does_not_know_is_not_available(monkeypatch):
     def available(name):
         if name == "jaccl":

@@ -25,6 +25,7 @@ def test_the_known_figures_come_first_and_counts_are_no_charts():
         "peak_memory": 1,
         "active_memory": 1,
         "eval_loss": 1,
+        "eval_weight": 1,
         "learning_rate": 1,
         "loss": 1,
         "tokens": 1,

@@ -79,6 +79,13 @@ def room() -> Finding:
         parts.append(f"{kind} {output.size(found.limit)}")
     if figures["wired_limit"]:
         parts.append(f"the system wires at most {output.size(figures['wired_limit'])}")
+    free = mx.device_info().get("free_memory")
+    if isinstance(free, int) and found.total:
+        figures["free"] = free
+        parts.append(f"{output.size(free)} free")
+        if free < found.total / 4:
+            remedy = "See which other process holds the memory of the GPU, for example with nvidia-smi"
+            return Finding("memory", ADVICE, "; ".join(parts), remedy, figures)
     if found.limit is not None and found.limit < 2**30:
         remedy = "Give the container more memory, or train a small model"
         return Finding("memory", ADVICE, "; ".join(parts), remedy, figures)

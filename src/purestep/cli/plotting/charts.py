@@ -90,7 +90,8 @@ def charts_of(runs: Sequence[RunFiles]) -> Charts:
     names = list(dict.fromkeys(name for run in runs for name in run.rows.names))
     groups = _groups(names)
     grouped = {name for members in groups.values() for name in members}
-    alone = [name for name in names if name not in _COUNTS and name not in grouped]
+    counts = _COUNTS | {f"{name.removesuffix('_loss')}_weight" for name in names if name.endswith("_loss")}
+    alone = [name for name in names if name not in counts and name not in grouped]
     charts = [_curves(title, figures, runs) for title, figures in _panels(alone)]
     charts = [chart for chart in charts if any(line.steps for line in chart.lines)]
     notes = [note for run in runs for note in run.notes]

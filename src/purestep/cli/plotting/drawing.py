@@ -77,12 +77,13 @@ def _figure(charts: Charts) -> Figure:
 
 def _draw_curves(axes: Axes, chart: Curves, several: bool) -> None:
     figures = list(dict.fromkeys(line.figure for line in chart.lines))
-    drawn: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for line in chart.lines:
         place = figures.index(line.figure)
         color = _color(line.run if several else place)
         style: Any = STYLES[place % len(STYLES)] if several else "-"
-        drawn.setdefault(line.figure, _draw_line(axes, line, color, style, chart.limits))
+        drawn = _draw_line(axes, line, color, style, chart.limits)
+        keys[line.figure] = Line2D([], [], color="#333333", linestyle=style) if several else drawn
     if chart.limits:
         axes.set_ylim(*chart.limits)
     axes.set(xlabel="step", ylabel=_label(chart.title))
@@ -91,7 +92,7 @@ def _draw_curves(axes: Axes, chart: Curves, several: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(alpha=0.25)
     if len(figures) > 1:
-        axes.legend([drawn[name] for name in figures], list(map(_label, figures)), frameon=False)
+        axes.legend([keys[name] for name in figures], list(map(_label, figures)), frameon=False)
 
 
 def _draw_line(axes: Axes, line: Line, color: str, style: Any, limits: tuple[float, float] | None) -> Any:
