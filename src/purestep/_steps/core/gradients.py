@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, graph, microbatching, tree
+from purestep._core import checks, microbatching, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
+from purestep._core.tracing import graph
 from purestep._core.types import Batch, Params, Tree, Updates
 from purestep._steps.core.batches import after, microbatch
 from purestep._steps.core.outcome import Outcome, keyless, no_backward_draws, outcome_of

@@ -132,7 +132,7 @@ def _session(
 ) -> Session:
     config, task = settings.config, settings.task
     data = corpus.prepared(task, found, directory, config.batch_size, config.seed, again=again)
-    about = models.Data(data.vocabulary, task.context, settings.sizes)
+    about = models.Data(data.vocabulary, task.context, settings.sizes, task.remat)
     model = models.build(task.model, config, about)
     session = Session(settings, directory, data, model, [*notes, *data.notes])
     prompt(session)
