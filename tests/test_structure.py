@@ -26,7 +26,8 @@ LAYOUT = {
     "": (
         "_core _hardware _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data "
         "_measures _graph _memory _replay _loop types rng tree hardware layers adapters transforms "
-        "optimizers schedules losses data checkpoint memory replay metrics callbacks testing demos cli __main__"
+        "optimizers schedules losses data checkpoint memory replay metrics callbacks testing demos cli "
+        "__main__"
     ).split(),
     "_core": ("escaping hardware sums mean types checks microbatching scalars tree tracing rng").split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
