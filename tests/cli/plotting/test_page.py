@@ -164,3 +164,24 @@ def test_a_browser_draws_odd_values(browser, tmp_path):
         assert found.count("<section") == len(odd)
         drawn = re.sub("<script.*?</script>", "", found, flags=re.DOTALL)
         assert not re.findall(".{60}(?:NaN|Infinity|undefined)", drawn)
+
+
+def test_a_browser_answers_to_the_pointer_and_to_clicks(browser, tmp_path):
+    path = written(tmp_path / "page.html", run("first"), run("second", 100, 2.0))
+    hands = """<script>
+    const box = document.querySelector("section svg").getBoundingClientRect();
+    const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2 };
+    document.querySelector("section svg").dispatchEvent(new PointerEvent("pointermove", at));
+    document.body.dataset.tip = document.querySelector("section .tip").textContent;
+    const canvas = document.querySelector("canvas").getBoundingClientRect();
+    const corner = { clientX: canvas.left + 1, clientY: canvas.bottom - 1 };
+    document.querySelector("canvas").dispatchEvent(new PointerEvent("pointermove", corner));
+    document.body.dataset.heat = document.querySelectorAll("section .tip")[1].textContent;
+    document.querySelectorAll("#runs input")[1].click();
+    document.body.dataset.curves = document.querySelectorAll(".curve").length;
+    </script></body>"""
+    path.write_text(path.read_text().replace("</body>", hands))
+    body = dict(Elements(browser(path)).attributes)
+    assert re.fullmatch(r"first loss [\d.]+ at step 9\dfirst eval_loss .*second loss .*", body["data-tip"])
+    assert re.fullmatch(r"layers\.11: 12 at step 1", body["data-heat"])
+    assert body["data-curves"] == "2"

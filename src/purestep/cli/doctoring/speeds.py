@@ -14,7 +14,7 @@ from purestep._hardware.lookup import bandwidth, peak_flops
 from purestep._hardware.machine import backend
 from purestep._hardware.rates import copy_rate, matmul_rate
 from purestep.cli.core import output
-from purestep.cli.doctoring.finding import ADVICE, OK, WRONG, Finding
+from purestep.cli.doctoring.finding import ADVICE, OK, WRONG, Finding, rate_text
 
 _BLOCK = 2**23
 _BLOCKS = 8
@@ -79,18 +79,6 @@ def disk(directory: Path) -> Finding:
     if rate < _SLOW_DISK:
         return Finding("disk", ADVICE, said, "Save checkpoints to a faster disk, or less often", figures)
     return Finding("disk", OK, said, figures=figures)
-
-
-def rate_text(rate: float, unit: str) -> str:
-    """Return a rate with a prefix.
-
-    >>> rate_text(4.2e9, "FLOP/s"), rate_text(3.35e12, "B/s")
-    ('4.2 GFLOP/s', '3.35 TB/s')
-    """
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if rate >= size:
-            return f"{rate / size:.3g} {prefix}{unit}"
-    return f"{rate:.3g} {unit}"
 
 
 def _written(directory: Path) -> tuple[int, float]:

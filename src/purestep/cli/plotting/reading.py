@@ -68,8 +68,10 @@ def read_run(caller: str, name: str, path: Path) -> RunFiles:
     notes = []
     if rows.skipped:
         notes.append(f"{rows.skipped} lines of {path} are not rows of a run and were left out")
+    if rows.stride > 1:
+        notes.append(f"of {path} one row of {rows.stride} was kept")
     if rows.dropped:
-        notes.append(f"{len(rows.dropped)} figures of {path} beyond the first 4096 were left out")
+        notes.append(f"figures of {path} beyond the first 4096 were left out")
     return RunFiles(name, path, rows, config_of(path.parent / CONFIG, notes), notes)
 
 
