@@ -12,7 +12,7 @@ from purestep._core import checks, tree
 _FLOATS = ("float32", "float16", "bfloat16")
 _LONG = 0.01  # seconds; a shorter product says more about the launch than about the product
 _SIZES = (256, 512, 1024, 2048, 4096, 8192)
-_MOST = 2**28  # bytes of a copy
+_LEAST, _MOST = 2**26, 2**29  # bytes of a copy; a smaller array stays in a CPU's caches
 
 
 class Rate(NamedTuple):
@@ -67,7 +67,7 @@ def matmul_rate(dtype: mx.Dtype = mx.float32, *, seconds: float = 0.3) -> Rate:
 def copy_rate(*, seconds: float = 0.3) -> Rate:
     """Measure how fast the default device reads an array and writes another of the same size.
 
-    The array grows from 4 MiB to at most 256 MiB, until a copy takes 10 ms. It waits for the device.
+    The array grows from 64 MiB to at most 512 MiB, until a copy takes 10 ms. It waits for the device.
 
     Args:
         seconds: how long to repeat the copy; positive. At least three runs are timed.
@@ -82,7 +82,7 @@ def copy_rate(*, seconds: float = 0.3) -> Rate:
     True
     """
     seconds = checks.number("copy_rate", "seconds", seconds, above=0)
-    size, timed, x = 2**22, 0.0, mx.array(0)
+    size, timed, x = _LEAST, 0.0, mx.array(0)
     while size <= _MOST:
         x = mx.zeros(size // 4, dtype=mx.float32)
         mx.eval(x)
