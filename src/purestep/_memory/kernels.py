@@ -200,16 +200,22 @@ def _in_order(operation: Operation, machine: Machine) -> int:
 
 
 def _convolution(operation: Operation, machine: Machine) -> int:
-    """On a CPU the patches of the input are copied into one matrix."""
+    """On a CPU the patches of the padded input are copied into one matrix, unless the input is dilated."""
     source, weight = operation.inputs[:2]
     output = operation.outputs[0]
-    window = 1
+    _, before, after, apart, dilation, groups, _ = operation.arguments
+    dilated = any(step != 1 for step in (*dilation, *(apart if len(dilation) > 1 else ())))
+    if not machine.patches or dilated or (groups != 1 and len(dilation) > 1):
+        return _plain(operation, machine)
+    padded = source.shape[0] * source.shape[-1]
+    for length, low, high in zip(source.shape[1:-1], before, after, strict=True):
+        padded *= length + low + high
+    patches = output.size // max(output.shape[-1], 1)
     for length in weight.shape[1:]:
-        window *= length
-    places = output.size // max(output.shape[-1], 1)
-    machine.keep_until_done(machine.allocate(source.nbytes))
-    machine.keep_until_done(machine.allocate(places * window * source.dtype.size))
-    return _plain(operation, machine) + 2
+        patches *= length
+    for size in (padded, patches):
+        machine.keep_until_done(machine.allocate(size * 4))  # float32
+    return _plain(operation, machine) + 3
 
 
 _KERNELS: dict[str, Callable[[Operation, Any], int]] = {

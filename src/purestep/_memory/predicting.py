@@ -26,9 +26,9 @@ def predict(step: Callable[..., Any], state: TrainState, batch: Tree) -> MemoryR
     trace takes as long as that of compiling, some seconds for a large model.
 
     The memory of other programs, of MLX's cache and of what the process holds besides is not included. On a
-    CPU the peak of nine steps was within 6 % of the measured one. On a GPU the host submits kernels
-    before earlier ones have run, and their memory waits: a measured peak varies by 10 % from step to step,
-    and a lower memory limit (`limits`) makes the host wait instead. Metal's figures are not measured.
+    CPU the peak of 16 steps was within 6 % of the measured one. On an H200 that of six transformers was
+    within 6 %, and that of a perceptron in float32 was 13 % too low. There the host submits kernels before
+    earlier ones have run, and the measured peak varies from step to step. Metal was not measured.
 
     Args:
         step: `step(state, batch)`, from `train_step`, compiled or not.

@@ -15,7 +15,13 @@ _CPU_GROUP = 10  # kernels, MLX's DISPATCHES_PER_TASK
 
 
 class Queue(Protocol):
-    """Kernels that were submitted and have not run."""
+    """Kernels that were submitted and have not run.
+
+    Attributes:
+        patches: convolutions copy the patches of their input.
+    """
+
+    patches: bool
 
     def size(self, nbytes: int) -> int:
         """Return the memory that the allocator takes for some bytes."""
@@ -35,6 +41,8 @@ class Queue(Protocol):
 
 class CpuQueue:
     """The queue of a CPU: one thread runs the kernels, up to ten groups of ten behind the host."""
+
+    patches = True
 
     def __init__(self) -> None:
         self._groups: deque[list[Buffer]] = deque()
@@ -86,6 +94,7 @@ class GpuQueue:
     and 60 % of its rate in matrix products.
     """
 
+    patches = False
     VIEW, KERNEL, PRODUCT, LAUNCH = 1.5e-6, 11e-6, 12e-6, 2.5e-6  # seconds
 
     def __init__(self, speeds: Speeds) -> None:

@@ -18,6 +18,7 @@ class Simulation:
 
     Attributes:
         layouts: of the arrays that are there now.
+        patches: convolutions copy the patches of their input.
         active: bytes in use.
         peak: the most that was in use.
         at_peak: the operation that took the peak; `None` before the first.
@@ -28,7 +29,7 @@ class Simulation:
         self.layouts: dict[Value, Layout] = {}
         self.active = self.peak = self._allocations = self._peak_allocation = 0
         self.at_peak: Operation | None = None
-        self._queue = queue
+        self._queue, self.patches = queue, queue.patches
         self._references: dict[Value, int] = {}
         self._temporaries: list[Buffer] = []
         self._now: Operation | None = None

@@ -3,13 +3,14 @@
 from typing import Protocol
 
 from purestep._graph.nodes import Operation, Value
-from purestep._memory.layout import Buffer, Layout, broadcast, plain, reshaped, sliced, transposed
+from purestep._memory.layout import Buffer, Layout, broadcast, plain, reshaped, sliced, strided, transposed
 
 
 class Machine(Protocol):
     """What a kernel asks of the simulated machine."""
 
     layouts: dict[Value, Layout]
+    patches: bool
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return new memory."""
@@ -57,6 +58,8 @@ def share(operation: Operation, machine: Machine) -> int:
         machine.layouts[value] = Layout(of.buffer, kept, of.used, of.gapless, of.by_rows, of.by_columns)
     elif name == "Slice":
         machine.layouts[value] = sliced(value, of, tuple(operation.arguments[2]))
+    elif name == "AsStrided":
+        machine.layouts[value] = strided(value, of, tuple(operation.arguments[1]))
     elif name == "Split":
         for output in operation.outputs:
             machine.layouts[output] = sliced(output, of, (1,) * len(output.shape))

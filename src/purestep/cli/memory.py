@@ -86,11 +86,12 @@ def _budget(arguments: list[str]) -> tuple[int, list[str]]:
             if not arguments:
                 raise checks.error(CALLER, "--budget needs a value, such as 16GB")
             text = arguments.pop(0)
-        budget = _bytes(text)
+        budget = bytes_of(text)
     return budget, rest
 
 
-def _bytes(text: str) -> int:
+def bytes_of(text: str) -> int:
+    """Return the bytes that a size names, such as 16GB or 12 GiB."""
     found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([a-zA-Z]{0,3})", text.strip())
     if found is None or found[2].lower() not in _UNITS or not float(found[1]):
         raise checks.error(CALLER, f"--budget must be a size such as 16GB or 12GiB, got {text!r:.80}")

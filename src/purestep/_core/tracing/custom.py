@@ -166,7 +166,7 @@ def _marked(
             outputs.append(value + mx.broadcast_to(_constant(value), value.shape))
         cotangents.append(mx.broadcast_to(_constant(value), value.shape))
     found = backward(
-        args[0] if len(args) == 1 else args, _filled(result, cotangents), _filled(result, values)
+        args[0] if len(args) == 1 else args, _filled(result, cotangents), _filled(result, outputs)
     )
     marks.append(Mark(inputs, values, outputs, weights, scales, cotangents, _leaves(found)))
     return _filled(result, outputs)

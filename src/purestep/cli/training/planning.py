@@ -45,7 +45,9 @@ def _report(settings: Settings, vocabulary: int) -> ps.memory.MemoryReport:
     state = ps.TrainState.create(model.params, transform, seed=config.seed)
     shape = config.batch_size, task.context
     batch = {"inputs": mx.zeros(shape, mx.int32), "targets": mx.zeros(shape, mx.int32)}
-    return ps.memory.predict(create_step(config, model.loss_fn, transform), state, batch)
+    report = ps.memory.predict(create_step(config, model.loss_fn, transform), state, batch)
+    # The run keeps the first parameters.
+    return report._replace(peak_in_run=report.peak_in_run + report.parameters)
 
 
 def smaller(values: dict[str, Any], budget: int) -> Iterator[Plan]:
