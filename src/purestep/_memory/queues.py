@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import mlx.core as mx
 
 from purestep._core import hardware
+from purestep._graph.counting import flops_of
 from purestep._graph.nodes import Operation
 from purestep._hardware import lookup
 from purestep._memory.layout import Buffer
@@ -140,16 +141,7 @@ class GpuQueue:
         output = operation.outputs[0]
         moved = sum(value.nbytes for value in (*operation.inputs, *operation.outputs))
         rate = self._speeds.half if output.dtype.size == 2 else self._speeds.single
-        return self.LAUNCH + max(moved / (0.75 * self._speeds.bandwidth), _flops(operation) / (0.6 * rate))
-
-
-def _flops(operation: Operation) -> float:
-    inputs = operation.inputs
-    if operation.name in ("Matmul", "AddMM"):
-        return 2.0 * operation.outputs[0].size * inputs[0].shape[-1]
-    if operation.name.startswith("ScaledDotProductAttention"):
-        return (10.0 if operation.name.endswith("VJP") else 4.0) * inputs[0].size * inputs[1].shape[-2]
-    return 0.0
+        return self.LAUNCH + max(moved / (0.75 * self._speeds.bandwidth), flops_of(operation) / (0.6 * rate))
 
 
 # Of a GPU whose peaks are not published: bytes and FLOP in a second.
