@@ -29,9 +29,9 @@ LAYOUT = {
         "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree custom graph ordering context rng"
+        "escaping hardware sums mean types checks microbatching scalars tree custom graph ordering observing context rng"
     ).split(),
-    "_layers": "activations reduced substitutes recomputing".split(),
+    "_layers": "activations reduced substitutes recomputing recording".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),

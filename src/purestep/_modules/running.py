@@ -10,15 +10,16 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep._core import checks, context, graph, tree
+from purestep._core import checks, context, graph, observing, tree
 from purestep._core.rng import forbidden, scope
 from purestep._core.types import Params, Tree
 from purestep._layers import substitutes
 from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
 from purestep._modules.handles import own
+from purestep._layers.recording import watched
 from purestep._modules.recomputing import recomputing
-from purestep._modules.slots import Slot, check_fits, private_arrays
+from purestep._modules.slots import Slot, check_fits, named_once, private_arrays
 
 
 class Runner:
@@ -70,6 +71,7 @@ class Runner:
         if self._borrowed:
             self._image = contents.replaced(self._image, guards)
         self._parts = [twins.get(id(part), part) for part in module.modules()]
+        self._named = [(path, twins.get(id(part), part)) for path, part in named_once(module)]
         self._resting = [twins.get(id(part), part) for part in resting]
         self._slots = {
             path: [Slot(twins.get(id(slot.container), slot.container), slot.key) for slot in held_at]
@@ -116,7 +118,8 @@ class Runner:
             before = contents.read(self._places)
             first = (method, train) not in self._seen
             self._watched = {path: handles[path] for path in self._params} if first else {}
-            with context.scene(self):
+            recorded = observing.current() is not None and _is_trained(params)
+            with context.scene(self), watched(self, self._named) if recorded else nullcontext():
                 out = self._entry(method)(*args, **kwargs)
             self._check(before, handles, given, stateful, first)
             self._seen.add((method, train))
