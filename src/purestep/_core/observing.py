@@ -68,7 +68,8 @@ class Recorder:
         watch, found = self.watches[index], self.found[index]
         if self._owners.setdefault((index, path), owner) is not owner:
             raise checks.error(
-                watch.caller, f"two modules of the loss have a layer {path}; measure each in a step of its own"
+                watch.caller,
+                f"two modules of the loss have a layer {path}; measure each in a step of its own",
             )
         found[path] = watch.merge(found[path], statistics) if path in found else statistics
 
@@ -82,7 +83,9 @@ class Recorder:
                     continue
                 matched = [path for path in self._paths if pattern.fullmatch(path)]
                 if not self._paths:
-                    reason = "no layer: the loss function runs no module of ps.functional with the trained params"
+                    reason = (
+                        "no layer: the loss function runs no module of ps.functional with the trained params"
+                    )
                 elif not matched:
                     reason = f"none of {shown_paths([path for path in self._paths if path])}"
                 elif watch.kind == "attention":

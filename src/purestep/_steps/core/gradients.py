@@ -145,7 +145,9 @@ def _whole(
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
         if objective.small_squares:
             squares.append(weight * measuring.square(part.gradients))
-        observed = part.observed if merged is None else measuring.merged(objective.watches, observed, part.observed)
+        observed = (
+            part.observed if merged is None else measuring.merged(objective.watches, observed, part.observed)
+        )
         merged = outcome if merged is None else merged.merge(outcome)
     assert merged is not None
     assert isinstance(merged.loss, Mean)

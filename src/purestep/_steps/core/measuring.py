@@ -98,7 +98,8 @@ def checked(caller: str, measure: Any, microbatches: int) -> tuple[Measurement, 
         names.add(each.name)
         if each.small_squares and microbatches < 2:
             raise checks.error(
-                caller, f"microbatches must be at least 2 for the measurement {each.name!r}, got {microbatches}"
+                caller,
+                f"microbatches must be at least 2 for the measurement {each.name!r}, got {microbatches}",
             )
     return measurements
 
@@ -122,7 +123,9 @@ def results(
                 kind = type(value).__name__
                 raise TypeError(f"{caller}: the measurement {name} must be a 0-d array, got {kind}")
             if value.ndim:
-                raise checks.error(caller, f"the measurement {name} must be a 0-d array, got shape {value.shape}")
+                raise checks.error(
+                    caller, f"the measurement {name} must be a 0-d array, got shape {value.shape}"
+                )
             found[name] = mx.stop_gradient(value)
     return found
 
