@@ -29,7 +29,8 @@ LAYOUT = {
         "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree custom graph ordering observing context rng"
+        "escaping hardware sums mean types checks microbatching scalars tree custom graph ordering observing "
+        "context rng"
     ).split(),
     "_layers": "activations reduced substitutes recomputing recording".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),

@@ -1,6 +1,7 @@
 """Measurements of steps, states and gradients.
 
-`train_step(..., measure=[...])` takes the measurements of this namespace and adds their results to its metrics.
+`train_step(..., measure=[...])` takes the measurements of this namespace and adds their results to its
+metrics.
 """
 
 from functools import partial

@@ -93,10 +93,7 @@ def _graph(events: list[dict[str, Any]], count: int, noted: list[Note]) -> Graph
     remaining = iter(outputs[count:])
     replaced = _Replaced(ordered(outputs))
     for note in noted:
-        parts = [
-            part if isinstance(part, str) else [x if x is None else next(remaining) for x in part]
-            for part in note
-        ]
+        parts = [part if isinstance(part, str) else [x if x is None else next(remaining) for x in part] for part in note]
         if isinstance(note, custom.Mark):
             replaced.insert(custom.Mark(*parts))
         else:

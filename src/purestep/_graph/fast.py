@@ -41,9 +41,7 @@ def attention(
 
     like = [mx.zeros(array.shape, array.dtype) for array in (q, k, v)]
     shapes = [(array.shape, array.dtype) for array in extra]
-    if "ScaledDotProductAttention" not in graph.primitives(
-        forward(*like, *(mx.zeros(*each) for each in shapes))
-    ):
+    if "ScaledDotProductAttention" not in graph.primitives(forward(*like, *(mx.zeros(*each) for each in shapes))):
         return _attention(q, k, v, **given, **options)
     function: Any = custom.custom_function(forward)
 

@@ -15,31 +15,32 @@ def activations(
 ) -> Measurement:
     """Measure the outputs of the layers of a module, in the forward pass that the step makes anyway.
 
-    The module must come from `ps.functional`, and is not changed. The statistics are those of the whole batch,
-    over all microbatches and all calls of a layer, in training mode. A row is one vector along the last axis,
-    such as a token. For each layer:
+    The module must come from `ps.functional`, and is not changed. The statistics are those of the whole
+    batch, over all microbatches and all calls of a layer, in training mode. A row is one vector along the
+    last axis, such as a token. For each layer:
 
     - `name/layer/norm`: the mean Euclidean norm of a row.
-    - `name/layer/gain`: the sum of the norms of the rows of the output, divided by that of the rows of the first
-      argument; it is missing if that is not a floating-point array.
+    - `name/layer/gain`: the sum of the norms of the rows of the output, divided by that of the rows of the
+      first argument; it is missing if that is not a floating-point array.
     - `name/layer/mean`: the mean of all elements.
     - `name/layer/sparsity`: the share of elements with an absolute value of at most `eps`.
-    - `name/layer/dead`: the share of units (indices of the last axis) without an element above `eps` in absolute
-      value in the batch.
+    - `name/layer/dead`: the share of units (indices of the last axis) without an element above `eps` in
+      absolute value in the batch.
 
-    If a layer returns several arrays, its first floating-point array counts. A layer that `remat` recomputes is
-    measured once, in the first forward pass; so are the layers within it.
+    If a layer returns several arrays, its first floating-point array counts. A layer that `remat` recomputes
+    is measured once, in the first forward pass; so are the layers within it.
 
     Args:
-        patterns: paths of layers, as in `functional(module).named_modules()`; `*` is any text. `"*"` matches all
-            layers, and `""` the module itself.
+        patterns: paths of layers, as in `functional(module).named_modules()`; `*` is any text. `"*"` matches
+            all layers, and `""` the module itself.
         eps: the bound of `sparsity` and `dead`, at least 0.
         every: steps from one measurement to the next.
         name: the beginning of the names of the metrics.
 
     Raises:
-        ValueError: in the first step, for a pattern that matches no layer or none that is called; if two modules
-            of the loss have a layer of one path; for a layer that runs under `mx.vmap` within the loss function.
+        ValueError: in the first step, for a pattern that matches no layer or none that is called; if two
+            modules of the loss have a layer of one path; for a layer that runs under `mx.vmap` within the
+            loss function.
 
     >>> import mlx.nn as nn, purestep as ps
     >>> apply, params, _ = ps.functional(nn.Sequential(nn.Linear(2, 4), nn.ReLU()))

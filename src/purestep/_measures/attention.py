@@ -17,10 +17,10 @@ def attention_entropy(
 ) -> Measurement:
     """Measure the entropy of the attention of each head, in nats, averaged over its queries.
 
-    It is computed from the queries and keys that a layer passes to `mx.fast.scaled_dot_product_attention`, after
-    rotary embeddings, with the scale and the mask of the call. MLX never stores the weights of attention; here
-    those of a few examples are computed. 0 means that each query attends to one key, and `log(keys)` that it
-    attends to all alike. A query whose keys are all masked is not counted.
+    It is computed from the queries and keys that a layer passes to `mx.fast.scaled_dot_product_attention`,
+    after rotary embeddings, with the scale and the mask of the call. MLX never stores the weights of
+    attention; here those of a few examples are computed. 0 means that each query attends to one key, and
+    `log(keys)` that it attends to all alike. A query whose keys are all masked is not counted.
 
     For each layer, `name/layer/mean` is the mean over its heads, and `name/layer/2` that of head 2.
 

@@ -17,9 +17,9 @@ def curvature(*, rows: int | None = None, every: int = 100, name: str = "curvatu
     """Measure the curvature of the loss along the update of a step: `u H u / (u u)`, `H` the Hessian.
 
     It is exact, a Hessian-vector product with the key of the step, so with the same dropout masks if there is
-    one microbatch. It is the only measurement with a backward pass of its own: with all rows it takes about as
-    long as two steps and as much memory as two backward passes of a microbatch. Choose `every` and `rows` for the
-    cost that you accept: a tenth of the rows every 100 steps costs about 0.2 %.
+    one microbatch. It is the only measurement with a backward pass of its own: with all rows it takes about
+    as long as two steps and as much memory as two backward passes of a microbatch. Choose `every` and `rows`
+    for the cost that you accept: a tenth of the rows every 100 steps costs about 0.2 %.
 
     Above `2 / learning_rate`, plain gradient descent diverges along that direction.
 
@@ -85,14 +85,15 @@ def sharpness(
 ) -> Sharpness:
     """Return the largest curvature of a loss, by power iteration with Hessian-vector products.
 
-    Call it between steps, on a part of a batch: each iteration takes as long as two to three steps on it. It is a
-    pure function and can be compiled.
+    Call it between steps, on a part of a batch: each iteration takes as long as two to three steps on it. It
+    is a pure function and can be compiled.
 
     Args:
         loss_fn: as in `train_step`, not stateful.
         params: where the curvature is computed, a tree of floating-point arrays.
         batch: the data.
-        key: uint32 [2], for the first vector and the draws of the loss function; each iteration has the same draws.
+        key: uint32 [2], for the first vector and the draws of the loss function; each iteration has the same
+            draws.
         iterations: Hessian-vector products, at least 1.
         start: the first vector, such as that of an earlier call. By default it is random.
 

@@ -1,7 +1,7 @@
 """Sums over the leaves of a tree, by layer and in natural order."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import mlx.core as mx
 
@@ -70,7 +70,7 @@ def group_sums(values: Tree, fn: Callable[[mx.array], mx.array], by: Groups) -> 
     return {name: found[index : index + 1].reshape(()) for index, name in enumerate(names)}
 
 
-def _gathered(vector: mx.array, starts: Sequence[int], counts: Sequence[int]) -> mx.array:
+def _gathered(vector: mx.array, starts: list[int], counts: list[int]) -> mx.array:
     """Return the sum of `counts[i]` elements from `starts[i]`, for each i."""
     offsets = mx.arange(max(counts, default=0))
     inside = offsets < mx.array(counts)[:, None]

@@ -13,11 +13,11 @@ from purestep._steps.core.measuring import Measurement, Moment
 def noise_scale(*, every: int = 1, name: str = "noise_scale") -> Measurement:
     """Measure the numerator and the denominator of the gradient noise scale, from the microbatches of a step.
 
-    The simple noise scale `trace(S) / |G|^2` estimates the batch size, in rows of the batch, above which larger
-    batches save few steps. `G` is the true gradient and `S` the covariance of the gradient of one row. With k
-    microbatches of n / k rows, the squared norms of their gradients (weighted mean A) and that of the whole
-    gradient (B) have the expectations `|G|^2 + k trace(S) / n` and `|G|^2 + trace(S) / n`. Both numbers are
-    estimated without bias:
+    The simple noise scale `trace(S) / |G|^2` estimates the batch size, in rows of the batch, above which
+    larger batches save few steps. `G` is the true gradient and `S` the covariance of the gradient of one
+    row. With k microbatches of n / k rows, the squared norms of their gradients (weighted mean A) and that
+    of the whole gradient (B) have the expectations `|G|^2 + k trace(S) / n` and `|G|^2 + trace(S) / n`. Both
+    numbers are estimated without bias:
 
         name/noise:  trace(S) = n (A - B) / (k - 1)
         name/signal: |G|^2    = (k B - A) / (k - 1)
@@ -60,8 +60,8 @@ def noise_scale(*, every: int = 1, name: str = "noise_scale") -> Measurement:
 class NoiseScale(NamedTuple):
     """Running averages of the numerator and the denominator of the noise scale: an immutable value.
 
-    Begin with `NoiseScale()` and call `add` with the metrics of each step. The step keeps no averages: its logged
-    metrics are enough to compute them again, over any window and after a run is resumed.
+    Begin with `NoiseScale()` and call `add` with the metrics of each step. The step keeps no averages: its
+    logged metrics are enough to compute them again, over any window and after a run is resumed.
 
     >>> average = NoiseScale()
     >>> for noise, signal in [(8.0, 3.0), (4.0, -1.0), (6.0, 1.0)]:

@@ -8,12 +8,14 @@ from purestep._core import checks, tree
 def effective_rank(matrix: mx.array) -> mx.array:
     """Return the exponential of the entropy of the singular values of a matrix, scaled to a sum of 1.
 
-    It is between 1 and the smaller side: n equal singular values give n. The singular values are the square roots of
-    the eigenvalues of a Gram matrix in float32, computed on the CPU, so those below about 3e-4 of the largest are
-    noise and count as 0. Call it between steps, on weights or on a matrix of activations: it is no part of a step.
+    It is between 1 and the smaller side: n equal singular values give n. The singular values are the square
+    roots of the eigenvalues of a Gram matrix in float32, computed on the CPU, so those below about 3e-4 of
+    the largest are noise and count as 0. Call it between steps, on weights or on a matrix of activations: it
+    is no part of a step.
 
     Args:
-        matrix: [..., rows, columns], real and floating-point. All axes but the last are joined for more than two.
+        matrix: [..., rows, columns], real and floating-point. All axes but the last are joined for more than
+            two.
 
     Returns:
         0-d float32; 0 for a matrix of zeros, and NaN for one with an element that is not finite.

@@ -14,10 +14,10 @@ from purestep._core import checks, context, graph, observing, tree
 from purestep._core.rng import forbidden, scope
 from purestep._core.types import Params, Tree
 from purestep._layers import substitutes
+from purestep._layers.recording import watched
 from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
 from purestep._modules.handles import own
-from purestep._layers.recording import watched
 from purestep._modules.recomputing import recomputing
 from purestep._modules.slots import Slot, check_fits, named_once, private_arrays
 

@@ -67,8 +67,8 @@ class Step:
         """Return the step with the measurements that are due after `number` steps, and no others.
 
         A measurement with `every=n` costs nothing in the steps between, since the returned step does not
-        contain it. Equal sets of measurements give the same object. `run` and `fit` call `at` themselves. In a
-        loop of your own:
+        contain it. Equal sets of measurements give the same object. `run` and `fit` call `at` themselves. In
+        a loop of your own:
 
             for number, batch in enumerate(batches):
                 state, metrics = step.at(number)(state, batch)
