@@ -52,6 +52,8 @@ def group_sums(values: Tree, fn: Callable[[mx.array], mx.array], by: Groups) -> 
     The number of operations hardly grows with the number of leaves: partial sums of all leaves are gathered
     by group and added together.
     """
+    if not tree.leaves(values):
+        return {}
     partial = tree.partial_sums(values, fn)
     spans: dict[str, list[tuple[int, int]]] = {}
     for path, span in zip(tree.paths(values), partial.spans, strict=True):

@@ -14,7 +14,7 @@ from purestep._core import checks, context, graph, observing, tree
 from purestep._core.rng import forbidden, scope
 from purestep._core.types import Params, Tree
 from purestep._layers import substitutes
-from purestep._layers.recording import watched
+from purestep._layers.recording import unwatched, watched
 from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
 from purestep._modules.handles import own
@@ -158,7 +158,7 @@ class Runner:
             return
         self._watched, before = {}, self._watched
         args, kwargs = tree.map(_stand_in, (args, kwargs))
-        with scope(copy.copy(mx.random.state[0])), self.capture()():  # type: ignore[index]
+        with scope(copy.copy(mx.random.state[0])), self.capture()(), unwatched():  # type: ignore[index]
             outputs = [leaf for leaf in tree.leaves(fun(*args, **kwargs)) if isinstance(leaf, mx.array)]
             reached = graph.used(outputs, watched)
         self._watched = before
