@@ -1,10 +1,10 @@
 """`train_step(measure=...)` against the same compiled step without measurements: time and peak memory.
 
-All contestants share one model, one start and one source. They take turns of --steps steps in an order that is
-shuffled each round, with `mx.async_eval` after each step. First comes the cost of each measurement in every
-step: divided by n, it is the cost of `every=n`. Then come the sets with a target. The parameters after a turn
-are compared first: a measurement must not change them. On CUDA two equal loops differ, since gradients of
-lookups are summed in any order; there the others may differ by twice as much.
+All contestants share one model, one start and one source. They take turns of --steps steps in an order that
+is shuffled each round, with `mx.async_eval` after each step. First comes the cost of each measurement in
+every step: divided by n, it is the cost of `every=n`. Then come the sets with a target. The parameters after
+a turn are compared first: a measurement must not change them. On CUDA two equal loops differ, since
+gradients of lookups are summed in any order; there the others may differ by twice as much.
 
 Targets over no measurement: all measurements every 10 steps (curvature: every 100 steps, on a part of the
 batch) at most 1.02 of the time, norms in every step at most 1.01, and peak memory at most 1.02.

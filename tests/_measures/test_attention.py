@@ -56,7 +56,10 @@ def test_a_step_measures_each_head_of_the_attention_that_it_runs():
     want = entropy(q, k, 0.5, np.where(np.tri(5, dtype=bool), 0.0, -np.inf)).mean(axis=(0, 2))
     assert [found["layers.0.attention/0"], found["layers.0.attention/1"]] == pytest.approx(want, rel=1e-4)
     assert found["layers.0.attention/mean"] == pytest.approx(want.mean(), rel=1e-4)
-    assert list(found)[:4] == [*(f"layers.0.attention/{x}" for x in ("mean", 0, 1)), "layers.1.attention/mean"]
+    assert list(found)[:4] == [
+        *(f"layers.0.attention/{x}" for x in ("mean", 0, 1)),
+        "layers.1.attention/mean",
+    ]
 
 
 def test_the_innermost_pattern_counts_and_few_examples_are_enough():

@@ -76,7 +76,9 @@ def cuts(batch, count):
 
 
 def test_one_microbatch_is_refused_when_the_step_is_built():
-    with pytest.raises(ValueError, match="microbatches must be at least 2 for the measurement 'noise_scale', got 1"):
+    with pytest.raises(
+        ValueError, match="microbatches must be at least 2 for the measurement 'noise_scale', got 1"
+    ):
         linear([m.noise_scale()])
 
 

@@ -52,7 +52,7 @@ def curvature(*, rows: int | None = None, every: int = 100, name: str = "curvatu
             part = tree.unflatten(part, ordering.after(tree.leaves(part), before))
             bend, weight = _second(moment.loss, moment.params, moment.updates, part)
             mean = Mean(bend * weight, weight)
-            found = mean if found is None else found.merge(mean)
+            found = mean if found is None else Mean.merge(found, mean)
         assert found is not None
         length = mx.square(tree.norm(moment.updates))
         return {"": mx.where(length == 0, 0.0, found.value / length)}
@@ -145,20 +145,22 @@ def _second(
     loss: Callable[[Params, Batch], AnyMean], params: Params, direction: Tree, batch: Batch
 ) -> tuple[mx.array, mx.array]:
     """Return the second derivative of the loss along a direction, and the weight of the loss."""
+    direction = [mx.stop_gradient(x) for x in tree.leaves(direction)]
     weight = mx.array(1.0)
 
-    def slope(leaves: list[mx.array]) -> mx.array:
-        def value(leaves: list[mx.array]) -> mx.array:
-            nonlocal weight
-            mean: Any = loss(tree.unflatten(params, leaves), batch)
-            weight = mx.stop_gradient(mean.weight)
-            return mean.value
+    def value(leaves: list[mx.array], others: list[mx.array]) -> mx.array:
+        nonlocal weight
+        mean: Any = loss(tree.unflatten(params, leaves), tree.unflatten(batch, others))
+        weight = mx.stop_gradient(mean.weight)
+        return mean.value
 
-        gradients = mx.grad(value)(leaves)
-        return _inner(gradients, [mx.stop_gradient(x) for x in tree.leaves(direction)])
+    def slope(leaves: list[mx.array], others: list[mx.array]) -> mx.array:
+        return _inner(mx.grad(value)(leaves, others), direction)
 
-    product = mx.grad(slope)(tree.leaves(params))
-    return _inner(product, tree.leaves(direction)), weight
+    # The batch is an argument too: it is computed after the updates, which depend on the parameters. If the
+    # functions captured it, the second derivative would be wrong.
+    product = mx.grad(slope)(tree.leaves(params), tree.leaves(batch))
+    return _inner(product, direction), weight
 
 
 def _inner(first: Tree, second: Tree) -> mx.array:
