@@ -115,12 +115,12 @@ class Session:
     def turn(self, contestant: str) -> tuple[float, ps.TrainState]:
         """Return the seconds a step, and the last state."""
         state, step, begun = self.start, self.contestants[contestant], self.clock()
+        before: Any = []
         for number in range(self.steps):
             state, metrics = step.at(number)(state, self.batches[number % len(self.batches)])
             mx.async_eval(state, metrics)
-            if number:
-                mx.eval(before)  # noqa: F821  # at most one step ahead, as in `run`
-            before = metrics  # noqa: F841
+            mx.eval(before)  # at most one step ahead, as in `run`
+            before = metrics
         mx.eval(state)
         return (self.clock() - begun) / self.steps, state
 
@@ -143,9 +143,8 @@ class Session:
         for name in self.contestants:
             difference = ps.tree.map(lambda a, b: a - b, self.turn(name)[1].params, want)
             ends[name] = (ps.tree.norm(difference) / way).item()
-            if not ends[name] <= max(2 * ends.get(AGAIN, 0.0), 1e-6 if ends.get(AGAIN) else 0.0):
-                if name not in (NONE, AGAIN):
-                    raise ContestantError(f"{name} ends {ends[name]:.2g} of its way from {NONE}")
+            if not ends[name] <= 2 * ends.get(AGAIN, ends[name]):
+                raise ContestantError(f"{name} ends {ends[name]:.2g} of its way from {NONE}")
         return {name: step.traces for name, step in self.contestants.items()}
 
 

@@ -74,7 +74,7 @@ def test_each_set_of_measurements_is_one_trace():
     step, state = step_with(double, third)
     compiled = ps.compiled(step)
     for number in range(12):
-        state, metrics = compiled.at(number)(state, BATCH)
+        state, _ = compiled.at(number)(state, BATCH)
     assert compiled.traces == 4
     assert compiled.at(0) is compiled.at(4)
     assert compiled.at(5) is compiled

@@ -83,8 +83,7 @@ def capturing() -> Iterator[Captured]:
         _capture.now = before
 
 
-def opaque(name: str, inputs: list[mx.array], shapes: list[tuple[tuple[int, ...], mx.Dtype]]) ->
-list[mx.array]:
+def opaque(name: str, inputs: list[mx.array], shapes: list[tuple[tuple[int, ...], mx.Dtype]]) -> list[mx.array]:
     """Return arrays that stand for the results of an operation, while a graph is captured."""
     assert _capture.now is not None
     total = sum((array.astype(mx.float32).sum() for array in inputs), mx.array(0.0))

@@ -252,6 +252,6 @@ def _is_trained(params: Params) -> bool:
     leaves = tree.leaves(params)
     if any(id(leaf) in ours for leaf in leaves):
         return True
-    # A cast to the same dtype is a new handle of the same array, without an operation: stop_gradient adds
-    one. reading = [mx.stop_gradient(leaf) for leaf in leaves]
+    # A cast to the same dtype gives a new handle of the same array, without an operation. stop_gradient adds
+    # an operation that reads it.
     return bool(graph.used(reading, {str(index): leaf for index, leaf in enumerate(step.leaves)}))
