@@ -29,10 +29,10 @@ LAYOUT = {
         "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree custom graph ordering observing "
+        "escaping hardware sums mean types checks microbatching scalars tree custom graph ordering "
         "context rng"
     ).split(),
-    "_layers": "activations reduced substitutes recomputing recording".split(),
+    "_layers": "activations reduced substitutes recomputing observing recording".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),

@@ -36,7 +36,7 @@ def test_one_row_a_microbatch_gives_the_sample_covariance():
 
 
 def test_the_average_over_many_batches_is_the_closed_form():
-    """For x ~ N(0, s^2) in three dimensions: trace(S) = 3 s^2, and |G|^2 = |p|^2. Not the ratio std / mean."""
+    """For x ~ N(0, s^2) in three dimensions, trace(S) = 3 s^2 and |G|^2 = |p|^2; it is not std / mean."""
     random, average = np.random.default_rng(1), m.NoiseScale(decay=0.999)
     for _ in range(300):
         noise, signal = quadratic(random.normal(scale=2.0, size=(16, 3)).astype(np.float32), 4)

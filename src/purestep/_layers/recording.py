@@ -9,8 +9,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep._core import observing, tree
-from purestep._core.observing import Recorder
+from purestep._core import tree
+from purestep._layers import observing
+from purestep._layers.observing import Recorder
 
 _ATTENTION: Any = mx.fast.scaled_dot_product_attention
 _lock = threading.Lock()

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import checks, sums
-from purestep._core.observing import Statistics, Watch
+from purestep._layers.observing import Statistics, Watch
 from purestep._measures.activations import checked_patterns
 from purestep._measures.groups import natural
 from purestep._steps.core.measuring import Measurement, Moment

@@ -67,7 +67,7 @@ class NoiseScale(NamedTuple):
     >>> for noise, signal in [(8.0, 3.0), (4.0, -1.0), (6.0, 1.0)]:
     ...     average = average.add({"noise_scale/noise": noise, "noise_scale/signal": signal})
     >>> round(average.value, 2)
-    5.94
+    6.07
 
     Attributes:
         noise: the decayed sum of the numerators.

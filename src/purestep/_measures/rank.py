@@ -4,13 +4,15 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 
+_EPS = 2.0**-52
+
 
 def effective_rank(matrix: mx.array) -> mx.array:
     """Return the exponential of the entropy of the singular values of a matrix, scaled to a sum of 1.
 
     It is between 1 and the smaller side: n equal singular values give n. The singular values are the square
-    roots of the eigenvalues of a Gram matrix in float32, computed on the CPU, so those below about 3e-4 of
-    the largest are noise and count as 0. Call it between steps, on weights or on a matrix of activations: it
+    roots of the eigenvalues of a Gram matrix, computed on the CPU in float64, so those below about 1e-7 of
+    the largest count as 0. Call it between steps, on weights or on a matrix of activations: it
     is no part of a step.
 
     Args:
@@ -36,17 +38,18 @@ def effective_rank(matrix: mx.array) -> mx.array:
         raise checks.error(
             caller, f"matrix must have two axes and at least one element, got shape {matrix.shape}"
         )
-    flat = matrix.astype(mx.float32).reshape(-1, matrix.shape[-1])
+    flat = matrix.reshape(-1, matrix.shape[-1]).astype(mx.float32)
     finite = mx.isfinite(flat).all()
     flat = mx.where(finite, flat, mx.zeros_like(flat))  # eigenvalues of NaN would raise an error
     largest = mx.abs(flat).max()
-    flat = flat / mx.where(largest == 0, 1.0, largest)  # squares neither overflow nor vanish
-    gram = flat.T @ flat if flat.shape[0] >= flat.shape[1] else flat @ flat.T
-    values = mx.linalg.eigvalsh(gram, stream=mx.cpu)
-    # Rounding errors of the Gram matrix are about 1e-7 of the largest eigenvalue.
-    values = mx.where(values > 1e-7 * values.max(), values, 0.0)
-    singular = mx.sqrt(values)
-    shares = singular / mx.maximum(singular.sum(), 1e-30)
-    entropy = -(shares * mx.log(mx.where(shares > 0, shares, 1.0))).sum()
-    rank = mx.where(largest == 0, 0.0, mx.exp(entropy))
-    return mx.where(finite, rank, mx.nan)
+    flat = flat / mx.where(largest == 0, 1.0, largest)
+    with mx.stream(mx.cpu):  # the only device with float64
+        wide = flat.astype(mx.float64)
+        gram = wide.T @ wide if wide.shape[0] >= wide.shape[1] else wide @ wide.T
+        values = mx.linalg.eigvalsh(gram)
+        # Smaller eigenvalues are rounding errors of the Gram matrix, and some are negative.
+        singular = mx.sqrt(mx.where(values > _EPS * sum(wide.shape) * values.max(), values, 0))
+        shares = singular / mx.where(largest == 0, 1.0, singular.sum())
+        entropy = -(shares * mx.log(mx.where(shares > 0, shares, 1))).sum()
+        rank = mx.exp(entropy).astype(mx.float32)
+    return mx.where(finite, mx.where(largest == 0, 0.0, rank), mx.nan)

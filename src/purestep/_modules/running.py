@@ -10,10 +10,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep._core import checks, context, graph, observing, tree
+from purestep._core import checks, context, graph, tree
 from purestep._core.rng import forbidden, scope
 from purestep._core.types import Params, Tree
-from purestep._layers import substitutes
+from purestep._layers import observing, substitutes
 from purestep._layers.recording import unwatched, watched
 from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
@@ -254,4 +254,5 @@ def _is_trained(params: Params) -> bool:
         return True
     # A cast to the same dtype gives a new handle of the same array, without an operation. stop_gradient adds
     # an operation that reads it.
+    reading = [mx.stop_gradient(leaf) for leaf in leaves]
     return bool(graph.used(reading, {str(index): leaf for index, leaf in enumerate(step.leaves)}))

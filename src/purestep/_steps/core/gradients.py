@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, graph, microbatching, observing, tree
+from purestep._core import checks, graph, microbatching, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
-from purestep._core.observing import Observed, Watch
 from purestep._core.types import Batch, Params, Tree, Updates
+from purestep._layers import observing
+from purestep._layers.observing import Observed, Watch
 from purestep._steps.core import measuring
 from purestep._steps.core.batches import after, microbatch
 from purestep._steps.core.outcome import Outcome, keyless, no_backward_draws, outcome_of

@@ -8,8 +8,8 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.mean import AnyMean
-from purestep._core.observing import Observed, Watch
 from purestep._core.types import Batch, Metrics, Params, Updates
+from purestep._layers.observing import Observed, Watch
 
 
 class Moment(NamedTuple):
