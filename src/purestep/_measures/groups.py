@@ -59,24 +59,64 @@ def group_sums(values: Tree, fn: Callable[[mx.array], mx.array], by: Groups) -> 
     for path, span in zip(tree.paths(values), partial.spans, strict=True):
         spans.setdefault(by(path), []).append(span)
     names = sorted(spans, key=natural)
-    starts, counts, first, rows = [], [], [], []
+    # Sums of whole blocks are one contiguous reduction. Only the ends of the spans are gathered.
+    whole = partial.vector.size // _BLOCK
+    blocks = sums.total(partial.vector[: whole * _BLOCK].reshape(whole, _BLOCK), axis=1)
+    rows, ends = _Rows(), _Rows()
     for name in names:
-        first.append(len(starts))
-        for begin, end in spans[name]:
-            for start in range(begin, end, _BLOCK):
-                starts.append(start)
-                counts.append(min(_BLOCK, end - start))
-        rows.append(len(starts) - first[-1])
-    blocks = _gathered(partial.vector, starts, counts)
-    found = _gathered(blocks, first, rows)
+        for begin, end in _joined(spans[name]):
+            first, last = -(-begin // _BLOCK), min(end // _BLOCK, whole)
+            if first >= last:
+                ends.add(name, begin, end)
+                continue
+            ends.add(name, begin, first * _BLOCK)
+            rows.add(name, first, last)
+            ends.add(name, last * _BLOCK, end)
+    gathered = [
+        _gathered(vector, each) for vector, each in ((blocks, rows), (partial.vector, ends)) if each.names
+    ]
+    parts = mx.concatenate(gathered)
+    places: dict[str, list[int]] = {name: [] for name in names}
+    for index, name in enumerate(rows.names + ends.names):
+        places[name].append(index)
+    widest = max(map(len, places.values()))
+    filled = [places[name] + [parts.size] * (widest - len(places[name])) for name in names]
+    found = sums.total(mx.pad(parts, (0, 1))[mx.array(filled, mx.uint32)], axis=1)
     return {name: found[index : index + 1].reshape(()) for index, name in enumerate(names)}
 
 
-def _gathered(vector: mx.array, starts: list[int], counts: list[int]) -> mx.array:
-    """Return the sum of `counts[i]` elements from `starts[i]`, for each i."""
-    offsets = mx.arange(max(counts, default=0))
-    inside = offsets < mx.array(counts)[:, None]
-    index = mx.where(inside, mx.array(starts)[:, None] + offsets, 0)
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Join spans that follow one another."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if found and found[-1][1] == begin:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((begin, end))
+    return found
+
+
+class _Rows:
+    """Up to `_BLOCK` neighbours each, with the name of their group."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.starts: list[int] = []
+        self.counts: list[int] = []
+
+    def add(self, name: str, begin: int, end: int) -> None:
+        """Add the rows of a span."""
+        for start in range(begin, end, _BLOCK):
+            self.names.append(name)
+            self.starts.append(start)
+            self.counts.append(min(_BLOCK, end - start))
+
+
+def _gathered(vector: mx.array, rows: _Rows) -> mx.array:
+    """Return the sum of each row."""
+    offsets = mx.arange(max(rows.counts), dtype=mx.uint32)
+    inside = offsets < mx.array(rows.counts, mx.uint32)[:, None]
+    index = mx.where(inside, mx.array(rows.starts, mx.uint32)[:, None] + offsets, 0)
     return sums.total(mx.where(inside, vector[index], 0.0), axis=1)
 
 
