@@ -38,7 +38,7 @@ def test_norms_drift_ratios_and_shares_are_numpys(microbatches):
     measure = [m.grad_norms(), m.weight_norms(), m.drift(reference), m.update_ratios(), m.zero_share()]
     step, state = linear(measure, microbatches=microbatches)
     parts = step.parts(state, rows())
-    gradients, updates, params = each(parts.gradients), each(parts.updates), each(state.params)
+    gradients, params, changed = each(parts.gradients), each(state.params), each(parts.state.params)
     start = each(reference)
     for name in gradients:
         metrics = {key: value.item() for key, value in parts.metrics.items() if key.endswith(f"/{name}")}
@@ -47,7 +47,7 @@ def test_norms_drift_ratios_and_shares_are_numpys(microbatches):
             f"grad_norms/{name}": np.linalg.norm(gradients[name]),
             f"weight_norms/{name}": norm,
             f"drift/{name}": np.linalg.norm(params[name] - start[name]),
-            f"update_ratios/{name}": np.linalg.norm(updates[name]) / norm if norm else 0.0,
+            f"update_ratios/{name}": np.linalg.norm(changed[name] - params[name]) / norm if norm else 0.0,
             f"zero_share/{name}": np.mean(gradients[name] == 0),
         }
         assert metrics == pytest.approx(expected, rel=1e-5, abs=1e-7)
@@ -93,6 +93,19 @@ def test_an_update_of_zero_weights_has_an_infinite_ratio_and_no_update_one_of_ze
     assert metrics["layers.0"] == 0.0  # its gradient is zero, and so are its weights
     zero = {**state.params, "w": mx.zeros(2)}
     assert numbers(step(state.replace(params=zero), rows())[1], "update_ratios")["w"] == float("inf")
+
+
+def test_an_update_that_rounding_loses_is_none():
+    """The ratio is that of the change: bfloat16 weights near 1 do not move by less than 0.002."""
+    transform = ps.optimizers.sgd(1e-4)
+    state = ps.TrainState.create({"w": mx.ones(4, mx.bfloat16), "v": mx.ones(4)}, transform)
+    step = ps.train_step(
+        lambda params, batch, rng: batch * (params["w"].sum() + params["v"].sum()),
+        transform,
+        measure=[m.update_ratios()],
+    )
+    found = numbers(step(state, mx.array(1.0))[1], "update_ratios")
+    assert found == pytest.approx({"v": 1e-4, "w": 0.0}, rel=1e-3)
 
 
 def test_norms_of_gradients_do_not_read_the_gradients_again_in_a_compiled_step():

@@ -76,9 +76,11 @@ def drift(reference: Params, *, by: Groups = layer_of, every: int = 1, name: str
 
 
 def update_ratios(*, by: Groups = layer_of, every: int = 1, name: str = "update_ratios") -> Measurement:
-    """Measure the norm of the update of each layer divided by the norm of its weights.
+    """Measure the norm of the change of each layer divided by the norm of its weights before it.
 
-    The ratio is infinite for a layer whose weights are all zero, and 0 for an update that is zero.
+    The change is that of the stored parameters: in bfloat16, an update that rounding loses counts as 0. It is
+    computed from the parameters before and after the step, which are in memory anyway. The ratio is infinite
+    for a layer whose weights were all zero, and 0 for one that did not change.
 
     Args:
         by: as in `grad_norms`.
@@ -91,10 +93,11 @@ def update_ratios(*, by: Groups = layer_of, every: int = 1, name: str = "update_
     by = check_groups("update_ratios", by)
 
     def measure(moment: Moment) -> dict[str, mx.array]:
-        updates, weights = norms(moment.updates, by), norms(moment.params, by)
+        changes = tree.map(lambda a, b: a.astype(mx.float32) - b, moment.new_params, moment.params)
+        weights = norms(moment.params, by)
         return {
-            group: mx.where(update == 0, mx.zeros_like(update), update / weights[group])
-            for group, update in updates.items()
+            group: mx.where(change == 0, mx.zeros_like(change), change / weights[group])
+            for group, change in norms(changes, by).items()
         }
 
     return Measurement(name, measure, every)
