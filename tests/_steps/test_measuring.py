@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 
 import purestep as ps
@@ -153,3 +154,31 @@ def test_a_measurement_may_not_take_the_name_of_a_metric():
     step, state = step_with(Measurement("loss", lambda moment: {"": mx.array(0.0)}))
     with pytest.raises(ValueError, match="a measurement may not be named loss"):
         step(state, BATCH)
+
+
+def test_measurements_need_no_second_forward_or_backward_pass():
+    """The loss is evaluated once for each microbatch, and the graph has the same products."""
+    calls = []
+    with ps.rng.scope(mx.random.key(0)):
+        apply, params, _ = ps.functional(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1)))
+
+    def loss_fn(params, batch, rng):
+        calls.append(1)
+        return ps.Mean.of(mx.square(apply(params, batch["x"])))
+
+    m, transform, start = ps.metrics, ps.optimizers.adamw(1e-3), ps.tree.map(mx.zeros_like, params)
+    measure = [
+        m.grad_norms(), m.weight_norms(), m.drift(start), m.update_ratios(), m.nonfinite_share(),
+        m.zero_share("updates"), m.noise_scale(), m.activations("*"),
+    ]  # fmt: skip
+    state, batch = ps.TrainState.create(params, transform), {"x": mx.ones((6, 4))}
+    products = []
+    for measurements in ([], measure):
+        step = ps.train_step(loss_fn, transform, microbatches=2, measure=measurements)
+        calls.clear()
+        out = ps.compiled(step)(state, batch)
+        assert len(calls) == 2
+        dot = io.StringIO()
+        mx.export_to_dot(dot, *ps.tree.leaves(out))
+        products.append(len(re.findall(r'\[label ="(?:Matmul|AddMM)"', dot.getvalue())))
+    assert products[0] == products[1] > 0
