@@ -25,19 +25,19 @@ ROOT = Path(__file__).parents[1]
 LAYOUT = {
     "": (
         "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data _measures "
-        "_graph _memory _replay _loop types rng tree layers adapters transforms optimizers schedules losses data checkpoint "
-        "replay metrics callbacks testing demos cli __main__"
+        "_graph _memory _replay _loop types rng tree layers adapters transforms optimizers schedules losses "
+        "data checkpoint memory replay metrics callbacks testing demos cli __main__"
     ).split(),
-    "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree custom graph ordering "
-        "context rng"
-    ).split(),
+    "_core": ("escaping hardware sums mean types checks microbatching scalars tree tracing rng").split(),
     "_layers": "activations reduced substitutes recomputing observing recording".split(),
+    "_core.tracing": "custom graph ordering context".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
+    "_graph": "nodes fast capture fusing scheduling".split(),
+    "_memory": "layout views kernels queues simulating reporting predicting limits".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
     ).split(),

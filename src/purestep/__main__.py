@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from purestep import __version__
-from purestep.cli import demo, inspect, replay, train
+from purestep.cli import demo, inspect, memory, replay, train
 from purestep.cli.core.commands import Parser, command
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train.main, "train a model on a text, JSONL or token file"),
+    "memory": (memory.main, "predict the memory of a training run before it begins"),
     "demo": (demo.main, "train a small model and show the results"),
     "inspect": (inspect.main, "show and verify checkpoints, or compare two"),
     "replay": (replay.main, "run a failed step again and find the first value that is not finite"),

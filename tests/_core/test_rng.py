@@ -66,7 +66,7 @@ def test_the_key_itself_is_not_written_to():
 
 
 def test_many_eager_scopes_leave_no_growing_graph_behind():
-    from purestep._core import graph
+    from purestep._core.tracing import graph
 
     for _ in range(50):
         with rng.scope(mx.random.key(0)):

@@ -64,7 +64,7 @@ def test_a_text_that_is_not_there_is_named(capsys):
         (["--step", "3"], "unrecognized arguments: --step 3"),
         (["--resume"], "demo: --resume ... no run in runs/text"),
         (["--resume", "--out", "absent"], "demo: --resume ... no run in absent"),
-        (["poetry"], "no demo 'poetry'; ... text, digits, grpo, dpo, distill, mtp"),
+        (["poetry"], "no demo 'poetry'; ... text, digits, grpo, dpo, distill, mtp, finetune"),
     ],
 )
 def test_arguments_are_refused_before_anything_is_written(capsys, here, arguments, message):

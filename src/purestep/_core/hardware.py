@@ -12,6 +12,11 @@ def on_gpu() -> bool:
     return mx.default_device() == mx.Device(mx.gpu)
 
 
+def on_cuda() -> bool:
+    """Tell whether the default device of this thread is an NVIDIA GPU."""
+    return on_gpu() and not mx.metal.is_available()
+
+
 def device_name() -> str:
     """Return the name of the default device: that of the GPU, or `cpu`."""
     if not on_gpu():

@@ -10,7 +10,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, context, graph
+from purestep._core import checks
+from purestep._core.tracing import context, graph
 
 
 @contextmanager

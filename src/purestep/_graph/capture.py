@@ -6,11 +6,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import context, custom, tree
+from purestep._core import checks, tree
+from purestep._core.tracing import context, custom
 from purestep._core.types import Tree
 from purestep._graph import fast
 from purestep._graph.nodes import Graph, Operation, Value, ordered, readers
-
 
 Note = custom.Mark | custom.Opaque
 
@@ -43,8 +43,15 @@ def capture(fun: Callable[..., Tree], *args: Tree) -> Graph:
         counts.append(len(results))
         return [*results, *(array for note in noted for array in _arrays(note))]
 
-    with _described():
-        mx.export_function(events.append, flat, *(given[place] for place in places))
+    try:
+        with _described():
+            mx.export_function(events.append, flat, *(given[place] for place in places))
+    except ValueError as error:
+        name = str(error).rpartition("Unable to get state for primitive ")[2]
+        if name == str(error):
+            raise
+        hint = "evaluate lazily loaded arrays first" if name == "Load" else f"MLX does not describe {name}"
+        raise checks.error("capture", f"the operations must be known, got {name}: {hint}") from None
     return _graph(events, counts[0], noted)
 
 
@@ -93,15 +100,37 @@ def _graph(events: list[dict[str, Any]], count: int, noted: list[Note]) -> Graph
     remaining = iter(outputs[count:])
     replaced = _Replaced(ordered(outputs))
     for note in noted:
-        parts = [part if isinstance(part, str) else [x if x is None else next(remaining) for x in part] for part in note]
+        parts: Any = [part if isinstance(part, str) else _named(part, remaining) for part in note]
         if isinstance(note, custom.Mark):
             replaced.insert(custom.Mark(*parts))
         else:
-            Operation(*parts, [])
+            operation, read, made = parts
+            Operation(operation, read, made, [])
     outputs = [replaced.final(output) for output in outputs[:count]]
     replaced.settle(outputs)
+    constants += _drawn(inputs, outputs)
     used = {value for operation in ordered(outputs) for value in operation.inputs} | {*outputs}
     return Graph(inputs, outputs, [constant for constant in constants if constant in used])
+
+
+def _named(arrays: list[Any], values: Iterator[Value]) -> list[Value | None]:
+    return [None if array is None else next(values) for array in arrays]
+
+
+def _drawn(inputs: list[Value], outputs: list[Value]) -> list[Value]:
+    """Make constants of what is drawn without the inputs: weights that were not evaluated before."""
+    operations = ordered(outputs)
+    given, drawn = {*inputs}, set[Value]()
+    for operation in operations:
+        if not given.isdisjoint(operation.inputs):
+            given.update(operation.outputs)
+        elif operation.name == "RandomBits" or not drawn.isdisjoint(operation.inputs):
+            drawn.update(operation.outputs)
+    read = {value for each in operations if each.outputs[0] in given for value in each.inputs} | {*outputs}
+    found = [value for value in read if value in drawn]
+    for value in found:
+        value.maker = None
+    return found
 
 
 class _Replaced:

@@ -6,7 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import custom, graph, hardware
+from purestep._core import hardware
+from purestep._core.tracing import custom, graph
 
 _attention: Any = mx.fast.scaled_dot_product_attention
 _cross_entropy: Any = mx.fast.cross_entropy
@@ -41,7 +42,9 @@ def attention(
 
     like = [mx.zeros(array.shape, array.dtype) for array in (q, k, v)]
     shapes = [(array.shape, array.dtype) for array in extra]
-    if "ScaledDotProductAttention" not in graph.primitives(forward(*like, *(mx.zeros(*each) for each in shapes))):
+    if "ScaledDotProductAttention" not in graph.primitives(
+        forward(*like, *(mx.zeros(*each) for each in shapes))
+    ):
         return _attention(q, k, v, **given, **options)
     function: Any = custom.custom_function(forward)
 

@@ -10,10 +10,10 @@ from purestep._graph.nodes import Graph, Operation, Value, ordered, readers
 _DEEPEST = 11
 _MOST_INPUTS = 24
 _ELEMENTWISE = frozenset(
-    "Abs ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTanh AsType Ceil Cos Cosh Conjugate Remainder Erf ErfInv Exp "
-    "Floor Log Log1p LogicalNot Negative Round Sigmoid Sign Sin Sinh Square Sqrt Tan Tanh Expm1 Real Imag "
-    "BitwiseInvert Add Divide Equal Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogAddExp Maximum "
-    "Minimum Multiply NotEqual Power Subtract BitwiseBinary ArcTan2 Select Broadcast".split()
+    "Abs ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTanh AsType Ceil Cos Cosh Conjugate Remainder Erf ErfInv "
+    "Exp Floor Log Log1p LogicalNot Negative Round Sigmoid Sign Sin Sinh Square Sqrt Tan Tanh Expm1 Real "
+    "Imag BitwiseInvert Add Divide Equal Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogAddExp "
+    "Maximum Minimum Multiply NotEqual Power Subtract BitwiseBinary ArcTan2 Select Broadcast".split()
 )
 
 
@@ -89,18 +89,7 @@ class _Group:
 
     def in_order(self) -> list[Operation]:
         """Return the members, each after those that make its inputs."""
-        found: list[Operation] = []
-        seen: set[Operation] = set()
-
-        def visit(operation: Operation) -> None:
-            seen.add(operation)
-            for value in operation.inputs:
-                if value.maker in self.members and value.maker not in seen:
-                    visit(value.maker)
-            found.append(operation)
-
-        visit(self._last)
-        return found
+        return [each for each in ordered(self._last.outputs, self.members) if each in self.members]
 
 
 def _join(

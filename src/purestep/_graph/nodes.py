@@ -1,6 +1,6 @@
 """Graphs of operations: arrays with shapes and dtypes, and the operations between them."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -65,8 +65,13 @@ class Graph:
         return ordered(self.outputs)
 
 
-def ordered(outputs: Iterable[Value]) -> list[Operation]:
-    """Return the operations that make the outputs, depth first, each after those that make its inputs."""
+def ordered(outputs: Iterable[Value], among: Container[Operation] | None = None) -> list[Operation]:
+    """Return the operations that make the outputs, depth first, each after those that make its inputs.
+
+    Args:
+        outputs: values of the graph.
+        among: follow only these operations; `None` follows all.
+    """
     found: list[Operation] = []
     seen: set[Operation] = set()
     stack: list[tuple[Operation, int]] = []
@@ -81,7 +86,7 @@ def ordered(outputs: Iterable[Value]) -> list[Operation]:
                 continue
             stack.append((operation, index + 1))
             maker = operation.inputs[index].maker
-            if maker is not None and maker not in seen:
+            if maker is not None and maker not in seen and (among is None or maker in among):
                 seen.add(maker)
                 stack.append((maker, 0))
     return found

@@ -8,8 +8,8 @@ _WIDTH = 20  # MLX_BFS_MAX_WIDTH
 def schedule(outputs: list[Value], operations: list[Operation]) -> list[Operation]:
     """Return the operations in the order in which `mx.eval` runs them.
 
-    MLX walks from the outputs to their inputs, breadth first, and runs the reverse. If more than 20 operations
-    wait, it goes deeper first. An operation is placed when all its readers are.
+    MLX walks from the outputs to their inputs, breadth first, and runs the reverse. If more than 20
+    operations wait, it goes deeper first. An operation is placed when all its readers are.
     """
     degree: dict[Operation, int] = dict.fromkeys(operations, 0)
     for operation in operations:

@@ -13,8 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._core import hardware
-from purestep._core.custom import custom_function
-from purestep._core.ordering import after
+from purestep._core.tracing.custom import custom_function
+from purestep._core.tracing.ordering import after
 
 Activation = Callable[[mx.array], mx.array]
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks
-from purestep._core.custom import custom_function
+from purestep._core.tracing.custom import custom_function
 from purestep._core.tree.patterns import compile_pattern, shown_paths
 
 Statistics = dict[str, mx.array]

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from purestep._core import checks, context, graph, tree
+from purestep._core import checks, tree
 from purestep._core.rng import scope
+from purestep._core.tracing import context, graph
 
 Fn = TypeVar("Fn", bound=Callable[..., Any])
 

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import hardware, sums
-from purestep._core.custom import custom_function
+from purestep._core.tracing.custom import custom_function
 
 REDUCED = (mx.bfloat16, mx.float16)
 

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, ordering, sums, tree
+from purestep._core import checks, sums, tree
 from purestep._core.mean import AnyMean, Mean
 from purestep._core.rng import check_key, fold_in, scope
+from purestep._core.tracing import ordering
 from purestep._core.types import Batch, Params, Tree
 from purestep._steps.core.batches import microbatch
 from purestep._steps.core.measuring import Measurement, Moment

@@ -1,45 +1,16 @@
 """The memory that each of MLX's operations takes for its results."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from purestep._graph.nodes import Operation, Value
-from purestep._memory.layout import (
-    Buffer,
-    Layout,
-    broadcast,
-    plain,
-    reshaped,
-    sliced,
-    transposed,
-)
+from purestep._memory.layout import Layout, plain
+from purestep._memory.views import SHARED, Machine, same, share
 
-
-class Machine(Protocol):
-    """What a kernel asks of the simulated machine."""
-
-    layouts: dict[Value, Layout]
-
-    def allocate(self, nbytes: int) -> Buffer:
-        """Return new memory."""
-        ...
-
-    def can_donate(self, value: Value) -> bool:
-        """Tell whether nothing else keeps an array or its memory."""
-        ...
-
-    def keep_until_done(self, buffer: Buffer) -> None:
-        """Keep a temporary until the kernel has run."""
-        ...
-
-
-SHARED = frozenset(
-    "Transpose Reshape Flatten Unflatten Broadcast BroadcastAxes ExpandDims Squeeze Slice Split AsStrided Copy "
-    "StopGradient Depends CustomTransforms View".split()
-)
 _UNARY = frozenset(
-    "Abs ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTanh Ceil Cos Cosh Conjugate Erf ErfInv Exp Floor Log Log1p "
-    "LogicalNot Negative Round Sigmoid Sign Sin Sinh Square Sqrt Tan Tanh Expm1 Real Imag BitwiseInvert".split()
+    "Abs ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTanh Ceil Cos Cosh Conjugate Erf ErfInv Exp Floor Log "
+    "Log1p LogicalNot Negative Round Sigmoid Sign Sin Sinh Square Sqrt Tan Tanh Expm1 Real Imag "
+    "BitwiseInvert".split()
 )
 _BINARY = frozenset(
     "Add Divide Equal Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogAddExp Maximum Minimum "
@@ -54,7 +25,7 @@ def run(operation: Operation, machine: Machine) -> int:
     """Give the outputs of an operation their layouts; return the number of kernels that it starts."""
     name = operation.name
     if name in SHARED:
-        return _share(operation, machine)
+        return share(operation, machine)
     return _KERNELS.get(name, _plain)(operation, machine)
 
 
@@ -62,52 +33,6 @@ def _plain(operation: Operation, machine: Machine) -> int:
     for output in operation.outputs:
         machine.layouts[output] = plain(output, machine.allocate(output.nbytes))
     return 1
-
-
-def _share(operation: Operation, machine: Machine) -> int:
-    name, inputs = operation.name, operation.inputs
-    value, of = operation.outputs[0], machine.layouts[inputs[0]]
-    if name in ("Reshape", "Flatten", "Unflatten"):
-        found = reshaped(value, inputs[0], of)
-        if found is None:
-            machine.layouts[value] = plain(value, machine.allocate(value.nbytes))
-            return 1
-        machine.layouts[value] = found
-    elif name == "Transpose":
-        machine.layouts[value] = transposed(value, of, operation.arguments[0])
-    elif name in ("Broadcast", "BroadcastAxes"):
-        machine.layouts[value] = broadcast(value, inputs[0], of)
-    elif name == "ExpandDims":
-        strides = list(of.strides)
-        for axis in operation.arguments[0]:
-            strides.insert(axis, 1)
-        machine.layouts[value] = Layout(
-            of.buffer, tuple(strides), of.used, of.gapless, of.by_rows, of.by_columns
-        )
-    elif name == "Squeeze":
-        dropped = set(operation.arguments[0])
-        kept = tuple(stride for axis, stride in enumerate(of.strides) if axis not in dropped)
-        machine.layouts[value] = Layout(of.buffer, kept, of.used, of.gapless, of.by_rows, of.by_columns)
-    elif name == "Slice":
-        machine.layouts[value] = sliced(value, of, tuple(operation.arguments[2]))
-    elif name == "Split":
-        for output in operation.outputs:
-            machine.layouts[output] = sliced(output, of, (1,) * len(output.shape))
-    elif name == "CustomTransforms":
-        for output, given in zip(operation.outputs, inputs[-len(operation.outputs) :], strict=True):
-            machine.layouts[output] = _same(machine.layouts[given])
-    elif name == "Depends":
-        for output, given in zip(operation.outputs, inputs, strict=False):
-            machine.layouts[output] = _same(machine.layouts[given])
-    elif name == "View" and value.dtype.size == inputs[0].dtype.size:
-        machine.layouts[value] = _same(of)
-    else:
-        machine.layouts[value] = plain(value, of.buffer)
-    return 0
-
-
-def _same(layout: Layout) -> Layout:
-    return layout.moved(layout.buffer)
 
 
 def _fits(machine: Machine, value: Value, output: Value) -> bool:
@@ -122,7 +47,7 @@ def _like(machine: Machine, value: Value, output: Value) -> None:
     """Give an output the layout of an input, in its memory if it can be donated."""
     layout = machine.layouts[value]
     if _fits(machine, value, output):
-        machine.layouts[output] = _same(layout)
+        machine.layouts[output] = same(layout)
     else:
         machine.layouts[output] = layout.moved(machine.allocate(layout.used * output.dtype.size))
 
@@ -181,11 +106,11 @@ def _compiled(operation: Operation, machine: Machine) -> int:
     arrays = [value for value in given if value.size > 1]
     shape = outputs[0].shape
     layouts = [machine.layouts[value] for value in arrays]
-    same = [value.shape == shape for value in arrays]
+    alike = [value.shape == shape for value in arrays]
     if len(arrays) == 1:
-        contiguous = same[0] and layouts[0].gapless
+        contiguous = alike[0] and layouts[0].gapless
     elif arrays:
-        contiguous = all(same) and (
+        contiguous = all(alike) and (
             all(layout.by_rows for layout in layouts) or all(layout.by_columns for layout in layouts)
         )
     else:
@@ -198,7 +123,7 @@ def _compiled(operation: Operation, machine: Machine) -> int:
         if value.dtype.size != output.dtype.size or not machine.can_donate(value):
             continue
         if contiguous and value.size > 1:
-            machine.layouts[remaining.pop(0)] = _same(layout)
+            machine.layouts[remaining.pop(0)] = same(layout)
         elif not contiguous and layout.by_rows and value.size == output.size:
             machine.layouts[remaining.pop(0)] = plain(output, layout.buffer)
     like = next((machine.layouts[value] for value in given if value.size == outputs[0].size), None)
@@ -275,16 +200,22 @@ def _in_order(operation: Operation, machine: Machine) -> int:
 
 
 def _convolution(operation: Operation, machine: Machine) -> int:
-    """On a CPU the patches of the input are copied into one matrix."""
+    """On a CPU the patches of the padded input are copied into one matrix, unless the input is dilated."""
     source, weight = operation.inputs[:2]
     output = operation.outputs[0]
-    window = 1
+    _, before, after, apart, dilation, groups, _ = operation.arguments
+    dilated = any(step != 1 for step in (*dilation, *(apart if len(dilation) > 1 else ())))
+    if not machine.patches or dilated or (groups != 1 and len(dilation) > 1):
+        return _plain(operation, machine)
+    padded = source.shape[0] * source.shape[-1]
+    for length, low, high in zip(source.shape[1:-1], before, after, strict=True):
+        padded *= length + low + high
+    patches = output.size // max(output.shape[-1], 1)
     for length in weight.shape[1:]:
-        window *= length
-    places = output.size // max(output.shape[-1], 1)
-    machine.keep_until_done(machine.allocate(source.nbytes))
-    machine.keep_until_done(machine.allocate(places * window * source.dtype.size))
-    return _plain(operation, machine) + 2
+        patches *= length
+    for size in (padded, patches):
+        machine.keep_until_done(machine.allocate(size * 4))  # float32
+    return _plain(operation, machine) + 3
 
 
 _KERNELS: dict[str, Callable[[Operation, Any], int]] = {

@@ -98,6 +98,11 @@ def sliced(value: Value, of: Layout, steps: Strides) -> Layout:
     return Layout(of.buffer, strides, reach, dense == reach, rows, columns)
 
 
+def strided(value: Value, of: Layout, strides: Strides) -> Layout:
+    """Return the layout of an array with strides of its own, which shares the buffer."""
+    return sliced(value, Layout(of.buffer, strides, of.used, True, True, True), (1,) * len(strides))
+
+
 def reshaped(value: Value, source: Value, of: Layout) -> Layout | None:
     """Return the layout of a reshape that shares the buffer, or `None` if it needs a copy."""
     if of.by_rows or source.size == 0:

@@ -12,7 +12,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.utils import checkpoint
 
-from purestep._core import checks, context, tree
+from purestep._core import checks, tree
+from purestep._core.tracing import context
 from purestep._modules.walking import attributes, is_atom, is_plain_object
 
 _SEQUENCES: Any = (list, deque)

@@ -5,7 +5,8 @@ from types import CodeType, FunctionType
 
 import mlx.nn as nn
 
-from purestep._core import checks, context
+from purestep._core import checks
+from purestep._core.tracing import context
 from purestep._modules.walking import below, walk
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, graph
+from purestep._core import checks
+from purestep._core.tracing import graph
 from purestep._modules.contents import Change
 from purestep._modules.slots import PrivateSlot, Slot
 

@@ -10,8 +10,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep._core import checks, context, graph, tree
+from purestep._core import checks, tree
 from purestep._core.rng import forbidden, scope
+from purestep._core.tracing import context, graph
 from purestep._core.types import Params, Tree
 from purestep._layers import observing, substitutes
 from purestep._layers.recording import unwatched, watched

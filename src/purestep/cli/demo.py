@@ -23,6 +23,7 @@ ABOUT = {
     "dpo": "Teach a transformer that sorts digits up or down to prefer one order, with DPO.",
     "distill": "Train a small character model with and without a teacher, and compare.",
     "mtp": "Train a small transformer with and without multi-token prediction, and compare.",
+    "finetune": "Pretrain a small language model on a text, then tune it with LoRA to follow instructions.",
 }
 
 _ENDS = f"""Exit status: 0 the run is complete; 1 a value was not finite, or the output cannot be written;

@@ -8,7 +8,8 @@ import pytest
 
 import purestep as ps
 from purestep import tree
-from purestep._core import graph, hardware
+from purestep._core import hardware
+from purestep._core.tracing import graph
 from purestep._losses.tokens import projection
 from purestep.losses import cross_entropy, linear_cross_entropy
 from tests.references import recorded

@@ -12,12 +12,7 @@ from collections.abc import Collection
 
 import mlx.core as mx
 
-from purestep._core import hardware
-
-
-def on_cuda() -> bool:
-    """Tell whether this thread computes on CUDA."""
-    return hardware.on_gpu() and not mx.metal.is_available()
+from purestep._core.hardware import on_cuda
 
 
 def evaluate(arrays: Collection[mx.array]) -> None:

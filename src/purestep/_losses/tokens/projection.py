@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import graph, hardware, sums
-from purestep._core.custom import custom_function
+from purestep._core import hardware, sums
+from purestep._core.tracing import graph
+from purestep._core.tracing.custom import custom_function
 from purestep._losses.core import numerics
 from purestep._losses.core.fused import fused_cross_entropy
 

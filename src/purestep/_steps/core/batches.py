@@ -2,7 +2,8 @@
 
 import mlx.core as mx
 
-from purestep._core import checks, ordering, tree
+from purestep._core import checks, tree
+from purestep._core.tracing import ordering
 from purestep._core.types import Batch, Tree
 from purestep._steps.state import check_arrays
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks, tree
-from purestep._core.custom import custom_function
 from purestep._core.mean import AnyMean, Mean
+from purestep._core.tracing.custom import custom_function
 from purestep._core.types import Batch, Params, Tree
 from purestep._steps.core.batches import after, microbatch
 from purestep._steps.core.outcome import Outcome, keyless, no_backward_draws, outcome_of, own

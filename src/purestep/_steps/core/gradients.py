@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, graph, microbatching, tree
+from purestep._core import checks, microbatching, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
+from purestep._core.tracing import graph
 from purestep._core.types import Batch, Params, Tree, Updates
 from purestep._layers import observing
 from purestep._layers.observing import Observed, Watch

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, context, tree
+from purestep._core import checks, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
 from purestep._core.rng import fold_in, forbidden, scope
+from purestep._core.tracing import context
 from purestep._core.types import Batch, Params, Tree
 from purestep._steps.state import check_arrays
 

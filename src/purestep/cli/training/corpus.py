@@ -113,6 +113,24 @@ def inspected(task: Task) -> Inspected:
     return Inspected({**found, "symbols": characters.symbols}, characters, kind)
 
 
+def vocabulary(task: Task) -> int:
+    """Return the number of tokens; the data are read only if the settings do not tell it.
+
+    Raises:
+        ValueError: if the data do not tell it either.
+        OSError: if a file cannot be read.
+    """
+    if task.vocabulary is not None:
+        return task.vocabulary
+    found = inspected(task)
+    if task.format == "tokens":
+        return _vocabulary(task, found, {"data": TokenFile(task.data, task.token_dtype)})
+    known = tokenizers.size_of(found.tokenizer)
+    if known is None:
+        raise checks.error(CALLER, "vocabulary must be given: the tokenizer does not tell its size")
+    return known
+
+
 def prepared(
     task: Task, found: Inspected, directory: Path, batch_size: int, seed: int, *, again: bool
 ) -> Corpus:

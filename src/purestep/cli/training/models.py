@@ -28,11 +28,13 @@ class Data(NamedTuple):
             with targets one token later, and -100 for targets that do not count. Batches of prompts and
             conversations have a few shapes, with fewer tokens in a row.
         sizes: the table `[sizes]` of the configuration.
+        remat: patterns of layers to recompute, or `None`.
     """
 
     vocabulary: int
     context: int
     sizes: dict[str, Any]
+    remat: str | None = None
 
 
 class Model(NamedTuple):
@@ -73,14 +75,20 @@ def check_model(name: str, sizes: dict[str, Any]) -> None:
         raise checks.error(CALLER, f"sizes.buckets must be a power of two, got {found['buckets']}")
 
 
-def build(name: str, config: TrainConfig, data: Data) -> Model:
+def build(name: str, config: TrainConfig, data: Data, *, evaluate: bool = True) -> Model:
     """Return the model that a setting names.
+
+    Args:
+        name: of the model.
+        config: the hyperparameters.
+        data: about the data.
+        evaluate: compute the first weights of a named model now.
 
     Raises:
         ValueError: if the user's function fails or returns something else.
     """
     if ":" not in name:
-        return _transformer(config, data)
+        return _transformer(config, data, evaluate)
     with ps.rng.scope(mx.random.key(config.seed)):  # the seed decides the weights
         found = loading.made("model", name, config, data)
     if not isinstance(found, tuple) or len(found) not in (2, 3) or not callable(found[0]):
@@ -95,8 +103,15 @@ def build(name: str, config: TrainConfig, data: Data) -> Model:
     return Model(found[0], found[1], apply)
 
 
-def _transformer(config: TrainConfig, data: Data) -> Model:
-    apply, params = seeded(lambda: Transformer(data.vocabulary, **{**_SIZES, **data.sizes}), config.seed)
+def _transformer(config: TrainConfig, data: Data, evaluate: bool) -> Model:
+    remat = [] if data.remat is None else [data.remat]
+    make = lambda: Transformer(data.vocabulary, **{**_SIZES, **data.sizes})  # noqa: E731
+    try:
+        apply, params = seeded(make, config.seed, remat=remat, evaluate=evaluate)
+    except ValueError as error:
+        if not remat:
+            raise
+        raise checks.error(CALLER, str(error).removeprefix("functional: ")) from None
 
     def loss_fn(params: ps.types.Params, batch: ps.types.Batch, rng: mx.array | None) -> ps.Mean:
         logits = apply(params, batch["inputs"], rng=rng).astype(mx.float32)

@@ -132,7 +132,7 @@ def _session(
 ) -> Session:
     config, task = settings.config, settings.task
     data = corpus.prepared(task, found, directory, config.batch_size, config.seed, again=again)
-    about = models.Data(data.vocabulary, task.context, settings.sizes)
+    about = models.Data(data.vocabulary, task.context, settings.sizes, task.remat)
     model = models.build(task.model, config, about)
     session = Session(settings, directory, data, model, [*notes, *data.notes])
     prompt(session)
@@ -200,7 +200,6 @@ def trained(session: Session, callbacks: Sequence[Any]) -> Outcome:
     config, task, _ = session.settings
     transform = create_optimizer(config, hidden=session.model.hidden)
     step = create_step(config, session.model.loss_fn, transform)
-    state = ps.TrainState.create(session.model.params, transform, seed=config.seed)
     measure: Any = ps.eval_step(computed_in(config, session.model.loss_fn))
     if config.compile_step:
         measure = ps.compiled(measure)
@@ -238,7 +237,7 @@ def trained(session: Session, callbacks: Sequence[Any]) -> Outcome:
     with checkpointer:
         result = fit(
             step,
-            state,
+            ps.TrainState.create(session.model.params, transform, seed=config.seed),  # nothing else keeps it
             session.data.train,
             steps=config.max_steps,
             evaluate=evaluations,

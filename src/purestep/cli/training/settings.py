@@ -46,6 +46,7 @@ class Task:
         token_dtype: of a raw token file without a description.
         vocabulary: the number of tokens; `None` counts them.
         context: the tokens of a window.
+        remat: the layers whose activations are recomputed for the gradient, such as `blocks.*`.
         validation: a second file, in the format of the first; `None` splits the first one.
         validation_fraction: the part at the end of the data that is not trained on.
         validation_batches: the most batches of an evaluation; `None` is all.
@@ -70,6 +71,7 @@ class Task:
     token_dtype: Literal["uint8", "uint16", "uint32", "int32", "int64"] | None = None
     vocabulary: int | None = None
     context: int = 64
+    remat: str | None = None
     validation: str | None = None
     validation_fraction: float = 0.1
     validation_batches: int | None = None
@@ -96,7 +98,7 @@ class Task:
             ending = Path(self.data).suffix.lower()
             kind = {".jsonl": "jsonl", ".bin": "tokens", ".npy": "tokens"}.get(ending, "text")
             object.__setattr__(self, "format", kind)
-        for name in (*_NAMES, "tokenizer", "validation", "prompt"):
+        for name in (*_NAMES, "tokenizer", "validation", "prompt", "remat"):
             if getattr(self, name) == "":
                 raise checks.error(CALLER, f"{name} must not be empty, got ''")
         for names, format_ in ((_NAMES, "jsonl"), (("token_dtype",), "tokens")):

@@ -1,20 +1,31 @@
 """How a demo builds its model and its optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
 import purestep as ps
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-def seeded(build: Callable[[], nn.Module], seed: int) -> tuple[ps.types.Apply, ps.types.Params]:
+
+def seeded(
+    build: Callable[[], nn.Module], seed: int, *, remat: Sequence[str] = (), evaluate: bool = True
+) -> tuple[ps.types.Apply, ps.types.Params]:
     """Return the forward pass and the first weights of a model; the seed decides the weights."""
+    apply, params, _ = ps.functional(built(build, seed, evaluate=evaluate), remat=remat)
+    return apply, params
+
+
+def built(build: Callable[[], ModuleT], seed: int, *, evaluate: bool = True) -> ModuleT:
+    """Return a model; the seed decides its first weights."""
     with ps.rng.scope(mx.random.key(seed)):
         model = build()
-        mx.eval(model.parameters())
-    apply, params, _ = ps.functional(model)
-    return apply, params
+        if evaluate:
+            mx.eval(model.parameters())
+    return model
 
 
 def clipped_adamw(peak_rate: float, steps: int) -> ps.GradientTransform:

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from purestep._core import custom, tree
-from purestep._core.ordering import gated
+from purestep._core import tree
+from purestep._core.tracing import custom
+from purestep._core.tracing.ordering import gated
 
 Entry = Callable[[], AbstractContextManager[Any]]
 

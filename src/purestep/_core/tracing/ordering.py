@@ -12,8 +12,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import graph, tree
-from purestep._core.custom import custom_function
+from purestep._core import tree
+from purestep._core.tracing import graph
+from purestep._core.tracing.custom import custom_function
 
 
 def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.array]:

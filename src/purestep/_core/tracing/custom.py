@@ -83,7 +83,9 @@ def capturing() -> Iterator[Captured]:
         _capture.now = before
 
 
-def opaque(name: str, inputs: list[mx.array], shapes: list[tuple[tuple[int, ...], mx.Dtype]]) -> list[mx.array]:
+def opaque(
+    name: str, inputs: list[mx.array], shapes: list[tuple[tuple[int, ...], mx.Dtype]]
+) -> list[mx.array]:
     """Return arrays that stand for the results of an operation, while a graph is captured."""
     assert _capture.now is not None
     total = sum((array.astype(mx.float32).sum() for array in inputs), mx.array(0.0))
@@ -164,7 +166,7 @@ def _marked(
             outputs.append(value + mx.broadcast_to(_constant(value), value.shape))
         cotangents.append(mx.broadcast_to(_constant(value), value.shape))
     found = backward(
-        args[0] if len(args) == 1 else args, _filled(result, cotangents), _filled(result, values)
+        args[0] if len(args) == 1 else args, _filled(result, cotangents), _filled(result, outputs)
     )
     marks.append(Mark(inputs, values, outputs, weights, scales, cotangents, _leaves(found)))
     return _filled(result, outputs)

@@ -1,0 +1,1 @@
+"""What a traced function leaves in MLX's graph: own gradients, order, recomputation."""

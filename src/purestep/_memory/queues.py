@@ -1,0 +1,175 @@
+"""When the memory of finished kernels comes back: the host submits kernels before earlier ones have run."""
+
+import os
+from collections import deque
+from typing import NamedTuple, Protocol
+
+import mlx.core as mx
+
+from purestep._core import hardware
+from purestep._graph.nodes import Operation
+from purestep._memory.layout import Buffer
+
+_SUBMITTED = 10  # groups of kernels, MLX's MAX_ACTIVE_TASKS
+_CPU_GROUP = 10  # kernels, MLX's DISPATCHES_PER_TASK
+
+
+class Queue(Protocol):
+    """Kernels that were submitted and have not run.
+
+    Attributes:
+        patches: convolutions copy the patches of their input.
+    """
+
+    patches: bool
+
+    def size(self, nbytes: int) -> int:
+        """Return the memory that the allocator takes for some bytes."""
+        ...
+
+    def submit(self, operation: Operation, kept: list[Buffer], kernels: int, read: int) -> list[Buffer]:
+        """Submit kernels that keep buffers until they have run; return the buffers of those that have.
+
+        Args:
+            operation: that of the kernels.
+            kept: what they read, and their temporaries.
+            kernels: how many; 0 for operations that only share memory.
+            read: the elements that they read.
+        """
+        ...
+
+
+class CpuQueue:
+    """The queue of a CPU: one thread runs the kernels, up to ten groups of ten behind the host."""
+
+    patches = True
+
+    def __init__(self) -> None:
+        self._groups: deque[list[Buffer]] = deque()
+        self._group: list[Buffer] = []
+        self._count = 0
+
+    def size(self, nbytes: int) -> int:
+        return nbytes
+
+    def submit(self, operation: Operation, kept: list[Buffer], kernels: int, read: int) -> list[Buffer]:
+        # The release of the buffers is submitted as one more kernel.
+        for dispatch in range(kernels + 1):
+            if dispatch == kernels:
+                self._group += kept
+            self._count += 1
+            if self._count == _CPU_GROUP:
+                self._groups.append(self._group)
+                self._group, self._count = [], 0
+        done: list[Buffer] = []
+        while len(self._groups) > _SUBMITTED:
+            done += self._groups.popleft()
+        return done
+
+
+class Speeds(NamedTuple):
+    """What decides how far the host is ahead of a GPU.
+
+    Attributes:
+        kernels: the most in a group, `MLX_MAX_OPS_PER_BUFFER`.
+        elements: the most that a group reads, `MLX_MAX_MB_PER_BUFFER` times 2**20.
+        bandwidth: bytes in a second.
+        half: FLOP in a second, in bfloat16 and float16.
+        single: in float32.
+        waits: the host waits for groups with float32 products.
+    """
+
+    kernels: int
+    elements: float
+    bandwidth: float
+    half: float
+    single: float
+    waits: bool
+
+
+class GpuQueue:
+    """The queue of a GPU. Groups of kernels run one after another; host and GPU have clocks.
+
+    The times of the host are those seen with CUDA on an H200's host. The GPU reaches 75 % of its bandwidth,
+    and 60 % of its rate in matrix products.
+    """
+
+    patches = False
+    VIEW, KERNEL, PRODUCT, LAUNCH = 1.5e-6, 11e-6, 12e-6, 2.5e-6  # seconds
+
+    def __init__(self, speeds: Speeds) -> None:
+        self._speeds = speeds
+        self._groups: deque[tuple[float, list[Buffer]]] = deque()
+        self._group: list[Buffer] = []
+        self._count, self._read, self._work = 0, 0, 0.0
+        self._host = self._device = 0.0
+        self._single = False
+
+    def size(self, nbytes: int) -> int:
+        if nbytes <= 8:
+            return 8
+        if nbytes < 16384:
+            return 1 << (nbytes - 1).bit_length()
+        return -(-nbytes // 16384) * 16384
+
+    def submit(self, operation: Operation, kept: list[Buffer], kernels: int, read: int) -> list[Buffer]:
+        self._group += kept
+        self._count += kernels
+        self._host += self.VIEW if not kernels else self.KERNEL * kernels
+        done: list[Buffer] = []
+        if kernels:
+            product = operation.name in ("Matmul", "AddMM")
+            self._host += self.PRODUCT * product
+            self._single |= product and operation.outputs[0].dtype == mx.float32
+            self._work += self._seconds(operation)
+            self._read += read
+        if self._count > self._speeds.kernels or self._read > self._speeds.elements:
+            self._device = max(self._device, self._host) + self._work
+            self._groups.append((self._device, self._group))
+            if self._single and self._speeds.waits:
+                self._host = self._device
+            self._group, self._count, self._read, self._work, self._single = [], 0, 0, 0.0, False
+        while self._groups and (self._groups[0][0] <= self._host or len(self._groups) > _SUBMITTED):
+            time, buffers = self._groups.popleft()
+            self._host = max(self._host, time)
+            done += buffers
+        return done
+
+    def _seconds(self, operation: Operation) -> float:
+        output = operation.outputs[0]
+        moved = sum(value.nbytes for value in (*operation.inputs, *operation.outputs))
+        rate = self._speeds.half if output.dtype.size == 2 else self._speeds.single
+        return self.LAUNCH + max(moved / (0.75 * self._speeds.bandwidth), _flops(operation) / (0.6 * rate))
+
+
+def _flops(operation: Operation) -> float:
+    inputs = operation.inputs
+    if operation.name in ("Matmul", "AddMM"):
+        return 2.0 * operation.outputs[0].size * inputs[0].shape[-1]
+    if operation.name.startswith("ScaledDotProductAttention"):
+        return (10.0 if operation.name.endswith("VJP") else 4.0) * inputs[0].size * inputs[1].shape[-2]
+    return 0.0
+
+
+# Bytes and FLOP in a second: NVIDIA's data sheets, without sparsity; float32 with tensor cores (TF32).
+_CHIPS = {
+    "H200": (4.8e12, 989e12, 400e12),
+    "H100": (3.35e12, 989e12, 400e12),
+    "A100": (2.0e12, 312e12, 156e12),
+}
+_OTHER = (1e12, 150e12, 50e12)
+
+
+def queue() -> Queue:
+    """Return the queue of the default device."""
+    if not hardware.on_gpu():
+        return CpuQueue()
+    name = hardware.device_name()
+    rates = next((found for chip, found in _CHIPS.items() if chip in name), _OTHER)
+    cuda = hardware.on_cuda()
+    kernels, elements = (20, 100) if cuda else (40, 40)
+    if "H100" in name or "H200" in name or "B200" in name:
+        kernels, elements = 100, 1000
+    kernels = int(os.environ.get("MLX_MAX_OPS_PER_BUFFER", kernels))
+    elements = int(os.environ.get("MLX_MAX_MB_PER_BUFFER", elements))
+    return GpuQueue(Speeds(kernels, elements * 2.0**20, *rates, waits=cuda))

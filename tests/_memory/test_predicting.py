@@ -1,0 +1,71 @@
+"""Predicted memory against MLX's own count."""
+
+import mlx.core as mx
+import pytest
+
+import purestep as ps
+from tests._graph.steps import STEPS
+from tests.refusals import parts
+
+
+def measured(make):
+    """Return the highest of three measured peaks, of steps that are evaluated one after the other."""
+    step, state, batch = make()
+    step = ps.compiled(step)
+    mx.eval(state, batch)
+    peaks = []
+    for _ in range(3):
+        mx.synchronize()
+        mx.reset_peak_memory()
+        state, metrics = step(state, batch)
+        mx.eval(state, metrics)
+        peaks.append(mx.get_peak_memory())
+    return max(peaks)
+
+
+@pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="a GPU's peak varies")
+@pytest.mark.parametrize("name", STEPS)
+def test_the_prediction_is_within_a_tenth_of_the_measured_peak(name):
+    before = mx.get_active_memory()
+    report = ps.memory.predict(*STEPS[name]())
+    assert report.peak == pytest.approx(measured(STEPS[name]) - before, rel=0.1)
+
+
+def test_the_parts_are_the_whole():
+    report = ps.memory.predict(*STEPS["perceptron"]())
+    kinds = "parameters optimizer other frozen batch gradients activations waiting".split()
+    assert sum(getattr(report, kind) for kind in kinds) == report.peak
+    assert all(getattr(report, kind) >= 0 for kind in kinds)
+    assert report.parameters == 4 * (256 * 256 + 256) * 4
+    assert report.optimizer == 2 * report.parameters + 4 + 4 + 4  # and counts and rate
+    assert report.batch == 1024 * 256 * 4
+    assert report.gradients + report.activations + report.waiting >= 4 * report.batch  # the inputs of layers
+
+
+def test_nothing_is_allocated():
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    step, state, batch = STEPS["bfloat16"]()
+    ps.memory.predict(step, state, batch)
+    assert mx.get_peak_memory() - before < 20_000
+
+
+def test_the_state_of_the_caller_counts_in_a_run():
+    step, state, batch = STEPS["perceptron"]()
+    report = ps.memory.predict(ps.compiled(step), state, batch)
+    assert report.peak_in_run >= report.peak + report.parameters + report.optimizer
+
+
+def test_recomputation_and_microbatches_take_less():
+    peaks = {name: ps.memory.predict(*STEPS[name]()).peak for name in STEPS}
+    assert peaks["recomputed"] < 0.7 * peaks["transformer"]
+    assert peaks["microbatches"] < 0.7 * peaks["transformer"]
+    assert peaks["bfloat16"] < 0.8 * peaks["transformer"]
+
+
+def test_wrong_arguments_are_refused():
+    step, state, batch = STEPS["perceptron"]()
+    with pytest.raises(TypeError, match=parts("memory.predict: step ... callable, got 3")):
+        ps.memory.predict(3, state, batch)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=parts("memory.predict: state ... TrainState, got dict")):
+        ps.memory.predict(step, {"w": mx.zeros(3)}, batch)  # type: ignore[arg-type]
