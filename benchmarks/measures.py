@@ -48,7 +48,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "tiny": Size("width 64, 2 layers, 4 x 32 tokens", 100, (256, 32, 64, 2, 4), 4, mx.float32),
-    "small": Size("width 256, 4 layers, 8 x 128 tokens", 20, (512, 128, 256, 4, 8), 8, mx.float32),
+    "small": Size("width 256, 4 layers, 8 x 128 tokens", 10, (512, 128, 256, 4, 8), 8, mx.float32),
     "gpt2": Size(
         "GPT-2's 12 layers of width 768 with an own head (163M), 8 x 1024 tokens", 100,
         (50304, 1024, 768, 12, 12), 8, mx.bfloat16,

@@ -71,3 +71,17 @@ def test_the_innermost_pattern_counts_and_few_examples_are_enough():
     whole, part = (numbers(one(state, given)[1], "attention_entropy") for given in (batch, cut))
     assert list(whole) == list(part)
     assert whole == pytest.approx(part, rel=1e-5)
+
+
+def test_few_queries_in_equal_distances_are_measured_with_their_part_of_the_mask():
+    every, state, batch, _ = model_step([m.attention_entropy("*.attention", examples=4, queries=2)])
+    found = numbers(every(state, batch)[1], "attention_entropy")
+    layer = state.params["layers"][0]["attention"]
+    q, k = (
+        np.asarray(batch["x"] @ layer[f"{name}_proj"]["weight"].T).reshape(4, 5, 2, 4).transpose(0, 2, 1, 3)
+        for name in ("query", "key")
+    )
+    whole = entropy(q, k, 0.5, np.where(np.tri(5, dtype=bool), 0.0, -np.inf))
+    assert found["layers.0.attention/1"] == pytest.approx(whole[:, 1, ::3].mean(), rel=1e-4)
+    with pytest.raises(ValueError, match="queries must be at least 1"):
+        m.attention_entropy("*", queries=0)

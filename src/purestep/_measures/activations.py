@@ -58,14 +58,12 @@ def activations(
 
     def record(out: mx.array, given: mx.array | None) -> Statistics:
         rows = _rows(out)
-        small = mx.abs(rows) <= eps
         found = {
             "rows": mx.array(float(rows.shape[0])),
-            "size": mx.array(float(rows.size)),
             "norms": sums.total(mx.sqrt(sums.total(mx.square(rows), axis=1))),
             "sum": sums.total(rows),
-            "small": sums.total(small),
-            "alive": (~small).any(axis=0),
+            # For each unit, the rows in which it is above eps: they tell of sparsity and of dead units.
+            "large": sums.total(~(mx.abs(rows) <= eps), axis=0),
         }
         if given is not None:
             found["given"] = sums.total(mx.sqrt(sums.total(mx.square(_rows(given)), axis=1)))
@@ -79,9 +77,10 @@ def activations(
             found[f"{path}norm"] = seen["norms"] / seen["rows"]
             if "given" in seen:
                 found[f"{path}gain"] = mx.where(seen["norms"] == 0, 0.0, seen["norms"] / seen["given"])
-            found[f"{path}mean"] = seen["sum"] / seen["size"]
-            found[f"{path}sparsity"] = seen["small"] / seen["size"]
-            found[f"{path}dead"] = 1 - seen["alive"].astype(mx.float32).mean()
+            size = seen["rows"] * seen["large"].size
+            found[f"{path}mean"] = seen["sum"] / size
+            found[f"{path}sparsity"] = 1 - sums.total(seen["large"]) / size
+            found[f"{path}dead"] = sums.mean(seen["large"] == 0)
         return found
 
     return Measurement(name, measure, every, Watch(caller, chosen, "outputs", record, _merged))
@@ -105,14 +104,10 @@ def _rows(x: mx.array) -> mx.array:
 
 
 def _merged(first: Statistics, second: Statistics) -> Statistics:
-    if first["alive"].shape != second["alive"].shape:
+    if first["large"].shape != second["large"].shape:
         raise checks.error(
             "activations",
-            f"a layer must return the same number of units in each call, got {first['alive'].size} and "
-            f"{second['alive'].size}",
+            f"a layer must return the same number of units in each call, got {first['large'].size} and "
+            f"{second['large'].size}",
         )
-    return {
-        key: first[key] | second[key] if key == "alive" else first[key] + second[key]
-        for key in first
-        if key in second
-    }
+    return {key: first[key] + second[key] for key in first if key in second}

@@ -13,9 +13,14 @@ from purestep._steps.core.measuring import Measurement, Moment
 
 
 def attention_entropy(
-    patterns: str | Sequence[str], *, examples: int = 1, every: int = 1, name: str = "attention_entropy"
+    patterns: str | Sequence[str],
+    *,
+    examples: int = 1,
+    queries: int = 64,
+    every: int = 1,
+    name: str = "attention_entropy",
 ) -> Measurement:
-    """Measure the entropy of the attention of each head, in nats, averaged over its queries.
+    """Measure the entropy of the attention of each head, in nats, averaged over some of its queries.
 
     It is computed from the queries and keys that a layer passes to `mx.fast.scaled_dot_product_attention`,
     after rotary embeddings, with the scale and the mask of the call. MLX never stores the weights of
@@ -29,6 +34,7 @@ def attention_entropy(
             several matched layers counts for the innermost.
         examples: the first examples of each microbatch that are measured. Each takes
             `4 * heads * queries * keys` bytes for a short time.
+        queries: at most this many queries of each example, in equal distances, the first among them.
         every: steps from one measurement to the next.
         name: the beginning of the names of the metrics.
 
@@ -42,11 +48,16 @@ def attention_entropy(
     caller = "attention_entropy"
     chosen = checked_patterns(caller, patterns)
     examples = checks.integer(caller, "examples", examples, least=1)
+    most = checks.integer(caller, "queries", queries, least=1)
 
     def record(queries: mx.array, keys: mx.array, scale: float, mask: Any) -> Statistics:
-        entropies = head_entropies(
-            queries[:examples], keys[:examples], scale=scale, mask=_first(mask, examples)
-        )
+        length, stride = queries.shape[2], -(-queries.shape[2] // most)
+        if isinstance(mask, str):
+            mask = _causal(length, keys.shape[2])
+        if mask is not None:
+            mask = mask[:examples] if mask.ndim == 4 and mask.shape[0] > 1 else mask
+            mask = mask[..., ::stride, :] if mask.ndim > 1 and mask.shape[-2] > 1 else mask
+        entropies = head_entropies(queries[:examples, :, ::stride], keys[:examples], scale=scale, mask=mask)
         counted = ~mx.isnan(entropies)
         return {
             "entropy": sums.total(mx.where(counted, entropies, 0.0), axis=(0, 2)),
@@ -95,8 +106,7 @@ def head_entropies(queries: mx.array, keys: mx.array, *, scale: float, mask: Any
     grouped = queries.reshape(batch, keys.shape[1], shared, length, width)
     scores = scale * (grouped @ keys[:, :, None].swapaxes(-1, -2)).reshape(batch, heads, length, -1)
     if isinstance(mask, str):
-        offset = scores.shape[-1] - length
-        mask = mx.arange(length)[:, None] + offset >= mx.arange(scores.shape[-1])
+        mask = _causal(length, scores.shape[-1])
     if mask is not None:
         scores = (
             mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask.astype(mx.float32)
@@ -110,8 +120,6 @@ def head_entropies(queries: mx.array, keys: mx.array, *, scale: float, mask: Any
     return mx.log(total) - mean
 
 
-def _first(mask: Any, examples: int) -> Any:
-    """Return the part of a mask for the first examples, if it has one for each."""
-    if isinstance(mask, mx.array) and mask.ndim == 4 and mask.shape[0] > 1:
-        return mask[:examples]
-    return mask
+def _causal(queries: int, keys: int) -> mx.array:
+    """Return the mask in which the last query sees all keys: [queries, keys], true where a key counts."""
+    return mx.arange(queries)[:, None] + (keys - queries) >= mx.arange(keys)
