@@ -165,6 +165,31 @@ def test_what_cannot_be_measured_is_refused():
         doubled(ps.TrainState.create(second, transform), batch)
 
 
+def test_a_layer_that_is_not_called_or_returns_no_numbers_is_refused():
+    class Picks(nn.Module):
+        def __call__(self, x):
+            return mx.argmax(x, axis=-1)
+
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.unused, self.picks = nn.Linear(2, 2), nn.Linear(2, 2), Picks()
+
+        def __call__(self, x):
+            x = self.linear(x)
+            return x.sum() + 0 * self.picks(x).sum()
+
+    with ps.rng.scope(mx.random.key(0)):
+        apply, params, _ = ps.functional(Holder())
+    transform = ps.optimizers.sgd(0.1)
+    for pattern in ("unused", "picks"):
+        step = ps.train_step(
+            lambda params, batch, rng: apply(params, batch), transform, measure=[m.activations(pattern)]
+        )
+        with pytest.raises(ValueError, match=f"matches {pattern}, which the loss function does not call or"):
+            step(ps.TrainState.create(params, transform), mx.ones((3, 2)))
+
+
 def test_cast_parameters_are_the_trained_ones():
     _, state, batch, apply = model_step([])
 

@@ -85,3 +85,17 @@ def test_few_queries_in_equal_distances_are_measured_with_their_part_of_the_mask
     assert found["layers.0.attention/1"] == pytest.approx(whole[:, 1, ::3].mean(), rel=1e-4)
     with pytest.raises(ValueError, match="queries must be at least 1"):
         m.attention_entropy("*", queries=0)
+
+
+def test_recording_keeps_a_replacement_of_attention_that_was_there_before(monkeypatch):
+    calls, original = [], mx.fast.scaled_dot_product_attention
+
+    def counting(*args, **options):
+        calls.append(1)
+        return original(*args, **options)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", counting)
+    step, state, batch, _ = model_step([m.attention_entropy("layers.0.attention")])
+    step(state, batch)
+    assert len(calls) == 2  # both layers
+    assert mx.fast.scaled_dot_product_attention is counting

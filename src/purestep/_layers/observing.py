@@ -91,7 +91,10 @@ class Recorder:
                 elif watch.kind == "attention":
                     reason = f"{matched[0]}, which does not call mx.fast.scaled_dot_product_attention"
                 else:
-                    reason = f"{matched[0]}, which the loss function does not call"
+                    reason = (
+                        f"{matched[0]}, which the loss function does not call or which returns no "
+                        "floating-point array"
+                    )
                 raise checks.error(watch.caller, f"pattern {text!r} matches {reason}")
 
 

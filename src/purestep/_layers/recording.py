@@ -13,7 +13,7 @@ from purestep._core import tree
 from purestep._layers import observing
 from purestep._layers.observing import Recorder
 
-_ATTENTION: Any = mx.fast.scaled_dot_product_attention
+_original: Any = mx.fast.scaled_dot_product_attention
 _lock = threading.Lock()
 _installed = 0
 
@@ -110,7 +110,7 @@ def _recorded(kind: type) -> type:
 def _attention(
     q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None, **options: Any
 ) -> mx.array:
-    out = _ATTENTION(q, k, v, scale=scale, mask=mask, **options)
+    out = _original(q, k, v, scale=scale, mask=mask, **options)
     layers = _now.layers
     if layers is None:
         return out
@@ -121,8 +121,11 @@ def _attention(
 
 
 def _install(change: int) -> None:
-    """Replace MLX's attention while any thread records; other threads get MLX's result."""
-    global _installed
+    """Replace the attention while any thread records; other threads get the result of the one before."""
+    global _installed, _original
     with _lock:
+        if not _installed:
+            _original = mx.fast.scaled_dot_product_attention  # of MLX, or of a capture of the graph
         _installed += change
-        mx.fast.scaled_dot_product_attention = _attention if _installed else _ATTENTION  # type: ignore[assignment]
+        replacement = _attention if _installed else _original
+        mx.fast.scaled_dot_product_attention = replacement  # type: ignore[assignment]
