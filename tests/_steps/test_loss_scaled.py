@@ -107,3 +107,15 @@ def test_what_it_refuses():
     wrong = loss_scaled_step(lambda p, b, r: mx.ones(2), transform)
     with pytest.raises(ValueError, match=r"loss_scaled_step: loss_fn's loss .* scalar, got shape \(2,\)"):
         wrong(ps.TrainState.create({"w": mx.array(1.0)}, transform), batch)
+
+
+def test_an_infinite_loss_is_reported_as_infinite_and_its_step_is_skipped():
+    transform = dynamic_loss_scale(ps.optimizers.sgd(0.5), init_scale=8.0)
+    state = ps.TrainState.create({"w": mx.array(1.0)}, transform)
+
+    def loss_fn(params, batch, rng):
+        return mx.square(params["w"] * batch)
+
+    new, metrics = ps.loss_scaled_step(loss_fn, transform)(state, mx.array(1e30))
+    assert metrics["loss"].item() == float("inf")
+    assert new.params["w"].item() == 1.0

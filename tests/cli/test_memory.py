@@ -11,8 +11,8 @@ from tests.refusals import parts
 CONFIG = """
 data = "text.txt"
 vocabulary = 64
-context = 32
-batch_size = 8
+context = 64
+batch_size = 32
 max_steps = 3
 warmup_steps = 1
 sample_tokens = 0
@@ -77,6 +77,14 @@ def test_a_budget_that_nothing_fits(config, capsys):
     assert "None of these fits" in out
 
 
+def test_changes_that_do_not_help_are_left_out(config, capsys):
+    small = ["--batch-size=8", "--context=8"]  # the state takes the most
+    _, found = answer(capsys, config, *small, "--budget", "20KB")
+    peaks = [found["peak_in_run"], *(each["peak_in_run"] for each in found["smaller"])]
+    assert peaks == sorted(peaks, reverse=True)
+    assert "grad_accumulation_steps" not in found["smaller"][-1]["change"]
+
+
 def test_nothing_is_allocated_and_the_data_need_not_exist(config, capsys):
     before = mx.get_active_memory()
     mx.reset_peak_memory()
@@ -85,8 +93,9 @@ def test_nothing_is_allocated_and_the_data_need_not_exist(config, capsys):
 
 
 @pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="a GPU's peak varies")
-def test_the_prediction_is_the_peak_of_train(config, capsys):
-    (config.parent / "text.txt").write_text("abcdefghijklmnopqrstuvwxyz\\n" * 400)
+def test_the_prediction_is_the_peak_of_train(config, capsys, monkeypatch):
+    monkeypatch.setenv("PURESTEP_BLAS", "bundled")  # else the process would start again
+    (config.parent / "text.txt").write_text("abcdefghijklmnopqrstuvwxyz\n" * 900)
     options = ["--context=128", "--batch-size=16", "--vocabulary=64", "--remat=blocks.*"]
     _, found = answer(capsys, config, *options)
     before = mx.get_active_memory()

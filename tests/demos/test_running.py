@@ -85,6 +85,8 @@ def test_settings_out_of_range_in_a_run_are_its_damage(name):
     settings = {"steps": 3, "seed": -1, "compile": True}
     if name == "text":
         settings |= {"data": None, "microbatches": 1, "dtype": "float32"}
+    if name == "finetune":
+        settings |= {"pretrain": 3, "rank": 2}
     RunDirectory("run").start({"demo": name, "settings": settings, "computed_by": running.computer()})
     with pytest.raises(ValueError, match="^demo: run/run.json .*damaged: --seed .* 0, got -1"):
         run(name, resume=True, out="run")

@@ -69,10 +69,10 @@ def functional(
         `apply`, `params` and `model_state`; the last two are nested dicts and lists of arrays.
 
     Raises:
-        ValueError: from `functional`, for a pattern of `trainable` or `remat` that matches nothing; for
-            integers to train, such as quantized weights; if the module's code imports `checkpoint` from
-            `mlx.core` by name, or if the module holds a function that `mx.compile` or a similar function made
-            around its arrays.
+        ValueError: from `functional`, for a pattern of `trainable` or `remat` that matches nothing; for a
+            pattern of `trainable` that matches integers, such as quantized weights; if the module's code
+            imports `checkpoint` from `mlx.core` by name, or if the module holds a function that `mx.compile`
+            or a similar function made around its arrays.
         ValueError: from `apply`, if training mode has no key; if random numbers are drawn without a key; if
             `params` or `model_state` do not fit the module; if, in a `train_step`, a layer depends on the
             mode and neither `rng` nor `train` is given; if the forward pass makes a change that would be

@@ -6,12 +6,23 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.mean import Mean, map_terms
+from purestep._core.tracing.custom import custom_function
 from purestep._core.types import Batch, LossFn, Params, Tree
 from purestep._steps.core.outcome import check_loss_fn, outcome_of
 from purestep._steps.state import TrainState, check_state
 from purestep._steps.step import Parts, Step
 from purestep._steps.train import opt_state_check, step_for
 from purestep._transforms.core.base import GradientTransform, check_transform
+
+
+@custom_function
+def _with_scaled_gradient(total: mx.array, scale: mx.array) -> mx.array:
+    return total
+
+
+@_with_scaled_gradient.vjp
+def _(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
+    return cotangent * primals[1].astype(cotangent.dtype), mx.zeros_like(primals[1])
 
 
 def loss_scaled_step(
@@ -56,9 +67,7 @@ def loss_scaled_step(
         )
 
         def times(mean: Mean) -> Mean:
-            # The value is unchanged, and the gradient is multiplied by `scale`.
-            total = mean.total + (scale - 1) * (mean.total - mx.stop_gradient(mean.total))
-            return Mean(total, mean.weight)
+            return Mean(_with_scaled_gradient(mean.total, scale), mean.weight)
 
         return map_terms(times, outcome.loss), outcome.metrics, (scale, outcome.model_state)
 

@@ -51,15 +51,21 @@ def _report(settings: Settings, vocabulary: int) -> ps.memory.MemoryReport:
 
 
 def smaller(values: dict[str, Any], budget: int) -> Iterator[Plan]:
-    """Yield changes of the settings that need less memory, each with those before it, until one fits."""
+    """Yield changes of the settings that need less memory, each with those before it, until one fits.
+
+    A change that does not help is left out.
+    """
     settings = settings_from(values)
     vocabulary = corpus.vocabulary(settings.task)
     changed: dict[str, Any] = {}
+    least = planned(values, vocabulary).peak_in_run
     for change in _changes(settings):
-        changed = {**changed, **change}
-        report = planned({**values, **changed}, vocabulary)
-        yield Plan(dict(changed), report)
-        if report.peak_in_run <= budget:
+        report = planned({**values, **changed, **change}, vocabulary)
+        if report.peak_in_run >= least:
+            continue
+        changed, least = {**changed, **change}, report.peak_in_run
+        yield Plan(changed, report)
+        if least <= budget:
             return
 
 
