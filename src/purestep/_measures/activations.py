@@ -63,7 +63,7 @@ def activations(
             "norms": sums.total(mx.sqrt(sums.total(mx.square(rows), axis=1))),
             "sum": sums.total(rows),
             # For each unit, the rows in which it is above eps: they tell of sparsity and of dead units.
-            "large": sums.total(~(mx.abs(rows) <= eps), axis=0),
+            "large": (~(mx.abs(rows) <= eps)).sum(axis=0),  # int32: exact
         }
         if given is not None:
             found["given"] = sums.total(mx.sqrt(sums.total(mx.square(_rows(given)), axis=1)))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from purestep._core import checks
-from purestep._measures.groups import Groups, check_groups, group_sums, layer_of, sizes
+from purestep._measures.groups import Groups, check_groups, group_counts, layer_of, sizes
 from purestep._steps.core.measuring import Measurement, Moment
 
 _TREES = ("gradients", "updates", "params", "new_params")
@@ -54,7 +54,7 @@ def _share(
     def measure(moment: Moment) -> dict[str, mx.array]:
         values = getattr(moment, of)
         counts = sizes(values, by)
-        found = group_sums(values, lambda x: test(x).astype(mx.float32), by)
+        found = group_counts(values, test, by)
         return {group: total / max(counts[group], 1) for group, total in found.items()}
 
     return Measurement(name, measure, every)
