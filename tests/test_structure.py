@@ -24,11 +24,13 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data _measures "
-        "_graph _memory _replay _loop types rng tree layers adapters transforms optimizers schedules losses "
-        "data checkpoint memory replay metrics callbacks testing demos cli __main__"
+        "_core _hardware _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data "
+        "_measures _graph _memory _replay _loop types rng tree hardware layers adapters transforms "
+        "optimizers schedules losses data checkpoint memory replay metrics callbacks testing demos cli "
+        "__main__"
     ).split(),
     "_core": ("escaping hardware sums mean types checks microbatching scalars tree tracing rng").split(),
+    "_hardware": "chips apple nvidia lookup machine device rates".split(),
     "_layers": "activations reduced substitutes recomputing observing recording".split(),
     "_core.tracing": "custom graph ordering context".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
@@ -59,7 +61,7 @@ LONG_TESTS: set[str] = set()
 TEST_ROOMS = {"_checkpoint/faults", "_checkpoint/hostile", "_checkpoint/syscalls"}
 
 # Protocols, and plain data that functions give.
-WITHOUT_EXAMPLE = {"Source", "OnPolicySource", "Run", "Progress"}
+WITHOUT_EXAMPLE = {"Source", "OnPolicySource", "Run", "Progress", "Device", "Memory", "Rate", "Chip"}
 
 MODULES = sorted(
     name
@@ -209,7 +211,11 @@ def public(namespace):
 
 @pytest.mark.parametrize(
     "name",
-    ["", *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split()],
+    [
+        "",
+        *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split(),
+        ".hardware",
+    ],
 )
 def test_every_public_function_has_an_example(name):
     for label, value in public(importlib.import_module("purestep" + name)):
