@@ -170,7 +170,9 @@ def fit(
             if checkpointer is not None:
                 plain_values(caller, "state() of callbacks", hooks.to_plain())
             if reason is None:
-                reason = session.catch_up(initial[0]) or _trained(caller, step, initial, feed, session)
+                reason = session.catch_up(initial[0]) or _trained(
+                    caller, step, initial, feed, session, span.start
+                )
             if reason is None:
                 reason = _ended(cursor, span, steps, ledger)
             storage.finish(session.progress)
@@ -187,10 +189,12 @@ def fit(
     return done
 
 
-def _trained(caller: str, step: StepFn, initial: list[Any], feed: Feed, session: Session) -> str | None:
+def _trained(
+    caller: str, step: StepFn, initial: list[Any], feed: Feed, session: Session, start: int
+) -> str | None:
     """Make all steps; return the reason if the run is stopped before its end."""
     last = False
-    for made in pipelined(caller, step, initial[0], feed, session.interrupted):
+    for made in pipelined(caller, step, initial[0], feed, session.interrupted, start=start):
         last = made.last
         reason = session.after(made)
         initial.clear()

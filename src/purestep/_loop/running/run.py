@@ -12,6 +12,8 @@ from purestep._core import checks
 from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import INTERRUPTED, Feed
+from purestep._steps.compile import Compiled
+from purestep._steps.step import Step
 
 State = TypeVar("State")
 
@@ -157,7 +159,7 @@ def _handed_out(
     caller: str, step: StepFn, state: State, feed: Feed, span: Span
 ) -> Iterator[tuple[State, Metrics]]:
     count = 0
-    for made in pipelined(caller, step, state, feed):
+    for made in pipelined(caller, step, state, feed, start=span.start):
         state = None  # type: ignore[assignment]  # the loop holds no state but those in flight
         count += 1
         yield made.state, made.metrics
@@ -169,16 +171,24 @@ def _handed_out(
 
 
 def pipelined(
-    caller: str, step: StepFn, state: Any, feed: Feed, interrupted: Callable[[], bool] = bool
+    caller: str,
+    step: StepFn,
+    state: Any,
+    feed: Feed,
+    interrupted: Callable[[], bool] = bool,
+    *,
+    start: int = 0,
 ) -> Iterator[Made]:
     """Yield each step after the next one is dispatched.
 
     Once `interrupted` returns true no step is dispatched, and an error of a step is not raised: Ctrl-C in a
-    terminal also ends the compilers that MLX starts for the first step.
+    terminal also ends the compilers that MLX starts for the first step. `start` is the number of steps made
+    before: it tells which measurements are due.
     """
     before: Made | None = None
     failure: Exception | None = None
     ended = False
+    number = start
     with feed, quiet_collector():
         while True:
             try:
@@ -186,7 +196,9 @@ def pipelined(
                 ended = drawn is None
                 if drawn is None or drawn is INTERRUPTED or interrupted():
                     break
-                state, metrics = _dispatched(caller, step, state, drawn.batch)
+                due = step.at(number) if isinstance(step, (Step, Compiled)) else step
+                state, metrics = _dispatched(caller, due, state, drawn.batch)
+                number += 1
             except Exception as error:
                 failure = error
                 break
