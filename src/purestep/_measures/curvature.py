@@ -10,6 +10,7 @@ from purestep._core.mean import AnyMean, Mean
 from purestep._core.rng import check_key, fold_in, scope
 from purestep._core.tracing import ordering
 from purestep._core.types import Batch, Params, Tree
+from purestep._layers.attention import differentiable_twice
 from purestep._steps.core.batches import microbatch
 from purestep._steps.core.measuring import Measurement, Moment
 
@@ -137,9 +138,9 @@ def _hessian_product(loss: Callable[[Params], mx.array], params: Params, vector:
         gradients = mx.grad(lambda held: loss(tree.unflatten(params, held)))(leaves)
         return _inner(gradients, tree.leaves(vector))
 
-    return tree.map(
-        lambda x: x.astype(mx.float32), tree.unflatten(params, mx.grad(slope)(tree.leaves(params)))
-    )
+    with differentiable_twice():
+        product = mx.grad(slope)(tree.leaves(params))
+    return tree.map(lambda x: x.astype(mx.float32), tree.unflatten(params, product))
 
 
 def _second(
@@ -160,7 +161,8 @@ def _second(
 
     # The batch is an argument too: it is computed after the updates, which depend on the parameters. If the
     # functions captured it, the second derivative would be wrong.
-    product = mx.grad(slope)(tree.leaves(params), tree.leaves(batch))
+    with differentiable_twice():
+        product = mx.grad(slope)(tree.leaves(params), tree.leaves(batch))
     return _inner(product, direction), weight
 
 
