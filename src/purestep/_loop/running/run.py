@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
+from purestep._loop.profiling.clock import OFF, Off, take
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import INTERRUPTED, Feed
 
@@ -156,11 +157,12 @@ def needs_no_thread(source: Any) -> bool:
 def _handed_out(
     caller: str, step: StepFn, state: State, feed: Feed, span: Span
 ) -> Iterator[tuple[State, Metrics]]:
-    count = 0
-    for made in pipelined(caller, step, state, feed):
+    count, clock = 0, take()
+    for made in pipelined(caller, step, state, feed, clock=clock):
         state = None  # type: ignore[assignment]  # the loop holds no state but those in flight
         count += 1
-        yield made.state, made.metrics
+        with clock.part("loop body"):
+            yield made.state, made.metrics
         del made
     if span.most is not None and count < span.most:
         warnings.warn(
@@ -169,7 +171,13 @@ def _handed_out(
 
 
 def pipelined(
-    caller: str, step: StepFn, state: Any, feed: Feed, interrupted: Callable[[], bool] = bool
+    caller: str,
+    step: StepFn,
+    state: Any,
+    feed: Feed,
+    interrupted: Callable[[], bool] = bool,
+    *,
+    clock: Off = OFF,
 ) -> Iterator[Made]:
     """Yield each step after the next one is dispatched.
 
@@ -180,22 +188,26 @@ def pipelined(
     failure: Exception | None = None
     ended = False
     with feed, quiet_collector():
+        clock.begin(step)
         while True:
             try:
-                drawn = feed.next(state, interrupted)
+                with clock.part("data"):
+                    drawn = feed.next(state, interrupted)
                 ended = drawn is None
                 if drawn is None or drawn is INTERRUPTED or interrupted():
                     break
-                state, metrics = _dispatched(caller, step, state, drawn.batch)
+                state, metrics = _dispatched(caller, step, state, drawn.batch, clock)
             except Exception as error:
                 failure = error
                 break
             if before is not None:
-                _wait(before)
+                with clock.part("wait"):
+                    _wait(before)
                 handed, before = before, None
                 yield handed
                 del handed
             before = Made(state, metrics, drawn)
+            clock.lap()
         del state
         if before is not None:
             mx.eval(before.state, before.metrics)
@@ -205,12 +217,14 @@ def pipelined(
             raise failure
 
 
-def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch) -> tuple[Any, Metrics]:
-    made: Any = step(state, batch)
+def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch, clock: Off) -> tuple[Any, Metrics]:
+    with clock.part("build"):
+        made: Any = step(state, batch)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise TypeError(f"{caller}: step must return (state, metrics), got {type(made).__name__}")
     state, metrics = made
-    mx.async_eval(state, metrics)
+    with clock.dispatching():
+        mx.async_eval(state, metrics)
     return state, metrics
 
 
