@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from purestep._checkpoint.disk import atomic
 from purestep._loop.profiling.clock import OTHER, StepTimes
@@ -52,7 +53,7 @@ def _draw_steps(axes: Axes, rows: Sequence[StepTimes], names: list[str], colors:
         axes.bar(numbers, heights, 0.9, bottom=base, color=colors[name], label=name)
         base = [below + height for below, height in zip(base, heights, strict=True)]
     axes.set(xlabel="step", ylabel="milliseconds", xlim=(numbers[0] - 0.6, numbers[-1] + 0.6))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
 
@@ -62,11 +63,10 @@ def _draw_shares(axes: Axes, rows: Sequence[StepTimes], names: list[str], colors
     for place, name in enumerate(names):
         part = found[name]
         axes.barh(place, 100 * part.share, color=colors[name])
-        text = f" {100 * part.share:.1f} %, median {1000 * part.median:.3g} ms"
+        text = f" {100 * part.share:.1f} %, {1000 * part.mean:.3g} ms a step"
         axes.text(100 * part.share, place, text, va="center", fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    widest = max(100 * found[name].share for name in names)
-    axes.set(xlabel="per cent of the time", xlim=(0, 1.9 * widest))
+    axes.set(xlabel="per cent of the time", xlim=(0, 175), xticks=range(0, 101, 20))
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)

@@ -65,7 +65,7 @@ def names_in(rows: Sequence[StepTimes]) -> list[str]:
     """Return the parts that occur, in the order of a step; `other` is the last one."""
     found = dict.fromkeys(name for row in rows for name in row.parts)
     own = [name for name in found if name not in PARTS and name != OTHER]
-    return [*(name for name in PARTS if name in found), *own, *([OTHER] if found else [])]
+    return [*(name for name in PARTS if name in found), *own, *([OTHER] if OTHER in found else [])]
 
 
 def times(values: Sequence[float], whole: float) -> PartTimes:
