@@ -34,10 +34,12 @@ def test_the_measured_steps_are_captured(calls, tmp_path):
 
 
 def test_an_error_ends_the_capture(calls, tmp_path):
+    def fails(progress):
+        raise KeyError
+
+    callbacks = [ps.callbacks.every(3, fails)]
     with pytest.raises(KeyError), ps.profile(steps=9, warmup=1, capture=tmp_path / "a.gputrace"):
-        for number, _ in enumerate(ps.run(STEP, start(), At(), steps=9)):
-            if number == 3:
-                raise KeyError
+        ps.fit(STEP, start(), At(), steps=9, callbacks=callbacks)
     assert calls == [str(tmp_path / "a.gputrace"), "stop"]
 
 

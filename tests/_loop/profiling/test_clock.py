@@ -1,5 +1,6 @@
 """The clock, on a time that the test sets: every moment belongs to one part."""
 
+import contextlib
 import random
 
 import pytest
@@ -47,19 +48,22 @@ def test_a_moment_belongs_to_the_innermost_part_and_outside_of_all_to_other():
 def test_the_time_in_which_the_thread_sleeps_in_a_dispatch_is_the_queue():
     time = Time()
     clock = clock_of(time)
-    with clock.dispatching():
-        time.work(1.0)
-        time.sleep(2.0)
+    clock.dispatching()
+    time.work(1.0)
+    time.sleep(2.0)
+    clock.dispatched()
+    time.sleep(4.0)
     clock.lap()
-    assert (clock.rows[0].parts["dispatch"], clock.rows[0].parts["queue"]) == (1.0, 2.0)
+    assert clock.rows[0].parts == {"other": 4.0, "dispatch": 1.0, "queue": 2.0}
 
 
 def test_a_processor_clock_that_is_ahead_of_the_wall_clock_gives_no_negative_part():
     time = Time()
     clock = clock_of(time)
-    with clock.dispatching():
-        time.busy += 1.0
-        time.now += 0.5
+    clock.dispatching()
+    time.busy += 1.0
+    time.now += 0.5
+    clock.dispatched()
     clock.lap()
     assert (clock.rows[0].parts["dispatch"], clock.rows[0].parts["queue"]) == (0.5, 0.0)
 
@@ -89,7 +93,7 @@ def test_the_parts_add_up_to_the_wall_clock_whatever_is_nested():
 def test_an_error_ends_its_part():
     time = Time()
     clock = clock_of(time)
-    with pytest.raises(KeyError), clock.part("data"):
+    with contextlib.suppress(KeyError), clock.part("data"):
         time.work(1.0)
         raise KeyError
     time.work(2.0)
@@ -102,8 +106,12 @@ def test_the_clock_stands_after_its_steps_and_reads_no_time():
     clock = clock_of(time, steps=2, warmup=1)
     for _ in range(3):
         clock.lap()
-    clock.now = clock.busy = None  # a call would raise
-    with clock.part("data"), clock.dispatching():
+    for name in ("now", "busy"):
+        setattr(clock, name, None)  # a call would raise
+    with clock.part("data"):
+        clock.at("wait")
+        clock.dispatching()
+        clock.dispatched()
         clock.lap()
     assert [row.step for row in clock.rows] == [1, 2, 3]
 
@@ -137,9 +145,24 @@ def test_the_traces_of_a_compiled_step_are_counted_by_step():
     assert [row.traces for row in clock.rows] == [1, 0, 2]
 
 
+def test_a_block_returns_to_the_part_of_the_loop_that_it_lies_in():
+    time = Time()
+    clock = clock_of(time)
+    clock.at("loop body")
+    with clock.part("mine"):
+        time.work(1.0)
+    time.work(2.0)
+    clock.at("data")
+    time.work(4.0)
+    clock.lap()
+    assert clock.rows[0].parts == {"other": 0.0, "loop body": 2.0, "mine": 1.0, "data": 4.0}
+
+
 def test_the_clock_of_a_run_without_a_profile_has_no_memory():
-    with OFF.part("data"), OFF.dispatching():
-        OFF.begin()
-        OFF.lap()
+    OFF.begin()
+    OFF.at("data")
+    OFF.dispatching()
+    OFF.dispatched()
+    OFF.lap()
     assert not hasattr(OFF, "rows")
-    assert OFF.part("a") is OFF.part("b")
+    assert not hasattr(OFF, "__dict__")

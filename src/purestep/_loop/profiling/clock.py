@@ -1,13 +1,12 @@
 """A clock that charges every moment of a step to one part of it."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 OTHER = "other"
-_NOTHING = nullcontext()
 
 
 class StepTimes(NamedTuple):
@@ -29,16 +28,19 @@ class StepTimes(NamedTuple):
 class Off:
     """The clock of a run that is not profiled: it measures nothing."""
 
+    __slots__ = ()
+
     def begin(self, step: Any = None) -> None:
         """Begin the first step."""
 
-    def part(self, name: str) -> AbstractContextManager[Any]:
-        """Measure a block as a part of the step."""
-        return _NOTHING
+    def at(self, name: str) -> None:
+        """Begin a part; it ends when the next one begins."""
 
-    def dispatching(self) -> AbstractContextManager[Any]:
-        """Measure a block as `dispatch`, and the time in which the thread sleeps as `queue`."""
-        return _NOTHING
+    def dispatching(self) -> None:
+        """Begin the part `dispatch`."""
+
+    def dispatched(self) -> None:
+        """End it; the time in which the thread slept is the part `queue`."""
 
     def lap(self) -> None:
         """End the step, and begin the next one."""
@@ -47,14 +49,22 @@ class Off:
 class Clock(Off):
     """A clock that runs for a number of steps.
 
-    Parts may lie in each other. Each moment belongs to the innermost part, and outside of all parts to
-    `other`, so the parts of a step add up to its wall-clock time.
+    A loop changes from part to part by `at`. The blocks of `part` may lie in each other and in the parts of
+    the loop. Each moment belongs to the innermost part, so the parts of a step add up to its wall-clock time.
 
     Args:
         steps: the steps to measure; after them the clock stands.
+        warmup: the steps before them.
         started: called when the clock is about to begin step number `warmup + 1`.
         ended: called when the clock ends.
+        now: the wall clock, in seconds.
+        busy: the processor time of this thread, in seconds.
     """
+
+    __slots__ = (
+        "_before", "_begun", "_ended", "_inner", "_most", "_row", "_since", "_stack", "_started", "_step",
+        "_traces", "_warmup", "busy", "done", "now", "rows", "taken",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -71,35 +81,43 @@ class Clock(Off):
         self.now, self.busy = now, busy
         self.rows: list[StepTimes] = []
         self.taken = self.done = False
-        self._step: Any = None
-        self._traces: int | None = None
-        self._stack: list[str] = []
-        self._inner = OTHER
-        self._parts: dict[str, _Part] = {}
-        self._restart()
+        self._inner, self._stack = OTHER, []
+        self._before = 0.0
+        self.begin()
 
     def begin(self, step: Any = None) -> None:
         """Begin the first step anew; `step.traces` counts the traces of a compiled step."""
         self._step, self._traces = step, _traces(step)
         self._restart()
 
-    def part(self, name: str) -> AbstractContextManager[Any]:
-        """Measure a block as a part of the step."""
-        if self.done:
-            return _NOTHING
-        if name not in self._parts:
-            self._parts[name] = _Part(self, name)
-        return self._parts[name]
+    def at(self, name: str) -> None:
+        """Begin a part; it ends when the next one begins."""
+        if not self.done:
+            self._charge()
+            self._inner = name
 
-    def dispatching(self) -> AbstractContextManager[Any]:
-        """Measure a block as `dispatch`, and the time in which the thread sleeps as `queue`."""
-        return _NOTHING if self.done else _Dispatch(self)
+    def dispatching(self) -> None:
+        """Begin the part `dispatch`."""
+        if not self.done:
+            self.at("dispatch")
+            self._before = self.busy()
+
+    def dispatched(self) -> None:
+        """End it; the time in which the thread slept is the part `queue`."""
+        if self.done:
+            return
+        row, worked, now = self._row, self.busy() - self._before, self.now()
+        elapsed, self._since = now - self._since, now
+        worked = min(worked, elapsed)
+        row["dispatch"] = row.get("dispatch", 0.0) + worked
+        row["queue"] = row.get("queue", 0.0) + elapsed - worked
+        self._inner = OTHER
 
     def lap(self) -> None:
         """End the step, and begin the next one."""
         if self.done:
             return
-        now = self.charge()
+        now = self._charge()
         traces = _traces(self._step)
         made = None if traces is None or self._traces is None else traces - self._traces
         self.rows.append(StepTimes(len(self.rows) + 1, now - self._begun, self._row, made))
@@ -113,71 +131,30 @@ class Clock(Off):
     def end(self) -> None:
         """Stop the clock. The step that has begun is dropped."""
         if not self.done:
-            self.done = True
-            self._step = None
+            self.done, self._step = True, None
             if self._ended is not None:
                 self._ended()
 
-    def enter(self, name: str) -> None:
-        """Begin a part."""
-        self.charge()
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measure a block as a part of the step."""
         self._stack.append(self._inner)
-        self._inner = name
+        self.at(name)
+        try:
+            yield
+        finally:
+            self.at(self._stack.pop())
 
-    def leave(self) -> None:
-        """End the innermost part."""
-        self.charge()
-        self._inner = self._stack.pop()
-
-    def charge(self) -> float:
+    def _charge(self) -> float:
         """Charge the time since the last call to the innermost part; return the time."""
-        now = self.now()
-        self._row[self._inner] = self._row.get(self._inner, 0.0) + now - self._since
+        now, row, name = self.now(), self._row, self._inner
+        row[name] = row.get(name, 0.0) + now - self._since
         self._since = now
         return now
-
-    def move(self, seconds: float, source: str, target: str) -> None:
-        """Charge time to another part."""
-        self._row[source] = self._row.get(source, 0.0) - seconds
-        self._row[target] = self._row.get(target, 0.0) + seconds
 
     def _restart(self) -> None:
         self._row: dict[str, float] = {}
         self._since = self._begun = self.now()
-
-
-class _Part:
-    """A block of a part. It has no memory of its own, so it may lie in itself."""
-
-    __slots__ = ("_clock", "_name")
-
-    def __init__(self, clock: Clock, name: str):
-        self._clock, self._name = clock, name
-
-    def __enter__(self) -> None:
-        self._clock.enter(self._name)
-
-    def __exit__(self, *error: object) -> None:
-        self._clock.leave()
-
-
-class _Dispatch:
-    """A block of `dispatch`, without the time in which its thread slept."""
-
-    __slots__ = ("_busy", "_clock", "_wall")
-
-    def __init__(self, clock: Clock):
-        self._clock = clock
-
-    def __enter__(self) -> None:
-        self._clock.enter("dispatch")
-        self._wall, self._busy = self._clock.now(), self._clock.busy()
-
-    def __exit__(self, *error: object) -> None:
-        clock = self._clock
-        worked, wall = clock.busy() - self._busy, clock.now() - self._wall
-        clock.leave()
-        clock.move(max(0.0, wall - worked), "dispatch", "queue")
 
 
 def _traces(step: Any) -> int | None:

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
-from purestep._loop.profiling.clock import OFF, Off, take
+from purestep._loop.profiling.clock import OFF, OTHER, Off, take
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import INTERRUPTED, Feed
 
@@ -161,8 +161,9 @@ def _handed_out(
     for made in pipelined(caller, step, state, feed, clock=clock):
         state = None  # type: ignore[assignment]  # the loop holds no state but those in flight
         count += 1
-        with clock.part("loop body"):
-            yield made.state, made.metrics
+        clock.at("loop body")
+        yield made.state, made.metrics
+        clock.at(OTHER)
         del made
     if span.most is not None and count < span.most:
         warnings.warn(
@@ -191,8 +192,8 @@ def pipelined(
         clock.begin(step)
         while True:
             try:
-                with clock.part("data"):
-                    drawn = feed.next(state, interrupted)
+                clock.at("data")
+                drawn = feed.next(state, interrupted)
                 ended = drawn is None
                 if drawn is None or drawn is INTERRUPTED or interrupted():
                     break
@@ -201,8 +202,9 @@ def pipelined(
                 failure = error
                 break
             if before is not None:
-                with clock.part("wait"):
-                    _wait(before)
+                clock.at("wait")
+                _wait(before)
+                clock.at(OTHER)
                 handed, before = before, None
                 yield handed
                 del handed
@@ -218,13 +220,14 @@ def pipelined(
 
 
 def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch, clock: Off) -> tuple[Any, Metrics]:
-    with clock.part("build"):
-        made: Any = step(state, batch)
+    clock.at("build")
+    made: Any = step(state, batch)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise TypeError(f"{caller}: step must return (state, metrics), got {type(made).__name__}")
     state, metrics = made
-    with clock.dispatching():
-        mx.async_eval(state, metrics)
+    clock.dispatching()
+    mx.async_eval(state, metrics)
+    clock.dispatched()
     return state, metrics
 
 
