@@ -5,7 +5,7 @@ from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
 from purestep._core import checks
-from purestep._loop.core.extras import extra
+from purestep._loop.core.extras import load
 from purestep._loop.core.progress import Callback
 
 
@@ -25,7 +25,7 @@ def progress(name: str = "step", *, console: Any = None) -> Callback:
 
     >>> callback = progress("train")
     """
-    return extra("progress", "purestep._loop.callbacks.display.bars", "cli").Bar(name, console)
+    return load("progress", "purestep._loop.callbacks.display.bars", "cli").Bar(name, console)
 
 
 def plots(path: str | os.PathLike[str], *, live: bool = False) -> Callback:
@@ -49,4 +49,4 @@ def plots(path: str | os.PathLike[str], *, live: bool = False) -> Callback:
     path = check_path("plots", path)
     if path.suffix != ".png":
         raise checks.error("plots", f"path must end in .png, got {str(path)!r}")
-    return extra("plots", "purestep._loop.callbacks.drawing", "demo").Plots(path, live)
+    return load("plots", "purestep._loop.callbacks.drawing", "demo").Plots(path, live)

@@ -1,14 +1,14 @@
-"""Modules that need an extra: they are imported when they are used."""
+"""Libraries that are extras: imported when a callback that needs them is made."""
 
 import importlib
 from typing import Any
 
 
-def extra(caller: str, module: str, name: str) -> Any:
-    """Import a module of the library that needs an extra.
+def load(caller: str, module: str, extra: str) -> Any:
+    """Import a module that an extra installs.
 
     Raises:
-        ImportError: with the command that installs the extra, if one of its packages is not installed.
+        ImportError: if a library is not installed; the message names the extra.
     """
     try:
         return importlib.import_module(module)
@@ -16,5 +16,5 @@ def extra(caller: str, module: str, name: str) -> Any:
         if (error.name or "").startswith("purestep"):
             raise
         raise ImportError(
-            f"{caller}: {error.name} is not installed; pip install 'purestep[{name}]'", name=error.name
+            f"{caller}: {error.name} is not installed; pip install 'purestep[{extra}]'", name=error.name
         ) from None

@@ -172,7 +172,9 @@ def fit(
             if checkpointer is not None:
                 plain_values(caller, "state() of callbacks", hooks.to_plain())
             if reason is None:
-                reason = session.catch_up(initial[0]) or _trained(caller, step, initial, feed, session, clock)
+                reason = session.catch_up(initial[0]) or _trained(
+                    caller, step, initial, feed, session, span.start, clock
+                )
             if reason is None:
                 reason = _ended(cursor, span, steps, ledger)
             storage.finish(session.progress)
@@ -190,11 +192,11 @@ def fit(
 
 
 def _trained(
-    caller: str, step: StepFn, initial: list[Any], feed: Feed, session: Session, clock: Off
+    caller: str, step: StepFn, initial: list[Any], feed: Feed, session: Session, start: int, clock: Off
 ) -> str | None:
     """Make all steps; return the reason if the run is stopped before its end."""
     last = False
-    for made in pipelined(caller, step, initial[0], feed, session.interrupted, clock=clock):
+    for made in pipelined(caller, step, initial[0], feed, session.interrupted, start=start, clock=clock):
         last = made.last
         reason = session.after(made)
         initial.clear()

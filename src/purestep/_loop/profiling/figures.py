@@ -127,7 +127,7 @@ def table(first: StepTimes | None, rows: Sequence[StepTimes], wanted: int) -> st
         lines.append(limit(found))
         retraced = sum(bool(row.traces) for row in rows)
         if retraced:
-            lines.append(f"The step was traced again in {retraced} of these steps.")
+            lines.append(f"The step was traced in {retraced} of these steps.")
     else:
         lines.append(f"no step was measured, {wanted} asked for")
     if first is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
 from purestep._core import checks
-from purestep._loop.core.extras import extra
+from purestep._loop.core.extras import load
 from purestep._loop.profiling.capturing import Capture, check_capture
 from purestep._loop.profiling.clock import CURRENT, Clock, StepTimes
 from purestep._loop.profiling.figures import PartTimes, summary, table
@@ -109,7 +109,7 @@ class Profile:
             raise checks.error(caller, f"path must end in .png, got {str(place)!r}")
         if not self.rows:
             raise checks.error(caller, "at least one step must be measured, got none")
-        extra(caller, "purestep._loop.profiling.drawing", "demo").draw(place, self.rows)
+        load(caller, "purestep._loop.profiling.drawing", "demo").draw(place, self.rows)
 
     def __enter__(self) -> "Profile":
         if self._thread is not None:

@@ -13,6 +13,8 @@ from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
 from purestep._loop.profiling.clock import OFF, OTHER, Off, take
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import INTERRUPTED, Feed
+from purestep._steps.compile import Compiled
+from purestep._steps.step import Step
 
 State = TypeVar("State")
 
@@ -158,7 +160,7 @@ def _handed_out(
     caller: str, step: StepFn, state: State, feed: Feed, span: Span
 ) -> Iterator[tuple[State, Metrics]]:
     count, clock = 0, take()
-    for made in pipelined(caller, step, state, feed, clock=clock):
+    for made in pipelined(caller, step, state, feed, start=span.start, clock=clock):
         state = None  # type: ignore[assignment]  # the loop holds no state but those in flight
         count += 1
         clock.at("loop body")
@@ -178,16 +180,19 @@ def pipelined(
     feed: Feed,
     interrupted: Callable[[], bool] = bool,
     *,
+    start: int = 0,
     clock: Off = OFF,
 ) -> Iterator[Made]:
     """Yield each step after the next one is dispatched.
 
     Once `interrupted` returns true no step is dispatched, and an error of a step is not raised: Ctrl-C in a
-    terminal also ends the compilers that MLX starts for the first step.
+    terminal also ends the compilers that MLX starts for the first step. `start` is the number of steps made
+    before: it tells which measurements are due.
     """
     before: Made | None = None
     failure: Exception | None = None
     ended = False
+    number = start
     with feed, quiet_collector():
         clock.begin(step)
         while True:
@@ -197,7 +202,10 @@ def pipelined(
                 ended = drawn is None
                 if drawn is None or drawn is INTERRUPTED or interrupted():
                     break
-                state, metrics = _dispatched(caller, step, state, drawn.batch, clock)
+                clock.at("build")
+                due = step.at(number) if isinstance(step, (Step, Compiled)) else step
+                state, metrics = _dispatched(caller, due, state, drawn.batch, clock)
+                number += 1
             except Exception as error:
                 failure = error
                 break
@@ -220,7 +228,6 @@ def pipelined(
 
 
 def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch, clock: Off) -> tuple[Any, Metrics]:
-    clock.at("build")
     made: Any = step(state, batch)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise TypeError(f"{caller}: step must return (state, metrics), got {type(made).__name__}")
