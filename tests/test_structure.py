@@ -44,7 +44,8 @@ LAYOUT = {
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
     ).split(),
     "_data": "core sampling arrays text streams curricula".split(),
-    "_loop": "core running callbacks config trackers monitors fitting".split(),
+    "_loop": "core profiling running callbacks config trackers monitors fitting".split(),
+    "_loop.profiling": "clock figures capturing drawing profiler".split(),
     "_steps": "state step core train compile evaluate sam precision loss_scaled cached_contrastive".split(),
 }
 FOREIGN = {"mlx", "msgpack", "safetensors"}
