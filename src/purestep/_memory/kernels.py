@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from purestep._graph.nodes import Operation, Value
+from purestep._memory.convolutions import convolve
 from purestep._memory.layout import Layout, plain
 from purestep._memory.views import SHARED, Machine, same, share
 
@@ -199,25 +200,6 @@ def _in_order(operation: Operation, machine: Machine) -> int:
     return _plain(operation, machine) + kernels - 1
 
 
-def _convolution(operation: Operation, machine: Machine) -> int:
-    """On a CPU the patches of the padded input are copied into one matrix, unless the input is dilated."""
-    source, weight = operation.inputs[:2]
-    output = operation.outputs[0]
-    _, before, after, apart, dilation, groups, _ = operation.arguments
-    dilated = any(step != 1 for step in (*dilation, *(apart if len(dilation) > 1 else ())))
-    if not machine.patches or dilated or (groups != 1 and len(dilation) > 1):
-        return _plain(operation, machine)
-    padded = source.shape[0] * source.shape[-1]
-    for length, low, high in zip(source.shape[1:-1], before, after, strict=True):
-        padded *= length + low + high
-    patches = output.size // max(output.shape[-1], 1)
-    for length in weight.shape[1:]:
-        patches *= length
-    for size in (padded, patches):
-        machine.keep_until_done(machine.allocate(size * 4))  # float32
-    return _plain(operation, machine) + 3
-
-
 _KERNELS: dict[str, Callable[[Operation, Any], int]] = {
     **dict.fromkeys(_UNARY, _unary),
     **dict.fromkeys(_BINARY, _binary),
@@ -228,7 +210,7 @@ _KERNELS: dict[str, Callable[[Operation, Any], int]] = {
     "Softmax": _softmax,
     "Matmul": _matmul,
     "AddMM": _matmul,
-    "Convolution": _convolution,
+    "Convolution": convolve,
     "Scan": _in_order,
     "LogSumExp": _in_order,
     "QuantizedMatmul": _in_order,
