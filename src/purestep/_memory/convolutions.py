@@ -20,7 +20,7 @@ def convolve(operation: Operation, machine: Machine) -> int:
     machine.layouts[output] = plain(output, machine.allocate(output.nbytes))
     _, before, after, kernel_dilation, input_dilation, groups, flip = operation.arguments
     dilated = any(step != 1 for step in (*kernel_dilation, *input_dilation))
-    if not machine.patches or dilated or (groups != 1 and (flip or len(input_dilation) > 1)):
+    if not machine.on_cpu or dilated or (groups != 1 and (flip or len(input_dilation) > 1)):
         return 1
     batch, *lengths, channels = source.shape
     padded = [length + low + high for length, low, high in zip(lengths, before, after, strict=True)]

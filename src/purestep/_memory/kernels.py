@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import mlx.core as mx
+
 from purestep._graph.nodes import Operation, Value
 from purestep._memory.convolutions import convolve
 from purestep._memory.layout import Layout, plain
@@ -19,6 +21,7 @@ _BINARY = frozenset(
 )
 # They copy their first input and change the copy.
 _CHANGED = frozenset("Scatter ScatterAxis SliceUpdate DynamicSliceUpdate MaskedScatter".split())
+_SUMS = (2, 3)  # MLX's numbers of the reductions sum and product
 _SPARE = 16384  # bytes by which a donated buffer may be larger
 
 
@@ -200,6 +203,15 @@ def _in_order(operation: Operation, machine: Machine) -> int:
     return _plain(operation, machine) + kernels - 1
 
 
+def _reduce(operation: Operation, machine: Machine) -> int:
+    """On a CPU sums and products of 16-bit numbers are computed in float32 and cast."""
+    output = operation.outputs[0]
+    kernels = _plain(operation, machine)
+    if machine.on_cpu and operation.arguments[0] in _SUMS and output.dtype in (mx.bfloat16, mx.float16):
+        machine.use(output.size * mx.float32.size)
+    return kernels
+
+
 _KERNELS: dict[str, Callable[[Operation, Any], int]] = {
     **dict.fromkeys(_UNARY, _unary),
     **dict.fromkeys(_BINARY, _binary),
@@ -211,6 +223,7 @@ _KERNELS: dict[str, Callable[[Operation, Any], int]] = {
     "Matmul": _matmul,
     "AddMM": _matmul,
     "Convolution": convolve,
+    "Reduce": _reduce,
     "Scan": _in_order,
     "LogSumExp": _in_order,
     "QuantizedMatmul": _in_order,

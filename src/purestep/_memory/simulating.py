@@ -18,7 +18,7 @@ class Simulation:
 
     Attributes:
         layouts: of the arrays that are there now.
-        patches: convolutions copy the patches of their input.
+        on_cpu: the device is a CPU.
         active: bytes in use.
         peak: the most that was in use.
         at_peak: the operation that took the peak; `None` before the first.
@@ -29,7 +29,7 @@ class Simulation:
         self.layouts: dict[Value, Layout] = {}
         self.active = self.peak = self._allocations = self._peak_allocation = 0
         self.at_peak: Operation | None = None
-        self._queue, self.patches = queue, queue.patches
+        self._queue, self.on_cpu = queue, queue.on_cpu
         self._references: dict[Value, int] = {}
         self._temporaries: list[Buffer] = []
         self._now: Operation | None = None
@@ -72,6 +72,9 @@ class Simulation:
         if self.active > self.peak:
             self.peak, self.at_peak, self._peak_allocation = self.active, self._now, self._allocations
         return Buffer(size)
+
+    def use(self, nbytes: int) -> None:
+        self.active -= self.allocate(nbytes).nbytes
 
     def can_donate(self, value: Value) -> bool:
         return self._references[value] == 1 and self.layouts[value].buffer.holders == 1
