@@ -172,7 +172,7 @@ def beginnings() -> list[Callable[[], Queue]]:
     with them its peak, depend on how many; from step to step the number changes.
     """
     if not hardware.on_gpu():
-        return [partial(CpuQueue, begun) for begun in range(_CPU_GROUP)]
+        return [partial(CpuQueue, begun) for begun in range(0, _CPU_GROUP, 2)]
     name = hardware.device_name()
     rates = next((found for chip, found in _CHIPS.items() if chip in name), _OTHER)
     cuda = hardware.on_cuda()

@@ -74,7 +74,8 @@ class Simulation:
         return Buffer(size)
 
     def use(self, nbytes: int) -> None:
-        self.active -= self.allocate(nbytes).nbytes
+        size = self.allocate(nbytes).nbytes
+        self.active -= size
 
     def can_donate(self, value: Value) -> bool:
         return self._references[value] == 1 and self.layouts[value].buffer.holders == 1
