@@ -63,6 +63,13 @@ def test_recomputation_and_microbatches_take_less():
     assert peaks["bfloat16"] < 0.8 * peaks["transformer"]
 
 
+def test_a_step_that_drops_its_state_has_no_negative_parts():
+    _, state, batch = STEPS["perceptron"]()
+    report = ps.memory.predict(lambda state, batch: {"loss": batch.sum()}, state, batch)
+    assert min(report[:9]) >= 0
+    assert report.peak == sum(report[:8])
+
+
 def test_wrong_arguments_are_refused():
     step, state, batch = STEPS["perceptron"]()
     with pytest.raises(TypeError, match=parts("memory.predict: step ... callable, got 3")):

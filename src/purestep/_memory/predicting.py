@@ -51,7 +51,7 @@ def predict(step: Callable[..., Any], state: TrainState, batch: Tree) -> MemoryR
     checks.function(_CALLER, "step", step)
     if not isinstance(state, TrainState):
         raise checks.error(_CALLER, f"state must be a TrainState, got {type(state).__name__}")
-    graph = fused(capture(step, state, batch))
+    graph = fused(capture(step, state, batch, caller=_CALLER))
     sizes = {name: _bytes(value) for name, value in zip(state._fields, state, strict=True)}
     given = graph.inputs[len(_arrays(state)) :]
     runs = [(Simulation(graph, begin(), given).run(), begin) for begin in beginnings()]

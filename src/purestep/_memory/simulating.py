@@ -39,10 +39,12 @@ class Simulation:
                 self._count(value, len(operation.outputs))
         for value in {*graph.outputs, *held, *graph.constants}:
             self._count(value, 1)
-        for value in {*graph.inputs, *graph.constants}:
-            if value in self._references:
-                self.layouts[value] = plain(value, self.allocate(value.nbytes))
-                self.layouts[value].buffer.holders += 1
+        placed = {*graph.inputs, *graph.constants}
+        for value in placed:
+            self.layouts[value] = plain(value, self.allocate(value.nbytes))
+            self.layouts[value].buffer.holders += 1
+        for value in placed:
+            self._count(value, 0)  # what nothing reads is freed
 
     def run(self, allocations: int | None = None) -> "Simulation":
         """Evaluate all operations; stop after so many allocations, if that is given."""
