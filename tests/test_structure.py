@@ -36,7 +36,7 @@ LAYOUT = {
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
-    "_graph": "nodes fast capture fusing scheduling".split(),
+    "_graph": "nodes fast experts capture fusing scheduling".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"

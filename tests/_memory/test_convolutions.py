@@ -6,6 +6,7 @@ import pytest
 from purestep._graph.capture import capture
 from purestep._memory.queues import CpuQueue
 from purestep._memory.simulating import Simulation
+from tests._memory.measuring import on_cpu, taken
 
 CASES = {
     "1d": ((8, 100, 32), (64, 5, 32), {"padding": 3}),
@@ -22,22 +23,17 @@ CASES = {
 }
 
 
-@pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="a GPU takes other memory")
+@on_cpu
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
 @pytest.mark.parametrize("name", CASES)
 def test_a_convolution_takes_what_mlx_takes(name, dtype):
     shape, weights, options = CASES[name]
     arrays = mx.zeros(shape, dtype), mx.zeros(weights, dtype)
-    mx.eval(arrays)
 
     def convolved(x, w):
         return mx.conv_general(x, w, **options)
 
-    mx.synchronize()
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    mx.eval(convolved(*arrays))
-    measured = mx.get_peak_memory() - before
+    measured = taken(convolved, *arrays)
     graph = capture(convolved, *arrays)
     predicted = Simulation(graph, CpuQueue(), graph.inputs).run().peak - sum(array.nbytes for array in arrays)
     assert predicted == pytest.approx(measured, rel=0.01, abs=20_000)

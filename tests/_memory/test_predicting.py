@@ -5,25 +5,11 @@ import pytest
 
 import purestep as ps
 from tests._graph.steps import STEPS
+from tests._memory.measuring import measured, on_cpu
 from tests.refusals import parts
 
 
-def measured(make):
-    """Return the highest of three measured peaks, of steps that are evaluated one after the other."""
-    step, state, batch = make()
-    step = ps.compiled(step)
-    mx.eval(state, batch)
-    peaks = []
-    for _ in range(3):
-        mx.synchronize()
-        mx.reset_peak_memory()
-        state, metrics = step(state, batch)
-        mx.eval(state, metrics)
-        peaks.append(mx.get_peak_memory())
-    return max(peaks)
-
-
-@pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="a GPU's peak varies")
+@on_cpu
 @pytest.mark.parametrize("name", STEPS)
 def test_the_prediction_is_within_a_tenth_of_the_measured_peak(name):
     before = mx.get_active_memory()

@@ -10,7 +10,7 @@ from purestep._core import checks, tree
 from purestep._core.tracing import context, custom
 from purestep._core.tracing.replacing import Replacement
 from purestep._core.types import Tree
-from purestep._graph import fast
+from purestep._graph import experts, fast
 from purestep._graph.nodes import Graph, Operation, Value, ordered, readers
 
 Note = custom.Mark | custom.Opaque
@@ -72,7 +72,7 @@ def _described() -> Iterator[None]:
 
     Compiled functions show theirs without help, because their arguments are traced.
     """
-    with _own_gradients.installed(), context.installed(), fast.described():
+    with _own_gradients.installed(), context.installed(), fast.described(), experts.described():
         yield
 
 
