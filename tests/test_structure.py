@@ -32,14 +32,14 @@ LAYOUT = {
     "_core": ("escaping hardware sums mean types checks microbatching scalars tree tracing rng").split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
     "_layers": "attention activations reduced substitutes recomputing observing recording".split(),
-    "_core.tracing": "custom graph ordering context".split(),
+    "_core.tracing": "replacing custom graph ordering context".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
-    "_graph": "nodes fast capture counting fusing scheduling".split(),
-    "_memory": "layout views kernels queues simulating reporting predicting limits".split(),
+    "_graph": "nodes fast experts capture counting fusing scheduling".split(),
+    "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
     ).split(),

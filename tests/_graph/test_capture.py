@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 from collections import Counter
 from typing import Any
 
@@ -135,3 +136,62 @@ def test_lazily_loaded_arrays_are_refused(tmp_path):
     with pytest.raises(ValueError, match=parts("capture: ... operations ... Load")):
         capture(lambda x: x * weight, mx.zeros(3))
     assert mx.custom_function.__module__ == "mlx.core"
+
+
+def test_arrays_of_compiled_functions_and_gradients_of_their_own_are_refused_in_plain_words():
+    weight = mx.ones(3)
+    twice = mx.compile(lambda x: mx.exp(x) * 2)
+
+    @mx.custom_function
+    def early(x: Any) -> Any:
+        return mx.exp(x)
+
+    early.vjp(lambda primal, cotangent, output: cotangent * output)
+    assert names(capture(lambda x: twice(x) + weight, mx.zeros(3)))["Exp"] == 1
+    with pytest.raises(ValueError, match=parts("predict: ... Compiled: ... only constants ... evaluate")):
+        capture(lambda x: twice(weight) + x, mx.zeros(3), caller="predict")
+    with pytest.raises(ValueError, match=parts("capture: ... CustomTransforms: ... made before; make it")):
+        capture(lambda x: early(x), mx.zeros(3))
+
+
+def test_the_compile_mode_of_the_process_is_left_alone():
+    def traces():
+        """Return how often a compiled function runs its Python function in two calls."""
+        runs = []
+        function = mx.compile(lambda x: (runs.append(1), x + 1)[1])
+        function(mx.zeros(2)), function(mx.zeros(2))
+        return len(runs)
+
+    within = []
+    capture(lambda x: (within.append(traces()), x)[1], mx.zeros(3))
+    try:
+        mx.disable_compile()
+        capture(mx.exp, mx.zeros(3))
+        assert traces() == 2
+    finally:
+        mx.enable_compile()
+    assert within == [1]
+
+
+def test_captures_in_several_threads_put_back_what_they_replace():
+    before = mx.custom_function, mx.checkpoint
+    started, ended = threading.Event(), threading.Event()
+
+    def slow(x):
+        started.set()
+        ended.wait(20)
+        return mx.exp(x)
+
+    def capture_slowly():
+        capture(slow, mx.zeros(3))
+
+    def captured(x):
+        thread.start()  # it begins within this capture and ends after it
+        started.wait(20)
+        return mx.exp(x)
+
+    thread = threading.Thread(target=capture_slowly)
+    capture(captured, mx.zeros(3))
+    ended.set()
+    thread.join(20)
+    assert (mx.custom_function, mx.checkpoint) == before

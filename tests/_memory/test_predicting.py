@@ -5,25 +5,11 @@ import pytest
 
 import purestep as ps
 from tests._graph.steps import STEPS
+from tests._memory.measuring import measured, on_cpu
 from tests.refusals import parts
 
 
-def measured(make):
-    """Return the highest of three measured peaks, of steps that are evaluated one after the other."""
-    step, state, batch = make()
-    step = ps.compiled(step)
-    mx.eval(state, batch)
-    peaks = []
-    for _ in range(3):
-        mx.synchronize()
-        mx.reset_peak_memory()
-        state, metrics = step(state, batch)
-        mx.eval(state, metrics)
-        peaks.append(mx.get_peak_memory())
-    return max(peaks)
-
-
-@pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="a GPU's peak varies")
+@on_cpu
 @pytest.mark.parametrize("name", STEPS)
 def test_the_prediction_is_within_a_tenth_of_the_measured_peak(name):
     before = mx.get_active_memory()
@@ -61,6 +47,13 @@ def test_recomputation_and_microbatches_take_less():
     assert peaks["recomputed"] < 0.7 * peaks["transformer"]
     assert peaks["microbatches"] < 0.7 * peaks["transformer"]
     assert peaks["bfloat16"] < 0.8 * peaks["transformer"]
+
+
+def test_a_step_that_drops_its_state_has_no_negative_parts():
+    _, state, batch = STEPS["perceptron"]()
+    report = ps.memory.predict(lambda state, batch: {"loss": batch.sum()}, state, batch)
+    assert min(report[:9]) >= 0
+    assert report.peak == sum(report[:8])
 
 
 def test_wrong_arguments_are_refused():

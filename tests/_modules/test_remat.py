@@ -181,3 +181,23 @@ def test_a_constant_mask_needs_no_gradient(monkeypatch):
     expected = mx.grad(loss)(weight, False)
     monkeypatch.setattr(mx, "vjp", without_masks)
     assert mx.allclose(mx.grad(loss)(weight, True), expected)
+
+
+def test_a_module_may_have_more_arrays_than_mlx_takes_keyword_arguments():
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.biases = [mx.zeros(2) for _ in range(1100)]
+
+        def __call__(self, x):
+            return sum(self.biases, self.layer(x))
+
+    model = built(Wide, seed=0)
+    plain, params, _ = ps.functional(model)
+    recomputed, _, _ = ps.functional(model, remat="layer")
+    x = mx.ones((1, 2))
+    assert mx.array_equal(recomputed(params, x), plain(params, x))
+    found = mx.grad(lambda params: recomputed(params, x).sum())(params)
+    assert mx.array_equal(found["layer"]["weight"], mx.ones((2, 2)))
+    assert mx.array_equal(found["biases"][-1], mx.ones(2))

@@ -8,23 +8,33 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.tracing import context, custom
+from purestep._core.tracing.replacing import Replacement
 from purestep._core.types import Tree
-from purestep._graph import fast
+from purestep._graph import experts, fast
 from purestep._graph.nodes import Graph, Operation, Value, ordered, readers
 
 Note = custom.Mark | custom.Opaque
+_own_gradients = Replacement(mx, custom_function=custom.custom_function)
+_HINTS = {
+    "Load": "evaluate lazily loaded arrays first",
+    "Compiled": "a function of mx.compile that reads only constants; evaluate its result first, "
+    "or do not compile it",
+    "CustomTransforms": "a function of mx.custom_function or mx.checkpoint that was made before; "
+    "make it in the function that calls it",
+}
 
 
-def capture(fun: Callable[..., Tree], *args: Tree) -> Graph:
+def capture(fun: Callable[..., Tree], *args: Tree, caller: str = "capture") -> Graph:
     """Return the operations of `fun(*args)`, before any are fused; nothing is evaluated or allocated.
 
     Args:
         fun: a function of trees of arrays that returns a tree of arrays.
         args: its arguments; only shapes and dtypes matter, and values that are no arrays are kept.
+        caller: who is named in errors.
 
     Raises:
         ValueError: if MLX cannot describe an operation, such as one with a gradient of its own that is made
-            when a module is imported.
+            when a module is imported, or a compiled one that reads none of the arguments.
     """
     given = tree.leaves(args)
     places = [index for index, leaf in enumerate(given) if isinstance(leaf, mx.array)]
@@ -50,22 +60,20 @@ def capture(fun: Callable[..., Tree], *args: Tree) -> Graph:
         name = str(error).rpartition("Unable to get state for primitive ")[2]
         if name == str(error):
             raise
-        hint = "evaluate lazily loaded arrays first" if name == "Load" else f"MLX does not describe {name}"
-        raise checks.error("capture", f"the operations must be known, got {name}: {hint}") from None
+        kind = "Compiled" if name.startswith("Compiled") else name
+        hint = _HINTS.get(kind, f"MLX does not describe {name}")
+        raise checks.error(caller, f"the operations must be known, got {kind}: {hint}") from None
     return _graph(events, counts[0], noted)
 
 
 @contextmanager
 def _described() -> Iterator[None]:
-    """Let functions that are compiled or have their own gradient show their operations, within the block."""
-    own, mx.custom_function = mx.custom_function, custom.custom_function  # type: ignore[assignment, misc]
-    mx.disable_compile()
-    try:
-        with context.installed(), fast.described():
-            yield
-    finally:
-        mx.custom_function = own  # type: ignore[misc]
-        mx.enable_compile()
+    """Let functions that have their own gradient show their operations, within the block.
+
+    Compiled functions show theirs without help, because their arguments are traced.
+    """
+    with _own_gradients.installed(), context.installed(), fast.described(), experts.described():
+        yield
 
 
 def _arrays(note: Note) -> list[mx.array]:

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from purestep._core import hardware
 from purestep._core.tracing import custom, graph
+from purestep._core.tracing.replacing import Replacement
 
 _attention: Any = mx.fast.scaled_dot_product_attention
 _cross_entropy: Any = mx.fast.cross_entropy
@@ -19,19 +20,16 @@ def described() -> Iterator[None]:
     if not hardware.on_gpu():
         yield
         return
-    mx.fast.scaled_dot_product_attention = attention  # type: ignore[assignment]
-    mx.fast.cross_entropy = cross_entropy
-    try:
+    with _described.installed():
         yield
-    finally:
-        mx.fast.scaled_dot_product_attention = _attention
-        mx.fast.cross_entropy = _cross_entropy
 
 
 def attention(
     q: mx.array, k: mx.array, v: mx.array, *, mask: Any = None, sinks: Any = None, **options: Any
 ) -> mx.array:
     """Return attention; its gradient is one operation where MLX has a kernel for it."""
+    if not custom.is_capturing():
+        return _attention(q, k, v, mask=mask, sinks=sinks, **options)
     given = {"mask": mask, "sinks": sinks}
     names = [name for name, value in given.items() if isinstance(value, mx.array)]
     extra = [given[name] for name in names]
@@ -58,8 +56,10 @@ def attention(
     return function(q, k, v, *extra)
 
 
-def cross_entropy(logits: mx.array, targets: mx.array, **_: Any) -> mx.array:
+def cross_entropy(logits: mx.array, targets: mx.array, **options: Any) -> mx.array:
     """Return the losses; the operation and its gradient are one operation each."""
+    if not custom.is_capturing():
+        return _cross_entropy(logits, targets, **options)
 
     def forward(logits: mx.array, targets: mx.array) -> mx.array:
         return custom.opaque("CrossEntropy", [logits, targets], [(targets.shape, mx.float32)])[0]
@@ -74,3 +74,6 @@ def cross_entropy(logits: mx.array, targets: mx.array, **_: Any) -> mx.array:
         return found, mx.zeros_like(targets)
 
     return function(logits, targets)
+
+
+_described = Replacement(mx.fast, scaled_dot_product_attention=attention, cross_entropy=cross_entropy)

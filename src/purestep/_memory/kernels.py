@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import mlx.core as mx
+
 from purestep._graph.nodes import Operation, Value
+from purestep._memory.convolutions import convolve
 from purestep._memory.layout import Layout, plain
 from purestep._memory.views import SHARED, Machine, same, share
 
@@ -18,6 +21,7 @@ _BINARY = frozenset(
 )
 # They copy their first input and change the copy.
 _CHANGED = frozenset("Scatter ScatterAxis SliceUpdate DynamicSliceUpdate MaskedScatter".split())
+_SUMS = (2, 3)  # MLX's numbers of the reductions sum and product
 _SPARE = 16384  # bytes by which a donated buffer may be larger
 
 
@@ -199,23 +203,13 @@ def _in_order(operation: Operation, machine: Machine) -> int:
     return _plain(operation, machine) + kernels - 1
 
 
-def _convolution(operation: Operation, machine: Machine) -> int:
-    """On a CPU the patches of the padded input are copied into one matrix, unless the input is dilated."""
-    source, weight = operation.inputs[:2]
+def _reduce(operation: Operation, machine: Machine) -> int:
+    """On a CPU sums and products of 16-bit numbers are computed in float32 and cast."""
     output = operation.outputs[0]
-    _, before, after, apart, dilation, groups, _ = operation.arguments
-    dilated = any(step != 1 for step in (*dilation, *(apart if len(dilation) > 1 else ())))
-    if not machine.patches or dilated or (groups != 1 and len(dilation) > 1):
-        return _plain(operation, machine)
-    padded = source.shape[0] * source.shape[-1]
-    for length, low, high in zip(source.shape[1:-1], before, after, strict=True):
-        padded *= length + low + high
-    patches = output.size // max(output.shape[-1], 1)
-    for length in weight.shape[1:]:
-        patches *= length
-    for size in (padded, patches):
-        machine.keep_until_done(machine.allocate(size * 4))  # float32
-    return _plain(operation, machine) + 3
+    kernels = _plain(operation, machine)
+    if machine.on_cpu and operation.arguments[0] in _SUMS and output.dtype in (mx.bfloat16, mx.float16):
+        machine.use(output.size * mx.float32.size)
+    return kernels
 
 
 _KERNELS: dict[str, Callable[[Operation, Any], int]] = {
@@ -228,7 +222,8 @@ _KERNELS: dict[str, Callable[[Operation, Any], int]] = {
     "Softmax": _softmax,
     "Matmul": _matmul,
     "AddMM": _matmul,
-    "Convolution": _convolution,
+    "Convolution": convolve,
+    "Reduce": _reduce,
     "Scan": _in_order,
     "LogSumExp": _in_order,
     "QuantizedMatmul": _in_order,

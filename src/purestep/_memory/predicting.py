@@ -10,7 +10,7 @@ from purestep._core.types import Tree
 from purestep._graph.capture import capture
 from purestep._graph.fusing import fused
 from purestep._graph.nodes import Graph, Value
-from purestep._memory.queues import queue
+from purestep._memory.queues import Queue, beginnings
 from purestep._memory.reporting import MemoryReport
 from purestep._memory.simulating import Simulation
 from purestep._steps.state import TrainState
@@ -51,10 +51,11 @@ def predict(step: Callable[..., Any], state: TrainState, batch: Tree) -> MemoryR
     checks.function(_CALLER, "step", step)
     if not isinstance(state, TrainState):
         raise checks.error(_CALLER, f"state must be a TrainState, got {type(state).__name__}")
-    graph = fused(capture(step, state, batch))
+    graph = fused(capture(step, state, batch, caller=_CALLER))
     sizes = {name: _bytes(value) for name, value in zip(state._fields, state, strict=True)}
     given = graph.inputs[len(_arrays(state)) :]
-    simulation = Simulation(graph, queue(), given).run()
+    runs = [(Simulation(graph, begin(), given).run(), begin) for begin in beginnings()]
+    simulation, begin = max(runs, key=lambda run: run[0].peak)
     static = {
         "parameters": sizes.pop("params"),
         "optimizer": sizes.pop("opt_state"),
@@ -63,7 +64,7 @@ def predict(step: Callable[..., Any], state: TrainState, batch: Tree) -> MemoryR
         "batch": sum(value.nbytes for value in given),
     }
     shapes = {array.shape for array in _arrays(state.params)}
-    gradients, activations = _results_at_peak(graph, given, shapes, simulation.peak_allocation)
+    gradients, activations = _results_at_peak(graph, begin(), given, shapes, simulation.peak_allocation)
     rest = simulation.peak - sum(static.values())
     activations = min(activations, rest)
     gradients = min(gradients, rest - activations)
@@ -74,7 +75,7 @@ def predict(step: Callable[..., Any], state: TrainState, batch: Tree) -> MemoryR
         waiting=rest - gradients - activations,
         peak=simulation.peak,
         # The loop variable keeps one more state, from which the running step started.
-        peak_in_run=Simulation(graph, queue(), graph.inputs).run().peak + _bytes(state),
+        peak_in_run=Simulation(graph, begin(), graph.inputs).run().peak + _bytes(state),
         at="" if simulation.at_peak is None else simulation.at_peak.name,
         device=hardware.device_name(),
     )
@@ -89,10 +90,10 @@ def _bytes(tree_: Tree) -> int:
 
 
 def _results_at_peak(
-    graph: Graph, given: list[Value], shapes: set[tuple[int, ...]], allocation: int
+    graph: Graph, queue: Queue, given: list[Value], shapes: set[tuple[int, ...]], allocation: int
 ) -> tuple[int, int]:
     """Return the bytes of results with shapes of parameters, and of all other results, at an allocation."""
-    simulation = Simulation(graph, queue(), given).run(allocation)
+    simulation = Simulation(graph, queue, given).run(allocation)
     buffers = {layout.buffer: value for value, layout in simulation.layouts.items()}
     for value in (*graph.inputs, *graph.constants):
         if value in simulation.layouts:

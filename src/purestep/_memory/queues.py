@@ -2,6 +2,8 @@
 
 import os
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import mlx.core as mx
@@ -20,10 +22,10 @@ class Queue(Protocol):
     """Kernels that were submitted and have not run.
 
     Attributes:
-        patches: convolutions copy the patches of their input.
+        on_cpu: the device is a CPU.
     """
 
-    patches: bool
+    on_cpu: bool
 
     def size(self, nbytes: int) -> int:
         """Return the memory that the allocator takes for some bytes."""
@@ -42,14 +44,17 @@ class Queue(Protocol):
 
 
 class CpuQueue:
-    """The queue of a CPU: one thread runs the kernels, up to ten groups of ten behind the host."""
+    """The queue of a CPU: one thread runs the kernels, up to ten groups of ten behind the host.
 
-    patches = True
+    A group may hold `begun` kernels when a step begins: those of what was evaluated before.
+    """
 
-    def __init__(self) -> None:
+    on_cpu = True
+
+    def __init__(self, begun: int = 0) -> None:
         self._groups: deque[list[Buffer]] = deque()
         self._group: list[Buffer] = []
-        self._count = 0
+        self._count = begun
 
     def size(self, nbytes: int) -> int:
         return nbytes
@@ -96,7 +101,7 @@ class GpuQueue:
     and 60 % of its rate in matrix products.
     """
 
-    patches = False
+    on_cpu = False
     VIEW, KERNEL, PRODUCT, LAUNCH = 1.5e-6, 11e-6, 12e-6, 2.5e-6  # seconds
 
     def __init__(self, speeds: Speeds) -> None:
@@ -148,10 +153,14 @@ class GpuQueue:
 _OTHER = {"bandwidth": 1e12, "half": 150e12, "single": 50e12}
 
 
-def queue() -> Queue:
-    """Return the queue of the default device."""
+def beginnings() -> list[Callable[[], Queue]]:
+    """Return functions that make the queue of the default device, one for each way in which a step begins.
+
+    On a CPU the group of kernels in which a step begins may hold some already. The groups of the step, and
+    with them its peak, depend on how many; from step to step the number changes.
+    """
     if not hardware.on_gpu():
-        return CpuQueue()
+        return [partial(CpuQueue, begun) for begun in range(0, _CPU_GROUP, 2)]
     cuda, name = hardware.on_cuda(), hardware.device_name()
     found = {
         "bandwidth": lookup.bandwidth(),
@@ -164,4 +173,4 @@ def queue() -> Queue:
         kernels, elements = 100, 1000
     kernels = int(os.environ.get("MLX_MAX_OPS_PER_BUFFER", kernels))
     elements = int(os.environ.get("MLX_MAX_MB_PER_BUFFER", elements))
-    return GpuQueue(Speeds(kernels, elements * 2.0**20, **rates, waits=cuda))
+    return [partial(GpuQueue, Speeds(kernels, elements * 2.0**20, **rates, waits=cuda))]

@@ -18,7 +18,7 @@ class Simulation:
 
     Attributes:
         layouts: of the arrays that are there now.
-        patches: convolutions copy the patches of their input.
+        on_cpu: the device is a CPU.
         active: bytes in use.
         peak: the most that was in use.
         at_peak: the operation that took the peak; `None` before the first.
@@ -29,7 +29,7 @@ class Simulation:
         self.layouts: dict[Value, Layout] = {}
         self.active = self.peak = self._allocations = self._peak_allocation = 0
         self.at_peak: Operation | None = None
-        self._queue, self.patches = queue, queue.patches
+        self._queue, self.on_cpu = queue, queue.on_cpu
         self._references: dict[Value, int] = {}
         self._temporaries: list[Buffer] = []
         self._now: Operation | None = None
@@ -39,10 +39,12 @@ class Simulation:
                 self._count(value, len(operation.outputs))
         for value in {*graph.outputs, *held, *graph.constants}:
             self._count(value, 1)
-        for value in {*graph.inputs, *graph.constants}:
-            if value in self._references:
-                self.layouts[value] = plain(value, self.allocate(value.nbytes))
-                self.layouts[value].buffer.holders += 1
+        placed = {*graph.inputs, *graph.constants}
+        for value in placed:
+            self.layouts[value] = plain(value, self.allocate(value.nbytes))
+            self.layouts[value].buffer.holders += 1
+        for value in placed:
+            self._count(value, 0)  # what nothing reads is freed
 
     def run(self, allocations: int | None = None) -> "Simulation":
         """Evaluate all operations; stop after so many allocations, if that is given."""
@@ -72,6 +74,10 @@ class Simulation:
         if self.active > self.peak:
             self.peak, self.at_peak, self._peak_allocation = self.active, self._now, self._allocations
         return Buffer(size)
+
+    def use(self, nbytes: int) -> None:
+        size = self.allocate(nbytes).nbytes
+        self.active -= size
 
     def can_donate(self, value: Value) -> bool:
         return self._references[value] == 1 and self.layouts[value].buffer.holders == 1

@@ -10,7 +10,7 @@ class Machine(Protocol):
     """What a kernel asks of the simulated machine."""
 
     layouts: dict[Value, Layout]
-    patches: bool
+    on_cpu: bool
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return new memory."""
@@ -18,6 +18,10 @@ class Machine(Protocol):
 
     def can_donate(self, value: Value) -> bool:
         """Tell whether nothing else keeps an array or its memory."""
+        ...
+
+    def use(self, nbytes: int) -> None:
+        """Take memory that the kernel returns when it has run."""
         ...
 
     def keep_until_done(self, buffer: Buffer) -> None:

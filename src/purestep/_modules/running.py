@@ -12,7 +12,7 @@ import mlx.nn as nn
 
 from purestep._core import checks, tree
 from purestep._core.rng import forbidden, scope
-from purestep._core.tracing import context, graph
+from purestep._core.tracing import context, custom, graph
 from purestep._core.types import Params, Tree
 from purestep._layers import observing, substitutes
 from purestep._layers.recording import unwatched, watched
@@ -159,7 +159,8 @@ class Runner:
             return
         self._watched, before = {}, self._watched
         args, kwargs = tree.map(_stand_in, (args, kwargs))
-        with scope(copy.copy(mx.random.state[0])), self.capture()(), unwatched():  # type: ignore[index]
+        key = copy.copy(mx.random.state[0])  # type: ignore[index]
+        with custom.paused(), scope(key), self.capture()(), unwatched():
             outputs = [leaf for leaf in tree.leaves(fun(*args, **kwargs)) if isinstance(leaf, mx.array)]
             reached = graph.used(outputs, watched)
         self._watched = before

@@ -15,6 +15,7 @@ from purestep.cli.training.planning import Plan, planned, smaller
 
 CALLER = "memory"
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZES = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 _KINDS = {
     "parameters": "of the state",
     "optimizer": "state of the optimizer",
@@ -145,10 +146,11 @@ def _show(tables: Any, report: ps.memory.MemoryReport, budget: int, plans: list[
 def size(nbytes: int) -> str:
     """Return bytes in decimal units.
 
-    >>> size(1_234_567), size(999)
-    ('1.23 MB', '999 B')
+    >>> size(1_234_567), size(999), size(999_999)
+    ('1.23 MB', '999 B', '1 MB')
     """
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:.3g} {unit}"
-    return f"{nbytes} B"
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    shown = float(f"{nbytes:.3g}")
+    unit, factor = next(each for each in _SIZES if shown >= each[1])
+    return f"{shown / factor:.4g} {unit}"

@@ -83,6 +83,21 @@ def capturing() -> Iterator[Captured]:
         _capture.now = before
 
 
+@contextmanager
+def paused() -> Iterator[None]:
+    """Leave what this thread calls in the block out of the capture: its results are not used."""
+    before, _capture.now = _capture.now, None
+    try:
+        yield
+    finally:
+        _capture.now = before
+
+
+def is_capturing() -> bool:
+    """Tell whether this thread captures a graph."""
+    return _capture.now is not None
+
+
 def opaque(
     name: str, inputs: list[mx.array], shapes: list[tuple[tuple[int, ...], mx.Dtype]]
 ) -> list[mx.array]:

@@ -5,6 +5,7 @@ import re
 
 import mlx.core as mx
 
+_MOST = 1000  # MLX's functions take at most 1,024 keyword arguments
 _LABEL = re.compile(r'\[label ="([^"]*)"')
 
 
@@ -26,8 +27,12 @@ def used(outputs: list[mx.array], named: dict[str, mx.array]) -> list[str]:
     >>> used([mx.exp(a) + 1], {"a": a, "b": b})
     ['a']
     """
-    labels = {f"named_{index}": name for index, name in enumerate(named)}
-    dot = io.StringIO()
-    mx.export_to_dot(dot, *outputs, **dict(zip(labels, named.values(), strict=True)))
-    text = dot.getvalue()
-    return [name for label, name in labels.items() if f'"{label}" ->' in text]
+    found: list[str] = []
+    names = list(named)
+    for start in range(0, len(names), _MOST):
+        labels = {f"named_{index}": name for index, name in enumerate(names[start : start + _MOST])}
+        dot = io.StringIO()
+        mx.export_to_dot(dot, *outputs, **{label: named[name] for label, name in labels.items()})
+        text = dot.getvalue()
+        found += [name for label, name in labels.items() if f'"{label}" ->' in text]
+    return found
