@@ -5,6 +5,8 @@ import signal
 
 # CUDA's default is TF32: products with 10 bits of mantissa, and no comparison could be sharp.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
+# Commands of the command line would start the test process again, with OpenBLAS.
+os.environ.setdefault("PURESTEP_BLAS", "bundled")
 
 import mlx.core as mx
 import pytest

@@ -16,7 +16,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / ".github/docs").glob("*.md"))
-_EXTRAS = {"mlx-lm": "mlx_lm", "hypothesis": "hypothesis"}
+_TRACKERS = ("tensorboard", "wandb", "mlflow", "swanlab")
+_EXTRAS = {"mlx-lm": "mlx_lm", "hypothesis": "hypothesis", **{name: name for name in _TRACKERS}}
 
 
 def blocks(path: Path) -> list[str]:

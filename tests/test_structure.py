@@ -24,25 +24,28 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data _measures "
-        "_graph _memory _replay _loop types rng tree layers adapters transforms optimizers schedules losses "
-        "data checkpoint memory replay metrics callbacks testing demos cli __main__"
+        "_core _hardware _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data "
+        "_measures _graph _memory _replay _loop types rng tree hardware layers adapters transforms "
+        "optimizers schedules losses data checkpoint memory replay metrics callbacks testing demos cli "
+        "__main__"
     ).split(),
     "_core": ("escaping hardware sums mean types checks microbatching scalars tree tracing rng").split(),
-    "_layers": "activations reduced substitutes recomputing".split(),
+    "_hardware": "chips apple nvidia lookup machine device rates".split(),
+    "_layers": "attention activations reduced substitutes recomputing observing recording".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
-    "_graph": "nodes fast experts capture fusing scheduling".split(),
+    "_graph": "nodes fast experts capture counting fusing scheduling".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
     ).split(),
     "_data": "core sampling arrays text streams curricula".split(),
-    "_loop": "core running callbacks config fitting".split(),
+    "_loop": "core profiling running callbacks config trackers monitors fitting".split(),
+    "_loop.profiling": "clock figures capturing drawing profiler".split(),
     "_steps": "state step core train compile evaluate sam precision loss_scaled cached_contrastive".split(),
 }
 FOREIGN = {"mlx", "msgpack", "safetensors"}
@@ -59,7 +62,7 @@ LONG_TESTS: set[str] = set()
 TEST_ROOMS = {"_checkpoint/faults", "_checkpoint/hostile", "_checkpoint/syscalls"}
 
 # Protocols, and plain data that functions give.
-WITHOUT_EXAMPLE = {"Source", "OnPolicySource", "Run", "Progress"}
+WITHOUT_EXAMPLE = {"Source", "OnPolicySource", "Run", "Progress", "Device", "Memory", "Rate", "Chip"}
 
 MODULES = sorted(
     name
@@ -209,7 +212,11 @@ def public(namespace):
 
 @pytest.mark.parametrize(
     "name",
-    ["", *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split()],
+    [
+        "",
+        *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split(),
+        ".hardware",
+    ],
 )
 def test_every_public_function_has_an_example(name):
     for label, value in public(importlib.import_module("purestep" + name)):

@@ -7,6 +7,7 @@ from purestep import (
     callbacks,
     checkpoint,
     data,
+    hardware,
     layers,
     losses,
     memory,
@@ -31,6 +32,7 @@ from purestep._loop.fitting.evaluation import Evaluation
 from purestep._loop.fitting.fit import fit
 from purestep._loop.fitting.result import Best, FitResult
 from purestep._loop.fitting.storage import CheckpointWarning
+from purestep._loop.profiling.profiler import Profile, profile
 from purestep._loop.running.run import SourceEndedWarning, run
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
@@ -72,6 +74,8 @@ __all__ = [
     "FitResult",
     "Best",
     "Evaluation",
+    "profile",
+    "Profile",
     "CheckpointWarning",
     "SourceEndedWarning",
     # A configuration, and what is built from it
@@ -98,6 +102,7 @@ __all__ = [
     "callbacks",
     "checkpoint",
     "data",
+    "hardware",
     "layers",
     "memory",
     "losses",

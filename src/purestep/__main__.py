@@ -5,15 +5,18 @@ import sys
 from collections.abc import Callable, Sequence
 
 from purestep import __version__
-from purestep.cli import demo, inspect, memory, replay, train
+from purestep.cli import demo, doctor, inspect, memory, plot, replay, train, watch
 from purestep.cli.core.commands import Parser, command
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train.main, "train a model on a text, JSONL or token file"),
     "memory": (memory.main, "predict the memory of a training run before it begins"),
     "demo": (demo.main, "train a small model and show the results"),
+    "plot": (plot.main, "show the curves of runs, and write them as a picture or a page"),
+    "watch": (watch.main, "follow a run as it goes on"),
     "inspect": (inspect.main, "show and verify checkpoints, or compare two"),
     "replay": (replay.main, "run a failed step again and find the first value that is not finite"),
+    "doctor": (doctor.main, "check this machine: what it has, how fast it is, what is wrong"),
 }
 
 

@@ -93,8 +93,7 @@ def test_nothing_is_allocated_and_the_data_need_not_exist(config, capsys):
 
 
 @pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="a GPU's peak varies")
-def test_the_prediction_is_the_peak_of_train(config, capsys, monkeypatch):
-    monkeypatch.setenv("PURESTEP_BLAS", "bundled")  # else the process would start again
+def test_the_prediction_is_the_peak_of_train(config, capsys):
     (config.parent / "text.txt").write_text("abcdefghijklmnopqrstuvwxyz\n" * 900)
     options = ["--context=128", "--batch-size=16", "--vocabulary=64", "--remat=blocks.*"]
     _, found = answer(capsys, config, *options)

@@ -28,6 +28,9 @@ def blas() -> str:
     """Return the library that multiplies matrices on this CPU: `accelerate`, `openblas` or `bundled`.
 
     MLX's Linux wheel bundles the reference BLAS. An OpenBLAS that was loaded before MLX replaces it.
+
+    >>> blas() in ("accelerate", "openblas", "bundled")
+    True
     """
     if sys.platform == "darwin":
         return "accelerate"

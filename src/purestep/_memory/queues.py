@@ -9,7 +9,9 @@ from typing import NamedTuple, Protocol
 import mlx.core as mx
 
 from purestep._core import hardware
+from purestep._graph.counting import flops_of
 from purestep._graph.nodes import Operation
+from purestep._hardware import lookup
 from purestep._memory.layout import Buffer
 
 _SUBMITTED = 10  # groups of kernels, MLX's MAX_ACTIVE_TASKS
@@ -144,25 +146,11 @@ class GpuQueue:
         output = operation.outputs[0]
         moved = sum(value.nbytes for value in (*operation.inputs, *operation.outputs))
         rate = self._speeds.half if output.dtype.size == 2 else self._speeds.single
-        return self.LAUNCH + max(moved / (0.75 * self._speeds.bandwidth), _flops(operation) / (0.6 * rate))
+        return self.LAUNCH + max(moved / (0.75 * self._speeds.bandwidth), flops_of(operation) / (0.6 * rate))
 
 
-def _flops(operation: Operation) -> float:
-    inputs = operation.inputs
-    if operation.name in ("Matmul", "AddMM"):
-        return 2.0 * operation.outputs[0].size * inputs[0].shape[-1]
-    if operation.name.startswith("ScaledDotProductAttention"):
-        return (10.0 if operation.name.endswith("VJP") else 4.0) * inputs[0].size * inputs[1].shape[-2]
-    return 0.0
-
-
-# Bytes and FLOP in a second: NVIDIA's data sheets, without sparsity; float32 with tensor cores (TF32).
-_CHIPS = {
-    "H200": (4.8e12, 989e12, 400e12),
-    "H100": (3.35e12, 989e12, 400e12),
-    "A100": (2.0e12, 312e12, 156e12),
-}
-_OTHER = (1e12, 150e12, 50e12)
+# Of a GPU whose peaks are not published: bytes and FLOP in a second.
+_OTHER = {"bandwidth": 1e12, "half": 150e12, "single": 50e12}
 
 
 def beginnings() -> list[Callable[[], Queue]]:
@@ -173,12 +161,16 @@ def beginnings() -> list[Callable[[], Queue]]:
     """
     if not hardware.on_gpu():
         return [partial(CpuQueue, begun) for begun in range(0, _CPU_GROUP, 2)]
-    name = hardware.device_name()
-    rates = next((found for chip, found in _CHIPS.items() if chip in name), _OTHER)
-    cuda = hardware.on_cuda()
+    cuda, name = hardware.on_cuda(), hardware.device_name()
+    found = {
+        "bandwidth": lookup.bandwidth(),
+        "half": lookup.peak_flops(mx.bfloat16),
+        "single": lookup.peak_flops("tf32" if cuda else mx.float32),
+    }
+    rates = {kind: _OTHER[kind] if rate is None else rate for kind, rate in found.items()}
     kernels, elements = (20, 100) if cuda else (40, 40)
     if "H100" in name or "H200" in name or "B200" in name:
         kernels, elements = 100, 1000
     kernels = int(os.environ.get("MLX_MAX_OPS_PER_BUFFER", kernels))
     elements = int(os.environ.get("MLX_MAX_MB_PER_BUFFER", elements))
-    return [partial(GpuQueue, Speeds(kernels, elements * 2.0**20, *rates, waits=cuda))]
+    return [partial(GpuQueue, Speeds(kernels, elements * 2.0**20, **rates, waits=cuda))]

@@ -14,12 +14,13 @@ from purestep._core import checks, tree
 from purestep._core.rng import forbidden, scope
 from purestep._core.tracing import context, custom, graph
 from purestep._core.types import Params, Tree
-from purestep._layers import substitutes
+from purestep._layers import observing, substitutes
+from purestep._layers.recording import unwatched, watched
 from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
 from purestep._modules.handles import own
 from purestep._modules.recomputing import recomputing
-from purestep._modules.slots import Slot, check_fits, private_arrays
+from purestep._modules.slots import Slot, check_fits, named_once, private_arrays
 
 
 class Runner:
@@ -71,6 +72,7 @@ class Runner:
         if self._borrowed:
             self._image = contents.replaced(self._image, guards)
         self._parts = [twins.get(id(part), part) for part in module.modules()]
+        self._named = [(path, twins.get(id(part), part)) for path, part in named_once(module)]
         self._resting = [twins.get(id(part), part) for part in resting]
         self._slots = {
             path: [Slot(twins.get(id(slot.container), slot.container), slot.key) for slot in held_at]
@@ -117,7 +119,8 @@ class Runner:
             before = contents.read(self._places)
             first = (method, train) not in self._seen
             self._watched = {path: handles[path] for path in self._params} if first else {}
-            with context.scene(self):
+            recorded = observing.current() is not None and _is_trained(params)
+            with context.scene(self), watched(self, self._named) if recorded else nullcontext():
                 out = self._entry(method)(*args, **kwargs)
             self._check(before, handles, given, stateful, first)
             self._seen.add((method, train))
@@ -157,7 +160,7 @@ class Runner:
         self._watched, before = {}, self._watched
         args, kwargs = tree.map(_stand_in, (args, kwargs))
         key = copy.copy(mx.random.state[0])  # type: ignore[index]
-        with custom.paused(), scope(key), self.capture()():
+        with custom.paused(), scope(key), self.capture()(), unwatched():
             outputs = [leaf for leaf in tree.leaves(fun(*args, **kwargs)) if isinstance(leaf, mx.array)]
             reached = graph.used(outputs, watched)
         self._watched = before
@@ -251,4 +254,7 @@ def _is_trained(params: Params) -> bool:
     leaves = tree.leaves(params)
     if any(id(leaf) in ours for leaf in leaves):
         return True
-    return bool(graph.used(leaves, {str(index): leaf for index, leaf in enumerate(step.leaves)}))
+    # A cast to the same dtype gives a new handle of the same array, without an operation. stop_gradient adds
+    # an operation that reads it.
+    reading = [mx.stop_gradient(leaf) for leaf in leaves]
+    return bool(graph.used(reading, {str(index): leaf for index, leaf in enumerate(step.leaves)}))

@@ -55,6 +55,15 @@ def all_slots(path: str, node: Any) -> Iterator[tuple[str, Slot]]:
             yield from all_slots(below, child)
 
 
+def named_once(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every layer once, with its first path in the order of the module's attributes."""
+    paths: dict[int, tuple[str, nn.Module]] = {}
+    # MLX yields the layers in reverse order, and a shared layer once a path.
+    for path, layer in reversed(module.named_modules()):
+        paths.setdefault(id(layer), (path, layer))
+    return list(paths.values())
+
+
 def slots_of(module: nn.Module) -> dict[str, list[Slot]]:
     """Return every slot of each array of `module.parameters()`, by the first path of the array."""
     slots: dict[str, list[Slot]] = {}

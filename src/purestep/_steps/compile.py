@@ -14,6 +14,7 @@ from purestep._core.rng import forbidden
 from purestep._steps.core import tracing
 from purestep._steps.core.tracing import NotCompiledWarning as NotCompiledWarning
 from purestep._steps.state import check_arrays
+from purestep._steps.step import Step
 
 _MAX_TRACES = 8
 _REMEDY = "take one from state.rng, or draw within rng.scope(key)"
@@ -38,6 +39,8 @@ class Compiled(Generic[Args, Result]):
 
     def __init__(self, step: Callable[Args, Result], max_traces: int, keep: int | None):
         self.step = step
+        self._max_traces, self._keep = max_traces, keep
+        self._chosen: dict[int, Compiled[Args, Result]] = {}  # by the `id` of a step that `step` keeps
         self._threads: weakref.WeakSet[tracing.Traces] = weakref.WeakSet()
         local = _Local(self._threads)
         # Not a method of this object: a reference cycle would keep the arrays that the step captures in
@@ -51,7 +54,20 @@ class Compiled(Generic[Args, Result]):
     @property
     def traces(self) -> int:
         """The number of traces made so far, in all threads that are alive."""
-        return sum(traces.made for traces in list(self._threads))
+        own = sum(traces.made for traces in list(self._threads))
+        return own + sum(each.traces for each in list(self._chosen.values()))
+
+    def at(self, number: int) -> "Compiled[Args, Result]":
+        """Return the compiled step with the measurements that are due after `number` steps; see `Step.at`.
+
+        Each set of measurements is compiled once, when it is first due.
+        """
+        chosen: Any = self.step.at(number) if isinstance(self.step, Step) else self.step
+        if chosen is self.step:
+            return self
+        if id(chosen) not in self._chosen:
+            self._chosen[id(chosen)] = Compiled(chosen, self._max_traces, self._keep)
+        return self._chosen[id(chosen)]
 
     if TYPE_CHECKING:
 

@@ -54,9 +54,28 @@ class Step:
     """
 
     def __init__(
-        self, parts: Callable[[TrainState, Batch], Parts], *, transform: GradientTransform | None = None
+        self,
+        parts: Callable[[TrainState, Batch], Parts],
+        *,
+        transform: GradientTransform | None = None,
+        choose: Callable[[int], "Step | None"] | None = None,
     ):
         self.parts, self.transform = parts, transform
+        self._choose = choose
+
+    def at(self, number: int) -> "Step":
+        """Return the step with the measurements that are due after `number` steps, and no others.
+
+        A measurement with `every=n` costs nothing in the steps between, since the returned step does not
+        contain it. Equal sets of measurements give the same object. `run` and `fit` call `at` themselves. In
+        a loop of your own:
+
+            for number, batch in enumerate(batches):
+                state, metrics = step.at(number)(state, batch)
+
+        Without measurements, `at` returns the step itself.
+        """
+        return (self._choose(number) if self._choose is not None else None) or self
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """Return the new state and the metrics of the step."""

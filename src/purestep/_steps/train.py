@@ -1,17 +1,21 @@
 """The training step: `step(state, batch) -> (state, metrics)`."""
 
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import checks, tree
+from purestep._core.mean import AnyMean
 from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
-from purestep._core.types import Batch, LossFn, Metrics, Tree, Update, Updates
+from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
+from purestep._steps.core import measuring
 from purestep._steps.core.batches import check_batch
 from purestep._steps.core.gradients import Differentiated, Objective, differentiate
+from purestep._steps.core.measuring import Measurement, Moment
 from purestep._steps.core.outcome import check_loss_fn, own
 from purestep._steps.state import TrainState, check_state
 from purestep._steps.step import Parts, Step
@@ -22,7 +26,12 @@ _UPDATE = 0x7570  # folded into a key for the draws of the transform: others tha
 
 
 def train_step(
-    loss_fn: LossFn, transform: GradientTransform, *, microbatches: int = 1, stateful: bool = False
+    loss_fn: LossFn,
+    transform: GradientTransform,
+    *,
+    microbatches: int = 1,
+    stateful: bool = False,
+    measure: Sequence[Measurement] = (),
 ) -> Step:
     """Build the pure function that makes one step of training.
 
@@ -55,6 +64,9 @@ def train_step(
             contrastive losses, raise an error: use `cached_contrastive_step`.
         stateful: the loss function is `loss_fn(params, model_state, batch, rng) -> (loss, metrics,
             model_state)`. Each microbatch passes its model_state to the next.
+        measure: measurements, such as `ps.metrics.grad_norms()`; their results are added to the metrics. A
+            call of the step makes all of them. `step.at(number)` makes only those that are due, as in `run`
+            and `fit`.
 
     Raises:
         TypeError: when the step is built, if the loss function takes other arguments.
@@ -72,7 +84,9 @@ def train_step(
     >>> state.params["w"], metrics["loss"]
     (array(2, dtype=float32), array(5, dtype=float32))
     """
-    return step_for("train_step", loss_fn, transform, microbatches=microbatches, stateful=stateful)
+    return step_for(
+        "train_step", loss_fn, transform, microbatches=microbatches, stateful=stateful, measure=measure
+    )
 
 
 def step_for(
@@ -82,38 +96,63 @@ def step_for(
     *,
     microbatches: int = 1,
     stateful: bool = False,
+    measure: Sequence[Measurement] = (),
 ) -> Step:
     """Build a `train_step` whose errors name the public function that the user called."""
     check_loss_fn(caller, loss_fn, stateful=stateful)
     check_transform(caller, "transform", transform)
     microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
-    objective = Objective(caller, loss_fn, microbatches, stateful)
+    measurements = measuring.checked(caller, measure, microbatches)
     update = taking_extra(transform)
     check_opt_state = opt_state_check(caller, transform)
     depends_known = False
 
-    def parts(state: TrainState, batch: Batch) -> Parts:
-        nonlocal depends_known
-        check_state(caller, state)
-        check_batch(caller, batch, microbatches)
-        check_opt_state(state.opt_state, state.params)
-        rng, key = mx.random.split(state.rng)
-        made = differentiate(objective, state, batch, key, check_depends=not depends_known)
-        depends_known = True  # a property of loss_fn, checked on the first call
-        grad_norm = tree.norm(made.gradients)
-        updates, opt_state = _transformed(update, state, made, grad_norm, key)
-        new = state._replace(
-            params=apply_updates(state.params, updates),
-            opt_state=opt_state,
-            step=increment(state.step),
-            rng=rng,
-            model_state=made.outcome.model_state if stateful else state.model_state,
+    def step_with(due: tuple[Measurement, ...], choose: Callable[[int], Step | None] | None) -> Step:
+        objective = Objective(
+            caller,
+            loss_fn,
+            microbatches,
+            stateful,
+            tuple(each.watch for each in due if each.watch is not None),
+            any(each.small_squares for each in due),
         )
-        metrics = _metrics(caller, made, grad_norm, opt_state)
-        _check_unchanged(caller, state, new)
-        return Parts(new, metrics, made.gradients, updates)
 
-    return Step(parts, transform=transform)
+        def parts(state: TrainState, batch: Batch) -> Parts:
+            nonlocal depends_known
+            check_state(caller, state)
+            check_batch(caller, batch, microbatches)
+            check_opt_state(state.opt_state, state.params)
+            rng, key = mx.random.split(state.rng)
+            made = differentiate(objective, state, batch, key, check_depends=not depends_known)
+            depends_known = True  # a property of loss_fn, checked on the first call
+            grad_norm = tree.norm(made.gradients)
+            updates, opt_state = _transformed(update, state, made, grad_norm, key)
+            new = state._replace(
+                params=apply_updates(state.params, updates),
+                opt_state=opt_state,
+                step=increment(state.step),
+                rng=rng,
+                model_state=made.outcome.model_state if stateful else state.model_state,
+            )
+            metrics = _metrics(caller, made, grad_norm, opt_state)
+            if due:
+                metrics = _with_measured(objective, due, metrics, state, new, batch, key, made, updates)
+            _check_unchanged(caller, state, new)
+            return Parts(new, metrics, made.gradients, updates)
+
+        return Step(parts, transform=transform, choose=choose)
+
+    chosen: dict[tuple[bool, ...], Step] = {}  # the step for each set of measurements that was due
+
+    def choose(number: int) -> Step | None:
+        due = tuple(each.due(number) for each in measurements)
+        if all(due):
+            return None
+        if due not in chosen:
+            chosen[due] = step_with(tuple(itertools.compress(measurements, due)), None)
+        return chosen[due]
+
+    return step_with(measurements, choose if measurements else None)
 
 
 def opt_state_check(caller: str, transform: GradientTransform) -> StateCheck:
@@ -160,6 +199,34 @@ def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, opt_state: 
     if taken:
         raise checks.error(caller, f"loss_fn's metrics may not be named {', '.join(taken)}")
     return metrics | {name: mean.value for name, mean in own_metrics.items()}
+
+
+def _with_measured(
+    objective: Objective,
+    due: tuple[Measurement, ...],
+    metrics: Metrics,
+    before: TrainState,
+    after: TrainState,
+    batch: Batch,
+    key: mx.array,
+    made: Differentiated,
+    updates: Updates,
+) -> Metrics:
+    """Return the metrics with the results of the measurements."""
+    unwatched = objective._replace(watches=(), small_squares=False)
+
+    def loss(params: Params, batch: Batch) -> AnyMean:
+        return unwatched.outcome(params, before.model_state, batch, key).loss
+
+    moment = Moment(
+        made.gradients, updates, before.params, after.params, before.step, batch, objective.microbatches,
+        made.small_square, {}, loss,
+    )  # fmt: skip
+    measured = measuring.results(objective.caller, due, moment, made.observed)
+    taken = sorted(metrics.keys() & measured.keys())
+    if taken:
+        raise checks.error(objective.caller, f"a measurement may not be named {', '.join(taken)}")
+    return metrics | measured
 
 
 def _check_unchanged(caller: str, before: TrainState, after: TrainState) -> None:

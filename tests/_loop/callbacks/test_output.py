@@ -20,8 +20,8 @@ from purestep._loop.callbacks.display import live
 from purestep._loop.callbacks.display.console import EscapingConsole
 from purestep._loop.callbacks.lines import row_of
 from purestep._loop.callbacks.output import Guarded, append_line
-from purestep._loop.callbacks.rates import Throughput
 from purestep._loop.core.progress import Progress
+from purestep._loop.monitors.speed import Throughput
 from tests._loop.workload import STEP, At, batch_of, loss_fn, start
 
 callbacks = ps.callbacks

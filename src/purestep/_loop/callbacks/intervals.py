@@ -5,7 +5,7 @@ from typing import Any
 
 from purestep._core import checks
 from purestep._loop.core.adapting import as_callback
-from purestep._loop.core.progress import Callback, Progress, Request, Run, Stop
+from purestep._loop.core.progress import Callback, Monitor, Progress, Request, Run, Stop
 
 
 class EachStep(Callback):
@@ -15,7 +15,7 @@ class EachStep(Callback):
         """Receive a step at which `every` does not call `on_step_end`."""
 
 
-class Every(Callback):
+class Every(Monitor):
     """A callback whose `on_step_end` is called at every n-th step. `every` makes it."""
 
     def __init__(self, n: int, callback: Callback):
@@ -32,6 +32,12 @@ class Every(Callback):
         if isinstance(self._callback, EachStep):
             self._callback.passed(progress)
         return None
+
+    def figures(self, progress: Progress) -> Mapping[str, float]:
+        """Pass the call on at every n-th step."""
+        if isinstance(self._callback, Monitor) and progress.step % self._n == 0:
+            return self._callback.figures(progress)
+        return {}
 
     def on_eval_end(self, progress: Progress) -> Request:
         """Pass the call on."""

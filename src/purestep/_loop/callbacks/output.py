@@ -60,7 +60,7 @@ def begin_file(path: Path, start: int, belongs: Callable[[bytes], bool]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and path.stat().st_size:
         if start == 0:
-            path.replace(_free(path))
+            path.replace(free(path))
         else:
             lines = [line for line in path.read_bytes().split(b"\n") if line and belongs(line)]
             atomic.write_text(path, "".join(f"{line.decode()}\n" for line in lines))
@@ -85,9 +85,10 @@ def append_line(path: Path, text: str) -> None:
             raise
 
 
-def _free(path: Path) -> Path:
-    free, number = path.with_name(f"{path.name}.before"), 1
-    while free.exists():
+def free(path: Path) -> Path:
+    """Return a name for an older file: `NAME.before`, or `NAME.before-2` and so on."""
+    found, number = path.with_name(f"{path.name}.before"), 1
+    while found.exists():
         number += 1
-        free = path.with_name(f"{path.name}.before-{number}")
-    return free
+        found = path.with_name(f"{path.name}.before-{number}")
+    return found

@@ -1,11 +1,10 @@
-"""`throughput`: steps, samples and tokens a second."""
+"""Rates: steps, samples and tokens a second, and callbacks that measure them."""
 
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from purestep._loop.callbacks.intervals import EachStep
-from purestep._loop.core.history import History
 from purestep._loop.core.progress import Progress, Run
 
 
@@ -103,45 +102,6 @@ class Metered(EachStep):
     def on_checkpoint(self, progress: Progress) -> None:
         """Leave the start of a checkpoint out of the rates."""
         self._meter.pause()
-
-
-class Throughput(Metered):
-    """Measures rates; `throughput` makes it.
-
-    Attributes:
-        rates: `steps_per_second`, `samples_per_second` and, for data with tokens, `tokens_per_second` since
-            the row before the last one. Empty before the first row.
-        history: the rates of each row of this process.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        super().__init__(clock)
-        self.history = History()
-
-    def on_step_end(self, progress: Progress) -> None:
-        """Count the step; at a row, note the rates."""
-        super().on_step_end(progress)
-        if progress.row is not None:
-            self.history.log(progress.step, self.rates)
-
-
-def throughput() -> Throughput:
-    """Measure steps, samples and tokens a second at each row.
-
-    Evaluations, checkpoints and the first step of the process do not count. Tokens include padding.
-    `log`, `jsonl` and `progress` show the same figures without this callback.
-
-    >>> import mlx.core as mx, purestep as ps
-    >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
-    >>> transform = ps.optimizers.sgd(0.25)
-    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
-    >>> meter = throughput()
-    >>> step = ps.train_step(loss_fn, transform)
-    >>> result = ps.fit(step, state, [{"x": mx.ones(8)}], steps=20, callbacks=[meter])
-    >>> sorted(meter.rates)
-    ['samples_per_second', 'steps_per_second']
-    """
-    return Throughput()
 
 
 def shown(rates: Mapping[str, float]) -> list[str]:

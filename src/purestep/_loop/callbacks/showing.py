@@ -1,11 +1,11 @@
 """`progress` and `plots`, which need extras: their modules are imported when they are called."""
 
-import importlib
 import os
 from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
 from purestep._core import checks
+from purestep._loop.core.extras import load
 from purestep._loop.core.progress import Callback
 
 
@@ -25,7 +25,7 @@ def progress(name: str = "step", *, console: Any = None) -> Callback:
 
     >>> callback = progress("train")
     """
-    return _extra("progress", "purestep._loop.callbacks.display.bars", "cli").Bar(name, console)
+    return load("progress", "purestep._loop.callbacks.display.bars", "cli").Bar(name, console)
 
 
 def plots(path: str | os.PathLike[str], *, live: bool = False) -> Callback:
@@ -49,15 +49,4 @@ def plots(path: str | os.PathLike[str], *, live: bool = False) -> Callback:
     path = check_path("plots", path)
     if path.suffix != ".png":
         raise checks.error("plots", f"path must end in .png, got {str(path)!r}")
-    return _extra("plots", "purestep._loop.callbacks.drawing", "demo").Plots(path, live)
-
-
-def _extra(caller: str, module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("purestep"):
-            raise
-        raise ImportError(
-            f"{caller}: {error.name} is not installed; pip install 'purestep[{extra}]'", name=error.name
-        ) from None
+    return load("plots", "purestep._loop.callbacks.drawing", "demo").Plots(path, live)

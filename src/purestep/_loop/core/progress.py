@@ -141,6 +141,25 @@ class Callback(Protocol):
         """Receive the `state()` of the run that is resumed."""
 
 
+class Monitor(Callback):
+    """A callback that adds figures to the rows of a run. Inherit from it and override `figures`.
+
+    All callbacks of the run see them in `progress.row`: `log`, `jsonl`, trackers. The history and the
+    checkpoints do not have them, since figures such as memory differ when a run is repeated.
+
+    >>> class Hours(Monitor):
+    ...     def figures(self, progress):
+    ...         return {"hours": progress.seconds / 3600}
+    """
+
+    def figures(self, progress: Progress) -> Mapping[str, float]:
+        """Return figures as Python numbers. Called at each row, before `on_step_end` of any callback.
+
+        A figure that has the name of a metric is left out.
+        """
+        return {}
+
+
 def params_of(state: Any, default: Any) -> Any:
     """Return the parameters of a state, a field or a key, or a default if it has none."""
     if isinstance(state, Mapping):

@@ -18,6 +18,7 @@ from purestep._loop.fitting.result import FitResult, best_in
 from purestep._loop.fitting.resuming import KEY, check_options, fingerprint, restored, take_up
 from purestep._loop.fitting.session import SIGNAL, Session, first_reason
 from purestep._loop.fitting.storage import Storage
+from purestep._loop.profiling.clock import Off, take
 from purestep._loop.running.cursor import PassCursor, check_source, cursor_for
 from purestep._loop.running.feeding import Feed
 from purestep._loop.running.run import Span, made_before, needs_no_thread, pipelined, span_of
@@ -140,12 +141,13 @@ def fit(
     stored = None if begun.stored is None else begun.step
     storage = Storage(caller, checkpointer, save_every, facts, step=stored)
     feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
+    clock = take()
     in_main = threading.current_thread() is threading.main_thread()
     with signals() if in_main else nullcontext(watching() or Signals()) as asked:
         session = Session(
             caller, step, ledger, hooks, evaluations, storage, asked,
             structure=None if checkpointer is None else tree.spec(begun.state),
-            stop_on_nonfinite=stop_on_nonfinite,
+            stop_on_nonfinite=stop_on_nonfinite, clock=clock,
         )  # fmt: skip
         initial = [begun.state]  # emptied after the first step, so that nothing keeps the state in memory
         run = Run(
@@ -170,7 +172,9 @@ def fit(
             if checkpointer is not None:
                 plain_values(caller, "state() of callbacks", hooks.to_plain())
             if reason is None:
-                reason = session.catch_up(initial[0]) or _trained(caller, step, initial, feed, session)
+                reason = session.catch_up(initial[0]) or _trained(
+                    caller, step, initial, feed, session, span.start, clock
+                )
             if reason is None:
                 reason = _ended(cursor, span, steps, ledger)
             storage.finish(session.progress)
@@ -187,10 +191,12 @@ def fit(
     return done
 
 
-def _trained(caller: str, step: StepFn, initial: list[Any], feed: Feed, session: Session) -> str | None:
+def _trained(
+    caller: str, step: StepFn, initial: list[Any], feed: Feed, session: Session, start: int, clock: Off
+) -> str | None:
     """Make all steps; return the reason if the run is stopped before its end."""
     last = False
-    for made in pipelined(caller, step, initial[0], feed, session.interrupted):
+    for made in pipelined(caller, step, initial[0], feed, session.interrupted, start=start, clock=clock):
         last = made.last
         reason = session.after(made)
         initial.clear()

@@ -5,7 +5,7 @@ from typing import Any
 
 from purestep._core import checks
 from purestep._loop.core.adapting import as_callback
-from purestep._loop.core.progress import Callback, Progress, Run, Save, Stop
+from purestep._loop.core.progress import Callback, Monitor, Progress, Run, Save, Stop
 
 
 class Hooks:
@@ -26,13 +26,19 @@ class Hooks:
                 raise checks.error(caller, f"callbacks must differ from each other, got {shown} twice")
         # A hook that is not overridden is not called.
         self._steps = [c for c in self._callbacks if _overrides(c, "on_step_end")]
+        self._monitors = [c for c in self._callbacks if isinstance(c, Monitor)]
 
     def train_begin(self, run: Run) -> list[Stop | Save]:
         """Call `on_train_begin`; return the requests."""
         return self._requests("on_train_begin", self._callbacks, run)
 
     def step_end(self, progress: Progress) -> list[Stop | Save]:
-        """Call `on_step_end`; return the requests."""
+        """Call `on_step_end`, at a row with the figures of all monitors; return the requests."""
+        if progress.row is not None and self._monitors:
+            added: dict[str, float] = {}
+            for monitor in self._monitors:
+                added |= monitor.figures(progress)
+            progress = progress._replace(row={**progress.row, **added, **progress.row})
         return self._requests("on_step_end", self._steps, progress)
 
     def eval_end(self, progress: Progress) -> list[Stop | Save]:

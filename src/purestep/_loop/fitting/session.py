@@ -11,6 +11,7 @@ from purestep._loop.fitting.evaluation import Evaluation, Interrupted
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
 from purestep._loop.fitting.storage import Storage
+from purestep._loop.profiling.clock import OFF, OTHER, Off
 from purestep._loop.running.run import Made
 from purestep._steps.state import TrainState
 from purestep._transforms.core.base import apply_updates
@@ -35,8 +36,9 @@ class Session:
         *,
         structure: tree.Spec | None,
         stop_on_nonfinite: bool,
+        clock: Off = OFF,
     ):
-        self._caller, self._step = caller, step
+        self._caller, self._step, self._clock = caller, step, clock
         self._ledger, self._hooks, self._evaluations = ledger, hooks, evaluations
         self._storage, self._asked = storage, asked
         self._structure, self._stop_on_nonfinite = structure, stop_on_nonfinite
@@ -58,7 +60,9 @@ class Session:
         self.progress = progress = ledger.progress(made, last=made.last)
         # If a callback raises, a resumed run makes the evaluations that were due.
         ledger.owed = [e.name for e in self._evaluations if made.last or e.due(ledger.step)]
+        self._clock.at("callbacks")
         requests = self._hooks.step_end(progress)
+        self._clock.at(OTHER)
         stop = first_reason(requests)
         if stop is None and self._stop_on_nonfinite and progress.row is not None:
             stop = broken(progress.step, progress.state, progress.values)
@@ -82,18 +86,21 @@ class Session:
         stop, requests = self._measured(stop, requests)
         assert self.progress is not None
         self._storage.check_metric(self.progress, self._names())
+        self._clock.at("checkpoint")
         saved = self._storage.after_step(
             self.progress,
             wanted=last or stop is not None or any(isinstance(request, Save) for request in requests),
             signalled=self._asked.received,
         )
         if saved:
+            self._clock.at("callbacks")
             asked = first_reason(self._hooks.checkpoint(self.progress))
             if asked is not None and stop is None:
                 stop = asked
                 self._ledger.owed = self._unmade()
                 self._measured(stop, [])
                 self._storage.forget()  # The last save of the run stores these evaluations.
+        self._clock.at(OTHER)
         if stop is None and self._storage.refused:
             values = self.progress.values or self._ledger.values()
             if self._stop_on_nonfinite:
@@ -126,7 +133,9 @@ class Session:
             if evaluation.name not in self._ledger.owed:
                 continue
             try:
+                self._clock.at("evaluation")
                 measured = evaluation.measured(self._caller, self.progress.state, self.interrupted)
+                self._clock.at(OTHER)
             except Interrupted:
                 return []
             except RuntimeError as error:
@@ -144,7 +153,9 @@ class Session:
         self._ledger.owed = []
         before = self.progress
         self.progress = before._replace(evaluated=figures, texts=texts, seconds=self._ledger.seconds)
+        self._clock.at("callbacks")
         requests = self._hooks.eval_end(self.progress)
+        self._clock.at(OTHER)
         if before.evaluated is not None:
             self.progress = self.progress._replace(
                 evaluated={**before.evaluated, **figures}, texts={**before.texts, **texts}

@@ -10,8 +10,11 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
+from purestep._loop.profiling.clock import OFF, OTHER, Off, take
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import INTERRUPTED, Feed
+from purestep._steps.compile import Compiled
+from purestep._steps.step import Step
 
 State = TypeVar("State")
 
@@ -156,11 +159,13 @@ def needs_no_thread(source: Any) -> bool:
 def _handed_out(
     caller: str, step: StepFn, state: State, feed: Feed, span: Span
 ) -> Iterator[tuple[State, Metrics]]:
-    count = 0
-    for made in pipelined(caller, step, state, feed):
+    count, clock = 0, take()
+    for made in pipelined(caller, step, state, feed, start=span.start, clock=clock):
         state = None  # type: ignore[assignment]  # the loop holds no state but those in flight
         count += 1
+        clock.at("loop body")
         yield made.state, made.metrics
+        clock.at(OTHER)
         del made
     if span.most is not None and count < span.most:
         warnings.warn(
@@ -169,33 +174,50 @@ def _handed_out(
 
 
 def pipelined(
-    caller: str, step: StepFn, state: Any, feed: Feed, interrupted: Callable[[], bool] = bool
+    caller: str,
+    step: StepFn,
+    state: Any,
+    feed: Feed,
+    interrupted: Callable[[], bool] = bool,
+    *,
+    start: int = 0,
+    clock: Off = OFF,
 ) -> Iterator[Made]:
     """Yield each step after the next one is dispatched.
 
     Once `interrupted` returns true no step is dispatched, and an error of a step is not raised: Ctrl-C in a
-    terminal also ends the compilers that MLX starts for the first step.
+    terminal also ends the compilers that MLX starts for the first step. `start` is the number of steps made
+    before: it tells which measurements are due.
     """
     before: Made | None = None
     failure: Exception | None = None
     ended = False
+    number = start
     with feed, quiet_collector():
+        clock.begin(step)
         while True:
             try:
+                clock.at("data")
                 drawn = feed.next(state, interrupted)
                 ended = drawn is None
                 if drawn is None or drawn is INTERRUPTED or interrupted():
                     break
-                state, metrics = _dispatched(caller, step, state, drawn.batch)
+                clock.at("build")
+                due = step.at(number) if isinstance(step, (Step, Compiled)) else step
+                state, metrics = _dispatched(caller, due, state, drawn.batch, clock)
+                number += 1
             except Exception as error:
                 failure = error
                 break
             if before is not None:
+                clock.at("wait")
                 _wait(before)
+                clock.at(OTHER)
                 handed, before = before, None
                 yield handed
                 del handed
             before = Made(state, metrics, drawn)
+            clock.lap()
         del state
         if before is not None:
             mx.eval(before.state, before.metrics)
@@ -205,12 +227,14 @@ def pipelined(
             raise failure
 
 
-def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch, clock: Off) -> tuple[Any, Metrics]:
     made: Any = step(state, batch)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise TypeError(f"{caller}: step must return (state, metrics), got {type(made).__name__}")
     state, metrics = made
+    clock.dispatching()
     mx.async_eval(state, metrics)
+    clock.dispatched()
     return state, metrics
 
 

@@ -9,6 +9,9 @@ from purestep._core import checks, microbatching, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
 from purestep._core.tracing import graph
 from purestep._core.types import Batch, Params, Tree, Updates
+from purestep._layers import observing
+from purestep._layers.observing import Observed, Watch
+from purestep._steps.core import measuring
 from purestep._steps.core.batches import after, microbatch
 from purestep._steps.core.outcome import Outcome, keyless, no_backward_draws, outcome_of
 from purestep._steps.state import TrainState
@@ -22,12 +25,16 @@ class Objective(NamedTuple):
         loss_fn: as in `train_step`.
         microbatches: the number of parts into which each batch is cut.
         stateful: whether `loss_fn` takes and returns a model_state.
+        watches: what is recorded in the layers of modules.
+        small_squares: whether the norms of the microbatches' gradients are computed.
     """
 
     caller: str
     loss_fn: Callable[..., Any]
     microbatches: int
     stateful: bool
+    watches: tuple[Watch, ...] = ()
+    small_squares: bool = False
 
     def outcome(self, params: Params, model_state: Tree, batch: Batch, key: mx.array) -> Outcome:
         """Evaluate the loss function in training, with every random draw a function of `key`."""
@@ -51,11 +58,15 @@ class Differentiated(NamedTuple):
         value: the loss, 0-d float32. Unlike `outcome`, it carries an outer gradient.
         outcome: the loss as a `Mean`, the metrics and the model_state.
         gradients: a tree like the parameters.
+        observed: the statistics of each watch, by the path of the layer.
+        small_square: the weighted mean of the squared norms of the microbatches' gradients.
     """
 
     value: mx.array
     outcome: Outcome
     gradients: Updates
+    observed: list[Observed]
+    small_square: mx.array | None = None
 
 
 def differentiate(
@@ -88,22 +99,23 @@ def _part(
 ) -> Differentiated:
     """Differentiate the loss of one microbatch; `weights` are the terms' weights over the whole batch."""
 
-    def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome]:
+    def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome, list[Observed]]:
         held, data = tree.unflatten((model_state, batch), others)
-        outcome = objective.outcome(tree.unflatten(params, leaves), held, data, key)
+        with observing.recording(objective.watches) as observed:
+            outcome = objective.outcome(tree.unflatten(params, leaves), held, data, key)
         if weights is None:
-            return outcome.loss.value, outcome
-        return _share(outcome.loss, weights, objective.microbatches), outcome
+            return outcome.loss.value, outcome, observed
+        return _share(outcome.loss, weights, objective.microbatches), outcome, observed
 
     # mx.value_and_grad refuses the None that a tree may hold, so it receives leaves. The model_state and the
     # batch are arguments too. In a microbatch they depend on earlier gradients. If the function captured
     # them, gradients through this step would be wrong.
     leaves, others = tree.leaves(params), tree.leaves((model_state, batch))
     with no_backward_draws(objective.caller):
-        (value, outcome), gradients = mx.value_and_grad(loss)(leaves, others)
+        (value, outcome, observed), gradients = mx.value_and_grad(loss)(leaves, others)
     if check_depends:
         _check_depends(objective.caller, gradients)
-    return Differentiated(value, outcome, tree.unflatten(params, gradients))
+    return Differentiated(value, outcome, tree.unflatten(params, gradients), observed)
 
 
 def _whole(
@@ -112,12 +124,14 @@ def _whole(
     """Differentiate the loss of each microbatch in turn, and merge them."""
     merged: Outcome | None = None
     summed: Updates = None
+    observed: list[Observed] = []
+    squares: list[mx.array] = []
     weights: list[mx.array] | None = None
     keys = list(mx.random.split(key, objective.microbatches))
     for index, part_key in enumerate(keys):
         cut = microbatch(batch, index, len(keys))
         if merged is not None:
-            cut = after(cut, summed)
+            cut = after(cut, (summed, observed, squares))
         inputs = state.params, state.model_state if merged is None else merged.model_state, cut, part_key
         part = _part(objective, *inputs, weights, check_depends=check_depends)
         if weights is None and isinstance(part.outcome.loss, MeanSum):
@@ -131,13 +145,19 @@ def _whole(
         # total.
         weighted = tree.map(lambda g, w=weight: w * g.astype(mx.float32), part.gradients)
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
+        if objective.small_squares:
+            squares.append(weight * measuring.square(part.gradients))
+        observed = (
+            part.observed if merged is None else measuring.merged(objective.watches, observed, part.observed)
+        )
         merged = outcome if merged is None else merged.merge(outcome)
     assert merged is not None
     assert isinstance(merged.loss, Mean)
     value, gradients = merged.loss.value, tree.map(merged.loss.share, summed)
+    small = merged.loss.share(tree.added(squares)) if squares else None
     if weights is not None:
         merged = merged._replace(loss=Mean(value * weights[0], weights[0]))
-    return Differentiated(value, merged, gradients)
+    return Differentiated(value, merged, gradients, observed, small)
 
 
 def _weights(objective: Objective, state: TrainState, batch: Batch, keys: list[mx.array]) -> list[mx.array]:

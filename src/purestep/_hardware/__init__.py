@@ -1,0 +1,1 @@
+"""The machine: its chips, its memory, and how fast it is."""

@@ -1,0 +1,151 @@
+"""Statistics of arrays inside a forward pass: what is recorded, where, and how calls are merged."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import checks
+from purestep._core.tracing.custom import custom_function
+from purestep._core.tree.patterns import compile_pattern, shown_paths
+
+Statistics = dict[str, mx.array]
+Observed = dict[str, Statistics]
+"""Statistics by the path of a layer."""
+
+
+class Watch(NamedTuple):
+    """What to record in the layers of a module.
+
+    Attributes:
+        caller: the public name for errors.
+        patterns: patterns of the paths of layers; `*` is any text.
+        kind: `"outputs"` calls `record(output, input)` for each call of a layer; `input` is `None` if the
+            first argument is not a floating-point array. `"attention"` calls `record(queries, keys, scale,
+            mask)` for each `mx.fast.scaled_dot_product_attention` within a layer.
+        record: returns arrays whose size does not depend on the batch. It receives them without a gradient.
+        merge: merges the statistics of two calls.
+    """
+
+    caller: str
+    patterns: tuple[str, ...]
+    kind: str
+    record: Callable[..., Statistics]
+    merge: Callable[[Statistics, Statistics], Statistics]
+
+
+class Recorder:
+    """The statistics of one evaluation of a loss function.
+
+    Attributes:
+        watches: what is recorded.
+        found: the statistics of each watch, by path.
+    """
+
+    def __init__(self, watches: Sequence[Watch]):
+        self.watches = watches
+        self.found: list[Observed] = [{} for _ in watches]
+        self.open = True
+        self._owners: dict[tuple[int, str], Any] = {}
+        self._paths: dict[str, None] = {}
+
+    def chosen(self, paths: Sequence[str]) -> dict[str, list[int]]:
+        """Return the watches of each path that at least one watch matches."""
+        self._paths |= dict.fromkeys(paths)
+        found: dict[str, list[int]] = {}
+        for index, watch in enumerate(self.watches):
+            for text in watch.patterns:
+                pattern = compile_pattern(watch.caller, text)
+                for path in filter(pattern.fullmatch, paths):
+                    if index not in found.setdefault(path, []):
+                        found[path].append(index)
+        return found
+
+    def add(self, index: int, path: str, owner: Any, statistics: Statistics) -> None:
+        """Record one call of a layer; `owner` is the module that it belongs to."""
+        watch, found = self.watches[index], self.found[index]
+        if self._owners.setdefault((index, path), owner) is not owner:
+            raise checks.error(
+                watch.caller,
+                f"two modules of the loss have a layer {path}; measure each in a step of its own",
+            )
+        found[path] = watch.merge(found[path], statistics) if path in found else statistics
+
+    def close(self) -> None:
+        """End the recording; refuse a pattern that recorded nothing."""
+        self.open = False
+        for watch, found in zip(self.watches, self.found, strict=True):
+            for text in watch.patterns:
+                pattern = compile_pattern(watch.caller, text)
+                if any(map(pattern.fullmatch, found)):
+                    continue
+                matched = [path for path in self._paths if pattern.fullmatch(path)]
+                if not self._paths:
+                    reason = (
+                        "no layer: the loss function runs no module of ps.functional with the trained params"
+                    )
+                elif not matched:
+                    reason = f"none of {shown_paths([path for path in self._paths if path])}"
+                elif watch.kind == "attention":
+                    reason = f"{matched[0]}, which does not call mx.fast.scaled_dot_product_attention"
+                else:
+                    reason = (
+                        f"{matched[0]}, which the loss function does not call or which returns no "
+                        "floating-point array"
+                    )
+                raise checks.error(watch.caller, f"pattern {text!r} matches {reason}")
+
+
+class _Now(threading.local):
+    def __init__(self) -> None:
+        self.recorder: Recorder | None = None
+
+
+_now = _Now()
+
+
+@contextmanager
+def recording(watches: Sequence[Watch]) -> Iterator[list[Observed]]:
+    """Record statistics within the `with` block; yield a list that is filled at its end."""
+    if not watches:
+        yield []
+        return
+    before, _now.recorder = _now.recorder, Recorder(watches)
+    recorder = _now.recorder
+    try:
+        yield recorder.found
+        recorder.close()
+    finally:
+        recorder.open = False
+        _now.recorder = before
+
+
+def current() -> Recorder | None:
+    """Return the recorder of this thread, or `None`."""
+    return _now.recorder
+
+
+def computed_first(caller: str, recorder: Recorder, out: mx.array, statistics: Statistics) -> mx.array:
+    """Return `out`, available only after the statistics of it: its memory is then not held for them.
+
+    Raises:
+        ValueError: under an `mx.vmap` within the loss function, where the statistics of one example would
+            leave the transformation.
+    """
+    ordered: Any = custom_function(lambda *given: list(given[:1]))
+
+    @ordered.vjp
+    def _(primals: Any, cotangents: Any, outputs: Any) -> Any:
+        return [*cotangents, *(mx.zeros_like(array) for array in primals[1:])]
+
+    @ordered.vmap
+    def _(inputs: Any, axes: Any) -> Any:
+        if recorder.open:
+            raise checks.error(
+                caller, "a layer runs under mx.vmap within the loss function; call it with the whole batch"
+            )
+        return list(inputs[:1]), list(axes[:1])
+
+    return ordered(out, *statistics.values())[0]

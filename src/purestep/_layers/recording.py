@@ -1,0 +1,131 @@
+"""Recording in the layers of a module while it runs, without changing it."""
+
+import functools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from purestep._core import tree
+from purestep._layers import observing
+from purestep._layers.observing import Recorder
+
+_original: Any = mx.fast.scaled_dot_product_attention
+_lock = threading.Lock()
+_installed = 0
+
+
+class _Layers:
+    """The layers of one running module that are recorded."""
+
+    def __init__(self, recorder: Recorder, owner: Any, entries: dict[int, tuple[str, list[int]]]):
+        self.recorder, self.owner, self.entries = recorder, owner, entries
+        self.within: list[tuple[str, list[int]]] = []  # the recorded layers that run now
+
+    def record(self, entry: tuple[str, list[int]], kind: str, out: mx.array, *rest: Any) -> mx.array:
+        """Record with the watches of one kind; return `out`, which is available only after that."""
+        path, indices = entry
+        for index in indices:
+            watch = self.recorder.watches[index]
+            if watch.kind == kind:
+                still = [mx.stop_gradient(x) if isinstance(x, mx.array) else x for x in rest]
+                given = (mx.stop_gradient(out), *still) if kind == "outputs" else still
+                statistics = watch.record(*given)
+                self.recorder.add(index, path, self.owner, statistics)
+                out = observing.computed_first(watch.caller, self.recorder, out, statistics)
+        return out
+
+
+class _Now(threading.local):
+    def __init__(self) -> None:
+        self.layers: _Layers | None = None
+
+
+_now = _Now()
+
+
+@contextmanager
+def watched(owner: Any, named: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Record in the layers of a module that runs within the `with` block, if the current step wants it."""
+    recorder = observing.current()
+    if recorder is None:
+        yield
+        return
+    chosen = recorder.chosen([path for path, _ in named])
+    layers = [(path, layer) for path, layer in named if path in chosen]
+    entries = {id(layer): (path, chosen[path]) for path, layer in layers}
+    before, _now.layers = _now.layers, _Layers(recorder, owner, entries)
+    kinds = [(layer, type(layer)) for _, layer in layers]
+    _install(1)
+    try:
+        for layer, kind in kinds:
+            layer.__class__ = _recorded(kind)
+        yield
+    finally:
+        for layer, kind in kinds:
+            layer.__class__ = kind
+        _install(-1)
+        _now.layers = before
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Record nothing within the `with` block, in this thread."""
+    before, _now.layers = _now.layers, None
+    try:
+        yield
+    finally:
+        _now.layers = before
+
+
+@functools.cache
+def _recorded(kind: type) -> type:
+    """Return the subclass of a layer's class whose calls are recorded."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        layers = _now.layers
+        entry = None if layers is None else layers.entries.get(id(self))
+        if layers is None or entry is None:
+            return kind.__call__(self, *args, **kwargs)  # type: ignore[operator]
+        layers.within.append(entry)
+        try:
+            out = kind.__call__(self, *args, **kwargs)  # type: ignore[operator]
+        finally:
+            layers.within.pop()
+        first = args[0] if args else None
+        given = first if isinstance(first, mx.array) and mx.issubdtype(first.dtype, mx.floating) else None
+        leaves = tree.leaves(out)
+        for index, leaf in enumerate(leaves):
+            if isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating):
+                leaves[index] = layers.record(entry, "outputs", leaf, given)
+                return tree.unflatten(out, leaves)
+        return out
+
+    return type(kind.__name__, (kind,), {"__call__": call})
+
+
+def _attention(
+    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None, **options: Any
+) -> mx.array:
+    out = _original(q, k, v, scale=scale, mask=mask, **options)
+    layers = _now.layers
+    if layers is None:
+        return out
+    for entry in reversed(layers.within):
+        if any(layers.recorder.watches[index].kind == "attention" for index in entry[1]):
+            return layers.record(entry, "attention", out, q, k, scale, mask)
+    return out
+
+
+def _install(change: int) -> None:
+    """Replace the attention while any thread records; other threads get the result of the one before."""
+    global _installed, _original
+    with _lock:
+        if not _installed:
+            _original = mx.fast.scaled_dot_product_attention  # of MLX, or of a capture of the graph
+        _installed += change
+        replacement = _attention if _installed else _original
+        mx.fast.scaled_dot_product_attention = replacement  # type: ignore[assignment]

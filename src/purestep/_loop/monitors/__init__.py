@@ -1,0 +1,1 @@
+"""Monitors: callbacks that watch memory, parameters and gradients while a run goes on."""

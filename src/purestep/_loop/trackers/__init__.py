@@ -1,0 +1,1 @@
+"""Trackers: the rows, texts, pictures and checkpoints of a run in other programs' formats."""

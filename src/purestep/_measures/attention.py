@@ -1,0 +1,125 @@
+"""The entropy of attention, for each head."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks, sums
+from purestep._layers.observing import Statistics, Watch
+from purestep._measures.activations import checked_patterns
+from purestep._measures.groups import natural
+from purestep._steps.core.measuring import Measurement, Moment
+
+
+def attention_entropy(
+    patterns: str | Sequence[str],
+    *,
+    examples: int = 1,
+    queries: int = 64,
+    every: int = 1,
+    name: str = "attention_entropy",
+) -> Measurement:
+    """Measure the entropy of the attention of each head, in nats, averaged over some of its queries.
+
+    It is computed from the queries and keys that a layer passes to `mx.fast.scaled_dot_product_attention`,
+    after rotary embeddings, with the scale and the mask of the call. MLX never stores the weights of
+    attention; here those of a few examples are computed. 0 means that each query attends to one key, and
+    `log(keys)` that it attends to all alike. A query whose keys are all masked is not counted.
+
+    For each layer, `name/layer/mean` is the mean over its heads, and `name/layer/2` that of head 2.
+
+    Args:
+        patterns: paths of layers that call attention directly or within; `*` is any text. Attention within
+            several matched layers counts for the innermost.
+        examples: the first examples of each microbatch that are measured. Each takes
+            `4 * heads * queries * keys` bytes for a short time.
+        queries: at most this many queries of each example, in equal distances, the first among them.
+        every: steps from one measurement to the next.
+        name: the beginning of the names of the metrics.
+
+    Raises:
+        ValueError: in the first step, for a pattern that matches no layer, or no layer that calls
+            `mx.fast.scaled_dot_product_attention` by that name; under `mx.vmap` within the loss function.
+
+    >>> attention_entropy("layers.*.attention", every=10).every
+    10
+    """
+    caller = "attention_entropy"
+    chosen = checked_patterns(caller, patterns)
+    examples = checks.integer(caller, "examples", examples, least=1)
+    most = checks.integer(caller, "queries", queries, least=1)
+
+    def record(queries: mx.array, keys: mx.array, scale: float, mask: Any) -> Statistics:
+        length, stride = queries.shape[2], -(-queries.shape[2] // most)
+        if isinstance(mask, str):
+            mask = _causal(length, keys.shape[2])
+        if mask is not None:
+            mask = mask[:examples] if mask.ndim == 4 and mask.shape[0] > 1 else mask
+            mask = mask[..., ::stride, :] if mask.ndim > 1 and mask.shape[-2] > 1 else mask
+        entropies = head_entropies(queries[:examples, :, ::stride], keys[:examples], scale=scale, mask=mask)
+        counted = ~mx.isnan(entropies)
+        return {
+            "entropy": sums.total(mx.where(counted, entropies, 0.0), axis=(0, 2)),
+            "queries": sums.total(counted, axis=(0, 2)),
+        }
+
+    def merge(first: Statistics, second: Statistics) -> Statistics:
+        if first["entropy"].shape != second["entropy"].shape:
+            raise checks.error(caller, "a layer must have the same number of heads in each call")
+        return {key: first[key] + second[key] for key in first}
+
+    def measure(moment: Moment) -> dict[str, mx.array]:
+        found: dict[str, mx.array] = {}
+        for path in sorted(moment.observed, key=natural):
+            seen = moment.observed[path]
+            heads = seen["entropy"] / seen["queries"]
+            path = f"{path}/" if path else ""
+            found[f"{path}mean"] = seen["entropy"].sum() / seen["queries"].sum()
+            for head in range(heads.size):
+                found[f"{path}{head}"] = heads[head : head + 1].reshape(())
+        return found
+
+    return Measurement(name, measure, every, Watch(caller, chosen, "attention", record, merge))
+
+
+def head_entropies(queries: mx.array, keys: mx.array, *, scale: float, mask: Any = None) -> mx.array:
+    """Return the entropy of the attention of each query, in nats.
+
+    Args:
+        queries: [batch, heads, queries, width].
+        keys: [batch, key heads, keys, width]; the number of heads is a multiple of that of key heads.
+        scale: the factor of the products.
+        mask: as in `mx.fast.scaled_dot_product_attention`: `None`, `"causal"`, booleans that are true where a
+            key counts, or numbers that are added.
+
+    Returns:
+        [batch, heads, queries], float32; NaN for a query without keys.
+
+    >>> one = mx.zeros((1, 1, 2, 4))
+    >>> head_entropies(one, one, scale=1.0, mask="causal")
+    array([[[0, 0.693147]]], dtype=float32)
+    """
+    queries, keys = queries.astype(mx.float32), keys.astype(mx.float32)
+    batch, heads, length, width = queries.shape
+    shared = heads // keys.shape[1]
+    grouped = queries.reshape(batch, keys.shape[1], shared, length, width)
+    scores = scale * (grouped @ keys[:, :, None].swapaxes(-1, -2)).reshape(batch, heads, length, -1)
+    if isinstance(mask, str):
+        mask = _causal(length, scores.shape[-1])
+    if mask is not None:
+        scores = (
+            mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask.astype(mx.float32)
+        )
+    # log(sum(exp(s))) - sum(p s): the products with -inf are 0 in the limit.
+    highest = scores.max(axis=-1, keepdims=True)
+    shifted = scores - highest
+    weights = mx.exp(shifted)
+    total = sums.total(weights, axis=-1)
+    mean = sums.total(weights * mx.maximum(shifted, -1e30), axis=-1) / total
+    return mx.log(total) - mean
+
+
+def _causal(queries: int, keys: int) -> mx.array:
+    """Return the mask in which the last query sees all keys: [queries, keys], true where a key counts."""
+    return mx.arange(queries)[:, None] + (keys - queries) >= mx.arange(keys)

@@ -1,0 +1,118 @@
+"""Norms of gradients and weights by layer, and the ratios of updates to weights."""
+
+import copy
+
+import mlx.core as mx
+
+from purestep._core import tree
+from purestep._core.types import Params, Tree
+from purestep._measures.groups import Groups, check_groups, group_sums, layer_of
+from purestep._steps.core.measuring import Measurement, Moment
+
+
+def grad_norms(*, by: Groups = layer_of, every: int = 1, name: str = "grad_norms") -> Measurement:
+    """Measure the norm of the gradient of each layer, before the transform.
+
+    In a compiled step the gradients are not read again: the partial sums of the metric `grad_norm` are used.
+
+    Args:
+        by: `path -> group` for the paths of the parameters. By default a group is a layer: the path up to the
+            first number (`layers.2`). `by=str` makes each array a group.
+        every: steps from one measurement to the next.
+        name: the metrics are `name/group`, in natural order: `layers.2` comes before `layers.10`.
+
+    >>> import purestep as ps
+    >>> transform = ps.optimizers.sgd(0.1)
+    >>> state = ps.TrainState.create({"layers": [{"w": mx.zeros(2)}, {"w": mx.zeros(1)}]}, transform)
+    >>> loss_fn = lambda params, batch, rng: (batch["x"] * params["layers"][0]["w"]).sum()
+    >>> step = ps.train_step(loss_fn, transform, measure=[ps.metrics.grad_norms()])
+    >>> metrics = step(state, {"x": mx.array([3.0, 4.0])})[1]
+    >>> metrics["grad_norms/layers.0"], metrics["grad_norms/layers.1"]
+    (array(5, dtype=float32), array(0, dtype=float32))
+    """
+    by = check_groups("grad_norms", by)
+    return Measurement(name, lambda moment: norms(moment.gradients, by), every)
+
+
+def weight_norms(*, by: Groups = layer_of, every: int = 1, name: str = "weight_norms") -> Measurement:
+    """Measure the norm of the parameters of each layer, before the update.
+
+    Args:
+        by: as in `grad_norms`.
+        every: steps from one measurement to the next.
+        name: the metrics are `name/group`.
+
+    >>> weight_norms(every=10).every
+    10
+    """
+    by = check_groups("weight_norms", by)
+    return Measurement(name, lambda moment: norms(moment.params, by), every)
+
+
+def drift(reference: Params, *, by: Groups = layer_of, every: int = 1, name: str = "drift") -> Measurement:
+    """Measure the distance of the parameters of each layer from those of a reference, before the update.
+
+    Args:
+        reference: a tree like the parameters, such as `state.params` at the beginning. The measurement keeps
+            these arrays in memory.
+        by: as in `grad_norms`.
+        every: steps from one measurement to the next.
+        name: the metrics are `name/group`.
+
+    Raises:
+        ValueError: in the first step, if the reference has another structure or other shapes.
+
+    >>> drift({"w": mx.zeros(2)}).name
+    'drift'
+    """
+    by = check_groups("drift", by)
+    kept = tree.map(copy.copy, reference)
+
+    def measure(moment: Moment) -> dict[str, mx.array]:
+        _check_like(moment.params, kept)
+        return norms(tree.map(lambda a, b: a.astype(mx.float32) - b, moment.params, kept), by)
+
+    return Measurement(name, measure, every)
+
+
+def update_ratios(*, by: Groups = layer_of, every: int = 1, name: str = "update_ratios") -> Measurement:
+    """Measure the norm of the change of each layer divided by the norm of its weights before it.
+
+    The change is that of the stored parameters: in bfloat16, an update that rounding loses counts as 0. It is
+    computed from the parameters before and after the step, which are in memory anyway. The ratio is infinite
+    for a layer whose weights were all zero, and 0 for one that did not change.
+
+    Args:
+        by: as in `grad_norms`.
+        every: steps from one measurement to the next.
+        name: the metrics are `name/group`.
+
+    >>> update_ratios().name
+    'update_ratios'
+    """
+    by = check_groups("update_ratios", by)
+
+    def measure(moment: Moment) -> dict[str, mx.array]:
+        changes = tree.map(lambda a, b: a.astype(mx.float32) - b, moment.new_params, moment.params)
+        weights = norms(moment.params, by)
+        return {
+            group: mx.where(change == 0, mx.zeros_like(change), change / weights[group])
+            for group, change in norms(changes, by).items()
+        }
+
+    return Measurement(name, measure, every)
+
+
+def norms(values: Tree, by: Groups = layer_of) -> dict[str, mx.array]:
+    """Return the Euclidean norm of each group of leaves, 0-d float32, in natural order.
+
+    >>> norms({"layers": [{"w": mx.array([3.0, 4.0])}, {"w": mx.array(2.0)}]})
+    {'layers.0': array(5, dtype=float32), 'layers.1': array(2, dtype=float32)}
+    """
+    return {group: mx.sqrt(total) for group, total in group_sums(values, mx.square, by).items()}
+
+
+def _check_like(params: Params, reference: Params) -> None:
+    differing = tree.differences(tree.spec(reference), tree.spec(params), "reference", "the parameters")
+    if differing:
+        raise ValueError("drift: reference must be like the parameters: " + "; ".join(differing))

@@ -1,0 +1,1 @@
+"""Reading runs, and drawing them as pictures, as a page and in a terminal."""

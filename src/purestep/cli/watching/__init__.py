@@ -1,0 +1,1 @@
+"""Following a run that is being written."""

@@ -1,0 +1,31 @@
+"""The machine: its device, memory, BLAS, measured rates, and the published peaks of chips."""
+
+from functools import partial
+
+from purestep._core.hardware import blas
+from purestep._hardware.chips import Chip
+from purestep._hardware.device import device
+from purestep._hardware.lookup import bandwidth, chips, gpu_cores, peak_flops
+from purestep._hardware.machine import Device, Memory, memory
+from purestep._hardware.rates import Rate, copy_rate, matmul_rate
+
+__all__ = [
+    # This machine
+    "device",
+    "Device",
+    "memory",
+    "Memory",
+    "blas",
+    "gpu_cores",
+    # Measured rates
+    "matmul_rate",
+    "copy_rate",
+    "Rate",
+    # Published peaks of chips
+    "peak_flops",
+    "bandwidth",
+    "chips",
+    "Chip",
+]
+
+__dir__ = partial(sorted, __all__)

@@ -1,0 +1,101 @@
+"""The entropy of attention against numpy, for every kind of mask."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import purestep as ps
+from tests._measures.measuring import model_step, numbers
+
+m = ps.metrics
+
+
+def entropy(q, k, scale, mask):
+    """Return [batch, heads, queries] from [.., heads, .., width], by the definition; mask is additive."""
+    k = np.repeat(k, q.shape[1] // k.shape[1], axis=1)
+    scores = scale * np.einsum("bhqd,bhkd->bhqk", q, k) + mask
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return -np.where(weights > 0, weights * np.log(np.where(weights > 0, weights, 1)), 0).sum(-1)
+
+
+def test_entropies_are_those_of_the_definition_for_every_mask():
+    random = np.random.default_rng(0)
+    q, k = random.normal(size=(2, 4, 5, 8)), random.normal(size=(2, 2, 7, 8))
+    causal = np.where(np.arange(5)[:, None] + 2 >= np.arange(7), 0.0, -np.inf)
+    allowed = random.random((2, 1, 5, 7)) < 0.7
+    allowed[..., 0] = True
+    added = random.normal(size=(5, 7))
+    cases = [
+        (None, 0.0),
+        ("causal", causal),
+        (mx.array(allowed), np.where(allowed, 0.0, -np.inf)),
+        (mx.array(added.astype(np.float32)), added),
+    ]
+    for given, mask in cases:
+        found = m.head_entropies(mx.array(q, mx.float32), mx.array(k, mx.float32), scale=0.5, mask=given)
+        np.testing.assert_allclose(np.asarray(found), entropy(q, k, 0.5, mask), rtol=1e-4, atol=1e-5)
+
+
+def test_uniform_attention_has_the_logarithm_and_a_single_key_zero():
+    flat = mx.zeros((1, 1, 3, 4))
+    assert m.head_entropies(flat, flat, scale=1.0).tolist() == pytest.approx(np.full((1, 1, 3), np.log(3)))
+    blocked = mx.array([[True, False, False], [False, False, False], [True, True, False]])
+    found = np.asarray(m.head_entropies(flat, flat, scale=1.0, mask=blocked))[0, 0]
+    assert found.tolist() == pytest.approx([0.0, np.nan, np.log(2)], nan_ok=True)
+
+
+def test_a_step_measures_each_head_of_the_attention_that_it_runs():
+    step, state, batch, _ = model_step([m.attention_entropy("*.attention", examples=4)], microbatches=2)
+    found = numbers(step(state, batch)[1], "attention_entropy")
+    layer = state.params["layers"][0]["attention"]
+    q, k = (
+        np.asarray(batch["x"] @ layer[f"{name}_proj"]["weight"].T).reshape(4, 5, 2, 4).transpose(0, 2, 1, 3)
+        for name in ("query", "key")
+    )
+    want = entropy(q, k, 0.5, np.where(np.tri(5, dtype=bool), 0.0, -np.inf)).mean(axis=(0, 2))
+    assert [found["layers.0.attention/0"], found["layers.0.attention/1"]] == pytest.approx(want, rel=1e-4)
+    assert found["layers.0.attention/mean"] == pytest.approx(want.mean(), rel=1e-4)
+    assert list(found)[:4] == [
+        *(f"layers.0.attention/{x}" for x in ("mean", 0, 1)),
+        "layers.1.attention/mean",
+    ]
+
+
+def test_the_innermost_pattern_counts_and_few_examples_are_enough():
+    first, state, batch, _ = model_step([m.attention_entropy(["layers.0", "*.attention"], examples=1)])
+    with pytest.raises(ValueError, match="pattern 'layers.0' matches layers.0, which does not call"):
+        first(state, batch)
+    one, _, _, _ = model_step([m.attention_entropy("layers.*", examples=1)])
+    cut = {name: array[:1] for name, array in batch.items()}
+    whole, part = (numbers(one(state, given)[1], "attention_entropy") for given in (batch, cut))
+    assert list(whole) == list(part)
+    assert whole == pytest.approx(part, rel=1e-5)
+
+
+def test_few_queries_in_equal_distances_are_measured_with_their_part_of_the_mask():
+    every, state, batch, _ = model_step([m.attention_entropy("*.attention", examples=4, queries=2)])
+    found = numbers(every(state, batch)[1], "attention_entropy")
+    layer = state.params["layers"][0]["attention"]
+    q, k = (
+        np.asarray(batch["x"] @ layer[f"{name}_proj"]["weight"].T).reshape(4, 5, 2, 4).transpose(0, 2, 1, 3)
+        for name in ("query", "key")
+    )
+    whole = entropy(q, k, 0.5, np.where(np.tri(5, dtype=bool), 0.0, -np.inf))
+    assert found["layers.0.attention/1"] == pytest.approx(whole[:, 1, ::3].mean(), rel=1e-4)
+    with pytest.raises(ValueError, match="queries must be at least 1"):
+        m.attention_entropy("*", queries=0)
+
+
+def test_recording_keeps_a_replacement_of_attention_that_was_there_before(monkeypatch):
+    calls, original = [], mx.fast.scaled_dot_product_attention
+
+    def counting(*args, **options):
+        calls.append(1)
+        return original(*args, **options)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", counting)
+    step, state, batch, _ = model_step([m.attention_entropy("layers.0.attention")])
+    step(state, batch)
+    assert len(calls) == 2  # both layers
+    assert mx.fast.scaled_dot_product_attention is counting

@@ -1,0 +1,184 @@
+"""Measurements of a step: their names, when they are due, their cost in the steps between, and refusals."""
+
+import gc
+import io
+import re
+import weakref
+from collections import Counter
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+import purestep as ps
+from purestep.metrics import Measurement
+
+
+def step_with(*measure, microbatches=1):
+    """Return a step of plain gradient descent and its state."""
+    transform = ps.optimizers.sgd(0.1)
+
+    def loss_fn(params, batch, rng):
+        return mx.square(params["w"] - batch["x"]).mean()
+
+    step = ps.train_step(loss_fn, transform, measure=measure, microbatches=microbatches)
+    return step, ps.TrainState.create({"w": mx.array(1.0)}, transform)
+
+
+BATCH = {"x": mx.array([0.0, 4.0])}
+double = Measurement("double", lambda moment: {"": 2 * moment.gradients["w"]}, every=2)
+third = Measurement(
+    "third", lambda moment: {"step": moment.step, "rows": mx.array(moment.batch["x"].size)}, 3
+)
+
+
+def test_a_measurement_sees_the_step_and_names_its_results():
+    seen = []
+    spy = Measurement("spy", lambda moment: seen.append(moment) or {"a": mx.array(1.0), "": mx.array(2.0)})
+    step, state = step_with(spy)
+    parts = step.parts(state, BATCH)
+    assert (parts.metrics["spy/a"].item(), parts.metrics["spy"].item()) == (1.0, 2.0)
+    (moment,) = seen
+    assert moment.gradients["w"].item() == parts.gradients["w"].item() == -2.0
+    assert moment.updates["w"].item() == pytest.approx(0.2)
+    assert moment.params["w"].item() == 1.0
+    assert moment.new_params["w"].item() == pytest.approx(1.2)
+    assert moment.loss(moment.params, BATCH).value.item() == parts.metrics["loss"].item()
+    assert (moment.microbatches, moment.small_square, moment.observed) == (1, None, {})
+
+
+def test_a_step_makes_all_measurements_and_step_at_those_that_are_due():
+    step, state = step_with(double, third)
+    assert {"double", "third/step", "third/rows"} <= step(state, BATCH)[1].keys()
+    due = [sorted({"double", "third/step"} & step.at(number)(state, BATCH)[1].keys()) for number in range(6)]
+    assert due == [[], ["double"], ["third/step"], ["double"], [], ["double", "third/step"]]
+    assert step.at(0) is step.at(4) is step.at(0).at(1)
+    assert step.at(5) is step
+    plain, _ = step_with()
+    assert plain.at(3) is plain
+
+
+@pytest.mark.parametrize("wrap", [lambda step: step, ps.compiled])
+def test_run_and_fit_measure_what_is_due_and_a_resumed_run_too(wrap):
+    step, state = step_with(double, third)
+    step = wrap(step)
+    due = ["double" in metrics for _, metrics in ps.run(step, state, [BATCH], steps=5)]
+    assert due == [False, True, False, True, False]
+    later = state.replace(step=mx.array(3, mx.int32))
+    assert ["double" in metrics for _, metrics in ps.run(step, later, [BATCH] * 9, steps=5)] == [True, False]
+    result = ps.fit(step, state, [BATCH], steps=7, log_every=3)
+    assert result.history.column("third/step") == ([3, 6], [2.0, 5.0])
+    assert result.history.column("double")[0] == [3, 6]
+
+
+def test_each_set_of_measurements_is_one_trace():
+    step, state = step_with(double, third)
+    compiled = ps.compiled(step)
+    for number in range(12):
+        state, _ = compiled.at(number)(state, BATCH)
+    assert compiled.traces == 4
+    assert compiled.at(0) is compiled.at(4)
+    assert compiled.at(5) is compiled
+    function = ps.compiled(lambda state, batch: (state, {}))
+    assert function.at(1) is function
+
+
+def test_the_steps_between_compute_what_a_step_without_measurements_does():
+    """The compiled graphs are the same: `every=n` costs nothing in between."""
+
+    def primitives(step, state):
+        dot = io.StringIO()
+        mx.export_to_dot(dot, *ps.tree.leaves(ps.compiled(step)(state, BATCH)))
+        return Counter(re.findall(r'\[label ="([^"]*)"', dot.getvalue()))
+
+    watching = [ps.metrics.weight_norms(every=5), ps.metrics.noise_scale(every=5), double, third]
+    measured, state = step_with(*watching, microbatches=2)
+    plain, _ = step_with(microbatches=2)
+    assert primitives(measured.at(0), state) == primitives(plain, state)
+    assert primitives(measured, state) != primitives(plain, state)
+
+
+def test_the_state_is_the_same_bit_for_bit_with_and_without():
+    measured, state = step_with(double, ps.metrics.grad_norms(), ps.metrics.curvature(every=1))
+    plain, _ = step_with()
+    for a, b in zip(
+        ps.tree.leaves(measured(state, BATCH)[0]), ps.tree.leaves(plain(state, BATCH)[0]), strict=True
+    ):
+        assert mx.array_equal(a, b)
+
+
+def test_steps_and_their_measurements_are_freed_without_the_collector():
+    step, state = step_with(double, third)
+    compiled = ps.compiled(step)
+    compiled.at(0)(state, BATCH)
+    gone = [weakref.ref(each) for each in (compiled, compiled.at(0), step, step.at(0))]
+    gc.disable()
+    try:
+        del step, compiled
+        assert [each() for each in gone] == [None] * 4
+    finally:
+        gc.enable()
+
+
+def test_what_is_no_measurement_is_refused():
+    for bad, message in [
+        (double, "measure must be a list of measurements"),
+        ("norms", "measure must be a list of measurements"),
+        ([ps.metrics.grad_norms], "measure must hold measurements, got function"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            ps.train_step(lambda params, batch, rng: params, ps.identity(), measure=bad)
+    with pytest.raises(ValueError, match="two measurements named 'double'"):
+        step_with(double, double)
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        Measurement("a", lambda moment: {}, every=0)
+    with pytest.raises(ValueError, match="name must be a string that is not empty"):
+        Measurement("", lambda moment: {})
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (mx.array(1.0), "'bad' must return a dict, got a array"),
+        ({"a": 1.0}, "the measurement bad/a must be a 0-d array, got float"),
+        ({"a": mx.ones(2)}, "the measurement bad/a must be a 0-d array, got shape"),
+    ],
+)
+def test_results_that_are_no_metrics_are_refused(returned, message):
+    step, state = step_with(Measurement("bad", lambda moment: returned))
+    with pytest.raises((ValueError, TypeError), match=message):
+        step(state, BATCH)
+
+
+def test_a_measurement_may_not_take_the_name_of_a_metric():
+    step, state = step_with(Measurement("loss", lambda moment: {"": mx.array(0.0)}))
+    with pytest.raises(ValueError, match="a measurement may not be named loss"):
+        step(state, BATCH)
+
+
+def test_measurements_need_no_second_forward_or_backward_pass():
+    """The loss is evaluated once for each microbatch, and the graph has the same products."""
+    calls = []
+    with ps.rng.scope(mx.random.key(0)):
+        apply, params, _ = ps.functional(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1)))
+
+    def loss_fn(params, batch, rng):
+        calls.append(1)
+        return ps.Mean.of(mx.square(apply(params, batch["x"])))
+
+    m, transform, start = ps.metrics, ps.optimizers.adamw(1e-3), ps.tree.map(mx.zeros_like, params)
+    measure = [
+        m.grad_norms(), m.weight_norms(), m.drift(start), m.update_ratios(), m.nonfinite_share(),
+        m.zero_share("updates"), m.noise_scale(), m.activations("*"),
+    ]  # fmt: skip
+    state, batch = ps.TrainState.create(params, transform), {"x": mx.ones((6, 4))}
+    products = []
+    for measurements in ([], measure):
+        step = ps.train_step(loss_fn, transform, microbatches=2, measure=measurements)
+        calls.clear()
+        out = ps.compiled(step)(state, batch)
+        assert len(calls) == 2
+        dot = io.StringIO()
+        mx.export_to_dot(dot, *ps.tree.leaves(out))
+        products.append(len(re.findall(r'\[label ="(?:Matmul|AddMM)"', dot.getvalue())))
+    assert products[0] == products[1] > 0
