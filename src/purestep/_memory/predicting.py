@@ -27,9 +27,10 @@ def predict(step: Callable[..., Any], state: TrainState, batch: Tree) -> MemoryR
 
     The memory of other programs, of MLX's cache and of what the process holds besides is not included. On a
     CPU the peak varies from step to step, and the prediction is the highest. In 76 of 77 programs it was from
-    2 % below to 8 % above the measured peak of ten steps, in one up to 29 % above. On an H200 the peak of six transformers was within 6 %, and
-    that of a perceptron in float32 was 13 % too low. There the host submits kernels before earlier ones have
-    run, and the measured peak varies from step to step. Metal was not measured.
+    2 % below to 8 % above the measured peak of ten steps, in one up to 29 % above. On an H200 the peak of six
+    transformers was within 6 %, and that of a perceptron in float32 was 13 % too low. There the host submits
+    kernels before earlier ones have run, and the measured peak varies from step to step. Metal was not
+    measured.
 
     Args:
         step: `step(state, batch)`, from `train_step`, compiled or not.
