@@ -11,7 +11,7 @@ import mlx.nn as nn
 import pytest
 
 import purestep as ps
-from purestep._graph.counting import flops_of
+from purestep._graph.counting import flops_of, step_flops
 from purestep._graph.nodes import Operation, Value
 
 TORCH = {
@@ -183,6 +183,19 @@ def test_experts_and_quantized_weights_count_as_products():
     assert flops_of(operation("GatherMM", [(6, 1, 4), (3, 4, 5), (6,), (6,)], (6, 1, 5))) == 2 * 6 * 4 * 5
     quantized = operation("QuantizedMatmul", [(6, 64), (32, 8), (32, 1), (32, 1)], (6, 32))
     assert flops_of(quantized) == 2 * 6 * 64 * 32
+
+
+def test_gradients_of_experts_count_each_row_once():
+    # 12 rows, 5 inputs, 7 outputs, 4 experts: the product, and its two gradients.
+    def loss_fn(params, batch, rng):
+        rows, order = batch["x"] @ params["into"], mx.sort(batch["expert"])
+        return mx.square(mx.gather_mm(rows, params["experts"], rhs_indices=order, sorted_indices=True)).mean()
+
+    params = {"into": mx.zeros((3, 5)), "experts": mx.zeros((4, 5, 7))}
+    batch = {"x": mx.zeros((12, 1, 3)), "expert": mx.zeros(12, mx.uint32)}
+    step = ps.train_step(loss_fn, TRANSFORM)
+    found = step_flops(step, ps.TrainState.create(params, TRANSFORM), batch)
+    assert found == 2 * (12 * 3 * 5) * 2 + 2 * (12 * 5 * 7) * 3
 
 
 def test_nothing_is_computed_and_no_trace_is_counted():

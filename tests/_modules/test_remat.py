@@ -201,3 +201,15 @@ def test_a_module_may_have_more_arrays_than_mlx_takes_keyword_arguments():
     found = mx.grad(lambda params: recomputed(params, x).sum())(params)
     assert mx.array_equal(found["layer"]["weight"], mx.ones((2, 2)))
     assert mx.array_equal(found["biases"][-1], mx.ones(2))
+
+
+def test_sets_in_a_module_may_come_back_in_another_order():
+    class Tagged(Net):
+        def __init__(self):
+            super().__init__()
+            self.tags = {7, 15}  # their hashes collide: they come in the order opposite to that of insertion
+
+    net = built(Tagged, seed=1)
+    assert list(set(list(net.tags))) != list(net.tags)  # noqa: C414
+    value, _ = gradient(net, "layers.0", rng=mx.random.key(3))
+    assert mx.isfinite(value)

@@ -7,9 +7,7 @@ from purestep._core.types import Batch, StepFn
 from purestep._graph.capture import capture
 from purestep._graph.nodes import Graph, Operation
 
-_PRODUCTS = frozenset(
-    "Matmul AddMM GatherMM SegmentedMM BlockMaskedMM QuantizedMatmul GatherQMM QQMatmul".split()
-)
+_PRODUCTS = frozenset("Matmul AddMM GatherMM BlockMaskedMM QuantizedMatmul GatherQMM QQMatmul".split())
 _ATTENTION = "ScaledDotProductAttention"
 
 
@@ -30,6 +28,9 @@ def flops_of(operation: Operation) -> int:
     """Return the floating-point operations of one operation."""
     if operation.name in _PRODUCTS:
         return 2 * operation.outputs[0].size * operation.inputs[0].shape[-1]
+    if operation.name == "SegmentedMM":  # each row of the cotangent meets one row of the input
+        cotangent, source = operation.inputs[:2]
+        return 2 * cotangent.size * source.shape[-1]
     if operation.name == "Convolution":
         return _convolution(operation)
     if operation.name in (_ATTENTION, f"{_ATTENTION}VJP"):

@@ -68,6 +68,9 @@ def changes(where: list[Place], before: Contents) -> Iterator[Change]:
         now_items, now_held = _read(place.node)
         if isinstance(items, dict):
             yield from _changed(place.path, items, now_items)
+        elif isinstance(place.node, set):
+            if set(items) != set(now_items):  # their order is not that of before when they are put back
+                yield Change(place.path, items, now_items)
         elif items is not None and not _same(tuple(items), tuple(now_items)):
             yield Change(place.path, items, now_items)
         if held is not _NOTHING or now_held is not _NOTHING:

@@ -5,6 +5,7 @@ import re
 
 import mlx.core as mx
 
+_READ = re.compile(r'"(named_\d+)" ->')
 _MOST = 1000  # MLX's functions take at most 1,024 keyword arguments
 _LABEL = re.compile(r'\[label ="([^"]*)"')
 
@@ -33,6 +34,6 @@ def used(outputs: list[mx.array], named: dict[str, mx.array]) -> list[str]:
         labels = {f"named_{index}": name for index, name in enumerate(names[start : start + _MOST])}
         dot = io.StringIO()
         mx.export_to_dot(dot, *outputs, **{label: named[name] for label, name in labels.items()})
-        text = dot.getvalue()
-        found += [name for label, name in labels.items() if f'"{label}" ->' in text]
+        read = set(_READ.findall(dot.getvalue()))
+        found += [name for label, name in labels.items() if label in read]
     return found
