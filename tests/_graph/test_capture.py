@@ -34,6 +34,7 @@ def mlx_names(*arrays):
     return Counter(OTHER_NAMES.get(name, name) for name in short)
 
 
+@pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="compared on a CPU only, so far")
 @pytest.mark.parametrize("name", STEPS)
 def test_the_kernels_are_those_of_mlx_compile(name):
     step, state, batch = STEPS[name]()

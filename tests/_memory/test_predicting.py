@@ -42,6 +42,7 @@ def test_the_state_of_the_caller_counts_in_a_run():
     assert report.peak_in_run >= report.peak + report.parameters + report.optimizer
 
 
+@pytest.mark.skipif(mx.default_device() == mx.Device(mx.gpu), reason="a GPU's host is ahead of small steps")
 def test_recomputation_and_microbatches_take_less():
     peaks = {name: ps.memory.predict(*STEPS[name]()).peak for name in STEPS}
     assert peaks["recomputed"] < 0.7 * peaks["transformer"]
