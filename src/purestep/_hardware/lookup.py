@@ -45,7 +45,7 @@ def peak_flops(
         table, if its peak is not published, or if the number of cores decides and is not known.
 
     Raises:
-        ValueError: if `dtype` is none of these, or `cores` is not positive.
+        ValueError: if `dtype` is another one, or `cores` is not positive.
         TypeError: for arguments of other types.
 
     >>> peak_flops(mx.bfloat16, "NVIDIA A100-SXM4-80GB") / 1e12

@@ -38,7 +38,7 @@ def activations(
         name: the beginning of the names of the metrics.
 
     Raises:
-        ValueError: in the first step, for a pattern that matches no layer or none that is called; if two
+        ValueError: in the first step, for a pattern that matches no layer that is called; if two
             modules of the loss have a layer of one path; for a layer that runs under `mx.vmap` within the
             loss function.
 

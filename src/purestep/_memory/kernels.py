@@ -139,14 +139,6 @@ def _compiled(operation: Operation, machine: Machine) -> int:
     return 1
 
 
-def _cast(operation: Operation, machine: Machine) -> int:
-    (value, *_), output = operation.inputs, operation.outputs[0]
-    if machine.layouts[value].gapless:
-        _like(machine, value, output)
-        return 1
-    return _plain(operation, machine)
-
-
 def _copied_first(operation: Operation, machine: Machine) -> int:
     value, output = operation.inputs[0], operation.outputs[0]
     layout = machine.layouts[value]
@@ -218,7 +210,7 @@ _KERNELS: dict[str, Callable[[Operation, Any], int]] = {
     **dict.fromkeys(_CHANGED, _copied_first),
     "Select": _select,
     "Compiled": _compiled,
-    "AsType": _cast,
+    "AsType": _unary,
     "Softmax": _softmax,
     "Matmul": _matmul,
     "AddMM": _matmul,

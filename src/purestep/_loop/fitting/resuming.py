@@ -33,7 +33,7 @@ def check_options(caller: str, checkpointer: Any, **switches: Any) -> None:
 
 
 def restored(caller: str, checkpointer: Checkpointer | None, state: Any, *, resume: bool) -> Begun:
-    """Return the newest checkpoint, or the state itself if there is none; lock the directory."""
+    """Return the newest checkpoint, or the given state without a checkpoint; lock the directory."""
     if checkpointer is None:
         return Begun(state)
     check_arrays(caller, "state", state)

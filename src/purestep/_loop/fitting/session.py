@@ -166,7 +166,7 @@ class Session:
         return [evaluation.name for evaluation in self._evaluations]
 
     def _unmade(self) -> list[str]:
-        """Return the names of the evaluations that this state has not."""
+        """Return the names of the evaluations that this state still needs."""
         return [name for name in self._names() if name not in self._made]
 
     def _check_structure(self, state: Any) -> None:

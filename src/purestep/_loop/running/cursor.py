@@ -234,7 +234,7 @@ def checksum(batch: Batch) -> int:
 
 
 def _as_array(leaf: Any) -> mx.array | None:
-    """Return a leaf as an array, or `None` if it is none: a text, for example."""
+    """Return a leaf as an array, or `None` for other values, such as a text."""
     if isinstance(leaf, (str, bytes)):
         return None
     try:

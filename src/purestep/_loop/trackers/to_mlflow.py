@@ -118,7 +118,7 @@ def mlflow(
     Args:
         place: a directory, for an SQLite database `mlflow.db` and artifacts; or the URI of a server or
             database, such as `http://localhost:5000`.
-        experiment: the name of the experiment; it is created if there is none.
+        experiment: the name of the experiment; it is created if it does not exist.
         name: the name of the run.
         config: as for `Tracker`.
         pictures: as for `Tracker`.
