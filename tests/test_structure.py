@@ -31,7 +31,7 @@ LAYOUT = {
     ).split(),
     "_core": ("escaping hardware sums mean types checks microbatching scalars tree tracing rng").split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
-    "_layers": "attention activations reduced substitutes recomputing observing recording".split(),
+    "_layers": "attention calling activations reduced substitutes recomputing observing recording".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
