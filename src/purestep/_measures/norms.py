@@ -129,9 +129,11 @@ def norms(values: Tree, by: Groups = layer_of) -> dict[str, mx.array]:
 def _check_like(params: Params, reference: Params) -> None:
     """Refuse a reference with other paths or shapes, or without numbers; any floating-point dtype will do."""
     cast = tree.map(
-        lambda leaf: leaf.astype(mx.float32)
-        if isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)
-        else leaf,
+        lambda leaf: (
+            leaf.astype(mx.float32)
+            if isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)
+            else leaf
+        ),
         reference,
     )
     wanted = tree.cast(params, mx.float32)
