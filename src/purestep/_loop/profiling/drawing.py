@@ -25,7 +25,7 @@ _COLORS = {
     "checkpoint": "#c23b5a",
     OTHER: "#555555",
 }
-_MORE = (
+_MORE = (  # for parts of the user's own
     "#e0a800",
     "#17a2a2",
     "#a85f3d",
@@ -36,7 +36,7 @@ _MORE = (
     "#6b4c9a",
     "#f2b88a",
     "#0b6e4f",
-)  # fmt: skip  (for parts of the user's own)
+)
 
 
 def draw(path: Path, rows: Sequence[StepTimes]) -> None:
