@@ -124,7 +124,7 @@ class Sinking(nn.Module):
         self.sinks = mx.array([3.0, -3.0])
 
     def __call__(self, x):
-        return mx.fast.scaled_dot_product_attention(x, x, x, scale=1.0, sinks=self.sinks)
+        return mx.fast.scaled_dot_product_attention(x, x, x, scale=1.0, mask="causal", sinks=self.sinks)
 
 
 class Wrapped(nn.Module):
@@ -150,12 +150,13 @@ def test_a_step_measures_attention_with_its_sinks_and_each_measurement_in_its_ow
     x = mx.random.normal((1, 2, 5, 4), key=mx.random.key(0))
     outer, inner = m.attention_entropy("inner", name="a"), m.attention_entropy("", name="b")
     metrics = of_sinking(x, outer, inner)
-    want = m.head_entropies(x, x, scale=1.0, sinks=mx.array([3.0, -3.0])).mean(axis=(0, 2)).tolist()
+    sinks = mx.array([3.0, -3.0])
+    want = m.head_entropies(x, x, scale=1.0, mask="causal", sinks=sinks).mean(axis=(0, 2)).tolist()
     assert [metrics[f"a/inner/{head}"].item() for head in (0, 1)] == pytest.approx(want, rel=1e-5)
     assert [metrics[f"b/{head}"].item() for head in (0, 1)] == pytest.approx(want, rel=1e-5)
 
 
 def test_broken_scores_are_nan_and_not_taken_for_masked_ones():
     x = mx.random.normal((1, 2, 5, 4), key=mx.random.key(0))
-    broken = mx.where(mx.arange(5)[:, None] == 2, mx.nan, x)
+    broken = mx.where(mx.arange(5)[:, None] == 4, mx.nan, x)  # only the last query sees that key
     assert mx.isnan(of_sinking(broken, m.attention_entropy("inner"))["attention_entropy/inner/0"]).item()
