@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, norms, tree
 from purestep._core.types import Batch, LossFn, Params, Tree, Updates
 from purestep._steps.core.outcome import check_loss_fn, outcome_of
 from purestep._steps.state import TrainState, check_state
@@ -105,7 +105,7 @@ def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool
         weighted = tree.map(lambda g, p: mx.abs(p.astype(mx.float32)) * g, gradients, params)
     else:
         weighted = gradients
-    norm = tree.norm(weighted)
+    norm = norms.norm(weighted)
     factor = rho / mx.where(norm > 0, norm, 1.0)  # a zero gradient has no direction
     if adaptive:
         return tree.map(lambda w, p: factor * mx.abs(p.astype(mx.float32)) * w, weighted, params)
