@@ -155,6 +155,21 @@ def test_log_writes_lines_to_a_function_or_a_logger(caplog):
     assert caplog.records[0].message.startswith("step 1/1")
 
 
+def test_lines_leave_the_figures_of_single_layers_to_files_and_the_history(tmp_path):
+    step = ps.train_step(loss_fn, ps.optimizers.adam(0.05), measure=[ps.metrics.grad_norms()])
+    lines, out = [], io.StringIO()
+    shown = [
+        callbacks.log(lines.append),
+        callbacks.progress(console=Console(file=out, width=500)),
+        callbacks.jsonl(tmp_path / "rows"),
+    ]
+    result = ps.fit(step, start(), At(), steps=2, callbacks=shown)
+    assert "grad_norm " in lines[0]
+    assert "|g| " in out.getvalue()
+    assert not any("/w" in text for text in (*lines, out.getvalue()))
+    assert rows_of(tmp_path / "rows")[0]["grad_norms/w"] == result.history.column("grad_norms/w")[1][0]
+
+
 def progress_at(step, row=None):
     return Progress(
         step, None, 0, None, None, {}, row, {}, None, {}, callbacks.History(), 8 * step, 80 * step, 0.0
