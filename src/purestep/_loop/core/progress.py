@@ -79,6 +79,8 @@ class Progress(NamedTuple):
         seconds: seconds of training so far, earlier parts of a resumed run included.
         value_steps: the numbers of the steps of `values`, by the name of the metric: a measurement with
             `every=n` is not in every step.
+        alone: whether no further step was sent to the device, as at the last step of a run. Otherwise the
+            next step is made while callbacks run.
     """
 
     step: int
@@ -96,6 +98,7 @@ class Progress(NamedTuple):
     tokens: int
     seconds: float
     value_steps: Mapping[str, Sequence[int]] = {}
+    alone: bool = False
 
 
 Request: TypeAlias = Stop | Save | None

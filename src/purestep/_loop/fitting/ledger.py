@@ -62,7 +62,7 @@ class Ledger:
             self._values, self._steps = {}, {}
         return Progress(
             self.step, self.steps, self.epoch, made.state, made.drawn.batch, made.metrics, row, values, None,
-            {}, self.history, self.samples, self.tokens, self.seconds, steps,
+            {}, self.history, self.samples, self.tokens, self.seconds, steps, made.alone,
         )  # fmt: skip
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
