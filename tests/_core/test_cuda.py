@@ -30,7 +30,7 @@ def test_joined_arrays_are_their_concatenation_bit_for_bit(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_square_sums_are_numpys(dtype):
     found = arrays(dtype)
-    sums, parts = cuda.square_sums(found)
+    sums, parts = cuda.sums("squares", found)
     assert sums.shape == (sum(parts),)
     ends = np.cumsum([0, *parts])
     for x, begin, end in zip(found, ends[:-1], ends[1:], strict=True):
@@ -38,11 +38,28 @@ def test_square_sums_are_numpys(dtype):
         assert sums[int(begin) : int(end)].sum().item() == pytest.approx(want, rel=2e-6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_distances_and_counts_are_numpys(dtype):
+    first = arrays(dtype)
+    second = [mx.full(x.shape, 0.5, dtype) for x in first]
+    sums, parts = cuda.sums("distances", first + second)
+    want = sum(np.square(np.asarray(x.astype(mx.float32), np.float64) - 0.5).sum() for x in first)
+    assert sums.sum().item() == pytest.approx(want, rel=2e-6)
+    assert len(parts) == len(first)
+    marked = [
+        mx.where(mx.arange(50_000) % 3 == 0, mx.array(value), 1.0).astype(dtype) for value in (0.0, np.nan)
+    ]
+    marked.append(mx.array([np.inf, -np.inf, -0.0], dtype))
+    assert cuda.sums("zeros", marked)[0].sum().item() == 16_667 + 1
+    assert cuda.sums("nonfinite", marked)[0].sum().item() == 16_667 + 2
+
+
 def test_more_arrays_than_one_kernel_takes():
     found = [mx.full((3,), float(i % 7)) for i in range(600)]
     assert mx.array_equal(cuda.joined(found), vector(found)).item()
     want = sum(3 * (i % 7) ** 2 for i in range(600))
-    assert cuda.square_sums(found)[0].sum().item() == want
+    assert cuda.sums("squares", found)[0].sum().item() == want
+    assert cuda.sums("distances", found + [mx.zeros(3)] * 600)[0].sum().item() == want
 
 
 def test_the_norm_has_the_gradient_of_a_norm_and_vmaps():

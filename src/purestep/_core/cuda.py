@@ -5,7 +5,8 @@ traffic: a norm needs two kernels an array, and each square is written before it
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -23,29 +24,32 @@ _FIND = """
     const int array = places[2 * chunk];
     const long long begin = (long long)places[2 * chunk + 1] * {chunk};
     const T* x = nullptr;
+    const T* y = nullptr;
     switch (array) {{
 {cases}
     }}
     const long long left = sizes[array] - begin;
     const int count = left < {chunk} ? (int)left : {chunk};
-    x += begin;
     constexpr int WIDE = 16 / sizeof(T);
     struct alignas(16) Wide {{ T at[WIDE]; }};
+    x += begin;
 """
 
-_SQUARES = """
+_SUM = """
+    {second}
     float total = 0;
-    const int wide = ((unsigned long long)x % 16 == 0) ? count / WIDE : 0;
+    const int wide = ({aligned}) ? count / WIDE : 0;
     for (int i = threadIdx.x; i < wide; i += {threads}) {{
-        const Wide part = reinterpret_cast<const Wide*>(x)[i];
+        const Wide xs = reinterpret_cast<const Wide*>(x)[i];
+        {wide_second}
         for (int j = 0; j < WIDE; ++j) {{
-            const float value = (float)part.at[j];
-            total += value * value;
+            const float value = (float)xs.at[j]{wide_minus};
+            total += {term};
         }}
     }}
     for (int i = wide * WIDE + threadIdx.x; i < count; i += {threads}) {{
-        const float value = (float)x[i];
-        total += value * value;
+        const float value = (float)x[i]{minus};
+        total += {term};
     }}
     for (int step = 16; step > 0; step /= 2) total += __shfl_down_sync(0xffffffff, total, step);
     __shared__ float warps[{threads} / 32];
@@ -57,17 +61,35 @@ _SQUARES = """
     }}
 """
 
+_ONE = {
+    "second": "",
+    "aligned": "(unsigned long long)x % 16 == 0",
+    "wide_second": "",
+    "wide_minus": "",
+    "minus": "",
+}
+_TWO = {
+    "second": "y += begin;",
+    "aligned": "((unsigned long long)x | (unsigned long long)y) % 16 == 0",
+    "wide_second": "const Wide ys = reinterpret_cast<const Wide*>(y)[i];",
+    "wide_minus": " - (float)ys.at[j]",
+    "minus": " - (float)y[i]",
+}
+_TERMS = {
+    "squares": (1, "value * value"),
+    "distances": (2, "value * value"),
+    "zeros": (1, "value == 0.0f ? 1.0f : 0.0f"),
+    "nonfinite": (1, "isfinite(value) ? 0.0f : 1.0f"),
+}
+
 _JOIN = """
-    T* y = out + offsets[array] + begin;
-    const bool aligned = ((unsigned long long)x % 16 == 0) && ((unsigned long long)y % 16 == 0);
+    T* z = out + offsets[array] + begin;
+    const bool aligned = ((unsigned long long)x % 16 == 0) && ((unsigned long long)z % 16 == 0);
     const int wide = aligned ? count / WIDE : 0;
     for (int i = threadIdx.x; i < wide; i += {threads})
-        reinterpret_cast<Wide*>(y)[i] = reinterpret_cast<const Wide*>(x)[i];
-    for (int i = wide * WIDE + threadIdx.x; i < count; i += {threads}) y[i] = x[i];
+        reinterpret_cast<Wide*>(z)[i] = reinterpret_cast<const Wide*>(x)[i];
+    for (int i = wide * WIDE + threadIdx.x; i < count; i += {threads}) z[i] = x[i];
 """
-
-
-_BODIES = {"squares": _SQUARES, "join": _JOIN}
 
 
 def serves(arrays: Sequence[mx.array]) -> bool:
@@ -80,24 +102,46 @@ def serves(arrays: Sequence[mx.array]) -> bool:
     )
 
 
-def square_sums(arrays: Sequence[mx.array]) -> tuple[mx.array, list[int]]:
-    """Return sums of squares over parts of the arrays, float32 in one vector, and the parts of each array.
+def sums(kind: str, arrays: Sequence[mx.array]) -> tuple[mx.array, list[int]]:
+    """Return sums over parts of the arrays, float32 in one vector, and the number of parts of each array.
 
-    A part has 16,384 elements. Its sum has a relative error of at most some 1e-6. The sums can be
+    A part has 16,384 elements. Sums of squares have a relative error of at most some 1e-6, and can be
     differentiated and vmapped.
+
+    Args:
+        kind: `"squares"`; `"distances"`, the squared differences of each array of the first half and its
+            partner in the second; `"zeros"` or `"nonfinite"`, the number of such elements.
+        arrays: as `serves` accepts them.
     """
-    function: Any = _squares
-    return function(*arrays), [_chunks(x.size) for x in arrays]
+    read = arrays[: len(arrays) // _TERMS[kind][0]]
+    found = _squares(*arrays) if kind == "squares" else _summed(kind, arrays)
+    return found, [_chunks(x.size) for x in read]
 
 
 def joined(arrays: Sequence[mx.array]) -> mx.array:
     """Return `mx.concatenate` of the arrays as vectors; without a gradient."""
-    return _by_groups("join", arrays, lambda some: sum(x.size for x in some))
+    groups = [arrays[begin : begin + _MOST] for begin in range(0, len(arrays), _MOST)]
+    return _one([_launched("join", some, some, (sum(x.size for x in some),)) for some in groups])
+
+
+def _summed(kind: str, arrays: Sequence[mx.array]) -> mx.array:
+    count = len(arrays) // _TERMS[kind][0]
+    most = _MOST // _TERMS[kind][0]
+    found = []
+    for begin in range(0, count, most):
+        read = arrays[begin : min(begin + most, count)]
+        partners = arrays[count + begin : count + begin + len(read)] if count < len(arrays) else []
+        found.append(_launched(kind, read, [*read, *partners], (sum(_chunks(x.size) for x in read),)))
+    return _one(found)
+
+
+def _one(found: list[mx.array]) -> mx.array:
+    return found[0] if len(found) == 1 else mx.concatenate(found)
 
 
 @custom.custom_function
 def _squares(*arrays: mx.array) -> mx.array:
-    return _by_groups("squares", arrays, lambda some: sum(_chunks(x.size) for x in some))
+    return _summed("squares", arrays)
 
 
 @_squares.vjp
@@ -124,22 +168,15 @@ def _(arrays: Any, axes: Any) -> Any:
     return mx.concatenate(found, axis=1), 0
 
 
-def _by_groups(
-    name: str, arrays: Sequence[mx.array], length: Callable[[Sequence[mx.array]], int]
+def _launched(
+    name: str, read: Sequence[mx.array], arrays: Sequence[mx.array], shape: tuple[int, ...]
 ) -> mx.array:
-    groups = [arrays[begin : begin + _MOST] for begin in range(0, len(arrays), _MOST)]
-    found = [_launched(name, some, (length(some),)) for some in groups]
-    return found[0] if len(found) == 1 else mx.concatenate(found)
-
-
-def _launched(name: str, arrays: Sequence[mx.array], shape: tuple[int, ...]) -> mx.array:
     dtype: mx.Dtype = arrays[0].dtype
-    out = mx.float32 if name == "squares" else dtype
+    out = dtype if name == "join" else mx.float32
     if custom.is_capturing():
         return custom.opaque("CustomKernel", list(arrays), [(shape, out)])[0]
-    places, sizes, offsets = _tables(tuple(x.size for x in arrays))
-    kernel: Any = _kernel(name, len(arrays))
-    return kernel(
+    places, sizes, offsets = _tables(tuple(x.size for x in read))
+    return _kernel(name, len(read))(
         inputs=[places, sizes, *([offsets] if name == "join" else []), *arrays],
         template=[("T", dtype)],
         grid=(places.shape[0] * _THREADS, 1, 1),
@@ -151,13 +188,20 @@ def _launched(name: str, arrays: Sequence[mx.array], shape: tuple[int, ...]) -> 
 
 @functools.cache
 def _kernel(name: str, count: int) -> Any:
-    names = [f"x{index}" for index in range(count)]
-    cases = "\n".join(f"        case {index}: x = {each}; break;" for index, each in enumerate(names))
+    pairs, term = _TERMS.get(name, (1, ""))
+    names = [[f"{letter}{index}" for index in range(count)] for letter in "xy"[:pairs]]
+    cases = "\n".join(
+        f"        case {index}: " + " ".join(f"{each[0]} = {each};" for each in row) + " break;"
+        for index, row in enumerate(zip(*names, strict=True))
+    )
+    body = _JOIN if name == "join" else _SUM
     return mx.fast.cuda_kernel(
         name=f"purestep_{name}_{count}",
-        input_names=["places", "sizes", *(["offsets"] if name == "join" else []), *names],
+        input_names=["places", "sizes", *(["offsets"] if name == "join" else []), *itertools.chain(*names)],
         output_names=["out"],
-        source=(_FIND + _BODIES[name]).format(chunk=_CHUNK, threads=_THREADS, cases=cases),
+        source=(_FIND + body).format(
+            chunk=_CHUNK, threads=_THREADS, cases=cases, term=term, **(_TWO if pairs == 2 else _ONE)
+        ),
     )
 
 

@@ -1,13 +1,16 @@
 """Norms of trees, and the sums that they are made of."""
 
 import itertools
-from collections.abc import Callable
-from typing import NamedTuple
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from purestep._core import cuda, hardware, scalars, sums
 from purestep._core.tree import leaves
+from purestep._core.tree import map as map_leaves
 from purestep._core.types import Tree
 
 # Leaves of up to this many elements are joined into one vector before they are summed.
@@ -34,16 +37,65 @@ class PartialSums(NamedTuple):
     spans: list[tuple[int, int]]
 
 
+def is_zero(x: mx.array) -> mx.array:
+    """Return whether each element is 0."""
+    return x == 0
+
+
+def is_nonfinite(x: mx.array) -> mx.array:
+    """Return whether each element is NaN or infinite."""
+    return ~mx.isfinite(x)
+
+
+_KINDS: dict[Any, str] = {mx.square: "squares", is_zero: "zeros", is_nonfinite: "nonfinite"}
+
+
+class _Shared(threading.local):
+    def __init__(self) -> None:
+        self.known: dict[Any, tuple[Any, PartialSums]] | None = None
+
+
+_shared = _Shared()
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Compute equal sums of the same arrays once within the `with` block, in this thread."""
+    before, _shared.known = _shared.known, {}
+    try:
+        yield
+    finally:
+        _shared.known = before
+
+
+def _by_kernel(kind: str, arrays: list[mx.array]) -> PartialSums:
+    key, known = (kind, *map(id, arrays)), _shared.known
+    if known is not None and key in known:
+        return known[key][1]
+    vector, counts = cuda.sums(kind, arrays)
+    ends = list(itertools.accumulate(counts))
+    found = PartialSums(vector, list(zip([0, *ends], ends, strict=False)))
+    if known is not None:
+        known[key] = arrays, found  # it holds the arrays, so that their ids stay theirs
+    return found
+
+
+def distance_sums(tree: Tree, other: Tree) -> PartialSums:
+    """Return partial sums of the squared differences of two trees of one structure, in float32."""
+    arrays = leaves(tree) + leaves(other)
+    if cuda.serves(arrays):
+        return _by_kernel("distances", arrays)
+    return partial_sums(map_leaves(lambda a, b: a.astype(mx.float32) - b, tree, other))
+
+
 def partial_sums(tree: Tree, fn: Callable[[mx.array], mx.array] = mx.square) -> PartialSums:
     """Return partial sums of `fn` of the elements, which `fn` receives in float32.
 
     In a compiled step, equal partial sums are computed once: those of `norm` serve the norms of layers too.
     """
     found = leaves(tree)
-    if fn is mx.square and cuda.serves(found):
-        vector, counts = cuda.square_sums(found)
-        ends = list(itertools.accumulate(counts))
-        return PartialSums(vector, list(zip([0, *ends], ends, strict=False)))
+    if fn in _KINDS and cuda.serves(found):
+        return _by_kernel(_KINDS[fn], found)
     # On a CPU, sums along the first axes are fast for every layout. Those along the last axis take 15 times
     # as long if the array is transposed, as the gradient of a matrix is.
     on_cpu = not hardware.on_gpu()

@@ -131,6 +131,7 @@ def step_for(
             any(each.small_squares for each in due),
         )
 
+        @norms.shared()
         def parts(state: TrainState, batch: Batch) -> Parts:
             nonlocal depends_known
             check_state(caller, state)
