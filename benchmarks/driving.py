@@ -9,7 +9,7 @@ WARM = 2  # steps before each turn that are not timed
 
 
 class Driver:
-    """A contestant in the worker's process. A subclass defines the five methods without a leading verb `run`.
+    """A contestant in the worker's process. A subclass defines `start`, `wait`, `read`, and `peak_bytes`.
 
     The loop is the same for all: start a step, then wait for the step before it. So the device never waits
     for Python, and memory does not grow with the number of steps.
@@ -26,6 +26,9 @@ class Driver:
     def read(self, started: Any) -> list[float]:
         """Return the loss and the norm of the gradient of this step."""
         raise NotImplementedError
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything."""
 
     def reset_peak(self) -> None:
         """Forget the peak of memory so far, where the framework can."""
@@ -47,6 +50,7 @@ class Driver:
                 self.wait(waiting.popleft())
         while waiting:
             self.wait(waiting.popleft())
+        self.synchronize()
 
     def first(self, steps: int) -> dict[str, Any]:
         """Make the first steps; return the seconds of the first one, and loss and norm of each."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 LEARNING_RATE, WEIGHT_DECAY, MAX_NORM, EPSILON = 3e-4, 0.01, 1.0, 1e-5
 BATCHES = 4  # batches that are made in advance; step i uses batch i % BATCHES
+SAMPLED = 8  # elements of each array that `optimizer` compares
 
 
 class Shape(NamedTuple):
@@ -79,6 +80,16 @@ def weights(shape: Shape) -> dict[str, Any]:
     return found
 
 
+def gradients(shape: Shape) -> dict[str, Any]:
+    """Return gradients for `optimizer`, numpy float32 by name, with a global norm far above 1."""
+    numpy: Any = importlib.import_module("numpy")
+    generator, scale = numpy.random.default_rng(2), numpy.float32(0.01)
+    return {
+        name: generator.standard_normal(size, dtype=numpy.float32) * scale
+        for name, size in shapes(shape).items()
+    }
+
+
 def batches(shape: Shape, microbatches: int) -> list[tuple[Any, Any]]:
     """Return pairs of inputs and targets, numpy int32 [microbatches * rows, context].
 
@@ -91,3 +102,23 @@ def batches(shape: Shape, microbatches: int) -> list[tuple[Any, Any]]:
         tokens = (shape.vocabulary * drawn**3).astype(numpy.int32)
         found.append(tuple(numpy.ascontiguousarray(half) for half in (tokens[:, :-1], tokens[:, 1:])))
     return found
+
+
+def sampled(params: dict[str, Any]) -> list[float]:
+    """Return the first elements of each array of any framework, in the order of the names."""
+    return [float(x) for name in sorted(params) for x in params[name].reshape(-1)[:SAMPLED].tolist()]
+
+
+def moved(shape: Shape, steps: int, *, clip: bool) -> list[float]:
+    """Return how far AdamW moves the parameters of `sampled`, computed in float64 by numpy."""
+    numpy: Any = importlib.import_module("numpy")
+    start, given = weights(shape), gradients(shape)
+    norm = sum(float(numpy.square(g, dtype=numpy.float64).sum()) for g in given.values()) ** 0.5
+    scale = min(1.0, MAX_NORM / norm) if clip else 1.0
+    p, g = (numpy.array(sampled(tree)) for tree in (start, given))
+    g, first, second, before = g * scale, 0.0 * g, 0.0 * g, p.copy()
+    for step in range(1, steps + 1):
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g * g
+        m, v = first / (1 - 0.9**step), second / (1 - 0.999**step)
+        p = p - LEARNING_RATE * (m / (v**0.5 + 1e-8) + WEIGHT_DECAY * p)
+    return (p - before).tolist()

@@ -121,6 +121,12 @@ class Machine:
         """Return what the numbers depend on beside the code."""
         return harness.facts()
 
+    def copy(self) -> float:
+        """Return the rate of MLX's copies in bytes per second, read and written."""
+        from purestep import hardware
+
+        return hardware.copy_rate().rate
+
     def limits(self, dtype: str) -> dict[str, float | None]:
         """Return the measured copy rate (bytes/s) and product rate (FLOP/s), and the published peak."""
         import mlx.core as mx

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import gpt, harness
@@ -78,14 +79,15 @@ def measure(
     steps: int,
     rounds: int,
     only: list[str],
-    mlx: dict[str, str] | None = None,
+    who: Callable[[gpt.Shape, int, dict[str, str]], dict[str, Contestant]] = contestants,
+    environment: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return everything that was measured."""
-    environment = mlx or {}
+    """Return everything that was measured; `environment` are variables of the processes that use MLX."""
+    environment = environment or {}
     with Worker("machine", Machine, environment=environment) as machine:
         facts, limits = machine.call("facts"), machine.call("limits", shape.dtype)
     want = truth(shape, microbatches, environment)
-    with Team(contestants(shape, microbatches, environment), only) as team:
+    with Team(who(shape, microbatches, environment), only) as team:
         harness.note("first steps")
         made = team.together("first", CHECKED)
         apart = agree(team, made, want, shape.dtype)
@@ -143,7 +145,7 @@ def show(found: dict[str, Any]) -> str:
         "ktok/s",
         "peak GB",
         "purestep / it",
-        "its memory",
+        "memory / its",
         "MFU",
         "first s",
     ]

@@ -50,7 +50,8 @@ class Step(MLXDriver):
     def start(self) -> Any:
         """Make a step."""
         loss, grads = mx.value_and_grad(self._loss)(self._params, self.batch())
-        norm = mx.sqrt(sum((mx.square(g).sum() for g in grads.values()), mx.array(0.0)))
+        squares = (mx.square(g).sum(-1).sum() for g in grads.values())  # a long row loses digits on a CPU
+        norm = mx.sqrt(sum(squares, mx.array(0.0)))
         clip, rate = mx.minimum(1.0, gpt.MAX_NORM / norm), gpt.LEARNING_RATE
         for name, g in grads.items():
             p, m, v = self._params[name], self._first[name], self._second[name]

@@ -1,5 +1,6 @@
 """GPT-2 as an `mlx.nn` module, and its training by hand with `mlx.optimizers`."""
 
+import os
 from functools import partial
 from typing import Any
 
@@ -53,10 +54,35 @@ class GPT(nn.Module):
         return self.wte.as_linear(self.ln(x))
 
 
-class MLXDriver(Driver):
-    """Batches, waiting and memory of any contestant on MLX."""
+class OnMLX(Driver):
+    """Waiting and memory of any contestant on MLX. The variable BENCHMARK_DEVICE=cpu chooses the CPU."""
+
+    def __init__(self):
+        if os.environ.get("BENCHMARK_DEVICE") == "cpu":
+            mx.set_default_device(mx.cpu)
+
+    def wait(self, started: Any) -> None:
+        """Wait for these arrays, which are evaluated together with the rest of the step."""
+        mx.eval(started)
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        mx.synchronize()
+
+    def reset_peak(self) -> None:
+        """Start a new peak."""
+        mx.reset_peak_memory()
+
+    def peak_bytes(self) -> int | None:
+        """Return the peak of arrays that were alive, without MLX's cache of buffers."""
+        return mx.get_peak_memory()
+
+
+class MLXDriver(OnMLX):
+    """Batches and metrics of any contestant on MLX."""
 
     def __init__(self, shape: gpt.Shape, microbatches: int):
+        super().__init__()
         self._batches = [
             {"inputs": mx.array(inputs), "targets": mx.array(targets)}
             for inputs, targets in gpt.batches(shape, microbatches)
@@ -69,21 +95,9 @@ class MLXDriver(Driver):
         self._made += 1
         return self._batches[(self._made - 1) % gpt.BATCHES]
 
-    def wait(self, started: Any) -> None:
-        """Wait for the loss, which is evaluated together with the rest of the step."""
-        mx.eval(started)
-
     def read(self, started: Any) -> list[float]:
         """Return loss and norm."""
         return [value.item() for value in started]
-
-    def reset_peak(self) -> None:
-        """Start a new peak."""
-        mx.reset_peak_memory()
-
-    def peak_bytes(self) -> int | None:
-        """Return the peak of arrays that were alive, without MLX's cache of buffers."""
-        return mx.get_peak_memory()
 
 
 class ByHand(MLXDriver):

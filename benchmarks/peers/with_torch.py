@@ -1,6 +1,8 @@
 """Training GPT-2 with torch, eager and compiled."""
 
 import importlib
+import statistics
+import time
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -49,14 +51,68 @@ def model(torch: Any, shape: gpt.Shape) -> Any:
     return built
 
 
-class Step(Driver):
+class OnTorch(Driver):
+    """Waiting and memory of any contestant on torch; `start` returns a tuple that begins with `event()`."""
+
+    def __init__(self):
+        self._torch: Any = importlib.import_module("torch")
+        self._cuda = self._torch.cuda.is_available()
+        self._device = "cuda" if self._cuda else "cpu"
+
+    def event(self) -> Any:
+        """Return a mark in the stream; `None` on a CPU, where every call waits."""
+        if not self._cuda:
+            return None
+        event = self._torch.cuda.Event()
+        event.record()
+        return event
+
+    def wait(self, started: Any) -> None:
+        """Wait for this step alone: reading the loss would wait for the later ones too."""
+        if started[0] is not None:
+            started[0].synchronize()
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self._cuda:
+            self._torch.cuda.synchronize()
+
+    def reset_peak(self) -> None:
+        """Start a new peak."""
+        if self._cuda:
+            self._torch.cuda.reset_peak_memory_stats()
+
+    def peak_bytes(self) -> int | None:
+        """Return the peak of allocated tensors."""
+        return self._torch.cuda.max_memory_allocated() if self._cuda else None
+
+    def note(self) -> str:
+        """Return the version."""
+        return f"torch {self._torch.__version__}"
+
+
+class Copy(OnTorch):
+    """Copies, for the limit of memory."""
+
+    def rate(self) -> float:
+        """Return how many bytes a second are read and written when an array of 512 MiB is copied."""
+        size = 2**27 if self._cuda else 2**24
+        source = self._torch.zeros(size, device=self._device)
+        target, times = self._torch.empty_like(source), []
+        for _ in range(20):
+            begin = time.perf_counter()
+            target.copy_(source)
+            self.synchronize()
+            times.append(time.perf_counter() - begin)
+        return 8 * size / statistics.median(times)
+
+
+class Step(OnTorch):
     """Autocast, fused AdamW, clipping by foreach; `torch.compile` of the model if `compiled`."""
 
     def __init__(self, shape: gpt.Shape, microbatches: int, compiled: bool):
-        self._torch: Any = importlib.import_module("torch")
-        torch = self._torch
-        self._cuda = torch.cuda.is_available()
-        device = "cuda" if self._cuda else "cpu"
+        super().__init__()
+        torch, device = self._torch, self._device
         self._shape, self._microbatches, self._made = shape, microbatches, 0
         plain = model(torch, shape).to(device)
         self._params = list(plain.parameters())
@@ -64,7 +120,6 @@ class Step(Driver):
         self._optimizer = torch.optim.AdamW(
             self._params, lr=gpt.LEARNING_RATE, weight_decay=gpt.WEIGHT_DECAY, fused=True
         )
-        self._device = device
         self._batches = [
             [
                 [half.to(device) for half in pair]
@@ -89,29 +144,8 @@ class Step(Driver):
         norm = torch.nn.utils.clip_grad_norm_(self._params, gpt.MAX_NORM, foreach=True)
         self._optimizer.step()
         self._made += 1
-        event = torch.cuda.Event() if self._cuda else None
-        if event is not None:
-            event.record()
-        return total, norm, event
-
-    def wait(self, started: Any) -> None:
-        """Wait for this step alone: reading the loss would wait for the later ones too."""
-        if started[2] is not None:
-            started[2].synchronize()
+        return self.event(), total, norm
 
     def read(self, started: Any) -> list[float]:
         """Return loss and norm."""
-        return [float(value) for value in started[:2]]
-
-    def reset_peak(self) -> None:
-        """Start a new peak."""
-        if self._cuda:
-            self._torch.cuda.reset_peak_memory_stats()
-
-    def peak_bytes(self) -> int | None:
-        """Return the peak of allocated tensors."""
-        return self._torch.cuda.max_memory_allocated() if self._cuda else None
-
-    def note(self) -> str:
-        """Return the version."""
-        return f"torch {self._torch.__version__}"
+        return [float(value) for value in started[1:]]
