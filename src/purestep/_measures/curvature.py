@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, sums, tree
+from purestep._core import checks, norms, sums, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
 from purestep._core.rng import check_key, fold_in, scope
 from purestep._core.tracing import ordering
@@ -58,7 +58,7 @@ def curvature(*, rows: int | None = None, every: int = 100, name: str = "curvatu
             mean = Mean(bend * weight, weight)
             found = mean if found is None else Mean.merge(found, mean)
         assert found is not None
-        bend, length = found.value if weights is None else found.total, mx.square(tree.norm(direction))
+        bend, length = found.value if weights is None else found.total, mx.square(norms.norm(direction))
         return {"": mx.where(length == 0, 0.0, bend / length)}
 
     return Measurement(name, measure, every)
@@ -220,13 +220,13 @@ def _weights(moment: Moment, parts: list[Batch]) -> list[mx.array] | None:
 def _inner(first: Tree, second: Tree) -> mx.array:
     pairs = zip(tree.leaves(first), tree.leaves(second), strict=True)
     products = [a.astype(mx.float32) * b.astype(mx.float32) for a, b in pairs]
-    return sums.total(tree.partial_sums(products, lambda x: x).vector)
+    return sums.total(norms.partial_sums(products, lambda x: x).vector)
 
 
 def _unit(vector: Tree) -> tuple[Tree, mx.array]:
     """Return a vector of norm 1 in float32, and the norm of the given one; zeros stay zeros."""
     scaled, divisor = _scaled(vector)
-    norm = tree.norm(scaled)
+    norm = norms.norm(scaled)
     return tree.map(lambda x: x / mx.where(norm == 0, 1.0, norm), scaled), norm * divisor
 
 
