@@ -30,7 +30,7 @@ LAYOUT = {
         "__main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms rng"
+        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
     "_layers": (
