@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 
@@ -64,7 +64,7 @@ class Layout:
         """Return the tree whose arrays are views of the vectors; other values fill the places of a vector."""
         leaves: list[Any] = [None] * len(self.paths)
         for vector, split, value in zip(self.vectors, self._split, values, strict=True):
-            if not isinstance(value, mx.array):
+            if not isinstance(value, mx.array) or (value.shape == (0,) and vector.ends[-1]):
                 found: Any = [value] * len(vector.members)
             elif value.ndim == 0 or value.shape[-1] != vector.ends[-1]:
                 raise ValueError(
@@ -77,32 +77,58 @@ class Layout:
         return tree.map(leaves.__getitem__, self.like)
 
     def pack(self, values: Tree) -> list[Any]:
-        """Return the vectors of a tree with the containers of `like`; `()` for one whose places hold `()`."""
+        """Return the vectors of a tree with the containers of `like`.
+
+        Where all places of a vector hold `()`, or all hold an empty array, so does the vector.
+        """
         leaves: list[Any] = []
         _gather(self.like, values, "", leaves)
         found = []
         for vector, join in zip(self.vectors, self._join, strict=True):
             members = [leaves[index] for index in vector.members]
-            if all(type(member) is tuple for member in members):  # a mask left them out
-                found.append(())
+            if all(map(_is_nothing, members)) and vector.ends[-1]:
+                found.append(members[0])
                 continue
             leading = self._leading(vector, members)
             alone = len(members) == 1
             found.append(members[0].reshape((*leading, vector.ends[-1])) if alone else join(*members))
         return found
 
+    def uniform(self, tree_of_values: Tree) -> list[Any]:
+        """Return the value of each vector, from those of the arrays; refuse values that differ within one."""
+        values: list[Any] = []
+        _gather(self.like, tree_of_values, "", values)
+        found = []
+        for vector in self.vectors:
+            first = vector.members[0]
+            for index in vector.members:
+                if values[index] != values[first]:
+                    raise ValueError(
+                        f"{values[first]!r} for {self.paths[first]} and {values[index]!r} for "
+                        f"{self.paths[index]}, which share the vector {vector.name}"
+                    )
+            found.append(values[first])
+        return found
+
     def _leading(self, vector: Vector, members: list[Any]) -> tuple[int, ...]:
         """Return the axes before those of the layout, as of a stack of trees; refuse other shapes."""
-        leading = None
+        leading: tuple[int, ...] | None = None
         for index, shape, member in zip(vector.members, vector.shapes, members, strict=True):
-            got = member.shape if isinstance(member, mx.array) else type(member).__name__
-            front = got[: len(got) - len(shape)] if isinstance(member, mx.array) else None
+            path = self.paths[index] or "the tree"
+            if not isinstance(member, mx.array):
+                raise ValueError(f"packed: {path} must be an array, got {type(member).__name__}")
+            front = member.shape[: max(member.ndim - len(shape), 0)]
             leading = front if leading is None else leading
-            if front is None or front != leading or got[len(front) :] != shape:
-                path = self.paths[index] or "the tree"
-                raise ValueError(f"packed: {path} must have shape {shape}, as in the layout, got {got}")
-        assert leading is not None
-        return leading
+            if member.shape != (*leading, *shape):
+                raise ValueError(
+                    f"packed: {path} must have shape {shape}, as in the layout, got {member.shape}"
+                )
+        return leading or ()
+
+
+def _is_nothing(member: Any) -> bool:
+    """Tell whether a mask left a member out, or a transform keeps nothing for it: `()` or an empty array."""
+    return type(member) is tuple if not isinstance(member, mx.array) else member.shape == (0,)
 
 
 def _cut(vector: Vector, array: mx.array) -> tuple[mx.array, ...]:
@@ -153,6 +179,9 @@ class Packed(tuple):
     __slots__ = ()
     layout: Layout
     _fields: tuple[str, ...]
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> mx.array: ...
 
 
 _classes: dict[Any, type[Packed]] = {}
@@ -178,7 +207,7 @@ def class_for(like: Tree, names: Sequence[str]) -> type[Packed]:
             layout = Layout(skeleton, tuple(indices), tuple(vectors))
             # Layouts that differ have names that differ, so that specs differ too.
             name = f"Packed_{zlib.crc32(repr(key).encode()):08x}"
-            fields: Any = namedtuple(name, [vector.name for vector in vectors])  # noqa: PYI024
+            fields: Any = namedtuple(name, [vector.name for vector in vectors])
             _classes[key] = type(name, (fields, Packed), {"__slots__": (), "layout": layout})
         return _classes[key]
 
@@ -235,21 +264,21 @@ def holds_packed(value: Tree) -> bool:
     return (type(value) is list or isinstance(value, tuple)) and any(map(holds_packed, value))
 
 
-def unpacked(tree: Tree) -> Tree:
+def unpacked(value: Tree) -> Tree:
     """Return a tree with the model's own trees in place of each `Packed`.
 
     The arrays are views of the vectors, and nothing is copied. The gradient of the vectors is one
     concatenation. A tree without a `Packed` is returned as it is.
 
     Args:
-        tree: the result of `ps.packed`, a `TrainState`, or any tree.
+        value: the result of `ps.packed`, a `TrainState`, or any tree.
 
     >>> import purestep as ps
     >>> params = ps.packed({"w": mx.ones((2, 3)), "b": mx.zeros(3)})
     >>> ps.unpacked(params)["b"]
     array([0, 0, 0], dtype=float32)
     """
-    return _unpacked(tree) if holds_packed(tree) else tree
+    return _unpacked(value) if holds_packed(value) else value
 
 
 def _unpacked(node: Any) -> Any:
@@ -258,9 +287,21 @@ def _unpacked(node: Any) -> Any:
     if type(node) is dict:
         return {key: _unpacked(child) for key, child in node.items()}
     if type(node) is list or isinstance(node, tuple):
-        built = [_unpacked(child) for child in node]
-        return type(node)(*built) if tree.is_namedtuple(node) else type(node)(built)
+        return _rebuilt(node, [_unpacked(child) for child in node])
     return node
+
+
+def uniform(value: Tree, like: Tree) -> Tree:
+    """Return a tree like `like`, with one value for each vector, from values for the model's own tree.
+
+    Raises:
+        ValueError: with two paths that share a vector and have different values.
+    """
+    if isinstance(like, Packed):
+        return type(like)(*like.layout.uniform(value))
+    if not holds_packed(like):
+        return value
+    return _rebuilt(like, [uniform(a, b) for a, b in _pairs(value, like, "")])
 
 
 def packed_like(caller: str, value: Tree, like: Tree) -> Tree:
@@ -282,10 +323,20 @@ def _packed_like(value: Any, like: Any, path: str) -> Any:
         return value if type(value) is type(like) else type(like)(*like.layout.pack(value))
     if not holds_packed(like):
         return value
+    segments = [segment for segment, _ in tree.children(like) or []]
+    pairs = zip(segments, _pairs(value, like, path), strict=True)
+    return _rebuilt(like, [_packed_like(a, b, tree.join(path, segment)) for segment, (a, b) in pairs])
+
+
+def _pairs(value: Any, like: Any, path: str) -> list[tuple[Any, Any]]:
+    """Return the children of two containers in pairs; refuse containers that differ."""
     below, given = tree.children(like) or [], dict(tree.children(value) or [])
     if type(value) is not type(like) or given.keys() != {segment for segment, _ in below}:
         raise ValueError(f"{path or 'the tree'} is {_shown(value)} in place of {_shown(like)}")
-    built = [_packed_like(given[name], child, tree.join(path, name)) for name, child in below]
+    return [(given[segment], child) for segment, child in below]
+
+
+def _rebuilt(like: Any, children: list[Any]) -> Any:
     if type(like) is dict:
-        return dict(zip(like, built, strict=True))
-    return type(like)(*built) if tree.is_namedtuple(like) else type(like)(built)
+        return dict(zip(like, children, strict=True))
+    return type(like)(*children) if tree.is_namedtuple(like) else type(like)(children)

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from purestep._core import checks, norms, tree
 from purestep._core.mean import AnyMean
+from purestep._core.packing import unpacked
 from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
 from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
@@ -230,8 +231,9 @@ def _moment(
     updates: Updates,
 ) -> Moment:
     unwatched = objective._replace(watches=(), small_squares=False)
+    gradients, updates, params, new_params = unpacked((made.gradients, updates, before.params, after.params))
     return Moment(
-        made.gradients, updates, before.params, after.params, before.step, batch, objective.microbatches,
+        gradients, updates, params, new_params, before.step, batch, objective.microbatches,
         made.small_square, {}, loss_at(unwatched, before.model_state, key),
     )  # fmt: skip
 

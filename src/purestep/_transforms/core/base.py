@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import mlx.core as mx
 
@@ -11,9 +11,15 @@ from purestep._core import checks, tree
 from purestep._core.types import Init, Params, Tree, Update, Updates
 from purestep._transforms.core.fitting import StateCheck, check_gradients
 from purestep._transforms.core.foreign import meant_instead
+from purestep._transforms.core.unpacking import accepting, init_by_leaf, update_by_leaf
 
 
-class GradientTransform(NamedTuple):
+class _Functions(NamedTuple):
+    init: Init
+    update: Update
+
+
+class GradientTransform(_Functions):
     """A pair of pure functions that turns gradients into the delta to add to the parameters.
 
     Attributes:
@@ -22,6 +28,9 @@ class GradientTransform(NamedTuple):
             structure and shapes of the gradients; the state keeps its structure, shapes and dtypes. Extra
             arguments are keyword arguments, such as `value` (the loss) and `weight` (the weight of the
             loss). A transform receives those that its `update` names, also as a member of a `chain`.
+
+    With the vectors of `ps.packed`, both functions receive the model's own trees, as views, and the updates
+    are packed again.
 
     The contract and the signs are those of optax: gradients come in, and the updates that come out are added
     to the parameters. `scale_by_learning_rate` flips the sign.
@@ -33,8 +42,10 @@ class GradientTransform(NamedTuple):
     ({'w': array(1.5, dtype=float32)}, ())
     """
 
-    init: Init
-    update: Update
+    __slots__ = ()
+
+    def __new__(cls, init: Init, update: Update) -> Self:
+        return super().__new__(cls, init_by_leaf(init), update_by_leaf("update", update))
 
 
 def identity() -> GradientTransform:
@@ -43,30 +54,39 @@ def identity() -> GradientTransform:
     >>> identity().update({"w": mx.array(2.0)}, ())
     ({'w': array(2, dtype=float32)}, ())
     """
-    return without_state("identity", lambda updates, params: updates)
+    return without_state("identity", lambda updates, params: updates, elementwise=True)
 
 
-def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
+def stateless(
+    fn: Callable[[Updates, Params | None], Updates], *, elementwise: bool = False
+) -> GradientTransform:
     """Make a transform from a function `(updates, params) -> updates`; its state is `()`.
+
+    Args:
+        fn: the function.
+        elementwise: whether `fn` treats all elements alike, whatever the shapes and paths. It then receives
+            the vectors of `ps.packed` as they are; otherwise the model's own trees.
 
     >>> import purestep as ps
     >>> double = stateless(lambda updates, params: ps.tree.map(lambda u: 2 * u, updates))
     >>> double.update({"w": mx.array(3.0)}, ())
     ({'w': array(6, dtype=float32)}, ())
     """
-    return without_state("stateless", fn)
+    return without_state("stateless", fn, elementwise=elementwise)
 
 
-def without_state(caller: str, fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
+def without_state(
+    caller: str, fn: Callable[[Updates, Params | None], Updates], *, elementwise: bool = False
+) -> GradientTransform:
     """Return `stateless(fn)` with errors that name `caller`."""
 
     def update(updates: Updates, state: tuple[()], params: Params | None = None) -> tuple[Updates, tuple[()]]:
         return fn(updates, params), ()
 
-    return checked(caller, lambda params: (), update)
+    return checked(caller, lambda params: (), update, elementwise=elementwise)
 
 
-def checked(caller: str, init: Init, update: Update) -> GradientTransform:
+def checked(caller: str, init: Init, update: Update, *, elementwise: bool = False) -> GradientTransform:
     """Make a transform whose update compares gradients and state with the parameters before it computes.
 
     Nested transforms are compared once, by the outermost one: `taking_extra` calls them without checks.
@@ -76,6 +96,9 @@ def checked(caller: str, init: Init, update: Update) -> GradientTransform:
         caller: the public name for errors.
         init: as in `GradientTransform`.
         update: as in `GradientTransform`.
+        elementwise: whether both may receive the vectors of `packed`: what they compute does not depend on
+            the shapes and paths of the leaves, and the state has arrays like the parameters, 0-d arrays, or
+            what other transforms keep. Otherwise they receive the model's own trees.
 
     Raises:
         ValueError: at update, if gradients or state do not fit the parameters, with the path.
@@ -86,6 +109,11 @@ def checked(caller: str, init: Init, update: Update) -> GradientTransform:
         ...
     ValueError: halve: w has shape (2,) in updates, (3,) in params
     """
+    if elementwise:
+        accepting(init)
+        accepting(update)
+    else:
+        init, update = init_by_leaf(init), update_by_leaf(caller, update)
     check = StateCheck(caller, init, strict=False)
 
     @functools.wraps(update)
@@ -97,7 +125,7 @@ def checked(caller: str, init: Init, update: Update) -> GradientTransform:
         return update(updates, state, params, **extra)
 
     guarded.unchecked = update  # type: ignore[attr-defined]
-    return GradientTransform(init, guarded)
+    return GradientTransform(init, accepting(guarded))
 
 
 def taking_extra(transform: GradientTransform) -> Update:
