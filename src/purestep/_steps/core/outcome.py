@@ -65,7 +65,7 @@ def outcome_of(
         stateful: whether it takes and returns a model_state.
         training: whether a training step calls it. Modules that it runs then need a key or `train=False`.
     """
-    # The vectors of `packed` become the model's own tree, except for functions made for them, as `compute_in`.
+    # The vectors of `packed` become the model's own tree. `compute_in` is made for vectors.
     params = params if accepts_packed(loss_fn) else unpacked(params)
     params, model_state, batch, rng = own(params), own(model_state), own(batch), copy.copy(rng)
     with context.training_step(tree.leaves(params)) if training else nullcontext():
