@@ -38,6 +38,7 @@ LAYOUT = {
         "observing recording"
     ).split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
+    "_core.packing": "layout trees".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
