@@ -71,6 +71,7 @@ def test_mlx_treats_vectors_as_a_namedtuple(packed):
 
 def test_the_gradient_of_a_vector_is_one_concatenation(packed):
     """That of slices would be an array of the vector's size for each slice, all added up."""
+    mx.eval(packed)
     for vector in mx.grad(of_vectors)(packed):
         made = operations(vector)
         assert made["Concatenate"] == 1
