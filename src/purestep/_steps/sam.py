@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, norms, tree
 from purestep._core.types import Batch, LossFn, Params, Tree, Updates
 from purestep._steps.core import measuring
 from purestep._steps.core.gradients import Objective
@@ -126,7 +126,7 @@ def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool
         weighted = tree.map(lambda g, p: mx.abs(p.astype(mx.float32)) * g, gradients, params)
     else:
         weighted = gradients
-    norm = tree.norm(weighted)
+    norm = norms.norm(weighted)
     factor = rho / mx.where(norm > 0, norm, 1.0)  # a zero gradient has no direction
     if adaptive:
         return tree.map(lambda w, p: factor * mx.abs(p.astype(mx.float32)) * w, weighted, params)

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, norms, tree
 from purestep._core.mean import AnyMean
 from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
@@ -131,6 +131,7 @@ def step_for(
             any(each.small_squares for each in due),
         )
 
+        @norms.shared()
         def parts(state: TrainState, batch: Batch) -> Parts:
             nonlocal depends_known
             check_state(caller, state)
@@ -139,7 +140,7 @@ def step_for(
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
-            grad_norm = tree.norm(made.gradients)
+            grad_norm = norms.norm(made.gradients)
             updates, opt_state = _transformed(update, state, made, grad_norm, key)
             new = state._replace(
                 params=apply_updates(state.params, updates),
