@@ -1,5 +1,7 @@
 """Checkpoints of packed states: the same files as those of the model's own tree."""
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -79,7 +81,7 @@ def test_files_name_the_models_own_arrays(tmp_path):
     packed = packed_state()
     checkpoint.save(tmp_path / "packed.safetensors", packed)
     checkpoint.save(tmp_path / "plain.safetensors", ps.unpacked(packed))
-    files = [mx.load(str(tmp_path / f"{name}.safetensors")) for name in ("packed", "plain")]
+    files: list[Any] = [mx.load(str(tmp_path / f"{name}.safetensors")) for name in ("packed", "plain")]
     assert files[0].keys() == files[1].keys()
     assert "params.w" in files[0]
     assert "opt_state.1.average.half" in files[0]
