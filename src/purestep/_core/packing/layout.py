@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import cuda, tree
-from purestep._core.tracing.custom import custom_function
+from purestep._core.tracing.custom import custom_function, is_capturing
 from purestep._core.types import Tree
 
 
@@ -47,8 +47,8 @@ class Layout:
         for vector in vectors:
             split: Any = custom_function(partial(_cut, vector))
             join: Any = custom_function(partial(_joined, vector))
-            split.vjp(partial(_split_gradient, join))
-            join.vjp(partial(_join_gradient, split))
+            split.vjp(partial(_split_gradient, vector, join))
+            join.vjp(partial(_join_gradient, vector, split))
             split.vmap(partial(_mapped_split, split))
             join.vmap(partial(_mapped_join, join))
             self._split.append(split)
@@ -142,12 +142,13 @@ def _joined(vector: Vector, *arrays: mx.array) -> mx.array:
     return mx.concatenate(flat, axis=-1)
 
 
-def _split_gradient(join: Any, primals: Any, cotangents: Any, outputs: Any) -> mx.array:
-    return join(*cotangents)
+# A capture computes the gradient of each call at once: that of the gradient too, without an end.
+def _split_gradient(vector: Vector, join: Any, primals: Any, cotangents: Any, outputs: Any) -> mx.array:
+    return _joined(vector, *cotangents) if is_capturing() else join(*cotangents)
 
 
-def _join_gradient(split: Any, primals: Any, cotangent: Any, output: Any) -> list[mx.array]:
-    return list(split(cotangent))
+def _join_gradient(vector: Vector, split: Any, primals: Any, cotangent: Any, output: Any) -> list[mx.array]:
+    return list(_cut(vector, cotangent) if is_capturing() else split(cotangent))
 
 
 def _mapped_split(split: Any, array: mx.array, axis: int) -> tuple[list[mx.array], list[int]]:
