@@ -127,7 +127,12 @@ def _is_nothing(member: Any) -> bool:
 
 def _cut(vector: Vector, array: mx.array) -> tuple[mx.array, ...]:
     leading = array.shape[:-1]
-    pieces = mx.split(array, list(vector.ends[:-1]), axis=-1) if len(vector.ends) > 1 else [array]
+    if len(vector.ends) == 1:
+        pieces = [array]
+    elif is_capturing():  # MLX merges two equal splits, and exports outputs of the second that nothing makes
+        pieces = [array[..., begin:end] for begin, end in pairwise((0, *vector.ends))]
+    else:
+        pieces = mx.split(array, list(vector.ends[:-1]), axis=-1)
     return tuple(
         piece.reshape((*leading, *shape)) for piece, shape in zip(pieces, vector.shapes, strict=True)
     )
