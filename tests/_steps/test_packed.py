@@ -235,3 +235,31 @@ def test_adapters_are_trained_packed():
     close(*found)
     ps.write_back(net, found[0].params)
     assert same_bits(ps.functional(net)[1], ps.unpacked(found[0].params))
+
+
+def test_memory_is_predicted():
+    apply, params, _ = model()
+    step = ps.train_step(loss_of(apply), ADAMW)
+    found = [
+        ps.memory.predict(step, ps.TrainState.create(each, ADAMW), BATCH)
+        for each in (ps.packed(params), params)
+    ]
+    assert found[0].parameters == found[1].parameters
+    assert found[0].optimizer == found[1].optimizer
+    assert found[0].peak == pytest.approx(found[1].peak, rel=0.3)
+
+
+def test_a_step_that_went_wrong_is_explained_by_layers(tmp_path):
+    apply, params, _ = model()
+    step = ps.train_step(loss_of(apply), ADAMW)
+    recorded = ps.replay.record(step, tmp_path)
+    state = ps.TrainState.create(ps.packed(params), ADAMW)
+    with pytest.warns(ps.replay.ReplayWarning, match=r"params\.first\.weight"):
+        mx.eval(recorded(state, {**BATCH, "x": mx.nan * BATCH["x"]}))
+        recorded.close()
+    bundle = ps.replay.load(tmp_path / "step_00000000")
+    assert same_bits(bundle.state, state)
+    report = ps.replay.explain(step, bundle)
+    gradients = next(stage for stage in report.stages if stage.name == "gradients")
+    assert "gradients.first.weight" in {found.path for found in gradients.nonfinite}
+    assert report.reproduced
