@@ -7,7 +7,6 @@ from purestep._core import checks
 from purestep._core.escaping import encodable, printable
 from purestep._loop.config.config import TrainConfig
 
-
 _DEEPEST = 32  # mappings within mappings; one that holds itself has no end
 
 
@@ -39,7 +38,9 @@ def flat(caller: str, config: Any) -> dict[str, Any]:
     while waiting:
         prefix, table, depth = waiting.pop(0)
         if depth > _DEEPEST:
-            raise checks.error(caller, f"config must have at most {_DEEPEST} levels, got more below {prefix:.40}")
+            raise checks.error(
+                caller, f"config must have at most {_DEEPEST} levels, got more below {prefix:.40}"
+            )
         for name, value in table.items():
             if not isinstance(name, str) or not name:
                 raise TypeError(

@@ -23,9 +23,7 @@ class Worker:
         dropped: jobs that were refused because too many were waiting.
     """
 
-    def __init__(
-        self, name: str, *, threaded: bool = True, after: "Worker | None" = None, most: int = 1000
-    ):
+    def __init__(self, name: str, *, threaded: bool = True, after: "Worker | None" = None, most: int = 1000):
         self.failure: Exception | None = None
         self.dropped = 0
         self._waiting: queue.Queue[Job | None] = queue.Queue(most)
