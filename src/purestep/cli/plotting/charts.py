@@ -159,7 +159,7 @@ def _number(digits: str) -> tuple[int, str]:
 def _groups(names: Sequence[str]) -> dict[str, list[str]]:
     """Return the figures of layers, named `prefix/layer`, by prefix; a few are drawn as curves instead.
 
-    Layers are numbered, or paths with dots. Others, such as `train/loss` and `train/accuracy`, share no scale.
+    Layers are numbered, or paths with dots. Others, such as `train/loss`, share no scale.
     """
     found: dict[str, list[str]] = {}
     for name in names:
