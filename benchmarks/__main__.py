@@ -9,6 +9,9 @@ from benchmarks.harness import ContestantError
 
 NAMES = {  # each is a module of this package, with add_arguments(parser) and run(options) -> exit code
     "step": "one training step: purestep against the same mathematics by hand",
+    "transformer": "one training step of GPT-2: purestep, MLX by hand, torch, JAX",
+    "optimizer": "clipping and AdamW alone: purestep, MLX by hand, mlx.optimizers, torch, optax",
+    "cpu": "one training step of a small transformer on CPU cores: purestep, torch, JAX",
     "memory": "peak memory of a step in microbatches, and their gradients",
     "checkpoint": "saving and restoring a state, and saving in the background",
     "measures": "measurements within a step against the same step without: time and peak memory",

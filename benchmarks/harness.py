@@ -2,10 +2,12 @@
 
 import argparse
 import importlib.metadata
+import json
 import multiprocessing
 import os
 import platform
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -15,10 +17,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
-
-import purestep as ps
-from purestep._core import hardware
 
 _SETTLE = 0.05  # seconds between turns: OpenBLAS threads spin for up to some 30 ms after their last product
 
@@ -37,29 +37,39 @@ class Worker:
     is 4e-3 apart, and no comparison could be sharp. MLX_ENABLE_TF32=1 in the environment overrides.
     """
 
-    def __init__(self, name: str, build: Callable[..., Any], *args: Any, cold: bool = False):
+    def __init__(
+        self,
+        name: str,
+        build: Callable[..., Any],
+        *args: Any,
+        cold: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ):
         self.name = name
         self._folder = tempfile.TemporaryDirectory(prefix="purestep-benchmark-")
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, build, args), daemon=True)
         before = dict(os.environ)
-        wanted = {"MLX_ENABLE_TF32": before.get("MLX_ENABLE_TF32", "0")}
+        wanted = {"MLX_ENABLE_TF32": before.get("MLX_ENABLE_TF32", "0"), **(environment or {})}
         if cold:
             wanted["TMPDIR"] = self._folder.name
         os.environ.update(wanted)  # what a spawned process starts with
         try:
             self._process.start()
         finally:
-            for name in wanted:
-                os.environ.pop(name)
+            for variable in wanted:
+                os.environ.pop(variable)
             os.environ.update(before)
         theirs.close()
 
-    def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the object there and wait for what it returns."""
+    def call(self, method: str, *args: Any, timeout: float | None = None) -> Any:
+        """Call a method of the object there and wait for what it returns, for at most `timeout` seconds."""
         try:
             self._pipe.send((method, args))
+            if not self._pipe.poll(timeout):
+                self._process.kill()
+                raise ContestantError(f"{self.name}: {method} took more than {timeout:.0f} s")
             failed, result = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(10)
@@ -160,6 +170,9 @@ def fastest(values: Sequence[float]) -> float:
 
 def facts() -> dict[str, Any]:
     """Return what the numbers depend on beside the code."""
+    import purestep as ps  # not above: a process of another framework must not load MLX
+    from purestep._core import hardware
+
     return {
         "device": hardware.device_name(),
         "blas": hardware.blas(),
@@ -201,3 +214,12 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def save(name: str, found: Mapping[str, Any], text: str) -> None:
+    """Write what was measured to `benchmarks/results`, as JSON and as text, named after the device."""
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    device = re.sub(r"[^a-z0-9]+", "-", str(found["facts"]["device"]).lower()).strip("-")
+    (folder / f"{name}-{device}.json").write_text(json.dumps({"benchmark": name, **found}, indent=1) + "\n")
+    (folder / f"{name}-{device}.txt").write_text(text + "\n")

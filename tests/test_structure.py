@@ -29,9 +29,14 @@ LAYOUT = {
         "optimizers schedules losses data checkpoint memory replay metrics callbacks testing demos cli "
         "__main__"
     ).split(),
-    "_core": ("escaping hardware sums mean types checks microbatching scalars tree tracing rng").split(),
+    "_core": (
+        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms rng"
+    ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
-    "_layers": "attention activations reduced substitutes recomputing observing recording".split(),
+    "_layers": (
+        "attention activations norm_sources norm_kernels fused_norms reduced substitutes recomputing "
+        "observing recording"
+    ).split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),

@@ -11,6 +11,7 @@ dict keys are written as they are, and list and tuple positions as digits. Integ
 
 from functools import partial
 
+from purestep._core.norms import norm
 from purestep._core.tree import (
     ArraySpec,
     NodeSpec,
@@ -31,7 +32,6 @@ from purestep._core.tree import (
     map,
     map_with_path,
     matches,
-    norm,
     paths,
     size,
     spec,

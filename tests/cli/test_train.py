@@ -54,8 +54,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(capsys, here, monkey
     result(capsys, *QUICK, "--max-steps", "12", "--out", "whole")
     made = session.create_step
 
-    def interrupted(*arguments):
-        step, count = made(*arguments), [0]
+    def interrupted(*arguments, **options):
+        step, count = made(*arguments, **options), [0]
 
         def signalling(state, batch):
             count[0] += 1
@@ -247,3 +247,30 @@ def test_every_field_of_the_configuration_changes_the_run(capsys, here):
         "step_00000002",
         "step_00000004",
     }
+
+
+def test_measurements_reach_the_rows_and_change_no_parameter_also_after_a_resume(capsys, here):
+    result(capsys, *QUICK, "--max-steps", "4", "--out", "plain")
+    measured = [*QUICK, "--measure", "drift,weight_norms", "--measure-every", "2", "--out", "run"]
+    result(capsys, *measured, "--max-steps", "2", "--lr-schedule", "constant")
+    result(capsys, "--resume", "--max-steps", "4", "--out", "run")
+    result(capsys, *measured[:-1], "whole", "--max-steps", "4", "--lr-schedule", "constant")
+    result(capsys, *QUICK, "--max-steps", "4", "--lr-schedule", "constant", "--out", "without")
+    assert same("run", "whole")
+    assert same("whole", "without")
+    rows = {name: [row for row in rows_of(name) if "loss" in row] for name in ("run", "whole")}
+    assert rows["run"] == rows["whole"]
+    drifts = [[value for key, value in row.items() if key.startswith("drift/")] for row in rows["run"]]
+    assert [row["step"] for row in rows["run"]] == [2, 4]
+    assert 0 < sum(drifts[0]) < sum(drifts[1])  # from the first parameters, not from those of the resume
+    assert not any("/" in key for row in rows_of("plain") for key in row)
+
+
+def test_a_profile_of_the_steps_is_shown_and_written(capsys, here):
+    code, out, err = command(capsys, *QUICK, "--max-steps", "6", "--out", "run", "--profile")
+    assert (code, err) == (0, "")
+    assert "wait for the device" in out or "dispatch" in out
+    assert "profile.json" in out
+    content = json.loads((here / "run/profile.json").read_text())
+    assert [row["step"] for row in content["rows"]] == [4, 5, 6]
+    assert same("run", "run")

@@ -2,7 +2,7 @@
 
 MLX differentiates an activation operation by operation. `mlx.nn.gelu_approx` then takes a power, a `tanh` and
 a `cosh`, and keeps five arrays of the input's size for the gradient. The values here are
-those of `mlx.nn` bit for bit.
+those of `mlx.nn` bit for bit, except that a GPU computes `gelu_approx` in float32.
 """
 
 import math
@@ -81,8 +81,17 @@ def _mish_slope(x: mx.array) -> mx.array:
     return above / below + 4 * mx.minimum(x, 20.0) * (e / below) * ((1 + e) / below)
 
 
+def _gelu_approx_forward(x: mx.array) -> mx.array:
+    """Return GELU's `tanh` form; on a GPU in float32, rounded once, without MLX's `power`."""
+    if not hardware.on_gpu():
+        return nn.gelu_approx(x)
+    wide = x.astype(mx.float32)
+    inner = wide * (2 * _ROOT + (2 * _ROOT * 0.044715) * (wide * wide))
+    return (wide * mx.sigmoid(inner)).astype(x.dtype)
+
+
 _gelu = _with_slope(nn.gelu, _gelu_slope)
-_gelu_approx = _with_slope(nn.gelu_approx, _gelu_approx_slope)
+_gelu_approx = _with_slope(_gelu_approx_forward, _gelu_approx_slope)
 _mish = _with_slope(nn.mish, _mish_slope)
 _silu = _with_slope(nn.silu, _silu_slope)
 

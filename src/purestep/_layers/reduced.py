@@ -13,6 +13,8 @@ import mlx.core as mx
 
 from purestep._core import hardware, sums
 from purestep._core.tracing.custom import custom_function
+from purestep._layers.fused_norms import fused_norm
+from purestep._layers.norm_kernels import Norm
 
 REDUCED = (mx.bfloat16, mx.float16)
 
@@ -154,6 +156,8 @@ def rms_norm(x: mx.array, weight: mx.array | None, eps: float, *, stream: Any = 
     >>> mx.grad(lambda weight: rms_norm(x, weight, 0.0).sum())(mx.ones(2, mx.bfloat16))
     array([4000, 4000], dtype=bfloat16)
     """
+    if stream is None and (found := _fused(False, eps, x, weight, None)) is not None:
+        return found
     if not is_reduced(weight):
         return _rms_norm(x, weight, eps, stream=stream)
     return _normed(x, weight, None, lambda x, w, b: _rms_norm(x, w, eps, stream=stream))
@@ -180,9 +184,19 @@ def layer_norm(
     >>> mx.grad(lambda bias: layer_norm(x, None, bias, 0.0).sum())(mx.zeros(2, mx.bfloat16))
     array([4000, 4000], dtype=bfloat16)
     """
+    if stream is None and (found := _fused(True, eps, x, weight, bias)) is not None:
+        return found
     if not is_reduced(weight, bias):
         return _layer_norm(x, weight, bias, eps, stream=stream)
     return _normed(x, weight, bias, lambda x, w, b: _layer_norm(x, w, b, eps, stream=stream))
+
+
+def _fused(
+    centered: bool, eps: float, x: mx.array, weight: mx.array | None, bias: mx.array | None
+) -> mx.array | None:
+    """Return the norm by a kernel of its own, or `None` where there is none for these arrays."""
+    norm = Norm(float(eps), centered, weight is not None, bias is not None)
+    return fused_norm(norm, x, *(array for array in (weight, bias) if array is not None))
 
 
 def _normed(x: mx.array, weight: mx.array | None, bias: mx.array | None, norm: Any) -> mx.array:

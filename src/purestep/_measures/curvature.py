@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, sums, tree
+from purestep._core import checks, norms, sums, tree
 from purestep._core.mean import AnyMean, Mean
 from purestep._core.rng import check_key, fold_in, scope
 from purestep._core.tracing import ordering
@@ -56,7 +56,7 @@ def curvature(*, rows: int | None = None, every: int = 100, name: str = "curvatu
             mean = Mean(bend * weight, weight)
             found = mean if found is None else Mean.merge(found, mean)
         assert found is not None
-        length = mx.square(tree.norm(moment.updates))
+        length = mx.square(norms.norm(moment.updates))
         return {"": mx.where(length == 0, 0.0, found.value / length)}
 
     return Measurement(name, measure, every)
@@ -130,7 +130,7 @@ def sharpness(
         product = _hessian_product(loss, params, vector)
         value = _inner(vector, product)
     rest = tree.map(lambda p, v: p - value * v, product, vector)
-    return Sharpness(value, vector, tree.norm(rest))
+    return Sharpness(value, vector, norms.norm(rest))
 
 
 def _hessian_product(loss: Callable[[Params], mx.array], params: Params, vector: Tree) -> Tree:
@@ -169,11 +169,11 @@ def _second(
 def _inner(first: Tree, second: Tree) -> mx.array:
     pairs = zip(tree.leaves(first), tree.leaves(second), strict=True)
     products = [a.astype(mx.float32) * b.astype(mx.float32) for a, b in pairs]
-    return sums.total(tree.partial_sums(products, lambda x: x).vector)
+    return sums.total(norms.partial_sums(products, lambda x: x).vector)
 
 
 def _unit(vector: Tree) -> Tree:
-    norm = tree.norm(vector)
+    norm = norms.norm(vector)
     return tree.map(lambda x: x.astype(mx.float32) / mx.where(norm == 0, 1.0, norm), vector)
 
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import tree
+from purestep._core import norms
 
 _WORDS = {mx.float16: mx.int16, mx.bfloat16: mx.int16, mx.float32: mx.int32, mx.float64: mx.int64}
 
@@ -45,7 +45,7 @@ def difference(first: mx.array, second: mx.array) -> Difference:
     apart = mx.where(alike, mx.zeros_like(a), a - b)  # equal infinities, and NaN in both, count as equal
     size = mx.abs(apart).astype(mx.float32)
     finite = mx.where(mx.isfinite(b), mx.abs(b).astype(mx.float32), 0.0)
-    norm, whole = tree.norm(finite), tree.norm(size)
+    norm, whole = norms.norm(finite), norms.norm(size)
     return Difference(
         False,
         _number(mx.where(mx.isnan(size).any(), mx.nan, size.max())),

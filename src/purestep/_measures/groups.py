@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep._core import checks, sums, tree
+from purestep._core import checks, norms, sums, tree
 from purestep._core.types import Tree
 
 Groups = Callable[[str], str]
@@ -54,7 +54,7 @@ def group_sums(values: Tree, fn: Callable[[mx.array], mx.array], by: Groups) -> 
     """
     if not tree.leaves(values):
         return {}
-    partial = tree.partial_sums(values, fn)
+    partial = norms.partial_sums(values, fn)
     spans: dict[str, list[tuple[int, int]]] = {}
     for path, span in zip(tree.paths(values), partial.spans, strict=True):
         spans.setdefault(by(path), []).append(span)

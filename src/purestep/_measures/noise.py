@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, norms, tree
 from purestep._steps.core.measuring import Measurement, Moment
 
 
@@ -48,7 +48,7 @@ def noise_scale(*, every: int = 1, name: str = "noise_scale") -> Measurement:
         assert moment.small_square is not None
         count, small = moment.microbatches, moment.small_square
         rows = tree.leaves(moment.batch)[0].shape[0]
-        large = mx.square(tree.norm(moment.gradients))
+        large = mx.square(norms.norm(moment.gradients))
         return {
             "noise": rows * (small - large) / (count - 1),
             "signal": (count * large - small) / (count - 1),

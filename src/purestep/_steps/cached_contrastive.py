@@ -1,14 +1,16 @@
 """The training step of a contrastive loss over a batch whose activations do not fit in memory at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.types import Batch, Encoder, LossOutput, Params, Tree
+from purestep._steps.core import measuring
 from purestep._steps.core.batches import check_batch
 from purestep._steps.core.cached import Contrast, Inputs, cached_loss
+from purestep._steps.core.measuring import Measurement
 from purestep._steps.core.outcome import check_loss_fn, check_takes
 from purestep._steps.step import Step
 from purestep._steps.train import step_for
@@ -22,6 +24,7 @@ def cached_contrastive_step(
     *,
     microbatches: int,
     stateful: bool = False,
+    measure: Sequence[Measurement] = (),
 ) -> Step:
     """Build a training step with a loss over the whole batch and an encoder that receives one part at a time.
 
@@ -50,6 +53,9 @@ def cached_contrastive_step(
         stateful: the encoder is `encode(params, model_state, batch, rng) -> (representations, model_state)`.
             Each microbatch passes its model_state to the next. The step returns the last one of the first
             pass.
+        measure: as in `train_step`. Layers are recorded in the first pass of the encoder, over the whole
+            batch; those that `loss_fn` runs are not. Measurements that need the gradient of each microbatch,
+            such as `noise_scale`, are refused: the loss of one part does not exist.
 
     Returns:
         A `Step` with the metrics of `train_step`. Gradients are summed in float32 and rounded once to the
@@ -57,6 +63,7 @@ def cached_contrastive_step(
 
     Raises:
         TypeError: when the step is built, if a function takes other arguments.
+        ValueError: when the step is built, for a measurement that needs the gradient of each microbatch.
         ValueError, TypeError: on the first call, as `train_step`; also for representations that are not
             floating-point arrays, or that do not have one row for each example of the microbatch.
 
@@ -76,10 +83,18 @@ def cached_contrastive_step(
     check_loss_fn(caller, encode, stateful=stateful, name="encode")
     check_takes(caller, "loss_fn", loss_fn, ("params", "representations", "batch"))
     microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
+    measure = measuring.checked(caller, measure, microbatches=2)
+    for each in measure:
+        if each.small_squares:
+            raise checks.error(
+                caller,
+                f"measure must not hold {each.name!r}, which needs the gradient of each microbatch: the loss "
+                "is over the whole batch",
+            )
     contrast = Contrast(caller, encode, loss_fn, microbatches, stateful)
 
     def cached(params: Params, model_state: Tree, batch: Batch, rng: mx.array) -> Any:
         check_batch(caller, batch, microbatches)
         return cached_loss(contrast, params, Inputs(model_state, batch, rng))
 
-    return step_for(caller, cached, transform, stateful=True)
+    return step_for(caller, cached, transform, stateful=True, measure=measure)

@@ -1,5 +1,6 @@
 """The training step of a float16 model: the loss is scaled so that gradients do not underflow."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -8,10 +9,13 @@ from purestep._core import checks, tree
 from purestep._core.mean import Mean, map_terms
 from purestep._core.tracing.custom import custom_function
 from purestep._core.types import Batch, LossFn, Params, Tree
+from purestep._steps.core import measuring
+from purestep._steps.core.gradients import Objective
+from purestep._steps.core.measuring import Measurement, Moment
 from purestep._steps.core.outcome import check_loss_fn, outcome_of
 from purestep._steps.state import TrainState, check_state
-from purestep._steps.step import Parts, Step
-from purestep._steps.train import opt_state_check, step_for
+from purestep._steps.step import Parts, Step, around
+from purestep._steps.train import loss_at, opt_state_check, step_for
 from purestep._transforms.core.base import GradientTransform, check_transform
 
 
@@ -26,7 +30,12 @@ def _(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
 
 
 def loss_scaled_step(
-    loss_fn: LossFn, transform: GradientTransform, *, microbatches: int = 1, stateful: bool = False
+    loss_fn: LossFn,
+    transform: GradientTransform,
+    *,
+    microbatches: int = 1,
+    stateful: bool = False,
+    measure: Sequence[Measurement] = (),
 ) -> Step:
     """Build a training step that multiplies the gradient of its loss by the scale in the optimizer state.
 
@@ -42,6 +51,9 @@ def loss_scaled_step(
         transform: as in `train_step`; it contains one `dynamic_loss_scale`.
         microbatches: as in `train_step`.
         stateful: as in `train_step`. The forward pass of a skipped step still updates the model_state.
+        measure: as in `train_step`. Measurements see the gradients divided by the scale, in float32. In a
+            skipped step the gradients are those that overflowed, so that their norms are infinite or NaN and
+            name the layer. The updates are 0, and the parameters before and after are equal.
 
     Raises:
         ValueError: on the first call, if the optimizer state has no scale, and as in `train_step`.
@@ -57,6 +69,8 @@ def loss_scaled_step(
     """
     caller = "loss_scaled_step"
     check_loss_fn(caller, loss_fn, stateful=stateful)
+    microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
+    measure = measuring.checked(caller, measure, microbatches, taken="loss_scale")
     check_transform(caller, "transform", transform)
     check_opt_state = opt_state_check(caller, transform)
 
@@ -72,9 +86,22 @@ def loss_scaled_step(
         return map_terms(times, outcome.loss), outcome.metrics, (scale, outcome.model_state)
 
     # The scale reaches the loss function in every microbatch, as part of its model_state.
-    inner = step_for(caller, scaled, transform, microbatches=microbatches, stateful=True)
+    objective = Objective(caller, loss_fn, microbatches, stateful)
 
-    def parts(state: TrainState, batch: Batch) -> Parts:
+    def view(moment: Moment, state: TrainState, key: mx.array) -> Moment:
+        scale, model_state = state.model_state
+        inverse, small = 1 / scale, moment.small_square
+        return moment._replace(
+            gradients=tree.map(lambda g: inverse * g.astype(mx.float32), moment.gradients),
+            small_square=None if small is None else inverse * (inverse * small),
+            loss=loss_at(objective, model_state, key),
+        )
+
+    inner = step_for(
+        caller, scaled, transform, microbatches=microbatches, stateful=True, measure=measure, view=view
+    )
+
+    def parts(inner: Step, state: TrainState, batch: Batch) -> Parts:
         check_state(caller, state)
         check_opt_state(state.opt_state, state.params)
         scales = tree.fields(state.opt_state, "loss_scale")
@@ -90,4 +117,4 @@ def loss_scaled_step(
         metrics |= {"grad_norm": metrics["grad_norm"] / scale, "loss_scale": scale}
         return made._replace(state=new.replace(model_state=new.model_state[1]))
 
-    return Step(parts, transform=transform)
+    return around(inner, parts, transform=transform)

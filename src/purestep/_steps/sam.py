@@ -1,15 +1,19 @@
 """Sharpness-aware minimization (SAM): the gradient at the worst point nearby."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, norms, tree
 from purestep._core.types import Batch, LossFn, Params, Tree, Updates
+from purestep._steps.core import measuring
+from purestep._steps.core.gradients import Objective
+from purestep._steps.core.measuring import Measurement, Moment
 from purestep._steps.core.outcome import check_loss_fn, outcome_of
 from purestep._steps.state import TrainState, check_state
-from purestep._steps.step import Parts, Step
-from purestep._steps.train import opt_state_check, step_for
+from purestep._steps.step import Parts, Step, around
+from purestep._steps.train import loss_at, opt_state_check, step_for, with_measured
 from purestep._transforms.core.base import GradientTransform, check_transform
 
 
@@ -21,6 +25,7 @@ def sam_step(
     adaptive: bool = False,
     microbatches: int = 1,
     stateful: bool = False,
+    measure: Sequence[Measurement] = (),
 ) -> Step:
     """Build the pure function that makes one step of SAM, with two gradients and one update.
 
@@ -45,6 +50,10 @@ def sam_step(
         adaptive: measure the distance relative to the parameters (ASAM; use a rho of 0.5 to 2).
         microbatches: as in `train_step`.
         stateful: as in `train_step`; the model_state is that of the first pass.
+        measure: as in `train_step`. Measurements see the gradients that the transform receives, and so the
+            layers in the pass at the second point. Their parameters are those before the update, without
+            the perturbation; the curvature is that of the loss there. The perturbation depends on the whole
+            batch, so the microbatches of `noise_scale` are not quite independent.
 
     Returns:
         A `Step`. Its metrics are those of `train_step` at the parameters themselves, and `perturbed_loss`,
@@ -62,6 +71,8 @@ def sam_step(
     """
     caller = "sam_step"
     check_loss_fn(caller, loss_fn, stateful=stateful)
+    microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
+    measure = measuring.checked(caller, measure, microbatches, taken="perturbed_loss")
     rho = checks.number(caller, "rho", rho, least=0)
     check_transform(caller, "transform", transform)
     check_opt_state = opt_state_check(caller, transform)
@@ -81,9 +92,16 @@ def sam_step(
     # receives the perturbation as model_state, which reaches the loss function in every microbatch.
     look = GradientTransform(lambda params: tree.zeros_like(params, mx.float32), probe)
     first = step_for(caller, loss_fn, look, microbatches=microbatches, stateful=stateful)
-    second = step_for(caller, perturbed, transform, microbatches=microbatches, stateful=True)
+    objective = Objective(caller, loss_fn, microbatches, stateful)
 
-    def parts(state: TrainState, batch: Batch) -> Parts:
+    def view(moment: Moment, state: TrainState, key: mx.array) -> Moment:
+        return moment._replace(loss=loss_at(objective, state.model_state[1], key))
+
+    second = step_for(
+        caller, perturbed, transform, microbatches=microbatches, stateful=True, measure=measure, view=view
+    )
+
+    def parts(second: Step, state: TrainState, batch: Batch) -> Parts:
         check_state(caller, state)
         check_opt_state(state.opt_state, state.params)
         seen, metrics = first(state.replace(opt_state=look.init(state.params)), batch)
@@ -91,12 +109,15 @@ def sam_step(
         made = second.parts(state.replace(model_state=carried), batch)
         if "perturbed_loss" in metrics or "learning_rate" in metrics:
             raise checks.error(caller, "loss_fn's metrics may not be named perturbed_loss or learning_rate")
-        metrics["perturbed_loss"] = made.metrics["loss"]
-        if "learning_rate" in made.metrics:
-            metrics["learning_rate"] = made.metrics["learning_rate"]
+        measured = dict(made.metrics)
+        metrics["perturbed_loss"] = measured.pop("loss")
+        del measured["grad_norm"]
+        if "learning_rate" in measured:
+            metrics["learning_rate"] = measured.pop("learning_rate")
+        metrics = with_measured(caller, metrics, measured)
         return made._replace(state=made.state.replace(model_state=seen.model_state), metrics=metrics)
 
-    return Step(parts, transform=transform)
+    return around(second, parts, transform=transform)
 
 
 def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool) -> Tree:
@@ -105,7 +126,7 @@ def _perturbation(gradients: Updates, params: Params, rho: float, adaptive: bool
         weighted = tree.map(lambda g, p: mx.abs(p.astype(mx.float32)) * g, gradients, params)
     else:
         weighted = gradients
-    norm = tree.norm(weighted)
+    norm = norms.norm(weighted)
     factor = rho / mx.where(norm > 0, norm, 1.0)  # a zero gradient has no direction
     if adaptive:
         return tree.map(lambda w, p: factor * mx.abs(p.astype(mx.float32)) * w, weighted, params)

@@ -1,6 +1,7 @@
 """The class of training steps, and the parts of one step."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from purestep._core.types import Batch, Metrics, Updates
@@ -81,3 +82,23 @@ class Step:
         """Return the new state and the metrics of the step."""
         made = self.parts(state, batch)
         return made.state, made.metrics
+
+
+def around(
+    inner: Step,
+    parts: Callable[[Step, TrainState, Batch], Parts],
+    *,
+    transform: GradientTransform,
+) -> Step:
+    """Return the step `parts(inner, state, batch)`; its `at` is that of `inner`."""
+    chosen: dict[int, Step] = {}  # by the `id` of a step that `inner` keeps
+
+    def choose(number: int) -> Step | None:
+        step = inner.at(number)
+        if step is inner:
+            return None
+        if id(step) not in chosen:
+            chosen[id(step)] = Step(partial(parts, step), transform=transform)
+        return chosen[id(step)]
+
+    return Step(partial(parts, inner), transform=transform, choose=choose)

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, norms, tree
 from purestep._core.mean import AnyMean
 from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
@@ -21,6 +21,9 @@ from purestep._steps.state import TrainState, check_state
 from purestep._steps.step import Parts, Step
 from purestep._transforms.core.base import GradientTransform, apply_updates, check_transform, taking_extra
 from purestep._transforms.core.fitting import StateCheck
+
+View = Callable[[Moment, TrainState, mx.array], Moment]
+"""`view(moment, state, key)`, with the state before the step and the key of the loss function."""
 
 _UPDATE = 0x7570  # folded into a key for the draws of the transform: others than those of the loss
 
@@ -97,8 +100,19 @@ def step_for(
     microbatches: int = 1,
     stateful: bool = False,
     measure: Sequence[Measurement] = (),
+    view: View | None = None,
 ) -> Step:
-    """Build a `train_step` whose errors name the public function that the user called."""
+    """Build a `train_step` whose errors name the public function that the user called.
+
+    Args:
+        caller: the name of that function.
+        loss_fn: as in `train_step`, like the other arguments.
+        transform: turns gradients into updates.
+        microbatches: the number of parts of a batch.
+        stateful: whether `loss_fn` takes and returns a model_state.
+        measure: the measurements.
+        view: changes the `Moment` of the measurements, for a step whose loss function is not the user's.
+    """
     check_loss_fn(caller, loss_fn, stateful=stateful)
     check_transform(caller, "transform", transform)
     microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
@@ -117,6 +131,7 @@ def step_for(
             any(each.small_squares for each in due),
         )
 
+        @norms.shared()
         def parts(state: TrainState, batch: Batch) -> Parts:
             nonlocal depends_known
             check_state(caller, state)
@@ -125,7 +140,7 @@ def step_for(
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
-            grad_norm = tree.norm(made.gradients)
+            grad_norm = norms.norm(made.gradients)
             updates, opt_state = _transformed(update, state, made, grad_norm, key)
             new = state._replace(
                 params=apply_updates(state.params, updates),
@@ -136,7 +151,11 @@ def step_for(
             )
             metrics = _metrics(caller, made, grad_norm, opt_state)
             if due:
-                metrics = _with_measured(objective, due, metrics, state, new, batch, key, made, updates)
+                moment = _moment(objective, state, new, batch, key, made, updates)
+                moment = moment if view is None else view(moment, state, key)
+                metrics = with_measured(
+                    caller, metrics, measuring.results(caller, due, moment, made.observed)
+                )
             _check_unchanged(caller, state, new)
             return Parts(new, metrics, made.gradients, updates)
 
@@ -201,31 +220,32 @@ def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, opt_state: 
     return metrics | {name: mean.value for name, mean in own_metrics.items()}
 
 
-def _with_measured(
+def _moment(
     objective: Objective,
-    due: tuple[Measurement, ...],
-    metrics: Metrics,
     before: TrainState,
     after: TrainState,
     batch: Batch,
     key: mx.array,
     made: Differentiated,
     updates: Updates,
-) -> Metrics:
-    """Return the metrics with the results of the measurements."""
+) -> Moment:
     unwatched = objective._replace(watches=(), small_squares=False)
-
-    def loss(params: Params, batch: Batch) -> AnyMean:
-        return unwatched.outcome(params, before.model_state, batch, key).loss
-
-    moment = Moment(
+    return Moment(
         made.gradients, updates, before.params, after.params, before.step, batch, objective.microbatches,
-        made.small_square, {}, loss,
+        made.small_square, {}, loss_at(unwatched, before.model_state, key),
     )  # fmt: skip
-    measured = measuring.results(objective.caller, due, moment, made.observed)
+
+
+def loss_at(objective: Objective, model_state: Tree, key: mx.array) -> Callable[[Params, Batch], AnyMean]:
+    """Return the loss as a function of the parameters and the batch."""
+    return lambda params, batch: objective.outcome(params, model_state, batch, key).loss
+
+
+def with_measured(caller: str, metrics: Metrics, measured: Metrics) -> Metrics:
+    """Return the metrics of a step with the results of its measurements; refuse a name that is taken."""
     taken = sorted(metrics.keys() & measured.keys())
     if taken:
-        raise checks.error(objective.caller, f"a measurement may not be named {', '.join(taken)}")
+        raise checks.error(caller, f"a measurement may not be named {', '.join(taken)}")
     return metrics | measured
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import purestep as ps
-from purestep._loop.config.kinds import choices, optional
+from purestep._checkpoint.disk import atomic
+from purestep._loop.config.kinds import choices, members, optional
 from purestep.cli.core import output
 from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command
 from purestep.cli.demo import with_openblas
@@ -18,7 +19,7 @@ from purestep.cli.training import loading, settings
 from purestep.cli.training.session import CHECKPOINTS, Outcome, Session, figures, opened, trained
 from purestep.cli.training.settings import STORED, TrainConfig
 
-METRICS = "metrics.jsonl"
+METRICS, PROFILE = "metrics.jsonl", "profile.json"
 _NO_KERNEL = "MLX cannot compile a kernel ({}). It writes to TMPDIR; --no-compile-step compiles none"
 _OF_MLX = {
     "compile": _NO_KERNEL,
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
             kept = f"To continue: {_again(out)}" if switches["resume"] else "Nothing was written"
             output.interrupted("train", f"interrupted before the first step. {kept}")
             return INTERRUPTED
-        result = _train(session, showing)
+        result = _train(session, showing, ps.profile() if switches["profile"] else None)
     if isinstance(result, int):
         return result
     if switches["json"]:
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     return _status(result["reason"])
 
 
-def _train(session: Session, showing: Any) -> dict[str, Any] | int:
+def _train(session: Session, showing: Any, profile: Any) -> dict[str, Any] | int:
     """Train and show the run; return its figures, or an exit status."""
     callbacks: list[Any] = [ps.callbacks.jsonl(session.directory / METRICS)]
     screen: Any = None if showing is None else showing.Screen()
@@ -88,7 +89,10 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
         showing.say("\n".join(lines))
         callbacks.append(ps.callbacks.progress("train", console=screen.console))
     try:
-        outcome = _shown(session, callbacks)
+        with contextlib.nullcontext() if profile is None else profile:
+            outcome = _shown(session, callbacks)
+        if profile is not None:
+            atomic.write_text(session.directory / PROFILE, profile.to_json())
     except (KeyboardInterrupt, SystemExit) as stop:  # the second Ctrl-C, or the second SIGTERM
         output.interrupted("train", f"interrupted; {_to_continue(session)}")
         return stop.code if isinstance(stop, SystemExit) and isinstance(stop.code, int) else INTERRUPTED
@@ -106,8 +110,10 @@ def _train(session: Session, showing: Any) -> dict[str, Any] | int:
     lost = getattr(screen, "error", None)  # of standard output
     if showing is not None and lost is None:
         shown = {name: value for name, value in found.items() if value is not None}
-        there = ", ".join(name for name in (STORED, METRICS) if (session.directory / name).exists())
+        there = ", ".join(name for name in (STORED, METRICS, PROFILE) if (session.directory / name).exists())
         showing.say("\n".join(["", *showing.table(shown), ""]))
+        if profile is not None:
+            showing.say(f"{profile}\n")
         showing.say(f"{there} and checkpoints are in {session.directory}/")
     if outcome.sample is not None:
         found["sample"] = outcome.sample
@@ -187,6 +193,7 @@ def _help() -> None:
     )
     parser.add_argument("config", metavar="CONFIG.toml", nargs="?", help="settings by name")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--profile", action="store_true", help="show where the time of ten steps goes")
     parser.add_argument("--json", action="store_true", help="print only the figures, as JSON")
     for title, cls in (("the task", settings.Task), ("hyperparameters", TrainConfig)):
         group = parser.add_argument_group(title)
@@ -216,8 +223,12 @@ def _texts(cls: type) -> dict[str, str]:
 def _metavar(kind: Any) -> str:
     kind, _ = optional(kind)
     names = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
+    if members(kind):
+        return f"{'|'.join(members(kind))},..."
     return "|".join(choices(kind)) or names[kind]
 
 
 def _default(value: Any) -> str:
+    if value == ():
+        return "default none"
     return "no default" if value in (None, "") else f"default {str(value).lower()}"

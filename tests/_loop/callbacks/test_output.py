@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from functools import partial
 
 import mlx.core as mx
@@ -155,23 +156,69 @@ def test_log_writes_lines_to_a_function_or_a_logger(caplog):
     assert caplog.records[0].message.startswith("step 1/1")
 
 
-def progress_at(step, row=None):
-    return Progress(
-        step, None, 0, None, None, {}, row, {}, None, {}, callbacks.History(), 8 * step, 80 * step, 0.0
-    )
+def test_lines_leave_the_figures_of_single_layers_to_files_and_the_history(tmp_path):
+    step = ps.train_step(loss_fn, ps.optimizers.adam(0.05), measure=[ps.metrics.grad_norms()])
+    lines, out = [], io.StringIO()
+    shown = [
+        callbacks.log(lines.append),
+        callbacks.progress(console=Console(file=out, width=500)),
+        callbacks.jsonl(tmp_path / "rows"),
+    ]
+    result = ps.fit(step, start(), At(), steps=2, callbacks=shown)
+    assert "grad_norm " in lines[0]
+    assert "|g| " in out.getvalue()
+    assert not any("/w" in text for text in (*lines, out.getvalue()))
+    assert rows_of(tmp_path / "rows")[0]["grad_norms/w"] == result.history.column("grad_norms/w")[1][0]
 
 
-def test_throughput_leaves_out_the_first_step_and_evaluations():
-    times = iter([5.0, 6.0, 7.0, 107.0, 108.0])
-    meter = Throughput(clock=lambda: next(times))
-    meter.on_step_end(progress_at(1))
-    meter.on_step_end(progress_at(2))
-    meter.on_step_end(progress_at(3, row={}))
+def progress_at(step, row=None, seconds=0.0, **others):
+    counts = 8 * step, 80 * step, seconds
+    made = Progress(step, None, 0, None, None, {}, row, {}, None, {}, callbacks.History(), *counts)
+    return made._replace(**others)
+
+
+def test_throughput_leaves_out_the_first_step_evaluations_and_the_step_made_meanwhile():
+    """Steps of 1 s; the fourth was made while an evaluation took 100 s, and ends 1 ms after it."""
+    meter = Throughput()
+    meter.on_step_end(progress_at(1, seconds=5.0))
+    meter.on_step_end(progress_at(2, seconds=6.0))
+    meter.on_step_end(progress_at(3, {}, seconds=7.0))
     assert meter.rates == {"steps_per_second": 1.0, "samples_per_second": 8.0, "tokens_per_second": 80.0}
-    meter.on_eval_end(progress_at(3))
-    meter.on_step_end(progress_at(4, row={}))
-    assert meter.rates["steps_per_second"] == 1.0
-    assert meter.history.column("steps_per_second") == ([3, 4], [1.0, 1.0])
+    meter.on_eval_end(progress_at(3, seconds=7.0))
+    meter.on_step_end(progress_at(4, {}, seconds=107.001))
+    assert meter.rates == {}
+    meter.on_checkpoint(progress_at(4, seconds=107.001))
+    meter.on_step_end(progress_at(5, seconds=200.001))
+    meter.on_step_end(progress_at(6, seconds=201.001))
+    meter.on_step_end(progress_at(7, {}, seconds=201.002, alone=True))
+    assert meter.rates["steps_per_second"] == pytest.approx(1.0)
+    assert meter.history.column("steps_per_second")[0] == [3, 7]
+
+
+@pytest.mark.parametrize("kind", ["rows", "evaluation", "callback"])
+def test_no_row_of_a_run_has_a_rate_that_no_step_reached(kind):
+    """A step sleeps for 10 ms while it is built, so at most 100 are made in a second."""
+
+    def slow(state, batch):
+        time.sleep(0.01)
+        return STEP(state, batch)
+
+    rows, meter = [], callbacks.throughput(flops_per_step=1.0, peak_flops=1e3)
+    lagging = lambda progress: time.sleep(0.03) if progress.step == 6 else None  # noqa: E731
+    text = ps.Evaluation(lambda state: "text", every=6, name="sample")
+    options = {
+        "rows": {"callbacks": [meter]},
+        "evaluation": {"callbacks": [meter], "evaluate": text},
+        "callback": {"callbacks": [lagging, meter]},
+    }[kind]
+    keep = lambda progress: rows.append(progress.row)  # noqa: E731
+    options["callbacks"].append(keep)
+    ps.fit(slow, start(), At(), steps=7, log_every=2, **options)
+    rates = [row.get("steps_per_second") for row in rows if row is not None]
+    assert len(rates) == 4
+    assert all(0 < rate <= 100 for rate in rates[1:3])
+    assert rates[3] is None  # the last step alone
+    assert all(row["mfu"] <= 0.1 for row in rows if row is not None and "mfu" in row)
 
 
 def test_a_resumed_sampler_repeats_no_step(tmp_path):
@@ -209,14 +256,14 @@ def test_a_sampler_prints_or_appends_escaped_text(tmp_path, capsys):
 
 def test_every_keeps_the_clock_of_what_it_calls_rarely():
     """Steps of a second; an evaluation of 100 s between two calls."""
-    now = [0.0]
-    meter = Throughput(clock=lambda: now[0])
+    now = 0.0
+    meter = Throughput()
     rarely = callbacks.every(10, meter)
     for step in range(1, 31):
-        now[0] += 1.0
-        rarely.on_step_end(progress_at(step, row={} if step % 10 == 0 else None))
+        now += 1.0
+        rarely.on_step_end(progress_at(step, {} if step % 10 == 0 else None, now))
         if step % 5 == 0:
-            now[0] += 100.0
+            now += 100.0
             rarely.on_eval_end(progress_at(step))
     assert meter.rates["steps_per_second"] == 1.0
 

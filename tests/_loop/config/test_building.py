@@ -14,7 +14,7 @@ from purestep._loop.config.building import (
     create_schedule,
     create_step,
 )
-from purestep._loop.config.config import OptimizerName, ScheduleName, TrainConfig
+from purestep._loop.config.config import MeasureName, OptimizerName, ScheduleName, TrainConfig
 from tests.running import normal
 
 SCHEDULES, OPTIMIZERS = get_args(ScheduleName), get_args(OptimizerName)
@@ -296,3 +296,23 @@ def test_a_step_is_compiled_if_the_configuration_says_so():
     for function in (create_schedule, create_optimizer, lambda c: create_step(c, loss)):
         with pytest.raises(TypeError, match=": config .* TrainConfig, got {'seed': 1}"):
             function({"seed": 1})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_step_makes_the_measurements_that_the_configuration_names(dtype):
+    names = get_args(MeasureName)
+    config = TrainConfig(warmup_steps=0, dtype=dtype, measure=list(names), measure_every=2)
+    start = {"w": mx.ones((1, 3))}
+    step = create_step(config, lambda *given: loss(*given).astype(mx.float32), reference=start)
+    state = ps.TrainState.create(start, create_optimizer(config))
+    batch, found = {"x": mx.array(normal(8, 3)), "y": mx.ones((8, 1))}, []
+    for number in range(4):
+        before = state.params["w"]
+        state, metrics = step.at(number)(state, batch)
+        found.append(tuple(dict.fromkeys(key.partition("/")[0] for key in metrics if key.startswith(names))))
+    assert found == [(), names, (), names]
+    assert isinstance(step, ps.Compiled)
+    assert step.traces == 2
+    assert metrics["drift/w"].item() == pytest.approx(mx.linalg.norm(before - 1).item(), rel=1e-5)
+    with pytest.raises(ValueError, match=r"create_step: reference .* 'drift', got None"):
+        create_step(config, loss)

@@ -35,6 +35,8 @@ OTHER = {
     "b2": (0.95, {}),
     "momentum": (0.5, {"optimizer": "sgd"}),
     "dtype": ("bfloat16", {}),
+    "measure": (("drift", "grad_norms"), {}),
+    "measure_every": (3, {}),
 }
 
 
@@ -51,7 +53,7 @@ def test_the_defaults_are_those_that_users_expect():
         "grad_accumulation_steps": 1, "max_grad_norm": 1.0, "eval_interval": 100, "log_interval": 10,
         "checkpoint_interval": 500, "optimizer": "adamw", "lr_schedule": "cosine", "compile_step": True,
         "seed": 42, "min_lr_ratio": 0.1, "decay_ratio": None, "b1": None, "b2": None, "momentum": None,
-        "dtype": "float32",
+        "dtype": "float32", "measure": [], "measure_every": 10,
     }  # fmt: skip
     assert OTHER.keys() == TrainConfig.types().keys()
 
@@ -66,9 +68,10 @@ def test_every_form_carries_every_field(tmp_path, name):
     (tmp_path / "c.json").write_text(json.dumps(config.to_dict()))
     assert TrainConfig.from_toml(tmp_path / "c.toml") == config
     assert TrainConfig.from_json(str(tmp_path / "c.json")) == config
-    arguments = [f"--{key.replace('_', '-')}={each}" for key, each in {**needs, name: value}.items()]
+    texts = {**needs, name: ",".join(value) if isinstance(value, tuple) else value}
+    arguments = [f"--{key.replace('_', '-')}={each}" for key, each in texts.items()]
     assert TrainConfig.from_arguments(arguments) == config
-    dashed = [part for key, each in {**needs, name: value}.items() for part in (f"--{key}", str(each))]
+    dashed = [part for key, each in texts.items() for part in (f"--{key}", str(each))]
     assert TrainConfig.from_arguments(dashed) == config
     assert TrainConfig().replace(**needs, **{name: value}) == config
 
@@ -122,6 +125,12 @@ def test_a_configuration_is_immutable_and_equal_by_value():
         ),
         ({"momentum": 0.9}, "momentum ... adamw, ... got 0.9"),
         ({"decay_ratio": 0.3}, "decay_ratio ... cosine schedule"),
+        ({"measure": "grad_norms"}, "measure ... list of names, got 'grad_norms'"),
+        ({"measure": ["norms"]}, "measure ... grad_norms, weight_norms, drift, ... curvature, got 'norms'"),
+        ({"measure": [3]}, "measure ... got 3"),
+        ({"measure": ["drift", "drift"]}, "measure ... once, got 'drift' twice"),
+        ({"measure": None}, "measure ... list of names, got None"),
+        ({"measure_every": 0}, "measure_every ... 1, got 0"),
         ({"learning_rat": 1}, "no field 'learning_rat'; ... learning_rate?"),
         ({"lr": 1}, "no field 'lr'; ... learning_rate?"),
         ({"clip_norm": 1}, "no field 'clip_norm'; ... max_grad_norm?"),
@@ -200,6 +209,10 @@ def test_arguments_override_a_base_and_the_last_one_wins():
     assert TrainConfig.from_arguments([]) == TrainConfig()
     said = refusal(lambda: TrainConfig.from_arguments([], base={"seed": 2}))
     assert re.search(parts("TrainConfig.from_arguments: base ... TrainConfig, got {'seed': 2}"), said)
+    assert (
+        TrainConfig.from_arguments(["--measure", "none"], base=TrainConfig(measure=["drift"])).measure == ()
+    )
+    assert TrainConfig.from_arguments(["--measure", "drift, grad_norms"]).measure == ("drift", "grad_norms")
     for no in (
         ["--no-compile-step"],
         ["--no_compile_step"],
@@ -222,6 +235,8 @@ def test_arguments_override_a_base_and_the_last_one_wins():
         (["--learning-rate", "nan"], "learning_rate ... finite, got nan"),
         (["--learning-rate", "-1"], "learning_rate ... 0, got -1.0"),
         (["--optimizer", "adamax"], "--optimizer ... adamw,"),
+        (["--measure", "norms"], "--measure ... grad_norms, ... got 'norms'"),
+        (["--measure="], "--measure ... grad_norms, ... got ''"),
         (["--compile-step=maybe"], "--compile-step ... true ... false, got 'maybe'"),
         (["--no-compile-step=true"], "--no-compile-step ... no value"),
         (["--no-seed"], "no option 'no_seed'; ... seed?"),

@@ -164,6 +164,27 @@ def test_a_nan_stops_the_run_and_names_the_leaf(tmp_path):
     assert result.steps == 20  # the next row
 
 
+def test_a_nan_in_a_metric_of_some_steps_is_named_by_its_own_step_also_after_a_resume(tmp_path):
+    """Measured at steps 3, 6, ..., 18, of which 12 and 15 are in a stored part of a row; 18 is not finite."""
+
+    class Poisoned(At):
+        def at(self, step):
+            batch = super().at(step)
+            return {**batch, "x": batch["x"] * (mx.nan if step == 17 else 1.0)}
+
+    norms = ps.metrics.grad_norms(every=3, name="a")
+    step = ps.train_step(loss_fn, TRANSFORM, measure=[norms])
+    said = "a/w is not finite at step 18; the first parameter that is not finite is w"
+    assert ps.fit(step, start(), Poisoned(), steps=40).reason == said
+    seen = []
+    for stop in (lambda progress: Stop("enough") if progress.step == 16 else None, seen.append):
+        with ps.checkpoint.Checkpointer(tmp_path / "run") as checkpointer:
+            result = ps.fit(step, start(), Poisoned(), steps=40, checkpointer=checkpointer, callbacks=[stop])
+    assert (result.reason, result.steps) == (said, 20)
+    assert seen[-1].value_steps["a/w"] == [12, 15, 18]
+    assert seen[-1].value_steps["loss"] == [*range(11, 21)]
+
+
 def test_without_the_stop_a_nan_is_not_saved_either(tmp_path):
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         poisoned = start().replace(params={"w": mx.full(4, mx.nan)})

@@ -1,7 +1,5 @@
 """`throughput`: rates, MFU and a budget of FLOP."""
 
-import itertools
-
 import mlx.core as mx
 import pytest
 
@@ -12,22 +10,17 @@ from tests._loop.workload import STEP, At, batch_of, start
 from tests.refusals import BAD_NUMBERS, parts
 
 
-def moment(step, *, row=True, tokens=0):
+def moment(step, *, row=True, tokens=0, seconds=0.5):
+    """Return the progress after a step; each takes so many seconds."""
     return Progress(
         step, None, 0, None, None, {}, {"loss": 1.0} if row else None, {}, None, {}, None,
-        8 * step, tokens * step, 0.0,
+        8 * step, tokens * step, seconds * step,
     )  # fmt: skip
-
-
-def ticking(seconds, **options):
-    """Return a meter whose clock advances by so many seconds at each reading."""
-    count = itertools.count()
-    return Throughput(lambda: seconds * next(count), **options)
 
 
 def test_mfu_is_the_flop_rate_over_the_peak():
     """Two steps a second of 3 GFLOP on a device of 24 GFLOP/s: a quarter."""
-    meter = ticking(0.5, flops_per_step=3e9, peak_flops=24e9)
+    meter = Throughput(flops_per_step=3e9, peak_flops=24e9)
     for step in (1, 2, 3, 4):
         meter.on_step_end(moment(step, row=step == 4))
     assert meter.rates["flops_per_second"] == pytest.approx(6e9)
@@ -38,7 +31,7 @@ def test_mfu_is_the_flop_rate_over_the_peak():
 
 def test_flop_of_tokens():
     """100 tokens a step of 0.5 s, of 1 MFLOP each."""
-    meter = ticking(0.5, flops_per_token=1e6, peak_flops=1e9)
+    meter = Throughput(flops_per_token=1e6, peak_flops=1e9)
     for step in (1, 2, 3):
         meter.on_step_end(moment(step, row=step == 3, tokens=100))
     assert (meter.rates["flops_per_second"], meter.rates["mfu"]) == pytest.approx((2e8, 0.2))
@@ -46,9 +39,9 @@ def test_flop_of_tokens():
 
 
 def test_an_unknown_peak_gives_no_mfu():
-    meter = ticking(1.0, flops_per_step=1.0, peak_flops=None)
+    meter = Throughput(flops_per_step=1.0, peak_flops=None)
     for step in (1, 2):
-        meter.on_step_end(moment(step))
+        meter.on_step_end(moment(step, seconds=1.0))
     assert "mfu" not in meter.rates
     assert meter.rates["flops_per_second"] == pytest.approx(1.0)
 

@@ -19,11 +19,8 @@ from purestep._core.tree.naming import items as items
 from purestep._core.tree.naming import join as join
 from purestep._core.tree.naming import key_segment as key_segment
 from purestep._core.tree.naming import paths as paths
-from purestep._core.tree.numbers import PartialSums as PartialSums
 from purestep._core.tree.numbers import added as added
 from purestep._core.tree.numbers import cast as cast
-from purestep._core.tree.numbers import norm as norm
-from purestep._core.tree.numbers import partial_sums as partial_sums
 from purestep._core.tree.numbers import size as size
 from purestep._core.tree.numbers import zeros_like as zeros_like
 from purestep._core.tree.specs import ArraySpec as ArraySpec

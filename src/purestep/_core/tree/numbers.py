@@ -1,18 +1,9 @@
 """Arithmetic over all leaves of a tree."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import mlx.core as mx
 
-from purestep._core import hardware, scalars, sums
 from purestep._core.tree.mapping import leaves, map
 from purestep._core.types import Tree
-
-# Leaves of up to this many elements are joined into one vector before they are summed.
-_SMALL = 1 << 12
-_CHAIN = 64  # squares in one plain sum; the root halves the relative error
-_ROWS = 1 << 16  # arrays with at most this many rows, or columns, are summed one by one
 
 
 def cast(tree: Tree, dtype: mx.Dtype) -> Tree:
@@ -23,56 +14,6 @@ def cast(tree: Tree, dtype: mx.Dtype) -> Tree:
 def zeros_like(tree: Tree, dtype: mx.Dtype | None = None) -> Tree:
     """Return zeros of the same shapes, in `dtype` if given."""
     return map(lambda x: mx.zeros(x.shape, dtype or x.dtype), tree)
-
-
-def norm(tree: Tree) -> mx.array:
-    """Return the Euclidean norm of all leaves together, 0-d, summed in float32 for every dtype."""
-    # The partial sums of all leaves are added together: one sum per leaf would cost several kernels each.
-    return scalars.root(sums.total(partial_sums(tree).vector)) if leaves(tree) else mx.array(0.0)
-
-
-class PartialSums(NamedTuple):
-    """Sums over parts of the leaves of a tree, in one vector.
-
-    Attributes:
-        vector: float32, 1-d.
-        spans: for each leaf, the beginning and the end of its part of the vector.
-    """
-
-    vector: mx.array
-    spans: list[tuple[int, int]]
-
-
-def partial_sums(tree: Tree, fn: Callable[[mx.array], mx.array] = mx.square) -> PartialSums:
-    """Return partial sums of `fn` of the elements, which `fn` receives in float32.
-
-    In a compiled step, equal partial sums are computed once: those of `norm` serve the norms of layers too.
-    """
-    # On a CPU, sums along the first axes are fast for every layout. Those along the last axis take 15 times
-    # as long if the array is transposed, as the gradient of a matrix is.
-    on_cpu = not hardware.on_gpu()
-    small: list[mx.array] = []
-    large: list[mx.array] = []
-    lengths: list[tuple[bool, int]] = []
-    for x in (leaf.astype(mx.float32) for leaf in leaves(tree)):
-        if x.size <= _SMALL:
-            small.append(x.reshape(-1))
-        elif x.ndim > 1 and x.shape[kept := -1 if on_cpu else 0] <= _ROWS:
-            axes = range(x.ndim - 1) if kept else range(1, x.ndim)
-            large.append(sums.total(fn(x), axes, chain=_CHAIN))
-        else:
-            large.append(sums.total(fn(x)).reshape(1))
-        lengths.append((x.size <= _SMALL, small[-1].size if x.size <= _SMALL else large[-1].size))
-    begin = {True: sum(length for is_small, length in lengths if not is_small), False: 0}
-    spans = []
-    for is_small, length in lengths:
-        spans.append((begin[is_small], begin[is_small] + length))
-        begin[is_small] += length
-    return PartialSums(_joined(large + ([fn(_joined(small))] if small else [])), spans)
-
-
-def _joined(vectors: list[mx.array]) -> mx.array:
-    return mx.concatenate(vectors) if len(vectors) > 1 else vectors[0]
 
 
 def added(terms: list[mx.array]) -> mx.array:

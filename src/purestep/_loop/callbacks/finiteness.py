@@ -39,7 +39,7 @@ class Nonfinite(EachStep):
         self.passed(progress)
         if progress.row is None:
             return None
-        reason = broken(progress.step, progress.state, progress.values)
+        reason = broken(progress.state, progress.values, progress.value_steps)
         if reason is not None:
             return Stop(reason + self._kept("ignore"))
         if self._root is not None:

@@ -10,14 +10,24 @@ from purestep._loop.core.progress import Progress
 
 
 def line(step: int, steps: int | None, figures: Mapping[str, float], rates: Mapping[str, float]) -> str:
-    """Return the line of a row.
+    """Return the line of a row, without the figures of single layers.
 
-    >>> line(120, 600, {"loss": 1.23456, "learning_rate": 0.005}, {"steps_per_second": 12.3})
+    >>> figures = {"loss": 1.23456, "learning_rate": 0.005, "grad_norms/layers.0": 0.5}
+    >>> line(120, 600, figures, {"steps_per_second": 12.3})
     'step 120/600  loss 1.235  learning_rate 5.0e-03  12.3 steps/s'
     """
     count = f"step {step}" if steps is None else f"step {step:>{len(str(steps))}}/{steps}"
-    texts = [f"{name} {number(value)}" for name, value in figures.items()]
+    texts = [f"{name} {number(value)}" for name, value in figures.items() if is_brief(name)]
     return "  ".join([count, *texts, *shown(rates)])
+
+
+def is_brief(name: str) -> bool:
+    """Return whether a figure has a place in a line: a name with a slash is one of a group, such as a layer.
+
+    >>> is_brief("loss"), is_brief("grad_norms/layers.0")
+    (True, False)
+    """
+    return "/" not in name
 
 
 def number(value: float) -> str:
@@ -57,7 +67,9 @@ class Log(Metered):
 def log(write: Callable[[str], object] | logging.Logger | None = None) -> Log:
     """Write one line for each row and each evaluation.
 
-    Control characters are escaped. Rows come every `log_every` steps of `fit`.
+    Figures with a slash in their name, such as `grad_norms/layers.0` of a measurement, are left out:
+    trackers, `jsonl` and the history have them. Control characters are escaped. Rows come every `log_every`
+    steps of `fit`.
 
     Args:
         write: `write(line)`, or a `logging.Logger`, which logs at level INFO. By default lines are printed

@@ -1,89 +1,84 @@
 """Rates: steps, samples and tokens a second, and callbacks that measure them."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from purestep._loop.callbacks.intervals import EachStep
 from purestep._loop.core.progress import Progress, Run
 
 
-class Mark(NamedTuple):
-    """What was done at a moment.
+class Counts(NamedTuple):
+    """What was done in a time.
 
     Attributes:
-        busy: seconds of making steps: without evaluations, checkpoints and the first step of the process.
-        step: steps made.
-        samples: training examples seen.
-        tokens: tokens seen.
+        seconds: of making steps.
+        steps: the number of steps.
+        samples: the number of training examples.
+        tokens: the number of tokens.
     """
 
-    busy: float
-    step: int
-    samples: int
-    tokens: int
+    seconds: float = 0.0
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0
 
 
-def rates(before: Mark, now: Mark) -> dict[str, float]:
-    """Return steps, samples and tokens a second between two moments; nothing without tokens or time.
+def rates(counts: Counts) -> dict[str, float]:
+    """Return steps, samples and tokens a second; nothing without time, and no tokens a second without tokens.
 
-    >>> rates(Mark(0.0, 0, 0, 0), Mark(2.0, 10, 80, 0))
+    >>> rates(Counts(2.0, 10, 80, 0))
     {'steps_per_second': 5.0, 'samples_per_second': 40.0}
     """
-    seconds = now.busy - before.busy
-    if seconds <= 0:
+    if counts.seconds <= 0:
         return {}
-    counts = {
-        "steps_per_second": now.step - before.step,
-        "samples_per_second": now.samples - before.samples,
-        "tokens_per_second": now.tokens - before.tokens,
-    }
-    return {name: count / seconds for name, count in counts.items() if count}
+    named = zip(Counts._fields[1:], counts[1:], strict=True)
+    return {f"{name}_per_second": number / counts.seconds for name, number in named if number}
 
 
 class Meter:
-    """A clock that runs while steps are made."""
+    """Counts the steps whose time is known, in seconds of the run.
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self._clock, self._since = clock, None
-        self._busy = 0.0
-        self.before: Mark | None = None  # the last row
-        self.now: Mark | None = None
+    The loop sends step k + 1 to the device before it hands out step k. The time from step k to step k + 1 is
+    that of a step, with three exceptions, which do not count:
+
+    1. The first step of the process, which is compiled.
+    2. A step after an evaluation or a checkpoint: it was made meanwhile.
+    3. The last step: nothing was built and sent after it, so that it seems to take no time.
+    """
+
+    def __init__(self) -> None:
+        self._counted = Counts()  # since the last lap
+        self._before: Counts | None = None
+        self._hidden = False
 
     def step(self, progress: Progress) -> None:
         """Note that a step has ended."""
-        now = self._clock()
-        if self._since is not None:
-            self._busy += now - self._since
-        self._since: float | None = now
-        self.now = Mark(self._busy, progress.step, progress.samples, progress.tokens)
-        if self.before is None:  # the first step, which is compiled, does not count
-            self.before = self.now
+        now = Counts(progress.seconds, progress.step, progress.samples, progress.tokens)
+        if self._before is not None and not self._hidden and not progress.alone:
+            made = zip(self._counted, now, self._before, strict=True)
+            self._counted = Counts(*(sum_ + after - before for sum_, after, before in made))
+        self._before, self._hidden = now, False
 
     def pause(self) -> None:
         """Note that something other than a step has ended."""
-        if self._since is not None:
-            self._since = self._clock()
+        self._hidden = True
 
     def lap(self) -> dict[str, float]:
         """Return the rates since the last lap."""
-        if self.before is None or self.now is None:
-            return {}
-        found, self.before = rates(self.before, self.now), self.now
+        found, self._counted = rates(self._counted), Counts()
         return found
 
 
 class Metered(EachStep):
-    """A callback with a meter; `rates` are those of the last row."""
+    """A callback with a meter; `rates` are those of the last row, empty if no step since then counts."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self._clock = clock
-        self._meter = Meter(clock)
+    def __init__(self) -> None:
+        self._meter = Meter()
         self.rates: dict[str, float] = {}
 
     def on_train_begin(self, run: Run) -> None:
-        """Start a new clock."""
-        self._meter, self.rates = Meter(self._clock), {}
+        """Start anew."""
+        self._meter, self.rates = Meter(), {}
 
     def on_step_end(self, progress: Progress) -> None:
         """Count the step; at a row, compute the rates since the row before."""

@@ -13,7 +13,8 @@ def progress(name: str = "step", *, console: Any = None) -> Callback:
     """Show a progress bar: steps, time left, loss and other figures, steps or tokens a second.
 
     In a terminal it is one live line that fits the width; elsewhere one line is printed for each row.
-    Control characters are escaped. The time left does not count the first step, which is compiled, and counts
+    Figures with a slash in their name, such as `grad_norms/layers.0`, are left out. Control characters are
+    escaped. The time left does not count the first step, which is compiled, and counts
     evaluations.
 
     Args:

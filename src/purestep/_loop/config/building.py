@@ -7,8 +7,9 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import checks, tree
-from purestep._core.types import LossFn, Schedule, Tree
+from purestep._core.types import LossFn, Params, Schedule, Tree
 from purestep._loop.config.config import TrainConfig
+from purestep._loop.config.measuring import measurements
 from purestep._schedules.standard import constant, join_schedules, linear, warmup_cosine_decay
 from purestep._schedules.warmup import warmup_linear_decay, warmup_stable_decay
 from purestep._steps.compile import Compiled, compiled
@@ -181,6 +182,7 @@ def create_step(
     transform: GradientTransform | None = None,
     *,
     stateful: bool = False,
+    reference: Params | None = None,
 ) -> Step | Compiled:
     """Return the training step that a configuration describes.
 
@@ -188,11 +190,16 @@ def create_step(
     stay float32. The step is compiled if `compile_step` is true. With float16 it is a `loss_scaled_step`.
 
     Args:
-        config: `dtype` and `compile_step` are used, and all of the optimizer's fields.
+        config: `dtype`, `compile_step`, `measure` and `measure_every` are used, and all of the optimizer's
+            fields.
         loss_fn: as in `train_step`.
         stateful: as in `train_step`.
         transform: the optimizer; `None` is `create_optimizer(config)`. For float16 it contains
             `dynamic_loss_scale`.
+        reference: the first parameters, from which the measurement `drift` is computed. They stay in memory.
+
+    Raises:
+        ValueError: if `measure` has `drift` and there is no reference.
 
     >>> config = TrainConfig(learning_rate=0.1, warmup_steps=0, dtype="bfloat16")
     >>> step = create_step(config, lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean())
@@ -205,7 +212,8 @@ def create_step(
     _check_config("create_step", config)
     build = loss_scaled_step if config.dtype == "float16" else train_step
     transform = create_optimizer(config) if transform is None else transform
-    step = build(computed_in(config, loss_fn), transform, stateful=stateful)
+    measure = measurements("create_step", config, reference)
+    step = build(computed_in(config, loss_fn), transform, stateful=stateful, measure=measure)
     return compiled(step) if config.compile_step else step
 
 

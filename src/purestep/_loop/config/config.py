@@ -16,6 +16,10 @@ OptimizerName: TypeAlias = Literal[
 ScheduleName: TypeAlias = Literal["cosine", "linear", "constant", "wsd"]
 DtypeName: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
+MeasureName: TypeAlias = Literal[
+    "grad_norms", "weight_norms", "drift", "update_ratios", "nonfinite_share", "zero_share", "curvature"
+]
+
 _ClassT = TypeVar("_ClassT")
 _MOST = 2**31 - 1  # a state counts its steps in int32
 _CALLER = "TrainConfig"
@@ -49,6 +53,7 @@ _BOUNDS = {
     "eval_interval": _COUNT,
     "log_interval": _COUNT,
     "checkpoint_interval": _COUNT,
+    "measure_every": _COUNT,
     "seed": Bounds(least=0, below=2**64),
     "min_lr_ratio": Bounds(least=0, most=1),
     "decay_ratio": Bounds(above=0, most=1),
@@ -103,6 +108,10 @@ class TrainConfig:
         momentum: for sgd and muon, in [0, 1). `None` is 0.9 for sgd and 0.95 for muon.
         dtype: the dtype in which the loss is computed. Parameters and optimizer state stay float32. float16
             includes dynamic loss scaling.
+        measure: the names of measurements that the step makes, such as `["grad_norms", "weight_norms"]`;
+            each is that of `purestep.metrics` for all layers. `drift` is the distance from the first
+            parameters. They change no parameter.
+        measure_every: the steps from one measurement to the next.
 
     Raises:
         TypeError: for a value of another type: "10" and True are not integers, 10.0 neither.
@@ -137,6 +146,8 @@ class TrainConfig:
     b2: float | None = None
     momentum: float | None = None
     dtype: DtypeName = "float32"
+    measure: tuple[MeasureName, ...] = ()
+    measure_every: int = 10
 
     def __post_init__(self) -> None:
         for name, kind in self.types().items():
@@ -247,7 +258,8 @@ class TrainConfig:
         >>> TrainConfig.from_dict(TrainConfig(seed=1).to_dict()) == TrainConfig(seed=1)
         True
         """
-        return {name: getattr(self, name) for name in self.types()}
+        values = {name: getattr(self, name) for name in self.types()}
+        return {name: list(each) if isinstance(each, tuple) else each for name, each in values.items()}
 
     def to_toml(self) -> str:
         """Return all fields as TOML, but those that are `None`. `from_toml` reads them.

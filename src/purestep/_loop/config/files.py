@@ -63,7 +63,7 @@ def toml(table: Mapping[str, Any]) -> str:
     r"""Return a table as TOML. A value of `None` is left out: TOML has no such value.
 
     Args:
-        table: Booleans, integers, floats, texts and tables of these.
+        table: Booleans, integers, floats, texts, and lists and tables of these.
 
     >>> print(toml({"seed": 1, "name": "a\n", "sizes": {"width": 8}}), end="")
     seed = 1
@@ -109,6 +109,8 @@ def _value(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
     return repr(value)
 
 

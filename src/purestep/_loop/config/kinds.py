@@ -35,13 +35,22 @@ def choices(kind: Any) -> tuple[str, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
+def members(kind: Any) -> tuple[str, ...]:
+    """Return the names that a list of names may hold, and nothing for another type.
+
+    >>> members(tuple[Literal["a", "b"], ...])
+    ('a', 'b')
+    """
+    return choices(get_args(kind)[0]) if get_origin(kind) is tuple else ()
+
+
 def optional(kind: Any) -> tuple[Any, bool]:
     """Return a type without `None`, and whether it allows `None`.
 
     >>> optional(float | None), optional(int)
     ((<class 'float'>, True), (<class 'int'>, False))
     """
-    if get_origin(kind) is Literal:
+    if get_origin(kind) in (Literal, tuple):
         return kind, False
     inner = [each for each in get_args(kind) if each is not type(None)]
     return (inner[0], True) if inner else (kind, False)
@@ -54,7 +63,8 @@ def checked(caller: str, name: str, value: Any, kind: Any) -> Any:
         caller: for errors.
         name: the field, for errors.
         value: any value. A Boolean is not an integer, and a text is not a number.
-        kind: int, float, bool, str, a `Literal` of texts, or one of these or `None`.
+        kind: int, float, bool, str, a `Literal` of texts, or one of these or `None`; or a tuple of such a
+            `Literal`, whose value is any list of different choices.
 
     Raises:
         TypeError: for a value of another type.
@@ -69,6 +79,8 @@ def checked(caller: str, name: str, value: Any, kind: Any) -> Any:
     if choices(kind):
         checks.one_of(caller, name, value, choices(kind))
         return value
+    if members(kind):
+        return _names(caller, name, value, members(kind))
     if kind is bool or kind is str:
         if not isinstance(value, kind):
             said = "True or False" if kind is bool else "a string"
@@ -94,7 +106,8 @@ def parsed(caller: str, flag: str, text: str, kind: Any) -> Any:
     Args:
         caller: for errors.
         flag: the option as it was typed, for errors.
-        text: `3e-4`, `100`, `true`, `adamw`, or `none` where the type allows `None`.
+        text: `3e-4`, `100`, `true`, `adamw`, or `none` where the type allows `None`. A list of names is
+            `one,two`, and `none` without any.
         kind: as in `checked`.
 
     Raises:
@@ -118,7 +131,21 @@ def parsed(caller: str, flag: str, text: str, kind: Any) -> Any:
             raise checks.error(caller, f"{flag} must be {said}, got {text!r:.80}") from None
     if choices(kind):
         checks.one_of(caller, flag, text, choices(kind))
+    if members(kind):
+        given = [] if text.lower() == _NOTHING else [name.strip() for name in text.split(",")]
+        return _names(caller, flag, given, members(kind))
     return text
+
+
+def _names(caller: str, name: str, value: Any, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a list of different known names as a tuple."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{caller}: {name} must be a list of names, got {checks.shown(value)}")
+    for index, each in enumerate(value):
+        checks.one_of(caller, name, each, known)
+        if each in value[:index]:
+            raise checks.error(caller, f"{name} must hold each name once, got {each!r} twice")
+    return tuple(value)
 
 
 def is_switch(text: str) -> bool:

@@ -77,6 +77,10 @@ class Progress(NamedTuple):
         tokens: tokens seen so far, padding included: the sum of the sizes of the batches' largest integer
             array with two axes. 0 for data without tokens.
         seconds: seconds of training so far, earlier parts of a resumed run included.
+        value_steps: the numbers of the steps of `values`, by the name of the metric: a measurement with
+            `every=n` is not in every step.
+        alone: whether no further step was sent to the device, as at the last step of a run. Otherwise the
+            next step is made while callbacks run.
     """
 
     step: int
@@ -93,6 +97,8 @@ class Progress(NamedTuple):
     samples: int
     tokens: int
     seconds: float
+    value_steps: Mapping[str, Sequence[int]] = {}
+    alone: bool = False
 
 
 Request: TypeAlias = Stop | Save | None
@@ -167,16 +173,22 @@ def params_of(state: Any, default: Any) -> Any:
     return getattr(state, "params", default)
 
 
-def broken(step: int, state: Any, values: Mapping[str, Sequence[float]]) -> str | None:
+def broken(
+    state: Any, values: Mapping[str, Sequence[float]], steps: Mapping[str, Sequence[int]]
+) -> str | None:
     """Return a sentence if training is broken: a metric and the parameters are not finite.
 
     A step with a NaN that a transform skipped leaves finite parameters, and training goes on.
+
+    Args:
+        state: the state after the last step.
+        values: metrics of some steps, by name.
+        steps: the numbers of these steps, by the name of the metric.
     """
-    count = max(map(len, values.values()), default=0)
     found = [
-        (step - count + 1 + number, name)
+        (step, name)
         for name, numbers in values.items()
-        for number, value in enumerate(numbers)
+        for step, value in zip(steps[name], numbers, strict=True)
         if value - value != 0.0  # NaN or an infinity
     ]
     if not found:

@@ -30,6 +30,7 @@ class Ledger:
         self.owed: list[str] = []  # the evaluations that are due and not made
         self._unread: list[Metrics] = []
         self._values: dict[str, list[float]] = {}
+        self._steps: dict[str, list[int]] = {}  # of the values
         self._before, self._since = 0.0, time.perf_counter()
 
     @property
@@ -52,15 +53,16 @@ class Ledger:
         """Return the progress after a step; close a row if one is due."""
         row: dict[str, float] | None = None
         values: dict[str, list[float]] = {}
+        steps: dict[str, list[int]] = {}
         if last or self.step % self.log_every == 0:
-            values = self.values()
+            values, steps = self.values(), self._steps
             row = {name: _figure(name, numbers) for name, numbers in values.items()}
             self._refuse_both(row, self.history.evaluated_names)
             self.history.log(self.step, row)
-            self._values = {}
+            self._values, self._steps = {}, {}
         return Progress(
             self.step, self.steps, self.epoch, made.state, made.drawn.batch, made.metrics, row, values, None,
-            {}, self.history, self.samples, self.tokens, self.seconds,
+            {}, self.history, self.samples, self.tokens, self.seconds, steps, made.alone,
         )  # fmt: skip
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
@@ -88,11 +90,17 @@ class Ledger:
         self._read()
         return self._values
 
+    @property
+    def value_steps(self) -> dict[str, list[int]]:
+        """The numbers of the steps of `values`."""
+        return self._steps
+
     def _read(self) -> None:
-        for metrics in self._unread:
+        for step, metrics in enumerate(self._unread, self.step - len(self._unread) + 1):
             for name, value in metrics.items():
                 number: Any = value.item() if isinstance(value, mx.array) else value
                 self._values.setdefault(name, []).append(float(number))
+                self._steps.setdefault(name, []).append(step)
         self._unread = []
 
     def to_plain(self) -> dict[str, Any]:
@@ -107,6 +115,12 @@ class Ledger:
             "position": dict(self.position),
             "history": self.history.to_plain(),
             "values": {name: list(numbers) for name, numbers in self.values().items()},
+            # Of metrics that are not in every step: those of the others are the last steps.
+            "value_steps": {
+                name: list(steps)
+                for name, steps in self._steps.items()
+                if steps != _last_steps(self.step, len(steps))
+            },
         }
 
     def restore(self, plain: Mapping[str, Any]) -> None:
@@ -116,6 +130,11 @@ class Ledger:
         self.owed = list(plain["owed"])
         self.position, self.history = plain["position"], History.from_plain(plain["history"])
         self._values = {name: list(numbers) for name, numbers in plain["values"].items()}
+        given = plain.get("value_steps", {})  # absent in files of earlier versions
+        self._steps = {
+            name: list(given.get(name, _last_steps(self.step, len(numbers))))
+            for name, numbers in self._values.items()
+        }
         self._before, self._since = plain["seconds"], time.perf_counter()
 
 
@@ -150,6 +169,10 @@ def sizes(batch: Batch) -> tuple[int, int]:
         if leaf.ndim == 2 and mx.issubdtype(leaf.dtype, mx.integer):
             tokens = max(tokens, leaf.size)
     return samples, tokens
+
+
+def _last_steps(step: int, count: int) -> list[int]:
+    return list(range(step - count + 1, step + 1))
 
 
 def _figure(name: str, values: list[float]) -> float:

@@ -65,7 +65,7 @@ class Session:
         self._clock.at(OTHER)
         stop = first_reason(requests)
         if stop is None and self._stop_on_nonfinite and progress.row is not None:
-            stop = broken(progress.step, progress.state, progress.values)
+            stop = broken(progress.state, progress.values, progress.value_steps)
         if stop is not None:
             ledger.owed = self._names()
         stop = self._finished(stop, requests, last=made.last)
@@ -102,9 +102,11 @@ class Session:
                 self._storage.forget()  # The last save of the run stores these evaluations.
         self._clock.at(OTHER)
         if stop is None and self._storage.refused:
-            values = self.progress.values or self._ledger.values()
+            values, steps = self.progress.values, self.progress.value_steps
+            if not values:
+                values, steps = self._ledger.values(), self._ledger.value_steps
             if self._stop_on_nonfinite:
-                stop = broken(self.progress.step, self.progress.state, values)
+                stop = broken(self.progress.state, values, steps)
             if stop is None:
                 self._storage.warn_refused()
         return stop

@@ -1,7 +1,6 @@
 """`throughput`: steps, samples and tokens a second, and the use of the device's peak."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from purestep._core import checks
@@ -16,27 +15,27 @@ class Throughput(Metered, Monitor):
     Attributes:
         rates: `steps_per_second`, `samples_per_second` and, for data with tokens, `tokens_per_second` since
             the row before the last one; with the FLOP of a step or token, also `flops_per_second`, `mfu` if
-            the peak is known, and `flops` of the whole run. Empty before the first row.
+            the peak is known, and `flops` of the whole run. Empty before the first row; without the rates if
+            no step since the row before counts.
         history: the rates of each row of this process.
     """
 
     def __init__(
         self,
-        clock: Callable[[], float] = time.perf_counter,
         *,
         flops_per_step: float | None = None,
         flops_per_token: float | None = None,
         peak_flops: float | None = None,
         flops_budget: float | None = None,
     ):
-        super().__init__(clock)
+        super().__init__()
         self.history = History()
         self._per_step, self._per_token = flops_per_step, flops_per_token
         self._peak, self._budget = peak_flops, flops_budget
         self._spent, self._restored, self._measured = 0.0, False, -1
 
     def on_train_begin(self, run: Run) -> Stop | None:
-        """Start a new clock; ask to stop if the run that is resumed had spent the budget."""
+        """Start anew; ask to stop if the run that is resumed had spent the budget."""
         super().on_train_begin(run)
         if not self._restored:
             self._spent = 0.0
@@ -107,9 +106,10 @@ def throughput(
 ) -> Throughput:
     """Measure steps, samples and tokens a second at each row, and model FLOP utilization (MFU).
 
-    Evaluations, checkpoints and the first step of the process do not count. Tokens include padding. The
-    figures are added to the rows, so `log`, `jsonl` and trackers show them. A run that spent its budget is
-    not continued when it is started again.
+    Steps that follow an evaluation or a checkpoint, the first step of the process and the last one do not
+    count: their time is hidden or not their own. A row without other steps has no rates. Tokens include
+    padding. The figures are added to the rows, so `log`, `jsonl` and trackers show them. A run that spent
+    its budget is not continued when it is started again.
 
     Args:
         flops_per_step: FLOP of a step, such as `ps.metrics.step_flops(step, state, batch)`.

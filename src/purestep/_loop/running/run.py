@@ -26,13 +26,15 @@ class SourceEndedWarning(UserWarning):
 class Made(NamedTuple):
     """A step that is done: the state after it, its metrics, the batch it was made with.
 
-    `last` is true for the last step of a run that reached its end: no batch comes after it.
+    `last` is true for the last step of a run that reached its end: no batch comes after it. `alone` is true
+    if no further step was sent, also in a run that a signal or an error ends.
     """
 
     state: Any
     metrics: Metrics
     drawn: Drawn
     last: bool = False
+    alone: bool = False
 
 
 class Span(NamedTuple):
@@ -221,7 +223,7 @@ def pipelined(
         del state
         if before is not None:
             mx.eval(before.state, before.metrics)
-            yield before._replace(last=ended)
+            yield before._replace(last=ended, alone=True)
         # Ctrl-C in a terminal also ends the compilers that MLX starts, and MLX raises a RuntimeError.
         if failure is not None and not (type(failure) is RuntimeError and interrupted()):
             raise failure

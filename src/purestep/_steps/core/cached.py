@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ from purestep._core import checks, tree
 from purestep._core.mean import AnyMean, Mean
 from purestep._core.tracing.custom import custom_function
 from purestep._core.types import Batch, Params, Tree
+from purestep._layers.observing import Watch, recording
 from purestep._steps.core.batches import after, microbatch
 from purestep._steps.core.outcome import Outcome, keyless, no_backward_draws, outcome_of, own
 
@@ -94,7 +96,8 @@ def _cached_gradient(
 
     def loss(leaves: list[mx.array], whole: list[mx.array]) -> tuple[mx.array, Any]:
         found = tree.unflatten(parts[0], whole)
-        outcome = _outcome(contrast, tree.unflatten(params, leaves), found, inputs)
+        with _unobserved():
+            outcome = _outcome(contrast, tree.unflatten(params, leaves), found, inputs)
         return outcome.loss.value, (outcome.loss.weight, outcome.metrics)
 
     with no_backward_draws(contrast.caller):
@@ -147,7 +150,9 @@ def _second_pass(
         pieces = [microbatch(slope, index, count) for slope in slopes]
 
         def again(*leaves: mx.array, cut=cut, key=key, before=states[index]) -> list[mx.array]:
-            return tree.leaves(_encoded(contrast, tree.unflatten(params, list(leaves)), before, cut, key)[0])
+            with _unobserved():
+                found = _encoded(contrast, tree.unflatten(params, list(leaves)), before, cut, key)[0]
+            return tree.leaves(found)
 
         with no_backward_draws(contrast.caller):
             _, gradients = mx.vjp(again, tree.leaves(params), pieces)
@@ -181,6 +186,12 @@ def _outcome(contrast: Contrast, params: Params, found: Tree, inputs: Inputs) ->
     loss_fn = lambda params, batch, rng: contrast.loss_fn(params, own(found), batch)  # noqa: E731
     with keyless(inputs.rng):
         return outcome_of(contrast.caller, loss_fn, params, None, inputs.batch, None, stateful=False)
+
+
+def _unobserved() -> AbstractContextManager[Any]:
+    """Record nothing within the block: measurements see the encoder's first pass alone."""
+    nothing = Watch("cached_contrastive_step", (), "outputs", lambda *_: {}, lambda first, _: first)
+    return recording([nothing])
 
 
 def _joined(parts: list[Tree]) -> list[mx.array]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, norms
 from purestep._core.mean import AnyMean
 from purestep._core.types import Batch, Metrics, Params, Updates
 from purestep._layers.observing import Observed, Watch
@@ -16,13 +16,14 @@ class Moment(NamedTuple):
     """What a measurement receives: one step, with everything that was computed for it.
 
     Attributes:
-        gradients: the gradients of the whole batch, before the transform.
+        gradients: the gradients of the whole batch, before the transform. In `loss_scaled_step` they are
+            divided by the scale; in `sam_step` they are those at the second point.
         updates: what the transform returned.
-        params: the parameters at which the gradients were computed.
+        params: the parameters before the update.
         new_params: the parameters after the update.
         step: 0-d int32, the number of steps made before this one.
         batch: the whole batch.
-        microbatches: the number of its parts.
+        microbatches: the number of its parts; 1 in `cached_contrastive_step`, whose loss cannot be cut.
         small_square: the mean of the squared norms of the microbatches' gradients, 0-d, weighted like the
             loss; `None` unless the measurement has `small_squares`.
         observed: the statistics that the `watch` of the measurement recorded, by the path of the layer.
@@ -45,7 +46,8 @@ class Moment(NamedTuple):
 class Measurement:
     """A pure function of a training step, whose results become metrics of the step.
 
-    `train_step(..., measure=[...])` computes it. `ps.metrics` has constructors of common measurements.
+    `train_step(..., measure=[...])` computes it, and so do the other training steps. `ps.metrics` has
+    constructors of common measurements.
 
     >>> import mlx.core as mx, purestep as ps
     >>> largest = Measurement("largest", lambda moment: {"w": mx.abs(moment.gradients["w"]).max()})
@@ -84,8 +86,8 @@ class Measurement:
         return (number + 1) % self.every == 0
 
 
-def checked(caller: str, measure: Any, microbatches: int) -> tuple[Measurement, ...]:
-    """Return the measurements of a step; refuse what is none, and two of one name."""
+def checked(caller: str, measure: Any, microbatches: int, taken: str = "") -> tuple[Measurement, ...]:
+    """Return the measurements of a step; refuse what is none, two of one name, and the name `taken`."""
     if not isinstance(measure, Iterable) or isinstance(measure, (str, Measurement)):
         raise TypeError(f"{caller}: measure must be a list of measurements, got {type(measure).__name__}")
     measurements = tuple(measure)
@@ -95,6 +97,8 @@ def checked(caller: str, measure: Any, microbatches: int) -> tuple[Measurement, 
             raise TypeError(f"{caller}: measure must hold measurements, got {type(each).__name__}")
         if each.name in names:
             raise checks.error(caller, f"measure has two measurements named {each.name!r}; pass name=")
+        if each.name == taken:
+            raise checks.error(caller, f"a measurement may not be named {taken}")
         names.add(each.name)
         if each.small_squares and microbatches < 2:
             raise checks.error(
@@ -140,4 +144,4 @@ def merged(watches: Iterable[Watch], first: list[Observed], second: list[Observe
 
 def square(gradients: Updates) -> mx.array:
     """Return the squared norm of gradients, 0-d float32."""
-    return mx.square(tree.norm(gradients))
+    return mx.square(norms.norm(gradients))

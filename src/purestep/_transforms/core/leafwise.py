@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep._core import scalars, sums, tree
+from purestep._core import norms, scalars, sums, tree
 from purestep._transforms.core.base import GradientTransform, required, without_state
 
 
@@ -23,7 +23,7 @@ def leafwise(caller: str, fn: Callable[[mx.array, mx.array], mx.array]) -> Gradi
 
 def block_norm(array: mx.array) -> mx.array:
     """Return the Euclidean norm of one array, 0-d float32; 0 for an empty one."""
-    return tree.norm(array)
+    return norms.norm(array)
 
 
 def block_rms(array: mx.array) -> mx.array:

@@ -27,7 +27,8 @@ def snapshot(measure_name: str, measure: Callable[[Updates], Tree]) -> GradientT
             only on those of the updates. Before the first update the state holds its value for zeros.
 
     >>> import mlx.core as mx
-    >>> transform = snapshot("norm", tree.norm)
+    >>> import purestep as ps
+    >>> transform = snapshot("norm", ps.tree.norm)
     >>> params = {"w": mx.zeros(2)}
     >>> transform.update({"w": mx.array([3.0, 4.0])}, transform.init(params))[1].measurement["norm"]
     array(5, dtype=float32)
@@ -72,7 +73,8 @@ def monitor(measures: Mapping[str, GradientTransform | Callable[[Updates], Tree]
             any structure.
 
     >>> import mlx.core as mx
-    >>> transform = monitor({"norm": tree.norm, "count": lambda updates: mx.array(tree.size(updates))})
+    >>> import purestep as ps
+    >>> transform = monitor({"norm": ps.tree.norm, "count": lambda updates: mx.array(tree.size(updates))})
     >>> params = {"w": mx.zeros(2)}
     >>> transform.update({"w": mx.array([3.0, 4.0])}, transform.init(params))[1].measurements
     {'norm': array(5, dtype=float32), 'count': array(2, dtype=int32)}

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, sums, tree
+from purestep._core import checks, norms, scalars, sums, tree
 from purestep._core.types import Params, Updates
 from purestep._transforms.core.base import GradientTransform, checked, without_state
 from purestep._transforms.core.leafwise import block_rms, leafwise
@@ -39,7 +39,7 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
         if grad_norm is not None and updates is gradients:
             norm = grad_norm  # the updates are the gradients whose norm `train_step` has computed
         else:
-            norm = tree.norm(updates)
+            norm = norms.norm(updates)
         factor = factor_within(max_norm, norm)
         return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state
 

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from purestep._core import checks, sums, tree
+from purestep._core import checks, norms, sums, tree
 from purestep._core.types import Params, Updates
 from purestep._transforms.core.base import GradientTransform, without_state
 from purestep._transforms.core.quotients import nonzero
@@ -56,7 +56,7 @@ def normalize_by_update_norm(
     eps = checks.number(caller, "eps", eps, least=0)
 
     def normalize(updates: Updates, params: Params | None) -> Updates:
-        norm = tree.norm(updates)
+        norm = norms.norm(updates)
         factor = scale_factor / nonzero(norm, norm + eps, eps)
         return tree.map(lambda u: (factor * u).astype(u.dtype), updates)
 

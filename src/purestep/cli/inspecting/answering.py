@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._checkpoint.inspecting.arrays import StoredArrays, read_all
-from purestep._core import checks, tree
+from purestep._core import checks, norms
 from purestep._core.tree.patterns import compile_pattern
 from purestep._measures.difference import difference
 from purestep.cli.inspecting.opening import CALLER, PathContent
@@ -116,5 +116,5 @@ def _matching(stored: StoredArrays, pattern: str | None, *, required: bool) -> l
 def _norm(array: mx.array) -> float | None:
     if not mx.issubdtype(array.dtype, mx.inexact):
         return None
-    norm: Any = tree.norm(mx.abs(array)).item()
+    norm: Any = norms.norm(mx.abs(array)).item()
     return norm

@@ -199,7 +199,7 @@ def trained(session: Session, callbacks: Sequence[Any]) -> Outcome:
     """
     config, task, _ = session.settings
     transform = create_optimizer(config, hidden=session.model.hidden)
-    step = create_step(config, session.model.loss_fn, transform)
+    step = create_step(config, session.model.loss_fn, transform, reference=session.model.params)
     measure: Any = ps.eval_step(computed_in(config, session.model.loss_fn))
     if config.compile_step:
         measure = ps.compiled(measure)

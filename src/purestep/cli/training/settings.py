@@ -14,12 +14,12 @@ from purestep._loop.config.config import TrainConfig, known_fields_only, relabel
 CALLER = "train"
 SIZES = "sizes"
 STORED = "config.toml"
-SWITCHES = {"resume": bool, "json": bool}
+SWITCHES = {"resume": bool, "json": bool, "profile": bool}
 # Another value of these does not change the steps made so far, so a run may be resumed with it. The content
 # of the data files is compared by checksum.
 HARMLESS = frozenset(
     "data validation max_steps eval_interval log_interval checkpoint_interval compile_step keep out "
-    "prompt sample_tokens sample_interval temperature validation_batches".split()
+    "measure measure_every prompt sample_tokens sample_interval temperature validation_batches".split()
 )
 _NAMES = ("field", "prompt_field", "completion_field", "chat_field")
 _LEAST = {"context": 1, "vocabulary": 1, "validation_batches": 1, "keep": 1, "sample_interval": 1}

@@ -11,7 +11,7 @@ from purestep._loop.callbacks.display.live import TrainingProgress
 from purestep._loop.callbacks.display.status import pause_interval
 from purestep._loop.callbacks.intervals import EachStep
 from purestep._loop.callbacks.output import Guarded
-from purestep._loop.callbacks.printing import number
+from purestep._loop.callbacks.printing import is_brief, number
 from purestep._loop.core.progress import Progress, Run
 
 _SHORT = {"learning_rate": "lr", "grad_norm": "|g|"}
@@ -101,7 +101,7 @@ class BarConsole(EscapingConsole):
 
 
 def texts_of(figures: Mapping[str, float]) -> list[str]:
-    """Return the figures as short texts: losses first, then the rest in their order.
+    """Return the figures as short texts: losses first, then the rest in their order, without single layers.
 
     >>> texts_of({"accuracy": 0.5, "learning_rate": 0.01, "eval_loss": 2.0, "eval_weight": 9.0, "loss": 1.0})
     ['loss 1.000', 'eval_loss 2.000', 'accuracy 0.500', 'lr 0.010']
@@ -109,7 +109,7 @@ def texts_of(figures: Mapping[str, float]) -> list[str]:
     order = sorted(
         figures, key=lambda name: (name != "loss", not name.endswith("_loss"), name == "grad_norm")
     )
-    shown = [name for name in order if not name.endswith("_weight")]
+    shown = [name for name in order if is_brief(name) and not name.endswith("_weight")]
     return [f"{_SHORT.get(name, name)} {number(figures[name])}" for name in shown]
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, sums, tree
+from purestep._core import checks, norms, scalars, sums, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core.base import GradientTransform, checked, identity, required
 from purestep._transforms.core.combining import chain
@@ -89,7 +89,7 @@ def scale_by_distance_over_gradients(
 
     def init(params: Params) -> ScaleByDistanceOverGradientsState:
         return ScaleByDistanceOverGradientsState(
-            max_dist=tree.map(lambda p: reps_rel * (1 + tree.norm(p)), params),
+            max_dist=tree.map(lambda p: reps_rel * (1 + norms.norm(p)), params),
             grad_sum_of_squares=tree.map(lambda p: mx.array(0.0), params),
             init_params=tree.map(lambda p: p.astype(param_dtype), params),
         )
@@ -97,7 +97,7 @@ def scale_by_distance_over_gradients(
     def update(
         updates: Updates, state: ScaleByDistanceOverGradientsState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDistanceOverGradientsState]:
-        distance = tree.map(tree.norm, difference(caller, params, state.init_params))
+        distance = tree.map(norms.norm, difference(caller, params, state.init_params))
         farthest = tree.map(mx.maximum, state.max_dist, distance)
         squares = tree.map(
             lambda s, g: s + sums.total(mx.square(g.astype(mx.float32))), state.grad_sum_of_squares, updates
@@ -153,7 +153,7 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
     eps = checks.number(caller, "eps", eps, above=0)
 
     def init(params: Params) -> ScaleByDoGState:
-        start = value * (1 + tree.norm(params)) if kind == "heuristic" else scalars.float32(value)
+        start = value * (1 + norms.norm(params)) if kind == "heuristic" else scalars.float32(value)
         return ScaleByDoGState(
             is_init_step=mx.array(True),
             init_params=params,
@@ -164,8 +164,8 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
     def update(
         updates: Updates, state: ScaleByDoGState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDoGState]:
-        farthest = mx.maximum(state.max_dist, tree.norm(difference(caller, params, state.init_params)))
-        squares = state.sum_sq_norm_grads + mx.square(tree.norm(updates))
+        farthest = mx.maximum(state.max_dist, norms.norm(difference(caller, params, state.init_params)))
+        squares = state.sum_sq_norm_grads + mx.square(norms.norm(updates))
         rate = farthest * mx.rsqrt(squares + eps)
         if kind == "learning_rate":
             rate = mx.where(state.is_init_step, value, rate)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import checks, norms, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.algorithms.automatic.dog import difference
 from purestep._transforms.core.base import GradientTransform, checked, identity
@@ -66,9 +66,9 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
     def update(
         updates: Updates, state: ScaleByDoWGState, params: Params | None = None
     ) -> tuple[Updates, ScaleByDoWGState]:
-        distance = mx.square(tree.norm(difference(caller, params, state.init_params)))
+        distance = mx.square(norms.norm(difference(caller, params, state.init_params)))
         farthest = mx.maximum(state.estim_sq_dist, distance)
-        squares = state.weighted_sq_norm_grads + farthest * mx.square(tree.norm(updates))
+        squares = state.weighted_sq_norm_grads + farthest * mx.square(norms.norm(updates))
         rate = farthest / (mx.sqrt(squares) + eps)
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoWGState(state.init_params, squares, farthest)

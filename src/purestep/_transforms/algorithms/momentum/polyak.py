@@ -4,7 +4,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import checks, norms, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Updates
 from purestep._transforms.algorithms.momentum.sgd import sgd
 from purestep._transforms.core.base import GradientTransform, checked
@@ -57,7 +57,7 @@ def scale_by_polyak(
         gap = scalars.float32(value) - f_min
         if variant == "sps+":
             gap = mx.maximum(gap, 0)
-        below = mx.square(tree.norm(updates)) + eps
+        below = mx.square(norms.norm(updates)) + eps
         flat = below <= _TINY
         step = mx.where(flat, 0.0, mx.minimum(gap / mx.where(flat, 1.0, below), max_learning_rate))
         return tree.map(lambda u: (step * u).astype(u.dtype), updates), state

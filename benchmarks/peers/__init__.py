@@ -1,0 +1,1 @@
+"""Contestants of `transformer`, `optimizer` and `cpu`, one framework a file."""

@@ -1,0 +1,76 @@
+"""Training GPT-2 with purestep: the whole step, and its gradients alone."""
+
+from typing import Any
+
+import mlx.core as mx
+
+import purestep as ps
+from benchmarks import gpt
+from benchmarks.peers.with_mlx import GPT, MLXDriver
+
+
+class _Purestep(MLXDriver):
+    def __init__(self, shape: gpt.Shape, microbatches: int):
+        super().__init__(shape, microbatches)
+        apply, self._params, _ = ps.functional(GPT(shape))
+
+        def loss_fn(params: Any, batch: Any, rng: mx.array) -> ps.Mean:
+            return ps.losses.cross_entropy(apply(params, batch["inputs"], rng=rng), batch["targets"])
+
+        self._loss_fn = (
+            loss_fn if shape.dtype == "float32" else ps.compute_in(loss_fn, getattr(mx, shape.dtype))
+        )
+        self._transform = ps.chain(
+            ps.transforms.clip_by_global_norm(gpt.MAX_NORM),
+            ps.optimizers.adamw(gpt.LEARNING_RATE, weight_decay=gpt.WEIGHT_DECAY),
+        )
+
+
+class Step(_Purestep):
+    """The step that a user writes."""
+
+    def __init__(self, shape: gpt.Shape, microbatches: int):
+        super().__init__(shape, microbatches)
+        self._state = ps.TrainState.create(self._params, self._transform)
+        del self._params
+        self._step = ps.compiled(ps.train_step(self._loss_fn, self._transform, microbatches=microbatches))
+        mx.eval(self._state)
+
+    def start(self) -> Any:
+        """Start a step."""
+        self._state, metrics = self._step(self._state, self.batch())
+        mx.async_eval(self._state, metrics)
+        return metrics["loss"], metrics["grad_norm"]
+
+
+class Gradients(_Purestep):
+    """Loss and gradients alone: `mx.value_and_grad` of the same loss, without a library around it.
+
+    In microbatches it is `train_step` without its update, since the accumulation is the library's.
+    """
+
+    def __init__(self, shape: gpt.Shape, microbatches: int):
+        super().__init__(shape, microbatches)
+        key = mx.random.key(0)
+        if microbatches == 1:
+            made: Any = mx.value_and_grad(lambda params, batch: self._loss_fn(params, batch, key).value)
+            self._given: Any = self._params
+        else:
+            transform = ps.identity()
+            step = ps.train_step(self._loss_fn, transform, microbatches=microbatches)
+            self._given = ps.TrainState.create(self._params, transform)
+
+            def accumulated(state: Any, batch: Any) -> Any:
+                parts = step.parts(state, batch)
+                return parts.metrics["loss"], parts.gradients
+
+            made = accumulated
+
+        self._made_by = mx.compile(made)
+        mx.eval(self._given)
+
+    def start(self) -> Any:
+        """Start the gradients of one batch."""
+        loss, gradients = self._made_by(self._given, self.batch())
+        mx.async_eval(loss, gradients)
+        return [loss]

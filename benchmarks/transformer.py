@@ -1,0 +1,227 @@
+"""One training step of GPT-2: purestep against MLX by hand, torch and JAX, each in its own process.
+
+A step is loss and gradients in bfloat16 over float32 weights, clipping to a global norm of 1, AdamW with a
+weight decay of 0.01, and the update. All contestants start from the same weights and read the same tokens.
+Before any time counts, loss and gradient norm of the first 5 steps must agree: with a float32 reference at
+the sizes small and tiny, and with the median of the contestants at the size gpt2. Contestants take turns;
+the order is shuffled each round, and the first steps of a turn are not timed. Each one starts a step before
+it waits for the step before. A contestant that is not installed or fails is a line of the table.
+"""
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import gpt, harness
+from benchmarks.harness import Spread, Worker
+from benchmarks.peers import reference, with_jax, with_mlx, with_purestep, with_torch
+from benchmarks.team import Contestant, Machine, Team, milliseconds
+
+CHECKED = 5
+TOLERANCE = {"bfloat16": (0.005, 0.05), "float32": (1e-4, 2e-3)}  # of loss and norm, relative
+PURESTEP, GRADIENTS = "purestep", "purestep, gradients alone"
+JAX_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+def contestants(shape: gpt.Shape, microbatches: int, mlx: dict[str, str]) -> dict[str, Contestant]:
+    """Return who competes; `mlx` are variables of the processes that use MLX."""
+    args = (shape, microbatches)
+    return {
+        PURESTEP: Contestant(with_purestep.Step, args, environment=mlx),
+        GRADIENTS: Contestant(with_purestep.Gradients, args, environment=mlx),
+        "MLX by hand": Contestant(with_mlx.ByHand, args, environment=mlx),
+        "torch eager": Contestant(with_torch.Step, (*args, False), ("torch",)),
+        "torch compiled": Contestant(with_torch.Step, (*args, True), ("torch",)),
+        "JAX + optax": Contestant(with_jax.Step, args, ("jax", "optax"), JAX_MEMORY, alone=True),
+    }
+
+
+def truth(shape: gpt.Shape, microbatches: int, mlx: dict[str, str]) -> list[list[float]] | None:
+    """Return loss and norm of the first steps by the float32 reference, if the size has one."""
+    if not shape.reference:
+        return None
+    harness.note("reference, float32")
+    with Worker("reference", reference.Step, shape, microbatches, environment=mlx) as worker:
+        return worker.call("first", CHECKED)["metrics"]
+
+
+def agree(
+    team: Team, made: dict[str, dict[str, Any]], want: list[list[float]] | None, dtype: str
+) -> dict[str, list[float]]:
+    """Drop who disagrees; return how far loss and norm of each are from what is wanted, relative."""
+    whole = {name: made[name]["metrics"] for name in made if len(made[name]["metrics"][0]) == 2}
+    if want is None:
+        want = [
+            [statistics.median(metrics[i][j] for metrics in whole.values()) for j in (0, 1)]
+            for i in range(CHECKED)
+        ] if whole else [[math.nan] * 2] * CHECKED  # fmt: skip
+    apart: dict[str, list[float]] = {}
+    for name, result in made.items():
+        got = result["metrics"]
+        checked = got if len(got[0]) == 2 else got[:1]  # gradients alone: the weights stay those of the start
+        pairs = [zip(step, wanted, strict=False) for step, wanted in zip(checked, want, strict=False)]
+        differences = [[abs(a - b) / abs(b) for a, b in step] for step in pairs]
+        apart[name] = [max(column) for column in zip(*differences, strict=True)]
+        limits = TOLERANCE[dtype]
+        if whole and not all(x <= limit for x, limit in zip(apart[name], limits, strict=False)):
+            shown = ", ".join(f"{x:.2g}" for x in apart[name])
+            team.drop(name, f"disagrees: loss and norm by {shown} (tolerance {limits[0]}, {limits[1]})")
+    return apart
+
+
+def measure(
+    shape: gpt.Shape,
+    *,
+    microbatches: int,
+    steps: int,
+    rounds: int,
+    only: list[str],
+    who: Callable[[gpt.Shape, int, dict[str, str]], dict[str, Contestant]] = contestants,
+    environment: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return everything that was measured; `environment` are variables of the processes that use MLX."""
+    environment = environment or {}
+    with Worker("machine", Machine, environment=environment) as machine:
+        facts, limits = machine.call("facts"), machine.call("limits", shape.dtype)
+    want = truth(shape, microbatches, environment)
+    with Team(who(shape, microbatches, environment), only) as team:
+        harness.note("first steps")
+        made = team.together("first", CHECKED)
+        apart = agree(team, made, want, shape.dtype)
+        peaks = {name: team.call(name, "peak", 4) for name in team.names}
+        seconds = team.race(steps, rounds)
+        failures = team.failures
+    tokens = shape.rows * shape.context * microbatches
+    found: dict[str, Any] = {
+        "shape": shape._asdict(), "microbatches": microbatches, "steps": steps, "rounds": rounds,
+        "facts": facts, "limits": limits, "tokens": tokens, "flops": _flops(shape) * tokens,
+        "failures": failures, "contestants": {}, "wanted": want,
+    }  # fmt: skip
+    for name, values in seconds.items():
+        found["contestants"][name] = {
+            "seconds": values, "step": Spread.of(values)._asdict(), "peak": peaks.get(name),
+            "first": made[name]["seconds"], "metrics": made[name]["metrics"], "note": made[name]["note"],
+            "apart": apart[name],
+        }  # fmt: skip
+    return found
+
+
+def _flops(shape: gpt.Shape) -> int:
+    from purestep.metrics import transformer_flops
+
+    multiplied = gpt.parameters(shape, multiplied=True)
+    return transformer_flops(multiplied, layers=shape.layers, width=shape.width, context=shape.context)
+
+
+def show(found: dict[str, Any]) -> str:
+    """Write the table."""
+    shape, limits, all_ = gpt.Shape(**found["shape"]), found["limits"], found["contestants"]
+    base = all_.get(PURESTEP)
+    peak_flops = limits["published"] or limits["matmul"]
+    rows = []
+    for name, result in all_.items():
+        median = result["step"]["median"]
+        ratio = "-" if base is None else Spread.of_ratios(base["seconds"], result["seconds"]).show()
+        memory = result["peak"]
+        share = found["flops"] / median / peak_flops
+        rows.append(
+            [
+                name,
+                milliseconds(result["seconds"]),
+                f"{found['tokens'] / median / 1e3:.1f}",
+                "-" if memory is None else f"{memory / 1e9:.2f}",
+                ratio if name != PURESTEP else "1",
+                "-" if not (memory and base and base["peak"]) else f"{base['peak'] / memory:.2f}",
+                f"{100 * share:.1f} %",
+                f"{result['first']:.0f}",
+            ]
+        )
+    head = [
+        "contestant",
+        "ms/step (quartiles)",
+        "ktok/s",
+        "peak GB",
+        "purestep / it",
+        "memory / its",
+        "MFU",
+        "first s",
+    ]
+    products, copies = limits["matmul"] / 1e12, limits["copy"] / 1e9
+    lines = [
+        harness.facts_lines(found["facts"]),
+        f"{shape.about()} x {found['microbatches']}, {gpt.parameters(shape) / 1e6:.1f}M parameters; "
+        f"{found['rounds']} rounds of {found['steps']} steps",
+        f"measured here: products {products:.3g} TFLOP/s, copies {copies:.3g} GB/s; MFU over "
+        f"{'the published' if limits['published'] else 'the measured'} {peak_flops / 1e12:.3g} TFLOP/s",
+        "",
+        harness.table(head, rows),
+        *(f"{name}: {reason}" for name, reason in found["failures"].items()),
+        *(f"{name}: {result['note']}" for name, result in all_.items() if result["note"]),
+        *_tax(all_),
+        *_agreement(found),
+    ]
+    return "\n".join(lines)
+
+
+def _tax(all_: dict[str, Any]) -> list[str]:
+    if not (PURESTEP in all_ and GRADIENTS in all_):
+        return []
+    whole, alone = all_[PURESTEP]["seconds"], all_[GRADIENTS]["seconds"]
+    taxes = [(a - b) / b for a, b in zip(whole, alone, strict=True)]
+    return [f"trainer's tax, (step - gradients) / gradients: {Spread.of(taxes).show(1, 100)} %"]
+
+
+def _agreement(found: dict[str, Any]) -> list[str]:
+    every = [result["apart"] for result in found["contestants"].values()]
+    if not every:
+        return []
+    loss = max(apart[0] for apart in every)
+    norm = max((apart[1] for apart in every if len(apart) > 1), default=math.nan)
+    against = "a float32 reference" if found["wanted"] else "the contestants' median"
+    limits = TOLERANCE[found["shape"]["dtype"]]
+    losses = next(iter(found["contestants"].values()))["metrics"]
+    return [
+        f"first {CHECKED} steps against {against}: loss within {loss:.1g} (tolerance {limits[0]}), norm "
+        f"within {norm:.1g} ({limits[1]}); losses " + " ".join(f"{step[0]:.3f}" for step in losses)
+    ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--size", choices=gpt.SIZES, default="gpt2")
+    parser.add_argument("--microbatches", type=harness.positive, default=1)
+    add_common(parser, steps=10, rounds=6)
+
+
+def add_common(parser: argparse.ArgumentParser, *, steps: int, rounds: int) -> None:
+    """Declare the options that the benchmarks with peers share."""
+    parser.add_argument("--only", default="", metavar='"A;B"', help="names of contestants, by semicolons")
+    parser.add_argument("--steps", type=harness.positive, default=steps, help=f"steps a turn ({steps})")
+    parser.add_argument("--rounds", type=harness.positive, default=rounds, help=f"turns of each ({rounds})")
+    parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
+    parser.add_argument("--save", action="store_true", help="write JSON and table to benchmarks/results")
+
+
+def chosen(text: str) -> list[str]:
+    """Return the names of `--only`."""
+    return [name.strip() for name in text.split(";") if name.strip()]
+
+
+def report(name: str, found: dict[str, Any], text: str, options: argparse.Namespace) -> int:
+    """Print and, on demand, save; return the exit code: 1 if a contestant failed or disagreed."""
+    if options.save:
+        harness.save(name, found, text)
+    print(json.dumps({"benchmark": name} | found, indent=1) if options.json else text, flush=True)
+    return int(any(not reason.startswith("not installed") for reason in found["failures"].values()))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure one size."""
+    found = measure(
+        gpt.SIZES[options.size], microbatches=options.microbatches, steps=options.steps,
+        rounds=options.rounds, only=chosen(options.only),
+    )  # fmt: skip
+    return report(f"transformer-{options.size}-{options.microbatches}", found, show(found), options)
