@@ -56,6 +56,12 @@ def test_figures_that_share_a_prefix_and_no_scale_are_curves():
     assert (found.heats, {*names} <= {chart.title for chart in found.curves}) == ([], True)
 
 
+def test_rows_without_a_figure_are_a_note():
+    assert charts.charts_of([run("a", {"step": 1, "tokens": 2})]).notes == [
+        "there is nothing to draw: the rows have only steps and counts"
+    ]
+
+
 def test_a_long_heat_map_has_at_most_400_columns():
     rows = [{"step": step, "n/0": 1, "n/1": 1, "n/2": 1} for step in range(3000)]
     [heat] = charts.charts_of([run("a", *rows)]).heats

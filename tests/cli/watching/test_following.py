@@ -86,6 +86,12 @@ def test_a_run_of_any_name_may_begin_later(tmp_path, name, directory):
     found.close()
 
 
+def test_lines_that_are_no_rows_are_a_note(file, follower):
+    file.write_bytes(row(1) + b"\x00\xff\n")
+    follower.poll()
+    assert follower.run().notes == [f"1 lines of {file} are not rows of a run and were left out"]
+
+
 def test_a_line_that_never_ends_is_not_held(file, follower):
     with file.open("ab") as out:
         for _ in range(5):

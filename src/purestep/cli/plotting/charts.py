@@ -104,6 +104,8 @@ def charts_of(runs: Sequence[RunFiles]) -> Charts:
         for prefix, members in groups.items()
         if (heat := _heat(prefix, members, number, run, len(runs) > 1)) is not None
     ]
+    if not charts and not heats:
+        notes.append("there is nothing to draw: the rows have only steps and counts")
     return Charts(labels_of(runs), charts[:MOST_CHARTS], heats[:MOST_CHARTS], notes)
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from purestep.cli.plotting.reading import CONFIG, METRICS, RunFiles, config_of, open_regular
+from purestep.cli.plotting.reading import METRICS, RunFiles, open_regular, run_of
 from purestep.cli.plotting.rows import LONGEST, Rows
 
 _BLOCK = 2**20
@@ -82,9 +82,7 @@ class Follower:
 
     def run(self) -> RunFiles:
         """Return the run as it is now."""
-        notes: list[str] = []
-        config = config_of(self.path.parent / CONFIG, notes)
-        return RunFiles(self._name, self.path, self.rows, config, notes)
+        return run_of(self._name, self.path, self.rows)
 
     def age(self) -> float | None:
         """Return the seconds since the file was written; `None` without a file."""
