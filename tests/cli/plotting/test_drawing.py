@@ -58,7 +58,16 @@ def test_a_long_name_beside_an_axis_ends_before_the_next_chart(tmp_path, name, m
 
 @pytest.mark.parametrize(
     "values",
-    [[math.nan], [math.inf, 1.0], [1e308, -1e308], [0.0], [5e-324, 1e308], [1.0, math.nan, -1.0], [1e-300]],
+    [
+        [math.nan],
+        [math.inf, 1.0],
+        [1e308, -1e308],
+        [0.0],
+        [5e-324, 1e308],
+        [5e-324, 1e-308],
+        [1.0, math.nan, -1.0],
+        [1e-300],
+    ],  # fmt: skip
 )
 def test_odd_values_are_drawn(tmp_path, values):
     rows = [

@@ -111,7 +111,7 @@ def _draw_heat(part: Any, axes: Axes, heat: Heat) -> None:
     """Draw a heat map; its colors are the logarithms of the values, if these are positive."""
     finite = [value for row in heat.values for value in row if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
-    logarithmic = 0 < low < high / 3 and high < 1e300
+    logarithmic = 1e-300 < low < high / 3 and high < 1e300
     norm: Any = "log" if logarithmic else None
     if not logarithmic and not math.isfinite(high - low):
         low, high = low / 4, high / 4
