@@ -67,7 +67,7 @@ def test_a_long_name_beside_an_axis_ends_before_the_next_chart(tmp_path, name, m
         [5e-324, 1e-308],
         [1.0, math.nan, -1.0],
         [1e-300],
-    ],  # fmt: skip
+    ],
 )
 def test_odd_values_are_drawn(tmp_path, values):
     rows = [
