@@ -37,6 +37,9 @@ class Driver:
         """Return the peak of memory in bytes; `None` if the framework does not count it."""
         return None
 
+    def release(self) -> None:
+        """Give freed memory, which the framework keeps for later, back to the device."""
+
     def note(self) -> str:
         """Return what a reader of the table must know of this contestant."""
         return ""
@@ -58,17 +61,24 @@ class Driver:
         made = [self.read(self.start())]
         seconds = time.perf_counter() - begin
         made += [self.read(self.start()) for _ in range(steps - 1)]
+        self.synchronize()
+        self.release()
         return {"seconds": seconds, "metrics": made, "note": self.note()}
 
-    def seconds(self, steps: int) -> float:
-        """Return the seconds of so many steps, after a few that are not timed."""
+    def seconds(self, steps: int, release: bool = False) -> float:
+        """Return the seconds of so many steps, after a few that are not timed; then `release`, if wanted."""
         self.run(WARM)
         begin = time.perf_counter()
         self.run(steps)
-        return time.perf_counter() - begin
+        taken = time.perf_counter() - begin
+        if release:
+            self.release()
+        return taken
 
     def peak(self, steps: int) -> int | None:
         """Return the peak of memory over so many warm steps."""
         self.reset_peak()
         self.run(steps)
-        return self.peak_bytes()
+        peak = self.peak_bytes()
+        self.release()
+        return peak

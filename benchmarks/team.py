@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,9 +34,16 @@ class Contestant(NamedTuple):
 
 
 class Team:
-    """The processes of contestants. One that fails is closed, and `failures` keeps the reason by its name."""
+    """The processes of contestants. One that fails is closed, and `failures` keeps the reason by its name.
 
-    def __init__(self, contestants: Mapping[str, Contestant], only: Sequence[str] = ()):
+    A `sparing` team shares a device whose memory would not hold the peaks of all at once: they are prepared
+    one after the other, and give the memory that they do not use back after each turn.
+    """
+
+    def __init__(
+        self, contestants: Mapping[str, Contestant], only: Sequence[str] = (), *, sparing: bool = False
+    ):
+        self._sparing = sparing
         unknown = sorted(set(only) - contestants.keys())
         if unknown:
             raise ContestantError(f"unknown: {'; '.join(unknown)}. Known: {'; '.join(contestants)}")
@@ -62,7 +70,7 @@ class Team:
         try:
             result = self._workers[name].call(method, *args, timeout=_PATIENCE)
         except ContestantError as error:
-            self.drop(name, str(error).strip().splitlines()[-1])
+            self.drop(name, _reason(str(error)))
             harness.note(str(error))
             return None
         if (took := time.perf_counter() - begin) > 5:
@@ -73,7 +81,7 @@ class Team:
         """Call a method of all: first of each that wants to be alone, then of the others at once."""
         found = {name: self.call(name, method, *args) for name in self.names if name in self._alone}
         others = [name for name in self.names if name not in self._alone]
-        with ThreadPoolExecutor(max(1, len(others))) as pool:
+        with ThreadPoolExecutor(1 if self._sparing else max(1, len(others))) as pool:
             found |= dict(
                 zip(others, pool.map(lambda name: self.call(name, method, *args), others), strict=True)
             )
@@ -91,7 +99,7 @@ class Team:
             shuffled.shuffle(order)
             for name in order:
                 time.sleep(_SETTLE)
-                taken = self.call(name, "seconds", steps)
+                taken = self.call(name, "seconds", steps, self._sparing)
                 if taken is not None:
                     seconds[name].append(taken / steps)
         return {name: seconds[name] for name in self.names}
@@ -112,6 +120,13 @@ class Team:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _reason(text: str) -> str:
+    """Return the line of a traceback that names the exception, else the last line."""
+    lines = text.strip().splitlines()
+    named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Failure)\b", line)]
+    return (named or lines)[-1]
 
 
 class Machine:

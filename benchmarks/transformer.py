@@ -87,7 +87,7 @@ def measure(
     with Worker("machine", Machine, environment=environment) as machine:
         facts, limits = machine.call("facts"), machine.call("limits", shape.dtype)
     want = truth(shape, microbatches, environment)
-    with Team(who(shape, microbatches, environment), only) as team:
+    with Team(who(shape, microbatches, environment), only, sparing=microbatches > 1) as team:
         harness.note("first steps")
         made = team.together("first", CHECKED)
         apart = agree(team, made, want, shape.dtype)

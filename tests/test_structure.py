@@ -34,7 +34,7 @@ LAYOUT = {
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
     "_layers": (
-        "attention activations norm_sources norm_kernels fused_norms reduced substitutes recomputing "
+        "attention calling activations norm_sources norm_kernels fused_norms reduced substitutes recomputing "
         "observing recording"
     ).split(),
     "_core.tracing": "replacing custom graph ordering context".split(),

@@ -69,6 +69,10 @@ class OnMLX(Driver):
         """Wait for the stream."""
         mx.synchronize()
 
+    def release(self) -> None:
+        """Empty the cache of buffers."""
+        mx.clear_cache()
+
     def reset_peak(self) -> None:
         """Start a new peak."""
         mx.reset_peak_memory()

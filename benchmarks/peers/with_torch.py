@@ -77,6 +77,11 @@ class OnTorch(Driver):
         if self._cuda:
             self._torch.cuda.synchronize()
 
+    def release(self) -> None:
+        """Empty the cache of blocks."""
+        if self._cuda:
+            self._torch.cuda.empty_cache()
+
     def reset_peak(self) -> None:
         """Start a new peak."""
         if self._cuda:

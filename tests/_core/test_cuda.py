@@ -4,9 +4,19 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import purestep as ps
 from purestep._core import cuda, hardware, norms
 
 pytestmark = pytest.mark.skipif(not hardware.on_cuda(), reason="needs an NVIDIA GPU")
+
+
+@pytest.fixture(autouse=True)
+def allowed():
+    """Use the kernels, as in a compiled step."""
+    with cuda.kernels():
+        yield
+
+
 DTYPES = [mx.float32, mx.bfloat16, mx.float16]
 
 
@@ -62,13 +72,21 @@ def test_more_arrays_than_one_kernel_takes():
     assert cuda.sums("distances", found + [mx.zeros(3)] * 600)[0].sum().item() == want
 
 
-def test_the_norm_has_the_gradient_of_a_norm_and_vmaps():
+def test_the_norm_has_the_gradient_of_a_norm():
     tree = {"a": mx.array([3.0, 0.0]), "b": mx.array([[4.0]])}
     slopes = mx.grad(norms.norm)(tree)
     assert mx.allclose(slopes["a"], mx.array([0.6, 0.0])).item()
     assert mx.allclose(slopes["b"], mx.array([[0.8]])).item()
     rows = mx.random.normal((5, 40_000), key=mx.random.key(2))
-    got = mx.vmap(lambda row: norms.norm({"x": row}))(rows)
-    assert mx.allclose(got, mx.linalg.norm(rows, axis=1), rtol=1e-5).item()
     compiled = mx.compile(lambda x: norms.norm({"x": x}))
     assert compiled(rows).item() == pytest.approx(mx.linalg.norm(rows).item(), rel=1e-5)
+
+
+def test_vmap_does_without_kernels():
+    rows = mx.random.normal((5, 40_000), key=mx.random.key(2))
+    norm = mx.vmap(lambda row: norms.norm({"x": row}))
+    want = mx.linalg.norm(rows, axis=1)
+    with cuda.kernels(allow=False):
+        assert mx.allclose(norm(rows), want, rtol=1e-5).item()
+    step = ps.compiled(lambda state, batch: (state, norm(batch)))
+    assert mx.allclose(step({}, rows)[1], want, rtol=1e-5).item()

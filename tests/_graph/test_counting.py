@@ -212,3 +212,18 @@ def test_nothing_is_computed_and_no_trace_is_counted():
 def test_the_formula_refuses_impossible_sizes(change, said):
     with pytest.raises(ValueError, match=f"^transformer_flops: {said}"):
         ps.metrics.transformer_flops(10, **{"layers": 1, "width": 2, "context": 3, **change})
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_step_that_captures_the_parameters_that_it_receives_is_counted(lazy):
+    """`drift` keeps the first parameters, which are those of the first state."""
+    params = {"w": mx.ones((3, 3)) + 1}
+    if not lazy:
+        mx.eval(params)
+    state = ps.TrainState.create(params, TRANSFORM)
+    step = ps.train_step(
+        lambda held, batch, rng: mx.square((held["w"] - params["w"]) @ batch).sum(),
+        TRANSFORM,
+        measure=[ps.metrics.drift(params), ps.metrics.weight_norms()],
+    )
+    assert step_flops(step, state, mx.ones(3)) == dense(1, 3, 3, passes=2)

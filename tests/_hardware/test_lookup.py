@@ -135,7 +135,7 @@ def test_wrong_arguments_are_refused():
 
 def test_memory_of_a_container_and_of_metal(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(machine, "_CGROUPS", (str(limit),))
+    monkeypatch.setattr(machine, "_limits", lambda: [limit])
     assert ps.hardware.memory().limit is None
     limit.write_text("max\n")
     assert ps.hardware.memory().limit is None
@@ -149,3 +149,33 @@ def test_memory_of_a_container_and_of_metal(monkeypatch, tmp_path):
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     assert ps.hardware.memory()[:2] == (64, 48)
     assert ps.hardware.device()[:3] == ("gpu", "metal", "Apple M1 Max")
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {"memory.max": "max\n"}, None),
+        ("0::/\n", {"memory.max": "1000\n"}, 1000),
+        ("0::/job/step\n", {"job/memory.max": "900\n", "job/step/memory.max": "max\n"}, 900),
+        (
+            "4:cpu,memory:/job\n0::/\n",
+            {"memory/memory.limit_in_bytes": "800", "memory/job/memory.limit_in_bytes": "700"},
+            700,
+        ),
+        ("0::/../outside\n", {"memory.max": "5000\n"}, 5000),
+        (None, {}, None),
+    ],
+)
+def test_the_limit_is_the_least_of_the_control_groups_of_the_process(
+    monkeypatch, tmp_path, groups, files, limit
+):
+    """A job of a scheduler is in a group below the root, whose own file has no limit."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    own = tmp_path / "own"
+    if groups is not None:
+        own.write_text(groups)
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN", own)
+    assert machine._container() == limit

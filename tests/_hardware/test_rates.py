@@ -34,3 +34,8 @@ def test_wrong_arguments_are_refused():
         for seconds in (0, -1, float("nan"), float("inf")):
             with pytest.raises(ValueError, match=f"{measure.__name__}: seconds must be"):
                 measure(seconds=seconds)
+
+
+def test_a_dtype_by_name_is_refused():
+    with pytest.raises(TypeError, match="matmul_rate: dtype must be an mx.Dtype, got str"):
+        ps.hardware.matmul_rate("float32")

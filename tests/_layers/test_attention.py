@@ -47,3 +47,16 @@ def test_within_the_block_a_gpu_uses_it_and_after_it_mlx(monkeypatch):
     assert mx.fast.scaled_dot_product_attention is original
     assert mx.allclose(again, original(q, q, q, scale=1.0))
     assert mx.allclose(sinks, original(q, q, q, scale=1.0, sinks=mx.zeros(1)))
+
+
+def test_blocks_that_overlap_in_time_leave_nothing_behind(monkeypatch):
+    """Two threads need not end in the order in which they began."""
+    monkeypatch.setattr(hardware, "on_gpu", lambda: True)
+    original = mx.fast.scaled_dot_product_attention
+    first, second = differentiable_twice(), differentiable_twice()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert mx.fast.scaled_dot_product_attention is not original
+    second.__exit__(None, None, None)
+    assert mx.fast.scaled_dot_product_attention is original

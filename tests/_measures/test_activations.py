@@ -205,3 +205,70 @@ def test_attention_that_is_called_by_other_means_is_refused():
     step, state, batch, _ = model_step([m.attention_entropy("layers.0.shared")])
     with pytest.raises(ValueError, match="shared, which does not call mx.fast.scaled_dot_product_attention"):
         step(state, batch)
+
+
+class Scale(nn.Module):
+    """Returns a part of its input, in some container."""
+
+    kinds: list[type] = []  # noqa: RUF012  (a registry of subclasses)
+
+    def __init_subclass__(cls, *, tag: str) -> None:
+        Scale.kinds.append(cls)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = mx.array(2.0)
+
+
+class Nested(Scale, tag="nested"):
+    def __call__(self, x):
+        return (mx.array(1), None, {"out": self.scale * x})
+
+
+class Narrow(Scale, tag="narrow"):
+    def __call__(self, x):
+        return self.scale * x[..., :0]
+
+
+class Parts(nn.Module):
+    """Layers in dicts and lists, one of them under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = {"one": Nested(), "more": [Narrow()]}
+        self.again = self.held["one"]
+
+    def __call__(self, x):
+        nested = self.held["one"](x)[2]["out"]
+        return nested + self.held["more"][0](x).sum() + self.again(x)[2]["out"]
+
+
+def of_parts(patterns, **options):
+    """Return the metrics of a step of `Parts` by key; the input is [[3, 4]]."""
+    apply, params, _ = ps.functional(Parts(), **options)
+    transform = ps.optimizers.sgd(0.1)
+    step = ps.train_step(
+        lambda params, batch, rng: apply(params, batch).mean(), transform, measure=[m.activations(patterns)]
+    )
+    return numbers(step(ps.TrainState.create(params, transform), mx.array([[3.0, 4.0]]))[1], "activations")
+
+
+def test_layers_in_containers_that_return_containers_or_nothing():
+    found = of_parts("held.*")
+    assert found["held.one/norm"] == pytest.approx(10.0)
+    assert found["held.one/gain"] == pytest.approx(2.0)
+    assert found["held.more.0/norm"] == 0.0
+    assert np.isnan(found["held.more.0/mean"])
+
+
+@pytest.mark.parametrize("options", [{}, {"remat": "held.one"}])
+def test_classes_that_register_their_subclasses_see_none_of_the_recording(options):
+    before = list(Scale.kinds)
+    assert "held.one/norm" in of_parts("held.one", **options)
+    assert Scale.kinds == before == [Nested, Narrow]
+
+
+def test_patterns_that_are_no_list_are_refused():
+    for bad in (None, 5):
+        with pytest.raises(TypeError, match="patterns must be a string or a list of them"):
+            m.activations(bad)

@@ -1,6 +1,7 @@
 """The entropy of attention against numpy, for every kind of mask."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -99,3 +100,63 @@ def test_recording_keeps_a_replacement_of_attention_that_was_there_before(monkey
     step(state, batch)
     assert len(calls) == 2  # both layers
     assert mx.fast.scaled_dot_product_attention is counting
+
+
+def test_a_sink_counts_as_one_more_key():
+    """The weights are those that MLX's own attention gives to values of one."""
+    random = np.random.default_rng(0)
+    q, k, sinks = random.normal(size=(2, 4, 5, 8)), random.normal(size=(2, 2, 7, 8)), [2.0, 0.0, -1.0, 1.0]
+    q, k, sinks = (mx.array(np.asarray(x, np.float32)) for x in (q, k, sinks))
+    values = mx.broadcast_to(mx.eye(7), (2, 2, 7, 7))
+    weights = np.asarray(mx.fast.scaled_dot_product_attention(q, k, values, scale=0.5, sinks=sinks))
+    weights = np.concatenate([weights, 1 - weights.sum(-1, keepdims=True)], axis=-1)
+    found = m.head_entropies(q, k, scale=0.5, sinks=sinks)
+    np.testing.assert_allclose(np.asarray(found), -(weights * np.log(weights)).sum(-1), atol=1e-5)
+    hidden = m.head_entropies(q, k, scale=0.5, sinks=sinks, mask=mx.zeros((5, 7), mx.bool_))
+    assert mx.isnan(hidden).all().item()  # a query without keys, also if it attends to the sink
+
+
+class Sinking(nn.Module):
+    """One attention with sinks, whose queries and keys are its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.sinks = mx.array([3.0, -3.0])
+
+    def __call__(self, x):
+        return mx.fast.scaled_dot_product_attention(x, x, x, scale=1.0, mask="causal", sinks=self.sinks)
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Sinking()
+
+    def __call__(self, x):
+        return self.inner(x)
+
+
+def of_sinking(x, *measure):
+    """Return the metrics of a step of `Wrapped`."""
+    apply, params, _ = ps.functional(Wrapped())
+    transform = ps.optimizers.sgd(0.1)
+    step = ps.train_step(
+        lambda params, batch, rng: apply(params, batch).mean(), transform, measure=list(measure)
+    )
+    return step(ps.TrainState.create(params, transform), x)[1]
+
+
+def test_a_step_measures_attention_with_its_sinks_and_each_measurement_in_its_own_layer():
+    x = mx.random.normal((1, 2, 5, 4), key=mx.random.key(0))
+    outer, inner = m.attention_entropy("inner", name="a"), m.attention_entropy("", name="b")
+    metrics = of_sinking(x, outer, inner)
+    sinks = mx.array([3.0, -3.0])
+    want = m.head_entropies(x, x, scale=1.0, mask="causal", sinks=sinks).mean(axis=(0, 2)).tolist()
+    assert [metrics[f"a/inner/{head}"].item() for head in (0, 1)] == pytest.approx(want, rel=1e-5)
+    assert [metrics[f"b/{head}"].item() for head in (0, 1)] == pytest.approx(want, rel=1e-5)
+
+
+def test_broken_scores_are_nan_and_not_taken_for_masked_ones():
+    x = mx.random.normal((1, 2, 5, 4), key=mx.random.key(0))
+    broken = mx.where(mx.arange(5)[:, None] == 4, mx.nan, x)  # only the last query sees that key
+    assert mx.isnan(of_sinking(broken, m.attention_entropy("inner"))["attention_entropy/inner/0"]).item()

@@ -139,3 +139,44 @@ def test_bad_arguments_are_refused():
     step, state = linear([m.drift({"w": mx.zeros(3)})])
     with pytest.raises(ValueError, match="drift: reference must be like the parameters"):
         step(state, rows())
+
+
+def test_a_reference_of_another_floating_dtype_is_compared_in_float32():
+    transform = ps.optimizers.sgd(0.1)
+    state = ps.TrainState.create({"w": mx.array([1.0, 2.0], mx.bfloat16)}, transform)
+    reference = {"w": mx.array([1.001, 2.003])}
+    step = ps.train_step(
+        lambda params, batch, rng: batch * params["w"].sum(), transform, measure=[m.drift(reference)]
+    )
+    found = step(state, mx.array(1.0))[1]["drift/w"].item()
+    assert found == pytest.approx(np.hypot(0.001, 0.003), rel=1e-3)
+    whole = ps.train_step(
+        lambda params, batch, rng: batch * params["w"].sum(),
+        transform,
+        measure=[m.drift({"w": mx.array([1, 2])})],
+    )
+    with pytest.raises(ValueError, match="w has dtype int32 in reference"):
+        whole(state, mx.array(1.0))
+
+
+def test_trees_without_elements_and_odd_names_have_norms():
+    assert {k: v.item() for k, v in m.norms({"a": mx.zeros((0, 3)), "b": [mx.zeros(0)]}).items()} == {
+        "a": 0.0,
+        "b": 0.0,
+    }
+    assert list(m.norms({"x²": mx.ones(1), "²": mx.ones(1)})) == ["x²", "²"]
+
+
+@pytest.mark.parametrize("bad", [{"a": 2.0}, {"a": mx.array([3 + 4j])}, 1])
+def test_norms_of_what_is_no_real_array_are_refused(bad):
+    with pytest.raises(TypeError, match="norms: .* must be a real array, got"):
+        m.norms(bad)
+
+
+def test_a_group_without_a_name_is_refused():
+    with pytest.raises(TypeError, match="norms: by must return a string, got None for w"):
+        m.norms({"w": mx.ones(1)}, lambda path: None)
+    for measurement in (m.grad_norms(by=len), m.zero_share(by=len), m.update_ratios(by=len)):
+        step, state = linear([measurement])
+        with pytest.raises(TypeError, match=f"{measurement.name}: by must return a string"):
+            step(state, rows())

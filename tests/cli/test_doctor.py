@@ -68,7 +68,7 @@ def test_broken_environments_are_named_with_a_remedy(tmp_path):
     assert code == 1
     assert answer["wrong"] == ["compile", "disk"]
     assert "does not compile" in found["compile"]["said"]
-    assert found["compile"]["remedy"] == "Install a C++ compiler: apt-get install g++"
+    assert found["compile"]["remedy"].startswith("Install the C++ compiler g++")
     assert "No such file or directory" in found["disk"]["said"]
     assert found["preflight"]["state"] == "ok"
 
@@ -145,9 +145,12 @@ def test_a_check_that_does_not_apply_is_left_out():
     assert checked("cuda graphs", lambda: None) is None
 
 
-@pytest.mark.parametrize("width", [40, 80, 100])
+@pytest.mark.parametrize("width", [30, 40, 44, 60, 80, 100])
 def test_lines_fit_a_terminal(quick, monkeypatch, width):
-    quick(Finding("versions", "ok", "word " * 60), Finding("disk", "wrong", NAMES[0], "Do it " * 40))
+    quick(
+        Finding("versions", "ok", "words wordwordwordwo " * 20),
+        Finding("disk", "wrong", NAMES[0], "Do it " * 40),
+    )
     screen = Terminal()
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(sys, "stdout", screen)
@@ -155,7 +158,10 @@ def test_lines_fit_a_terminal(quick, monkeypatch, width):
     lines = screen.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert "\x1b" not in screen.getvalue()
-    assert lines[1].startswith(" " * 21 + "word")
+    wide = width >= 45  # a narrow terminal shows the answer below the name
+    assert lines[0].startswith("ok      versions     words word" if wide else "ok versions")
+    answer = [line for line in lines if line.lstrip().startswith("word") and not line.startswith("wrong")]
+    assert all(line.startswith(" " * (21 if wide else 2) + "word") for line in answer)
 
 
 def test_without_rich_the_command_names_the_extra(monkeypatch, capsys):

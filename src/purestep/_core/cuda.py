@@ -6,7 +6,9 @@ traffic: a norm needs two kernels an array, and each square is written before it
 
 import functools
 import itertools
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -92,10 +94,37 @@ _JOIN = """
 """
 
 
+class _Allowed(threading.local):
+    def __init__(self) -> None:
+        self.now = False
+
+
+_allowed = _Allowed()
+
+
+@contextmanager
+def kernels(*, allow: bool = True) -> Iterator[None]:
+    """Use own kernels within the `with` block, in this thread.
+
+    A kernel of one's own cannot be vmapped, and a function cannot tell whether it runs within `mx.vmap`. So
+    kernels are used where `compiled` traces a step, and nowhere else.
+    """
+    before, _allowed.now = _allowed.now, allow
+    try:
+        yield
+    finally:
+        _allowed.now = before
+
+
+def usable() -> bool:
+    """Tell whether own CUDA kernels may be used here."""
+    return (_allowed.now or custom.is_capturing()) and hardware.on_cuda()
+
+
 def serves(arrays: Sequence[mx.array]) -> bool:
-    """Tell whether the kernels read these arrays here: on CUDA, floating-point, of one dtype, not empty."""
+    """Tell whether the kernels read these arrays: in a compiled step on CUDA, of one floating-point dtype."""
     return (
-        hardware.on_cuda()
+        usable()
         and len(arrays) > 0
         and arrays[0].dtype in _DTYPES
         and all(x.dtype == arrays[0].dtype and x.size > 0 for x in arrays)
@@ -106,7 +135,7 @@ def sums(kind: str, arrays: Sequence[mx.array]) -> tuple[mx.array, list[int]]:
     """Return sums over parts of the arrays, float32 in one vector, and the number of parts of each array.
 
     A part has 16,384 elements. Sums of squares have a relative error of at most some 1e-6, and can be
-    differentiated and vmapped.
+    differentiated.
 
     Args:
         kind: `"squares"`; `"distances"`, the squared differences of each array of the first half and its
@@ -154,18 +183,6 @@ def _(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
         found.append((2 * slope * x.astype(mx.float32)).astype(x.dtype))
         begin += parts
     return tuple(found)
-
-
-@_squares.vmap
-def _(arrays: Any, axes: Any) -> Any:
-    count = next(x.shape[axis] for x, axis in zip(arrays, axes, strict=True) if axis is not None)
-    found = []
-    for x, axis in zip(arrays, axes, strict=True):
-        rows = x.reshape(1, -1) if axis is None else mx.moveaxis(x, axis, 0).reshape(count, -1)
-        padded = mx.pad(mx.square(rows.astype(mx.float32)), [(0, 0), (0, -rows.shape[1] % _CHUNK)])
-        parts = padded.reshape(rows.shape[0], -1, _CHUNK).sum(-1)
-        found.append(mx.broadcast_to(parts, (count, parts.shape[1])))
-    return mx.concatenate(found, axis=1), 0
 
 
 def _launched(

@@ -55,7 +55,8 @@ def capture(fun: Callable[..., Tree], *args: Tree, caller: str = "capture") -> G
 
     try:
         with _described():
-            mx.export_function(events.append, flat, *(given[place] for place in places))
+            # Others than the given arrays: MLX refuses a function that captures an array that it receives.
+            mx.export_function(events.append, flat, *(_like(given[place]) for place in places))
     except ValueError as error:
         name = str(error).rpartition("Unable to get state for primitive ")[2]
         if name == str(error):
@@ -74,6 +75,11 @@ def _described() -> Iterator[None]:
     """
     with _own_gradients.installed(), context.installed(), fast.described(), experts.described():
         yield
+
+
+def _like(array: mx.array) -> mx.array:
+    """Return zeros, which are not computed."""
+    return mx.zeros(array.shape, array.dtype)
 
 
 def _arrays(note: Note) -> list[mx.array]:

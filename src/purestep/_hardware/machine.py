@@ -10,7 +10,8 @@ import mlx.core as mx
 
 from purestep._core import hardware
 
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
 
 
 class Device(NamedTuple):
@@ -37,7 +38,7 @@ class Memory(NamedTuple):
     Attributes:
         total: of the machine, or of the NVIDIA GPU.
         limit: the most that this process should use: Metal's recommended working set, which is also the
-            largest wired memory, or the limit of the container.
+            largest wired memory, or the limit of the container or job on Linux.
         active: held by arrays now.
         peak: the most that arrays held at once, since the start or `mx.reset_peak_memory()`.
         cache: freed by arrays and kept by MLX for the next ones.
@@ -100,8 +101,36 @@ def _physical() -> int | None:
 
 
 def _container() -> int | None:
-    """Return the limit of the container in bytes, or `None`."""
-    for path in _CGROUPS:
-        with contextlib.suppress(OSError, ValueError):
-            return int(Path(path).read_text())
-    return None
+    """Return the limit of the container in bytes, or `None`: the least of its control groups."""
+    found = []
+    for path in _limits():
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            found.append(int(path.read_text()))
+    return min(found, default=None)
+
+
+def _limits() -> list[Path]:
+    """Return the files with the limits of the control groups of this process, from the outermost on.
+
+    A container often sees its own group as the root; a job of a scheduler is in a group below it.
+    """
+    unified, memory = "/", "/"
+    with contextlib.suppress(OSError, ValueError):
+        for line in _OWN.read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            if number == "0":
+                unified = path
+            elif "memory" in controllers.split(","):
+                memory = path
+    return [
+        *_files(_GROUPS, unified, "memory.max"),
+        *_files(_GROUPS / "memory", memory, "memory.limit_in_bytes"),
+    ]
+
+
+def _files(root: Path, path: str, name: str) -> list[Path]:
+    below = [root]
+    for segment in path.split("/"):
+        if segment and segment != "..":
+            below.append(below[-1] / segment)
+    return [place / name for place in below]

@@ -45,11 +45,14 @@ def matmul_rate(dtype: mx.Dtype = mx.float32, *, seconds: float = 0.3) -> Rate:
 
     Raises:
         ValueError: if `dtype` is another, or `seconds` is not positive and finite.
+        TypeError: if `dtype` is not an `mx.Dtype`.
 
     >>> matmul_rate(seconds=0.01).rate > 0
     True
     """
     caller = "matmul_rate"
+    if not isinstance(dtype, mx.Dtype):
+        raise TypeError(f"{caller}: dtype must be an mx.Dtype, got {type(dtype).__name__}")
     checks.one_of(caller, "dtype", tree.dtype_name(dtype), _FLOATS)
     seconds = checks.number(caller, "seconds", seconds, above=0)
     timed, size = 0.0, _SIZES[0]

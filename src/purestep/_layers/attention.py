@@ -6,7 +6,6 @@ On CUDA, MLX's fused attention has a fused gradient, and that gradient has none.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +19,9 @@ class _Open(threading.local):
 
 
 _open = _Open()
+_original: Any = mx.fast.scaled_dot_product_attention
+_lock = threading.Lock()
+_installed = 0
 
 
 @contextmanager
@@ -28,20 +30,28 @@ def differentiable_twice() -> Iterator[None]:
     if not hardware.on_gpu():  # a CPU has no fused attention
         yield
         return
-    before: Any = mx.fast.scaled_dot_product_attention
-
-    @wraps(before, updated=())
-    def dispatched(*args: Any, **kwargs: Any) -> Any:
-        plain = _open.depth and kwargs.get("sinks") is None
-        return (attention if plain else before)(*args, **kwargs)
-
-    mx.fast.scaled_dot_product_attention = dispatched  # type: ignore[assignment]
+    _install(1)
     _open.depth += 1
     try:
         yield
     finally:
         _open.depth -= 1
-        mx.fast.scaled_dot_product_attention = before
+        _install(-1)
+
+
+def _dispatched(*args: Any, **kwargs: Any) -> Any:
+    plain = _open.depth and kwargs.get("sinks") is None
+    return (attention if plain else _original)(*args, **kwargs)
+
+
+def _install(change: int) -> None:
+    """Replace the attention while any thread is in a block; blocks of several threads may overlap."""
+    global _installed, _original
+    with _lock:
+        if not _installed:
+            _original = mx.fast.scaled_dot_product_attention
+        _installed += change
+        mx.fast.scaled_dot_product_attention = _dispatched if _installed else _original
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None, **_: Any) -> mx.array:

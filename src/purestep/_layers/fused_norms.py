@@ -1,4 +1,4 @@
-"""Norms on an NVIDIA GPU that can be differentiated twice and vmapped."""
+"""Norms on an NVIDIA GPU that can be differentiated twice."""
 
 import functools
 from typing import Any
@@ -37,10 +37,6 @@ def _forward(norm: Norm) -> Any:
         arrays = (primals,) if isinstance(primals, mx.array) else primals
         return tuple(_backward(norm)(cotangent, *arrays))
 
-    @function.vmap
-    def _(arrays: Any, axes: Any) -> Any:
-        return mx.vmap(functools.partial(_plain, norm), in_axes=tuple(axes))(*arrays), 0
-
     return function
 
 
@@ -51,10 +47,5 @@ def _backward(norm: Norm) -> Any:
     @function.vjp
     def _(primals: Any, cotangents: Any, outputs: Any) -> Any:
         return tuple(mx.vjp(functools.partial(_plain_back, norm), list(primals), list(cotangents))[1])
-
-    @function.vmap
-    def _(arrays: Any, axes: Any) -> Any:
-        found = mx.vmap(functools.partial(_plain_back, norm), in_axes=tuple(axes))(*arrays)
-        return found, [0] * len(found)
 
     return function

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import hardware
+from purestep._core import cuda
 from purestep._core.tracing import custom
 from purestep._layers.norm_sources import BACKWARD, COMMON, ENDED, FORWARD
 
@@ -39,7 +39,7 @@ class Norm(NamedTuple):
 def serves(x: mx.array, *present: mx.array) -> bool:
     """Tell whether the kernels compute the norm of this array with these weights, and its gradient."""
     return (
-        hardware.on_cuda()
+        cuda.usable()
         and x.dtype in _DTYPES
         and x.size > 0
         and x.ndim > 0

@@ -24,7 +24,7 @@ class Watch(NamedTuple):
         patterns: patterns of the paths of layers; `*` is any text.
         kind: `"outputs"` calls `record(output, input)` for each call of a layer; `input` is `None` if the
             first argument is not a floating-point array. `"attention"` calls `record(queries, keys, scale,
-            mask)` for each `mx.fast.scaled_dot_product_attention` within a layer.
+            mask, sinks)` for each `mx.fast.scaled_dot_product_attention` within a layer.
         record: returns arrays whose size does not depend on the batch. It receives them without a gradient.
         merge: merges the statistics of two calls.
     """

@@ -11,6 +11,7 @@ import mlx.nn as nn
 
 from purestep._core import tree
 from purestep._layers import observing
+from purestep._layers.calling import with_call
 from purestep._layers.observing import Recorder
 
 _original: Any = mx.fast.scaled_dot_product_attention
@@ -25,18 +26,28 @@ class _Layers:
         self.recorder, self.owner, self.entries = recorder, owner, entries
         self.within: list[tuple[str, list[int]]] = []  # the recorded layers that run now
 
-    def record(self, entry: tuple[str, list[int]], kind: str, out: mx.array, *rest: Any) -> mx.array:
-        """Record with the watches of one kind; return `out`, which is available only after that."""
-        path, indices = entry
-        for index in indices:
-            watch = self.recorder.watches[index]
-            if watch.kind == kind:
-                still = [mx.stop_gradient(x) if isinstance(x, mx.array) else x for x in rest]
-                given = (mx.stop_gradient(out), *still) if kind == "outputs" else still
-                statistics = watch.record(*given)
-                self.recorder.add(index, path, self.owner, statistics)
-                out = observing.computed_first(watch.caller, self.recorder, out, statistics)
+    def outputs(self, entry: tuple[str, list[int]], out: mx.array, given: mx.array | None) -> mx.array:
+        """Record an output of a layer; return it, available only after that."""
+        for index in entry[1]:
+            if self.recorder.watches[index].kind == "outputs":
+                out = self._record(index, entry[0], out, (out, given))
         return out
+
+    def attention(self, out: mx.array, *given: Any) -> mx.array:
+        """Record for each watch in the innermost of its layers that run now; return `out`, as `outputs`."""
+        recorded: set[int] = set()
+        for path, indices in reversed(self.within):
+            for index in indices:
+                if self.recorder.watches[index].kind == "attention" and index not in recorded:
+                    recorded.add(index)
+                    out = self._record(index, path, out, given)
+        return out
+
+    def _record(self, index: int, path: str, out: mx.array, given: Sequence[Any]) -> mx.array:
+        watch = self.recorder.watches[index]
+        statistics = watch.record(*(mx.stop_gradient(x) if isinstance(x, mx.array) else x for x in given))
+        self.recorder.add(index, path, self.owner, statistics)
+        return observing.computed_first(watch.caller, self.recorder, out, statistics)
 
 
 class _Now(threading.local):
@@ -100,24 +111,26 @@ def _recorded(kind: type) -> type:
         leaves = tree.leaves(out)
         for index, leaf in enumerate(leaves):
             if isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating):
-                leaves[index] = layers.record(entry, "outputs", leaf, given)
+                leaves[index] = layers.outputs(entry, leaf, given)
                 return tree.unflatten(out, leaves)
         return out
 
-    return type(kind.__name__, (kind,), {"__call__": call})
+    return with_call(kind, call)
 
 
 def _attention(
-    q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None, **options: Any
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    scale: float,
+    mask: Any = None,
+    sinks: mx.array | None = None,
+    **options: Any,
 ) -> mx.array:
-    out = _original(q, k, v, scale=scale, mask=mask, **options)
+    out = _original(q, k, v, scale=scale, mask=mask, sinks=sinks, **options)
     layers = _now.layers
-    if layers is None:
-        return out
-    for entry in reversed(layers.within):
-        if any(layers.recorder.watches[index].kind == "attention" for index in entry[1]):
-            return layers.record(entry, "attention", out, q, k, scale, mask)
-    return out
+    return out if layers is None else layers.attention(out, q, k, scale, mask, sinks)
 
 
 def _install(change: int) -> None:

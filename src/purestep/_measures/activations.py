@@ -1,6 +1,7 @@
 """Statistics of the outputs of layers: norms, means, sparsity and dead units."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 
@@ -31,8 +32,8 @@ def activations(
     is measured once, in the first forward pass; so are the layers within it.
 
     Args:
-        patterns: paths of layers, as in `functional(module).named_modules()`; `*` is any text. `"*"` matches
-            all layers, and `""` the module itself.
+        patterns: paths of layers, as in `module.named_modules()`; `*` is any text. `"*"` matches all layers,
+            and `""` the module itself. A layer in several places of the module has its first path only.
         eps: the bound of `sparsity` and `dead`, at least 0.
         every: steps from one measurement to the next.
         name: the beginning of the names of the metrics.
@@ -88,6 +89,8 @@ def activations(
 
 def checked_patterns(caller: str, patterns: str | Sequence[str]) -> tuple[str, ...]:
     """Return patterns as a tuple; refuse an empty list and what is no string."""
+    if not isinstance(patterns, Iterable):
+        raise TypeError(f"{caller}: patterns must be a string or a list of them, got {patterns!r}")
     chosen = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     if not chosen:
         raise checks.error(caller, "patterns must have at least one pattern, got none")
@@ -100,7 +103,7 @@ def checked_patterns(caller: str, patterns: str | Sequence[str]) -> tuple[str, .
 def _rows(x: mx.array) -> mx.array:
     """Return an array as float32 vectors along its last axis: [rows, units]."""
     x = x.astype(mx.float32)
-    return x.reshape(-1, x.shape[-1]) if x.ndim else x.reshape(1, 1)
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) if x.ndim else x.reshape(1, 1)
 
 
 def _merged(first: Statistics, second: Statistics) -> Statistics:

@@ -25,13 +25,14 @@ def attention_entropy(
     It is computed from the queries and keys that a layer passes to `mx.fast.scaled_dot_product_attention`,
     after rotary embeddings, with the scale and the mask of the call. MLX never stores the weights of
     attention; here those of a few examples are computed. 0 means that each query attends to one key, and
-    `log(keys)` that it attends to all alike. A query whose keys are all masked is not counted.
+    `log(keys)` that it attends to all alike. A query whose keys are all masked is not counted. An attention
+    sink counts as one more key.
 
     For each layer, `name/layer/mean` is the mean over its heads, and `name/layer/2` that of head 2.
 
     Args:
-        patterns: paths of layers that call attention directly or within; `*` is any text. Attention within
-            several matched layers counts for the innermost.
+        patterns: paths of layers that call attention directly or within, as in `activations`. Attention
+            within several matched layers counts for the innermost.
         examples: the first examples of each microbatch that are measured. Each takes
             `4 * heads * queries * keys` bytes for a short time.
         queries: at most this many queries of each example, in equal distances, the first among them.
@@ -50,15 +51,15 @@ def attention_entropy(
     examples = checks.integer(caller, "examples", examples, least=1)
     most = checks.integer(caller, "queries", queries, least=1)
 
-    def record(queries: mx.array, keys: mx.array, scale: float, mask: Any) -> Statistics:
+    def record(queries: mx.array, keys: mx.array, scale: float, mask: Any, sinks: Any) -> Statistics:
         length, stride = queries.shape[2], -(-queries.shape[2] // most)
         if isinstance(mask, str):
             mask = _causal(length, keys.shape[2])
         if mask is not None:
             mask = mask[:examples] if mask.ndim == 4 and mask.shape[0] > 1 else mask
             mask = mask[..., ::stride, :] if mask.ndim > 1 and mask.shape[-2] > 1 else mask
-        entropies = head_entropies(queries[:examples, :, ::stride], keys[:examples], scale=scale, mask=mask)
-        counted = ~mx.isnan(entropies)
+        few = queries[:examples, :, ::stride]
+        entropies, counted = _entropies(few, keys[:examples], scale, mask, sinks)
         return {
             "entropy": sums.total(mx.where(counted, entropies, 0.0), axis=(0, 2)),
             "queries": sums.total(counted, axis=(0, 2)),
@@ -83,7 +84,9 @@ def attention_entropy(
     return Measurement(name, measure, every, Watch(caller, chosen, "attention", record, merge))
 
 
-def head_entropies(queries: mx.array, keys: mx.array, *, scale: float, mask: Any = None) -> mx.array:
+def head_entropies(
+    queries: mx.array, keys: mx.array, *, scale: float, mask: Any = None, sinks: mx.array | None = None
+) -> mx.array:
     """Return the entropy of the attention of each query, in nats.
 
     Args:
@@ -92,6 +95,7 @@ def head_entropies(queries: mx.array, keys: mx.array, *, scale: float, mask: Any
         scale: the factor of the products.
         mask: as in `mx.fast.scaled_dot_product_attention`: `None`, `"causal"`, booleans that are true where a
             key counts, or numbers that are added.
+        sinks: [heads]: a score for each head that takes part like that of one more key.
 
     Returns:
         [batch, heads, queries], float32; NaN for a query without keys.
@@ -100,6 +104,14 @@ def head_entropies(queries: mx.array, keys: mx.array, *, scale: float, mask: Any
     >>> head_entropies(one, one, scale=1.0, mask="causal")
     array([[[0, 0.693147]]], dtype=float32)
     """
+    entropies, counted = _entropies(queries, keys, scale, mask, sinks)
+    return mx.where(counted, entropies, mx.nan)
+
+
+def _entropies(
+    queries: mx.array, keys: mx.array, scale: float, mask: Any, sinks: Any
+) -> tuple[mx.array, mx.array]:
+    """Return the entropy of each query, and whether it has a key: [batch, heads, queries]."""
     queries, keys = queries.astype(mx.float32), keys.astype(mx.float32)
     batch, heads, length, width = queries.shape
     shared = heads // keys.shape[1]
@@ -111,13 +123,18 @@ def head_entropies(queries: mx.array, keys: mx.array, *, scale: float, mask: Any
         scores = (
             mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask.astype(mx.float32)
         )
+    counted = scores.max(axis=-1) != -mx.inf  # true for NaN: a broken score must not look like a mask
+    if sinks is not None:
+        shape = (batch, heads, length, 1)
+        sink = mx.broadcast_to(sinks.astype(mx.float32).reshape(1, heads, 1, 1), shape)
+        scores = mx.concatenate([sink, scores], axis=-1)
     # log(sum(exp(s))) - sum(p s): the products with -inf are 0 in the limit.
     highest = scores.max(axis=-1, keepdims=True)
     shifted = scores - highest
     weights = mx.exp(shifted)
     total = sums.total(weights, axis=-1)
     mean = sums.total(weights * mx.maximum(shifted, -1e30), axis=-1) / total
-    return mx.log(total) - mean
+    return mx.log(total) - mean, counted
 
 
 def _causal(queries: int, keys: int) -> mx.array:

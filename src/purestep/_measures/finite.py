@@ -13,9 +13,16 @@ def nonfinite_paths(values: Tree) -> list[str]:
 
     Waits for the device once for the whole tree: call it between steps, not in a step.
 
+    Raises:
+        TypeError: for a leaf that is not an array.
+
     >>> nonfinite_paths({"a": mx.array([1.0, mx.inf]), "b": mx.array(2.0)})
     ['a']
     """
+    for path, leaf in tree.items(values):
+        if not isinstance(leaf, mx.array):
+            kind = type(leaf).__name__
+            raise TypeError(f"nonfinite_paths: {path or 'the tree'} must be an array, got {kind}")
     named = [(path, leaf) for path, leaf in tree.items(values) if mx.issubdtype(leaf.dtype, mx.inexact)]
     if not named:
         return []

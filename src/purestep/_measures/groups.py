@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 
@@ -34,7 +35,7 @@ def natural(path: str) -> list[tuple[bool, int, str]]:
     ['embed', 'layers.9', 'layers.10']
     """
     parts = re.split(r"(\d+)", path)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def sizes(values: Tree, by: Groups) -> dict[str, int]:
@@ -75,7 +76,7 @@ def group_sums(values: Tree, fn: Callable[[mx.array], mx.array], by: Groups) -> 
     gathered = [
         _gathered(vector, each) for vector, each in ((blocks, rows), (partial.vector, ends)) if each.names
     ]
-    parts = mx.concatenate(gathered)
+    parts = mx.concatenate(gathered or [mx.zeros(0)])  # no parts, if no leaf has an element
     places: dict[str, list[int]] = {name: [] for name in names}
     for index, name in enumerate(rows.names + ends.names):
         places[name].append(index)
@@ -133,6 +134,13 @@ def _gathered(vector: mx.array, rows: _Rows) -> mx.array:
 
 
 def check_groups(caller: str, by: Groups) -> Groups:
-    """Refuse a value that is not a function of a path."""
+    """Return `by`, which then refuses a name that is not a string; refuse what is no function of a path."""
     checks.function(caller, "by", by)
-    return by
+
+    def named(path: str) -> str:
+        name: Any = by(path)
+        if not isinstance(name, str):
+            raise TypeError(f"{caller}: by must return a string, got {name!r} for {path}")
+        return name
+
+    return named

@@ -53,8 +53,8 @@ def drift(reference: Params, *, by: Groups = layer_of, every: int = 1, name: str
     """Measure the distance of the parameters of each layer from those of a reference, before the update.
 
     Args:
-        reference: a tree like the parameters, such as `state.params` at the beginning. The measurement keeps
-            these arrays in memory.
+        reference: a tree like the parameters, such as `state.params` at the beginning, in any floating-point
+            dtypes. The measurement keeps these arrays in memory.
         by: as in `grad_norms`.
         every: steps from one measurement to the next.
         name: the metrics are `name/group`.
@@ -106,13 +106,37 @@ def update_ratios(*, by: Groups = layer_of, every: int = 1, name: str = "update_
 def norms(values: Tree, by: Groups = layer_of) -> dict[str, mx.array]:
     """Return the Euclidean norm of each group of leaves, 0-d float32, in natural order.
 
+    Squares are summed in float32: an element above 1.8e19 gives infinity, and elements below 1e-19 are lost.
+
+    Args:
+        values: a tree of real arrays.
+        by: as in `grad_norms`.
+
+    Raises:
+        TypeError: for a leaf that is not an array, or is complex; if `by` returns no string.
+
     >>> norms({"layers": [{"w": mx.array([3.0, 4.0])}, {"w": mx.array(2.0)}]})
     {'layers.0': array(5, dtype=float32), 'layers.1': array(2, dtype=float32)}
     """
+    for path, leaf in tree.items(values):
+        if not isinstance(leaf, mx.array) or mx.issubdtype(leaf.dtype, mx.complexfloating):
+            kind = tree.dtype_name(leaf.dtype) if isinstance(leaf, mx.array) else type(leaf).__name__
+            raise TypeError(f"norms: {path or 'the tree'} must be a real array, got {kind}")
+    by = check_groups("norms", by)
     return {group: mx.sqrt(total) for group, total in group_sums(values, mx.square, by).items()}
 
 
 def _check_like(params: Params, reference: Params) -> None:
-    differing = tree.differences(tree.spec(reference), tree.spec(params), "reference", "the parameters")
+    """Refuse a reference with other paths or shapes, or without numbers; any floating-point dtype will do."""
+    cast = tree.map(
+        lambda leaf: (
+            leaf.astype(mx.float32)
+            if isinstance(leaf, mx.array) and mx.issubdtype(leaf.dtype, mx.floating)
+            else leaf
+        ),
+        reference,
+    )
+    wanted = tree.cast(params, mx.float32)
+    differing = tree.differences(tree.spec(cast), tree.spec(wanted), "reference", "the parameters")
     if differing:
         raise ValueError("drift: reference must be like the parameters: " + "; ".join(differing))

@@ -9,6 +9,7 @@ from mlx.nn.utils import checkpoint
 
 from purestep._core import checks
 from purestep._core.tree.patterns import matched
+from purestep._layers.calling import with_call
 
 Remat: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 """Patterns of the paths of layers, or a function `path -> bool`."""
@@ -43,4 +44,4 @@ def recomputing(kind: type) -> type:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return checkpoint(self, functools.partial(kind.__call__, self))(*args, **kwargs)
 
-    return type(kind.__name__, (kind,), {"__call__": call})
+    return with_call(kind, call)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, cuda, tree
 from purestep._core.rng import forbidden
 from purestep._steps.core import tracing
 from purestep._steps.core.tracing import NotCompiledWarning as NotCompiledWarning
@@ -218,7 +218,7 @@ def _run(
     try:
         # Draws from the global stream would be constants of the trace: the same numbers at every step.
         with forbidden("compiled: the step", _REMEDY):
-            result = step(state, batch)
+            result = _traced(step, state, batch)
     except (ValueError, RuntimeError) as error:
         reworded = tracing.reworded(error)
         if reworded is None:
@@ -229,3 +229,13 @@ def _run(
     if known is not None:
         known.add(spec)
     return result
+
+
+def _traced(step: Callable[..., Any], state: Any, batch: Any) -> Any:
+    try:
+        with cuda.kernels():
+            return step(state, batch)
+    except ValueError as error:
+        if "CustomKernel" not in str(error):  # MLX cannot vmap or forward-differentiate a kernel of one's own
+            raise
+    return step(state, batch)

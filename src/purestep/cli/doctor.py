@@ -18,6 +18,8 @@ matrix products, copies and the disk, distributed backends, settings of CUDA gra
 _EPILOG = f"""Exit status: 0 nothing is wrong, though there may be advice; 1 something is wrong, or the output
 cannot be written; 2 the arguments are wrong. {ENDS}"""
 
+_NARROW = 24  # columns beside the name of a check; in less, its answer stands below
+
 
 @command("doctor")
 def main(arguments: Sequence[str]) -> int:
@@ -75,10 +77,12 @@ def _lines(finding: Finding) -> list[str]:
     head = f"{finding.state:<6}  {finding.name:<11}  "
     if not sys.stdout.isatty():
         return [f"{head}{finding.said}"]
-    width = max(shutil.get_terminal_size().columns, len(head) + 20)
-    return textwrap.wrap(
-        printable(finding.said), width, initial_indent=head, subsequent_indent=" " * len(head)
-    )
+    width, said = shutil.get_terminal_size().columns, printable(finding.said)
+    if width < len(head) + _NARROW:
+        indent = " " * min(2, width - 1)
+        below = textwrap.wrap(said, width, initial_indent=indent, subsequent_indent=indent)
+        return [f"{finding.state} {finding.name}", *below]
+    return textwrap.wrap(said, width, initial_indent=head, subsequent_indent=" " * len(head))
 
 
 def _summary(found: Sequence[Finding]) -> list[str]:

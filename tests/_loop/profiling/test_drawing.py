@@ -49,3 +49,18 @@ def test_a_profile_draws_itself_and_refuses_what_it_cannot(tmp_path, monkeypatch
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"Profile\.plot: matplotlib is not installed; pip install"):
         profile.plot(tmp_path / "a.png")
+
+
+def test_names_of_parts_are_plain_text_of_bounded_length(tmp_path):
+    """A dollar begins a formula in matplotlib, and a broken formula ends the drawing."""
+    names = ["$\\frac$", "x" * 200]
+    rows = [StepTimes(number, 1.0, dict.fromkeys(names, 0.5)) for number in (1, 2)]
+    draw(tmp_path / "odd.png", rows)
+    bars = (np.asarray(imread(tmp_path / "odd.png"))[..., :3].std(axis=-1) > 0.1).any(axis=0)
+    assert bars[: bars.size // 2].mean() > 0.5  # the long name leaves room for the bars
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", " ", "", "step", 3])
+def test_a_name_that_would_break_the_table_is_refused(name):
+    with ps.profile(steps=1) as profile, pytest.raises(ValueError, match=r"Profile\.part: name must be"):
+        profile.part(name)

@@ -18,6 +18,9 @@ def test_parts_of_mlx_have_one_version(monkeypatch):
     assert versions(monkeypatch, mlx="0.33.0", mlx_cpu="0.33.0").state == "ok"
     found = versions(monkeypatch, mlx="0.33.0", mlx_cpu="0.32.4")
     assert (found.state, found.said) == ("wrong", "mlx 0.33.0 does not match mlx-cpu 0.32.4")
+    assert found.remedy == "Install both in one command: pip install -U mlx==0.33.0 mlx-cpu==0.33.0"
+    found = versions(monkeypatch, mlx="0.33.0", mlx_metal="0.33.1")
+    assert found.remedy.endswith("mlx==0.33.0 mlx-metal==0.33.0")  # not the package of another device
     found = versions(monkeypatch, mlx="0.32.3")
     assert (found.state, found.remedy) == ("wrong", "pip install -U mlx")
     assert "needs mlx 0.32.4" in found.said
@@ -34,8 +37,8 @@ def test_extras_that_are_absent_are_named(monkeypatch):
     [
         ("openblas", "libopenblas.so.0", "cpu", "ok", ""),
         ("accelerate", None, "metal", "ok", ""),
-        ("bundled", "libopenblas.so.0", "cpu", "advice", "OpenBLAS is about 40 times as fast: start Python"),
-        ("bundled", None, "cpu", "advice", "OpenBLAS is about 40 times as fast: apt-get"),
+        ("bundled", "libopenblas.so.0", "cpu", "advice", "OpenBLAS is 20 to 40 times as fast: start Python"),
+        ("bundled", None, "cpu", "advice", "OpenBLAS is 20 to 40 times as fast: install it"),
         ("bundled", None, "cuda", "ok", ""),
     ],
 )

@@ -47,8 +47,9 @@ def test_rates_are_compared_with_published_peaks(gpu, monkeypatch):
     [
         (errno.ENOSPC, "Free space"),
         (errno.EDQUOT, "Free space"),
-        (errno.EACCES, "Create the directory"),
-        (errno.EROFS, "Create the directory"),
+        (errno.EACCES, "Change the permissions"),
+        (errno.EROFS, "The file system can only be read"),
+        (errno.EIO, "Choose another one"),
     ],
 )
 def test_a_disk_that_cannot_be_written_is_wrong_and_keeps_nothing(monkeypatch, tmp_path, number, remedy):
@@ -74,6 +75,8 @@ def test_a_file_in_place_of_the_directory(tmp_path):
     (tmp_path / "file").write_text("")
     found = speeds.disk(tmp_path / "file")
     assert (found.state, "Not a directory" in found.said) == ("wrong", True)
+    assert found.remedy == "It is a file, or lies in one; --dir checks another directory"
+    assert speeds.disk(tmp_path / "absent").remedy.startswith("Create the directory;")
 
 
 def test_a_kernel_with_other_values_is_wrong():

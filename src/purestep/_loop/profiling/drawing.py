@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from purestep._checkpoint.disk import atomic
 from purestep._loop.profiling.clock import OTHER, StepTimes
-from purestep._loop.profiling.figures import limit, names_in, summary
+from purestep._loop.profiling.figures import limit, names_in, shorten, summary
 
 _COLORS = {
     "data": "#2e8b57",
@@ -25,7 +25,18 @@ _COLORS = {
     "checkpoint": "#c23b5a",
     OTHER: "#555555",
 }
-_MORE = ("#e0a800", "#17a2a2", "#a85f3d", "#7d8c1f")  # for parts of the user's own
+_MORE = (  # for parts of the user's own
+    "#e0a800",
+    "#17a2a2",
+    "#a85f3d",
+    "#7d8c1f",
+    "#e07ab0",
+    "#274b8a",
+    "#9ad04a",
+    "#6b4c9a",
+    "#f2b88a",
+    "#0b6e4f",
+)
 
 
 def draw(path: Path, rows: Sequence[StepTimes]) -> None:
@@ -39,7 +50,7 @@ def _draw(path: Path, rows: Sequence[StepTimes]) -> None:
     colors = {**_COLORS, **{name: _MORE[number % len(_MORE)] for number, name in enumerate(own)}}
     figure = Figure(figsize=(10.8, 4.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(limit(summary(rows)), fontsize=11)
+    figure.suptitle(limit(summary(rows)), fontsize=11, parse_math=False)
     steps, shares = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_steps(steps, rows, names, colors)
     _draw_shares(shares, rows, names, colors)
@@ -65,7 +76,7 @@ def _draw_shares(axes: Axes, rows: Sequence[StepTimes], names: list[str], colors
         axes.barh(place, 100 * part.share, color=colors[name])
         text = f" {100 * part.share:.1f} %, {1000 * part.mean:.3g} ms a step"
         axes.text(100 * part.share, place, text, va="center", fontsize=9)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [shorten(name) for name in names], parse_math=False)
     axes.invert_yaxis()
     axes.set(xlabel="per cent of the time", xlim=(0, 175), xticks=range(0, 101, 20))
     axes.grid(axis="x", alpha=0.25)

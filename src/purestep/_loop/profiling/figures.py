@@ -96,6 +96,15 @@ def summary(rows: Sequence[StepTimes]) -> dict[str, PartTimes]:
     return {**found, "step": times([row.seconds for row in rows], whole)}
 
 
+def shorten(name: str, most: int = 24) -> str:
+    """Return a name of at most `most` characters.
+
+    >>> shorten("the first layer of the decoder", 12)
+    'the first...'
+    """
+    return name if len(name) <= most else f"{name[: most - 3]}..."
+
+
 def limit(found: Mapping[str, PartTimes]) -> str:
     """Return a sentence about the largest part, or parts that belong together.
 
@@ -107,7 +116,7 @@ def limit(found: Mapping[str, PartTimes]) -> str:
     for name, parts in _LIMITS.items():
         shares[name] = sum(found[part].share for part in parts if part in found)
     name = max(shares, key=lambda name: shares[name])
-    return f"Largest: {name}, {100 * shares[name]:.0f} %. {_MEANINGS.get(name, '')}".rstrip()
+    return f"Largest: {shorten(name)}, {100 * shares[name]:.0f} %. {_MEANINGS.get(name, '')}".rstrip()
 
 
 def table(first: StepTimes | None, rows: Sequence[StepTimes], wanted: int) -> str:
@@ -117,13 +126,13 @@ def table(first: StepTimes | None, rows: Sequence[StepTimes], wanted: int) -> st
         of = "" if len(rows) == wanted else f" of {wanted} asked for"
         lines.append(f"{len(rows)} steps{of}, from step {rows[0].step} to {rows[-1].step}; milliseconds")
         found = summary(rows)
-        width = max(12, *map(len, found))
+        width = max(12, *(len(shorten(name)) for name in found))
         lines.append(
             f"{'part':{width}}{'share':>9}{'median':>11}{'10 %':>11}{'90 %':>11}{'most':>11}{'mean':>11}"
         )
         for name, part in found.items():
             cells = "".join(f"{1000 * value:11.3f}" for value in part[1:])
-            lines.append(f"{name:{width}}{100 * part.share:7.1f} %{cells}")
+            lines.append(f"{shorten(name):{width}}{100 * part.share:7.1f} %{cells}")
         lines.append(limit(found))
         retraced = sum(bool(row.traces) for row in rows)
         if retraced:
@@ -132,7 +141,7 @@ def table(first: StepTimes | None, rows: Sequence[StepTimes], wanted: int) -> st
         lines.append(f"no step was measured, {wanted} asked for")
     if first is not None:
         parts = ", ".join(
-            f"{_FIRST.get(name, name)} {1000 * first.parts[name]:.1f}" for name in names_in([first])
+            f"{_FIRST.get(name, shorten(name))} {1000 * first.parts[name]:.1f}" for name in names_in([first])
         )
         lines.append(f"first step: {1000 * first.seconds:.1f} ms ({parts})")
     return "\n".join(lines)

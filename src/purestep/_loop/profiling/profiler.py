@@ -76,10 +76,11 @@ class Profile:
                 `wait` and `loop body`.
 
         Raises:
-            ValueError: outside the `with` block or in another thread.
+            ValueError: outside the `with` block or in another thread; for an empty name, one with control
+                characters, and `step`.
         """
         self._check("part")
-        if not isinstance(name, str) or not name or name == "step":
+        if not isinstance(name, str) or not name.strip() or not name.isprintable() or name == "step":
             raise checks.error("Profile.part", f"name must be a word other than 'step', got {name!r}")
         return self._clock.part(name)
 

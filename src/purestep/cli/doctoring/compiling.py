@@ -13,6 +13,7 @@ from purestep._hardware.machine import backend
 from purestep.cli.doctoring.finding import OK, WRONG, Finding
 
 _SECONDS = 60.0
+_INSTALL = "Install the C++ compiler g++ (apt-get install g++ on Debian and Ubuntu)"
 _TRY = "See that g++ compiles a small program and that programs may run from TMPDIR"
 # It gets an empty directory for kernels, since a kernel in the usual one may be older than the fault. It is a
 # process of its own, since MLX may end it.
@@ -86,7 +87,7 @@ def _judged(result: dict[str, Any], cpu: bool, figures: dict[str, Any], director
     if "failed" in result:
         said = f"a fused kernel could not be built: {result['failed']}"
         if cpu and figures["g++"] is None:
-            return Finding("compile", WRONG, said, "Install a C++ compiler: apt-get install g++", figures)
+            return Finding("compile", WRONG, said, _INSTALL, figures)
         remedy = _TRY if cpu else "See that the GPU driver and the toolkit fit the version of MLX"
         return Finding("compile", WRONG, said, f"{remedy}; train --no-compile-step needs no kernel", figures)
     kernels = [path for path in Path(directory).rglob("*") if path.suffix in (".so", ".dylib")]
@@ -107,5 +108,5 @@ def _cause(cpu: bool, compiler: str | None) -> str:
     if "MLX_DISABLE_COMPILE" in os.environ:
         return "Unset the environment variable MLX_DISABLE_COMPILE"
     if cpu and compiler is None:
-        return "Install a C++ compiler: apt-get install g++"
+        return _INSTALL
     return _TRY if cpu else "Report it to MLX, with the versions above"

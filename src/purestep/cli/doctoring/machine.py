@@ -42,13 +42,10 @@ def versions() -> Finding:
     other = {name: version for name, version in parts.items() if version != found["mlx"]}
     if other:
         wrong = ", ".join(f"{name} {version}" for name, version in other.items())
-        return Finding(
-            "versions",
-            WRONG,
-            f"mlx {found['mlx']} does not match {wrong}",
-            "Install both in one command, such as pip install -U 'purestep[cpu]'",
-            figures,
+        remedy = f"Install both in one command: pip install -U mlx=={found['mlx']} " + " ".join(
+            f"{name}=={found['mlx']}" for name in other
         )
+        return Finding("versions", WRONG, f"mlx {found['mlx']} does not match {wrong}", remedy, figures)
     if _numbers(found["mlx"]) < _LEAST_MLX:
         least = ".".join(map(str, _LEAST_MLX))
         return Finding(
@@ -106,10 +103,13 @@ def blas() -> Finding:
     if backend() != "cpu":
         return Finding("blas", OK, f"{said}. The default device is the GPU", figures=figures)
     preload = f"LD_PRELOAD={installed or 'libopenblas.so.0'}"
-    fast = "OpenBLAS is about 40 times as fast"
+    fast = "OpenBLAS is 20 to 40 times as fast"
     remedy = f"{fast}: start Python with {preload}. The commands train and demo do so by themselves"
     if installed is None:
-        remedy = f"{fast}: apt-get install libopenblas0-pthread, then start Python with {preload}"
+        remedy = (
+            f"{fast}: install it (apt-get install libopenblas0-pthread on Debian and Ubuntu), then start "
+            f"Python with {preload}"
+        )
     return Finding("blas", ADVICE, said, remedy, figures)
 
 

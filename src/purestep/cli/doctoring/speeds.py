@@ -22,6 +22,17 @@ _SECONDS = 3.0
 _SLOW_DISK = 50e6  # bytes per second: a checkpoint of 1 GB takes 20 s
 _LOW = 0.25  # of the published peak; a device that others use, or that is too hot
 _FULL = 2**30  # bytes
+_SPACE, _PERMISSIONS = "Free space on the disk or raise the quota", "Change the permissions of the directory"
+_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: _SPACE,
+    errno.ENOENT: "Create the directory",
+    errno.ENOTDIR: "It is a file, or lies in one",
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+    errno.EROFS: "The file system can only be read: mount it for writing",
+}
 
 
 def products(seconds: float = 0.3) -> Finding:
@@ -63,13 +74,8 @@ def disk(directory: Path) -> Finding:
     try:
         written, seconds = _written(directory)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         said = f"checkpoints cannot be written in {directory}: {error.strerror or error}"
-        remedy = (
-            "Free space on the disk or raise the quota; --dir checks another directory"
-            if full
-            else "Create the directory or change its permissions; --dir checks another directory"
-        )
+        remedy = f"{_REMEDIES.get(error.errno or 0, 'Choose another one')}; --dir checks another directory"
         return Finding("disk", WRONG, said, remedy, {"directory": str(directory), "errno": error.errno})
     rate, free = written / seconds, shutil.disk_usage(directory).free
     figures = {"directory": str(directory), "bytes_per_second": rate, "free": free}
