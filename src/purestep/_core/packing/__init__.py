@@ -7,3 +7,4 @@ from purestep._core.packing.trees import known_classes as known_classes
 from purestep._core.packing.trees import packed_like as packed_like
 from purestep._core.packing.trees import uniform as uniform
 from purestep._core.packing.trees import unpacked as unpacked
+from purestep._core.packing.trees import viewed as viewed

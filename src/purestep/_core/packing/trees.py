@@ -117,13 +117,18 @@ def unpacked(value: Tree) -> Tree:
     return _unpacked(value) if holds_packed(value) else value
 
 
-def _unpacked(node: Any) -> Any:
+def viewed(value: Tree) -> Tree:
+    """Return `unpacked(value)` for reading shapes or values: the gradient of its arrays is slow."""
+    return _unpacked(value, differentiable=False) if holds_packed(value) else value
+
+
+def _unpacked(node: Any, *, differentiable: bool = True) -> Any:
     if isinstance(node, Packed):
-        return node.layout.unpack(node)
+        return node.layout.unpack(node, differentiable=differentiable)
     if type(node) is dict:
-        return {key: _unpacked(child) for key, child in node.items()}
+        return {key: _unpacked(child, differentiable=differentiable) for key, child in node.items()}
     if type(node) is list or isinstance(node, tuple):
-        return _rebuilt(node, [_unpacked(child) for child in node])
+        return _rebuilt(node, [_unpacked(child, differentiable=differentiable) for child in node])
     return node
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from purestep._core import checks, tree
-from purestep._core.packing import holds_packed, uniform, unpacked
+from purestep._core.packing import holds_packed, uniform, viewed
 from purestep._core.tree.patterns import compile_pattern, matched
 from purestep._core.types import Params, Tree
 
@@ -40,7 +40,7 @@ def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
 
 def resolve_mask(caller: str, mask: Any, params: Params) -> Tree:
     """Return a mask of any form as a tree of Python booleans with the structure of the parameters."""
-    values = called_with(mask, unpacked(params)) if callable(mask) else mask
+    values = called_with(mask, viewed(params)) if callable(mask) else mask
 
     def check(path: str, value: Any) -> None:
         if not isinstance(value, bool):
@@ -68,7 +68,7 @@ def spread(caller: str, name: str, values: Tree, params: Params, check: Callable
     value.
     """
     if holds_packed(params) and not holds_packed(values):
-        model = unpacked(params)
+        model = viewed(params)
         found = tree.unflatten(model, list(_spread(caller, name, values, model, check, "")))
         try:
             return uniform(found, params)
