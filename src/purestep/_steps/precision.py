@@ -9,6 +9,7 @@ import mlx.core as mx
 from purestep._core import checks, tree
 from purestep._core.tree.patterns import matched, shown_paths
 from purestep._core.types import LossFn, Tree
+from purestep._steps.core.gradients import Narrowed
 
 LossFnT = TypeVar("LossFnT", bound=LossFn)
 _DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
@@ -59,14 +60,18 @@ def compute_in(
     call: Any = loss_fn
 
     @wraps(call)
-    def computed(params: Any, *rest: Any) -> Any:
-        params = _cast_params(params, dtype, kept)
+    def on_cast(params: Any, *rest: Any) -> Any:
         if read:
             *model_state, batch, rng = rest
             rest = (*model_state, _cast_inputs(batch, dtype, read), rng)
         return call(params, *rest)
 
+    @wraps(call)
+    def computed(params: Any, *rest: Any) -> Any:
+        return on_cast(_cast_params(params, dtype, kept), *rest)
+
     result: Any = computed
+    result.narrowed = Narrowed(result, lambda params: _cast_params(params, dtype, kept), on_cast)
     return result
 
 
