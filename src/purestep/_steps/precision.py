@@ -10,6 +10,7 @@ from purestep._core import checks, tree
 from purestep._core.packing import uniform, unpacked
 from purestep._core.tree.patterns import matched, shown_paths
 from purestep._core.types import LossFn, Tree
+from purestep._steps.core.gradients import Narrowed
 from purestep._transforms.core.unpacking import accepting, accepts_packed
 
 LossFnT = TypeVar("LossFnT", bound=LossFn)
@@ -61,16 +62,22 @@ def compute_in(
     call: Any = loss_fn
 
     @wraps(call)
-    def computed(params: Any, *rest: Any) -> Any:
-        params = _cast_params(params, dtype, kept)
+    def on_cast(params: Any, *rest: Any) -> Any:
         params = params if accepts_packed(call) else unpacked(params)
         if read:
             *model_state, batch, rng = rest
             rest = (*model_state, _cast_inputs(batch, dtype, read), rng)
         return call(params, *rest)
 
+    @wraps(call)
+    def computed(params: Any, *rest: Any) -> Any:
+        return on_cast(_cast_params(params, dtype, kept), *rest)
+
+    if accepts_packed(call):
+        accepting(on_cast)
     # It takes the vectors of `packed` itself, so that each is cast once and its gradient is a vector too.
     result: Any = accepting(computed)
+    result.narrowed = Narrowed(result, lambda params: _cast_params(params, dtype, kept), on_cast)
     return result
 
 

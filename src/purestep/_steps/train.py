@@ -141,7 +141,7 @@ def step_for(
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
-            grad_norm = norms.norm(made.gradients)
+            grad_norm = made.norm
             updates, opt_state = _transformed(update, state, made, grad_norm, key)
             new = state._replace(
                 params=apply_updates(state.params, updates),
@@ -195,16 +195,18 @@ def _transformed(
     """Return the updates and the new optimizer state.
 
     The transform receives its own containers and handles: writing into them changes nothing outside. Random
-    numbers that it draws without a key are a function of `key`.
+    numbers that it draws without a key are a function of `key`. Its updates are its `gradients`, so that a
+    clip by the global norm uses the norm that the step has computed.
     """
+    gradients = own(made.gradients)
     with scope(fold_in(key, _UPDATE)):
         return update(
-            own(made.gradients),
+            gradients,
             own(state.opt_state),
             own(state.params),
             value=copy.copy(made.value),
             weight=copy.copy(made.outcome.loss.weight),
-            gradients=own(made.gradients),
+            gradients=gradients,
             grad_norm=copy.copy(grad_norm),
         )
 

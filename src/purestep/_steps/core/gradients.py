@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, microbatching, tree
+from purestep._core import checks, microbatching, norms, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
+from purestep._core.packing import packed_like
 from purestep._core.tracing import graph
 from purestep._core.types import Batch, Params, Tree, Updates
 from purestep._layers import observing
@@ -15,6 +16,24 @@ from purestep._steps.core import measuring
 from purestep._steps.core.batches import after, microbatch
 from purestep._steps.core.outcome import Outcome, keyless, no_backward_draws, outcome_of
 from purestep._steps.state import TrainState
+
+
+class Narrowed(NamedTuple):
+    """A loss function on parameters of a reduced dtype, and how they are made.
+
+    A loss function may have one as its attribute `narrowed`. It does not count for a function that has copied
+    the attributes of another one, as `functools.wraps` does. A step then differentiates with respect to the
+    cast parameters. On a GPU, the norm reads these gradients, and the update widens them as it goes.
+
+    Attributes:
+        whole: the function that has the attribute.
+        cast: from the parameters to those that `loss_fn` takes.
+        loss_fn: as in `train_step`.
+    """
+
+    whole: Callable[..., Any]
+    cast: Callable[[Params], Params]
+    loss_fn: Callable[..., Any]
 
 
 class Objective(NamedTuple):
@@ -60,6 +79,7 @@ class Differentiated(NamedTuple):
         gradients: a tree like the parameters.
         observed: the statistics of each watch, by the path of the layer.
         small_square: the weighted mean of the squared norms of the microbatches' gradients.
+        narrow: the gradients before they were cast to the dtypes of the parameters; the same numbers.
     """
 
     value: mx.array
@@ -67,6 +87,12 @@ class Differentiated(NamedTuple):
     gradients: Updates
     observed: list[Observed]
     small_square: mx.array | None = None
+    narrow: Updates = None
+
+    @property
+    def norm(self) -> mx.array:
+        """The norm of the gradients, 0-d float32."""
+        return norms.norm(self.gradients if self.narrow is None else self.narrow)
 
 
 def differentiate(
@@ -98,6 +124,12 @@ def _part(
     check_depends: bool = False,
 ) -> Differentiated:
     """Differentiate the loss of one microbatch; `weights` are the terms' weights over the whole batch."""
+    narrowed: Narrowed | None = getattr(objective.loss_fn, "narrowed", None)
+    own = params
+    if narrowed is not None and narrowed.whole is not objective.loss_fn:
+        narrowed = None
+    if narrowed is not None:
+        objective, params = objective._replace(loss_fn=narrowed.loss_fn), narrowed.cast(params)
 
     def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome, list[Observed]]:
         held, data = tree.unflatten((model_state, batch), others)
@@ -115,7 +147,13 @@ def _part(
         (value, outcome, observed), gradients = mx.value_and_grad(loss)(leaves, others)
     if check_depends:
         _check_depends(objective.caller, gradients)
-    return Differentiated(value, outcome, tree.unflatten(params, gradients), observed)
+    found = tree.unflatten(params, gradients)
+    if narrowed is None:
+        return Differentiated(value, outcome, found, observed)
+    found = packed_like(objective.caller, found, own)  # a part of a vector was cast, leaf by leaf
+    wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), found, own)
+    norms.same(wide, found)
+    return Differentiated(value, outcome, wide, observed, narrow=found)
 
 
 def _whole(
@@ -146,7 +184,7 @@ def _whole(
         weighted = tree.map(lambda g, w=weight: w * g.astype(mx.float32), part.gradients)
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
         if objective.small_squares:
-            squares.append(weight * measuring.square(part.gradients))
+            squares.append(weight * mx.square(part.norm))
         observed = (
             part.observed if merged is None else measuring.merged(objective.watches, observed, part.observed)
         )

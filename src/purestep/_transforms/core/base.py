@@ -1,5 +1,6 @@
 """The contract of a gradient transform, and the functions that build and use transforms."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -72,7 +73,11 @@ def stateless(
     >>> double.update({"w": mx.array(3.0)}, ())
     ({'w': array(6, dtype=float32)}, ())
     """
-    return without_state("stateless", fn, elementwise=elementwise)
+
+    def own(updates: Updates, params: Params | None) -> Updates:
+        return fn(tree.map(copy.copy, updates), params)
+
+    return without_state("stateless", own, elementwise=elementwise)
 
 
 def without_state(
@@ -132,9 +137,10 @@ def taking_extra(transform: GradientTransform) -> Update:
     """Return the transform's update as a function that accepts any keyword argument and drops unknown ones.
 
     Wrappers call their members through it. The wrapper's own update is `checked`, so the members' states
-    and gradients are not compared again.
+    and gradients are not compared again. A user's own update receives a copy of the updates: if it writes
+    into them, the gradients of the step stay as they are.
     """
-    own = getattr(transform.update, "unchecked", transform.update)
+    own = getattr(transform.update, "unchecked", None) or _on_copies(transform.update)
     parameters = inspect.signature(own).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return own
@@ -146,6 +152,16 @@ def taking_extra(transform: GradientTransform) -> Update:
         return own(updates, state, params, **{k: v for k, v in extra.items() if k in known})
 
     return update
+
+
+def _on_copies(update: Update) -> Update:
+    @functools.wraps(update)
+    def copied(
+        updates: Updates, state: Tree, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, Tree]:
+        return update(tree.map(copy.copy, updates), state, params, **extra)
+
+    return copied
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
