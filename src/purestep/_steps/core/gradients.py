@@ -7,7 +7,6 @@ import mlx.core as mx
 
 from purestep._core import checks, microbatching, norms, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
-from purestep._core.packing import packed_like
 from purestep._core.tracing import graph
 from purestep._core.types import Batch, Params, Tree, Updates
 from purestep._layers import observing
@@ -107,10 +106,22 @@ def differentiate(
         key: uint32 [2]; several microbatches receive a key each, made from it.
         check_depends: refuse a loss that depends on no parameter.
     """
+    narrowed: Narrowed | None = getattr(objective.loss_fn, "narrowed", None)
+    if narrowed is not None and narrowed.whole is not objective.loss_fn:
+        narrowed = None
+    own = state.params
+    if narrowed is not None:
+        objective = objective._replace(loss_fn=narrowed.loss_fn)
+        state = state._replace(params=narrowed.cast(own))
     with microbatching.cut_into(objective.microbatches):
-        if objective.microbatches == 1:
-            return _part(objective, state.params, state.model_state, batch, key, check_depends=check_depends)
-        return _whole(objective, state, batch, key, check_depends)
+        if objective.microbatches > 1:
+            return _whole(objective, state, batch, key, check_depends)
+        made = _part(objective, state.params, state.model_state, batch, key, check_depends=check_depends)
+    if narrowed is None:
+        return made
+    wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), made.gradients, own)
+    norms.same(wide, made.gradients)
+    return made._replace(gradients=wide, narrow=made.gradients)
 
 
 def _part(
@@ -124,12 +135,6 @@ def _part(
     check_depends: bool = False,
 ) -> Differentiated:
     """Differentiate the loss of one microbatch; `weights` are the terms' weights over the whole batch."""
-    narrowed: Narrowed | None = getattr(objective.loss_fn, "narrowed", None)
-    own = params
-    if narrowed is not None and narrowed.whole is not objective.loss_fn:
-        narrowed = None
-    if narrowed is not None:
-        objective, params = objective._replace(loss_fn=narrowed.loss_fn), narrowed.cast(params)
 
     def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome, list[Observed]]:
         held, data = tree.unflatten((model_state, batch), others)
@@ -147,13 +152,7 @@ def _part(
         (value, outcome, observed), gradients = mx.value_and_grad(loss)(leaves, others)
     if check_depends:
         _check_depends(objective.caller, gradients)
-    found = tree.unflatten(params, gradients)
-    if narrowed is None:
-        return Differentiated(value, outcome, found, observed)
-    found = packed_like(objective.caller, found, own)  # a part of a vector was cast, leaf by leaf
-    wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), found, own)
-    norms.same(wide, found)
-    return Differentiated(value, outcome, wide, observed, narrow=found)
+    return Differentiated(value, outcome, tree.unflatten(params, gradients), observed)
 
 
 def _whole(
