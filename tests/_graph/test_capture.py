@@ -14,6 +14,7 @@ import purestep as ps
 from purestep._core.tracing.custom import custom_function
 from purestep._graph.capture import capture
 from purestep._graph.fusing import fused
+from purestep._graph.nodes import ordered
 from purestep._graph.scheduling import schedule
 from tests._graph.steps import STEPS
 from tests.refusals import parts
@@ -196,3 +197,23 @@ def test_captures_in_several_threads_put_back_what_they_replace():
     ended.set()
     thread.join(20)
     assert (mx.custom_function, mx.checkpoint) == before
+
+
+def test_a_function_called_twice_with_the_same_arguments_is_there_twice():
+    @custom_function
+    def halves(x):
+        return [x[:2], x[2:]]
+
+    @halves.vjp
+    def _(primals, cotangents, outputs):
+        return mx.concatenate(cotangents)
+
+    def loss(x):
+        first, second = halves(x), halves(x)
+        return (first[0] * second[1]).sum()
+
+    graph = capture(mx.grad(loss), mx.zeros(4))
+    known = {*graph.inputs, *graph.constants}
+    for operation in ordered(graph.outputs):
+        assert known.issuperset(operation.inputs), operation.name
+        known.update(operation.outputs)

@@ -113,18 +113,38 @@ def _graph(events: list[dict[str, Any]], count: int, noted: list[Note]) -> Graph
             Operation(event["name"], read, made, list(event["arguments"]))
     remaining = iter(outputs[count:])
     replaced = _Replaced(ordered(outputs))
+    read: list[Any] = []
     for note in noted:
         parts: Any = [part if isinstance(part, str) else _named(part, remaining) for part in note]
+        read.append(type(note)(*parts))
+    marks = [note for note in read if isinstance(note, custom.Mark)]
+    for note in read:
         if isinstance(note, custom.Mark):
-            replaced.insert(custom.Mark(*parts))
+            replaced.insert(note._replace(values=_made(note, marks, {*inputs, *constants})))
         else:
-            operation, read, made = parts
-            Operation(operation, read, made, [])
+            Operation(note.name, note.inputs, note.outputs, [])
     outputs = [replaced.final(output) for output in outputs[:count]]
     replaced.settle(outputs)
     constants += _drawn(inputs, outputs)
     used = {value for operation in ordered(outputs) for value in operation.inputs} | {*outputs}
     return Graph(inputs, outputs, [constant for constant in constants if constant in used])
+
+
+def _made(mark: Any, marks: list[Any], given: set[Value]) -> list[Value]:
+    """Return the values of a mark. MLX merges equal calls: then one mark has the values of both."""
+
+    def is_made(value: Value) -> bool:
+        return value.maker is not None or value in given
+
+    alike = [
+        other for other in marks if other.inputs == mark.inputs and len(other.values) == len(mark.values)
+    ]
+    found = []
+    for index, value in enumerate(mark.values):
+        same = [other.values[index] for other in alike]
+        made = [each for each in same if is_made(each) and each.shape == value.shape]
+        found.append(value if is_made(value) or not made else made[0])
+    return found
 
 
 def _named(arrays: list[Any], values: Iterator[Value]) -> list[Value | None]:

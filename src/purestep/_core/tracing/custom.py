@@ -5,6 +5,7 @@ the functions made here leave marks of ordinary operations instead, and note wha
 reader of the graph puts the operation and its gradient in their place.
 """
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ class Captured(NamedTuple):
 class _Capture(threading.local):
     def __init__(self) -> None:
         self.now: Captured | None = None
+        self.numbers = itertools.count()
 
 
 _capture = _Capture()
@@ -77,6 +79,7 @@ _capture = _Capture()
 def capturing() -> Iterator[Captured]:
     """Collect the marks of all functions with gradients of their own that this thread calls in the block."""
     before, _capture.now = _capture.now, Captured([], [])
+    _capture.numbers = itertools.count()
     try:
         yield _capture.now
     finally:
@@ -188,8 +191,14 @@ def _marked(
 
 
 def _constant(like: mx.array) -> mx.array:
-    # Not 0 or 1: MLX would merge the marks with other constant arrays of the step.
-    return mx.array(3, like.dtype)
+    # MLX merges equal constants, and then all that is computed from them: two calls of a function with the
+    # same arguments would leave one mark. So each constant is another number, and none that steps contain.
+    number = next(_capture.numbers)
+    if not mx.issubdtype(like.dtype, mx.floating):
+        return mx.array(100 + number % 27, like.dtype)
+    mantissa, exponent = 1 + (1 + 2 * (number % 60)) / 128, number // 60
+    least, count = (10, 5) if like.dtype == mx.float16 else (40, 60)
+    return mx.array(mantissa * 2.0 ** (least + exponent % count), like.dtype)
 
 
 def _leaves(value: Any) -> list[mx.array]:

@@ -31,9 +31,43 @@ def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.arr
 
     @ordered.vmap
     def _(inputs: Any, axes: Any) -> Any:
-        return list(inputs[:count]), list(axes[:count])
+        mapped = _mapped(inputs, axes)
+        return mapped[:count], [0] * count
 
     return ordered(*arrays, *before)
+
+
+def before_gradient(value: mx.array, others: Sequence[mx.array]) -> mx.array:
+    """Return `value`, whose gradient is computed only after the value itself and `others`.
+
+    Otherwise a loss, which no gradient needs, may be computed last. All that it is computed from, such as
+    logits, is in memory until then.
+    """
+    function: Any = custom_function(lambda value, *others: value)
+
+    @function.vjp
+    def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        arrays = [primals] if isinstance(primals, mx.array) else list(primals)
+        return [*after([cotangent], arrays), *(mx.zeros_like(array) for array in arrays[1:])]
+
+    @function.vmap
+    def _(inputs: Any, axes: Any) -> Any:
+        # MLX passes a single argument, and its axis, without a tuple.
+        return (inputs, axes) if isinstance(inputs, mx.array) else (_mapped(inputs, axes)[0], 0)
+
+    return function(value, *(mx.stop_gradient(array) for array in others))
+
+
+def _mapped(arrays: Sequence[mx.array], axes: Sequence[int | None]) -> list[mx.array]:
+    """Return the arguments of a `vmap` rule with the mapped axis first, repeated where there is none.
+
+    MLX has no rules for a result of a custom function that is not mapped.
+    """
+    count = next(x.shape[axis] for x, axis in zip(arrays, axes, strict=True) if axis is not None)
+    return [
+        mx.broadcast_to(x[None], (count, *x.shape)) if axis is None else mx.moveaxis(x, axis, 0)
+        for x, axis in zip(arrays, axes, strict=True)
+    ]
 
 
 def gated(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,9 @@ import mlx.core as mx
 
 from purestep._core import checks, microbatching, norms, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
+from purestep._core.packing.trees import packed_like
 from purestep._core.tracing import graph
+from purestep._core.tracing.ordering import before_gradient
 from purestep._core.types import Batch, Params, Tree, Updates
 from purestep._layers import observing
 from purestep._layers.observing import Observed, Watch
@@ -115,13 +117,17 @@ def differentiate(
         state = state._replace(params=narrowed.cast(own))
     with microbatching.cut_into(objective.microbatches):
         if objective.microbatches > 1:
-            return _whole(objective, state, batch, key, check_depends)
-        made = _part(objective, state.params, state.model_state, batch, key, check_depends=check_depends)
+            made = _whole(objective, state, batch, key, check_depends)
+        else:
+            made = _part(objective, state.params, state.model_state, batch, key, check_depends=check_depends)
     if narrowed is None:
         return made
-    wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), made.gradients, own)
-    norms.same(wide, made.gradients)
-    return made._replace(gradients=wide, narrow=made.gradients)
+    found = packed_like(objective.caller, made.gradients, own)  # a part of a vector was cast, leaf by leaf
+    if objective.microbatches > 1:  # the gradients are sums in float32
+        return made._replace(gradients=found)
+    wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), found, own)
+    norms.same(wide, found)
+    return made._replace(gradients=wide, narrow=found)
 
 
 def _part(
@@ -140,9 +146,11 @@ def _part(
         held, data = tree.unflatten((model_state, batch), others)
         with observing.recording(objective.watches) as observed:
             outcome = objective.outcome(tree.unflatten(params, leaves), held, data, key)
-        if weights is None:
-            return outcome.loss.value, outcome, observed
-        return _share(outcome.loss, weights, objective.microbatches), outcome, observed
+        value = outcome.loss.value
+        if weights is not None:
+            value = _share(outcome.loss, weights, objective.microbatches)
+        numbers = tree.leaves((outcome.loss, outcome.metrics, observed))
+        return before_gradient(value, numbers), outcome, observed
 
     # mx.value_and_grad refuses the None that a tree may hold, so it receives leaves. The model_state and the
     # batch are arguments too. In a microbatch they depend on earlier gradients. If the function captured
@@ -168,7 +176,9 @@ def _whole(
     for index, part_key in enumerate(keys):
         cut = microbatch(batch, index, len(keys))
         if merged is not None:
-            cut = after(cut, (summed, observed, squares))
+            # Also after the loss and the metrics: if they were computed at the end, the logits of every part
+            # would be in memory until then.
+            cut = after(cut, (summed, observed, squares, merged.loss, merged.metrics))
         inputs = state.params, state.model_state if merged is None else merged.model_state, cut, part_key
         part = _part(objective, *inputs, weights, check_depends=check_depends)
         if weights is None and isinstance(part.outcome.loss, MeanSum):

@@ -113,12 +113,13 @@ def direction(mu: Tree, gradients: Tree, b1: float | mx.array, count: mx.array, 
     return looking_ahead(mu, gradients, b1, count) if nesterov else corrected(mu, b1, count)
 
 
-def root(square: mx.array, eps_root: float | mx.array) -> mx.array:
-    """Return `sqrt(square + eps_root)`; nothing is added if `eps_root` is the Python number 0."""
-    # MLX on a CPU fuses chains of at most 11 operations: gradient clipping, Adam, decay and learning rate
-    # fit exactly. An array is not compared with 0: reading it would wait for the device.
-    added = isinstance(eps_root, mx.array) or eps_root != 0
-    return mx.sqrt(square + eps_root) if added else mx.sqrt(square)
+def root(square: mx.array, eps_root: float | mx.array, scale: mx.array | None = None) -> mx.array:
+    """Return `sqrt(square + eps_root / scale)`; nothing is added if `eps_root` is the Python number 0."""
+    # MLX fuses chains of at most 11 operations: the cast of a gradient, clipping, Adam, decay and learning
+    # rate fit exactly. An array is not compared with 0: reading it would wait for the device.
+    if not isinstance(eps_root, mx.array) and eps_root == 0:
+        return mx.sqrt(square)
+    return mx.sqrt(square + (eps_root if scale is None else eps_root / scale))
 
 
 def rescaled(
@@ -130,3 +131,17 @@ def rescaled(
     array([3, 0], dtype=float32)
     """
     return direction / nonzero(direction, root(square, eps_root) + eps, eps)
+
+
+def rescaled_by(
+    direction: mx.array, square: mx.array, scale: mx.array, eps: float | mx.array, eps_root: float | mx.array
+) -> mx.array:
+    """Return `rescaled(sqrt(scale) * direction, scale * square, eps, eps_root)` for a scale above 0.
+
+    Numerator and denominator are divided by the root of the scale: one operation less for each element.
+
+    >>> rescaled_by(mx.array([6.0]), mx.array([4.0]), mx.array(9.0), 0.0, 0.0)
+    array([3], dtype=float32)
+    """
+    denominator = root(square, eps_root, scale) + eps * mx.rsqrt(scale)
+    return direction / nonzero(direction, denominator, eps)

@@ -82,13 +82,15 @@ def scale_by_adam(
     ) -> tuple[Updates, ScaleByAdamState]:
         gradients, count, mu = moments.advance(updates, state.count, state.mu, b1)
         nu = moments.mean_square(gradients, state.nu, b2)
-        mu_scale, nu_scale = moments.debias(b1, count), moments.debias(b2, count)
+        nu_scale = moments.debias(b2, count)
+        shrink = mx.rsqrt(nu_scale)
+        mu_scale = moments.debias(b1, count) * shrink
         if nesterov:
-            next_scale = moments.debias(b1, scalars.increment(count))
+            next_scale = moments.debias(b1, scalars.increment(count)) * shrink
             direction = tree.map(lambda m, g: b1 * next_scale * m + (1 - b1) * mu_scale * g, mu, gradients)
         else:
             direction = tree.map(lambda m: mu_scale * m, mu)
-        updates = tree.map(lambda d, v: moments.rescaled(d, nu_scale * v, eps, eps_root), direction, nu)
+        updates = tree.map(lambda d, v: moments.rescaled_by(d, v, nu_scale, eps, eps_root), direction, nu)
         return updates, ScaleByAdamState(count, moments.stored(mu, mu_dtype), nu)
 
     return checked("scale_by_adam", lambda params: first_state(params, mu_dtype), update, elementwise=True)
