@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
+from purestep._hardware import machine
 from tests._loop.workload import STEP, At, start
 from tests.refusals import parts
 
@@ -65,12 +66,18 @@ def test_the_warning_comes_once_and_before_the_budget_is_hit():
         watched(ps.callbacks.memory(budget=10 * budget), size=64 * MB)
 
 
-def test_a_device_that_recommends_nothing_has_no_budget(monkeypatch):
-    monkeypatch.setattr(mx, "device_info", dict)
+def test_the_budget_is_the_limit_that_the_hardware_reports(monkeypatch):
+    """That of a container too; without a limit there is no budget."""
+    monkeypatch.setattr(machine, "backend", lambda: "cpu")
+    monkeypatch.setattr(machine, "_physical", lambda: 2 * 10**12)
+    monkeypatch.setattr(machine, "_container", lambda: None)
     row = watched(ps.callbacks.memory())[-1]
     assert {"memory_percent", "memory_available_gb"} & set(row) == set()
-    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 10**12})
+    monkeypatch.setattr(machine, "_container", lambda: 10**12)
     assert watched(ps.callbacks.memory())[-1]["memory_available_gb"] == pytest.approx(1000, rel=0.01)
+    monkeypatch.setattr(machine, "backend", lambda: "metal")
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 10**11})
+    assert watched(ps.callbacks.memory())[-1]["memory_available_gb"] == pytest.approx(100, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks
+from purestep._hardware import machine
 from purestep._loop.core.progress import Monitor, Progress, Run, Stop
 
 _GB = 1e9
@@ -92,9 +93,8 @@ def memory(*, budget: float | None = None, warn_at: float = 0.9) -> Memory:
     `mx.reset_peak_memory()` before the run to see the peak of its steps.
 
     Args:
-        budget: bytes, such as `24e9`. `None` takes what the device recommends
-            (`max_recommended_working_set_size` of `mx.device_info()`); if it says nothing, there is no
-            budget.
+        budget: bytes, such as `24e9`. `None` takes `ps.hardware.memory().limit`: Metal's recommended working
+            set, or the limit of the container or job on Linux. Without such a limit there is no budget.
         warn_at: the part of the budget at which the warning is given, in (0, 1].
 
     Warns:
@@ -110,8 +110,8 @@ def memory(*, budget: float | None = None, warn_at: float = 0.9) -> Memory:
     True
     """
     if budget is None:
-        found = mx.device_info().get("max_recommended_working_set_size")
-        budget = float(found) if isinstance(found, (int, float)) and found > 0 else None
+        limit = machine.memory().limit
+        budget = None if limit is None else float(limit)
     else:
         budget = float(checks.number("memory", "budget", budget, above=0))
     return Memory(budget, float(checks.number("memory", "warn_at", warn_at, above=0, most=1)))
