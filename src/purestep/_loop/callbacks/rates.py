@@ -55,8 +55,13 @@ class Meter:
         """Note that a step has ended."""
         now = Counts(progress.seconds, progress.step, progress.samples, progress.tokens)
         if self._before is not None and not self._hidden and not progress.alone:
-            made = zip(self._counted, now, self._before, strict=True)
-            self._counted = Counts(*(sum_ + after - before for sum_, after, before in made))
+            so_far, before = self._counted, self._before
+            self._counted = Counts(
+                so_far.seconds + now.seconds - before.seconds,
+                so_far.steps + now.steps - before.steps,
+                so_far.samples + now.samples - before.samples,
+                so_far.tokens + now.tokens - before.tokens,
+            )
         self._before, self._hidden = now, False
 
     def pause(self) -> None:
