@@ -140,7 +140,9 @@ def step_for(
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
-            grad_norm = norms.norm(made.gradients)
+            # The handles of the measurements, so that the sums of the norm serve them too.
+            gradients = own(made.gradients) if due else made.gradients
+            grad_norm = norms.norm(gradients)
             updates, opt_state = _transformed(update, state, made, grad_norm, key)
             new = state._replace(
                 params=apply_updates(state.params, updates),
@@ -151,11 +153,11 @@ def step_for(
             )
             metrics = _metrics(caller, made, grad_norm, opt_state)
             if due:
-                moment = _moment(objective, state, new, batch, key, made, updates)
+                held = made._replace(gradients=gradients)
+                moment = _moment(objective, state, new, batch, key, held, updates)
                 moment = moment if view is None else view(moment, state, key)
-                metrics = with_measured(
-                    caller, metrics, measuring.results(caller, due, moment, made.observed)
-                )
+                measured = measuring.results(caller, due, moment, made.observed, key)
+                metrics = with_measured(caller, metrics, measured)
             _check_unchanged(caller, state, new)
             return Parts(new, metrics, made.gradients, updates)
 
@@ -229,11 +231,24 @@ def _moment(
     made: Differentiated,
     updates: Updates,
 ) -> Moment:
+    """Return what the measurements receive, in containers and handles of their own.
+
+    The gradients in `made` are their own already.
+    """
     unwatched = objective._replace(watches=(), small_squares=False)
     return Moment(
-        made.gradients, updates, before.params, after.params, before.step, batch, objective.microbatches,
-        made.small_square, {}, loss_at(unwatched, before.model_state, key),
-    )  # fmt: skip
+        gradients=made.gradients,
+        updates=own(updates),
+        params=own(before.params),
+        new_params=own(after.params),
+        step=copy.copy(before.step),
+        batch=own(batch),
+        microbatches=objective.microbatches,
+        small_square=made.small_square,
+        weighted_parts=made.weighted_parts,
+        observed={},
+        loss=loss_at(unwatched, before.model_state, key),
+    )
 
 
 def loss_at(objective: Objective, model_state: Tree, key: mx.array) -> Callable[[Params, Batch], AnyMean]:

@@ -60,6 +60,8 @@ class Differentiated(NamedTuple):
         gradients: a tree like the parameters.
         observed: the statistics of each watch, by the path of the layer.
         small_square: the weighted mean of the squared norms of the microbatches' gradients.
+        weighted_parts: the number of microbatches with a weight other than 0; like `small_square`, `None` if
+            it is not wanted.
     """
 
     value: mx.array
@@ -67,6 +69,7 @@ class Differentiated(NamedTuple):
     gradients: Updates
     observed: list[Observed]
     small_square: mx.array | None = None
+    weighted_parts: mx.array | None = None
 
 
 def differentiate(
@@ -126,6 +129,7 @@ def _whole(
     summed: Updates = None
     observed: list[Observed] = []
     squares: list[mx.array] = []
+    with_weight: list[mx.array] = []
     weights: list[mx.array] | None = None
     keys = list(mx.random.split(key, objective.microbatches))
     for index, part_key in enumerate(keys):
@@ -147,6 +151,7 @@ def _whole(
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
         if objective.small_squares:
             squares.append(weight * measuring.square(part.gradients))
+            with_weight.append(_has_weight(part.outcome.loss))
         observed = (
             part.observed if merged is None else measuring.merged(objective.watches, observed, part.observed)
         )
@@ -154,10 +159,14 @@ def _whole(
     assert merged is not None
     assert isinstance(merged.loss, Mean)
     value, gradients = merged.loss.value, tree.map(merged.loss.share, summed)
-    small = merged.loss.share(tree.added(squares)) if squares else None
+    small, parts = None, None
+    if squares:
+        small, parts = merged.loss.share(tree.added(squares)), tree.added(with_weight)
+        if weights is not None:  # `_share` makes the gradient of each part large for the parts without weight
+            small = small * (parts / len(keys))
     if weights is not None:
         merged = merged._replace(loss=Mean(value * weights[0], weights[0]))
-    return Differentiated(value, merged, gradients, observed, small)
+    return Differentiated(value, merged, gradients, observed, small, parts)
 
 
 def _weights(objective: Objective, state: TrainState, batch: Batch, keys: list[mx.array]) -> list[mx.array]:
@@ -196,6 +205,12 @@ def _share(loss: AnyMean, weights: list[mx.array], count: int) -> mx.array:
     assert isinstance(loss, MeanSum)
     parts = [Mean(term.total, whole).value for term, whole in zip(loss.terms, weights, strict=True)]
     return count * sum(parts[1:], parts[0])
+
+
+def _has_weight(loss: AnyMean) -> mx.array:
+    """Return 1 if a term of the loss has a weight other than 0, else 0: 0-d float32."""
+    terms = loss.terms if isinstance(loss, MeanSum) else (loss,)
+    return mx.stack([term.weight != 0 for term in terms]).any().astype(mx.float32)
 
 
 def _check_depends(caller: str, gradients: list[mx.array]) -> None:
