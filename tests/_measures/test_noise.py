@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from tests._measures.measuring import linear, rows
+from purestep._core import cuda
+from tests._measures.measuring import linear, plain_sums, rows
 
 m = ps.metrics
 
@@ -73,6 +74,16 @@ def test_a_microbatch_without_weight_does_not_count(empty):
     weights = WEIGHTS[:6].reshape(3, 2).sum(1)
     small, large = np.average([g @ g for g in parts], weights=weights), np.average(parts, 0, weights)
     assert found[1] == pytest.approx((3 * large @ large - small) / 2, rel=1e-4)
+
+
+def test_the_kernels_of_cuda_measure_the_same(monkeypatch):
+    """They read the sums of gradients over the microbatches; plain operations play them here."""
+    x = np.random.default_rng(3).normal(size=(8, 3)).astype(np.float32)
+    want = [quadratic(x, 4), quadratic(x, 4, WEIGHTS), quadratic(x, 4, WEIGHTS[::-1].copy())]
+    monkeypatch.setattr(cuda, "serves", lambda arrays: len(arrays) > 0)
+    monkeypatch.setattr(cuda, "sums", plain_sums)
+    found = [quadratic(x, 4), quadratic(x, 4, WEIGHTS), quadratic(x, 4, WEIGHTS[::-1].copy())]
+    np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("weighted", [0, 1])

@@ -168,7 +168,8 @@ def test_the_sums_of_the_metric_grad_norm_serve_the_measurements(monkeypatch):
     m = ps.metrics
     step, state = step_with(m.grad_norms(), m.weight_norms(), m.noise_scale(), microbatches=2)
     metrics = step(state, BATCH)[1]
-    assert read == ["squares"] * 4  # two microbatches, the gradient and the parameters
+    # The sum of one microbatch, that of the second, the gradient, and the parameters.
+    assert read == ["squares", "distances", "squares", "squares"]
     assert metrics["grad_norms/w"].item() == metrics["grad_norm"].item()
 
 

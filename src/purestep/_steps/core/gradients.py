@@ -148,9 +148,9 @@ def _whole(
         # Computed as the gradient of the mean times its weight: float16 could overflow in the gradient of the
         # total.
         weighted = tree.map(lambda g, w=weight: w * g.astype(mx.float32), part.gradients)
-        summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
+        before, summed = summed, weighted if merged is None else tree.map(mx.add, summed, weighted)
         if objective.small_squares:
-            squares.append(weight * measuring.square(part.gradients))
+            squares.append(measuring.weighted_square(part.gradients, weight, summed, before))
             with_weight.append(_has_weight(part.outcome.loss))
         observed = (
             part.observed if merged is None else measuring.merged(objective.watches, observed, part.observed)
