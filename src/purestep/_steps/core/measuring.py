@@ -35,7 +35,8 @@ class Moment(NamedTuple):
             loss; `None` unless the measurement has `small_squares`.
         weighted_parts: 0-d float32, the number of microbatches with a weight other than 0; `None` unless the
             measurement has `small_squares`.
-        observed: the statistics that the `watch` of the measurement recorded, by the path of the layer.
+        observed: the statistics that the `watch` of the measurement recorded, stacked for layers and by
+            their paths.
         loss: `loss(params, batch) -> Mean`, the loss function with the key of this step.
     """
 
@@ -173,7 +174,7 @@ def _named(caller: str, name: str, returned: Any) -> Metrics:
 def merged(watches: Iterable[Watch], first: list[Observed], second: list[Observed]) -> list[Observed]:
     """Merge the statistics of two microbatches."""
     return [
-        {path: watch.merge(a[path], b[path]) for path in a}
+        {paths: watch.merge(a[paths], b[paths]) for paths in a}
         for watch, a, b in zip(watches, first, second, strict=True)
     ]
 
