@@ -1,13 +1,14 @@
 """Statistics of the outputs of layers: norms, means, sparsity and dead units."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 
 from purestep._core import checks, sums
 from purestep._layers.observing import Statistics, Watch, alike, stacked
+from purestep._measures import output_kernel
 from purestep._measures.groups import natural
-from purestep._measures.outputs import statistics
 from purestep._steps.core.measuring import Measurement, Moment
 
 
@@ -98,6 +99,39 @@ def checked_patterns(caller: str, patterns: str | Sequence[str]) -> tuple[str, .
         if not isinstance(each, str):
             raise TypeError(f"{caller}: a pattern must be a string, got {each!r}")
     return chosen
+
+
+def statistics(out: mx.array, given: mx.array | None, eps: float) -> Statistics:
+    """Return sums over parts of the rows of an output, where a row is a vector along the last axis.
+
+    Args:
+        out: the output.
+        given: the input; `None` if it is not measured.
+        eps: an element is large if its absolute value is above `eps`, or if it is NaN.
+
+    Returns:
+        `totals`, float32 [parts, 3 or 4]: the number of rows, the sum of their norms, the sum of all
+        elements and, with an input, the sum of the norms of its rows. `large`, [parts, units]: the number of
+        large elements of each unit.
+    """
+    if output_kernel.serves(*(x for x in (out, given) if x is not None)):
+        return output_kernel.statistics(out, given, eps)
+    rows = _rows(out)
+    totals = [mx.array(float(rows.shape[0])), _norms(rows), sums.total(rows)]
+    if given is not None:
+        totals.append(_norms(_rows(given)))
+    large = (~(mx.abs(rows) <= eps)).sum(axis=0, keepdims=True)  # int32: exact
+    return {"totals": mx.stack(totals)[None], "large": large}
+
+
+def _norms(rows: mx.array) -> mx.array:
+    return sums.total(mx.sqrt(sums.total(mx.square(rows), axis=1)))
+
+
+def _rows(x: mx.array) -> mx.array:
+    """Return an array as float32 vectors along its last axis: [rows, units]."""
+    x = x.astype(mx.float32)
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) if x.ndim else x.reshape(1, 1)
 
 
 def _finished(recorded: list[Statistics]) -> list[tuple[list[int], Statistics]]:
