@@ -138,8 +138,12 @@ def _finished(recorded: list[Statistics]) -> list[tuple[list[int], Statistics]]:
     found = []
     for group in alike(recorded):
         parts = {name: stacked([recorded[index][name] for index in group]) for name in ("totals", "large")}
-        found.append((group, {name: sums.total(x, axis=1) for name, x in parts.items()}))
+        found.append((group, {name: _over_parts(x) for name, x in parts.items()}))
     return found
+
+
+def _over_parts(x: mx.array) -> mx.array:
+    return sums.total(x, axis=1) if x.shape[1] > 1 else x.squeeze(1).astype(mx.float32)
 
 
 def _merged(first: Statistics, second: Statistics) -> Statistics:
