@@ -30,14 +30,16 @@ LAYOUT = {
         "__main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms rng"
+        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
     "_layers": (
-        "attention calling activations norm_sources norm_kernels fused_norms reduced substitutes recomputing "
+        "kernels attention calling activations fused_norms reduced substitutes recomputing "
         "observing recording"
     ).split(),
+    "_layers.kernels": "columns norm_sources norms".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
+    "_core.packing": "layout trees".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),

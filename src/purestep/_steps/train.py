@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from purestep._core import checks, norms, tree
 from purestep._core.mean import AnyMean
+from purestep._core.packing import unpacked
 from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
 from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
@@ -140,9 +141,7 @@ def step_for(
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
-            # The handles of the measurements, so that the sums of the norm serve them too.
-            gradients = own(made.gradients) if due else made.gradients
-            grad_norm = norms.norm(gradients)
+            grad_norm = made.norm
             updates, opt_state = _transformed(update, state, made, grad_norm, key)
             new = state._replace(
                 params=apply_updates(state.params, updates),
@@ -153,8 +152,7 @@ def step_for(
             )
             metrics = _metrics(caller, made, grad_norm, opt_state)
             if due:
-                held = made._replace(gradients=gradients)
-                moment = _moment(objective, state, new, batch, key, held, updates)
+                moment = _moment(objective, state, new, batch, key, made, updates)
                 moment = moment if view is None else view(moment, state, key)
                 measured = measuring.results(caller, due, moment, made.observed, key)
                 metrics = with_measured(caller, metrics, measured)
@@ -196,16 +194,18 @@ def _transformed(
     """Return the updates and the new optimizer state.
 
     The transform receives its own containers and handles: writing into them changes nothing outside. Random
-    numbers that it draws without a key are a function of `key`.
+    numbers that it draws without a key are a function of `key`. Its updates are its `gradients`, so that a
+    clip by the global norm uses the norm that the step has computed.
     """
+    gradients = own(made.gradients)
     with scope(fold_in(key, _UPDATE)):
         return update(
-            own(made.gradients),
+            gradients,
             own(state.opt_state),
             own(state.params),
             value=copy.copy(made.value),
             weight=copy.copy(made.outcome.loss.weight),
-            gradients=own(made.gradients),
+            gradients=gradients,
             grad_norm=copy.copy(grad_norm),
         )
 
@@ -231,21 +231,22 @@ def _moment(
     made: Differentiated,
     updates: Updates,
 ) -> Moment:
-    """Return what the measurements receive, in containers and handles of their own.
-
-    The gradients in `made` are their own already.
-    """
+    """Return what the measurements receive, in containers and handles of their own."""
     unwatched = objective._replace(watches=(), small_squares=False)
+    trees = unpacked((made.gradients, updates, before.params, after.params))
+    gradients, updates, params, new_params = map(own, trees)
+    # So that the sums of the norm serve the measurements too.
+    norms.same(gradients, trees[0] if made.narrow is None else unpacked(made.narrow))
     return Moment(
-        gradients=made.gradients,
-        updates=own(updates),
-        params=own(before.params),
-        new_params=own(after.params),
+        gradients=gradients,
+        updates=updates,
+        params=params,
+        new_params=new_params,
         step=copy.copy(before.step),
         batch=own(batch),
         microbatches=objective.microbatches,
-        small_square=made.small_square,
-        weighted_parts=made.weighted_parts,
+        small_square=copy.copy(made.small_square),
+        weighted_parts=copy.copy(made.weighted_parts),
         observed={},
         loss=loss_at(unwatched, before.model_state, key),
     )

@@ -66,18 +66,33 @@ def test_the_warning_comes_once_and_before_the_budget_is_hit():
         watched(ps.callbacks.memory(budget=10 * budget), size=64 * MB)
 
 
-def test_the_budget_is_the_limit_that_the_hardware_reports(monkeypatch):
-    """That of a container too; without a limit there is no budget."""
-    monkeypatch.setattr(machine, "backend", lambda: "cpu")
-    monkeypatch.setattr(machine, "_physical", lambda: 2 * 10**12)
-    monkeypatch.setattr(machine, "_container", lambda: None)
-    row = watched(ps.callbacks.memory())[-1]
-    assert {"memory_percent", "memory_available_gb"} & set(row) == set()
-    monkeypatch.setattr(machine, "_container", lambda: 10**12)
-    assert watched(ps.callbacks.memory())[-1]["memory_available_gb"] == pytest.approx(1000, rel=0.01)
-    monkeypatch.setattr(machine, "backend", lambda: "metal")
-    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 10**11})
-    assert watched(ps.callbacks.memory())[-1]["memory_available_gb"] == pytest.approx(100, rel=0.01)
+def test_the_default_budget_is_the_limit_of_the_machine_else_all_of_it(monkeypatch):
+    found = ps.hardware.memory()
+    known = found.limit or found.total
+    monitor = ps.callbacks.memory()
+    row = watched(monitor)[-1]
+    assert (known is None) == ("memory_available_gb" not in row)
+    for limit, total, budget in ((10**12, 4 * 10**12, 1000), (None, 4 * 10**12, 4000)):
+        other = found._replace(limit=limit, total=total)
+        monkeypatch.setattr(machine, "memory", lambda other=other: other)
+        monitor = ps.callbacks.memory()
+        row = watched(monitor)[-1]
+        assert row["memory_available_gb"] == budget - row["memory_active_gb"]
+        assert row["memory_percent"] == pytest.approx(100 * row["memory_peak_gb"] / budget)
+        assert monitor.use.available == budget * 10**9 - monitor.use.active
+    monkeypatch.setattr(machine, "memory", lambda: found._replace(limit=None, total=None))
+    monitor = ps.callbacks.memory()
+    assert {"memory_percent", "memory_available_gb"} & set(watched(monitor)[-1]) == set()
+    assert monitor.use.available is None
+
+
+def test_an_array_that_is_held_is_not_available():
+    held, monitor = mx.zeros(32 * MB // 4), ps.callbacks.memory(budget=1e9)
+    before = watched(monitor)[-1]["memory_available_gb"]
+    mx.eval(held)
+    assert before - watched(monitor)[-1]["memory_available_gb"] == pytest.approx(32 * MB / 1e9, rel=1e-3)
+    with pytest.warns(ps.callbacks.MemoryWarning):
+        assert watched(ps.callbacks.memory(budget=1.0))[-1]["memory_available_gb"] == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, cuda, norms, sums, tree
+from purestep._core import checks
 from purestep._core.mean import AnyMean
 from purestep._core.rng import fold_in, scope
 from purestep._core.types import Batch, Metrics, Params, Updates
@@ -177,21 +177,3 @@ def merged(watches: Iterable[Watch], first: list[Observed], second: list[Observe
         {paths: watch.merge(a[paths], b[paths]) for paths in a}
         for watch, a, b in zip(watches, first, second, strict=True)
     ]
-
-
-def weighted_square(
-    gradients: Updates, weight: mx.array, summed: Updates, before: Updates | None
-) -> mx.array:
-    """Return the squared norm of the gradients of a microbatch times its weight, 0-d float32.
-
-    Args:
-        gradients: of the microbatch.
-        weight: 0-d.
-        summed: the weighted sum of the gradients of the microbatches so far, float32.
-        before: the same without this microbatch; `None` for the first one.
-    """
-    if cuda.serves(tree.leaves(summed)):
-        # The sums are in memory. To read the gradients, each would have to be cast to float32 on its own.
-        parts = norms.partial_sums(summed) if before is None else norms.distance_sums(summed, before)
-        return mx.where(weight == 0, 0.0, sums.total(parts.vector) / weight)
-    return weight * mx.square(norms.norm(gradients))

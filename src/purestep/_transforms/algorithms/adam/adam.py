@@ -91,7 +91,7 @@ def scale_by_adam(
         updates = tree.map(lambda d, v: moments.rescaled(d, nu_scale * v, eps, eps_root), direction, nu)
         return updates, ScaleByAdamState(count, moments.stored(mu, mu_dtype), nu)
 
-    return checked("scale_by_adam", lambda params: first_state(params, mu_dtype), update)
+    return checked("scale_by_adam", lambda params: first_state(params, mu_dtype), update, elementwise=True)
 
 
 def adam(
