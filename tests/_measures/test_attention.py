@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import purestep as ps
+from purestep._measures import attention
 from tests._measures.measuring import model_step, numbers
 
 m = ps.metrics
@@ -160,3 +161,57 @@ def test_broken_scores_are_nan_and_not_taken_for_masked_ones():
     x = mx.random.normal((1, 2, 5, 4), key=mx.random.key(0))
     broken = mx.where(mx.arange(5)[:, None] == 4, mx.nan, x)  # only the last query sees that key
     assert mx.isnan(of_sinking(broken, m.attention_entropy("inner"))["attention_entropy/inner/0"]).item()
+
+
+class Layer(nn.Module):
+    """Attention of its input to itself, scaled, with a mask."""
+
+    def __init__(self, scale, heads=2):
+        super().__init__()
+        self.scale, self.weight = scale, mx.ones(heads)
+
+    def __call__(self, x, mask):
+        x = self.weight[:, None, None] * x
+        return mx.fast.scaled_dot_product_attention(x, x, x, scale=self.scale, mask=mask)
+
+
+class Several(nn.Module):
+    """Layers of one mask, one of another, and one that runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [Layer(0.5), Layer(0.25), Layer(1.0), Layer(2.0)]
+
+    def __call__(self, x):
+        mask, other = mx.arange(5)[:, None] >= mx.arange(5), 0.1 * mx.arange(5.0)[None]
+        for layer, each in zip(self.layers, (mask, mask, other, None), strict=True):
+            x = layer(x, each)
+        return self.layers[0](x, "causal")
+
+
+def test_layers_of_one_mask_are_one_product_and_every_layer_is_its_own(monkeypatch):
+    """Against each layer by hand; 64 queries in distances of 1."""
+    made, plain = [], attention._entropies
+    monkeypatch.setattr(attention, "_entropies", lambda *given: made.append(given) or plain(*given))
+    apply, params, _ = ps.functional(Several())
+    transform = ps.optimizers.sgd(0.1)
+    step = ps.train_step(
+        lambda params, batch, rng: apply(params, batch).mean(),
+        transform,
+        measure=[m.attention_entropy("layers.*", examples=2)],
+    )
+    x = mx.random.normal((2, 2, 5, 4), key=mx.random.key(0))
+    found = numbers(step(ps.TrainState.create(params, transform), x)[1], "attention_entropy")
+    # Layers 0 and 1 together, 2 and 3 alone, and 0 again.
+    assert [given[0].shape[0] for given in made] == [2, 1, 1, 1]
+    inputs, mask, h = [], mx.arange(5)[:, None] >= mx.arange(5), x
+    other = 0.1 * mx.arange(5.0)[None]
+    for scale, each in ((0.5, mask), (0.25, mask), (1.0, other), (2.0, None), (0.5, mask)):
+        inputs.append(m.head_entropies(h, h, scale=scale, mask=each))
+        h = mx.fast.scaled_dot_product_attention(h, h, h, scale=scale, mask=each)
+    first = mx.concatenate([inputs[0], inputs[4]]).mean(axis=(0, 2)).tolist()
+    assert [found["layers.0/0"], found["layers.0/1"]] == pytest.approx(first, rel=1e-5)
+    for index in (1, 2, 3):
+        want = inputs[index].mean(axis=(0, 2)).tolist()
+        assert [found[f"layers.{index}/{head}"] for head in (0, 1)] == pytest.approx(want, rel=1e-5)
+    assert list(found) == [f"layers.{i}/{key}" for i in range(4) for key in ("mean", 0, 1)]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from tests._measures.measuring import linear, rows
+from purestep._core import cuda
+from tests._measures.measuring import linear, plain_sums, rows
 
 m = ps.metrics
 
@@ -55,6 +56,54 @@ def test_a_microbatch_counts_by_its_weight():
     whole = np.sum((gradients[:3].mean(0)) ** 2)
     assert noise == pytest.approx(4 * (small - whole), rel=1e-4)
     assert signal == pytest.approx(2 * whole - small, rel=1e-4)
+
+
+WEIGHTS = np.array([2.0, 1.0, 1.0, 3.0, 1.0, 2.0, 0.0, 0.0], np.float32)
+
+
+@pytest.mark.parametrize("empty", [0, 2, 3])
+def test_a_microbatch_without_weight_does_not_count(empty):
+    """With one of four empty, the numbers are those of the other three alone."""
+    x = np.random.default_rng(3).normal(size=(8, 3)).astype(np.float32)
+    order = np.roll(np.arange(8).reshape(4, 2), empty + 1, axis=0).reshape(-1)
+    found = quadratic(x[order], 4, WEIGHTS[order])
+    wanted = quadratic(x[:6], 3, WEIGHTS[:6])
+    assert found == pytest.approx(wanted, rel=1e-5)
+    gradients = np.array([2.0, -1.0, 0.5]) - x[:6]
+    parts = [np.average(gradients[i : i + 2], axis=0, weights=WEIGHTS[i : i + 2]) for i in (0, 2, 4)]
+    weights = WEIGHTS[:6].reshape(3, 2).sum(1)
+    small, large = np.average([g @ g for g in parts], weights=weights), np.average(parts, 0, weights)
+    assert found[1] == pytest.approx((3 * large @ large - small) / 2, rel=1e-4)
+
+
+def test_the_kernels_of_cuda_measure_the_same(monkeypatch):
+    """They read the sums of gradients over the microbatches; plain operations play them here."""
+    x = np.random.default_rng(3).normal(size=(8, 3)).astype(np.float32)
+    want = [quadratic(x, 4), quadratic(x, 4, WEIGHTS), quadratic(x, 4, WEIGHTS[::-1].copy())]
+    monkeypatch.setattr(cuda, "serves", lambda arrays: len(arrays) > 0)
+    monkeypatch.setattr(cuda, "sums", plain_sums)
+    found = [quadratic(x, 4), quadratic(x, 4, WEIGHTS), quadratic(x, 4, WEIGHTS[::-1].copy())]
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [0, 1])
+def test_fewer_than_two_microbatches_with_weight_give_nan(weighted):
+    x = np.random.default_rng(4).normal(size=(4, 3)).astype(np.float32)
+    assert np.isnan(quadratic(x, 4, np.array([0.7] * weighted + [0.0] * (4 - weighted), np.float32))).all()
+
+
+def test_an_empty_microbatch_does_not_count_in_a_sum_of_means_either():
+    def loss_fn(params, batch, rng):
+        errors = mx.square(batch["x"] @ params["w"] - batch["y"])
+        return ps.Mean.of(errors, batch["weight"]) + 0.1 * ps.Mean.of(mx.abs(errors), 2 * batch["weight"])
+
+    batch = {**rows(8), "weight": mx.array([1.0] * 6 + [0.0] * 2)}
+    found = []
+    for count, cut in ((4, batch), (3, {key: value[:6] for key, value in batch.items()})):
+        step, state = linear([m.noise_scale()], microbatches=count, loss=loss_fn)
+        metrics = step(state, cut)[1]
+        found.append([metrics[f"noise_scale/{key}"].item() for key in ("noise", "signal")])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_a_sum_of_means_is_measured_too():

@@ -1,6 +1,7 @@
 """Norms, drift, ratios and shares, against numpy, in natural order, computed once."""
 
 import io
+import itertools
 import re
 from collections import Counter
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 import purestep as ps
-from tests._measures.measuring import linear, numbers, rows
+from purestep._core import cuda
+from purestep._measures import groups
+from tests._measures.measuring import linear, numbers, plain_sums, rows
 
 m = ps.metrics
 
@@ -127,6 +130,36 @@ def test_norms_of_gradients_do_not_read_the_gradients_again_in_a_compiled_step()
         assert plain["CompiledExpSquare"] == measured["CompiledExpSquare"] == len(names)
         more[names] = measured["Sum"] - plain["Sum"]
     assert more["ab"] == more["abcdefgh"] <= 6  # the number of sums does not depend on that of layers
+
+
+def test_the_kernels_of_cuda_measure_the_same(monkeypatch):
+    """One kernel for all arrays of a tree; the kernels are played by plain operations here."""
+    reference = {"w": mx.array([0.5, mx.nan]), "layers": [{"b": mx.array([0.0])} for _ in range(12)]}
+    measure = [m.grad_norms(), m.weight_norms(), m.drift(reference), m.update_ratios(by=str)]
+    measure += [m.zero_share(), m.nonfinite_share("new_params"), m.zero_share("params", name="none")]
+    step, state = linear(measure)
+    state = state.replace(params={**state.params, "w": mx.array([mx.nan, 0.0])})
+    plain, read = step(state, rows())[1], []
+    monkeypatch.setattr(cuda, "serves", lambda arrays: len(arrays) > 0)
+    monkeypatch.setattr(cuda, "sums", lambda kind, arrays: read.append(kind) or plain_sums(kind, arrays))
+    found = step(state, rows())[1]
+    assert read == ["squares", "squares", "distances", "distances", "zeros", "nonfinite", "zeros"]
+    assert found.keys() == plain.keys()
+    for name, value in plain.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-6, nan_ok=True), name
+    assert found["none/w"].item() == 0.5
+
+
+@pytest.mark.parametrize("few", [0, 1 << 16])
+def test_sums_by_group_are_the_same_in_one_table_and_in_blocks(monkeypatch, few):
+    monkeypatch.setattr(groups, "_FEW", few)
+    sizes = [5, 700, 64, 1, 0, 129, 63]
+    values = {f"layer{i % 3}_{i}": mx.arange(size) % 7 + 0.5 for i, size in enumerate(sizes)}
+    ends = np.cumsum([0, *sizes]).tolist()
+    partial = groups.PartialSums(mx.concatenate([*values.values()]), [*itertools.pairwise(ends)])
+    found = groups.group_sums(values, partial, lambda path: path[:-2]).each()
+    want = {f"layer{i}": sum(values[f"layer{i}_{j}"].sum().item() for j in range(i, 7, 3)) for i in range(3)}
+    assert {name: value.item() for name, value in found.items()} == want
 
 
 def test_bad_arguments_are_refused():

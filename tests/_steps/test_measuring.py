@@ -11,7 +11,9 @@ import mlx.nn as nn
 import pytest
 
 import purestep as ps
+from purestep._core import cuda
 from purestep.metrics import Measurement
+from tests._measures.measuring import plain_sums
 
 
 def step_with(*measure, microbatches=1):
@@ -107,6 +109,70 @@ def test_the_state_is_the_same_bit_for_bit_with_and_without():
         assert mx.array_equal(a, b)
 
 
+def spoil(moment):
+    """Write into everything that a measurement receives: into the arrays, then into the containers."""
+    for held in (moment.gradients, moment.updates, moment.params, moment.new_params, moment.batch):
+        for leaf in ps.tree.leaves(held):
+            leaf[...] = mx.array(7.0)
+        held.clear()
+    moment.step[...] = mx.array(7)
+    return {}
+
+
+@pytest.mark.parametrize("wrap", [lambda step: step, ps.compiled])
+def test_a_measurement_that_writes_into_what_it_receives_changes_no_step(wrap):
+    spoiled, state = step_with(Measurement("spoil", spoil))
+    plain, _ = step_with()
+    if wrap is not ps.compiled:  # also the gradients and updates
+        for a, b in zip(
+            ps.tree.leaves(spoiled.parts(state, BATCH)),
+            ps.tree.leaves(plain.parts(state, BATCH)),
+            strict=True,
+        ):
+            assert mx.array_equal(a, b)
+    for _ in range(2):
+        made, wanted = (wrap(step)(state, BATCH) for step in (spoiled, plain))
+        for a, b in zip(ps.tree.leaves(made), ps.tree.leaves(wanted), strict=True):
+            assert mx.array_equal(a, b)
+        state = made[0]
+    assert BATCH["x"].tolist() == [0.0, 4.0]
+
+
+@pytest.mark.parametrize("wrap", [lambda step: step, ps.compiled])
+def test_draws_without_a_key_are_a_function_of_the_step_and_the_name(wrap):
+    draw = {name: Measurement(name, lambda moment: {"": mx.random.uniform()}) for name in "ab"}
+    both, state = step_with(*draw.values())
+    alone, _ = step_with(draw["b"])
+    before = mx.random.state[0].tolist()
+    new, first = wrap(both)(state, BATCH)
+    mx.random.uniform()
+    again, later, single = wrap(both)(state, BATCH)[1], both(new, BATCH)[1], wrap(alone)(state, BATCH)[1]
+    mx.random.state[0][:] = mx.array(before, mx.uint32)
+    assert (first["a"].item(), first["b"].item()) == (again["a"].item(), again["b"].item())
+    assert len({first["a"].item(), first["b"].item(), later["a"].item()}) == 3
+    assert single["b"].item() == first["b"].item()
+
+
+def test_a_measurement_draws_nothing_from_the_global_stream():
+    step, state = step_with(Measurement("draw", lambda moment: {"": mx.random.uniform()}))
+    before = mx.random.state[0].tolist()
+    step(state, BATCH)
+    assert mx.random.state[0].tolist() == before
+
+
+def test_the_sums_of_the_metric_grad_norm_serve_the_measurements(monkeypatch):
+    """On CUDA the sums of equal arrays are made by one kernel."""
+    read = []
+    monkeypatch.setattr(cuda, "serves", lambda arrays: len(arrays) > 0)
+    monkeypatch.setattr(cuda, "sums", lambda kind, arrays: read.append(kind) or plain_sums(kind, arrays))
+    m = ps.metrics
+    step, state = step_with(m.grad_norms(), m.weight_norms(), m.noise_scale(), microbatches=2)
+    metrics = step(state, BATCH)[1]
+    # The sum of one microbatch, that of the second, the gradient, and the parameters.
+    assert read == ["squares", "distances", "squares", "squares"]
+    assert metrics["grad_norms/w"].item() == metrics["grad_norm"].item()
+
+
 def test_steps_and_their_measurements_are_freed_without_the_collector():
     step, state = step_with(double, third)
     compiled = ps.compiled(step)
@@ -142,6 +208,7 @@ def test_what_is_no_measurement_is_refused():
         (mx.array(1.0), "'bad' must return a dict, got a array"),
         ({"a": 1.0}, "the measurement bad/a must be a 0-d array, got float"),
         ({"a": mx.ones(2)}, "the measurement bad/a must be a 0-d array, got shape"),
+        ({1: mx.array(1.0)}, "'bad' must have strings as keys, got 1"),
     ],
 )
 def test_results_that_are_no_metrics_are_refused(returned, message):
@@ -153,6 +220,15 @@ def test_results_that_are_no_metrics_are_refused(returned, message):
 def test_a_measurement_may_not_take_the_name_of_a_metric():
     step, state = step_with(Measurement("loss", lambda moment: {"": mx.array(0.0)}))
     with pytest.raises(ValueError, match="a measurement may not be named loss"):
+        step(state, BATCH)
+
+
+@pytest.mark.parametrize(("first", "second"), [(("a", "b/c"), ("a/b", "c")), (("a", "b"), ("a/b", ""))])
+def test_two_measurements_may_not_return_one_metric(first, second):
+    one = mx.array(1.0)
+    measure = [Measurement(name, lambda moment, key=key: {key: one}) for name, key in (first, second)]
+    step, state = step_with(*measure)
+    with pytest.raises(ValueError, match="'a' and 'a/b' both return a/b"):
         step(state, BATCH)
 
 

@@ -25,29 +25,37 @@ class _Layers:
     def __init__(self, recorder: Recorder, owner: Any, entries: dict[int, tuple[str, list[int]]]):
         self.recorder, self.owner, self.entries = recorder, owner, entries
         self.within: list[tuple[str, list[int]]] = []  # the recorded layers that run now
+        self._masks: dict[int, tuple[mx.array, mx.array]] = {}  # by the `id` of the first, without a gradient
 
     def outputs(self, entry: tuple[str, list[int]], out: mx.array, given: mx.array | None) -> mx.array:
         """Record an output of a layer; return it, available only after that."""
         for index in entry[1]:
             if self.recorder.watches[index].kind == "outputs":
-                out = self._record(index, entry[0], out, (out, given))
+                out = self._record(index, entry[0], out, _stopped(out, given))
         return out
 
-    def attention(self, out: mx.array, *given: Any) -> mx.array:
+    def attention(self, out: mx.array, q: mx.array, k: mx.array, scale: float, mask: Any, sinks: Any) -> Any:
         """Record for each watch in the innermost of its layers that run now; return `out`, as `outputs`."""
+        if isinstance(mask, mx.array):
+            # One object for one mask, so that the layers with the same mask are measured together.
+            mask = self._masks.setdefault(id(mask), (mask, mx.stop_gradient(mask)))[1]
         recorded: set[int] = set()
         for path, indices in reversed(self.within):
             for index in indices:
                 if self.recorder.watches[index].kind == "attention" and index not in recorded:
                     recorded.add(index)
-                    out = self._record(index, path, out, given)
+                    out = self._record(index, path, out, (*_stopped(q, k), scale, mask, *_stopped(sinks)))
         return out
 
     def _record(self, index: int, path: str, out: mx.array, given: Sequence[Any]) -> mx.array:
         watch = self.recorder.watches[index]
-        statistics = watch.record(*(mx.stop_gradient(x) if isinstance(x, mx.array) else x for x in given))
-        self.recorder.add(index, path, self.owner, statistics)
-        return observing.computed_first(watch.caller, self.recorder, out, statistics)
+        recorded = watch.record(*given)
+        self.recorder.add(index, path, self.owner, recorded)
+        return observing.computed_first(watch.caller, self.recorder, out, recorded)
+
+
+def _stopped(*given: Any) -> list[Any]:
+    return [mx.stop_gradient(x) if isinstance(x, mx.array) else x for x in given]
 
 
 class _Now(threading.local):

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 import mlx.core as mx
 
 from purestep._core import checks, sums
-from purestep._layers.observing import Statistics, Watch
+from purestep._layers.observing import Statistics, Watch, alike, stacked
+from purestep._measures import output_kernel
 from purestep._measures.groups import natural
 from purestep._steps.core.measuring import Measurement, Moment
 
@@ -58,33 +59,33 @@ def activations(
     eps = checks.number(caller, "eps", eps, least=0.0)
 
     def record(out: mx.array, given: mx.array | None) -> Statistics:
-        rows = _rows(out)
-        found = {
-            "rows": mx.array(float(rows.shape[0])),
-            "norms": sums.total(mx.sqrt(sums.total(mx.square(rows), axis=1))),
-            "sum": sums.total(rows),
-            # For each unit, the rows in which it is above eps: they tell of sparsity and of dead units.
-            "large": (~(mx.abs(rows) <= eps)).sum(axis=0),  # int32: exact
-        }
-        if given is not None:
-            found["given"] = sums.total(mx.sqrt(sums.total(mx.square(_rows(given)), axis=1)))
-        return found
+        return statistics(out, given, eps)
 
     def measure(moment: Moment) -> dict[str, mx.array]:
-        found: dict[str, mx.array] = {}
-        for path in sorted(moment.observed, key=natural):
-            seen = moment.observed[path]
-            path = f"{path}/" if path else ""
-            found[f"{path}norm"] = seen["norms"] / seen["rows"]
-            if "given" in seen:
-                found[f"{path}gain"] = mx.where(seen["norms"] == 0, 0.0, seen["norms"] / seen["given"])
-            size = seen["rows"] * seen["large"].size
-            found[f"{path}mean"] = seen["sum"] / size
-            found[f"{path}sparsity"] = 1 - sums.total(seen["large"]) / size
-            found[f"{path}dead"] = sums.mean(seen["large"] == 0)
-        return found
+        numbers: dict[str, dict[str, mx.array]] = {}
+        for paths, seen in moment.observed.items():
+            rows, norms, total, *given = (seen["totals"][:, i] for i in range(seen["totals"].shape[1]))
+            size = rows * seen["large"].shape[1]
+            found = {"norm": norms / rows}
+            if given:
+                found["gain"] = mx.where(norms == 0, 0.0, norms / given[0])
+            found["mean"] = total / size
+            found["sparsity"] = 1 - sums.total(seen["large"], axis=1) / size
+            found["dead"] = sums.mean(seen["large"] == 0, axis=1)
+            for index, path in enumerate(paths):
+                numbers[path] = {key: values[index : index + 1].reshape(()) for key, values in found.items()}
+        return by_path(numbers)
 
-    return Measurement(name, measure, every, Watch(caller, chosen, "outputs", record, _merged))
+    return Measurement(name, measure, every, Watch(caller, chosen, "outputs", record, _finished, _merged))
+
+
+def by_path(numbers: dict[str, dict[str, mx.array]]) -> dict[str, mx.array]:
+    """Return numbers of layers as `path/key`, in natural order."""
+    return {
+        f"{path}/{key}" if path else key: value
+        for path in sorted(numbers, key=natural)
+        for key, value in numbers[path].items()
+    }
 
 
 def checked_patterns(caller: str, patterns: str | Sequence[str]) -> tuple[str, ...]:
@@ -100,17 +101,59 @@ def checked_patterns(caller: str, patterns: str | Sequence[str]) -> tuple[str, .
     return chosen
 
 
+def statistics(out: mx.array, given: mx.array | None, eps: float) -> Statistics:
+    """Return sums over parts of the rows of an output, where a row is a vector along the last axis.
+
+    Args:
+        out: the output.
+        given: the input; `None` if it is not measured.
+        eps: an element is large if its absolute value is above `eps`, or if it is NaN.
+
+    Returns:
+        `totals`, float32 [parts, 3 or 4]: the number of rows, the sum of their norms, the sum of all
+        elements and, with an input, the sum of the norms of its rows. `large`, [parts, units]: the number of
+        large elements of each unit.
+    """
+    if output_kernel.serves(*(x for x in (out, given) if x is not None)):
+        return output_kernel.statistics(out, given, eps)
+    rows = _rows(out)
+    totals = [mx.array(float(rows.shape[0])), _norms(rows), sums.total(rows)]
+    if given is not None:
+        totals.append(_norms(_rows(given)))
+    large = (~(mx.abs(rows) <= eps)).sum(axis=0, keepdims=True)  # int32: exact
+    return {"totals": mx.stack(totals)[None], "large": large}
+
+
+def _norms(rows: mx.array) -> mx.array:
+    return sums.total(mx.sqrt(sums.total(mx.square(rows), axis=1)))
+
+
 def _rows(x: mx.array) -> mx.array:
     """Return an array as float32 vectors along its last axis: [rows, units]."""
     x = x.astype(mx.float32)
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) if x.ndim else x.reshape(1, 1)
 
 
+def _finished(recorded: list[Statistics]) -> list[tuple[list[int], Statistics]]:
+    found = []
+    for group in alike(recorded):
+        parts = {name: stacked([recorded[index][name] for index in group]) for name in ("totals", "large")}
+        found.append((group, {name: _over_parts(x) for name, x in parts.items()}))
+    return found
+
+
+def _over_parts(x: mx.array) -> mx.array:
+    return sums.total(x, axis=1) if x.shape[1] > 1 else x.squeeze(1).astype(mx.float32)
+
+
 def _merged(first: Statistics, second: Statistics) -> Statistics:
     if first["large"].shape != second["large"].shape:
         raise checks.error(
             "activations",
-            f"a layer must return the same number of units in each call, got {first['large'].size} and "
-            f"{second['large'].size}",
+            "a layer must return the same number of units in each call, got "
+            f"{first['large'].shape[1]} and {second['large'].shape[1]}",
         )
-    return {key: first[key] + second[key] for key in first if key in second}
+    # Without the norms of the inputs, if one call had none.
+    columns = min(first["totals"].shape[1], second["totals"].shape[1])
+    totals = first["totals"][:, :columns] + second["totals"][:, :columns]
+    return {"totals": totals, "large": first["large"] + second["large"]}

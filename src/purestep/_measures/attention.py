@@ -1,14 +1,14 @@
 """The entropy of attention, for each head."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import checks, sums
-from purestep._layers.observing import Statistics, Watch
-from purestep._measures.activations import checked_patterns
-from purestep._measures.groups import natural
+from purestep._layers.observing import Statistics, Watch, alike, stacked
+from purestep._measures.activations import by_path, checked_patterns
 from purestep._steps.core.measuring import Measurement, Moment
 
 
@@ -52,18 +52,36 @@ def attention_entropy(
     most = checks.integer(caller, "queries", queries, least=1)
 
     def record(queries: mx.array, keys: mx.array, scale: float, mask: Any, sinks: Any) -> Statistics:
-        length, stride = queries.shape[2], -(-queries.shape[2] // most)
+        stride = _stride(queries.shape[2])
         if isinstance(mask, str):
-            mask = _causal(length, keys.shape[2])
-        if mask is not None:
-            mask = mask[:examples] if mask.ndim == 4 and mask.shape[0] > 1 else mask
-            mask = mask[..., ::stride, :] if mask.ndim > 1 and mask.shape[-2] > 1 else mask
-        few = queries[:examples, :, ::stride]
-        entropies, counted = _entropies(few, keys[:examples], scale, mask, sinks)
-        return {
-            "entropy": sums.total(mx.where(counted, entropies, 0.0), axis=(0, 2)),
-            "queries": sums.total(counted, axis=(0, 2)),
+            mask = _causal(queries.shape[2], keys.shape[2], stride)
+        # Products, because they copy: views would keep all queries and keys in memory.
+        found = {
+            "queries": queries[:examples, :, ::stride].astype(mx.float32) * scale,
+            "keys": keys[:examples] * 1,
         }
+        given = {"mask": mask, "sinks": sinks}
+        return found | {name: array for name, array in given.items() if array is not None}
+
+    def _stride(length: int) -> int:
+        return -(-length // most)
+
+    def finish(recorded: list[Statistics]) -> list[tuple[list[int], Statistics]]:
+        found = []
+        for group in alike(recorded, "mask"):
+            names = [name for name in recorded[group[0]] if name != "mask"]
+            stack = {name: stacked([recorded[index][name] for index in group]) for name in names}
+            mask = recorded[group[0]].get("mask")
+            if mask is not None:
+                mask = mask[:examples] if mask.ndim == 4 and mask.shape[0] > 1 else mask
+                mask = mask[..., :: _stride(mask.shape[-2]), :] if mask.ndim > 1 else mask
+            entropies, counted = _entropies(stack["queries"], stack["keys"], 1.0, mask, stack.get("sinks"))
+            statistics = {
+                "entropy": sums.total(mx.where(counted, entropies, 0.0), axis=(1, 3)),
+                "queries": sums.total(counted, axis=(1, 3)),
+            }
+            found.append((group, statistics))
+        return found
 
     def merge(first: Statistics, second: Statistics) -> Statistics:
         if first["entropy"].shape != second["entropy"].shape:
@@ -71,17 +89,18 @@ def attention_entropy(
         return {key: first[key] + second[key] for key in first}
 
     def measure(moment: Moment) -> dict[str, mx.array]:
-        found: dict[str, mx.array] = {}
-        for path in sorted(moment.observed, key=natural):
-            seen = moment.observed[path]
+        numbers: dict[str, dict[str, mx.array]] = {}
+        for paths, seen in moment.observed.items():
             heads = seen["entropy"] / seen["queries"]
-            path = f"{path}/" if path else ""
-            found[f"{path}mean"] = seen["entropy"].sum() / seen["queries"].sum()
-            for head in range(heads.size):
-                found[f"{path}{head}"] = heads[head : head + 1].reshape(())
-        return found
+            means = seen["entropy"].sum(axis=1) / seen["queries"].sum(axis=1)
+            for index, path in enumerate(paths):
+                own = {"mean": means[index : index + 1].reshape(())}
+                for head in range(heads.shape[1]):
+                    own[f"{head}"] = heads[index : index + 1, head : head + 1].reshape(())
+                numbers[path] = own
+        return by_path(numbers)
 
-    return Measurement(name, measure, every, Watch(caller, chosen, "attention", record, merge))
+    return Measurement(name, measure, every, Watch(caller, chosen, "attention", record, finish, merge))
 
 
 def head_entropies(
@@ -111,25 +130,35 @@ def head_entropies(
 def _entropies(
     queries: mx.array, keys: mx.array, scale: float, mask: Any, sinks: Any
 ) -> tuple[mx.array, mx.array]:
-    """Return the entropy of each query, and whether it has a key: [batch, heads, queries]."""
+    """Return the entropy of each query, and whether it has a key: [..., heads, queries].
+
+    Args:
+        queries: [..., heads, queries, width].
+        keys: [..., key heads, keys, width].
+        scale: the factor of the products.
+        mask: as in `head_entropies`, broadcast to [..., heads, queries, keys].
+        sinks: [heads], or one such row for each index of the first axis.
+    """
     queries, keys = queries.astype(mx.float32), keys.astype(mx.float32)
-    batch, heads, length, width = queries.shape
-    shared = heads // keys.shape[1]
-    grouped = queries.reshape(batch, keys.shape[1], shared, length, width)
-    scores = scale * (grouped @ keys[:, :, None].swapaxes(-1, -2)).reshape(batch, heads, length, -1)
+    *others, heads, length, width = queries.shape
+    # The heads that share keys are the rows of one product.
+    grouped = queries.reshape(*others, keys.shape[-3], -1, width)
+    scores = scale * (grouped @ keys.swapaxes(-1, -2)).reshape(*others, heads, length, -1)
     if isinstance(mask, str):
         mask = _causal(length, scores.shape[-1])
     if mask is not None:
         scores = (
             mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask.astype(mx.float32)
         )
-    counted = scores.max(axis=-1) != -mx.inf  # true for NaN: a broken score must not look like a mask
-    if sinks is not None:
-        shape = (batch, heads, length, 1)
-        sink = mx.broadcast_to(sinks.astype(mx.float32).reshape(1, heads, 1, 1), shape)
-        scores = mx.concatenate([sink, scores], axis=-1)
-    # log(sum(exp(s))) - sum(p s): the products with -inf are 0 in the limit.
     highest = scores.max(axis=-1, keepdims=True)
+    counted = (highest != -mx.inf).squeeze(-1)  # true for NaN: a broken score must not look like a mask
+    if sinks is not None:
+        ones = [1] * (len(others) - sinks.ndim + 1)
+        sink = sinks.astype(mx.float32).reshape(*sinks.shape[:-1], *ones, heads, 1, 1)
+        sink = mx.broadcast_to(sink, (*others, heads, length, 1))
+        scores = mx.concatenate([sink, scores], axis=-1)
+        highest = mx.maximum(highest, sink)
+    # log(sum(exp(s))) - sum(p s): the products with -inf are 0 in the limit.
     shifted = scores - highest
     weights = mx.exp(shifted)
     total = sums.total(weights, axis=-1)
@@ -137,6 +166,14 @@ def _entropies(
     return mx.log(total) - mean, counted
 
 
-def _causal(queries: int, keys: int) -> mx.array:
-    """Return the mask in which the last query sees all keys: [queries, keys], true where a key counts."""
-    return mx.arange(queries)[:, None] + (keys - queries) >= mx.arange(keys)
+@functools.lru_cache(maxsize=16)
+def _causal(queries: int, keys: int, stride: int = 1) -> mx.array:
+    """Return the mask in which the last query sees all keys; every `stride`-th row of it, from the first.
+
+    It is kept: layers with the same mask are measured together.
+
+    Returns:
+        bool, [rows, keys]: true where a key counts.
+    """
+    seen = [min(max(row + keys - queries + 1, 0), keys) for row in range(0, queries, stride)]
+    return mx.array([[True] * count + [False] * (keys - count) for count in seen])

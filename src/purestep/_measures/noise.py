@@ -22,6 +22,9 @@ def noise_scale(*, every: int = 1, name: str = "noise_scale") -> Measurement:
         name/noise:  trace(S) = n (A - B) / (k - 1)
         name/signal: |G|^2    = (k B - A) / (k - 1)
 
+    A microbatch without weight, such as one of padding alone, does not count: k is the number of microbatches
+    with weight, and n that of their rows. With fewer than two, both numbers are NaN.
+
     One step says little, and `signal` may be negative. Average both over many steps before dividing, with
     `NoiseScale`; the ratio of one step is biased, and no metric.
 
@@ -45,14 +48,13 @@ def noise_scale(*, every: int = 1, name: str = "noise_scale") -> Measurement:
     """
 
     def measure(moment: Moment) -> dict[str, mx.array]:
-        assert moment.small_square is not None
-        count, small = moment.microbatches, moment.small_square
-        rows = tree.leaves(moment.batch)[0].shape[0]
+        small, count = moment.small_square, moment.weighted_parts
+        assert small is not None
+        assert count is not None
+        rows = tree.leaves(moment.batch)[0].shape[0] / moment.microbatches * count
         large = mx.square(norms.norm(moment.gradients))
-        return {
-            "noise": rows * (small - large) / (count - 1),
-            "signal": (count * large - small) / (count - 1),
-        }
+        others = mx.where(count > 1, count - 1, mx.nan)
+        return {"noise": rows * (small - large) / others, "signal": (count * large - small) / others}
 
     return Measurement(name, measure, every, small_squares=True)
 

@@ -5,8 +5,9 @@ import copy
 import mlx.core as mx
 
 from purestep._core import tree
+from purestep._core.norms import PartialSums, distance_sums, partial_sums
 from purestep._core.types import Params, Tree
-from purestep._measures.groups import Groups, check_groups, group_sums, layer_of
+from purestep._measures.groups import Grouped, Groups, check_groups, group_sums, layer_of
 from purestep._steps.core.measuring import Measurement, Moment
 
 
@@ -70,7 +71,7 @@ def drift(reference: Params, *, by: Groups = layer_of, every: int = 1, name: str
 
     def measure(moment: Moment) -> dict[str, mx.array]:
         _check_like(moment.params, kept)
-        return norms(tree.map(lambda a, b: a.astype(mx.float32) - b, moment.params, kept), by)
+        return _roots(moment.params, distance_sums(moment.params, kept), by).each()
 
     return Measurement(name, measure, every)
 
@@ -93,12 +94,10 @@ def update_ratios(*, by: Groups = layer_of, every: int = 1, name: str = "update_
     by = check_groups("update_ratios", by)
 
     def measure(moment: Moment) -> dict[str, mx.array]:
-        changes = tree.map(lambda a, b: a.astype(mx.float32) - b, moment.new_params, moment.params)
-        weights = norms(moment.params, by)
-        return {
-            group: mx.where(change == 0, mx.zeros_like(change), change / weights[group])
-            for group, change in norms(changes, by).items()
-        }
+        params = moment.params
+        names, change = _roots(params, distance_sums(moment.new_params, params), by)
+        weights = _roots(params, partial_sums(params), by).vector
+        return Grouped(names, mx.where(change == 0, 0.0, change / weights)).each()
 
     return Measurement(name, measure, every)
 
@@ -123,7 +122,13 @@ def norms(values: Tree, by: Groups = layer_of) -> dict[str, mx.array]:
             kind = tree.dtype_name(leaf.dtype) if isinstance(leaf, mx.array) else type(leaf).__name__
             raise TypeError(f"norms: {path or 'the tree'} must be a real array, got {kind}")
     by = check_groups("norms", by)
-    return {group: mx.sqrt(total) for group, total in group_sums(values, mx.square, by).items()}
+    return _roots(values, partial_sums(values), by).each() if tree.leaves(values) else {}
+
+
+def _roots(values: Tree, squares: PartialSums, by: Groups) -> Grouped:
+    """Return the square root of the sum of each group."""
+    names, totals = group_sums(values, squares, by)
+    return Grouped(names, mx.sqrt(totals))
 
 
 def _check_like(params: Params, reference: Params) -> None:

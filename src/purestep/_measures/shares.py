@@ -4,8 +4,17 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from purestep._core import checks
-from purestep._measures.groups import Groups, check_groups, group_counts, layer_of, sizes
+from purestep._core import checks, cuda, tree
+from purestep._core.norms import is_nonfinite, is_zero, partial_sums
+from purestep._measures.groups import (
+    Grouped,
+    Groups,
+    check_groups,
+    group_counts,
+    group_sums,
+    layer_of,
+    sizes,
+)
 from purestep._steps.core.measuring import Measurement, Moment
 
 _TREES = ("gradients", "updates", "params", "new_params")
@@ -25,7 +34,7 @@ def nonfinite_share(
     >>> nonfinite_share("updates", name="bad").name
     'bad'
     """
-    return _share("nonfinite_share", of, lambda x: ~mx.isfinite(x), by, every, name)
+    return _share("nonfinite_share", of, is_nonfinite, by, every, name)
 
 
 def zero_share(
@@ -42,7 +51,7 @@ def zero_share(
     >>> zero_share("params").name
     'zero_share'
     """
-    return _share("zero_share", of, lambda x: x == 0, by, every, name)
+    return _share("zero_share", of, is_zero, by, every, name)
 
 
 def _share(
@@ -54,6 +63,10 @@ def _share(
     def measure(moment: Moment) -> dict[str, mx.array]:
         values = getattr(moment, of)
         counts = sizes(values, by)
+        if cuda.serves(tree.leaves(values)):
+            names, totals = group_sums(values, partial_sums(values, test), by)
+            elements = mx.array([float(max(counts[name], 1)) for name in names])
+            return Grouped(names, totals / elements).each()
         found = group_counts(values, test, by)
         return {group: total / max(counts[group], 1) for group, total in found.items()}
 

@@ -154,9 +154,8 @@ def step_for(
             if due:
                 moment = _moment(objective, state, new, batch, key, made, updates)
                 moment = moment if view is None else view(moment, state, key)
-                metrics = with_measured(
-                    caller, metrics, measuring.results(caller, due, moment, made.observed)
-                )
+                measured = measuring.results(caller, due, moment, made.observed, key)
+                metrics = with_measured(caller, metrics, measured)
             _check_unchanged(caller, state, new)
             return Parts(new, metrics, made.gradients, updates)
 
@@ -232,12 +231,25 @@ def _moment(
     made: Differentiated,
     updates: Updates,
 ) -> Moment:
+    """Return what the measurements receive, in containers and handles of their own."""
     unwatched = objective._replace(watches=(), small_squares=False)
-    gradients, updates, params, new_params = unpacked((made.gradients, updates, before.params, after.params))
+    trees = unpacked((made.gradients, updates, before.params, after.params))
+    gradients, updates, params, new_params = map(own, trees)
+    # So that the sums of the norm serve the measurements too.
+    norms.same(gradients, trees[0] if made.narrow is None else unpacked(made.narrow))
     return Moment(
-        gradients, updates, params, new_params, before.step, batch, objective.microbatches,
-        made.small_square, {}, loss_at(unwatched, before.model_state, key),
-    )  # fmt: skip
+        gradients=gradients,
+        updates=updates,
+        params=params,
+        new_params=new_params,
+        step=copy.copy(before.step),
+        batch=own(batch),
+        microbatches=objective.microbatches,
+        small_square=copy.copy(made.small_square),
+        weighted_parts=copy.copy(made.weighted_parts),
+        observed={},
+        loss=loss_at(unwatched, before.model_state, key),
+    )
 
 
 def loss_at(objective: Objective, model_state: Tree, key: mx.array) -> Callable[[Params, Batch], AnyMean]:

@@ -190,7 +190,9 @@ def _outcome(contrast: Contrast, params: Params, found: Tree, inputs: Inputs) ->
 
 def _unobserved() -> AbstractContextManager[Any]:
     """Record nothing within the block: measurements see the encoder's first pass alone."""
-    nothing = Watch("cached_contrastive_step", (), "outputs", lambda *_: {}, lambda first, _: first)
+    nothing = Watch(
+        "cached_contrastive_step", (), "outputs", lambda *_: {}, lambda _: [], lambda first, _: first
+    )
     return recording([nothing])
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, microbatching, norms, tree
+from purestep._core import checks, cuda, microbatching, norms, sums, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
 from purestep._core.packing.trees import packed_like
 from purestep._core.tracing import graph
@@ -80,6 +80,8 @@ class Differentiated(NamedTuple):
         gradients: a tree like the parameters.
         observed: the statistics of each watch, by the path of the layer.
         small_square: the weighted mean of the squared norms of the microbatches' gradients.
+        weighted_parts: the number of microbatches with a weight other than 0; like `small_square`, `None` if
+            it is not wanted.
         narrow: the gradients before they were cast to the dtypes of the parameters; the same numbers.
     """
 
@@ -88,6 +90,7 @@ class Differentiated(NamedTuple):
     gradients: Updates
     observed: list[Observed]
     small_square: mx.array | None = None
+    weighted_parts: mx.array | None = None
     narrow: Updates = None
 
     @property
@@ -171,6 +174,7 @@ def _whole(
     summed: Updates = None
     observed: list[Observed] = []
     squares: list[mx.array] = []
+    with_weight: list[mx.array] = []
     weights: list[mx.array] | None = None
     keys = list(mx.random.split(key, objective.microbatches))
     for index, part_key in enumerate(keys):
@@ -191,9 +195,10 @@ def _whole(
         # Computed as the gradient of the mean times its weight: float16 could overflow in the gradient of the
         # total.
         weighted = tree.map(lambda g, w=weight: w * g.astype(mx.float32), part.gradients)
-        summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
+        before, summed = summed, weighted if merged is None else tree.map(mx.add, summed, weighted)
         if objective.small_squares:
-            squares.append(weight * mx.square(part.norm))
+            squares.append(_weighted_square(part, weight, summed, before))
+            with_weight.append(_has_weight(part.outcome.loss))
         observed = (
             part.observed if merged is None else measuring.merged(objective.watches, observed, part.observed)
         )
@@ -201,10 +206,14 @@ def _whole(
     assert merged is not None
     assert isinstance(merged.loss, Mean)
     value, gradients = merged.loss.value, tree.map(merged.loss.share, summed)
-    small = merged.loss.share(tree.added(squares)) if squares else None
+    small, parts = None, None
+    if squares:
+        small, parts = merged.loss.share(tree.added(squares)), tree.added(with_weight)
+        if weights is not None:  # `_share` makes the gradient of each part large for the parts without weight
+            small = small * (parts / len(keys))
     if weights is not None:
         merged = merged._replace(loss=Mean(value * weights[0], weights[0]))
-    return Differentiated(value, merged, gradients, observed, small)
+    return Differentiated(value, merged, gradients, observed, small, parts)
 
 
 def _weights(objective: Objective, state: TrainState, batch: Batch, keys: list[mx.array]) -> list[mx.array]:
@@ -243,6 +252,32 @@ def _share(loss: AnyMean, weights: list[mx.array], count: int) -> mx.array:
     assert isinstance(loss, MeanSum)
     parts = [Mean(term.total, whole).value for term, whole in zip(loss.terms, weights, strict=True)]
     return count * sum(parts[1:], parts[0])
+
+
+def _weighted_square(
+    part: Differentiated, weight: mx.array, summed: Updates, before: Updates | None
+) -> mx.array:
+    """Return the squared norm of the gradients of a microbatch times its weight, 0-d float32.
+
+    Args:
+        part: the microbatch.
+        weight: 0-d.
+        summed: the weighted sum of the gradients of the microbatches so far, float32.
+        before: the same without this microbatch; `None` for the first one.
+    """
+    wide = all(gradient.dtype == mx.float32 for gradient in tree.leaves(part.gradients))
+    if wide and cuda.serves(tree.leaves(summed)):
+        # The sums are in memory. Gradients of a reduced dtype that the loss function casts would each be cast
+        # to float32 by a kernel of its own.
+        parts = norms.partial_sums(summed) if before is None else norms.distance_sums(summed, before)
+        return mx.where(weight == 0, 0.0, sums.total(parts.vector) / weight)
+    return weight * mx.square(part.norm)
+
+
+def _has_weight(loss: AnyMean) -> mx.array:
+    """Return 1 if a term of the loss has a weight other than 0, else 0: 0-d float32."""
+    terms = loss.terms if isinstance(loss, MeanSum) else (loss,)
+    return mx.stack([term.weight != 0 for term in terms]).any().astype(mx.float32)
 
 
 def _check_depends(caller: str, gradients: list[mx.array]) -> None:

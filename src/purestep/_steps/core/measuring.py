@@ -1,5 +1,6 @@
 """Measurements within a training step: what they receive, and when they are due."""
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,12 +9,18 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.mean import AnyMean
+from purestep._core.rng import fold_in, scope
 from purestep._core.types import Batch, Metrics, Params, Updates
 from purestep._layers.observing import Observed, Watch
+
+_DRAWS = 0x6D65  # folded into the step's key for the draws of measurements
 
 
 class Moment(NamedTuple):
     """What a measurement receives: one step, with everything that was computed for it.
+
+    Writing into the arrays and containers does not change the step. All measurements of a step share them, so
+    that sums of the same arrays are computed once.
 
     Attributes:
         gradients: the gradients of the whole batch, before the transform. In `loss_scaled_step` they are
@@ -26,7 +33,10 @@ class Moment(NamedTuple):
         microbatches: the number of its parts; 1 in `cached_contrastive_step`, whose loss cannot be cut.
         small_square: the mean of the squared norms of the microbatches' gradients, 0-d, weighted like the
             loss; `None` unless the measurement has `small_squares`.
-        observed: the statistics that the `watch` of the measurement recorded, by the path of the layer.
+        weighted_parts: 0-d float32, the number of microbatches with a weight other than 0; `None` unless the
+            measurement has `small_squares`.
+        observed: the statistics that the `watch` of the measurement recorded, stacked for layers and by
+            their paths.
         loss: `loss(params, batch) -> Mean`, the loss function with the key of this step.
     """
 
@@ -38,6 +48,7 @@ class Moment(NamedTuple):
     batch: Batch
     microbatches: int
     small_square: mx.array | None
+    weighted_parts: mx.array | None
     observed: Observed
     loss: Callable[[Params, Batch], AnyMean]
 
@@ -61,6 +72,7 @@ class Measurement:
     Attributes:
         name: the metrics are named `name/key`, or `name` for the empty key.
         measure: `measure(moment) -> {key: 0-d array}`, with a `Moment`. It must not wait for the device.
+            Random numbers that it draws without a key are a function of the step's key and the name.
         every: steps from one measurement to the next. It is due at the steps `every`, `2 * every`, ...,
             counted from 1, when the step is taken from `step.at(number)`, as `run` and `fit` do.
         watch: what to record in the layers of modules.
@@ -109,34 +121,59 @@ def checked(caller: str, measure: Any, microbatches: int, taken: str = "") -> tu
 
 
 def results(
-    caller: str, measurements: Iterable[Measurement], moment: Moment, observed: list[Observed]
+    caller: str, measurements: Iterable[Measurement], moment: Moment, observed: list[Observed], key: mx.array
 ) -> Metrics:
-    """Return the metrics of the measurements; `observed` holds the statistics of those with a watch."""
+    """Return the metrics of the measurements.
+
+    Args:
+        caller: the public name for errors.
+        measurements: those that are due.
+        moment: the step.
+        observed: the statistics of the measurements with a watch.
+        key: the key of the step, for draws without a key.
+    """
     found: Metrics = {}
+    measured_by: dict[str, str] = {}
     remaining = list(observed)
     for each in measurements:
         seen = remaining.pop(0) if each.watch is not None else {}
-        small = moment.small_square if each.small_squares else None
-        returned: Any = each.measure(moment._replace(observed=seen, small_square=small))
-        if not isinstance(returned, Mapping):
-            kind = type(returned).__name__
-            raise TypeError(f"{caller}: the measurement {each.name!r} must return a dict, got a {kind}")
-        for key, value in returned.items():
-            name = f"{each.name}/{key}" if key else each.name
-            if not isinstance(value, mx.array):
-                kind = type(value).__name__
-                raise TypeError(f"{caller}: the measurement {name} must be a 0-d array, got {kind}")
-            if value.ndim:
+        own = moment._replace(observed=seen)
+        if not each.small_squares:
+            own = own._replace(small_square=None, weighted_parts=None)
+        with scope(fold_in(fold_in(key, _DRAWS), zlib.crc32(each.name.encode()))):
+            returned: Any = each.measure(own)
+        for name, value in _named(caller, each.name, returned).items():
+            if name in found:
+                first, second = measured_by[name], each.name
                 raise checks.error(
-                    caller, f"the measurement {name} must be a 0-d array, got shape {value.shape}"
+                    caller, f"the measurements {first!r} and {second!r} both return {name}; pass name="
                 )
-            found[name] = mx.stop_gradient(value)
+            found[name], measured_by[name] = value, each.name
+    return found
+
+
+def _named(caller: str, name: str, returned: Any) -> Metrics:
+    """Return what a measurement returned as metrics; refuse what is none."""
+    if not isinstance(returned, Mapping):
+        kind = type(returned).__name__
+        raise TypeError(f"{caller}: the measurement {name!r} must return a dict, got a {kind}")
+    found: Metrics = {}
+    for key, value in returned.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{caller}: the measurement {name!r} must have strings as keys, got {key!r}")
+        full = f"{name}/{key}" if key else name
+        if not isinstance(value, mx.array):
+            kind = type(value).__name__
+            raise TypeError(f"{caller}: the measurement {full} must be a 0-d array, got {kind}")
+        if value.ndim:
+            raise checks.error(caller, f"the measurement {full} must be a 0-d array, got shape {value.shape}")
+        found[full] = mx.stop_gradient(value)
     return found
 
 
 def merged(watches: Iterable[Watch], first: list[Observed], second: list[Observed]) -> list[Observed]:
     """Merge the statistics of two microbatches."""
     return [
-        {path: watch.merge(a[path], b[path]) for path in a}
+        {paths: watch.merge(a[paths], b[paths]) for paths in a}
         for watch, a, b in zip(watches, first, second, strict=True)
     ]
