@@ -54,7 +54,7 @@ class Packed(Step):
 
 
 class Gradients(_Purestep):
-    """Loss and gradients alone: `mx.value_and_grad` of the same loss, without a library around it.
+    """Loss and gradients alone: `mx.value_and_grad` of the same loss, compiled by `ps.compiled`.
 
     In microbatches it is `train_step` without its update, since the accumulation is the library's.
     """
@@ -76,7 +76,7 @@ class Gradients(_Purestep):
 
             made = accumulated
 
-        self._made_by = mx.compile(made)
+        self._made_by = ps.compiled(made)
         mx.eval(self._given)
 
     def start(self) -> Any:
