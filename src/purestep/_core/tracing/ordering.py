@@ -31,7 +31,13 @@ def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.arr
 
     @ordered.vmap
     def _(inputs: Any, axes: Any) -> Any:
-        return list(inputs[:count]), list(axes[:count])
+        (size, *_) = (x.shape[axis] for x, axis in zip(inputs, axes, strict=True) if axis is not None)
+        # MLX takes every result of the rule as mapped.
+        mapped = [
+            (mx.broadcast_to(x, (size, *x.shape)), 0) if axis is None else (x, axis)
+            for x, axis in zip(inputs[:count], axes[:count], strict=True)
+        ]
+        return [x for x, _ in mapped], [axis for _, axis in mapped]
 
     return ordered(*arrays, *before)
 
