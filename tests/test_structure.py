@@ -34,9 +34,10 @@ LAYOUT = {
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
     "_layers": (
-        "attention calling activations norm_sources norm_kernels fused_norms reduced substitutes recomputing "
+        "kernels attention calling activations fused_norms reduced substitutes recomputing "
         "observing recording"
     ).split(),
+    "_layers.kernels": "columns norm_sources norms".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),

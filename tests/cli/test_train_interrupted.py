@@ -33,8 +33,8 @@ def stepping(monkeypatch, *, at, act):
     """Call a function before a step of the run."""
     made = session.create_step
 
-    def create(*arguments):
-        step, count = made(*arguments), [0]
+    def create(*arguments, **options):
+        step, count = made(*arguments, **options), [0]
 
         def counted(state, batch):
             count[0] += 1

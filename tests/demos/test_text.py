@@ -96,7 +96,7 @@ def test_a_whole_run_leaves_its_files_and_prints_one_line_of_json(here, capsys):
     found = [json.loads(line) for line in (here / "runs/text/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in found if "loss" in row] == [1, 2, 3, 4, 5]
     assert found[-1]["validation_loss"] == result["validation_loss"]
-    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= found[2].keys()
+    assert {"loss", "grad_norm", "learning_rate", "tokens"} <= found[2].keys()
 
     # A second run takes a directory of its own; resuming a finished one trains no further.
     assert run(options(steps=2)) == 0

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from purestep._core import cuda
 from purestep._layers import activations, reduced
 
 _ACTIVATIONS = ("gelu", "gelu_approx", "mish", "silu")
@@ -77,6 +78,25 @@ class _Embedding(nn.Embedding):
     def __call__(self, x: mx.array) -> mx.array:
         return reduced.lookup(self.weight, x)
 
+    def as_linear(self, x: mx.array) -> mx.array:
+        return _product(self, x) if _one_dtype(x, self) else super().as_linear(x)
+
+
+class _Linear(nn.Linear):
+    def __call__(self, x: mx.array) -> mx.array:
+        return _product(self, x) if _one_dtype(x, self) else super().__call__(x)
+
+
+def _product(layer: Any, x: mx.array) -> mx.array:
+    return reduced.linear(x, layer["weight"], layer.get("bias"))
+
+
+def _one_dtype(x: Any, layer: Any) -> bool:
+    """Tell whether a layer's product is computed with a gradient of its own: on a GPU, in a compiled step."""
+    arrays = [x, *(layer[name] for name in ("weight", "bias") if name in layer)]
+    alike = all(isinstance(each, mx.array) and each.dtype == arrays[1].dtype for each in arrays)
+    return cuda.usable() and alike and x.ndim > 1
+
 
 class _GELU(nn.GELU):
     def __call__(self, x: mx.array) -> mx.array:
@@ -125,6 +145,7 @@ _CONVOLUTIONS = (
 )
 CLASSES: dict[Any, Any] = {
     nn.Embedding: _Embedding,
+    nn.Linear: _Linear,
     nn.GELU: _GELU,
     nn.SiLU: _SiLU,
     nn.Mish: _Mish,

@@ -3,6 +3,7 @@
 import warnings
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
@@ -161,6 +162,65 @@ def test_a_real_run_with_metrics_of_its_own_name():
     monitor = ps.callbacks.gradient_health("norms")
     ps.fit(step, start(), At(), steps=8, log_every=2, callbacks=[ps.callbacks.every(4, monitor)])
     assert all(not paths for paths in monitor.health)
+
+
+class Model(nn.Module):
+    """The gradient of the norm of `encoder`'s outputs is NaN for an input of zeros; that of `head` is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(3, 4, bias=False), nn.Linear(3, 2)]
+
+    def __call__(self, x):
+        return mx.linalg.norm(self.layers[0](x)) + mx.square(self.layers[1](x)).mean()
+
+
+def real_run(measure, *, bad=12, **options):
+    """Train a model with a transform that skips NaN; batch number `bad` is zero."""
+
+    class Batches:
+        def at(self, step):
+            return {"x": mx.full((2, 3), 0.0 if step == bad else 1.0)}
+
+    with ps.rng.scope(mx.random.key(0)):
+        apply, begun, _ = ps.functional(Model())
+    transform = ps.transforms.skip_nonfinite(ps.optimizers.sgd(1e-3))
+    step = ps.train_step(lambda params, batch, rng: apply(params, batch["x"]), transform, measure=measure)
+    state = ps.TrainState.create(begun, transform)
+    return ps.fit(ps.compiled(step), state, Batches(), steps=20, log_every=5, **options)
+
+
+def test_a_layer_of_a_real_model_that_gets_nan_is_named_by_path():
+    monitor, rows = ps.callbacks.gradient_health(stop=True), []
+    keep = lambda progress: rows.append(progress.row)  # noqa: E731
+    with pytest.warns(GradientWarning, match="at step 15 the gradient of layers.0.weight has a NaN") as found:
+        result = real_run([ps.metrics.grad_norms(by=str)], callbacks=[monitor, keep])
+    assert len(found) == 1
+    assert list(monitor.health.nonfinite) == ["layers.0.weight"]
+    assert not [*monitor.health.zero, *monitor.health.exploding]
+    assert result.reason == "the gradient of layers.0.weight has a NaN or an infinity at step 15"
+    assert not ps.metrics.nonfinite_paths(result.state.params)
+    assert [row["gradients_nonfinite"] for row in rows if row is not None] == [0, 0, 1]
+
+
+def test_rows_between_two_measurements_are_not_judged_by_other_means():
+    monitor, rows = ps.callbacks.gradient_health(stop=False), []
+    measure = [ps.metrics.grad_norms(by=str, every=10)]
+    real_run(measure, bad=99, callbacks=[monitor, lambda progress: rows.append(progress.row)])
+    judged = ["gradients_zero" in row for row in rows if row is not None]
+    assert judged == [True, True, False, True]  # before the first measurement, the parameters are read
+
+
+@pytest.mark.parametrize(("measure", "most"), [([ps.metrics.grad_norms(by=str)], 0), ([], 4)])
+def test_a_real_run_waits_at_most_once_a_row_more(monkeypatch, measure, most):
+    waits, evaluate = [], mx.eval
+    monkeypatch.setattr(mx, "eval", lambda *trees: (waits.append(1), evaluate(*trees)))
+    counts = []
+    for callbacks in ([], [ps.callbacks.gradient_health()]):
+        waits.clear()
+        real_run(measure, bad=99, callbacks=callbacks)
+        counts.append(len(waits))
+    assert counts[1] - counts[0] <= most
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
+from purestep._hardware import machine
 from tests._loop.workload import STEP, At, start
 from tests.refusals import parts
 
@@ -65,12 +66,33 @@ def test_the_warning_comes_once_and_before_the_budget_is_hit():
         watched(ps.callbacks.memory(budget=10 * budget), size=64 * MB)
 
 
-def test_a_device_that_recommends_nothing_has_no_budget(monkeypatch):
-    monkeypatch.setattr(mx, "device_info", dict)
-    row = watched(ps.callbacks.memory())[-1]
-    assert {"memory_percent", "memory_available_gb"} & set(row) == set()
-    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 10**12})
-    assert watched(ps.callbacks.memory())[-1]["memory_available_gb"] == pytest.approx(1000, rel=0.01)
+def test_the_default_budget_is_the_limit_of_the_machine_else_all_of_it(monkeypatch):
+    found = ps.hardware.memory()
+    known = found.limit or found.total
+    monitor = ps.callbacks.memory()
+    row = watched(monitor)[-1]
+    assert (known is None) == ("memory_available_gb" not in row)
+    for limit, total, budget in ((10**12, 4 * 10**12, 1000), (None, 4 * 10**12, 4000)):
+        other = found._replace(limit=limit, total=total)
+        monkeypatch.setattr(machine, "memory", lambda other=other: other)
+        monitor = ps.callbacks.memory()
+        row = watched(monitor)[-1]
+        assert row["memory_available_gb"] == budget - row["memory_active_gb"]
+        assert row["memory_percent"] == pytest.approx(100 * row["memory_peak_gb"] / budget)
+        assert monitor.use.available == budget * 10**9 - monitor.use.active
+    monkeypatch.setattr(machine, "memory", lambda: found._replace(limit=None, total=None))
+    monitor = ps.callbacks.memory()
+    assert {"memory_percent", "memory_available_gb"} & set(watched(monitor)[-1]) == set()
+    assert monitor.use.available is None
+
+
+def test_an_array_that_is_held_is_not_available():
+    held, monitor = mx.zeros(32 * MB // 4), ps.callbacks.memory(budget=1e9)
+    before = watched(monitor)[-1]["memory_available_gb"]
+    mx.eval(held)
+    assert before - watched(monitor)[-1]["memory_available_gb"] == pytest.approx(32 * MB / 1e9, rel=1e-3)
+    with pytest.warns(ps.callbacks.MemoryWarning):
+        assert watched(ps.callbacks.memory(budget=1.0))[-1]["memory_available_gb"] == 0
 
 
 @pytest.mark.parametrize(

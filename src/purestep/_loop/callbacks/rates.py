@@ -22,6 +22,15 @@ class Counts(NamedTuple):
     samples: int = 0
     tokens: int = 0
 
+    def plus(self, now: "Counts", before: "Counts") -> "Counts":
+        """Return these counts with what was done between two moments."""
+        return Counts(
+            self.seconds + now.seconds - before.seconds,
+            self.steps + now.steps - before.steps,
+            self.samples + now.samples - before.samples,
+            self.tokens + now.tokens - before.tokens,
+        )
+
 
 def rates(counts: Counts) -> dict[str, float]:
     """Return steps, samples and tokens a second; nothing without time, and no tokens a second without tokens.
@@ -55,8 +64,7 @@ class Meter:
         """Note that a step has ended."""
         now = Counts(progress.seconds, progress.step, progress.samples, progress.tokens)
         if self._before is not None and not self._hidden and not progress.alone:
-            made = zip(self._counted, now, self._before, strict=True)
-            self._counted = Counts(*(sum_ + after - before for sum_, after, before in made))
+            self._counted = self._counted.plus(now, self._before)
         self._before, self._hidden = now, False
 
     def pause(self) -> None:

@@ -24,7 +24,7 @@ class GradientHealth(Monitor):
     """Looks at gradients; `gradient_health` makes it.
 
     Attributes:
-        health: what was found at the last row.
+        health: what was found at the last row with a measurement.
     """
 
     def __init__(self, metric: str, factor: float, window: int, stop: bool):
@@ -36,6 +36,7 @@ class GradientHealth(Monitor):
         self._last: dict[str, Leaf] = {}
         self._before: dict[str, deque[float]] = {}
         self._warned: set[tuple[str, str]] = set()
+        self._judged = -1  # the step of `health`
 
     def on_train_begin(self, run: Run) -> Stop | None:
         """Forget another run."""
@@ -54,14 +55,17 @@ class GradientHealth(Monitor):
                 for path in measured
             }
             self.health = judged_values(measured, before, self._factor)
+        elif any(name.startswith(self._prefix) for name in progress.history.names):
+            return {}  # the measurement has a longer interval than the rows: nothing new is known
         else:
             self.health = self._parameters(progress)
+        self._judged = progress.step
         self._warn(progress.step, "the gradient" if measured else "the parameter")
         return {f"gradients_{kind}": len(paths) for kind, paths in self.health._asdict().items()}
 
     def on_step_end(self, progress: Progress) -> Request:
         """At a row, ask to stop if a leaf is not finite or exploding, if that is wanted."""
-        if progress.row is None or not self._stop:
+        if progress.row is None or not self._stop or self._judged != progress.step:
             return None
         for kind in ("nonfinite", "exploding"):
             paths = getattr(self.health, kind)
@@ -98,9 +102,10 @@ def gradient_health(
     """Name the parameters whose gradients are zero, exploding or not finite, at each row.
 
     It makes no backward pass. It reads the metrics `grad_norms/PATH` of the steps since the last row, which
-    `train_step(measure=[ps.metrics.grad_norms(by=str)])` gives: they are Python numbers already. If the step
-    has no such metrics, it looks at the parameters: which are not finite, which have no bit changed since the
-    row before, and whose norm explodes. That reads each parameter once a row, and waits for the device once.
+    `train_step(measure=[ps.metrics.grad_norms(by=str)])` gives: they are Python numbers already. Rows between
+    two measurements are not judged. If the step has no such metrics, it looks at the parameters: which are
+    not finite, which have no bit changed since the row before, and whose norm explodes. That reads each
+    parameter once a row, and waits for the device once.
     If none has changed, there was no update, as within a window of `accumulate`, and none is reported.
 
     The rows have the counts `gradients_nonfinite`, `gradients_zero` and `gradients_exploding`; the attribute

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep._core import checks
+from purestep._hardware import machine
 from purestep._loop.core.progress import Monitor, Progress, Run, Stop
 
 _GB = 1e9
@@ -23,17 +24,19 @@ class Use(NamedTuple):
         active: of arrays.
         peak: the most that were active at once, in this run.
         cache: freed, and kept by MLX for new arrays.
+        available: of the budget, without the active; `None` without a budget.
     """
 
     active: int
     peak: int
     cache: int
+    available: int | None = None
 
 
 def figures_of(use: Use, budget: float | None) -> dict[str, float]:
     """Return the figures of a row, in GB of 1e9 bytes.
 
-    >>> figures_of(Use(3 * 10**9, 6 * 10**9, 10**9), 24e9)["memory_percent"]
+    >>> figures_of(Use(3 * 10**9, 6 * 10**9, 10**9, 21 * 10**9), 24e9)["memory_percent"]
     25.0
     """
     found = {
@@ -42,7 +45,8 @@ def figures_of(use: Use, budget: float | None) -> dict[str, float]:
         "memory_cache_gb": use.cache / _GB,
     }
     if budget is not None:
-        found["memory_available_gb"] = max(0.0, budget - use.active) / _GB
+        assert use.available is not None
+        found["memory_available_gb"] = use.available / _GB
         found["memory_percent"] = 100.0 * use.peak / budget
     return found
 
@@ -68,8 +72,9 @@ class Memory(Monitor):
         active, peak = mx.get_active_memory(), mx.get_peak_memory()
         # A peak that is that of before the run says only that the run needed no more.
         self._most = max(self._most, active, peak if peak != self._before else 0)
-        self.use = use = Use(active, self._most, mx.get_cache_memory())
         budget = self._budget
+        available = None if budget is None else max(0, int(budget) - active)
+        self.use = use = Use(active, self._most, mx.get_cache_memory(), available)
         if budget is not None and use.peak >= self._warn_at * budget and not self._warned:
             self._warned = True
             needed, percent = f"{use.peak / _GB:.3g} GB", f"{100 * use.peak / budget:.0f} %"
@@ -92,8 +97,8 @@ def memory(*, budget: float | None = None, warn_at: float = 0.9) -> Memory:
     `mx.reset_peak_memory()` before the run to see the peak of its steps.
 
     Args:
-        budget: bytes, such as `24e9`. `None` takes what the device recommends
-            (`max_recommended_working_set_size` of `mx.device_info()`); if it says nothing, there is no
+        budget: bytes, such as `24e9`. `None` takes the `limit` of `ps.hardware.memory()`, which is what
+            Metal recommends or the container allows, else its `total`. If neither is known, there is no
             budget.
         warn_at: the part of the budget at which the warning is given, in (0, 1].
 
@@ -110,8 +115,9 @@ def memory(*, budget: float | None = None, warn_at: float = 0.9) -> Memory:
     True
     """
     if budget is None:
-        found = mx.device_info().get("max_recommended_working_set_size")
-        budget = float(found) if isinstance(found, (int, float)) and found > 0 else None
+        found = machine.memory()
+        known = found.limit or found.total
+        budget = None if known is None else float(known)
     else:
         budget = float(checks.number("memory", "budget", budget, above=0))
     return Memory(budget, float(checks.number("memory", "warn_at", warn_at, above=0, most=1)))

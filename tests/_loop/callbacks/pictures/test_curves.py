@@ -1,5 +1,7 @@
 """Drawn pictures: labels that fit, a legend for several lines, integer ticks."""
 
+import math
+
 import pytest
 from matplotlib.axes import Axes
 
@@ -15,7 +17,7 @@ def drawn(monkeypatch, tmp_path):
     monkeypatch.setattr(curves, "_draw_panel", lambda axes, panel: (seen.append(axes), inner(axes, panel)))
 
     def draw(*panels) -> list[Axes]:
-        curves.draw(tmp_path / "picture.png", panels, "a title")
+        curves.draw(tmp_path / "picture.png", panels, r"a $\wrong{$ title")
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
         return seen
 
@@ -62,3 +64,21 @@ def test_a_band_is_shaded_around_its_line(drawn):
     [shade] = axes.collections
     heights = shade.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (0.5, 3.0)
+
+
+def test_a_spike_that_is_not_finite_is_a_gap_and_nothing_else(drawn):
+    rows = [{"step": step, "loss": 1.0} for step in range(200)]
+    rows[50]["loss"], rows[120]["loss"] = math.inf, math.nan
+    [axes] = drawn(Panel("loss", [Curve("training", rows, "loss", "C0", noisy=True)]))
+    smooth = list(axes.get_lines()[1].get_ydata())
+    assert [step for step, value in enumerate(smooth) if value != 1.0] == [50, 120]
+
+
+def test_a_dollar_in_a_name_is_a_dollar(drawn):
+    """As a formula, these names are an error of matplotlib when the picture is written."""
+    name = r"$\wrong{$"
+    curve = Curve(name, history(3, loss=1.0), "loss", "C0")
+    [axes] = drawn(Panel(name, [curve, curve._replace(label="two")], {name: 1.0}))
+    texts = [axes.yaxis.label, *axes.get_legend().get_texts()]
+    assert [text.get_text() for text in texts] == [name, name, "two", f"{name}: 1.000"]
+    assert not any(text.get_parse_math() for text in texts)

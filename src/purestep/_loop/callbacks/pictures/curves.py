@@ -59,7 +59,7 @@ def draw(path: Path, panels: Sequence[Panel], title: str, *, columns: int | None
     width = 8.0 if across == 1 else 5.4 * across
     figure = Figure(figsize=(width, 5.2 if down == 1 else 4.0 * down), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, panel in zip(places, panels, strict=False):
         _draw_panel(axes, panel)
@@ -77,13 +77,16 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.axhline(value, color=GREY, linestyle=style, linewidth=1.4, label=f"{name}: {value:.3f}")
     if panel.limits:
         axes.set_ylim(*panel.limits)
-    axes.set(xlabel="step", ylabel=panel.ylabel, xlim=(-0.02 * last, 1.02 * last))
+    axes.set_ylabel(panel.ylabel, parse_math=False)  # a name with $ is no formula
+    axes.set(xlabel="step", xlim=(-0.02 * last, 1.02 * last))
     axes.set_xticks(whole_ticks(last))
     axes.grid(alpha=0.25)
     # A single line needs no legend: the y axis names it.
     if len(axes.get_legend_handles_labels()[1]) > 1:
         # Below the axes, the legend covers no curve.
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+        legend = axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def _draw_curve(axes: Axes, curve: Curve) -> None:

@@ -11,16 +11,19 @@ def smoothed(values: Sequence[float], reach: int) -> list[float]:
     """Return centred moving averages over each value and `reach` neighbours on either side.
 
     Near the ends the window shrinks equally on both sides, so the curve is not shifted and a straight line is
-    unchanged.
+    unchanged. NaN and infinities are left out of the averages; where a value itself is not finite, the curve
+    has a gap.
 
     >>> smoothed([0.0, 3.0, 0.0, 3.0], reach=1)
     [0.0, 1.0, 2.0, 3.0]
+    >>> smoothed([1.0, math.inf, 3.0, 3.0], reach=1)
+    [1.0, nan, 3.0, 3.0]
     """
     means = []
-    for index in range(len(values)):
+    for index, value in enumerate(values):
         near = min(reach, index, len(values) - 1 - index)
-        window = values[index - near : index + near + 1]
-        means.append(sum(window) / len(window))
+        window = [each for each in values[index - near : index + near + 1] if math.isfinite(each)]
+        means.append(sum(window) / len(window) if math.isfinite(value) else math.nan)
     return means
 
 

@@ -1,0 +1,1 @@
+"""Kernels for an NVIDIA GPU that layers use in compiled steps."""

@@ -1,0 +1,147 @@
+"""Layer and RMS norms on an NVIDIA GPU: one kernel forward, one backward, and one that ends the sums.
+
+MLX's gradient of a norm with weights reads the input and the cotangent several times, and sums over the rows
+in the dtype of the weights. The backward kernel here reads both once. It computes the gradient of the input
+and sums of the others over its rows, in float32.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import cuda
+from purestep._core.tracing import custom
+from purestep._layers.kernels.columns import DTYPES, THREADS, ended
+from purestep._layers.kernels.norm_sources import BACKWARD, COMMON, FORWARD, WRITTEN
+
+_PROCESSORS = 132  # of an H100
+_BUSY = 640  # threads of the backward kernel for each of them
+_LONGEST = 8192
+
+
+class Norm(NamedTuple):
+    """A norm along the last axis.
+
+    Attributes:
+        eps: added to the variance, or to the mean of squares.
+        centered: whether the mean is subtracted, as in a layer norm.
+        weight: whether there is a weight.
+        bias: whether there is a bias; it follows the weight.
+    """
+
+    eps: float
+    centered: bool
+    weight: bool
+    bias: bool
+
+
+def serves(x: mx.array, *present: mx.array) -> bool:
+    """Tell whether the kernels compute the norm of this array with these weights, and its gradient."""
+    return (
+        cuda.usable()
+        and x.dtype in DTYPES
+        and x.size > 0
+        and x.ndim > 0
+        and x.shape[-1] % (16 // x.dtype.size) == 0
+        and x.shape[-1] <= _LONGEST
+        and all(each.dtype == x.dtype and each.shape == x.shape[-1:] for each in present)
+    )
+
+
+def forward(norm: Norm, x: mx.array, *present: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the norm of the rows of `x`, and their statistics.
+
+    Args:
+        norm: its kind.
+        x: [..., n].
+        present: the weight and the bias, if there are any, [n] in the dtype of `x`.
+
+    Returns:
+        The norm in the shape and dtype of `x`; float32 [rows, 2], the mean and 1 over the deviation.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    stats = (rows.shape[0], 2)
+    if custom.is_capturing():
+        shapes = [(x.shape, x.dtype), (stats, mx.float32)]
+        out, found = custom.opaque("CustomKernel", [x, *present], shapes)
+        return out, found
+    wide = x.shape[-1] // (16 // x.dtype.size)
+    team = 32 if wide <= 128 else THREADS
+    blocks = -(-rows.shape[0] // (THREADS // team))
+    out, found = _forward(norm)(
+        inputs=[rows, *present],
+        template=_template(norm, x, team, THREADS),
+        grid=(blocks * THREADS, 1, 1),
+        threadgroup=(THREADS, 1, 1),
+        output_shapes=[rows.shape, stats],
+        output_dtypes=[x.dtype, mx.float32],
+    )
+    return out.reshape(x.shape), found
+
+
+def backward(norm: Norm, slope: mx.array, stats: mx.array, x: mx.array, *present: mx.array) -> list[mx.array]:
+    """Return the gradients of `x`, and of the weight and the bias if there are any.
+
+    Args:
+        norm: its kind.
+        slope: the cotangent of the norm, in the shape of `x`.
+        stats: the statistics that `forward` returned.
+        x: as for `forward`.
+        present: as for `forward`.
+    """
+    width, kinds = x.shape[-1], norm.weight + norm.bias
+    if custom.is_capturing():
+        shapes = [(x.shape, x.dtype), *([((width,), x.dtype)] * kinds)]
+        return custom.opaque("CustomKernel", [slope, stats, x, *present], shapes)
+    rows, slopes = x.reshape(-1, width), slope.astype(x.dtype).reshape(-1, width)
+    wide = width // (16 // x.dtype.size)
+    # A thread holds as few columns as it can: their sums stay in its registers.
+    team = min(THREADS, 32 * -(-wide // 32))
+    threads = THREADS if team == 32 else team
+    blocks = min(_PROCESSORS * (_BUSY // threads), -(-rows.shape[0] // (threads // team)))
+    found = _backward(norm)(
+        inputs=[rows, slopes, stats, *present[: int(norm.weight)]],
+        template=[*_template(norm, x, team, threads), ("KINDS", kinds)],
+        grid=(blocks * threads, 1, 1),
+        threadgroup=(threads, 1, 1),
+        output_shapes=[rows.shape, *([(blocks, kinds * width)] if kinds else [])],
+        output_dtypes=[x.dtype, *([mx.float32] if kinds else [])],
+    )
+    return [found[0].reshape(x.shape), *(ended(found[1], kinds, width, x.dtype) if kinds else [])]
+
+
+def _template(norm: Norm, x: mx.array, team: int, threads: int) -> list[tuple[str, Any]]:
+    parts = -(-x.shape[-1] // (16 // x.dtype.size * team))
+    sizes = {"N": x.shape[-1], "TEAM": team, "THREADS": threads, "PARTS": parts}
+    return [("T", x.dtype), *sizes.items(), ("CENTERED", norm.centered)]
+
+
+@functools.cache
+def _forward(norm: Norm) -> Any:
+    steps = ["value *= (float)weight[place * WIDE + j];"] * norm.weight
+    steps += ["value += (float)bias[place * WIDE + j];"] * norm.bias
+    return mx.fast.cuda_kernel(
+        name=f"purestep_norm_forward_{_tag(norm)}",
+        input_names=["x", *["weight"] * norm.weight, *["bias"] * norm.bias],
+        output_names=["out", "stats"],
+        source=(COMMON + FORWARD).format(eps=f"{norm.eps:.9e}", weighted=" ".join(steps)),
+    )
+
+
+@functools.cache
+def _backward(norm: Norm) -> Any:
+    sums = ["for_weight"] * norm.weight + ["for_bias"] * norm.bias
+    return mx.fast.cuda_kernel(
+        name=f"purestep_norm_backward_{_tag(norm)}",
+        input_names=["x", "slope", "stats", *["weight"] * norm.weight],
+        output_names=["for_x", *(["parts"] if sums else [])],
+        source=(COMMON + BACKWARD + (WRITTEN if sums else "")).format(
+            weighted="value *= (float)weight[place * WIDE + j];" if norm.weight else "",
+            written=" ".join(f"write({each}, mine + {i} * N);" for i, each in enumerate(sums)),
+        ),
+    )
+
+
+def _tag(norm: Norm) -> str:
+    return "_".join(str(int(part)) for part in norm[1:]) + f"_{abs(hash(norm.eps))}"
