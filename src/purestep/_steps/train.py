@@ -13,11 +13,11 @@ from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
 from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
 from purestep._steps.core import measuring
-from purestep._steps.core.batches import check_batch
 from purestep._steps.core.gradients import Differentiated, Objective, differentiate
+from purestep._steps.core.known import StateChecks, batch_check
 from purestep._steps.core.measuring import Measurement, Moment
 from purestep._steps.core.outcome import check_loss_fn, own
-from purestep._steps.state import TrainState, check_state
+from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
 from purestep._transforms.core.base import GradientTransform, apply_updates, check_transform, taking_extra
 from purestep._transforms.core.fitting import StateCheck
@@ -118,7 +118,8 @@ def step_for(
     microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
     measurements = measuring.checked(caller, measure, microbatches)
     update = taking_extra(transform)
-    check_opt_state = opt_state_check(caller, transform)
+    check_state = StateChecks(caller, opt_state_check(caller, transform))
+    check_batch = batch_check(caller, microbatches)
     depends_known = False
 
     def step_with(due: tuple[Measurement, ...], choose: Callable[[int], Step | None] | None) -> Step:
@@ -134,9 +135,8 @@ def step_for(
         @norms.shared()
         def parts(state: TrainState, batch: Batch) -> Parts:
             nonlocal depends_known
-            check_state(caller, state)
-            check_batch(caller, batch, microbatches)
-            check_opt_state(state.opt_state, state.params)
+            check_state(state)
+            check_batch(batch)
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
@@ -156,7 +156,8 @@ def step_for(
                 metrics = with_measured(
                     caller, metrics, measuring.results(caller, due, moment, made.observed)
                 )
-            _check_unchanged(caller, state, new)
+            if not check_state.unchanged(state, new):
+                raise _changed(caller, state, new)
             return Parts(new, metrics, made.gradients, updates)
 
         return Step(parts, transform=transform, choose=choose)
@@ -196,14 +197,15 @@ def _transformed(
     The transform receives its own containers and handles: writing into them changes nothing outside. Random
     numbers that it draws without a key are a function of `key`.
     """
+    gradients = own(made.gradients)
     with scope(fold_in(key, _UPDATE)):
         return update(
-            own(made.gradients),
+            gradients,
             own(state.opt_state),
             own(state.params),
             value=copy.copy(made.value),
             weight=copy.copy(made.outcome.loss.weight),
-            gradients=own(made.gradients),
+            gradients=gradients,  # one object, by which transforms know that `grad_norm` is of the updates
             grad_norm=copy.copy(grad_norm),
         )
 
@@ -249,7 +251,6 @@ def with_measured(caller: str, metrics: Metrics, measured: Metrics) -> Metrics:
     return metrics | measured
 
 
-def _check_unchanged(caller: str, before: TrainState, after: TrainState) -> None:
-    if not tree.alike(before, after):
-        lines = tree.differences(tree.spec(after), tree.spec(before), "the new state", "the old")
-        raise checks.error(caller, "a step must keep the structure of the state: " + "; ".join(lines))
+def _changed(caller: str, before: TrainState, after: TrainState) -> ValueError:
+    lines = tree.differences(tree.spec(after), tree.spec(before), "the new state", "the old")
+    return checks.error(caller, "a step must keep the structure of the state: " + "; ".join(lines))

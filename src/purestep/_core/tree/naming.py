@@ -8,7 +8,10 @@ dict keys are written as they are, and list and tuple positions as digits. Integ
 
 import json
 import re
+from functools import lru_cache
 from typing import Any
+
+import mlx.core as mx
 
 from purestep._core.types import Tree
 
@@ -39,6 +42,7 @@ def join(path: str, segment: str) -> str:
     return f"{path}.{segment}" if path and segment else path or segment
 
 
+@lru_cache(1 << 14, typed=True)
 def key_segment(key: Any) -> str:
     """Return the path segment of a dict key.
 
@@ -89,8 +93,13 @@ def fields(tree: Tree, name: str) -> list[tuple[str, Any]]:
 
 
 def _collect_fields(path: str, node: Any, name: str, found: list[tuple[str, Any]]) -> None:
+    named = is_namedtuple(node)
+    if not named:
+        values = node.values() if type(node) is dict else node if type(node) in (list, tuple) else ()
+        if {mx.array}.issuperset(map(type, values)):
+            return  # parameters and moments: they are most of a state
     for segment, child in children(node) or []:
-        at = join(path, segment)
-        if segment == name and is_namedtuple(node):
-            found.append((at, child))
-        _collect_fields(at, child, name, found)
+        if named and segment == name:
+            found.append((join(path, segment), child))
+        if type(child) is not mx.array:
+            _collect_fields(join(path, segment), child, name, found)
