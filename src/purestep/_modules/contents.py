@@ -121,7 +121,7 @@ def _write(node: Any, items: Any, held: dict[str, Any]) -> None:
 
 
 def _changed(path: str, before: dict[Any, Any], after: dict[Any, Any]) -> Iterator[Change]:
-    for key in before.keys() | after.keys():
+    for key in before if before.keys() == after.keys() else before.keys() | after.keys():
         was, now = before.get(key), after.get(key)
         if was is not now and not _same(was, now):
             yield Change(tree.join(path, str(key)), was, now)

@@ -159,11 +159,12 @@ def unflatten(like: Tree, leaves: list[Any]) -> Tree:
     """Return a tree with the containers of `like` and these leaves, in the order of `items(like)`."""
     remaining = leaves[::-1]
     pop = remaining.pop
+    made, enough = None, True
     try:
         made = _map_one(lambda _: pop(), like)
     except IndexError:
-        remaining = [None]
-    if remaining:
+        enough = False
+    if remaining or not enough:
         raise ValueError(f"tree.unflatten: got {len(leaves)} leaves for a tree of {len(_leaves(like))}")
     return made
 

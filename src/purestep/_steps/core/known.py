@@ -52,18 +52,22 @@ def _fits(form: Any, node: Any) -> bool:
         return type(node) is mx.array and node.shape == form.shape and node.dtype == form.dtype
     if type(node) is not kind:
         return False
-    if kind is dict:
-        if node.keys() != form.keys():
-            return False
-        for key, child in form.items():  # noqa: SIM110  (a generator takes twice as long)
-            if not _fits(child, node[key]):
-                return False
-        return True
     if form is None:
         return True
     if len(node) != len(form):
         return False
-    for child, other in zip(form, node, strict=True):  # noqa: SIM110
+    if kind is dict:
+        for key, child in form.items():
+            if key not in node:
+                return False
+            other = node[key]
+            if type(child) is _Form:  # here, not by a call: most nodes are arrays
+                if type(other) is not mx.array or other.shape != child.shape or other.dtype != child.dtype:
+                    return False
+            elif not _fits(child, other):
+                return False
+        return True
+    for child, other in zip(form, node, strict=True):  # noqa: SIM110  (a generator takes twice as long)
         if not _fits(child, other):
             return False
     return True
