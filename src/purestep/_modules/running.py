@@ -123,7 +123,7 @@ class Runner:
                 out = self._entry(method)(*args, **kwargs)
             self._check(before, handles, given, stateful, first)
             self._seen.add((method, train))
-            left = tree.map_with_path(lambda path, _: self._slots[path][0].read(), held)
+            left = stateful and tree.map_with_path(lambda path, _: self._slots[path][0].read(), held)
         if noticing and asked is not None and asked.seen and _is_trained(params):
             raise checks.error(
                 "apply",

@@ -135,7 +135,7 @@ def step_for(
         @norms.shared()
         def parts(state: TrainState, batch: Batch) -> Parts:
             nonlocal depends_known
-            check_state(state)
+            form = check_state(state)
             check_batch(batch)
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
@@ -149,15 +149,15 @@ def step_for(
                 rng=rng,
                 model_state=made.outcome.model_state if stateful else state.model_state,
             )
-            metrics = _metrics(caller, made, grad_norm, opt_state)
+            if not check_state.unchanged(form, state, new):
+                raise _changed(caller, state, new)
+            metrics = _metrics(caller, made, grad_norm, check_state.learning_rate(form, opt_state))
             if due:
                 moment = _moment(objective, state, new, batch, key, made, updates)
                 moment = moment if view is None else view(moment, state, key)
                 metrics = with_measured(
                     caller, metrics, measuring.results(caller, due, moment, made.observed)
                 )
-            if not check_state.unchanged(state, new):
-                raise _changed(caller, state, new)
             return Parts(new, metrics, made.gradients, updates)
 
         return Step(parts, transform=transform, choose=choose)
@@ -210,11 +210,10 @@ def _transformed(
         )
 
 
-def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, opt_state: Tree) -> Metrics:
+def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, rate: mx.array | None) -> Metrics:
     metrics = {"loss": made.value, "grad_norm": grad_norm}
-    rates = tree.fields(opt_state, "learning_rate")
-    if rates:
-        metrics["learning_rate"] = rates[0][1]
+    if rate is not None:
+        metrics["learning_rate"] = rate
     own_metrics = made.outcome.metrics
     taken = sorted(metrics.keys() & own_metrics.keys())
     if taken:

@@ -19,21 +19,22 @@ class Known:
     fraction of their time, which matters in an uncompiled step.
 
     >>> known = Known()
-    >>> known.note({"w": mx.zeros(2)})
+    >>> form = known.note({"w": mx.zeros(2)})
     >>> known.holds({"w": mx.ones(2)}), known.holds({"w": mx.ones(3)}), known.holds({"w": 1.0})
     (True, False, False)
     """
 
     def __init__(self) -> None:
-        self._form: Any = None
+        self.form: Any = None
 
-    def note(self, value: Any) -> None:
-        """Remember an argument that passed."""
-        self._form = tree.map(_Form, value)  # one assignment, so that several threads may check at once
+    def note(self, value: Any) -> Any:
+        """Remember an argument that passed; return its form."""
+        self.form = form = tree.map(_Form, value)  # one assignment, so that several threads may check at once
+        return form
 
     def holds(self, value: Any) -> bool:
         """Return whether an argument is built like the last one that passed."""
-        form = self._form
+        form = self.form
         return form is not None and _fits(form, value)
 
 
@@ -78,18 +79,52 @@ class StateChecks:
 
     def __init__(self, caller: str, check_opt_state: StateCheck):
         self._caller, self._check_opt_state, self._known = caller, check_opt_state, Known()
+        self._route: tuple[Any, tuple[Any, ...] | None] | None = None
 
-    def __call__(self, state: TrainState) -> None:
-        """Refuse a value that is not a `TrainState` of arrays, or the state of another transform."""
-        if self._known.holds(state):
-            return
-        check_state(self._caller, state)
-        self._check_opt_state(state.opt_state, state.params)
-        self._known.note(state)
+    def __call__(self, state: TrainState) -> Any:
+        """Refuse a value that is not a `TrainState` of arrays, or the state of another transform.
 
-    def unchanged(self, before: TrainState, after: TrainState) -> bool:
-        """Return whether two states are built alike; the first one has passed the checks."""
-        return self._known.holds(after) or tree.alike(before, after)
+        Returns:
+            How the state is built, for `unchanged`.
+        """
+        form = self._known.form
+        if form is None or not _fits(form, state):
+            check_state(self._caller, state)
+            self._check_opt_state(state.opt_state, state.params)
+            form = self._known.note(state)
+        return form
+
+    def learning_rate(self, form: Any, opt_state: Any) -> mx.array | None:
+        """Return the first learning rate in the optimizer state of a state with this form."""
+        known = self._route
+        if known is None or known[0] is not form:
+            known = self._route = form, _route(opt_state, "learning_rate")
+        if known[1] is None:
+            return None
+        for key in known[1]:
+            opt_state = opt_state[key]
+        return opt_state
+
+    def unchanged(self, form: Any, before: TrainState, after: TrainState) -> bool:
+        """Return whether the state after a step is built like the one before, which has this form.
+
+        Only the fields that come from the functions of users are compared: the step itself keeps the others.
+        """
+        return _fits(form.opt_state, after.opt_state) and (
+            after.model_state is before.model_state or _fits(form.model_state, after.model_state)
+        )
+
+
+def _route(node: Any, name: str) -> tuple[Any, ...] | None:
+    """Return the keys and positions that lead to the first NamedTuple field of this name."""
+    if not isinstance(node, (dict, list, tuple)):
+        return None
+    fields = getattr(node, "_fields", ())
+    for index, (key, child) in enumerate(node.items() if type(node) is dict else enumerate(node)):
+        below = () if fields and fields[index] == name else _route(child, name)
+        if below is not None:
+            return (key, *below)
+    return None
 
 
 def batch_check(caller: str, microbatches: int) -> Callable[[Batch], None]:
