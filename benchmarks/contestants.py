@@ -30,9 +30,10 @@ class Contestant(NamedTuple):
     params: Callable[[Any], Params]
 
 
-def purestep(model: nn.Module, *, compiled: bool) -> Contestant:
+def purestep(model: nn.Module, *, compiled: bool, packed: bool = False) -> Contestant:
     """Return the step that the library builds."""
-    apply, params, _ = ps.functional(model)
+    apply, own, _ = ps.functional(model)
+    params: Any = ps.packed(own) if packed else own
 
     def loss_fn(params: Params, batch: Batch, rng: mx.array) -> ps.Mean:
         return ps.losses.cross_entropy(apply(params, batch["inputs"], rng=rng), batch["targets"])
@@ -45,7 +46,7 @@ def purestep(model: nn.Module, *, compiled: bool) -> Contestant:
     )
     step = ps.train_step(loss_fn, transform)
     state = ps.TrainState.create(params, transform)
-    return Contestant(ps.compiled(step) if compiled else step, state, lambda state: state.params)
+    return Contestant(ps.compiled(step) if compiled else step, state, lambda state: ps.unpacked(state.params))
 
 
 class HandState(NamedTuple):
@@ -160,8 +161,10 @@ def distance(a: Sequence[float], b: Sequence[float]) -> float:
 
 CONTESTANTS: dict[str, Callable[[nn.Module], Contestant]] = {
     "purestep": partial(purestep, compiled=True),
+    "purestep, packed": partial(purestep, compiled=True, packed=True),
     "by hand, pure": partial(by_hand_pure, compiled=True),
     "by hand, mutable": by_hand_mutable,
     "purestep, uncompiled": partial(purestep, compiled=False),
+    "purestep, packed, uncompiled": partial(purestep, compiled=False, packed=True),
     "by hand, pure, uncompiled": partial(by_hand_pure, compiled=False),
 }

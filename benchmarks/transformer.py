@@ -22,7 +22,7 @@ from benchmarks.team import Contestant, Machine, Team, milliseconds
 
 CHECKED = 5
 TOLERANCE = {"bfloat16": (0.005, 0.05), "float32": (1e-4, 2e-3)}  # of loss and norm, relative
-PURESTEP, GRADIENTS = "purestep", "purestep, gradients alone"
+PURESTEP, PACKED, GRADIENTS = "purestep", "purestep, packed", "purestep, gradients alone"
 JAX_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
@@ -31,6 +31,7 @@ def contestants(shape: gpt.Shape, microbatches: int, mlx: dict[str, str]) -> dic
     args = (shape, microbatches)
     return {
         PURESTEP: Contestant(with_purestep.Step, args, environment=mlx),
+        PACKED: Contestant(with_purestep.Packed, args, environment=mlx),
         GRADIENTS: Contestant(with_purestep.Gradients, args, environment=mlx),
         "MLX by hand": Contestant(with_mlx.ByHand, args, environment=mlx),
         "torch eager": Contestant(with_torch.Step, (*args, False), ("torch",)),

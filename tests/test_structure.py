@@ -30,7 +30,7 @@ LAYOUT = {
         "__main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms rng"
+        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
     "_layers": (
@@ -39,6 +39,7 @@ LAYOUT = {
     ).split(),
     "_layers.kernels": "columns norm_sources norms".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
+    "_core.packing": "layout trees".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),

@@ -23,21 +23,24 @@ class UpdateOnMLX(OnMLX):
         params = {name: mx.array(value) for name, value in gpt.weights(shape).items()}
         self._gradients = {name: mx.array(value) for name, value in gpt.gradients(shape).items()}
         self._state, self._update = make(params, clip)
+        if isinstance(self._state[0], ps.Packed):  # as they arrive from a step on packed parameters
+            self._gradients = ps.packed(self._gradients)
         mx.eval(self._state, self._gradients)
 
     def start(self) -> Any:
         """Start an update."""
         self._state = self._update(self._state, self._gradients)
         mx.async_eval(self._state)
-        return self._state[0]["ln.bias"]
+        return ps.tree.leaves(self._state[0])[-1]
 
     def read(self, started: Any) -> list[float]:
         """Return the parameters that are compared."""
-        return gpt.sampled(self._state[0])
+        return gpt.sampled(ps.unpacked(self._state[0]))
 
 
-def purestep(params: Any, clip: bool, *, flat: bool) -> tuple[Any, Update]:
-    """Return the library's transforms, on the leaves or on one flat vector."""
+def purestep(params: Any, clip: bool, *, flat: bool = False, packed: bool = False) -> tuple[Any, Update]:
+    """Return the library's transforms, on the leaves, on one flat vector, or on packed parameters."""
+    params = ps.packed(params) if packed else params
     adamw = ps.optimizers.adamw(gpt.LEARNING_RATE, weight_decay=gpt.WEIGHT_DECAY)
     transform = ps.chain(ps.transforms.clip_by_global_norm(gpt.MAX_NORM), adamw) if clip else adamw
     transform = ps.transforms.flatten(transform) if flat else transform
@@ -96,7 +99,8 @@ def optimizers(params: Any, clip: bool) -> tuple[Any, Update]:
 
 
 MAKE: dict[str, Callable[[Any, bool], tuple[Any, Update]]] = {
-    "purestep": partial(purestep, flat=False),
+    "purestep": purestep,
+    "purestep, packed": partial(purestep, packed=True),
     "purestep, flatten": partial(purestep, flat=True),
     "MLX by hand": by_hand,
     "mlx.optimizers": optimizers,

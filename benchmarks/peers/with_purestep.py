@@ -31,16 +31,26 @@ class Step(_Purestep):
 
     def __init__(self, shape: gpt.Shape, microbatches: int):
         super().__init__(shape, microbatches)
-        self._state = ps.TrainState.create(self._params, self._transform)
+        self._state = ps.TrainState.create(self._start(), self._transform)
         del self._params
         self._step = ps.compiled(ps.train_step(self._loss_fn, self._transform, microbatches=microbatches))
         mx.eval(self._state)
+
+    def _start(self) -> Any:
+        return self._params
 
     def start(self) -> Any:
         """Start a step."""
         self._state, metrics = self._step(self._state, self.batch())
         mx.async_eval(self._state, metrics)
         return metrics["loss"], metrics["grad_norm"]
+
+
+class Packed(Step):
+    """The same with its parameters as few vectors."""
+
+    def _start(self) -> Any:
+        return ps.packed(self._params)
 
 
 class Gradients(_Purestep):

@@ -21,6 +21,7 @@ from purestep import (
     types,
 )
 from purestep._core.mean import Mean, MeanSum
+from purestep._core.packing import Packed, unpacked
 from purestep._loop.config.building import (
     create_mup_optimizer,
     create_optimizer,
@@ -48,6 +49,7 @@ from purestep._steps.step import Parts, Step
 from purestep._steps.train import train_step
 from purestep._transforms.core.base import GradientTransform, apply_updates, identity
 from purestep._transforms.core.combining import chain
+from purestep._transforms.core.packed import packed
 from purestep._transforms.inspection.evaluation import eval_params
 from purestep._transforms.wrappers.hyperparameters import hyperparameters, set_hyperparameters
 
@@ -97,6 +99,10 @@ __all__ = [
     "chain",
     "identity",
     "apply_updates",
+    # Parameters as few vectors
+    "packed",
+    "unpacked",
+    "Packed",
     "hyperparameters",
     "set_hyperparameters",
     # Namespaces

@@ -1,5 +1,6 @@
 """Mixed precision: the model computes in the reduced dtype, masters and gradients stay float32."""
 
+import functools
 import math
 
 import mlx.core as mx
@@ -158,3 +159,36 @@ def test_arguments_are_checked():
         ps.compute_in(3, mx.bfloat16)
     with pytest.raises(TypeError, match="^compute_in: .*pattern"):
         ps.compute_in(noting([]), mx.bfloat16, keep=[3])(PARAMS, BATCH, None)
+
+
+def test_a_wrapper_of_the_loss_function_is_not_passed_over():
+    def loss_fn(params, batch, rng):
+        return mx.square(params["w"] * batch["x"]).mean().astype(mx.float32)
+
+    cast = ps.compute_in(loss_fn, mx.bfloat16)
+
+    @functools.wraps(cast)
+    def doubled(params, batch, rng):
+        return 2 * cast(params, batch, rng)
+
+    transform = ps.optimizers.sgd(1.0)
+    state = ps.TrainState.create({"w": mx.array(1.0)}, transform)
+    batch = {"x": mx.array([1.0])}
+    assert ps.train_step(cast, transform)(state, batch)[0].params["w"].item() == -1.0
+    assert ps.train_step(doubled, transform)(state, batch)[0].params["w"].item() == -3.0
+
+
+def test_the_gradients_have_the_dtype_of_the_parameters():
+    seen = {}
+
+    def update(updates, state, params=None):
+        seen["w"] = updates["w"].dtype
+        return updates, state
+
+    transform = ps.GradientTransform(lambda params: (), update)
+    loss_fn = ps.compute_in(
+        lambda params, batch, rng: (params["w"] * batch).sum().astype(mx.float32), mx.bfloat16
+    )
+    state = ps.TrainState.create({"w": mx.array(1.0)}, transform)
+    parts = ps.train_step(loss_fn, transform).parts(state, mx.array([1.0]))
+    assert seen["w"] == parts.gradients["w"].dtype == mx.float32

@@ -280,3 +280,30 @@ def test_the_gradient_of_the_learning_rate_through_several_steps(count):
     difference = (after_three_steps(mx.array(0.11)) - after_three_steps(mx.array(0.09))).item() / 0.02
     assert slope == pytest.approx(difference, rel=1e-2)
     assert abs(slope) > 1e-3
+
+
+def test_a_transform_that_writes_into_its_updates_leaves_the_norm_of_later_clips_right():
+    def update(updates, state, params=None):
+        updates["w"] = 4 * updates["w"]
+        updates["b"][...] = 0.0
+        return updates, state
+
+    writing = ps.GradientTransform(lambda params: (), update)
+    transform = ps.chain(writing, ps.transforms.clip_by_global_norm(1.0))
+    state = ps.TrainState.create({"w": mx.zeros(1), "b": mx.zeros(1)}, transform)
+    step = ps.train_step(lambda params, batch, rng: (params["w"] + params["b"]).sum(), transform)
+    parts = step.parts(state, mx.zeros(1))
+    assert parts.updates["w"].item() == 1.0
+    assert parts.gradients["b"].item() == 1.0
+
+
+def test_a_clip_by_the_global_norm_uses_the_norm_of_the_step(monkeypatch):
+    from purestep._core import norms
+
+    calls = []
+    real = norms.norm
+    monkeypatch.setattr(norms, "norm", lambda tree: calls.append(tree) or real(tree))
+    transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.sgd(0.1))
+    state = ps.TrainState.create({"w": mx.zeros(2)}, transform)
+    ps.train_step(lambda params, batch, rng: params["w"].sum(), transform)(state, mx.zeros(1))
+    assert len(calls) == 1

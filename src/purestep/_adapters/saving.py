@@ -14,6 +14,7 @@ from purestep._checkpoint.disk import atomic, device, tensors
 from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.format.header import kind_of
 from purestep._core import checks, tree
+from purestep._core.packing import unpacked
 from purestep._core.types import Params
 from purestep._modules.slots import check_fits, slots_of, trained_and_held
 
@@ -78,6 +79,7 @@ def arrays_of(
             )
     given = {id(leaf): leaf for _, leaf in trained}
     if params is not None:
+        params = unpacked(params)
         check_fits(caller, "params", params, {path: leaf.shape for path, leaf in trained}, shapes=True)
         new = dict(tree.items(params))
         given = {id(leaf): new[path] for path, leaf in trained}

@@ -53,6 +53,7 @@ _KINDS: dict[Any, str] = {mx.square: "squares", is_zero: "zeros", is_nonfinite: 
 class _Shared(threading.local):
     def __init__(self) -> None:
         self.known: dict[Any, tuple[Any, PartialSums]] | None = None
+        self.sources: dict[int, tuple[mx.array, mx.array]] = {}
 
 
 _shared = _Shared()
@@ -61,11 +62,18 @@ _shared = _Shared()
 @contextmanager
 def shared() -> Iterator[None]:
     """Compute equal sums of the same arrays once within the `with` block, in this thread."""
-    before, _shared.known = _shared.known, {}
+    before, _shared.known, _shared.sources = (_shared.known, _shared.sources), {}, {}
     try:
         yield
     finally:
-        _shared.known = before
+        _shared.known, _shared.sources = before
+
+
+def same(tree: Tree, source: Tree) -> None:
+    """Let kernels read `source` for `tree` in the current `shared` block: the same numbers, but narrower."""
+    if _shared.known is not None:
+        for leaf, narrow in zip(leaves(tree), leaves(source), strict=True):
+            _shared.sources[id(leaf)] = leaf, narrow
 
 
 def _by_kernel(kind: str, arrays: list[mx.array]) -> PartialSums:
@@ -94,8 +102,10 @@ def partial_sums(tree: Tree, fn: Callable[[mx.array], mx.array] = mx.square) -> 
     In a compiled step, equal partial sums are computed once: those of `norm` serve the norms of layers too.
     """
     found = leaves(tree)
-    if fn in _KINDS and cuda.serves(found):
-        return _by_kernel(_KINDS[fn], found)
+    if fn in _KINDS:
+        read = [_shared.sources[id(leaf)][1] if id(leaf) in _shared.sources else leaf for leaf in found]
+        if cuda.serves(read):
+            return _by_kernel(_KINDS[fn], read)
     # On a CPU, sums along the first axes are fast for every layout. Those along the last axis take 15 times
     # as long if the array is transposed, as the gradient of a matrix is.
     on_cpu = not hardware.on_gpu()

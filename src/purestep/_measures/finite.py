@@ -5,6 +5,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import tree
+from purestep._core.packing import unpacked
 from purestep._core.types import Tree
 
 
@@ -19,6 +20,7 @@ def nonfinite_paths(values: Tree) -> list[str]:
     >>> nonfinite_paths({"a": mx.array([1.0, mx.inf]), "b": mx.array(2.0)})
     ['a']
     """
+    values = unpacked(values)
     for path, leaf in tree.items(values):
         if not isinstance(leaf, mx.array):
             kind = type(leaf).__name__

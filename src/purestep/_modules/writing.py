@@ -7,6 +7,7 @@ from typing import Any
 import mlx.nn as nn
 
 from purestep._core import tree
+from purestep._core.packing import unpacked
 from purestep._core.types import Params, Tree
 from purestep._modules.slots import check_fits, paths_chosen, slots_of, trained_and_held
 
@@ -42,6 +43,7 @@ def write_back(
     caller = "write_back"
     if not isinstance(module, nn.Module):
         raise TypeError(f"{caller}: module must be an mlx.nn.Module, got {type(module).__name__}")
+    params = unpacked(params)
     slots = slots_of(module)
     paths = None if trainable is None else paths_chosen(caller, module, slots, trainable)
     trained, held = trained_and_held(module, slots, paths)

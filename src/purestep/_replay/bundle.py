@@ -19,6 +19,7 @@ from purestep._checkpoint.format.header import CorruptError, kind_of
 from purestep._checkpoint.restoring.restore import restore
 from purestep._checkpoint.run import directory, store
 from purestep._core import checks, hardware, tree
+from purestep._core.packing import known_classes
 from purestep._core.types import Batch, Metrics, Tree
 
 _KEY = "replay"
@@ -175,6 +176,7 @@ def _known(caller: str, spec: tree.Spec, types: Iterable[type]) -> list[Any]:
         if name.partition(".")[0] == "purestep"
         for kind in vars(module).values()
     ]
+    own += known_classes()  # a bundle keeps the vectors of `packed`: others would round otherwise
     found: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
     for candidates in (own, types):
         group: dict[tuple[str, tuple[str, ...]], list[Any]] = {}

@@ -10,6 +10,7 @@ from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import verified
 from purestep._checkpoint.run import directory
 from purestep._core import checks, tree
+from purestep._core.packing import unpacked
 from purestep._core.types import Batch, Metrics, Tree
 from purestep._measures.difference import Difference, bit_pattern, difference
 from purestep._measures.finite import nonfinite_paths
@@ -186,7 +187,7 @@ def _first(stages: tuple[Stage, ...]) -> Nonfinite | None:
 
 def _stage(name: str, values: Mapping[str, Tree]) -> Stage:
     bad = set(nonfinite_paths(dict(values)))
-    named = tree.items(dict(values))
+    named = tree.items(unpacked(dict(values)))
     return Stage(name, len(named), tuple(_nonfinite(path, leaf) for path, leaf in named if path in bad))
 
 

@@ -17,6 +17,7 @@ from purestep._steps.state import TrainState, check_state
 from purestep._steps.step import Parts, Step, around
 from purestep._steps.train import loss_at, opt_state_check, step_for
 from purestep._transforms.core.base import GradientTransform, check_transform
+from purestep._transforms.core.unpacking import accepting
 
 
 @custom_function
@@ -74,6 +75,7 @@ def loss_scaled_step(
     check_transform(caller, "transform", transform)
     check_opt_state = opt_state_check(caller, transform)
 
+    @accepting
     def scaled(params: Params, carried: tuple[mx.array, Tree], batch: Batch, rng: mx.array) -> Any:
         scale, model_state = carried
         outcome = outcome_of(

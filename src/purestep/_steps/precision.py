@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from purestep._core import checks, tree
+from purestep._core.packing import uniform, unpacked
 from purestep._core.tree.patterns import matched, shown_paths
 from purestep._core.types import LossFn, Tree
+from purestep._steps.core.gradients import Narrowed
+from purestep._transforms.core.unpacking import accepting, accepts_packed
 
 LossFnT = TypeVar("LossFnT", bound=LossFn)
 _DTYPES = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
@@ -59,25 +62,37 @@ def compute_in(
     call: Any = loss_fn
 
     @wraps(call)
-    def computed(params: Any, *rest: Any) -> Any:
-        params = _cast_params(params, dtype, kept)
+    def on_cast(params: Any, *rest: Any) -> Any:
+        params = params if accepts_packed(call) else unpacked(params)
         if read:
             *model_state, batch, rng = rest
             rest = (*model_state, _cast_inputs(batch, dtype, read), rng)
         return call(params, *rest)
 
-    result: Any = computed
+    @wraps(call)
+    def computed(params: Any, *rest: Any) -> Any:
+        return on_cast(_cast_params(params, dtype, kept), *rest)
+
+    if accepts_packed(call):
+        accepting(on_cast)
+    # It takes the vectors of `packed` itself, so that each is cast once and its gradient is a vector too.
+    result: Any = accepting(computed)
+    result.narrowed = Narrowed(result, lambda params: _cast_params(params, dtype, kept), on_cast)
     return result
 
 
 def _cast_params(params: Tree, dtype: mx.Dtype, keep: tuple[str, ...]) -> Tree:
+    vectors, params = params, unpacked(params)
     floating = [path for path, leaf in tree.items(params) if _is_floating(leaf)]
     kept = matched("compute_in", keep, tree.paths(params))
     if floating and kept.issuperset(floating):
         raise checks.error("compute_in", f"keep must leave a parameter to cast, got {shown_paths(floating)}")
-    return tree.map_with_path(
-        lambda path, x: x.astype(dtype) if _is_floating(x) and path not in kept else x, params
-    )
+    chosen = tree.map_with_path(lambda path, x: _is_floating(x) and path not in kept, params)
+    try:
+        chosen = uniform(chosen, vectors)
+    except ValueError:  # a vector of which only a part is cast
+        vectors = params
+    return tree.map(lambda x, cast: x.astype(dtype) if cast else x, vectors, chosen)
 
 
 def _cast_inputs(batch: Tree, dtype: mx.Dtype, patterns: tuple[str, ...]) -> Tree:

@@ -15,6 +15,7 @@ from purestep._steps.state import TrainState, check_state
 from purestep._steps.step import Parts, Step, around
 from purestep._steps.train import loss_at, opt_state_check, step_for, with_measured
 from purestep._transforms.core.base import GradientTransform, check_transform
+from purestep._transforms.core.unpacking import accepting
 
 
 def sam_step(
@@ -80,6 +81,7 @@ def sam_step(
     def probe(updates: Updates, state: Tree, params: Params = None) -> tuple[Updates, Tree]:
         return tree.zeros_like(updates), _perturbation(updates, params, rho, adaptive)
 
+    @accepting
     def perturbed(params: Params, carried: tuple[Tree, Tree], batch: Batch, rng: mx.array) -> Any:
         shift, model_state = carried
         there = tree.map(lambda p, s: (p + s).astype(p.dtype), params, shift)
@@ -90,7 +92,8 @@ def sam_step(
 
     # The first step changes no parameter and leaves the perturbation as its optimizer state. The second step
     # receives the perturbation as model_state, which reaches the loss function in every microbatch.
-    look = GradientTransform(lambda params: tree.zeros_like(params, mx.float32), probe)
+    start = accepting(lambda params: tree.zeros_like(params, mx.float32))
+    look = GradientTransform(start, accepting(probe))
     first = step_for(caller, loss_fn, look, microbatches=microbatches, stateful=stateful)
     objective = Objective(caller, loss_fn, microbatches, stateful)
 

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from purestep._core import checks, norms, tree
 from purestep._core.mean import AnyMean
+from purestep._core.packing import unpacked
 from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
 from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
@@ -140,7 +141,7 @@ def step_for(
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
-            grad_norm = norms.norm(made.gradients)
+            grad_norm = made.norm
             updates, opt_state = _transformed(update, state, made, grad_norm, key)
             new = state._replace(
                 params=apply_updates(state.params, updates),
@@ -195,7 +196,8 @@ def _transformed(
     """Return the updates and the new optimizer state.
 
     The transform receives its own containers and handles: writing into them changes nothing outside. Random
-    numbers that it draws without a key are a function of `key`.
+    numbers that it draws without a key are a function of `key`. Its updates are its `gradients`, so that a
+    clip by the global norm uses the norm that the step has computed.
     """
     gradients = own(made.gradients)
     with scope(fold_in(key, _UPDATE)):
@@ -205,7 +207,7 @@ def _transformed(
             own(state.params),
             value=copy.copy(made.value),
             weight=copy.copy(made.outcome.loss.weight),
-            gradients=gradients,  # one object, by which transforms know that `grad_norm` is of the updates
+            gradients=gradients,
             grad_norm=copy.copy(grad_norm),
         )
 
@@ -231,8 +233,9 @@ def _moment(
     updates: Updates,
 ) -> Moment:
     unwatched = objective._replace(watches=(), small_squares=False)
+    gradients, updates, params, new_params = unpacked((made.gradients, updates, before.params, after.params))
     return Moment(
-        made.gradients, updates, before.params, after.params, before.step, batch, objective.microbatches,
+        gradients, updates, params, new_params, before.step, batch, objective.microbatches,
         made.small_square, {}, loss_at(unwatched, before.model_state, key),
     )  # fmt: skip
 

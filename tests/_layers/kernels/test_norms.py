@@ -12,6 +12,10 @@ EPS = 1e-5
 CLOSE = {mx.float32: 3e-6, mx.bfloat16: 4e-3, mx.float16: 6e-4}
 KINDS = ["layer", "layer, no bias", "layer, bare", "layer, bias", "rms", "rms, bare"]
 SHAPES = [(3, 5, 768), (1, 8), (1000, 1032), (70, 4096), (9, 8192), (2050, 64)]
+# Each case builds kernels of its own, which takes a second.
+CASES = [(kind, (3, 5, 768), mx.bfloat16) for kind in KINDS]
+CASES += [("layer", shape, dtype) for shape in SHAPES for dtype in (mx.bfloat16, mx.float32)]
+CASES += [("rms", (70, 4096), dtype) for dtype in CLOSE]
 
 
 @pytest.fixture(autouse=True)

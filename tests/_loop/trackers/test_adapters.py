@@ -1,5 +1,6 @@
 """Adapters against stand-ins for the libraries: what they ask of a server, and its failures."""
 
+import posixpath
 import sys
 import types
 
@@ -156,3 +157,30 @@ def test_mlflow_without_a_server_is_one_warning(client, tmp_path):
 def test_mlflow_needs_an_experiment(client):
     with pytest.raises(ValueError, match="^mlflow: experiment must be a name, got ''"):
         ps.callbacks.mlflow("run", experiment="")
+
+
+def test_mlflow_gets_names_that_differ_and_read_like_paths(client, tmp_path):
+    hostile = ["../up", "/top", "a//b", "end/", ".", "n[0]", "n(0)", "x" * 300, "x" * 301]
+
+    def step(state, batch):
+        state, metrics = STEP(state, batch)
+        return state, {**metrics, **dict.fromkeys(hostile, metrics["loss"])}
+
+    config = {name: number for number, name in enumerate(hostile)}
+    tracker = ps.callbacks.mlflow("http://localhost:1", experiment="small", config=config)
+    ps.fit(step, start(), At(), steps=2, callbacks=[tracker], log_every=1)
+    sent = [named for name, _, named in client.calls[1:] if name == "log_batch"]
+    first, second = ([metric[0] for metric in each["metrics"]] for each in sent[1:])
+    assert set(first) <= set(second)
+    for names in (first, [param[0] for param in sent[0]["params"]]):
+        assert len({*names}) == len(names)
+        assert {"__/up", "top", "a/b", "end", "_", "n_0_"} < {*names}
+        assert all(len(name) <= 250 and posixpath.normpath(name) == name for name in names)
+
+
+@pytest.mark.parametrize("place", ["a?b", "50%/mlflow"])
+def test_mlflow_refuses_a_directory_that_sqlite_would_read_otherwise(client, place):
+    with pytest.raises(
+        ValueError, match=r"^mlflow: place must be a directory without \? and % in its path, got"
+    ):
+        ps.callbacks.mlflow(place, experiment="small")

@@ -107,6 +107,40 @@ def test_figures_that_are_not_finite_are_recorded(name, tmp_path):
     assert all(value != value for _, value in found.get("bad", []))
 
 
+def test_tensorboard_moves_only_its_own_files_of_another_run(tmp_path):
+    """The directory may hold the checkpoints of the run, which another thread writes."""
+    load("tensorboard")
+    for number in range(2):
+        fitted(ps.callbacks.tensorboard(tmp_path, config={"big": 10**400, "a|b": "c`\n|"}), tmp_path, 4)
+        (tmp_path / "run").rename(tmp_path / f"run{number}")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["run0", "run1"]
+    for place in (tmp_path, tmp_path.with_name(f"{tmp_path.name}.before")):
+        found = READERS["tensorboard"](place)
+        assert [step for step, _ in found.points["loss"]] == [2, 4]
+        assert found.config["big"] == str(10**400)
+        assert any("| a&#124;b | `c'\\n&#124;` |" in text for text in found.texts)
+
+
+def test_tensorboard_gets_the_rows_that_a_kill_lost_after_the_checkpoint_knew_them(tmp_path):
+    load("tensorboard")
+    place = tmp_path / "tensorboard"
+    fitted(made("tensorboard", tmp_path), tmp_path, 4)
+    (first,) = place.glob("events*")
+    kept = first.read_bytes()
+    (mark,) = place.glob("*.json")
+    marked = mark.read_bytes()
+    fitted(made("tensorboard", tmp_path), tmp_path, 8)
+    for path in {*place.glob("events*")} - {first}:  # nothing since step 4 has reached the disk
+        path.unlink()
+    first.write_bytes(kept)
+    mark.write_bytes(marked)
+    result = fitted(made("tensorboard", tmp_path), tmp_path, 12)
+    found = READERS["tensorboard"](place)
+    assert_recorded("tensorboard", found, result.history)
+    steps = [step for step, _ in found.points["loss"]]
+    assert steps == sorted(steps)
+
+
 def test_a_full_disk_does_not_stop_a_run_that_tensorboard_records(tmp_path):
     load("tensorboard")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

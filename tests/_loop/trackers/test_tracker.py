@@ -17,6 +17,9 @@ from tests._loop.workload import STEP, At, assert_same, start
 
 MetricsWarning = ps.callbacks.MetricsWarning
 
+CYCLE: dict = {}
+CYCLE["a"] = CYCLE
+
 
 class Listed(ps.callbacks.Tracker):
     """A tracker that keeps what it gets in a list that outlives it."""
@@ -179,6 +182,59 @@ def test_the_loop_waits_for_nothing_but_the_end():
     hanging.set()
 
 
+def test_a_run_that_hangs_writes_nothing_into_the_next_run_of_the_same_tracker():
+    """Its rows wait behind the call that hangs, and stay in their own run."""
+    hanging, calls = threading.Event(), []
+
+    class Numbered(ps.callbacks.Tracker):
+        run = 0
+
+        def open(self, opening):
+            self.run += 1
+
+        def write(self, kind, step, figures):
+            calls.append((self.run, step))
+            assert hanging.wait(60)
+
+    def release(progress):
+        hanging.set()
+
+    tracker = Numbered(wait=0.01)
+    with pytest.warns(MetricsWarning, match="not all is written"):
+        ps.fit(STEP, start(), At(), steps=3, callbacks=[tracker], log_every=1)
+    tracker._wait = 60
+    ps.fit(STEP, start(), At(), steps=2, callbacks=[tracker, release], log_every=1)
+    assert calls == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
+
+
+def test_names_and_texts_are_what_every_library_can_encode():
+    calls = []
+
+    def step(state, batch):
+        state, metrics = STEP(state, batch)
+        return state, {**metrics, "a\nb\x1b\ud800": metrics["loss"]}
+
+    said = ps.Evaluation(lambda state: ["c\ud800\n"], every=1, name="say")
+    config = {"d\n": "e\ud800\n"}
+    ps.fit(step, start(), At(), steps=1, evaluate=said, callbacks=[Listed(calls, config=config)], log_every=1)
+    ((opening,),) = of(calls, "open")
+    assert opening.config == {"d\\n": "e\\ud800\n"}
+    assert r"a\nb\x1b\ud800" in of(calls, "write")[0][2]
+    assert of(calls, "texts") == [(1, "say", ["c\\ud800\n"])]
+
+
+def test_figures_whose_texts_fail_are_not_repeated_in_a_resumed_run(tmp_path):
+    noted = []
+
+    class Noting(Listed):
+        def recorded(self, steps):
+            noted.append(dict(steps))
+
+    with pytest.warns(MetricsWarning):
+        fitted(Noting([], ["texts"]), tmp_path, 8)
+    assert noted[-1] == {"rows": 8, "evaluations": 8}
+
+
 def test_too_many_waiting_jobs_are_dropped_and_counted():
     started, go, done = threading.Event(), threading.Event(), []
     worker = Worker("test", most=2)
@@ -232,6 +288,13 @@ def test_a_missing_library_is_named_with_its_extra(name, monkeypatch):
         ({"pictures": "a.png"}, TypeError, "tracker: pictures must be a list of paths, got 'a.png'"),
         ({"checkpoints": "run"}, TypeError, "tracker: checkpoints must be a ps.checkpoint.Checkpointer"),
         ({"wait": -1}, ValueError, "tracker: wait must be at least 0, got -1"),
+        ({"wait": 1e11}, ValueError, "tracker: wait must be at most"),
+        (
+            {"config": {"a": {"b": 1}, "a.b": 2}},
+            ValueError,
+            "tracker: config must have each name once, got 'a.b'",
+        ),
+        ({"config": CYCLE}, ValueError, "tracker: config must have at most 32 levels"),
     ],
 )
 def test_mistakes_are_refused_before_the_run(options, error, said):

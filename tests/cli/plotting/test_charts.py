@@ -50,8 +50,20 @@ def test_figures_by_layer_are_heat_maps_in_natural_order():
     assert [chart.title for chart in found.curves] == ["two/a", "two/b"]  # two are curves
 
 
+def test_figures_that_share_a_prefix_and_no_scale_are_curves():
+    names = ["train/loss", "train/accuracy", "train/perplexity"]
+    found = charts.charts_of([run("a", {"step": 1, **dict.fromkeys(names, 1), "norms/a.w": 1, "norms/b": 1})])
+    assert (found.heats, {*names} <= {chart.title for chart in found.curves}) == ([], True)
+
+
+def test_rows_without_a_figure_are_a_note():
+    assert charts.charts_of([run("a", {"step": 1, "tokens": 2})]).notes == [
+        "there is nothing to draw: the rows have only steps and counts"
+    ]
+
+
 def test_a_long_heat_map_has_at_most_400_columns():
-    rows = [{"step": step, "n/a": 1, "n/b": 1, "n/c": 1} for step in range(3000)]
+    rows = [{"step": step, "n/0": 1, "n/1": 1, "n/2": 1} for step in range(3000)]
     [heat] = charts.charts_of([run("a", *rows)]).heats
     assert len(heat.steps) == len(heat.values[0]) <= 400
     assert heat.steps[-1] >= 2990

@@ -48,9 +48,26 @@ def test_names_are_text_and_not_mathematics(tmp_path, name):
     drawing.draw(tmp_path / "a.png", charts)
 
 
+@pytest.mark.parametrize(("name", "most"), [("x" * 5000, 36), ("名" * 40, 19)])
+def test_a_long_name_beside_an_axis_ends_before_the_next_chart(tmp_path, name, most):
+    drawing.draw(tmp_path / "a.svg", charts_of([run("a", {"step": 1, name: 1})]))
+    [label] = [text for text in texts(tmp_path / "a.svg") if text.startswith(name[:9])]
+    assert len(label) <= most
+    assert label.endswith("...")
+
+
 @pytest.mark.parametrize(
     "values",
-    [[math.nan], [math.inf, 1.0], [1e308, -1e308], [0.0], [5e-324, 1e308], [1.0, math.nan, -1.0], [1e-300]],
+    [
+        [math.nan],
+        [math.inf, 1.0],
+        [1e308, -1e308],
+        [0.0],
+        [5e-324, 1e308],
+        [5e-324, 1e-308],
+        [1.0, math.nan, -1.0],
+        [1e-300],
+    ],
 )
 def test_odd_values_are_drawn(tmp_path, values):
     rows = [

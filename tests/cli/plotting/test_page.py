@@ -143,6 +143,13 @@ def test_a_browser_follows_the_choices_in_the_address(browser, tmp_path):
     )
 
 
+def test_an_axis_that_is_not_there_is_the_step(browser, tmp_path):
+    """Every object of JavaScript has a `toString`."""
+    found = browser(written(tmp_path / "page.html", run("a")), "x=toString")
+    assert ">step</text>" in found
+    assert ">nothing to draw</text>" not in found
+
+
 def test_a_browser_runs_nothing_that_a_run_says(browser, tmp_path):
     row = json.dumps({"step": 1, "loss": 1, EVIL: 2, **{f"{EVIL}/{n}": n for n in range(4)}}).encode()
     runs = [RunFiles(EVIL, Path("x"), rows_of([row]), {EVIL: number}, [EVIL]) for number in (1, 2)]

@@ -24,7 +24,7 @@ def run(name, **config):
     return RunFiles(name, Path(name), rows_of([json.dumps(row).encode() for row in rows]), config, [])
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 160])
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
 @pytest.mark.parametrize("count", [1, 3])
 def test_tables_fit_a_terminal(monkeypatch, width, count):
     screen = Terminal()
@@ -35,6 +35,8 @@ def test_tables_fit_a_terminal(monkeypatch, width, count):
     plain = screen.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert max(map(len, plain.splitlines())) <= width
     assert plain.count("█") >= count  # the curves
+    heads = next(line.strip("┃ ") for line in plain.splitlines() if "curve" in line and "by step" not in line)
+    assert heads.split()[-1] == ("highest" if width >= 50 else "lowest")  # not in a line of its own
     assert ("A  a: rate=0" in plain) == (count == 3)
 
 

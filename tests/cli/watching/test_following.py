@@ -73,6 +73,25 @@ def test_a_real_run_that_is_resumed_has_each_step_once(tmp_path, file, follower)
     assert follower.rows.column("loss")[0] == list(range(1, 11))
 
 
+@pytest.mark.parametrize("name", ["run", "lr-0.001", "run.jsonl"])
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_run_of_any_name_may_begin_later(tmp_path, name, directory):
+    found = Follower("watch", tmp_path / name)
+    assert found.poll() == ([], False)
+    if directory:
+        (tmp_path / name).mkdir()
+        assert found.poll() == ([], False)
+    (tmp_path / name / "metrics.jsonl" if directory else tmp_path / name).write_bytes(row(1))
+    assert found.poll() == ([1], False)
+    found.close()
+
+
+def test_lines_that_are_no_rows_are_a_note(file, follower):
+    file.write_bytes(row(1) + b"\x00\xff\n")
+    follower.poll()
+    assert follower.run().notes == [f"1 lines of {file} are not rows of a run and were left out"]
+
+
 def test_a_line_that_never_ends_is_not_held(file, follower):
     with file.open("ab") as out:
         for _ in range(5):

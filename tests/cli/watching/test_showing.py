@@ -36,6 +36,15 @@ def test_the_screen_fits(width, height):
     assert "█" in found
 
 
+@pytest.mark.parametrize("width", [40, 49, 60, 100])
+def test_names_give_way_before_curves_and_numbers(width):
+    names = ("名" * 30, "x" * 300, "a_name_of_twenty_nine_letters")
+    found = drawn(run(**dict.fromkeys(names, 1234.5678)), width)
+    assert found.count("1235") == len(names) * (2 if width >= 50 else 1)
+    assert found.count("▁" * 10) >= len(names)
+    assert max(sum(2 if each == "名" else 1 for each in line) for line in found.splitlines()) <= width
+
+
 def test_a_run_without_rows_and_one_that_is_silent():
     assert "waiting for the first row\n" in drawn(run(0))
     assert "step 50, the last row is 2.1 h old" in drawn(run(), age=7500.0)

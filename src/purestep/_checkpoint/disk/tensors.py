@@ -17,6 +17,7 @@ from purestep._checkpoint.format.names import ECOSYSTEM as ECOSYSTEM
 from purestep._checkpoint.format.names import SUFFIX as SUFFIX
 from purestep._checkpoint.format.names import shard
 from purestep._core import checks, tree
+from purestep._core.packing import unpacked
 from purestep._core.types import Tree
 
 
@@ -30,6 +31,12 @@ def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array
     arrays = dict(tree.items(state))
     check_arrays_storable(caller, "state", arrays)
     return evaluated(arrays)
+
+
+def described(state: Tree, caller: str) -> tuple[dict[str, mx.array], list[Any]]:
+    """Return the `snapshot` of a state and its plain spec, both without the vectors of `packed`."""
+    state = unpacked(state)
+    return snapshot(state, caller), tree.to_plain(tree.spec(state))
 
 
 def check_arrays_storable(caller: str, name: str, arrays: Mapping[str, mx.array]) -> None:

@@ -8,6 +8,7 @@ import mlx.nn as nn
 from purestep._checkpoint.disk import tensors
 from purestep._checkpoint.files.fitting import plain_name
 from purestep._core import checks, tree
+from purestep._core.packing import unpacked
 from purestep._core.types import Params, Tree
 from purestep._modules.slots import slots_of
 from purestep._steps.state import TrainState, check_arrays
@@ -30,12 +31,14 @@ def named_arrays(
             f"{caller}: model must be a module or parameters, got a TrainState: give state.params"
         )
     if isinstance(model, nn.Module):
+        params = unpacked(params)
         found = _of_module(caller, model, {"params": params, "model_state": model_state})
     else:
         for name, given in (("params", params), ("model_state", model_state)):
             if given is not None:
                 raise checks.error(caller, f"{name} must be None for a model that is no mlx.nn.Module")
         check_arrays(caller, "model", model)
+        model = unpacked(model)
         tensors.check_storable(caller, model)
         found = dict(tree.items(model))
     if not found:

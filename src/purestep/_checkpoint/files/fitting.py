@@ -10,8 +10,9 @@ from purestep._checkpoint.disk import reader
 from purestep._checkpoint.files.foreign import Weights
 from purestep._checkpoint.format.specs import Leaves
 from purestep._checkpoint.restoring.matching import Rename, renamed, split
-from purestep._checkpoint.restoring.restore import check_rename, finished, patterns_of
+from purestep._checkpoint.restoring.restore import check_rename, finished, packed_as, patterns_of
 from purestep._core import checks, tree
+from purestep._core.packing import unpacked
 from purestep._core.tree.patterns import compile_pattern
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -70,6 +71,7 @@ def read_weights(
         if options.rename is not None:
             raise checks.error(caller, "rename must be None with convert, which returns the names of like")
     check_arrays(caller, "like", like)
+    vectors, like = like, unpacked(like)
     wanted = {plain_name(path): (path, leaf) for path, leaf in tree.items(like)}
     held = _converted(caller, weights, options.convert) if options.convert else _as_they_are(caller, weights)
     names, lines, notes = _names(caller, held.leaves, options.rename)
@@ -92,7 +94,8 @@ def read_weights(
     if lines:
         raise checks.error(caller, f"{weights.source} does not fit like:\n  " + "\n  ".join(lines))
     arrays = held.read(list(dict.fromkeys(chosen.values())))
-    return finished(caller, weights.source, like, chosen, arrays, [note, *sorted(notes)] if note else notes)
+    notes = [note, *sorted(notes)] if note else notes
+    return packed_as(vectors, finished(caller, weights.source, like, chosen, arrays, notes))
 
 
 def _as_they_are(caller: str, weights: Weights) -> _Arrays:

@@ -25,6 +25,7 @@ from purestep._checkpoint.format.scan import ScanError
 from purestep._checkpoint.format.specs import DTYPES, leaf_specs, nbytes
 from purestep._checkpoint.restoring.restore import Rename, StoredTree, Template, restore
 from purestep._core import tree
+from purestep._core.packing import unpacked
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
@@ -59,6 +60,7 @@ def to_bytes(state: Tree) -> bytes:
     {'w': array([1, 2], dtype=float32)}
     """
     check_arrays("checkpoint.to_bytes", "state", state)
+    state = unpacked(state)
     check_storable("checkpoint.to_bytes", state)
     arrays = evaluated(dict(tree.items(state)))
     try:

@@ -19,7 +19,7 @@ from purestep._checkpoint.format.header import CorruptError, kind_of, reading, s
 from purestep._checkpoint.format.names import INDEX, KEY, PART, SHARD, SUFFIX, index_of
 from purestep._checkpoint.format.safetensors_header import metadata_of
 from purestep._checkpoint.restoring.restore import Rename, Template, restore
-from purestep._core import checks, tree
+from purestep._core import checks
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
@@ -64,9 +64,9 @@ def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None =
         raise checks.error(caller, f"path must not end in {INDEX}, as an index does, got {path.name!r}")
     if path.is_dir():
         raise IsADirectoryError(f"{caller}: path must be a file, got the directory {path}")
-    arrays = tensors.snapshot(state, caller)
+    arrays, spec = tensors.described(state, caller)
     try:
-        _write(caller, path, arrays, tree.to_plain(tree.spec(state)), shard_bytes)
+        _write(caller, path, arrays, spec, shard_bytes)
     finally:
         arrays.clear()
         device.trim()

@@ -12,6 +12,7 @@ from purestep._checkpoint.restoring.hyperparameters import warn_of_others
 from purestep._checkpoint.restoring.matching import Rename as Rename
 from purestep._checkpoint.restoring.matching import match
 from purestep._core import checks, tree
+from purestep._core.packing import packed_like, unpacked
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
@@ -61,14 +62,21 @@ def restore(
         known = {(kind.__name__, kind._fields): kind for kind in types}
         return _build(stored.tree, stored.read(list(stored.leaves)), known)
     check_arrays(caller, "like", like)
+    vectors, like = like, unpacked(like)  # files hold the model's own trees
     stored_paths, lines, notes = match(
         caller, stored.tree, tree.spec(like), cast=cast, partial=patterns, rename=rename
     )
     if lines:
         raise checks.error(caller, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
-    return finished(
-        caller, stored.source, like, stored_paths, stored.read(list(stored_paths.values())), notes
-    )
+    arrays = stored.read(list(stored_paths.values()))
+    return packed_as(vectors, finished(caller, stored.source, like, stored_paths, arrays, notes))
+
+
+def packed_as(like: Tree, restored: Tree) -> Tree:
+    """Return a restored tree with the vectors of `packed` where the template has them, in memory."""
+    restored = packed_like("checkpoint", restored, like)
+    device.evaluate(tree.leaves(restored))
+    return restored
 
 
 def finished(

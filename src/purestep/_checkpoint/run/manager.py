@@ -18,7 +18,7 @@ from purestep._checkpoint.run.newest import Restored, restore_from
 from purestep._checkpoint.run.record import Moment, Record, check_metric
 from purestep._checkpoint.run.saving import SavePolicy
 from purestep._checkpoint.run.writer import Writer
-from purestep._core import checks, tree
+from purestep._core import checks
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
@@ -117,7 +117,7 @@ class Checkpointer:
         check_rated(caller, numbers, self.metric)
         values = plain_values(caller, "metadata", {} if metadata is None else metadata)
         self._committer.begin(caller)
-        arrays, spec = tensors.snapshot(state, caller), tree.to_plain(tree.spec(state))
+        arrays, spec = tensors.described(state, caller)
         record = self._committer.announce(step, numbers, values)
         commit = self._committer.commit
         self._writer.submit(lambda: commit(arrays, spec, record))

@@ -23,6 +23,8 @@ def children(node: Any) -> list[tuple[str, Any]] | None:
     """Return a container's (path segment, child) pairs, or `None` for a leaf."""
     if node is None:
         return []
+    if type(node) is mx.array:
+        return None
     if type(node) is dict:
         return [(key_segment(key), child) for key, child in node.items()]
     if is_namedtuple(node):
@@ -72,12 +74,16 @@ def items(tree: Tree) -> list[tuple[str, Any]]:
 # Recursive functions stand at the top level of the module. A nested function that calls itself is a reference
 # cycle, and would keep whole states in memory until Python collects cycles.
 def _collect(path: str, node: Any, found: list[tuple[str, Any]]) -> None:
+    if type(node) is mx.array:
+        found.append((path, node))
+        return
     below = children(node)
     if below is None:
         found.append((path, node))
         return
+    prefix = path and path + "."
     for segment, child in below:
-        _collect(join(path, segment), child, found)
+        _collect(prefix + segment if segment else path, child, found)
 
 
 def paths(tree: Tree) -> list[str]:

@@ -16,7 +16,7 @@ from purestep._layers.kernels.columns import DTYPES, THREADS, ended
 from purestep._layers.kernels.norm_sources import BACKWARD, COMMON, FORWARD, WRITTEN
 
 _PROCESSORS = 132  # of an H100
-_BUSY = 640  # threads of the backward kernel for each of them
+_BUSY = 384  # threads of the backward kernel for each of them
 _LONGEST = 8192
 
 

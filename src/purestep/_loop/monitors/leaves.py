@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import tree
+from purestep._core.packing import unpacked
 from purestep._core.types import Tree
 
 _BITS = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
@@ -44,7 +45,8 @@ class Health(NamedTuple):
 
 def examined(values: Tree) -> dict[str, Leaf]:
     """Return the norm and the checksum of each floating-point leaf by path. Waits for the device once."""
-    named = [(path, leaf) for path, leaf in tree.items(values) if mx.issubdtype(leaf.dtype, mx.inexact)]
+    found = tree.items(unpacked(values))
+    named = [(path, leaf) for path, leaf in found if mx.issubdtype(leaf.dtype, mx.inexact)]
     if not named:
         return {}
     norms = [mx.sqrt(mx.square(mx.abs(leaf).astype(mx.float32)).sum()) for _, leaf in named]

@@ -7,6 +7,11 @@ from pathlib import Path
 from purestep._checkpoint.disk import atomic
 
 
+def path_of(directory: Path, run_id: str) -> Path:
+    """Return the file of a run."""
+    return directory / f"purestep-{run_id}.json"
+
+
 def read(path: Path) -> dict[str, int]:
     """Return the last recorded step of each kind of row. A missing or damaged file gives nothing."""
     try:

@@ -38,21 +38,26 @@ class Table(Tracker):
 
     def open(self, opening: Opening) -> Mapping[str, int]:
         """Prepare the file: drop the rows of later steps, or move the file of another run away."""
-        known = opening.start > 0 and self.path.is_file() and self.path.stat().st_size > 0
-        if known:
-            text = self.path.read_bytes()
-            self.path.write_bytes(text[: text.rfind(b"\n") + 1])  # a crash may have cut the last line short
-        begin_file(self.path, opening.start, lambda line: _belongs(line, opening.start))
-        self._columns = _columns(self.path)
-        return {ROWS: opening.start, EVALUATIONS: opening.start} if known and self._columns else {}
+        lines = _lines(self.path) if opening.start else []
+        if not lines:
+            begin_file(self.path, 0, bool)  # a file that is not such a table is moved, too
+            self._columns = []
+            return {}
+        self._columns = next(library.reader(lines[:1]))
+        kept = [line for line in lines[1:] if 0 <= _step(line) <= opening.start]
+        atomic.write_text(self.path, "".join(f"{line}\n" for line in [lines[0], *kept]))
+        last = max(map(_step, kept), default=-1)
+        return {ROWS: last, EVALUATIONS: last}
 
     def write(self, kind: str, step: int, figures: Mapping[str, Any]) -> None:
         """Append a row; if it has new columns, write the file anew with a longer header."""
         row = {"step": step, **figures}
+        if not self.path.exists():  # someone has moved it: begin another one
+            self._columns = []
         if not self._columns or any(name not in self._columns for name in row):
             before = self._columns
             self._columns = [*before, *(name for name in row if name not in before)]
-            lines = self.path.read_text().split("\n")[1:-1] if before else []
+            lines = _lines(self.path)[1:] if before else []
             padded = [line + "," * (len(self._columns) - len(before)) for line in lines]
             text = "".join(f"{line}\n" for line in [line_of(self._columns), *padded])
             atomic.write_text(self.path, text)
@@ -63,15 +68,21 @@ class Table(Tracker):
         self.write(EVALUATIONS, step, {name: printable(" ".join(texts))})
 
 
-def _belongs(line: bytes, step: int) -> bool:
-    """Tell whether a line is the header or a row of a step up to this one."""
-    first = line.partition(b",")[0]
-    return first == b"step" or (first.isdigit() and int(first[:20]) <= step)
+def _lines(path: Path) -> list[str]:
+    """Return the complete lines of a table, whose first is its header; none if the file is no such table.
+
+    A crash may have cut the last line short.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().decode(errors="backslashreplace").split("\n")[:-1]
+    return lines if lines and lines[0].partition(",")[0] == "step" else []
 
 
-def _columns(path: Path) -> list[str]:
-    with path.open(newline="") as file:
-        return next(library.reader(file), [])
+def _step(line: str) -> int:
+    """Return the step of a row, or -1 if it is no row."""
+    first = line.partition(",")[0]
+    return int(first) if first.isascii() and first.isdigit() and len(first) < 20 else -1
 
 
 def csv(path: str | os.PathLike[str]) -> Tracker:
@@ -79,7 +90,8 @@ def csv(path: str | os.PathLike[str]) -> Tracker:
 
     The first column is `step`; cells that a row does not have are empty. A figure that appears later becomes
     a column at the end. A resumed run first drops the rows of steps that it will repeat. If a new run finds a
-    file, the file is renamed to `NAME.before`. It needs no extra.
+    file, or a resumed one a file that is not such a table, the file is renamed to `NAME.before`. It needs no
+    extra.
 
     Args:
         path: the file; its directory is created.

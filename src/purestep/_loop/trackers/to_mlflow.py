@@ -4,6 +4,7 @@ import os
 import re
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from purestep._loop.trackers.tracker import EVALUATIONS, ROWS, Opening, Tracker
 _ID = "purestep.run"  # the tag by which a run is found again
 _STATES = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 _REFUSED = re.compile(r"[^\w\-. /]")  # characters that MLflow refuses in names
-_PARAMS, _METRICS, _LENGTH = 100, 900, 6000  # most in a request, and of a parameter's text
+_PARAMS, _METRICS, _LENGTH, _NAME = 100, 900, 6000, 250  # most in a request, of a parameter's text, of a name
 
 
 class Mlflow(Tracker):
@@ -33,12 +34,12 @@ class Mlflow(Tracker):
         self._library = load(self.name, "mlflow", "mlflow")
         self._entities = load(self.name, "mlflow.entities", "mlflow")
         self._client: Any = None
-        self._run = ""
+        self._run, self._names = "", dict[str, str]()
 
     def open(self, opening: Opening) -> Mapping[str, int]:
         """Begin a run, or continue the one with this id."""
         uri, artifacts = self._place, None
-        if "://" not in uri and uri != "databricks":
+        if not _remote(uri):
             directory = Path(uri).absolute()
             directory.mkdir(parents=True, exist_ok=True)
             uri, artifacts = f"sqlite:///{directory / 'mlflow.db'}", (directory / "artifacts").as_uri()
@@ -54,9 +55,10 @@ class Mlflow(Tracker):
             client.update_run(self._run, status="RUNNING")
             tags = found[0].data.tags
             return {kind: int(tags.get(f"purestep.{kind}", -1)) for kind in (ROWS, EVALUATIONS)}
+        names: dict[str, str] = {}
         self._run = client.create_run(place, tags={_ID: opening.run_id}, run_name=self._name).info.run_id
         params = [
-            self._entities.Param(_REFUSED.sub("_", name), str(value)[:_LENGTH])
+            self._entities.Param(accepted(name, names), str(value)[:_LENGTH])
             for name, value in opening.config.items()
         ]
         for first in range(0, len(params), _PARAMS):
@@ -67,7 +69,7 @@ class Mlflow(Tracker):
         """Log the figures; the last request also says that the row is recorded."""
         now = int(time.time() * 1000)
         metrics = [
-            self._entities.Metric(_REFUSED.sub("_", name), float(figure), now, step)
+            self._entities.Metric(accepted(name, self._names), float(figure), now, step)
             for name, figure in figures.items()
         ]
         for first in range(0, len(metrics), _METRICS):
@@ -95,6 +97,30 @@ class Mlflow(Tracker):
         self._client.set_terminated(self._run, _STATES[status])
 
 
+def accepted(name: str, taken: dict[str, str]) -> str:
+    """Return a name that MLflow accepts: it reads like a path below a directory, and is not too long.
+
+    Args:
+        name: any name.
+        taken: the names so far by what was returned for them; the new one is added. If two names would become
+            equal, the later one gets a suffix.
+
+    >>> taken = {}
+    >>> accepted("norm[a]//b", taken), accepted("norm(a)/b", taken)
+    ('norm_a_/b', 'norm_a_/b-40e990dc')
+    """
+    parts = [part for part in _REFUSED.sub("_", name).split("/") if part not in ("", ".")]
+    found = "/".join("__" if part == ".." else part for part in parts) or "_"
+    if len(found) > _NAME or taken.get(found, name) != name:
+        found = f"{found[: _NAME - 9]}-{zlib.crc32(name.encode()):08x}"
+    taken[found] = name
+    return found
+
+
+def _remote(place: str) -> bool:
+    return "://" in place or place == "databricks"
+
+
 def _file(name: str) -> str:
     return re.sub(r"[^\w\-.]", "_", name)
 
@@ -112,7 +138,8 @@ def mlflow(
     """Record a run in MLflow.
 
     Hyperparameters become parameters, figures metrics; texts, pictures and checkpoints are artifacts. In the
-    names, characters that MLflow refuses become underscores. A run that is resumed continues in the same run
+    names, characters that MLflow refuses become underscores; names that would become equal, and those of more
+    than 250 characters, end with a checksum. A run that is resumed continues in the same run
     of MLflow, which is found by a tag; steps that it repeats are not logged again.
 
     Args:
@@ -127,11 +154,16 @@ def mlflow(
 
     Raises:
         ImportError: without mlflow: `pip install 'purestep[mlflow]'`.
+        ValueError: if the directory has a character that SQLite's URI reserves, `?` or `%`.
 
     >>> make = lambda: mlflow("run/mlflow", experiment="small", config={"seed": 0})
     """
     if not isinstance(experiment, str) or not experiment:
         raise checks.error("mlflow", f"experiment must be a name, got {checks.shown(experiment):.80}")
     uri = str(check_path("mlflow", place)) if not isinstance(place, str) else place
+    if not _remote(uri) and {"?", "%"} & {*str(Path(uri).absolute())}:
+        raise checks.error(
+            "mlflow", f"place must be a directory without ? and % in its path, got {uri!r:.200}"
+        )
     shared = {"config": config, "pictures": pictures, "checkpoints": checkpoints, "wait": wait}
     return Mlflow(uri, experiment, name, **shared)

@@ -8,12 +8,15 @@ from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.run.manager import Checkpointer
+from purestep._core.escaping import printable
 from purestep._loop.callbacks.output import free
 from purestep._loop.core.extras import load
+from purestep._loop.trackers import marks
 from purestep._loop.trackers.images import Picture
 from purestep._loop.trackers.tracker import EVALUATIONS, ROWS, Opening, Tracker
 
 _FILES = "events.out.tfevents.*"
+_LARGEST = 2**1023  # of an integer that is a number for TensorBoard
 
 
 class TensorBoard(Tracker):
@@ -30,18 +33,23 @@ class TensorBoard(Tracker):
         loaded = [load(self.name, f"tensorboard.{part}", "tensorboard") for part in parts.split()]
         self._files, self._events, self._summaries, self._tensors, self._text, self._hparams = loaded
         self._writer: Any = None
+        self._mark, self._steps = directory, dict[str, int]()
 
     def open(self, opening: Opening) -> Mapping[str, int]:
         """Begin a file. Rows of later steps in older files are hidden; files of another run are moved."""
-        known = self.directory.is_dir() and any(self.directory.glob(_FILES))
-        if known and not opening.start:
-            self.directory.replace(free(self.directory))
-        self._writer = self._files.EventFileWriter(str(self.directory))
-        if known and opening.start:
+        older = sorted(self.directory.glob(_FILES))
+        if older and not opening.start:
+            self._move(older)
+        self._mark, self._steps = marks.path_of(self.directory, opening.run_id), {}
+        if older and opening.start:
+            _wait_for_next(older)
+            self._writer = self._files.EventFileWriter(str(self.directory))
+            known = min(opening.start, max(marks.read(self._mark).values(), default=-1))
             # Readers drop what they have read of this step and later ones.
             log = self._events.SessionLog(status=self._events.SessionLog.START)
-            self._add(opening.start + 1, session_log=log)
-            return {ROWS: opening.start, EVALUATIONS: opening.start}
+            self._add(max(known, 0) + 1, session_log=log)
+            return {ROWS: known, EVALUATIONS: known}
+        self._writer = self._files.EventFileWriter(str(self.directory))
         if opening.config:
             self._configure(opening.config)
         return {}
@@ -66,18 +74,32 @@ class TensorBoard(Tracker):
         """Add the path as a text: TensorBoard stores no files."""
         self._summarize(step, [self._texts("checkpoint", [str(path.absolute())])])
 
+    def recorded(self, steps: Mapping[str, int]) -> None:
+        """Remember the steps for the next mark."""
+        self._steps = dict(steps)
+
     def flush(self) -> None:
-        """Flush the file."""
+        """Flush the file; then mark how far it goes: before that, a crash may lose rows."""
         self._writer.flush()
+        if self._steps:
+            marks.write(self._mark, self._steps)
 
     def close(self, status: str) -> None:
         """Close the file."""
         self._writer.close()
 
+    def _move(self, older: Sequence[Path]) -> None:
+        """Move files to a directory beside this one, which may hold other things."""
+        place = free(self.directory.absolute())
+        place.mkdir()
+        for path in older:
+            path.replace(place / path.name)
+
     def _configure(self, config: Mapping[str, Any]) -> None:
         """Add the hyperparameters: as a text, and for the tab of hyperparameters."""
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items()}
-        lines = ["| name | value |", "|---|---|", *(f"| {k} | `{v}` |" for k, v in plain.items())]
+        plain = {name: _setting(value) for name, value in config.items()}
+        rows = [f"| {_cell(name)} | `{_cell(value)}` |" for name, value in plain.items()]
+        lines = ["| name | value |", "|---|---|", *rows]
         start = self._hparams.SessionStartInfo(start_time_secs=time.time())
         for name, value in plain.items():
             if isinstance(value, bool):
@@ -109,6 +131,23 @@ class TensorBoard(Tracker):
         self._writer.add_event(self._events.Event(wall_time=time.time(), step=step, **what))
 
 
+def _wait_for_next(older: Sequence[Path]) -> None:
+    """Wait until this second is over if a file begins in it: readers sort files by the second in the name."""
+    seconds = [path.name.split(".")[3] for path in older]
+    if str(now := int(time.time())) in seconds:
+        time.sleep(max(0.0, now + 1 - time.time()))
+
+
+def _setting(value: Any) -> bool | int | float | str:
+    plain = isinstance(value, (bool, float, str)) or (isinstance(value, int) and abs(value) < _LARGEST)
+    return value if plain else str(value)
+
+
+def _cell(value: Any) -> str:
+    """Return text that stays within its cell of a table in Markdown."""
+    return printable(value).replace("|", "&#124;").replace("`", "'")
+
+
 def tensorboard(
     directory: str | os.PathLike[str],
     *,
@@ -121,7 +160,7 @@ def tensorboard(
 
     Rows and evaluations become scalars, texts of evaluations and hyperparameters texts. Of checkpoints only
     the path is recorded. A resumed run continues in the same directory; rows of steps that it repeats are
-    hidden. If a new run finds event files, the directory is renamed to `NAME.before`.
+    hidden. If a new run finds event files, they are moved to the directory `NAME.before`.
 
     Args:
         directory: for the event files of this run alone.

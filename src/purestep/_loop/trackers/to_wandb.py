@@ -1,6 +1,5 @@
 """`wandb`: the rows of a run in Weights & Biases."""
 
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,29 +7,19 @@ from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.run.manager import Checkpointer
-from purestep._loop.core.extras import load
-from purestep._loop.trackers import marks
-from purestep._loop.trackers.images import Picture
+from purestep._loop.trackers.hosted import Hosted
 from purestep._loop.trackers.settings import options_of
 from purestep._loop.trackers.tracker import EVALUATIONS, ROWS, Opening, Tracker
 
 
-class Wandb(Tracker):
+class Wandb(Hosted):
     """Logs to Weights & Biases; `wandb` makes it."""
 
     name = "wandb"
 
-    def __init__(self, directory: Path, given: Mapping[str, Any], **options: Any):
-        super().__init__(**options)
-        self.directory, self._given = directory, given
-        self._library, self._images = load(self.name, "wandb", "wandb"), load(self.name, "PIL.Image", "wandb")
-        self._run: Any = None
-        self._mark = directory
-
-    def open(self, opening: Opening) -> Mapping[str, int]:
+    def begin(self, opening: Opening) -> Any:
         """Begin a run, or continue the one with this id."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._run = self._library.init(
+        return self._library.init(
             dir=str(self.directory),
             id=opening.run_id,
             config=opening.config,
@@ -39,35 +28,23 @@ class Wandb(Tracker):
             reinit="create_new",  # a run of the program itself stays as it is
             **self._given,
         )
-        self._mark = self.directory / f"purestep-{opening.run_id}.json"
-        # The server knows the last step; offline, only the mark does.
-        known = int(self._run.starting_step) - 1
-        steps = marks.read(self._mark) if opening.resumed else {}
-        return {kind: max(known, steps.get(kind, -1)) for kind in (ROWS, EVALUATIONS)}
 
-    def write(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
-        """Log the figures."""
-        self._run.log(dict(figures), step=step)
+    def open(self, opening: Opening) -> Mapping[str, int]:
+        """Begin a run; the server knows the last step, offline only the mark does."""
+        steps = super().open(opening)
+        known = int(self._run.starting_step) - 1
+        return {kind: max(known, steps.get(kind, -1)) for kind in (ROWS, EVALUATIONS)}
 
     def write_texts(self, step: int, name: str, texts: Sequence[str]) -> None:
         """Log the texts as a table."""
         rows = [[step, text] for text in texts]
         self._run.log({name: self._library.Table(columns=["step", "text"], data=rows)}, step=step)
 
-    def write_picture(self, step: int, name: str, picture: Picture) -> None:
-        """Log the picture."""
-        image = self._images.open(io.BytesIO(picture.png))
-        self._run.log({name: self._library.Image(image)}, step=step)
-
     def write_checkpoint(self, step: int, path: Path) -> None:
         """Log the directory as an artifact of the type `model`."""
         artifact = self._library.Artifact(f"checkpoint-{self._run.id}", type="model", metadata={"step": step})
         artifact.add_dir(str(path))
         self._run.log_artifact(artifact, aliases=["latest", f"step-{step}"])
-
-    def recorded(self, steps: Mapping[str, int]) -> None:
-        """Write the mark."""
-        marks.write(self._mark, steps)
 
     def close(self, status: str) -> None:
         """Finish the run."""

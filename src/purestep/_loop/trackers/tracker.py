@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from purestep._checkpoint.disk.naming import check_path
 from purestep._checkpoint.run.manager import Checkpointer
 from purestep._core import checks
+from purestep._core.escaping import encodable, printable
 from purestep._loop.callbacks.lines import row_of
 from purestep._loop.callbacks.output import MetricsWarning
 from purestep._loop.callbacks.rates import Metered
@@ -20,6 +21,7 @@ from purestep._loop.trackers.settings import flat
 from purestep._loop.trackers.worker import Job, Worker
 
 ROWS, EVALUATIONS = "rows", "evaluations"
+_LONGEST = 1e6  # seconds to wait; a thread cannot wait for much longer than a century
 _IDS = re.compile("[0-9a-f]{32}")
 
 
@@ -100,9 +102,10 @@ class Tracker(Metered):
         self._config = flat(caller, config)
         self._pictures = [check_path(caller, path) for path in pictures]
         self._checkpoints = checkpoints
-        self._wait = checks.number(caller, "wait", wait, least=0)
+        self._wait = checks.number(caller, "wait", wait, least=0, most=_LONGEST)
         self._id, self._restored = uuid.uuid4().hex, False
         self._worker: Worker | None = None
+        self._left: Worker | None = None  # of an earlier run; its jobs may not have ended
         self._recorded: dict[str, int] = {}
         self._drawn: dict[Path, int] = {}
         self._step, self._opened, self._warned = 0, False, False
@@ -148,8 +151,8 @@ class Tracker(Metered):
         """
         if not isinstance(name, str) or not name:
             raise TypeError(f"{self.name}: name must be a string, got {checks.shown(name):.80}")
-        picture, step = picture_of(self.name, image), self._step
-        self._post(lambda: self.write_picture(step, name, picture))
+        picture = picture_of(self.name, image)
+        self._post(partial(self.write_picture, self._step, printable(name), picture))
 
     # The hooks
 
@@ -159,11 +162,11 @@ class Tracker(Metered):
         resumed, self._restored = self._restored, False
         if not resumed:
             self._id = uuid.uuid4().hex
-        self._step, self._opened, self._warned, self._drawn = run.start, False, False, {}
+        self._step, self._warned, self._drawn = run.start, False, {}
         opening = Opening(self._id, resumed, run.start, dict(self._config))
         rows = list(run.history) if run.start else []
         evaluated = frozenset(run.history.evaluated_names)
-        self._worker = Worker(self.name, threaded=self.threaded)
+        self._worker = Worker(self.name, threaded=self.threaded, after=self._left)
         self._worker.post(lambda: self._open(opening, rows, evaluated))
 
     def on_step_end(self, progress: Progress) -> None:
@@ -198,9 +201,12 @@ class Tracker(Metered):
                 self._post(partial(self.write_checkpoint, step, path))
         failed = result.reason.startswith("error:")
         status = "failed" if failed else "interrupted" if result.reason == "signal" else "finished"
-        complete = worker.finish(partial(self._close, status), self._wait)
-        self._warn()
-        self._worker = None
+        self._left = worker
+        try:
+            complete = worker.finish(partial(self._close, status), self._wait)
+            self._warn()
+        finally:  # Ctrl-C may end the wait
+            self._worker = None
         if not complete:
             message = f"{self.name}: not all is written after {self._wait:g} seconds; the run ends without it"
             warnings.warn(message, MetricsWarning, stacklevel=2)
@@ -218,6 +224,7 @@ class Tracker(Metered):
     # On the thread
 
     def _open(self, opening: Opening, rows: list[dict[str, float]], evaluated: frozenset[str]) -> None:
+        self._opened = False
         self._recorded = {ROWS: -1, EVALUATIONS: -1, **(self.open(opening) or {})}
         self._opened = True
         for row in rows:
@@ -230,13 +237,15 @@ class Tracker(Metered):
     ) -> None:
         if step <= self._recorded[kind]:
             return
-        named = {name: value for name, value in figures.items() if name != "step"}
+        named = {printable(name): value for name, value in figures.items() if name != "step"}
         if named:
             self.write(kind, step, named)
-        for name, each in texts.items():
-            self.write_texts(step, name, each)
         self._recorded[kind] = step
-        self.recorded(self._recorded)
+        try:
+            for name, each in texts.items():
+                self.write_texts(step, printable(name), [encodable(text, "utf-8") for text in each])
+        finally:  # a text that is refused must not repeat the figures in a resumed run
+            self.recorded(self._recorded)
 
     def _close(self, status: str) -> None:
         if self._opened:
@@ -261,7 +270,7 @@ class Tracker(Metered):
             except (OSError, ValueError):  # not drawn yet, or only in part
                 continue
             self._drawn[path] = changed
-            self._post(partial(self.write_picture, self._step, path.stem, picture))
+            self._post(partial(self.write_picture, self._step, printable(path.stem), picture))
 
     def _kept(self, checkpointer: Checkpointer) -> list[tuple[int, Path]]:
         """Return the newest and the best checkpoint."""

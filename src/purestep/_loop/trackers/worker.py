@@ -12,16 +12,23 @@ Job: TypeAlias = Callable[[], object]
 class Worker:
     """Runs jobs one after the other. A job that raises is noted, and the next one runs.
 
+    Args:
+        name: of the thread.
+        threaded: whether jobs run on a thread.
+        after: an earlier worker whose jobs run before.
+        most: jobs that may wait.
+
     Attributes:
         failure: the first error of a job.
         dropped: jobs that were refused because too many were waiting.
     """
 
-    def __init__(self, name: str, *, threaded: bool = True, most: int = 1000):
+    def __init__(self, name: str, *, threaded: bool = True, after: "Worker | None" = None, most: int = 1000):
         self.failure: Exception | None = None
         self.dropped = 0
         self._waiting: queue.Queue[Job | None] = queue.Queue(most)
         self._thread: threading.Thread | None = None
+        self._before = None if after is None else after._thread
         if threaded:
             self._thread = threading.Thread(target=self._run, name=f"purestep {name}", daemon=True)
             self._thread.start()
@@ -51,6 +58,9 @@ class Worker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        if self._before is not None:
+            self._before.join()
+            self._before = None
         while (job := self._waiting.get()) is not None:
             try:
                 self._attempt(job)

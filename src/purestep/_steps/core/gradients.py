@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, microbatching, tree
+from purestep._core import checks, microbatching, norms, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
 from purestep._core.tracing import graph
 from purestep._core.types import Batch, Params, Tree, Updates
@@ -15,6 +15,24 @@ from purestep._steps.core import measuring
 from purestep._steps.core.batches import after, microbatch
 from purestep._steps.core.outcome import Outcome, keyless, no_backward_draws, outcome_of
 from purestep._steps.state import TrainState
+
+
+class Narrowed(NamedTuple):
+    """A loss function on parameters of a reduced dtype, and how they are made.
+
+    A loss function may have one as its attribute `narrowed`. It does not count for a function that has copied
+    the attributes of another one, as `functools.wraps` does. A step then differentiates with respect to the
+    cast parameters. On a GPU, the norm reads these gradients, and the update widens them as it goes.
+
+    Attributes:
+        whole: the function that has the attribute.
+        cast: from the parameters to those that `loss_fn` takes.
+        loss_fn: as in `train_step`.
+    """
+
+    whole: Callable[..., Any]
+    cast: Callable[[Params], Params]
+    loss_fn: Callable[..., Any]
 
 
 class Objective(NamedTuple):
@@ -60,6 +78,7 @@ class Differentiated(NamedTuple):
         gradients: a tree like the parameters.
         observed: the statistics of each watch, by the path of the layer.
         small_square: the weighted mean of the squared norms of the microbatches' gradients.
+        narrow: the gradients before they were cast to the dtypes of the parameters; the same numbers.
     """
 
     value: mx.array
@@ -67,6 +86,12 @@ class Differentiated(NamedTuple):
     gradients: Updates
     observed: list[Observed]
     small_square: mx.array | None = None
+    narrow: Updates = None
+
+    @property
+    def norm(self) -> mx.array:
+        """The norm of the gradients, 0-d float32."""
+        return norms.norm(self.gradients if self.narrow is None else self.narrow)
 
 
 def differentiate(
@@ -81,10 +106,22 @@ def differentiate(
         key: uint32 [2]; several microbatches receive a key each, made from it.
         check_depends: refuse a loss that depends on no parameter.
     """
+    narrowed: Narrowed | None = getattr(objective.loss_fn, "narrowed", None)
+    if narrowed is not None and narrowed.whole is not objective.loss_fn:
+        narrowed = None
+    own = state.params
+    if narrowed is not None:
+        objective = objective._replace(loss_fn=narrowed.loss_fn)
+        state = state._replace(params=narrowed.cast(own))
     with microbatching.cut_into(objective.microbatches):
-        if objective.microbatches == 1:
-            return _part(objective, state.params, state.model_state, batch, key, check_depends=check_depends)
-        return _whole(objective, state, batch, key, check_depends)
+        if objective.microbatches > 1:
+            return _whole(objective, state, batch, key, check_depends)
+        made = _part(objective, state.params, state.model_state, batch, key, check_depends=check_depends)
+    if narrowed is None:
+        return made
+    wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), made.gradients, own)
+    norms.same(wide, made.gradients)
+    return made._replace(gradients=wide, narrow=made.gradients)
 
 
 def _part(
@@ -146,7 +183,7 @@ def _whole(
         weighted = tree.map(lambda g, w=weight: w * g.astype(mx.float32), part.gradients)
         summed = weighted if merged is None else tree.map(mx.add, summed, weighted)
         if objective.small_squares:
-            squares.append(weight * measuring.square(part.gradients))
+            squares.append(weight * mx.square(part.norm))
         observed = (
             part.observed if merged is None else measuring.merged(objective.watches, observed, part.observed)
         )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, norms
+from purestep._core import checks
 from purestep._core.mean import AnyMean
 from purestep._core.types import Batch, Metrics, Params, Updates
 from purestep._layers.observing import Observed, Watch
@@ -140,8 +140,3 @@ def merged(watches: Iterable[Watch], first: list[Observed], second: list[Observe
         {path: watch.merge(a[path], b[path]) for path in a}
         for watch, a, b in zip(watches, first, second, strict=True)
     ]
-
-
-def square(gradients: Updates) -> mx.array:
-    """Return the squared norm of gradients, 0-d float32."""
-    return mx.square(norms.norm(gradients))

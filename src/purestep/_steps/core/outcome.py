@@ -10,10 +10,12 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
+from purestep._core.packing import unpacked
 from purestep._core.rng import fold_in, forbidden, scope
 from purestep._core.tracing import context
 from purestep._core.types import Batch, Params, Tree
 from purestep._steps.state import check_arrays
+from purestep._transforms.core.unpacking import accepts_packed
 
 _KEYLESS = 0x6B65  # folded into the step's key for draws without one, so that they differ from others
 
@@ -63,6 +65,8 @@ def outcome_of(
         stateful: whether it takes and returns a model_state.
         training: whether a training step calls it. Modules that it runs then need a key or `train=False`.
     """
+    # The vectors of `packed` become the model's own tree. `compute_in` is made for vectors.
+    params = params if accepts_packed(loss_fn) else unpacked(params)
     params, model_state, batch, rng = own(params), own(model_state), own(batch), copy.copy(rng)
     with context.training_step(tree.leaves(params)) if training else nullcontext():
         returned = loss_fn(params, model_state, batch, rng) if stateful else loss_fn(params, batch, rng)

@@ -1,9 +1,10 @@
 """The contract of a gradient transform, and the functions that build and use transforms."""
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import mlx.core as mx
 
@@ -11,9 +12,15 @@ from purestep._core import checks, tree
 from purestep._core.types import Init, Params, Tree, Update, Updates
 from purestep._transforms.core.fitting import StateCheck, check_gradients
 from purestep._transforms.core.foreign import meant_instead
+from purestep._transforms.core.unpacking import accepting, init_by_leaf, update_by_leaf
 
 
-class GradientTransform(NamedTuple):
+class _Functions(NamedTuple):
+    init: Init
+    update: Update
+
+
+class GradientTransform(_Functions):
     """A pair of pure functions that turns gradients into the delta to add to the parameters.
 
     Attributes:
@@ -22,6 +29,9 @@ class GradientTransform(NamedTuple):
             structure and shapes of the gradients; the state keeps its structure, shapes and dtypes. Extra
             arguments are keyword arguments, such as `value` (the loss) and `weight` (the weight of the
             loss). A transform receives those that its `update` names, also as a member of a `chain`.
+
+    With the vectors of `ps.packed`, both functions receive the model's own trees, as views, and the updates
+    are packed again.
 
     The contract and the signs are those of optax: gradients come in, and the updates that come out are added
     to the parameters. `scale_by_learning_rate` flips the sign.
@@ -33,8 +43,10 @@ class GradientTransform(NamedTuple):
     ({'w': array(1.5, dtype=float32)}, ())
     """
 
-    init: Init
-    update: Update
+    __slots__ = ()
+
+    def __new__(cls, init: Init, update: Update) -> Self:
+        return super().__new__(cls, init_by_leaf(init), update_by_leaf("update", update))
 
 
 def identity() -> GradientTransform:
@@ -43,30 +55,43 @@ def identity() -> GradientTransform:
     >>> identity().update({"w": mx.array(2.0)}, ())
     ({'w': array(2, dtype=float32)}, ())
     """
-    return without_state("identity", lambda updates, params: updates)
+    return without_state("identity", lambda updates, params: updates, elementwise=True)
 
 
-def stateless(fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
+def stateless(
+    fn: Callable[[Updates, Params | None], Updates], *, elementwise: bool = False
+) -> GradientTransform:
     """Make a transform from a function `(updates, params) -> updates`; its state is `()`.
+
+    Args:
+        fn: the function.
+        elementwise: whether `fn` treats all elements alike, whatever the shapes and paths. It then receives
+            the vectors of `ps.packed` as they are; otherwise the model's own trees.
 
     >>> import purestep as ps
     >>> double = stateless(lambda updates, params: ps.tree.map(lambda u: 2 * u, updates))
     >>> double.update({"w": mx.array(3.0)}, ())
     ({'w': array(6, dtype=float32)}, ())
     """
-    return without_state("stateless", fn)
+
+    def own(updates: Updates, params: Params | None) -> Updates:
+        return fn(tree.map(copy.copy, updates), params)
+
+    return without_state("stateless", own, elementwise=elementwise)
 
 
-def without_state(caller: str, fn: Callable[[Updates, Params | None], Updates]) -> GradientTransform:
+def without_state(
+    caller: str, fn: Callable[[Updates, Params | None], Updates], *, elementwise: bool = False
+) -> GradientTransform:
     """Return `stateless(fn)` with errors that name `caller`."""
 
     def update(updates: Updates, state: tuple[()], params: Params | None = None) -> tuple[Updates, tuple[()]]:
         return fn(updates, params), ()
 
-    return checked(caller, lambda params: (), update)
+    return checked(caller, lambda params: (), update, elementwise=elementwise)
 
 
-def checked(caller: str, init: Init, update: Update) -> GradientTransform:
+def checked(caller: str, init: Init, update: Update, *, elementwise: bool = False) -> GradientTransform:
     """Make a transform whose update compares gradients and state with the parameters before it computes.
 
     Nested transforms are compared once, by the outermost one: `taking_extra` calls them without checks.
@@ -76,6 +101,9 @@ def checked(caller: str, init: Init, update: Update) -> GradientTransform:
         caller: the public name for errors.
         init: as in `GradientTransform`.
         update: as in `GradientTransform`.
+        elementwise: whether both may receive the vectors of `packed`: what they compute does not depend on
+            the shapes and paths of the leaves, and the state has arrays like the parameters, 0-d arrays, or
+            what other transforms keep. Otherwise they receive the model's own trees.
 
     Raises:
         ValueError: at update, if gradients or state do not fit the parameters, with the path.
@@ -86,6 +114,11 @@ def checked(caller: str, init: Init, update: Update) -> GradientTransform:
         ...
     ValueError: halve: w has shape (2,) in updates, (3,) in params
     """
+    if elementwise:
+        accepting(init)
+        accepting(update)
+    else:
+        init, update = init_by_leaf(init), update_by_leaf(caller, update)
     check = StateCheck(caller, init, strict=False)
 
     @functools.wraps(update)
@@ -97,16 +130,17 @@ def checked(caller: str, init: Init, update: Update) -> GradientTransform:
         return update(updates, state, params, **extra)
 
     guarded.unchecked = update  # type: ignore[attr-defined]
-    return GradientTransform(init, guarded)
+    return GradientTransform(init, accepting(guarded))
 
 
 def taking_extra(transform: GradientTransform) -> Update:
     """Return the transform's update as a function that accepts any keyword argument and drops unknown ones.
 
     Wrappers call their members through it. The wrapper's own update is `checked`, so the members' states
-    and gradients are not compared again.
+    and gradients are not compared again. A user's own update receives a copy of the updates: if it writes
+    into them, the gradients of the step stay as they are.
     """
-    own = getattr(transform.update, "unchecked", transform.update)
+    own = getattr(transform.update, "unchecked", None) or _on_copies(transform.update)
     parameters = inspect.signature(own).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return own
@@ -118,6 +152,16 @@ def taking_extra(transform: GradientTransform) -> Update:
         return own(updates, state, params, **{k: v for k, v in extra.items() if k in known})
 
     return update
+
+
+def _on_copies(update: Update) -> Update:
+    @functools.wraps(update)
+    def copied(
+        updates: Updates, state: Tree, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, Tree]:
+        return update(tree.map(copy.copy, updates), state, params, **extra)
+
+    return copied
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:

@@ -48,7 +48,7 @@ def chain(*transforms: GradientTransform) -> GradientTransform:
             states.append(new)
         return updates, tuple(states)
 
-    return checked("chain", init, update)
+    return checked("chain", init, update, elementwise=True)
 
 
 def named_chain(*args: tuple[str, GradientTransform]) -> GradientTransform:
@@ -92,4 +92,4 @@ def named_chain(*args: tuple[str, GradientTransform]) -> GradientTransform:
             updates, states[name] = inner_update(updates, state[name], params, **extra)
         return updates, states
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)

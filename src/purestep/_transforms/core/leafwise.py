@@ -8,8 +8,12 @@ from purestep._core import norms, scalars, sums, tree
 from purestep._transforms.core.base import GradientTransform, required, without_state
 
 
-def leafwise(caller: str, fn: Callable[[mx.array, mx.array], mx.array]) -> GradientTransform:
+def leafwise(
+    caller: str, fn: Callable[[mx.array, mx.array], mx.array], *, elementwise: bool = False
+) -> GradientTransform:
     """Make a transform from `fn(update, param) -> update`; `caller` is the public name for errors.
+
+    `elementwise` is that of `checked`.
 
     Raises:
         ValueError: at update, if params is not given, or if structures or shapes differ, with the path.
@@ -18,7 +22,11 @@ def leafwise(caller: str, fn: Callable[[mx.array, mx.array], mx.array]) -> Gradi
     >>> both.update({"w": mx.array(1.0)}, (), {"w": mx.array(2.0)})[0]
     {'w': array(3, dtype=float32)}
     """
-    return without_state(caller, lambda updates, params: tree.map(fn, updates, required(caller, params)))
+    return without_state(
+        caller,
+        lambda updates, params: tree.map(fn, updates, required(caller, params)),
+        elementwise=elementwise,
+    )
 
 
 def block_norm(array: mx.array) -> mx.array:

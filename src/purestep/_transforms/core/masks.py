@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import mlx.core as mx
 
 from purestep._core import checks, tree
+from purestep._core.packing import holds_packed, uniform, viewed
 from purestep._core.tree.patterns import compile_pattern, matched
 from purestep._core.types import Params, Tree
 
@@ -39,16 +40,18 @@ def by_path(*patterns: str, required: bool = True) -> Callable[[Params], Tree]:
 
 def resolve_mask(caller: str, mask: Any, params: Params) -> Tree:
     """Return a mask of any form as a tree of Python booleans with the structure of the parameters."""
-    if callable(mask):
-        values = tree.map_with_path(mask, params) if _takes_two(mask) else mask(params)
-    else:
-        values = mask
+    values = called_with(mask, viewed(params)) if callable(mask) else mask
 
     def check(path: str, value: Any) -> None:
         if not isinstance(value, bool):
             raise checks.error(caller, f"mask must hold True or False, got {value!r} at {path}")
 
     return spread(caller, "mask", values, params, check)
+
+
+def called_with(mask: Callable[..., Any], params: Params) -> Tree:
+    """Return what a mask function of the parameters, or of a path and a leaf, gives for the parameters."""
+    return tree.map_with_path(mask, params) if _takes_two(mask) else mask(params)
 
 
 def spread(caller: str, name: str, values: Tree, params: Params, check: Callable[[str, Any], None]) -> Tree:
@@ -60,7 +63,18 @@ def spread(caller: str, name: str, values: Tree, params: Params, check: Callable
         values: a tree whose leaves stand for single parameters or for subtrees of them.
         params: a tree of arrays.
         check: `check(path, value)`, called for each leaf of `values`; raises if the value is not allowed.
+
+    With the vectors of `packed`, `values` may stand for the model's own tree. Each vector then needs one
+    value.
     """
+    if holds_packed(params) and not holds_packed(values):
+        model = viewed(params)
+        found = tree.unflatten(model, list(_spread(caller, name, values, model, check, "")))
+        try:
+            return uniform(found, params)
+        except ValueError as error:
+            remedy = "ps.packed(params, groups=...) with this mask separates them"
+            raise checks.error(caller, f"{name} gives {error}; {remedy}") from None
     return tree.unflatten(params, list(_spread(caller, name, values, params, check, "")))
 
 

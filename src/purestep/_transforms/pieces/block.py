@@ -82,4 +82,4 @@ def step_on_sphere(learning_rate: ScalarOrSchedule) -> GradientTransform:
             lambda u, p: shrink * u.astype(mx.float32) + growth * p.astype(mx.float32), updates, params
         ), state
 
-    return checked("step_on_sphere", step.init, update)
+    return checked("step_on_sphere", step.init, update, elementwise=True)

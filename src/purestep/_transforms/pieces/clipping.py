@@ -43,7 +43,7 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
         factor = factor_within(max_norm, norm)
         return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state
 
-    return checked("clip_by_global_norm", lambda params: (), update)
+    return checked("clip_by_global_norm", lambda params: (), update, elementwise=True)
 
 
 def clip(max_delta: float | mx.array) -> GradientTransform:
@@ -61,6 +61,7 @@ def clip(max_delta: float | mx.array) -> GradientTransform:
         lambda updates, params: tree.map(
             lambda u: mx.clip(u, -max_delta, max_delta).astype(u.dtype), updates
         ),
+        elementwise=True,
     )
 
 
@@ -165,7 +166,7 @@ def keep_params_nonnegative() -> GradientTransform:
         # Compared as a sum, which has the wider dtype: `-param` in the dtype of the update could be rounded.
         return mx.where(param + update < 0, -param, update)
 
-    return leafwise("keep_params_nonnegative", bounded)
+    return leafwise("keep_params_nonnegative", bounded, elementwise=True)
 
 
 def _unit_axes(array: mx.array) -> tuple[int, ...]:

@@ -60,4 +60,4 @@ def trace(
             summed = tree.map(lambda t: t.astype(accumulator_dtype), summed)
         return updates, TraceState(summed)
 
-    return checked("trace", init, update)
+    return checked("trace", init, update, elementwise=True)

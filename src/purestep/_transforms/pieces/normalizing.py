@@ -60,4 +60,4 @@ def normalize_by_update_norm(
         factor = scale_factor / nonzero(norm, norm + eps, eps)
         return tree.map(lambda u: (factor * u).astype(u.dtype), updates)
 
-    return without_state(caller, normalize)
+    return without_state(caller, normalize, elementwise=True)

@@ -141,7 +141,7 @@ def master_weights(inner: GradientTransform) -> GradientTransform:
         kept = tree.map(moved, state.params, params, deltas)
         return tree.map(leading, params, kept, deltas), MasterWeightsState(kept, inner_state)
 
-    return checked("master_weights", init, update)
+    return checked("master_weights", init, update, elementwise=True)
 
 
 # How many of the 24 significant bits of float32 the dtype does not have.

@@ -19,7 +19,9 @@ def scale(step_size: float | mx.array) -> GradientTransform:
     """
     step_size = checks.number("scale", "step_size", step_size)
     return without_state(
-        "scale", lambda updates, params: tree.map(lambda u: (step_size * u).astype(u.dtype), updates)
+        "scale",
+        lambda updates, params: tree.map(lambda u: (step_size * u).astype(u.dtype), updates),
+        elementwise=True,
     )
 
 
@@ -83,7 +85,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
         updates = tree.map(lambda u: (factor * u).astype(u.dtype), updates)
         return updates, state_type(scalars.increment(state.count), rate)
 
-    return checked("scale_by_learning_rate", init, update)
+    return checked("scale_by_learning_rate", init, update, elementwise=True)
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -122,4 +124,9 @@ def scale_by_schedule(step_size_fn: Callable[[mx.array], mx.array | float]) -> G
             scalars.increment(state.count)
         )
 
-    return checked("scale_by_schedule", lambda params: ScaleByScheduleState(mx.array(0, mx.int32)), update)
+    return checked(
+        "scale_by_schedule",
+        lambda params: ScaleByScheduleState(mx.array(0, mx.int32)),
+        update,
+        elementwise=True,
+    )

@@ -43,7 +43,7 @@ def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None 
             return tree.map(add, updates, params)
         return tree.map(add, updates, params, resolve_mask("add_decayed_weights", mask, params))
 
-    return without_state("add_decayed_weights", decay)
+    return without_state("add_decayed_weights", decay, elementwise=True)
 
 
 def matrices(params: Params) -> Tree:

@@ -105,7 +105,7 @@ def accumulate(
         )
         return zero_unless(full, out), kept
 
-    return checked("accumulate", init, update)
+    return checked("accumulate", init, update, elementwise=True)
 
 
 def flush(transform: GradientTransform, opt_state: Tree, params: Params) -> tuple[Updates, Tree]:
@@ -188,4 +188,4 @@ def apply_every(k: int = 1) -> GradientTransform:
         )
         return tree.map(lambda s: mx.where(full, s, 0.0), summed), kept
 
-    return checked("apply_every", init, update)
+    return checked("apply_every", init, update, elementwise=True)

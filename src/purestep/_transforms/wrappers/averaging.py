@@ -68,7 +68,7 @@ def ema(decay: float, debias: bool = True, accumulator_dtype: mx.Dtype | None = 
             mean = tree.map(lambda m: m.astype(accumulator_dtype), mean)
         return out, EmaState(count, mean)
 
-    return checked("ema", init, update)
+    return checked("ema", init, update, elementwise=True)
 
 
 class AveragedState(NamedTuple):
@@ -152,4 +152,4 @@ def averaged(
         average = tree.map(join, state.average, params, updates)
         return updates, AveragedState(scalars.increment(state.count), average, inner_state)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)

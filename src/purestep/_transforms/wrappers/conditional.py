@@ -134,4 +134,4 @@ def _conditional(
         )
         return choose(apply, out, updates), kept
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)

@@ -164,7 +164,7 @@ def _injected(call: _Call) -> GradientTransform:
         )
         return out, new
 
-    return checked(_INJECT, init, update)
+    return checked(_INJECT, init, update, elementwise=True)
 
 
 def hyperparameters(state: Tree) -> dict[str, mx.array]:

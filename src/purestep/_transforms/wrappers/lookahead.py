@@ -101,4 +101,4 @@ def lookahead(
         steps = mx.where(sync, 0, scalars.increment(state.steps_since_sync))
         return updates, LookaheadState(fast_state, steps, slow)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)

@@ -106,7 +106,7 @@ def dynamic_loss_scale(
         )
         return zero_unless(finite, out), kept
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def loss_scale(opt_state: Tree) -> mx.array:

@@ -75,7 +75,7 @@ def masked(inner: GradientTransform, mask: Mask) -> GradientTransform:
         )
         return merge("masked", chosen, some, updates), MaskedState(inner_state)
 
-    return checked("masked", init, update)
+    return checked("masked", init, update, elementwise=True)
 
 
 def set_to_zero() -> GradientTransform:
@@ -84,7 +84,7 @@ def set_to_zero() -> GradientTransform:
     >>> set_to_zero().update({"w": mx.array(3.0)}, ())
     ({'w': array(0, dtype=float32)}, ())
     """
-    return without_state("set_to_zero", lambda updates, params: tree.zeros_like(updates))
+    return without_state("set_to_zero", lambda updates, params: tree.zeros_like(updates), elementwise=True)
 
 
 def freeze(mask: Mask) -> GradientTransform:
@@ -108,10 +108,10 @@ def freeze(mask: Mask) -> GradientTransform:
         chosen = resolve_mask("freeze", mask, updates if params is None else params)
         return tree.map(lambda u, still: mx.zeros_like(u) if still else u, updates, chosen)
 
-    transform = without_state("freeze", update)
+    transform = without_state("freeze", update, elementwise=True)
 
     def init(params: Params) -> tuple[()]:
         resolve_mask("freeze", mask, params)  # refuses a mask of another structure
         return ()
 
-    return checked("freeze", init, taking_extra(transform))
+    return checked("freeze", init, taking_extra(transform), elementwise=True)

@@ -70,7 +70,7 @@ def skip_nonfinite(inner: GradientTransform, max_consecutive: int | None = None)
         kept = SkipNonfiniteState(consecutive, total, tree.where(apply, new, state.inner))
         return zero_unless(apply, out), kept
 
-    return checked("skip_nonfinite", init, update)
+    return checked("skip_nonfinite", init, update, elementwise=True)
 
 
 class ApplyIfFiniteState(NamedTuple):
@@ -132,7 +132,7 @@ def apply_if_finite(inner: GradientTransform, max_consecutive_errors: int) -> Gr
         last_finite = after.total == before.total
         return out, ApplyIfFiniteState(after.consecutive, last_finite, after.total, after.inner)
 
-    return checked("apply_if_finite", init, update)
+    return checked("apply_if_finite", init, update, elementwise=True)
 
 
 class ZeroNansState(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from purestep._core import checks, tree
+from purestep._core.packing import viewed
 from purestep._core.tree.patterns import compile_pattern, shown_paths
 from purestep._core.types import Params, Tree, Updates
 from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
@@ -87,7 +88,7 @@ def partition(transforms: Mapping[Label, GradientTransform], param_labels: Label
             out = merge(caller, chosen, some, out)
         return out, PartitionState(states)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def resolve_labels(
@@ -101,10 +102,11 @@ def resolve_labels(
             has = ", ".join(repr(name) for name in known)
             raise checks.error(caller, f"param_labels gives {path} the label {label!r}; transforms has {has}")
 
-    if _are_pairs(param_labels) and not same_structure(param_labels, params):
-        values = _by_pattern(caller, param_labels, params)
+    model = viewed(params)
+    if _are_pairs(param_labels) and not same_structure(param_labels, model):
+        values = _by_pattern(caller, param_labels, model)
     else:
-        values = param_labels(params) if callable(param_labels) else param_labels
+        values = param_labels(model) if callable(param_labels) else param_labels
     return spread(caller, "param_labels", values, params, check)
 
 
@@ -127,6 +129,7 @@ def group_table(params: Params, param_labels: Labels) -> str:
     slow        1           2
     total       2           8
     """
+    params = viewed(params)
     labels = tree.leaves(resolve_labels("group_table", param_labels, params))
     named = tree.items(params)
     rows = [("path", "label", "shape")]

@@ -117,4 +117,4 @@ def reduce_on_plateau(
         new = tree.where(count == accumulation_size, after(state, mean), gathered)
         return tree.map(lambda u: (new.scale * u).astype(u.dtype), updates), new
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)

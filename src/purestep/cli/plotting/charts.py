@@ -104,6 +104,8 @@ def charts_of(runs: Sequence[RunFiles]) -> Charts:
         for prefix, members in groups.items()
         if (heat := _heat(prefix, members, number, run, len(runs) > 1)) is not None
     ]
+    if not charts and not heats:
+        notes.append("there is nothing to draw: the rows have only steps and counts")
     return Charts(labels_of(runs), charts[:MOST_CHARTS], heats[:MOST_CHARTS], notes)
 
 
@@ -157,7 +159,10 @@ def _number(digits: str) -> tuple[int, str]:
 
 
 def _groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the figures of layers, named `prefix/layer`, by prefix; a few are drawn as curves instead."""
+    """Return the figures of layers, named `prefix/layer`, by prefix; a few are drawn as curves instead.
+
+    Layers are numbered, or paths with dots. Others, such as `train/loss`, share no scale.
+    """
     found: dict[str, list[str]] = {}
     for name in names:
         prefix, slash, layer = name.partition("/")
@@ -166,7 +171,7 @@ def _groups(names: Sequence[str]) -> dict[str, list[str]]:
     return {
         prefix: sorted(members, key=lambda name: (natural(name), name))
         for prefix, members in found.items()
-        if len(members) > 2
+        if len(members) > 2 and any(re.search(r"/.*[0-9.]", name) for name in members)
     }
 
 

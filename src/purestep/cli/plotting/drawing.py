@@ -1,9 +1,11 @@
 """Charts as a PNG or an SVG. It needs matplotlib."""
 
 import math
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from purestep.cli.plotting.scales import COLORS, STYLES, compact
 
 _WIDTH, _HEIGHT = 5.4, 3.6  # inches of a chart
 _TICKS = 12  # names of layers beside a heat map
-_LONGEST = 90  # characters of a label
+_LONGEST, _HIGHEST = 90, 36  # columns of a label, and of one along a vertical axis
 # A dollar sign is text, not mathematics. Fixed names within an SVG give the same file for the same run.
 _SETTINGS: Any = {"text.parse_math": False, "svg.hashsalt": "purestep", "svg.fonttype": "none"}
 
@@ -86,7 +88,7 @@ def _draw_curves(axes: Axes, chart: Curves, several: bool) -> None:
         keys[line.figure] = Line2D([], [], color="#333333", linestyle=style) if several else drawn
     if chart.limits:
         axes.set_ylim(*chart.limits)
-    axes.set(xlabel="step", ylabel=_label(chart.title))
+    axes.set(xlabel="step", ylabel=_label(chart.title, _HIGHEST))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, place: compact(value)))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -109,7 +111,7 @@ def _draw_heat(part: Any, axes: Axes, heat: Heat) -> None:
     """Draw a heat map; its colors are the logarithms of the values, if these are positive."""
     finite = [value for row in heat.values for value in row if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
-    logarithmic = 0 < low < high / 3 and high < 1e300
+    logarithmic = 1e-300 < low < high / 3 and high < 1e300
     norm: Any = "log" if logarithmic else None
     if not logarithmic and not math.isfinite(high - low):
         low, high = low / 4, high / 4
@@ -153,8 +155,15 @@ def _color(number: int) -> str:
     return COLORS[number % len(COLORS)]
 
 
+def _columns(character: str) -> int:
+    """Return 2 for a wide character, such as a Chinese one, otherwise 1."""
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
 def _label(text: str, most: int = _LONGEST) -> str:
     """Return text for a label. Matplotlib would leave out a label that begins with an underscore."""
-    shown = printable(text)
-    shown = shown if len(shown) <= most else f"{shown[: most - 3]}..."
+    shown = printable(text[: most + 1])
+    if sum(map(_columns, shown)) > most:
+        ends = accumulate(map(_columns, shown))
+        shown = f"{shown[: sum(end <= most - 3 for end in ends)]}..."
     return f" {shown}" if shown.startswith("_") else shown

@@ -64,7 +64,11 @@ def metrics_of(caller: str, path: Path) -> Path:
 def read_run(caller: str, name: str, path: Path) -> RunFiles:
     """Read one run."""
     with open_regular(caller, path) as file:
-        rows = rows_of(lines_of(file))
+        return run_of(name, path, rows_of(lines_of(file)))
+
+
+def run_of(name: str, path: Path, rows: Rows) -> RunFiles:
+    """Return a run with these rows, its settings, and notes on what was left out of both."""
     notes = []
     if rows.skipped:
         notes.append(f"{rows.skipped} lines of {path} are not rows of a run and were left out")

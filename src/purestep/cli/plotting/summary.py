@@ -13,7 +13,7 @@ from purestep.cli.plotting.sparklines import sparkline
 
 _NARROW, _WIDE = 12, 48  # blocks of a curve
 _LONGEST = 28  # characters of a name on a terminal
-_SMALL = 72  # columns; a smaller terminal has no room for the first value
+_SMALL = {"first": 72, "highest": 50}  # a terminal with fewer columns has no room for these values
 
 
 def summary(runs: Sequence[RunFiles]) -> dict[str, Any]:
@@ -52,9 +52,10 @@ def show(tables: Any, charts: Charts) -> None:
         heads = ["figure", *(["run"] if several else []), "curve", "first", "last", "lowest", "highest"]
         rows = [_row(line, several) for line, _ in lines]
         curve = heads.index("curve")
-        if sys.stdout.isatty() and shutil.get_terminal_size().columns < _SMALL:
-            heads.pop(curve + 1)
-            rows = [[*row[: curve + 1], *row[curve + 2 :]] for row in rows]
+        if sys.stdout.isatty():
+            columns = shutil.get_terminal_size().columns
+            kept = [place for place, head in enumerate(heads) if columns >= _SMALL.get(head, 0)]
+            heads, *rows = ([row[place] for place in kept] for row in [heads, *rows])
         width = _room([heads, *rows], curve)
         for row, (line, limits) in zip(rows, lines, strict=True):
             row[curve] = blocks_of(line.values, limits, width)

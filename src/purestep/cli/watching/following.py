@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from purestep.cli.plotting.reading import CONFIG, METRICS, RunFiles, config_of, open_regular
+from purestep.cli.plotting.reading import METRICS, RunFiles, open_regular, run_of
 from purestep.cli.plotting.rows import LONGEST, Rows
 
 _BLOCK = 2**20
@@ -30,18 +30,26 @@ class Follower:
     A line that is not complete is read when it is. A file that was replaced or became shorter is read again
     from its beginning.
 
+    Args:
+        caller: for errors.
+        run: the directory of the run, or the file. It may not exist yet.
+
     Attributes:
-        path: the file of the metrics.
         rows: all rows so far.
     """
 
-    def __init__(self, caller: str, path: Path):
-        self.path = path / METRICS if path.is_dir() or not path.suffix else path
+    def __init__(self, caller: str, run: Path):
+        self._given = run
         self.rows = Rows()
-        self._caller, self._name = caller, path.name or os.path.basename(os.path.abspath(path))
+        self._caller, self._name = caller, run.name or os.path.basename(os.path.abspath(run))
         self._file: Any = None
         self._rest = b""
         self._skipping = False  # the rest of a line that is too long
+
+    @property
+    def path(self) -> Path:
+        """The file of the metrics. Until something exists, the name tells nothing: a run may be `lr-0.1`."""
+        return self._given / METRICS if self._given.is_dir() else self._given
 
     def poll(self) -> Change:
         """Read what was appended.
@@ -74,9 +82,7 @@ class Follower:
 
     def run(self) -> RunFiles:
         """Return the run as it is now."""
-        notes: list[str] = []
-        config = config_of(self.path.parent / CONFIG, notes)
-        return RunFiles(self._name, self.path, self.rows, config, notes)
+        return run_of(self._name, self.path, self.rows)
 
     def age(self) -> float | None:
         """Return the seconds since the file was written; `None` without a file."""

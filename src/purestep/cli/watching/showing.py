@@ -1,9 +1,11 @@
 """A run as it goes on: a screen that is drawn again, or a line for each row. It needs rich."""
 
+import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,6 +20,8 @@ from purestep.cli.plotting.summary import blocks_of
 
 _MOST_FIGURES = 8  # of a line
 _NARROWEST, _WIDEST = 10, 60  # blocks of a curve
+_LONGEST, _GAP = 30, 2  # columns of a name, and between two cells
+_SMALL = 50  # columns; a smaller terminal has no room for the lowest value
 _FRAME = 6  # lines of the screen beside the curves
 _COUNTS = ("step", "epoch", "samples", "tokens", "seconds")
 
@@ -72,19 +76,32 @@ def line_of(row: Mapping[str, float]) -> str:
 
 
 def _curves(run: RunFiles, width: int, most: int) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    for head, side in (("figure", "left"), ("curve", "left"), ("last", "right"), ("lowest", "right")):
-        table.add_column(Text(head), justify=side, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
     lines = [(line, chart.limits) for chart in charts_of([run]).curves for line in chart.lines][:most]
-    names = max((len(line.figure) for line, _ in lines), default=0)
-    room = max(_NARROWEST, min(_WIDEST, width - min(names, 30) - 26))
-    for line, limits in lines:
-        finite = [value for value in line.values if value - value == 0]
-        lowest = compact(min(finite), 4) if finite else "none"
-        curve = blocks_of(line.values, limits, room)
-        cells = (printable(line.figure)[:30], curve, compact(line.values[-1], 4), lowest)
-        table.add_row(*map(Text, cells))
+    numbers = [["last", "lowest"], *([_last(line.values), _lowest(line.values)] for line, _ in lines)]
+    if width < _SMALL:
+        numbers = [row[:1] for row in numbers]
+    # Names give way first: a number that is cut is worth nothing.
+    names = max((cell_len(printable(line.figure[:_LONGEST])) for line, _ in lines), default=0)
+    room = width - sum(max(map(len, column)) + _GAP for column in zip(*numbers, strict=True)) - _GAP
+    names = max(len("figure"), min(names, _LONGEST, room - _NARROWEST))
+    table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, _GAP, 0, 0))
+    table.add_column(Text("figure"), no_wrap=True, overflow="ellipsis", max_width=names)
+    table.add_column(Text("curve"), no_wrap=True)
+    for head in numbers[0]:
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for (line, limits), row in zip(lines, numbers[1:], strict=True):
+        curve = blocks_of(line.values, limits, max(_NARROWEST, min(_WIDEST, room - names)))
+        table.add_row(*map(Text, (printable(line.figure[:_LONGEST]), curve, *row)))
     return table
+
+
+def _last(values: Sequence[float]) -> str:
+    return compact(values[-1], 4)
+
+
+def _lowest(values: Sequence[float]) -> str:
+    finite = [value for value in values if math.isfinite(value)]
+    return compact(min(finite), 4) if finite else "none"
 
 
 def _ages(age: float | None) -> str:

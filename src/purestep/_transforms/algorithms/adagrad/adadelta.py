@@ -69,7 +69,7 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
         updates = tree.map(scaled, gradients, e_g, state.e_x)
         return updates, ScaleByAdaDeltaState(e_g, moments.mean_square(updates, state.e_x, rho))
 
-    return checked("scale_by_adadelta", init, update)
+    return checked("scale_by_adadelta", init, update, elementwise=True)
 
 
 def adadelta(

@@ -67,7 +67,7 @@ def scale_by_rss(initial_accumulator_value: float = 0.1, eps: float = 1e-7) -> G
 
         return tree.map(divided, gradients, sums), ScaleByRssState(sums)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def adagrad(

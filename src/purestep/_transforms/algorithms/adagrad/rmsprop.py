@@ -90,7 +90,7 @@ def scale_by_rms(
         updates = tree.map(lambda g, v: _divide(g, _times(scale, v), eps, eps_in_sqrt), gradients, nu)
         return updates, ScaleByRmsState(count, nu)
 
-    return checked("scale_by_rms", init, update)
+    return checked("scale_by_rms", init, update, elementwise=True)
 
 
 def scale_by_stddev(
@@ -151,7 +151,7 @@ def scale_by_stddev(
 
         return tree.map(divided, gradients, mu, nu), ScaleByRStdDevState(count, mu, nu)
 
-    return checked("scale_by_stddev", init, update)
+    return checked("scale_by_stddev", init, update, elementwise=True)
 
 
 def _numbers(caller: str, decay: float, eps: float, initial_scale: float) -> tuple[float, float, float]:

@@ -75,7 +75,7 @@ def scale_by_belief(
         updates = tree.map(lambda d, v: moments.rescaled(d, v, eps), direction, square)
         return updates, ScaleByBeliefState(count, mu, nu)
 
-    return checked("scale_by_belief", init, update)
+    return checked("scale_by_belief", init, update, elementwise=True)
 
 
 def adabelief(

@@ -93,7 +93,7 @@ def scale_by_adam(
             )
         return updates, ScaleByAdamState(count, moments.stored(mu, mu_dtype), nu)
 
-    return checked("scale_by_adam", lambda params: first_state(params, mu_dtype), update)
+    return checked("scale_by_adam", lambda params: first_state(params, mu_dtype), update, elementwise=True)
 
 
 def adam(

@@ -54,7 +54,7 @@ def scale_by_adamax(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Gr
         updates = tree.map(lambda m, v: m / nonzero(m, v, eps), moments.corrected(mu, b1, count), nu)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked("scale_by_adamax", first_state, update)
+    return checked("scale_by_adamax", first_state, update, elementwise=True)
 
 
 def adamax(

@@ -91,7 +91,7 @@ def scale_by_adan(
 
         return tree.map(divided, m, v, n), ScaleByAdanState(m, v, n, g, t)
 
-    return checked("scale_by_adan", init, update)
+    return checked("scale_by_adan", init, update, elementwise=True)
 
 
 def adan(

@@ -115,7 +115,7 @@ def scale_by_ademamix(
         m1, m2 = moments.stored(m1, mu_dtype), moments.stored(m2, mu_dtype)
         return updates, ScaleByAdEMAMixState(count, m1, m2, nu)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def scale_by_simplified_ademamix(
@@ -174,7 +174,7 @@ def scale_by_simplified_ademamix(
 
         return tree.map(divided, m, g, n), ScaleBySimplifiedAdEMAMixState(t, m, n)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def ademamix(

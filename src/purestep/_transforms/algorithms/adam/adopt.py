@@ -79,7 +79,7 @@ def scale_by_adopt(
         updates = tree.map(lambda m, r: kept * m + taken * r, mu, scaled) if nesterov else mu
         return updates, ScaleByAdamState(scalars.increment(state.count), moments.stored(mu, mu_dtype), nu)
 
-    return checked(caller, lambda params: first_state(params, mu_dtype), update)
+    return checked(caller, lambda params: first_state(params, mu_dtype), update, elementwise=True)
 
 
 def adopt(

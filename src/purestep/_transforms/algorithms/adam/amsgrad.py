@@ -88,7 +88,7 @@ def scale_by_amsgrad(
         updates = tree.map(lambda d, v: moments.rescaled(d, v, eps, eps_root), direction, nu_max)
         return updates, ScaleByAmsgradState(count, moments.stored(mu, mu_dtype), nu, nu_max)
 
-    return checked("scale_by_amsgrad", init, update)
+    return checked("scale_by_amsgrad", init, update, elementwise=True)
 
 
 def amsgrad(

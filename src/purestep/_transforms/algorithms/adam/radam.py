@@ -99,7 +99,7 @@ def scale_by_radam(
             updates = tree.map(rectified, updates, moments.corrected(nu, b2, count))
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked(caller, first_state, update)
+    return checked(caller, first_state, update, elementwise=True)
 
 
 def length(decay: float, count: mx.array) -> mx.array:

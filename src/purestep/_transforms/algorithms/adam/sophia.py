@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from purestep._core import checks, rng, sums, tree
 from purestep._core.mean import Mean
+from purestep._core.packing import packed_like, unpacked
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.algorithms.adam.adam import ScaleByAdamState, first_state
 from purestep._transforms.core import moments
@@ -113,6 +114,7 @@ def scale_by_sophia(
         updates = tree.map(clipped, moments.corrected(mu, b1, count), state.nu)
         nu = state.nu
         if hessian is not None:
+            hessian = packed_like(caller, hessian, nu)
             share = mx.where(state.count % update_interval == 0, 1 - b2, 0.0)
             # Selected with `where`, not multiplied by 0: an ignored estimate may be infinite.
             nu = tree.map(
@@ -120,7 +122,7 @@ def scale_by_sophia(
             )
         return updates, ScaleBySophiaState(count, moments.stored(mu, mu_dtype), nu)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: mx.array) -> Tree:
@@ -144,6 +146,7 @@ def hutchinson_diagonal(loss_fn: Callable[[Params], Any], params: Params, key: m
     caller = "hutchinson_diagonal"
     checks.function(caller, "loss_fn", loss_fn)
     rng.check_key(caller, key)
+    params = unpacked(params)
     leaves = tree.leaves(params)
     keys = mx.random.split(key, max(len(leaves), 1))
     signs = [
@@ -197,6 +200,7 @@ def gauss_newton_bartlett_diagonal(
     caller = "gauss_newton_bartlett_diagonal"
     checks.function(caller, "logits_fn", logits_fn)
     rng.check_key(caller, key)
+    params = unpacked(params)
 
     def loss(leaves: list[mx.array]) -> tuple[mx.array, mx.array]:
         logits = logits_fn(tree.unflatten(params, leaves)).astype(mx.float32)

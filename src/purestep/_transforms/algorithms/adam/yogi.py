@@ -69,7 +69,7 @@ def scale_by_yogi(
         updates = tree.map(lambda d, v: moments.rescaled(d, v, eps, eps_root), direction, square)
         return updates, ScaleByAdamState(count, mu, nu)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def yogi(

@@ -114,7 +114,7 @@ def scale_by_dadapt(
         updates = tree.map(direction, mean, square, params)
         return updates, state_type(mean, square, sums, new, numerator, count, now)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def dadapt_adamw(

@@ -172,7 +172,7 @@ def scale_by_dog(init_step: tuple[str, float], eps: float = 1e-8) -> GradientTra
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoGState(mx.array(False), state.init_params, farthest, squares)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def difference(caller: str, params: Params | None, start: Params) -> Tree:

@@ -73,7 +73,7 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoWGState(state.init_params, squares, farthest)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def dowg(

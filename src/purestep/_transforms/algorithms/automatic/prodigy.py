@@ -139,7 +139,7 @@ def scale_by_prodigy(
         updates = tree.map(direction, mean, square, params)
         return updates, state_type(mean, square, sums, state.params0, new, numerator, count, now)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def prodigy(

@@ -152,7 +152,7 @@ def schedule_free(
         count, z = scalars.increment(state.step_count), moments.stored(z, dtype)
         return updates, ScheduleFreeState(state.b1, weight_sum, count, highest, base_state, z)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def schedule_free_eval_params(state: ScheduleFreeState, params: Params) -> Params:

@@ -49,7 +49,7 @@ def scale_by_width(width_mult: float, mask: Tree | Callable[..., Any] = hidden_m
         chosen = resolve_mask(caller, mask, updates if params is None else params)
         return tree.map(lambda u, wide: (u / width_mult).astype(u.dtype) if wide else u, updates, chosen)
 
-    return without_state(caller, narrow)
+    return without_state(caller, narrow, elementwise=True)
 
 
 def mup(

@@ -96,7 +96,7 @@ def scale_by_lion(
         mu = moments.stored(moments.mean(gradients, state.mu, b2), mu_dtype)
         return updates, ScaleByLionState(scalars.increment(state.count), mu)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def lion(

@@ -97,7 +97,7 @@ def scale_by_madgrad(
         updates = tree.map(step, distance, params, state.x0)
         return updates, state_type(count, now, squares, sums, state.x0)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def madgrad(

@@ -62,7 +62,7 @@ def scale_by_optimistic_gradient(
         updates = tree.map(ahead, gradients, state.previous_gradient)
         return updates, ScaleByOptimisticGradientState(mx.array(False), gradients)
 
-    return checked("scale_by_optimistic_gradient", init, update)
+    return checked("scale_by_optimistic_gradient", init, update, elementwise=True)
 
 
 def optimistic_gradient_descent(

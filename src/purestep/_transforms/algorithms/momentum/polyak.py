@@ -62,7 +62,7 @@ def scale_by_polyak(
         step = mx.where(flat, 0.0, mx.minimum(gap / mx.where(flat, 1.0, below), max_learning_rate))
         return tree.map(lambda u: (step * u).astype(u.dtype), updates), state
 
-    return checked(caller, lambda params: (), update)
+    return checked(caller, lambda params: (), update, elementwise=True)
 
 
 def polyak_sgd(

@@ -95,7 +95,7 @@ def scale_by_rprop(
         updates = tree.map(lambda s, d, size: mx.where(s < 0, 0.0, size * d), agreement, signs, sizes)
         return updates, ScaleByRpropState(sizes, updates)
 
-    return checked(caller, init, update)
+    return checked(caller, init, update, elementwise=True)
 
 
 def rprop(

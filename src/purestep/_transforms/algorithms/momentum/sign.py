@@ -18,7 +18,7 @@ def scale_by_sign() -> GradientTransform:
     >>> scale_by_sign().update({"w": mx.array([3.0, 0.0, -0.1])}, ())
     ({'w': array([1, 0, -1], dtype=float32)}, ())
     """
-    return without_state("scale_by_sign", lambda updates, params: tree.map(sign, updates))
+    return without_state("scale_by_sign", lambda updates, params: tree.map(sign, updates), elementwise=True)
 
 
 def sign(x: mx.array) -> mx.array:

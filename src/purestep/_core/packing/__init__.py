@@ -1,0 +1,10 @@
+"""Trees of arrays as few vectors, and the way back."""
+
+from purestep._core.packing.trees import Packed as Packed
+from purestep._core.packing.trees import class_for as class_for
+from purestep._core.packing.trees import holds_packed as holds_packed
+from purestep._core.packing.trees import known_classes as known_classes
+from purestep._core.packing.trees import packed_like as packed_like
+from purestep._core.packing.trees import uniform as uniform
+from purestep._core.packing.trees import unpacked as unpacked
+from purestep._core.packing.trees import viewed as viewed
