@@ -53,7 +53,9 @@ LAYOUT = {
     "_data": "core sampling arrays text streams curricula".split(),
     "_loop": "core profiling running callbacks config trackers monitors fitting".split(),
     "_loop.profiling": "clock figures capturing drawing profiler".split(),
-    "_steps": "state step core train compile evaluate sam precision loss_scaled cached_contrastive".split(),
+    "_steps": (
+        "state step core train compile scan evaluate sam precision loss_scaled cached_contrastive"
+    ).split(),
 }
 FOREIGN = {"mlx", "msgpack", "safetensors"}
 EXTRAS = {

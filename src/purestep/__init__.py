@@ -43,6 +43,7 @@ from purestep._steps.evaluate import eval_step, evaluate
 from purestep._steps.loss_scaled import loss_scaled_step
 from purestep._steps.precision import compute_in
 from purestep._steps.sam import sam_step
+from purestep._steps.scan import scan
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
 from purestep._steps.train import train_step
@@ -69,6 +70,7 @@ __all__ = [
     "loss_scaled_step",
     "sam_step",
     "cached_contrastive_step",
+    "scan",
     "NotCompiledWarning",
     # The loop
     "run",

@@ -10,6 +10,7 @@ from purestep._core.types import OnPolicySource, Source
 from purestep._data.arrays.batches import Batches
 from purestep._data.arrays.buckets import LengthBuckets
 from purestep._data.arrays.mapping import map
+from purestep._data.arrays.stacking import stacked
 from purestep._data.curricula.difficulty import difficulty_curriculum
 from purestep._data.curricula.mixing import Mixture
 from purestep._data.curricula.stages import Stages, length_curriculum
@@ -36,6 +37,7 @@ __all__ = [
     "Batches",
     "LengthBuckets",
     "map",
+    "stacked",
     "Stream",
     # Sources made of sources
     "Mixture",

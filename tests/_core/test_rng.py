@@ -113,3 +113,20 @@ def test_seeds_out_of_range_are_refused_in_the_name_of_what_was_called(seed):
     }.items():
         with pytest.raises(ValueError, match=rf"^{where}: (seed|key) .* (0|2\*\*\d\d), got -?\d+$"):
             call()
+
+
+def test_a_scope_is_a_decorator_too_and_opens_again_within_itself():
+    @rng.scope(mx.random.key(3))
+    def drawn(depth):
+        first = mx.random.uniform(shape=(2,))
+        return [first, *(drawn(depth - 1) if depth else [])]
+
+    a, b = drawn(1)
+    assert mx.array_equal(a, b)
+    block = rng.scope(mx.random.key(3))
+    with block:
+        outer = mx.random.uniform(shape=(2,))
+        with block:
+            inner = mx.random.uniform(shape=(2,))
+    assert mx.array_equal(outer, a)
+    assert mx.array_equal(inner, a)

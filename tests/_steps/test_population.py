@@ -6,6 +6,7 @@ import pytest
 import purestep as ps
 from purestep import optimizers, transforms, tree
 from tests.refusals import parts
+from tests.training import BATCH, DENSE, TRANSFORM, classifier, start
 
 ADAM = optimizers.adam
 TRANSFORMS = {
@@ -127,3 +128,15 @@ def test_one_array_has_a_name_in_errors():
             make().init(mx.ones(3))
     with pytest.raises(ValueError, match="chain: params .* floating, got mlx.core.int32 at the tree"):
         ADAM(0.1).init(mx.array([1, 2]))
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_population_shares_one_batch(microbatches):
+    step = ps.train_step(classifier, TRANSFORM, microbatches=microbatches)
+    states = [start(params=DENSE), start(params=DENSE, seed=9)]
+    together = tree.map(lambda *rows: mx.stack(rows), *states)
+    got, metrics = mx.vmap(step, in_axes=(0, None))(together, BATCH)
+    for index, state in enumerate(states):
+        want, want_metrics = step(state, BATCH)
+        assert mx.allclose(metrics["loss"][index], want_metrics["loss"])
+        assert mx.allclose(got.params["w"][index], want.params["w"], atol=1e-6)

@@ -5,7 +5,7 @@ A key is a uint32 array of shape [2], as made by `mx.random.key`.
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -14,8 +14,7 @@ from purestep._core import checks
 from purestep._core.tracing import context, graph
 
 
-@contextmanager
-def scope(key: mx.array) -> Iterator[None]:
+def scope(key: mx.array) -> "Scope":
     """Make every draw without a key, within the `with` block, a function of `key`.
 
     `mlx.nn.Dropout` and similar layers draw from the global stream. Within the block that stream starts from
@@ -30,15 +29,26 @@ def scope(key: mx.array) -> Iterator[None]:
     >>> mx.array_equal(a, b)
     array(True, dtype=bool)
     """
-    check_key("rng.scope", key)
-    stream = _state()[0]
-    saved = copy.copy(stream)
-    stream[:] = key
-    try:
-        with context.scene(_STREAM):
-            yield
-    finally:
-        _state()[0][:] = saved
+    return Scope(key)
+
+
+class Scope(ContextDecorator):
+    """A block whose draws are a function of a key. `scope` makes it; a step opens four of them."""
+
+    def __init__(self, key: mx.array):
+        self._key = key
+        self._saved: list[mx.array] = []
+
+    def __enter__(self) -> None:
+        check_key("rng.scope", self._key)
+        stream = _state()[0]
+        self._saved.append(copy.copy(stream))
+        stream[:] = self._key
+        context.begin(_STREAM)
+
+    def __exit__(self, *error: object) -> None:
+        context.end()
+        _state()[0][:] = self._saved.pop()
 
 
 class _Stream:

@@ -1,5 +1,6 @@
 """The contents of a module's containers at one moment: read, restored and compared."""
 
+import operator
 from collections import deque
 from collections.abc import Iterator
 from types import CellType
@@ -67,13 +68,14 @@ def changes(where: list[Place], before: Contents) -> Iterator[Change]:
     for place, (items, held) in zip(where, before, strict=True):
         now_items, now_held = _read(place.node)
         if isinstance(items, dict):
-            yield from _changed(place.path, items, now_items)
+            if not _identical(items, now_items):
+                yield from _changed(place.path, items, now_items)
         elif isinstance(place.node, set):
             if set(items) != set(now_items):  # their order is not that of before when they are put back
                 yield Change(place.path, items, now_items)
         elif items is not None and not _same(tuple(items), tuple(now_items)):
             yield Change(place.path, items, now_items)
-        if held is not _NOTHING or now_held is not _NOTHING:
+        if (held is not _NOTHING or now_held is not _NOTHING) and not _identical(held, now_held):
             yield from _changed(place.path, held, now_held)
 
 
@@ -120,8 +122,12 @@ def _write(node: Any, items: Any, held: dict[str, Any]) -> None:
             object.__setattr__(node, name, value)
 
 
+def _identical(before: dict[Any, Any], after: dict[Any, Any]) -> bool:
+    return before.keys() == after.keys() and all(map(operator.is_, before.values(), after.values()))
+
+
 def _changed(path: str, before: dict[Any, Any], after: dict[Any, Any]) -> Iterator[Change]:
-    for key in before.keys() | after.keys():
+    for key in before if before.keys() == after.keys() else before.keys() | after.keys():
         was, now = before.get(key), after.get(key)
         if was is not now and not _same(was, now):
             yield Change(tree.join(path, str(key)), was, now)

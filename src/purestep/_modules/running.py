@@ -108,9 +108,8 @@ class Runner:
             raise checks.error("apply", "training mode needs a key: pass rng=, or train=False")
         stateful = model_state is not None
         held = model_state if stateful else self._initial
-        check_fits("apply", "params", params, self._params, shapes=True)
-        check_fits("apply", "model_state", held, self._held, shapes=False)
-        given = dict(tree.items(params) + tree.items(held))
+        given = check_fits("apply", "params", params, self._params, shapes=True)
+        given |= check_fits("apply", "model_state", held, self._held, shapes=False)
         args, kwargs = own(args), own(kwargs)
         noticing = asked is not None and context.current_step() is not None
         with self._in_place(), forbidden("apply") if rng is None else scope(rng):
@@ -124,7 +123,7 @@ class Runner:
                 out = self._entry(method)(*args, **kwargs)
             self._check(before, handles, given, stateful, first)
             self._seen.add((method, train))
-            left = tree.map_with_path(lambda path, _: self._slots[path][0].read(), held)
+            left = stateful and tree.map_with_path(lambda path, _: self._slots[path][0].read(), held)
         if noticing and asked is not None and asked.seen and _is_trained(params):
             raise checks.error(
                 "apply",

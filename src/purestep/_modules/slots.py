@@ -143,13 +143,13 @@ def trained_and_held(
 
 def check_fits(
     caller: str, name: str, given: Tree, want: dict[str, tuple[int, ...]], *, shapes: bool
-) -> None:
-    """Refuse arrays whose paths, or shapes if `shapes`, differ from those of the module."""
+) -> dict[str, mx.array]:
+    """Return arrays by path; refuse other paths, or shapes if `shapes`, than those of the module."""
     got = dict(tree.items(given))
     if got.keys() == want.keys():
         wrong = [path for path in got if getattr(got[path], "shape", None) != want[path]] if shapes else []
         if not wrong:
-            return
+            return got
         path = wrong[0]
         if not isinstance(got[path], mx.array):
             raise TypeError(

@@ -57,6 +57,11 @@ class Compiled(Generic[Args, Result]):
         own = sum(traces.made for traces in list(self._threads))
         return own + sum(each.traces for each in list(self._chosen.values()))
 
+    @property
+    def steps(self) -> int:
+        """The number of training steps that one call makes."""
+        return self.step.steps if isinstance(self.step, Step) else 1
+
     def at(self, number: int) -> "Compiled[Args, Result]":
         """Return the compiled step with the measurements that are due after `number` steps; see `Step.at`.
 

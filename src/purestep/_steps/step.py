@@ -52,6 +52,7 @@ class Step:
             Evaluation is lazy, so results that you do not use cost nothing.
         transform: the gradient transform of the step, or `None` if it is not known. `fit` uses it to flush an
             incomplete window of `accumulate`.
+        steps: the number of training steps that one call makes: 1, and more for a step of `scan`.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Step:
         *,
         transform: GradientTransform | None = None,
         choose: Callable[[int], "Step | None"] | None = None,
+        steps: int = 1,
     ):
-        self.parts, self.transform = parts, transform
+        self.parts, self.transform, self.steps = parts, transform, steps
         self._choose = choose
 
     def at(self, number: int) -> "Step":

@@ -14,11 +14,11 @@ from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
 from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
 from purestep._steps.core import measuring
-from purestep._steps.core.batches import check_batch
 from purestep._steps.core.gradients import Differentiated, Objective, differentiate
+from purestep._steps.core.known import StateChecks, batch_check
 from purestep._steps.core.measuring import Measurement, Moment
 from purestep._steps.core.outcome import check_loss_fn, own
-from purestep._steps.state import TrainState, check_state
+from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
 from purestep._transforms.core.base import GradientTransform, apply_updates, check_transform, taking_extra
 from purestep._transforms.core.fitting import StateCheck
@@ -119,7 +119,8 @@ def step_for(
     microbatches = checks.integer(caller, "microbatches", microbatches, least=1)
     measurements = measuring.checked(caller, measure, microbatches)
     update = taking_extra(transform)
-    check_opt_state = opt_state_check(caller, transform)
+    check_state = StateChecks(caller, opt_state_check(caller, transform))
+    check_batch = batch_check(caller, microbatches)
     depends_known = False
 
     def step_with(due: tuple[Measurement, ...], choose: Callable[[int], Step | None] | None) -> Step:
@@ -135,9 +136,8 @@ def step_for(
         @norms.shared()
         def parts(state: TrainState, batch: Batch) -> Parts:
             nonlocal depends_known
-            check_state(caller, state)
-            check_batch(caller, batch, microbatches)
-            check_opt_state(state.opt_state, state.params)
+            form = check_state(state)
+            check_batch(batch)
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
@@ -150,13 +150,14 @@ def step_for(
                 rng=rng,
                 model_state=made.outcome.model_state if stateful else state.model_state,
             )
-            metrics = _metrics(caller, made, grad_norm, opt_state)
+            if not check_state.unchanged(form, state, new):
+                raise _changed(caller, state, new)
+            metrics = _metrics(caller, made, grad_norm, check_state.learning_rate(form, opt_state))
             if due:
                 moment = _moment(objective, state, new, batch, key, made, updates)
                 moment = moment if view is None else view(moment, state, key)
                 measured = measuring.results(caller, due, moment, made.observed, key)
                 metrics = with_measured(caller, metrics, measured)
-            _check_unchanged(caller, state, new)
             return Parts(new, metrics, made.gradients, updates)
 
         return Step(parts, transform=transform, choose=choose)
@@ -210,11 +211,10 @@ def _transformed(
         )
 
 
-def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, opt_state: Tree) -> Metrics:
+def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, rate: mx.array | None) -> Metrics:
     metrics = {"loss": made.value, "grad_norm": grad_norm}
-    rates = tree.fields(opt_state, "learning_rate")
-    if rates:
-        metrics["learning_rate"] = rates[0][1]
+    if rate is not None:
+        metrics["learning_rate"] = rate
     own_metrics = made.outcome.metrics
     taken = sorted(metrics.keys() & own_metrics.keys())
     if taken:
@@ -265,7 +265,6 @@ def with_measured(caller: str, metrics: Metrics, measured: Metrics) -> Metrics:
     return metrics | measured
 
 
-def _check_unchanged(caller: str, before: TrainState, after: TrainState) -> None:
-    if not tree.alike(before, after):
-        lines = tree.differences(tree.spec(after), tree.spec(before), "the new state", "the old")
-        raise checks.error(caller, "a step must keep the structure of the state: " + "; ".join(lines))
+def _changed(caller: str, before: TrainState, after: TrainState) -> ValueError:
+    lines = tree.differences(tree.spec(after), tree.spec(before), "the new state", "the old")
+    return checks.error(caller, "a step must keep the structure of the state: " + "; ".join(lines))

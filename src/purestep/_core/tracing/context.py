@@ -53,13 +53,23 @@ _original: Any = mx.checkpoint
 @contextmanager
 def scene(opened: Scene) -> Iterator[None]:
     """Keep a scene open within the `with` block, in this thread."""
-    _install(1)
-    _open.scenes.append(opened)
+    begin(opened)
     try:
         yield
     finally:
-        _open.scenes.pop()
-        _install(-1)
+        end()
+
+
+def begin(opened: Scene) -> None:
+    """Open a scene in this thread, until `end` closes it; scenes close in the reverse order."""
+    _install(1)
+    _open.scenes.append(opened)
+
+
+def end() -> None:
+    """Close the scene that was opened last in this thread."""
+    _open.scenes.pop()
+    _install(-1)
 
 
 def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:

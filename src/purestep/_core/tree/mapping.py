@@ -1,6 +1,6 @@
 """Maps over trees that keep the containers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -8,11 +8,13 @@ import mlx.core as mx
 from purestep._core.tree.naming import children, is_namedtuple, items, join, key_segment, paths
 from purestep._core.types import Tree
 
+_array = mx.array
+
 
 def leaves(tree: Tree) -> list[Any]:
     """Return every leaf, in the order of `items`."""
     found: list[Any] = []
-    map(found.append, tree)
+    _collect(found, tree)
     return found
 
 
@@ -28,8 +30,10 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     >>> map(lambda x, y: x + y, {"a": 1, "b": [2]}, {"a": 10, "b": [20]})
     {'a': 11, 'b': [22]}
     """
+    if not rest:
+        return _map_one(fn, tree)
     try:
-        return _map(fn, tree, rest)
+        return _map_two(fn, tree, rest[0]) if len(rest) == 1 else _map(fn, tree, rest)
     except _DiffersError:
         return map_with_path(lambda _, *nodes: fn(*nodes), tree, *rest)  # raises, with the path
 
@@ -38,26 +42,89 @@ class _DiffersError(Exception):
     """Two trees of one map are built differently; `map_with_path` finds the path."""
 
 
-def _map(fn: Callable[..., Any], node: Any, rest: tuple[Any, ...]) -> Any:
-    # Without paths, for speed: steps map whole states, and maps are most of the cost of an uncompiled step.
+# Maps are most of Python's cost of an uncompiled step. So they have no paths, arrays are recognized before
+# anything else, and one and two trees have functions of their own.
+
+
+def _collect(found: list[Any], node: Any) -> None:
     kind = type(node)
     if kind is dict:
-        if not all(type(other) is dict and other.keys() == node.keys() for other in rest):
-            raise _DiffersError
-        return {key: _map(fn, child, tuple(other[key] for other in rest)) for key, child in node.items()}
+        node = node.values()
+    elif kind is not list and not isinstance(node, tuple):
+        if node is not None:
+            found.append(node)
+        return
+    for child in node:
+        if type(child) is _array:
+            found.append(child)
+        else:
+            _collect(found, child)
+
+
+def _map_one(fn: Callable[..., Any], node: Any) -> Any:
+    kind = type(node)
+    if kind is dict:
+        return {
+            key: fn(child) if type(child) is _array else _map_one(fn, child) for key, child in node.items()
+        }
     if kind is list or isinstance(node, tuple):
-        if not all(type(other) is kind and len(other) == len(node) for other in rest):
-            raise _DiffersError
-        rows = zip(*rest, strict=True) if rest else ((),) * len(node)
-        built = [_map(fn, child, others) for child, others in zip(node, rows, strict=True)]
+        built = [fn(child) if type(child) is _array else _map_one(fn, child) for child in node]
         return built if kind is list else tuple(built) if kind is tuple else kind(*built)
-    if node is None:
-        if any(other is not None for other in rest):
+    return None if node is None else fn(node)
+
+
+def _map_two(fn: Callable[..., Any], node: Any, other: Any) -> Any:
+    kind = type(node)
+    if kind is dict:
+        if type(other) is not dict or other.keys() != node.keys():
+            raise _DiffersError
+        return {
+            key: fn(child, other[key])
+            if type(child) is _array and type(other[key]) is _array
+            else _map_two(fn, child, other[key])
+            for key, child in node.items()
+        }
+    if kind is list or isinstance(node, tuple):
+        if type(other) is not kind or len(other) != len(node):
+            raise _DiffersError
+        built = [
+            fn(a, b) if type(a) is _array and type(b) is _array else _map_two(fn, a, b)
+            for a, b in zip(node, other, strict=True)
+        ]
+        return built if kind is list else tuple(built) if kind is tuple else kind(*built)
+    if node is None or _is_container(other):
+        if other is not None or node is not None:
             raise _DiffersError
         return None
-    if any(other is None or type(other) in (dict, list) or isinstance(other, tuple) for other in rest):
-        raise _DiffersError
-    return fn(node, *rest)
+    return fn(node, other)
+
+
+def _map(fn: Callable[..., Any], node: Any, rest: Sequence[Any]) -> Any:
+    kind = type(node)
+    if kind is _array:
+        for other in rest:
+            if type(other) is not _array and _is_container(other):
+                raise _DiffersError
+        return fn(node, *rest)
+    if kind is dict:
+        for other in rest:
+            if type(other) is not dict or other.keys() != node.keys():
+                raise _DiffersError
+        return {key: _map(fn, child, [other[key] for other in rest]) for key, child in node.items()}
+    if kind is list or isinstance(node, tuple):
+        for other in rest:
+            if type(other) is not kind or len(other) != len(node):
+                raise _DiffersError
+        built = [_map(fn, child, others) for child, *others in zip(node, *rest, strict=True)]
+        return built if kind is list else tuple(built) if kind is tuple else kind(*built)
+    for other in rest:
+        if other is not None if node is None else _is_container(other):
+            raise _DiffersError
+    return None if node is None else fn(node, *rest)
+
+
+def _is_container(node: Any) -> bool:
+    return node is None or type(node) in (dict, list) or isinstance(node, tuple)
 
 
 def map_with_path(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
@@ -90,10 +157,16 @@ def _map_with_path(fn: Callable[..., Any], path: str, node: Any, others: tuple[A
 
 def unflatten(like: Tree, leaves: list[Any]) -> Tree:
     """Return a tree with the containers of `like` and these leaves, in the order of `items(like)`."""
-    remaining = list(reversed(leaves))
-    if len(remaining) != len(_leaves(like)):
+    remaining = leaves[::-1]
+    pop = remaining.pop
+    made, enough = None, True
+    try:
+        made = _map_one(lambda _: pop(), like)
+    except IndexError:
+        enough = False
+    if remaining or not enough:
         raise ValueError(f"tree.unflatten: got {len(leaves)} leaves for a tree of {len(_leaves(like))}")
-    return map(lambda _: remaining.pop(), like)
+    return made
 
 
 def fitted(tree: Tree, like: Tree) -> Tree:
@@ -113,7 +186,11 @@ def fitted(tree: Tree, like: Tree) -> Tree:
 
 def alike(first: Tree, second: Tree) -> bool:
     """Return whether two trees have the same containers, shapes and dtypes."""
-    return matches(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, first, second)
+    return _matches(_alike, first, second)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
 
 
 def matches(same: Callable[[Any, Any], bool], first: Tree, second: Tree) -> bool:
@@ -122,12 +199,28 @@ def matches(same: Callable[[Any, Any], bool], first: Tree, second: Tree) -> bool
     >>> matches(lambda a, b: a < b, {"w": 1}, {"w": 2}), matches(lambda a, b: True, {"w": 1}, {"b": 2})
     (True, False)
     """
-    found: list[bool] = []
-    try:
-        _map(lambda a, b: found.append(same(a, b)), first, (second,))
-    except _DiffersError:
-        return False
-    return all(found)
+    return _matches(same, first, second)
+
+
+def _matches(same: Callable[[Any, Any], bool], first: Any, second: Any) -> bool:
+    kind = type(first)
+    if kind is dict:
+        if type(second) is not dict or first.keys() != second.keys():
+            return False
+        for key, child in first.items():  # noqa: SIM110  (a generator takes twice as long)
+            if not _matches(same, child, second[key]):
+                return False
+        return True
+    if kind is list or isinstance(first, tuple):
+        if type(second) is not kind or len(first) != len(second):
+            return False
+        for a, b in zip(first, second, strict=True):  # noqa: SIM110
+            if not _matches(same, a, b):
+                return False
+        return True
+    if first is None:
+        return second is None
+    return not _is_container(second) and same(first, second)
 
 
 def where(condition: mx.array, on_true: Tree, on_false: Tree) -> Tree:

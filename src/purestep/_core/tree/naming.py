@@ -8,7 +8,10 @@ dict keys are written as they are, and list and tuple positions as digits. Integ
 
 import json
 import re
+from functools import lru_cache
 from typing import Any
+
+import mlx.core as mx
 
 from purestep._core.types import Tree
 
@@ -20,6 +23,8 @@ def children(node: Any) -> list[tuple[str, Any]] | None:
     """Return a container's (path segment, child) pairs, or `None` for a leaf."""
     if node is None:
         return []
+    if type(node) is mx.array:
+        return None
     if type(node) is dict:
         return [(key_segment(key), child) for key, child in node.items()]
     if is_namedtuple(node):
@@ -39,6 +44,7 @@ def join(path: str, segment: str) -> str:
     return f"{path}.{segment}" if path and segment else path or segment
 
 
+@lru_cache(1 << 14, typed=True)
 def key_segment(key: Any) -> str:
     """Return the path segment of a dict key.
 
@@ -68,12 +74,16 @@ def items(tree: Tree) -> list[tuple[str, Any]]:
 # Recursive functions stand at the top level of the module. A nested function that calls itself is a reference
 # cycle, and would keep whole states in memory until Python collects cycles.
 def _collect(path: str, node: Any, found: list[tuple[str, Any]]) -> None:
+    if type(node) is mx.array:
+        found.append((path, node))
+        return
     below = children(node)
     if below is None:
         found.append((path, node))
         return
+    prefix = path and path + "."
     for segment, child in below:
-        _collect(join(path, segment), child, found)
+        _collect(prefix + segment if segment else path, child, found)
 
 
 def paths(tree: Tree) -> list[str]:
@@ -89,8 +99,13 @@ def fields(tree: Tree, name: str) -> list[tuple[str, Any]]:
 
 
 def _collect_fields(path: str, node: Any, name: str, found: list[tuple[str, Any]]) -> None:
+    named = is_namedtuple(node)
+    if not named:
+        values = node.values() if type(node) is dict else node if type(node) in (list, tuple) else ()
+        if {mx.array}.issuperset(map(type, values)):
+            return  # parameters and moments: they are most of a state
     for segment, child in children(node) or []:
-        at = join(path, segment)
-        if segment == name and is_namedtuple(node):
-            found.append((at, child))
-        _collect_fields(at, child, name, found)
+        if named and segment == name:
+            found.append((join(path, segment), child))
+        if type(child) is not mx.array:
+            _collect_fields(join(path, segment), child, name, found)

@@ -21,7 +21,7 @@ from purestep._loop.fitting.storage import Storage
 from purestep._loop.profiling.clock import Off, take
 from purestep._loop.running.cursor import PassCursor, check_source, cursor_for
 from purestep._loop.running.feeding import Feed
-from purestep._loop.running.run import Span, made_before, needs_no_thread, pipelined, span_of
+from purestep._loop.running.run import Span, calls_before, needs_no_thread, pipelined, span_of
 
 
 def fit(
@@ -126,9 +126,9 @@ def fit(
     hooks = Hooks(caller, callbacks)
     begun = restored(caller, checkpointer, state, resume=resume)
     ledger = Ledger(caller, log_every)
-    ledger.step = made_before(begun.state)
+    ledger.step = calls_before(step, begun.state)
     take_up(caller, begun, ledger, hooks, source, same_data=same_data)
-    span = span_of(caller, begun.state, source, steps, epochs, ledger.step)
+    span = span_of(caller, source, steps, epochs, ledger.step)
     ledger.steps = span.steps
     check = same_data and checkpointer is not None
     cursor = cursor_for(caller, source, span.start, span.passes, position=ledger.position, check=check)

@@ -74,7 +74,7 @@ def run(
     steps made before it are handed out.
 
     Args:
-        step: `step(state, batch) -> (state, metrics)`.
+        step: `step(state, batch) -> (state, metrics)`. A call of a step of `scan` counts as one step here.
         state: the state before the first step.
         source: an iterable of batches, an object with `at(step) -> batch`, or an on-policy source such as
             `data.rollout`, with `at(state) -> batch` and the attribute `on_policy = True`. Its batches are
@@ -84,7 +84,8 @@ def run(
         epochs: passes over the data, in place of `steps`. For `at(step)`, `len(source)` is the number of
             batches of one epoch.
         start: steps made before: `at` is called with `start`, `start + 1`, ... The default is `state.step`,
-            `state["step"]` for a dict, or 0 if the state has none. An iterable is read from its beginning.
+            `state["step"]` for a dict, or 0 if the state has none; for a step of `scan`, divided by its `k`.
+            An iterable is read from its beginning.
         prefetch: batches to prepare ahead. 0 prepares each on the thread of the loop.
 
     Without `steps` and `epochs`, an iterable is read once, and a source with `at` has no end.
@@ -111,21 +112,19 @@ def run(
     checks.function(caller, "step", step)
     check_source(caller, source)
     prefetch = checks.integer(caller, "prefetch", prefetch, least=0)
-    span = span_of(caller, state, source, steps, epochs, start)
+    span = span_of(caller, source, steps, epochs, calls_before(step, state) if start is None else start)
     cursor = cursor_for(caller, source, span.start, span.passes)
     feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
     return _handed_out(caller, step, state, feed, span)
 
 
-def span_of(
-    caller: str, state: Any, source: Any, steps: int | None, epochs: int | None, start: int | None
-) -> Span:
+def span_of(caller: str, source: Any, steps: int | None, epochs: int | None, start: int) -> Span:
     """Return the steps of a run; refuse numbers that contradict each other."""
     if steps is not None and epochs is not None:
         raise checks.error(
             caller, f"steps and epochs exclude each other, got steps={steps} and epochs={epochs}"
         )
-    start = made_before(state) if start is None else checks.integer(caller, "start", start, least=0)
+    start = checks.integer(caller, "start", start, least=0)
     if steps is not None:
         steps = checks.integer(caller, "steps", steps, least=0)
         if steps < start:
@@ -146,7 +145,12 @@ def span_of(
     return Span(start, max(epochs * length, start), None)
 
 
-def made_before(state: Any) -> int:
+def calls_before(step: StepFn, state: Any) -> int:
+    """Return how often a step was called to reach a state: its steps, divided by those of one call."""
+    return _made_before(state) // (step.steps if isinstance(step, (Step, Compiled)) else 1)
+
+
+def _made_before(state: Any) -> int:
     """Return the step of a state, a field or a key, or 0 if it has none. Waits for the device."""
     found: Any = state.get("step") if isinstance(state, Mapping) else getattr(state, "step", None)
     found = found.item() if isinstance(found, mx.array) and found.size == 1 else found

@@ -178,15 +178,27 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     {'w': array([1.5, 1.5], dtype=float32)}
     """
 
-    def add(path: str, param: mx.array, update: mx.array) -> mx.array:
+    def add(param: mx.array, update: mx.array) -> mx.array:
+        if param.shape != update.shape:
+            raise _ShapesError
+        return (param + update).astype(param.dtype)
+
+    def checked_add(path: str, param: mx.array, update: mx.array) -> mx.array:
         if param.shape != update.shape:
             raise checks.error(
                 "apply_updates",
                 f"{path or 'the tree'} has shape {update.shape} in updates, {param.shape} in params",
             )
-        return (param + update).astype(param.dtype)
+        return add(param, update)
 
-    return tree.map_with_path(add, params, updates)
+    try:
+        return tree.map(add, params, updates)
+    except _ShapesError:
+        return tree.map_with_path(checked_add, params, updates)  # raises, with the path
+
+
+class _ShapesError(Exception):
+    """An update has another shape than its parameter; a map with paths finds it."""
 
 
 def check_transform(caller: str, name: str, value: Any) -> None:

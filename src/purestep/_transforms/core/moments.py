@@ -51,7 +51,8 @@ def mean(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
     >>> mean({"w": mx.array(4.0)}, {"w": mx.array(1.0, mx.float16)}, 0.5)
     {'w': array(2.5, dtype=float32)}
     """
-    return tree.map(lambda g, m: decay * m.astype(mx.float32) + (1 - decay) * g, gradients, old)
+    kept, added = scalars.float32(decay), scalars.float32(1 - decay)  # once, not for each leaf
+    return tree.map(lambda g, m: kept * m.astype(mx.float32) + added * g, gradients, old)
 
 
 def mean_square(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
@@ -60,7 +61,8 @@ def mean_square(gradients: Tree, old: Tree, decay: float | mx.array) -> Tree:
     >>> mean_square({"w": mx.array(2.0)}, {"w": mx.array(0.0)}, 0.5)
     {'w': array(2, dtype=float32)}
     """
-    return tree.map(lambda g, v: decay * v + (1 - decay) * mx.square(g), gradients, old)
+    kept, added = scalars.float32(decay), scalars.float32(1 - decay)
+    return tree.map(lambda g, v: kept * v + added * mx.square(g), gradients, old)
 
 
 def advance(updates: Updates, count: mx.array, mu: Tree, b1: float | mx.array) -> tuple[Tree, mx.array, Tree]:

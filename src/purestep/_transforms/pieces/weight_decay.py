@@ -33,13 +33,15 @@ def add_decayed_weights(weight_decay: float | mx.array = 0.0, mask: Mask | None 
 
     def decay(updates: Updates, params: Params | None) -> Updates:
         params = required("add_decayed_weights", params)
-        selected = resolve_mask("add_decayed_weights", True if mask is None else mask, params)
 
-        def add(update: mx.array, param: mx.array, chosen: bool) -> mx.array:
-            decayed = update + weight_decay * param.astype(update.dtype)
-            return decayed.astype(update.dtype) if chosen else update
+        def add(update: mx.array, param: mx.array, chosen: bool = True) -> mx.array:
+            if not chosen:
+                return update
+            return (update + weight_decay * param.astype(update.dtype)).astype(update.dtype)
 
-        return tree.map(add, updates, params, selected)
+        if mask is None:
+            return tree.map(add, updates, params)
+        return tree.map(add, updates, params, resolve_mask("add_decayed_weights", mask, params))
 
     return without_state("add_decayed_weights", decay, elementwise=True)
 

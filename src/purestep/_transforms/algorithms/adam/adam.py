@@ -88,9 +88,11 @@ def scale_by_adam(
         if nesterov:
             next_scale = moments.debias(b1, scalars.increment(count)) * shrink
             direction = tree.map(lambda m, g: b1 * next_scale * m + (1 - b1) * mu_scale * g, mu, gradients)
+            updates = tree.map(lambda d, v: moments.rescaled_by(d, v, nu_scale, eps, eps_root), direction, nu)
         else:
-            direction = tree.map(lambda m: mu_scale * m, mu)
-        updates = tree.map(lambda d, v: moments.rescaled_by(d, v, nu_scale, eps, eps_root), direction, nu)
+            updates = tree.map(
+                lambda m, v: moments.rescaled_by(mu_scale * m, v, nu_scale, eps, eps_root), mu, nu
+            )
         return updates, ScaleByAdamState(count, moments.stored(mu, mu_dtype), nu)
 
     return checked("scale_by_adam", lambda params: first_state(params, mu_dtype), update, elementwise=True)
