@@ -136,10 +136,8 @@ def _cut(vector: Vector, array: mx.array) -> tuple[mx.array, ...]:
     leading = array.shape[:-1]
     if len(vector.ends) == 1:
         pieces = [array]
-    elif is_capturing():  # MLX merges two equal splits, and exports outputs of the second that nothing makes
+    else:  # mx.compile and export fail on two equal mx.split, such as those of a loss and of its transform
         pieces = [array[..., begin:end] for begin, end in pairwise((0, *vector.ends))]
-    else:
-        pieces = mx.split(array, list(vector.ends[:-1]), axis=-1)
     return tuple(
         piece.reshape((*leading, *shape)) for piece, shape in zip(pieces, vector.shapes, strict=True)
     )
