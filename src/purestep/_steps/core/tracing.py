@@ -98,6 +98,17 @@ def reworded(error: Exception) -> Exception | None:
     )
 
 
+def reworded_index(error: IndexError) -> Exception | None:
+    """Return a clearer error if MLX itself failed to compile, or `None` for other errors."""
+    if not any(text in str(error) for text in ("_Map_base::at", "map::at")):
+        return None
+    return RuntimeError(
+        "compiled: MLX cannot compile this step: it uses mx.split twice on one array, such as in a loss "
+        "function that is called twice with the same arrays. Replace mx.split by slices, x[..., :n] and "
+        "x[..., n:], in one of the places; or use the step without compiled"
+    )
+
+
 def warn_not_compiled() -> None:
     """Warn that MLX runs the step's Python function at every call, with the reason."""
     warnings.warn(
