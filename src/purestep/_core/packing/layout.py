@@ -54,6 +54,15 @@ class Layout:
             self._split.append(split)
             self._join.append(join)
 
+    def shapes_and_names(self) -> list[tuple[tuple[int, ...], str]]:
+        """Return the shape of each array by its index, and the name of its vector."""
+        found = {
+            index: (shape, vector.name)
+            for vector in self.vectors
+            for index, shape in zip(vector.members, vector.shapes, strict=True)
+        }
+        return [found[index] for index in range(len(self.paths))]
+
     def unpack(self, values: Sequence[Any], *, differentiable: bool = True) -> Tree:
         """Return the tree whose arrays are views of the vectors; other values fill the places of a vector.
 
