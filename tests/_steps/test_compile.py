@@ -109,7 +109,7 @@ def test_none_in_the_parameters_survives():
     assert ps.train_step(classifier, TRANSFORM)(start(), BATCH)[0].params["unused"] is None
 
 
-def test_two_equal_splits_that_mlx_cannot_compile_are_named():
+def test_what_mlx_cannot_compile_is_named():
     def product(w):
         left, right = mx.split(w, 2)
         return (left * right).sum()
@@ -120,7 +120,7 @@ def test_two_equal_splits_that_mlx_cannot_compile_are_named():
         return slope + batch, left + 1, right + 2
 
     with pytest.raises(
-        RuntimeError, match=r"compiled: MLX cannot compile this step: it uses mx\.split twice"
+        RuntimeError, match=r"compiled: MLX cannot compile this step.*mx\.split is used twice"
     ):
         ps.compiled(step)(mx.arange(4.0), mx.array(1.0))
 

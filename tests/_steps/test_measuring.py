@@ -272,3 +272,15 @@ def test_a_compiled_step_with_a_measurement_of_its_loss_and_a_model_that_splits_
     step = ps.train_step(loss_fn, transform, measure=[again])
     _, metrics = ps.compiled(step)(state, {"x": mx.arange(4.0)})
     assert metrics["again"].item() == metrics["loss"].item()
+
+
+def test_a_compiled_step_with_two_equal_measurements():
+    def largest(moment):
+        return {"": moment.gradients["w"].max()}
+
+    transform = ps.optimizers.sgd(0.1)
+    state = ps.TrainState.create({"w": mx.arange(4.0)}, transform)
+    measure = [Measurement("one", largest), Measurement("two", largest)]
+    step = ps.train_step(lambda params, batch, rng: mx.square(params["w"]).sum(), transform, measure=measure)
+    _, metrics = ps.compiled(step)(state, {"x": mx.arange(4.0)})
+    assert metrics["one"].item() == metrics["two"].item() == 6.0

@@ -103,9 +103,9 @@ def reworded_index(error: IndexError) -> Exception | None:
     if not any(text in str(error) for text in ("_Map_base::at", "map::at")):
         return None
     return RuntimeError(
-        "compiled: MLX cannot compile this step: it uses mx.split twice on one array, such as in a loss "
-        "function that is called twice with the same arrays. Replace mx.split by slices, x[..., :n] and "
-        "x[..., n:], in one of the places; or use the step without compiled"
+        "compiled: MLX cannot compile this step. It fails if mx.split is used twice on one array, such as in "
+        "a function that is called twice: write slices instead, x[..., :n] and x[..., n:]. It also fails if "
+        "two results are equal mx.stop_gradients: add 0 to one. Or use the step without compiled"
     )
 
 
