@@ -7,8 +7,9 @@ bundles a reference BLAS that is 40 times as slow.
 
 import argparse
 
-from benchmarks import gpt, harness, transformer
-from benchmarks.team import Contestant
+from benchmarks import harness, transformer
+from benchmarks.harness import Contestant, Limit, Record
+from benchmarks.workloads import gpt
 from purestep._core import hardware
 
 
@@ -27,14 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     transformer.add_common(parser, steps=4, rounds=8)
 
 
-def run(options: argparse.Namespace) -> int:
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     """Measure the step."""
     library = hardware.find_openblas()
     if library is None:
         harness.note("OpenBLAS is not installed: MLX uses the BLAS of its wheel")
     environment = {"BENCHMARK_DEVICE": "cpu"} | ({"LD_PRELOAD": library} if library else {})
-    found = transformer.measure(
-        gpt.SIZES["cpu"], microbatches=1, steps=options.steps, rounds=options.rounds,
-        only=transformer.chosen(options.only), who=contestants, environment=environment,
-    )  # fmt: skip
-    return transformer.report("cpu", found, transformer.show(found), options)
+    transformer.compete(gpt.SIZES["cpu"], options, record, limit, who=contestants, environment=environment)
+
+
+show, panels, missed = transformer.show, transformer.panels, transformer.missed

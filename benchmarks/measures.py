@@ -22,7 +22,7 @@ import mlx.nn as nn
 import purestep as ps
 from benchmarks import harness
 from benchmarks.harness import ContestantError, Spread
-from benchmarks.workloads import Transformer, tokens
+from benchmarks.workloads.models import Transformer, tokens
 
 NONE, AGAIN = "none", "none, again"
 MICROBATCHES = 2

@@ -1,18 +1,19 @@
 """Contestants of several frameworks that may be absent, fail or disagree while the others go on."""
 
 import importlib.util
-import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from benchmarks import harness
-from benchmarks.harness import ContestantError, Spread, Worker
+from benchmarks.harness.limits import Limit
+from benchmarks.harness.processes import ContestantError, Worker, take_turns
+from benchmarks.harness.text import note
 
-_SETTLE = 0.05  # seconds between turns, as in `harness.race`
 _PATIENCE = 300.0  # seconds for one call
+_PREPARING = 0.65  # share of the time that is left
+_LEAST = 5.0  # seconds for one call, however little time is left
 
 
 class Contestant(NamedTuple):
@@ -38,12 +39,20 @@ class Team:
 
     A `sparing` team shares a device whose memory would not hold the peaks of all at once: they are prepared
     one after the other, and give the memory that they do not use back after each turn.
+
+    The preparation by `together` ends after `_PREPARING` of the time to the limit: who is not ready by then
+    is closed, so that the others race.
     """
 
     def __init__(
-        self, contestants: Mapping[str, Contestant], only: Sequence[str] = (), *, sparing: bool = False
+        self,
+        contestants: Mapping[str, Contestant],
+        only: Sequence[str] = (),
+        *,
+        sparing: bool = False,
+        limit: Limit | None = None,
     ):
-        self._sparing = sparing
+        self._sparing, self._limit = sparing, limit or Limit()
         unknown = sorted(set(only) - contestants.keys())
         if unknown:
             raise ContestantError(f"unknown: {'; '.join(unknown)}. Known: {'; '.join(contestants)}")
@@ -64,61 +73,73 @@ class Team:
         """The names of those that still compete."""
         return list(self._workers)
 
-    def call(self, name: str, method: str, *args: Any) -> Any:
-        """Call a method of one contestant; `None` if it fails."""
+    def call(self, name: str, method: str, *args: Any, limit: Limit | None = None) -> Any:
+        """Call a method of one contestant; `None` if it fails, or takes too long."""
         begin = time.perf_counter()
+        timeout = max(_LEAST, min(_PATIENCE, (limit or Limit()).left()))
         try:
-            result = self._workers[name].call(method, *args, timeout=_PATIENCE)
+            result = self._workers[name].call(method, *args, timeout=timeout)
         except ContestantError as error:
             self.drop(name, _reason(str(error)))
-            harness.note(str(error))
+            note(str(error))
             return None
         if (took := time.perf_counter() - begin) > 5:
-            harness.note(f"{name}: {method} took {took:.0f} s")
+            note(f"{name}: {method} took {took:.0f} s")
         return result
 
     def together(self, method: str, *args: Any) -> dict[str, Any]:
         """Call a method of all: first of each that wants to be alone, then of the others at once."""
-        found = {name: self.call(name, method, *args) for name in self.names if name in self._alone}
+        limit = self._limit.share(_PREPARING)
+        alone = limit.share(0.6)
+        found = {
+            name: self.call(name, method, *args, limit=alone) for name in self.names if name in self._alone
+        }
         others = [name for name in self.names if name not in self._alone]
-        with ThreadPoolExecutor(1 if self._sparing else max(1, len(others))) as pool:
-            found |= dict(
-                zip(others, pool.map(lambda name: self.call(name, method, *args), others), strict=True)
-            )
+        pool = ThreadPoolExecutor(1 if self._sparing else max(1, len(others)))
+        try:
+            results = pool.map(lambda name: self.call(name, method, *args, limit=limit), others)
+            found |= dict(zip(others, results, strict=True))
+        except BaseException:
+            for worker in list(self._workers.values()):
+                worker.kill()  # the threads wait for answers
+            raise
+        finally:
+            pool.shutdown()
         return {name: found[name] for name in self.names}
 
-    def race(self, steps: int, rounds: int) -> dict[str, list[float]]:
-        """Return the seconds a step of each that finished.
+    def race(
+        self,
+        steps: int,
+        rounds: int,
+        after: Callable[[dict[str, list[float]]], None] = lambda seconds: None,
+    ) -> dict[str, list[float]]:
+        """Return the seconds a step of each that finished; `after` is called with the same each round."""
 
-        Turns are taken one at a time, in an order shuffled each round.
-        """
-        shuffled, seconds = random.Random(0), {name: [] for name in self.names}
-        for index in range(rounds):
-            harness.note(f"round {index + 1} of {rounds}", passing=True)
-            order = self.names
-            shuffled.shuffle(order)
-            for name in order:
-                time.sleep(_SETTLE)
-                taken = self.call(name, "seconds", steps, self._sparing)
-                if taken is not None:
-                    seconds[name].append(taken / steps)
-        return {name: seconds[name] for name in self.names}
+        def turn(name: str) -> float | None:
+            taken = self.call(name, "seconds", steps, self._sparing)
+            return None if taken is None else taken / steps
+
+        return take_turns(lambda: self.names, turn, rounds=rounds, limit=self._limit, after=after)
 
     def drop(self, name: str, reason: str) -> None:
         """Close a contestant."""
         self.failures[name] = reason
-        self._workers.pop(name).close()
+        worker = self._workers.pop(name, None)
+        if worker is not None:
+            worker.close()
 
     def close(self) -> None:
         """End all processes."""
-        for worker in self._workers.values():
-            worker.close()
-        self._workers.clear()
+        while self._workers:
+            self._workers.popitem()[1].close()
 
     def __enter__(self) -> "Team":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: object, *rest: object) -> None:
+        if error is not None:
+            for worker in self._workers.values():
+                worker.kill()
         self.close()
 
 
@@ -127,40 +148,3 @@ def _reason(text: str) -> str:
     lines = text.strip().splitlines()
     named = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Failure)\b", line)]
     return (named or lines)[-1]
-
-
-class Machine:
-    """The facts and the measured rates of the machine, in a process of its own."""
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the numbers depend on beside the code."""
-        return harness.facts()
-
-    def copy(self) -> float:
-        """Return the rate of MLX's copies in bytes per second, read and written."""
-        from purestep import hardware
-
-        return hardware.copy_rate().rate
-
-    def limits(self, dtype: str) -> dict[str, float | None]:
-        """Return the measured copy rate (bytes/s) and product rate (FLOP/s), and the published peak."""
-        import mlx.core as mx
-
-        from purestep import hardware
-
-        wanted = getattr(mx, dtype)
-        try:
-            published = hardware.peak_flops(wanted)
-        except Exception:  # the table of chips does not know this one
-            published = None
-        return {
-            "copy": hardware.copy_rate().rate,
-            "matmul": hardware.matmul_rate(wanted).rate,
-            "published": published,
-        }
-
-
-def milliseconds(values: Sequence[float]) -> str:
-    """Write median and quartiles of seconds in milliseconds."""
-    spread = Spread.of(values)
-    return spread.show(2 if spread.median < 0.1 else 1, 1e3)
