@@ -10,7 +10,6 @@ import argparse
 from benchmarks import harness, transformer
 from benchmarks.harness import Contestant, Limit, Record
 from benchmarks.workloads import gpt
-from purestep._core import hardware
 
 
 def contestants(shape: gpt.Shape, microbatches: int, mlx: dict[str, str]) -> dict[str, Contestant]:
@@ -30,10 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     """Measure the step."""
-    library = hardware.find_openblas()
-    if library is None:
-        harness.note("OpenBLAS is not installed: MLX uses the BLAS of its wheel")
-    environment = {"BENCHMARK_DEVICE": "cpu"} | ({"LD_PRELOAD": library} if library else {})
+    environment = {"BENCHMARK_DEVICE": "cpu"} | harness.openblas()
     transformer.compete(gpt.SIZES["cpu"], options, record, limit, who=contestants, environment=environment)
 
 

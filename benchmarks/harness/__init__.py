@@ -1,7 +1,7 @@
 """What every benchmark shares: processes, turns, a time limit, statistics, tables, pictures, records."""
 
 from benchmarks.harness.limits import Limit, StoppedError
-from benchmarks.harness.machine import Machine, facts
+from benchmarks.harness.machine import Machine, facts, openblas
 from benchmarks.harness.pictures import Bar, Panel, bars, sizes
 from benchmarks.harness.processes import ContestantError, Worker, race, take_turns, workers
 from benchmarks.harness.records import Record
@@ -30,6 +30,7 @@ __all__ = [
     # The machine
     "Machine",
     "facts",
+    "openblas",
     # Output
     "Record",
     "Bar",

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.text import note
+
 _PEERS = ("numpy", "torch", "jax", "optax", "mlx-lm", "flax", "orbax-checkpoint")
 
 
@@ -33,6 +35,17 @@ def facts() -> dict[str, Any]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def openblas() -> dict[str, str]:
+    """Return the variables of a process whose MLX multiplies with OpenBLAS; none if it is not installed."""
+    from purestep._core import hardware
+
+    library = hardware.find_openblas()
+    if library is None:
+        note("OpenBLAS is not installed: MLX uses the BLAS of its wheel")
+        return {}
+    return {"LD_PRELOAD": library}
 
 
 def _processor() -> str:
