@@ -15,7 +15,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -162,7 +162,8 @@ class Session:
         if self.wanted is None:
             self.wanted = params
         way = ps.tree.norm(ps.tree.map(mx.subtract, self.wanted, self.start.params))
-        apart = (ps.tree.norm(ps.tree.map(mx.subtract, params, self.wanted)) / way).item()
+        distance = ps.tree.norm(ps.tree.map(mx.subtract, params, self.wanted))
+        apart = cast(float, (distance / way).item())
         if contestant == AGAIN:
             self.equal = apart
         elif not apart <= 2 * self.equal:

@@ -44,9 +44,10 @@ class Limit:
 
         def stop(number: int, frame: Any) -> None:
             for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
-                signal.signal(each, signal.SIG_IGN)  # the results are written in peace
-            reasons = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
-            raise StoppedError(reasons.get(signal.Signals(number), f"limit of {self._seconds:g} s"))
+                signal.signal(each, signal.SIG_IGN)  # while the processes of contestants end
+            if number == signal.SIGALRM:
+                raise StoppedError(f"limit of {self._seconds:g} s")
+            raise StoppedError("terminated" if number == signal.SIGTERM else "interrupted")
 
         before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
         if self._end is not None:

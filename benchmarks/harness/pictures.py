@@ -123,15 +123,9 @@ def _panel(axis: Any, panel: Panel) -> None:
         median, low, high = spread
         colour = _COLOURS[group(found[place].name)]
         axis.barh(place, median, color=colour, height=0.68, zorder=2)
-        axis.errorbar(
-            median,
-            place,
-            xerr=[[median - low], [high - median]],
-            color="#333333",
-            lw=1,
-            capsize=2.5,
-            zorder=3,
-        )
+        if high > low:
+            around = [[median - low], [high - median]]
+            axis.errorbar(median, place, xerr=around, color="#333333", lw=1, capsize=2.5, zorder=3)
         text = _number(median) + (f"   (x {label})" if label else "")
         axis.text(high + 0.012 * largest, place, text, va="center", fontsize=8)
     if panel.limit is not None:

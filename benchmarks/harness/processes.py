@@ -159,7 +159,7 @@ def take_turns(
     """
     shuffled, seconds, longest = random.Random(0), {name: list[float]() for name in names()}, 0.0
     for index in range(rounds):
-        if index and limit is not None and limit.left() < longest:
+        if index and limit is not None and limit.left() < 1.1 * longest:
             note(f"the time limit allows {index} rounds of {rounds}")
             break
         note(f"round {index + 1} of {rounds}", passing=True)

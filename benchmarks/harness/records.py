@@ -77,7 +77,7 @@ def draw(found: Mapping[str, Any], panels: list[pictures.Panel], path: Path) -> 
     try:
         pictures.draw(panels, path, title=found["label"] + stopped, below=[machine, ", ".join(versions)])
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        if str(error.name).partition(".")[0] != "matplotlib":
             raise
         note("no picture: matplotlib is not installed (pip install 'purestep[demo]')")
 
