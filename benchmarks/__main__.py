@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ NAMES = {  # each is a module of this package; `benchmarks/__init__.py` says wha
     "measures": "measurements within a step against the same step without: time and peak memory",
     "fit": "run and fit against bare loops around the same step",
     "loss": "the loss of an output projection, in chunks and plain: peak memory and time",
+    "finetune": "one step of tuning a llama's adapters: purestep and mlx-lm's trainer",
     "state": "bytes of optimizer state for each parameter, as a Markdown table",
 }
 SHOW = "show"
@@ -55,6 +57,8 @@ def main(arguments: list[str]) -> int:
     except ContestantError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
+    if "facts" in record.found:
+        record.found["facts"]["load after"] = round(os.getloadavg()[0], 2)
     found = record.plain()
     if "facts" not in found:
         print(f"{name}: stopped before anything was measured: {found['stopped']}", file=sys.stderr)

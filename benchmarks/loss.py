@@ -15,14 +15,13 @@ compute the logits a second time.
 import argparse
 from typing import Any
 
-import mlx.core as mx
-
 from benchmarks import harness
 from benchmarks.harness import Contestant, Limit, Machine, Panel, Record, Spread, Team, Worker
 from benchmarks.peers import loss_jax, loss_mlx, loss_torch
 from benchmarks.transformer import JAX_MEMORY
 from benchmarks.transformer import missed as failed
 from benchmarks.workloads.projection import Projection, apart
+from purestep._core import hardware
 
 MEMORY, TIME, TOLERANCE = 0.35, 1.15, 1e-5
 PLAIN, CHUNKS = "MLX plain", "purestep, chunks of "
@@ -52,7 +51,7 @@ def contestants(
 
 def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     """Check, then race."""
-    device = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
+    device = "gpu" if hardware.on_gpu() else "cpu"
     problem, shares = SIZES[device]
     given = {name: getattr(options, name) for name in Projection._fields if getattr(options, name)}
     problem = problem._replace(**given)

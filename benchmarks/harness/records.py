@@ -72,7 +72,8 @@ def draw(found: Mapping[str, Any], panels: list[pictures.Panel], path: Path) -> 
     facts = found["facts"]
     shown = [str(facts.get(name)) for name in ("processor", "device") if facts.get(name)]
     versions = [f"{name} {facts[name]}" for name in ("purestep", "mlx", "torch", "jax") if facts.get(name)]
-    machine = ", ".join(dict.fromkeys([*shown, f"{facts.get('cores')} cores", f"load {facts.get('load')}"]))
+    load = f"load {facts.get('load')} before, {facts.get('load after')} after"
+    machine = ", ".join(dict.fromkeys([*shown, f"{facts.get('cores')} cores", load]))
     stopped = f" - stopped: {found['stopped']}" if found.get("stopped") else ""
     try:
         pictures.draw(panels, path, title=found["label"] + stopped, below=[machine, ", ".join(versions)])

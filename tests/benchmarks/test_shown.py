@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import optimizer, transformer
+from benchmarks import finetune, optimizer, transformer
 from benchmarks.harness import Record
 from benchmarks.workloads import gpt
 from benchmarks.workloads.projection import Projection, apart, sampled
@@ -47,6 +47,10 @@ def record(name, turns):
         "optimizer": lambda: {
             "parameters": 10**6, "arrays": 3, "copies": {"MLX": 1e9},
             "works": {"AdamW": {"contestants": timed(("purestep", "optax"), UPDATE, turns), "failures": {}}},
+        },
+        "finetune": lambda: {
+            "shape": finetune.SIZES["small"]._asdict(), "limits": RATES, "failures": {},
+            "contestants": timed(("purestep", "mlx-lm"), UPDATE, turns),
         },
         "step": lambda: {
             "workloads": {"mlp": {"about": "x", "steps": 1, "contestants": timed(STEPS, NODES, turns)}}
@@ -107,7 +111,7 @@ def test_the_limit_of_an_update_is_the_time_to_move_its_bytes():
     assert optimizer.panels(record("optimizer", TURNS))[0].limit == pytest.approx(28.0)  # 28 MB at 1 GB/s
 
 
-@pytest.mark.parametrize("name", ["transformer", "optimizer", "loss"])
+@pytest.mark.parametrize("name", ["transformer", "optimizer", "loss", "finetune"])
 def test_a_contestant_that_fails_is_missed_but_not_one_that_is_not_installed(name):
     found = record(name, TURNS)
     holder = found["works"]["AdamW"] if name == "optimizer" else found
