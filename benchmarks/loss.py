@@ -15,11 +15,10 @@ compute the logits a second time.
 import argparse
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, transformer
 from benchmarks.harness import Contestant, Limit, Machine, Panel, Record, Spread, Team, Worker
 from benchmarks.peers import loss_jax, loss_mlx, loss_torch
 from benchmarks.transformer import JAX_MEMORY
-from benchmarks.transformer import missed as failed
 from benchmarks.workloads.projection import Projection, apart
 from purestep._core import hardware
 
@@ -102,7 +101,8 @@ def show(found: dict[str, Any]) -> str:
                 f"{each['error']:.1e}",
             ]
         )
-    made, met = max((len(each.get("seconds", [])) for each in all_.values()), default=0), reached(found)
+    made, met = transformer.rounds(all_), reached(found)
+    verdict = "reached by " + ", ".join(met) if met else "missed" if made else "not measured"
     lines = [
         harness.facts_lines(found["facts"]),
         "",
@@ -112,7 +112,7 @@ def show(found: dict[str, Any]) -> str:
         *(f"{name}: {reason}" for name, reason in found["failures"].items()),
         f"target: of plain, peak at most {MEMORY}"
         + (f" and time at most {TIME}" if found["on"] == "gpu" else "")
-        + f": {'reached by ' + ', '.join(met) if met else 'missed'}",
+        + f": {verdict}",
     ]
     return "\n".join(lines)
 
@@ -137,7 +137,7 @@ def reached(found: dict[str, Any]) -> list[str]:
 def missed(found: dict[str, Any]) -> list[str]:
     """Return the contestants that failed, and the target, if it was measured and missed."""
     measured = [name for name in harness.timed(found["contestants"]) if name.startswith(CHUNKS)]
-    return failed(found) + ["target"] * bool(measured and not reached(found))
+    return transformer.missed(found) + ["target"] * bool(measured and not reached(found))
 
 
 def panels(found: dict[str, Any]) -> list[Panel]:

@@ -45,11 +45,11 @@ def run(monkeypatch, tmp_path):
 
 
 def whole(options, record, limit):
-    record.keep(facts=FACTS, seconds={"a": [1.0] * options.rounds, "b": [2.0] * options.rounds})
+    record.keep(facts=dict(FACTS), seconds={"a": [1.0] * options.rounds, "b": [2.0] * options.rounds})
 
 
 def stopped(options, record, limit):
-    record.keep(facts=FACTS, seconds={"a": [1.0]})
+    record.keep(facts=dict(FACTS), seconds={"a": [1.0]})
     raise StoppedError("limit of 5 s")
 
 
