@@ -1,11 +1,11 @@
 """`train_step(measure=...)` against the same compiled step without measurements: time and peak memory.
 
 All contestants share one model, one start and one source. They take turns of --steps steps in an order that
-is shuffled each round, with `mx.async_eval` after each step. First comes the cost of each measurement in
-every step: divided by n, it is the cost of `every=n`. Then come the sets with a target. The parameters after
-a short turn are compared first: a measurement must not change them. On CUDA two equal loops differ, since
-gradients of lookups are summed in any order; there the others may differ by twice as much.
-A contestant that is not ready after two thirds of the time limit is left out.
+is shuffled each round, with `mx.async_eval` after each step. First come the sets with a target, then each
+measurement in every step: divided by n, its cost is that of `every=n`. The parameters after a short turn are
+compared first: a measurement must not change them. On CUDA two equal loops differ, since gradients of lookups
+are summed in any order; there the others may differ by twice as much. A contestant that is not ready after
+two thirds of the time limit is left out. On a CPU, MLX multiplies with OpenBLAS where that is installed.
 
 Targets over no measurement: all measurements every 10 steps (curvature: every 100 steps, on a part of the
 batch) at most 1.02 of the time, norms in every step at most 1.01, and peak memory at most 1.02.
@@ -24,6 +24,7 @@ import purestep as ps
 from benchmarks import harness
 from benchmarks.harness import ContestantError, Limit, Panel, Record, Worker
 from benchmarks.workloads.models import Transformer, tokens
+from purestep._core import hardware
 
 NONE, AGAIN = "none", "none, again"
 TARGETS = {"all, every 10": 1.02, "norms, every step": 1.01}
@@ -125,6 +126,10 @@ class Session:
     def names(self) -> list[str]:
         """Return the names of all contestants."""
         return list(self.makers)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the numbers depend on beside the code."""
+        return harness.facts()
 
     def turn(self, contestant: str) -> float:
         """Return the seconds a step of one turn."""
@@ -268,8 +273,10 @@ def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     steps = options.steps or SIZES[options.size].steps
     about = SIZES[options.size].about
     record.found |= {"label": f"measures-{options.size}", "about": about, "steps": steps, "left_out": []}
-    with Worker("measures", Session, options.size, steps, options.clock) as worker:
-        record.keep(facts=harness.facts(), contestants={})
+    environment = {} if hardware.on_gpu() else harness.openblas()
+    args = (options.size, steps, options.clock)
+    with Worker("measures", Session, *args, environment=environment) as worker:
+        record.keep(facts=worker.call("facts"), contestants={})
         names = prepare(worker, options.only, record, limit.share(PREPARING))
 
         def after(seconds: dict[str, list[float]]) -> None:
