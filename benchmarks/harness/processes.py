@@ -24,6 +24,8 @@ class ContestantError(Exception):
 class Worker:
     """An object in a process of its own: `build(*args)` runs there, and so does every method called.
 
+    It is built when the first method is called, or at once if `eager`.
+
     When `cold`, it gets an empty TMPDIR, where MLX keeps the kernels it has built (g++ on a CPU, NVRTC
     on CUDA): it builds its own, and its first call pays for them. Metal caches elsewhere.
 
@@ -37,13 +39,14 @@ class Worker:
         build: Callable[..., Any],
         *args: Any,
         cold: bool = False,
+        eager: bool = False,
         environment: Mapping[str, str] | None = None,
     ):
         self.name = name
         self._folder = tempfile.TemporaryDirectory(prefix="purestep-benchmark-")
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, build, args), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, build, args, eager), daemon=True)
         before = dict(os.environ)
         wanted = {"MLX_ENABLE_TF32": before.get("MLX_ENABLE_TF32", "0"), **(environment or {})}
         if cold:
@@ -96,14 +99,19 @@ class Worker:
         self._folder.cleanup()
 
 
-def _serve(pipe: Connection, build: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    built: Any = None
+def _serve(pipe: Connection, build: Callable[..., Any], args: tuple[Any, ...], eager: bool) -> None:
+    built, failure = None, ""
     with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # the parent is done, or gone
         while True:
+            if eager and built is None and not failure:
+                try:
+                    built = build(*args)
+                except Exception:
+                    failure = traceback.format_exc()
             method, given = pipe.recv()
             try:
-                built = build(*args) if built is None else built
-                answer = (False, getattr(built, method)(*given))
+                built = build(*args) if built is None and not failure else built
+                answer = (True, failure) if failure else (False, getattr(built, method)(*given))
             except Exception:
                 answer = (True, traceback.format_exc())
             pipe.send(answer)

@@ -40,8 +40,8 @@ class Team:
     A `sparing` team shares a device whose memory would not hold the peaks of all at once: they are prepared
     one after the other, and give the memory that they do not use back after each turn.
 
-    The preparation by `together` ends after `_PREPARING` of the time to the limit: who is not ready by then
-    is closed, so that the others race.
+    All are built at once. The preparation by `together` ends after `_PREPARING` of the time to the limit: who
+    is not ready by then is closed, so that the others race.
     """
 
     def __init__(
@@ -66,7 +66,9 @@ class Team:
             if missing:
                 self.failures[name] = f"not installed: {', '.join(missing)}"
             else:
-                self._workers[name] = Worker(name, each.build, *each.args, environment=each.environment)
+                self._workers[name] = Worker(
+                    name, each.build, *each.args, eager=True, environment=each.environment
+                )
 
     @property
     def names(self) -> list[str]:

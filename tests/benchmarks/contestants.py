@@ -35,3 +35,10 @@ class Refuses:
 
     def __init__(self):
         raise RuntimeError("no such device")
+
+
+class Writes:
+    """Leaves a file when it is built."""
+
+    def __init__(self, place):
+        place.touch()

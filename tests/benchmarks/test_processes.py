@@ -1,11 +1,12 @@
 """Workers, and the turns of a race."""
 
 import math
+import time
 
 import pytest
 
 from benchmarks.harness import ContestantError, Limit, Worker, processes, race, take_turns, workers
-from tests.benchmarks.contestants import Refuses, Sleeper
+from tests.benchmarks.contestants import Refuses, Sleeper, Writes
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +33,23 @@ def test_a_call_that_takes_too_long_ends_the_process():
         worker.call("sleeps", 60, timeout=0.2)
 
 
-def test_a_contestant_that_cannot_be_built_says_why():
-    with Worker("none", Refuses) as worker, pytest.raises(ContestantError, match="no such device"):
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_contestant_that_cannot_be_built_says_why(eager):
+    with (
+        Worker("none", Refuses, eager=eager) as worker,
+        pytest.raises(ContestantError, match="no such device"),
+    ):
         worker.call("add", 1, 2)
+
+
+def test_an_eager_worker_is_built_before_the_first_call(tmp_path):
+    place = tmp_path / "built"
+    with Worker("eager", Writes, place, eager=True):
+        for _ in range(600):
+            if place.exists():
+                break
+            time.sleep(0.05)
+        assert place.exists()
 
 
 def test_a_race_divides_by_the_steps():
