@@ -52,7 +52,7 @@ class Team:
         sparing: bool = False,
         limit: Limit | None = None,
     ):
-        self._sparing, self._limit = sparing, limit or Limit()
+        self._sparing, self._limit, self._stopped = sparing, limit or Limit(), False
         unknown = sorted(set(only) - contestants.keys())
         if unknown:
             raise ContestantError(f"unknown: {'; '.join(unknown)}. Known: {'; '.join(contestants)}")
@@ -82,6 +82,8 @@ class Team:
         try:
             result = self._workers[name].call(method, *args, timeout=timeout)
         except ContestantError as error:
+            if self._stopped:  # by the time limit or a signal, and by no fault of its own
+                return None
             self.drop(name, _reason(str(error)))
             note(str(error))
             return None
@@ -102,8 +104,7 @@ class Team:
             results = pool.map(lambda name: self.call(name, method, *args, limit=limit), others)
             found |= dict(zip(others, results, strict=True))
         except BaseException:
-            for worker in list(self._workers.values()):
-                worker.kill()  # the threads wait for answers
+            self._stop()  # the threads wait for answers
             raise
         finally:
             pool.shutdown()
@@ -140,9 +141,13 @@ class Team:
 
     def __exit__(self, error: object, *rest: object) -> None:
         if error is not None:
-            for worker in self._workers.values():
-                worker.kill()
+            self._stop()
         self.close()
+
+    def _stop(self) -> None:
+        self._stopped = True
+        for worker in list(self._workers.values()):
+            worker.kill()
 
 
 def _reason(text: str) -> str:

@@ -48,3 +48,4 @@ def test_a_stop_while_all_prepare_ends_their_processes_and_does_not_wait_for_the
     with pytest.raises(StoppedError), Limit(1.5).enforced(), team:
         team.together("sleeps", 60)
     assert not any(worker.is_alive() for worker in workers)
+    assert team.failures == {}, "no contestant failed"
