@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import harness
 from benchmarks.harness import ContestantError, Limit, Record, StoppedError, records
 
 NAMES = {  # each is a module of this package; `benchmarks/__init__.py` says what it defines
@@ -81,7 +82,7 @@ def parser(name: str, benchmark: object) -> argparse.ArgumentParser:
     shared = made.add_argument_group("shared by all benchmarks")
     shared.add_argument(
         "--limit",
-        type=float,
+        type=harness.seconds,
         default=LIMIT,
         metavar="SECONDS",
         help=f"end within this time, with what was measured until then; 0 for none ({LIMIT:g})",

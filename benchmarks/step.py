@@ -4,9 +4,10 @@ Each contestant is a process of its own; they take turns of --steps steps in an 
 round, so ratios are of neighbours in time. purestep runs in a second process too: how far that ratio is
 from 1 is how far to trust the others. Every step ends with mx.eval(state, metrics), inside the timing.
 The first call is timed with an empty kernel cache: it traces, builds kernels (g++ on a CPU, NVRTC on
-CUDA, a minute for a transformer there) and runs; --warm keeps the cache instead. Before a time is
-reported, 20 steps of every contestant are compared, with dropout switched off there: what a model draws
-follows from how its key is handled, which is each contestant's own.
+CUDA, a minute for a transformer there) and runs, one contestant at a time for every two cores; --warm
+keeps the cache instead. Before a time is reported, 20 steps of every contestant are compared, with
+dropout switched off there: what a model draws follows from how its key is handled, which is each
+contestant's own.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import io
 import re
 import statistics
 import time
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -118,9 +120,16 @@ def compete(name: str, steps: int, options: argparse.Namespace, record: Record, 
     contestants = {AGAIN: (name, PURESTEP)} | {contestant: (name, contestant) for contestant in CONTESTANTS}
     results: dict[str, dict[str, Any]] = {}
     with harness.workers(Session, contestants, cold=not options.warm) as workers:
-        for worker in workers:
+
+        def stop() -> None:
+            for worker in workers:
+                worker.kill()
+
+        firsts = [partial(worker.call, "first") for worker in workers]
+        at_a_time = harness.cores() // 2  # a first call builds kernels on one core
+        made = harness.at_once(firsts, at_a_time, stop)
+        for worker, first in zip(workers, made, strict=True):
             harness.note(f"{name}: {worker.name}", passing=True)
-            first = worker.call("first")
             results[worker.name] = {
                 "first": first,
                 "memory": worker.call("memory", 20),

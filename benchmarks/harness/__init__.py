@@ -1,19 +1,20 @@
 """What every benchmark shares: processes, turns, a time limit, statistics, tables, pictures, records."""
 
 from benchmarks.harness.limits import Limit, StoppedError
-from benchmarks.harness.machine import Machine, facts, openblas
+from benchmarks.harness.machine import Machine, cores, facts, openblas
 from benchmarks.harness.pictures import Bar, Panel, bars, sizes
-from benchmarks.harness.processes import ContestantError, Worker, race, take_turns, workers
+from benchmarks.harness.processes import ContestantError, Worker, at_once, race, take_turns, workers
 from benchmarks.harness.records import Record
 from benchmarks.harness.statistics import Spread, fastest, milliseconds, ratio, timed
 from benchmarks.harness.team import Contestant, Team
-from benchmarks.harness.text import facts_lines, names, note, positive, table
+from benchmarks.harness.text import facts_lines, names, note, positive, seconds, table
 
 __all__ = [
     # Processes
     "ContestantError",
     "Worker",
     "workers",
+    "at_once",
     "race",
     "take_turns",
     "Contestant",
@@ -30,6 +31,7 @@ __all__ = [
     # The machine
     "Machine",
     "facts",
+    "cores",
     "openblas",
     # Output
     "Record",
@@ -42,4 +44,5 @@ __all__ = [
     "names",
     "note",
     "positive",
+    "seconds",
 ]

@@ -23,7 +23,7 @@ def facts() -> dict[str, Any]:
         "device": hardware.device_name(),
         "blas": hardware.blas(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cores": cores(),
         "load": round(os.getloadavg()[0], 2),
         "mlx": importlib.metadata.version("mlx"),
         "purestep": ps.__version__,
@@ -35,6 +35,11 @@ def facts() -> dict[str, Any]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def openblas() -> dict[str, str]:

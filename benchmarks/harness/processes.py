@@ -7,6 +7,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -125,6 +126,21 @@ def workers(
     with ExitStack() as stack:
         started = (Worker(name, build, *args, cold=cold) for name, args in contestants.items())
         yield [stack.enter_context(worker) for worker in started]
+
+
+def at_once(calls: Sequence[Callable[[], Any]], threads: int, stop: Callable[[], None]) -> list[Any]:
+    """Make calls of several workers, so many at a time; return their results in order.
+
+    If a signal or the time limit ends the wait, `stop` must end the processes that the threads wait for.
+    """
+    pool = ThreadPoolExecutor(max(1, threads))
+    try:
+        return list(pool.map(lambda call: call(), calls))
+    except BaseException:
+        stop()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def race(

@@ -4,11 +4,11 @@ import importlib.util
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks.harness.limits import Limit
-from benchmarks.harness.processes import ContestantError, Worker, take_turns
+from benchmarks.harness.processes import ContestantError, Worker, at_once, take_turns
 from benchmarks.harness.text import note
 
 _PATIENCE = 300.0  # seconds for one call
@@ -99,15 +99,9 @@ class Team:
             name: self.call(name, method, *args, limit=alone) for name in self.names if name in self._alone
         }
         others = [name for name in self.names if name not in self._alone]
-        pool = ThreadPoolExecutor(1 if self._sparing else max(1, len(others)))
-        try:
-            results = pool.map(lambda name: self.call(name, method, *args, limit=limit), others)
-            found |= dict(zip(others, results, strict=True))
-        except BaseException:
-            self._stop()  # the threads wait for answers
-            raise
-        finally:
-            pool.shutdown()
+        calls = [partial(self.call, name, method, *args, limit=limit) for name in others]
+        results = at_once(calls, 1 if self._sparing else len(others), self._stop)
+        found |= dict(zip(others, results, strict=True))
         return {name: found[name] for name in self.names}
 
     def race(

@@ -38,6 +38,14 @@ def positive(text: str) -> int:
     return value
 
 
+def seconds(text: str) -> float:
+    """Read a command-line time of at least 0 seconds."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a finite number of at least 0 seconds, got {text}")
+    return value
+
+
 def names(text: str) -> list[str]:
     """Read names of contestants, separated by semicolons."""
     return [name.strip() for name in text.split(";") if name.strip()]

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from benchmarks.harness import facts_lines, names, note, positive, table
+from benchmarks.harness import facts_lines, names, note, positive, seconds, table
 
 
 def test_a_table_aligns_its_columns_and_all_lines_are_equally_long():
@@ -28,4 +28,8 @@ def test_counts_and_names_are_read_from_the_command_line():
     assert positive("3") == 3
     with pytest.raises(argparse.ArgumentTypeError, match="must be at least 1, got 0"):
         positive("0")
+    assert seconds("2.5") == 2.5
+    for wrong in ("-1", "inf", "nan"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be a finite number of at least 0 seconds"):
+            seconds(wrong)
     assert names("torch fused; purestep, packed;") == ["torch fused", "purestep, packed"]
