@@ -84,7 +84,7 @@ class Team:
         except ContestantError as error:
             if self._stopped:  # by the time limit or a signal, and by no fault of its own
                 return None
-            self.drop(name, _reason(str(error)))
+            self.drop(name, _reason(str(error)).removeprefix(f"{name}: "))
             note(str(error))
             return None
         if (took := time.perf_counter() - begin) > 5:
