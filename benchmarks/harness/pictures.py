@@ -127,7 +127,8 @@ def _panel(axis: Any, panel: Panel) -> None:
             around = [[median - low], [high - median]]
             axis.errorbar(median, place, xerr=around, color="#333333", lw=1, capsize=2.5, zorder=3)
         text = _number(median) + (f"   (x {label})" if label else "")
-        axis.text(high + 0.012 * largest, place, text, va="center", fontsize=8)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # the limit may cross the label
+        axis.text(high + 0.012 * largest, place, text, va="center", fontsize=8, bbox=behind, zorder=5)
     if panel.limit is not None:
         axis.axvline(panel.limit, color="#b3262e", lw=1.2, ls="--", zorder=4)
         axis.set_title(
