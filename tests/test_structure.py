@@ -34,7 +34,7 @@ LAYOUT = {
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates".split(),
     "_layers": (
-        "kernels attention calling activations fused_norms reduced substitutes recomputing "
+        "kernels exponential attention calling activations fused_norms reduced substitutes recomputing "
         "observing recording"
     ).split(),
     "_layers.kernels": "columns norm_sources norms".split(),

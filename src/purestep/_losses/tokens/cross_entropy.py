@@ -111,7 +111,7 @@ class _Form(NamedTuple):
         if not self.smoothing and not self.z_loss:
             return self._weighted(_plain(logits, targets), targets)
         logits, largest = numerics.shifted(logits.astype(mx.float32))
-        normalizer = mx.logsumexp(logits, axis=-1)
+        normalizer = numerics.normalizer(logits)
         losses = (1 - self.smoothing) * (normalizer - numerics.gather(logits, targets))
         if self.z_loss:
             losses = losses + self.z_loss * mx.square(normalizer + largest.squeeze(-1))
@@ -123,7 +123,7 @@ class _Form(NamedTuple):
     def of_distributions(self, logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         """Return the loss of each distribution, class weights included, and its weight."""
         logits, largest = numerics.shifted(logits)
-        normalizer = mx.logsumexp(logits, axis=-1)
+        normalizer = numerics.normalizer(logits)
         if self.class_weights is None:
             weighted, target_weights = targets, mx.ones(normalizer.shape)
         else:
@@ -156,7 +156,8 @@ def _plain(logits: mx.array, targets: mx.array) -> mx.array:
     if hardware.on_gpu():
         return fused_cross_entropy(logits, targets)
     # On a CPU MLX reduces in the dtype of the logits, so they are converted to float32 first.
-    return mx.fast.cross_entropy(numerics.shifted(logits.astype(mx.float32))[0], targets)
+    logits = numerics.shifted(logits.astype(mx.float32))[0]
+    return numerics.normalizer(logits) - numerics.gather(logits, targets)
 
 
 def _check(
