@@ -29,10 +29,8 @@ def log_softmax(logits: mx.array) -> mx.array:
 
 def logsumexp(values: mx.array, *, keepdims: bool = False) -> mx.array:
     """Return the logsumexp of the last axis; empty batches, which `mx.logsumexp` refuses, stay empty."""
-    if values.size == 0:
-        return sums.total(values, -1, keepdims=keepdims)
     if not exponential.serves(values):
-        return mx.logsumexp(values, axis=-1, keepdims=keepdims)
+        return _plain_logsumexp(values, keepdims)
     largest = mx.stop_gradient(_largest(values))
     found = normalizer(values - mx.where(mx.isinf(largest), 0.0, largest), keepdims=True) + largest
     return found if keepdims else found.squeeze(-1)
@@ -41,10 +39,16 @@ def logsumexp(values: mx.array, *, keepdims: bool = False) -> mx.array:
 def normalizer(logits: mx.array, *, keepdims: bool = False) -> mx.array:
     """Return the logsumexp of the last axis of logits that are `shifted`: their largest is 0."""
     if not exponential.serves(logits):
-        return mx.logsumexp(logits, axis=-1, keepdims=keepdims)
+        return _plain_logsumexp(logits, keepdims)
     rows = _in_parts(exponential.exp(logits))
     # Parts are added first: on a CPU, sums over the last axis of a long row take three times as long.
     return mx.log(sums.total(rows.sum(axis=-2) if rows.ndim > logits.ndim else rows, -1, keepdims=keepdims))
+
+
+def _plain_logsumexp(values: mx.array, keepdims: bool) -> mx.array:
+    if values.size == 0:
+        return sums.total(values, -1, keepdims=keepdims)
+    return mx.logsumexp(values, axis=-1, keepdims=keepdims)
 
 
 def _largest(values: mx.array) -> mx.array:
