@@ -39,8 +39,8 @@ def exp(x: mx.array) -> mx.array:
 def _by_parts(x: mx.array) -> mx.array:
     """Return 2**n exp(r), with an integer n and |r| below ln(2) / 2.
 
-    Each of the three kernels that MLX makes of this reads its inputs once. The last one is 11 operations deep,
-    and would become two kernels if it were deeper. `mx.maximum` would take three times as long as `minimum`.
+    Each of the three kernels that MLX makes of this reads its inputs once. The last one is 11 operations
+    deep; if it were deeper, it would be two kernels. `mx.maximum` takes twice as long as `mx.minimum`.
     """
     x = mx.stop_gradient(x)  # or `mx.jvp` would differentiate the operations too
     n = (_ROUNDING - mx.minimum(x * -_LOG_E, 127.0)) - _ROUNDING
