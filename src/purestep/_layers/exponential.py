@@ -17,12 +17,12 @@ _LOG_E = 1.4426950408889634  # the binary logarithm of e
 _LN_2 = (0.693359375, -2.12194440e-4)  # two parts; small integers times the first are exact
 # (exp(r) - 1 - r) / r**2 for |r| below ln(2) / 2, with a relative error of exp(r) below 4e-9.
 _POLYNOMIAL = (0.49999993, 0.16666520, 0.041668391, 0.0083687452, 0.0013814543)
-_SMALL = 1 << 14  # fewer elements take longer this way: each operation has a cost of its own
+SMALL = 1 << 14  # fewer elements take longer this way: each operation has a cost of its own
 
 
 def serves(x: mx.array) -> bool:
     """Tell whether `exp` computes the exponential of an array by itself and not by `mx.exp`."""
-    return x.dtype == mx.float32 and x.size >= _SMALL and not hardware.on_gpu()
+    return x.dtype == mx.float32 and x.size >= SMALL and not hardware.on_gpu()
 
 
 def exp(x: mx.array) -> mx.array:
@@ -63,3 +63,23 @@ def _(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
 @_exp.jvp
 def _(x: mx.array, tangent: mx.array) -> mx.array:
     return tangent * exp(x)
+
+
+def softmax(x: mx.array) -> mx.array:
+    """Return the softmax of the last axis; like `exp`, it is computed by itself if `serves(x)`.
+
+    >>> softmax(mx.zeros((1, 4)))
+    array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
+    """
+    return _softmax(x) if serves(x) else mx.softmax(x, axis=-1, precise=True)
+
+
+@custom_function
+def _softmax(x: mx.array) -> mx.array:
+    e = exp(x - mx.stop_gradient(x.max(axis=-1, keepdims=True)))
+    return e * (1 / e.sum(axis=-1, keepdims=True))
+
+
+@_softmax.vjp
+def _(x: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+    return output * (cotangent - (cotangent * output).sum(axis=-1, keepdims=True))
