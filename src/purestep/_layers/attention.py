@@ -128,6 +128,7 @@ def _masked_by_sums(
     if mask == "causal" and keys >= queries:
         # Every query sees a key. A sum hides the others too, and takes a tenth of the time of `mx.where`.
         mask = mx.triu(mx.full((queries, keys), lowest), keys - queries + 1)
+        mask = mask.reshape(1, queries, keys)  # or MLX would compute it again in the sum, for every head
     elif isinstance(mask, str):
         mask = mx.tri(queries, keys, keys - queries, dtype=mx.float32).astype(mx.bool_)
     return _mixed(q, k, v, scale, lambda scores: exponential.softmax(_masked(scores, mask, lowest)))
@@ -138,7 +139,7 @@ def _masked(scores: mx.array, mask: mx.array | None, lowest: float) -> mx.array:
     if mask is None:
         return scores
     batch, groups, members, queries, keys = scores.shape
-    if mask.ndim > 2:
+    if mask.ndim > 3 or (mask.ndim == 3 and mask.shape[0] > 1):
         mask = mx.broadcast_to(mask, (batch, groups * members, queries, keys)).reshape(scores.shape)
     return mx.where(mask, scores, lowest) if mask.dtype == mx.bool_ else scores + mask
 
