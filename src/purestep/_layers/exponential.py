@@ -1,9 +1,10 @@
-"""The exponential on a CPU, by operations that a compiler turns into vector instructions.
+"""The exponential on a Linux CPU, by operations that a compiler turns into vector instructions.
 
-On Linux, MLX computes an exponential element by element, in 9 ns. The operations here take 1.3 ns in a
-compiled step and 5 ns elsewhere. Their relative error is below 2e-7; that of `mx.exp` on a CPU is up to 4e-6.
+There MLX computes an exponential element by element, in 9 ns. The operations here take 1 ns in a compiled
+step and 5 ns elsewhere. Their relative error is below 2e-7; that of `mx.exp` on a CPU is up to 4e-6.
 """
 
+import sys
 from typing import Any
 
 import mlx.core as mx
@@ -12,7 +13,7 @@ from purestep._core import hardware
 from purestep._core.tracing.custom import custom_function
 
 _LOWEST = 88.0  # exp(-88) counts as 0
-_ROUNDING = 1.5 * 2**23  # a difference from it is rounded to an integer
+_ROUNDING = 1.5 * 2**23  # a sum with it is rounded to an integer
 _LOG_E = 1.4426950408889634  # the binary logarithm of e
 _LN_2 = (0.693359375, -2.12194440e-4)  # two parts; small integers times the first are exact
 # (exp(r) - 1 - r) / r**2 for |r| below ln(2) / 2, with a relative error of exp(r) below 4e-9.
@@ -22,7 +23,8 @@ SMALL = 1 << 14  # fewer elements take longer this way: each operation has a cos
 
 def serves(x: mx.array) -> bool:
     """Tell whether `exp` computes the exponential of an array by itself and not by `mx.exp`."""
-    return x.dtype == mx.float32 and x.size >= SMALL and not hardware.on_gpu()
+    # On a Mac, MLX uses vector instructions by itself.
+    return x.dtype == mx.float32 and x.size >= SMALL and sys.platform != "darwin" and not hardware.on_gpu()
 
 
 def exp(x: mx.array) -> mx.array:
@@ -40,11 +42,13 @@ def _by_parts(x: mx.array) -> mx.array:
     """Return 2**n exp(r), with an integer n and |r| below ln(2) / 2.
 
     Each of the three kernels that MLX makes of this reads its inputs once. The last one is 11 operations
-    deep; if it were deeper, it would be two kernels. `mx.maximum` takes twice as long as `mx.minimum`.
+    deep; if it were deeper, it would be two kernels. A `maximum` of integers takes half the time of one of
+    floats, because NaN needs no attention: it stays in `r`.
     """
     x = mx.stop_gradient(x)  # or `mx.jvp` would differentiate the operations too
-    n = (_ROUNDING - mx.minimum(x * -_LOG_E, 127.0)) - _ROUNDING
-    power = ((n.astype(mx.int32) + 127) << 23).view(mx.float32)  # the bits of an exponent; n = -127 gives 0
+    whole = mx.maximum(((x * _LOG_E + _ROUNDING) - _ROUNDING).astype(mx.int32), -127)
+    power = ((whole + 127) << 23).view(mx.float32)  # the bits of an exponent; -127 gives 0
+    n = whole.astype(mx.float32)
     r = (mx.minimum(-x, _LOWEST) + n * _LN_2[0]) + n * _LN_2[1]  # -r
     square = r * r
     c2, c3, c4, c5, c6 = _POLYNOMIAL

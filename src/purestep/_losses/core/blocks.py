@@ -4,6 +4,7 @@ Arrays of one block stay in the processor's caches. MLX also keeps freed memory 
 arrays of a CPU: larger arrays are new memory each time, which takes longer than most operations.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ def by_rows(
     length = max(1, _ELEMENTS // max(1, classes))
     if hardware.on_gpu() or targets.size < 2 * length:
         return losses(logits, targets)
+    length = math.ceil(targets.size / math.ceil(targets.size / length))  # blocks of about the same length
     labels = targets.reshape(-1)
     found = [
         losses(rows, labels[start : start + length])
