@@ -27,7 +27,7 @@ def drawn(low, high, shape=COUNT):
 
 
 @here
-@pytest.mark.parametrize("low, high", [(-1, 1), (-10, 0), (-87, 88)])
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (-10, 0), (-87, 88)])
 def test_values_have_float32_digits(low, high):
     x = drawn(low, high)
     assert exponential.serves(mx.array(x))

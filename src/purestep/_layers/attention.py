@@ -99,7 +99,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any 
 def _serves(q: Any, k: Any, v: Any, *, scale: float, mask: Any = None, **options: Any) -> bool:
     """Tell whether `_masked_by_sums` has these arguments; MLX refuses wrong ones."""
     arrays = (q, k, v) if mask is None or isinstance(mask, str) else (q, k, v, mask)
-    if hardware.on_gpu() or any(value not in (None, False) for value in options.values()):
+    if hardware.on_gpu() or any(not (value is None or value is False) for value in options.values()):
         return False
     if not all(isinstance(array, mx.array) for array in arrays):
         return False
