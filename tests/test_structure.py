@@ -32,7 +32,7 @@ LAYOUT = {
     "_core": (
         "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
     ).split(),
-    "_hardware": "chips apple nvidia lookup machine device rates".split(),
+    "_hardware": "chips apple nvidia lookup machine device rates settings".split(),
     "_layers": (
         "kernels exponential attention calling activations fused_norms reduced substitutes recomputing "
         "observing recording"

@@ -1,4 +1,4 @@
-"""The machine: its device, memory, BLAS, measured rates, and the published peaks of chips."""
+"""The machine: its device, memory, BLAS, settings, measured rates, and the published peaks of chips."""
 
 from functools import partial
 
@@ -8,6 +8,7 @@ from purestep._hardware.device import device
 from purestep._hardware.lookup import bandwidth, chips, gpu_cores, peak_flops
 from purestep._hardware.machine import Device, Memory, memory
 from purestep._hardware.rates import Rate, copy_rate, matmul_rate
+from purestep._hardware.settings import configure_cuda
 
 __all__ = [
     # This machine
@@ -17,6 +18,8 @@ __all__ = [
     "Memory",
     "blas",
     "gpu_cores",
+    # Settings
+    "configure_cuda",
     # Measured rates
     "matmul_rate",
     "copy_rate",

@@ -18,6 +18,7 @@ from purestep.cli.demo import with_openblas
 from purestep.cli.training import loading, settings
 from purestep.cli.training.session import CHECKPOINTS, Outcome, Session, figures, opened, trained
 from purestep.cli.training.settings import STORED, TrainConfig
+from purestep.hardware import configure_cuda
 
 METRICS, PROFILE = "metrics.jsonl", "profile.json"
 _NO_KERNEL = "MLX cannot compile a kernel ({}). It writes to TMPDIR; --no-compile-step compiles none"
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     if showing is None and not switches["json"]:
         return 2
     with_openblas()
+    with contextlib.suppress(RuntimeError):  # a program that computed before it called this function
+        configure_cuda()
     # What the user's module prints must not mix with the JSON.
     with contextlib.redirect_stdout(sys.stderr) if switches["json"] else contextlib.nullcontext():
         try:

@@ -140,7 +140,7 @@ def graphs() -> Finding | None:
         f"MLX ends the process after about {2 * entries} graphs that were not in its cache "
         f"({_CACHE}={size or '400, the default'})"
     )
-    remedy = f"Set {_THRASHING}=0 before Python starts, if your batches have many shapes"
+    remedy = "Call ps.hardware.configure_cuda() first in your program, if your batches have many shapes"
     return Finding("cuda graphs", ADVICE, said, remedy, figures)
 
 
