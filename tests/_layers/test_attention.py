@@ -7,6 +7,7 @@ import pytest
 
 from purestep._core import hardware
 from purestep._core.tracing.graph import primitives
+from purestep._layers import blocks
 from purestep._layers.attention import attention, differentiable_twice, fast_on_cpu
 from tests.trees import array
 
@@ -67,6 +68,31 @@ def test_on_a_cpu_the_fast_attention_has_mlx_s_values_and_gradients(groups, quer
     assert mx.allclose(found[0], want[0], rtol=1e-5, atol=1e-4)
     for one, other in zip(found[1], want[1], strict=True):
         assert mx.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [*masks(1, 1), "of each head"])
+def test_the_fast_attention_in_blocks_is_that_of_one_block(mask, monkeypatch):
+    """Blocks of three of the eight groups: the last one has two."""
+    monkeypatch.setattr(hardware, "on_gpu", lambda: False)
+    q = array(0, (4, 4, 64, 8), mx.float32)
+    k, v = (array(seed, (4, 2, 64, 8), mx.float32) for seed in (1, 2))
+    given = masks(64, 64) | {"of each head": array(5, (4, 64, 64), mx.float32)}
+
+    def derived():
+        def loss(*qkv):
+            return mx.square(mx.fast.scaled_dot_product_attention(*qkv, scale=0.3, mask=given[mask])).sum()
+
+        slope = mx.grad(loss, argnums=(0, 1, 2))
+        second = mx.grad(lambda *qkv: sum(mx.square(x).sum() for x in slope(*qkv)), argnums=(0, 1, 2))
+        mapped = mx.vmap(lambda q: loss(q[None], k[:1], v[:1]))(q)
+        return [loss(q, k, v), *slope(q, k, v), *second(q, k, v), mapped]
+
+    want = derived()
+    monkeypatch.setattr(blocks, "ELEMENTS", 3 * 2 * 64 * 64)
+    with fast_on_cpu():
+        found = derived()
+    for one, other in zip(found, want, strict=True):
+        assert mx.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_arguments_that_the_fast_attention_does_not_have_are_mlx_s_or_its_errors(monkeypatch):

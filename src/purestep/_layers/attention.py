@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import hardware
-from purestep._layers import exponential
+from purestep._layers import blocks, exponential
 
 
 class _Open(threading.local):
@@ -131,7 +131,23 @@ def _masked_by_sums(
         mask = mask.reshape(1, queries, keys)  # or MLX would compute it again in the sum, for every head
     elif isinstance(mask, str):
         mask = mx.tri(queries, keys, keys - queries, dtype=mx.float32).astype(mx.bool_)
-    return _mixed(q, k, v, scale, lambda scores: exponential.softmax(_masked(scores, mask, lowest)))
+
+    def weights(scores: mx.array) -> mx.array:
+        return exponential.softmax(_masked(scores, mask, lowest))
+
+    batch, heads, queries, _ = q.shape
+    rows, members = batch * k.shape[1], heads // k.shape[1]
+    length = blocks.length(rows, members * queries * keys)
+    if length >= rows or (mask is not None and mask.size != queries * keys):
+        return _mixed(q, k, v, scale, weights)
+    # One group of heads of one sequence is a row. The scores of a block are freed before those of the next.
+    mask = mask if mask is None else mask.reshape(1, queries, keys)
+    grouped = [
+        blocks.split(x.reshape(rows, count, *x.shape[2:]), length)
+        for x, count in ((q, members), (k, 1), (v, 1))
+    ]
+    found = [_mixed(*each, scale, weights) for each in zip(*grouped, strict=True)]
+    return mx.concatenate(found).reshape(batch, heads, queries, v.shape[-1])
 
 
 def _masked(scores: mx.array, mask: mx.array | None, lowest: float) -> mx.array:

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep._core import checks, hardware, sums
 from purestep._core.mean import Mean
-from purestep._losses.core import blocks, inputs, numerics, validity, weighting
+from purestep._losses.core import inputs, numerics, rows, validity, weighting
 from purestep._losses.core.fused import fused_cross_entropy
 
 _CALLER = "cross_entropy"
@@ -90,7 +90,7 @@ def cross_entropy(
     targets = inputs.signed(targets)
     weights = weighting.ignoring(ignore_index, targets, weights)
     targets, valid = inputs.in_range(targets, logits.shape[-1], weights)
-    losses = blocks.by_rows(form.of_labels, weighting.masked(weights, logits), targets)
+    losses = rows.in_blocks(form.of_labels, weighting.masked(weights, logits), targets)
     mean = Mean.of(losses * valid, weights)
     if class_weights is None:
         return mean

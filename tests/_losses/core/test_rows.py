@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from purestep._core import hardware
-from purestep._losses.core import blocks
+from purestep._layers import blocks
+from purestep._losses.core import rows as loss_rows
 from purestep.losses import cross_entropy, token_logps
 
 ROWS, CLASSES = (3, 7), 96
@@ -14,7 +15,7 @@ ROWS, CLASSES = (3, 7), 96
 @pytest.fixture
 def small(monkeypatch):
     """Blocks of four rows: six of them, of which the last has one row."""
-    monkeypatch.setattr(blocks, "_ELEMENTS", 4 * CLASSES)
+    monkeypatch.setattr(blocks, "ELEMENTS", 4 * CLASSES)
     monkeypatch.setattr(hardware, "on_gpu", lambda: False)
 
 
@@ -42,7 +43,7 @@ def test_blocks_have_the_rows_in_order(small):
         return logits[..., 0] + targets
 
     logits, targets = drawn()
-    found = blocks.by_rows(losses, logits, targets)
+    found = loss_rows.in_blocks(losses, logits, targets)
     assert seen == [(4, CLASSES)] * 5 + [(1, CLASSES)]
     assert mx.array_equal(found, logits[..., 0] + targets)
 
@@ -58,7 +59,7 @@ def test_a_loss_and_its_gradients_are_those_of_one_block(small, options, monkeyp
         return cross_entropy(logits, targets, **options).value, slope(logits), second(logits), mapped
 
     found = derived()
-    monkeypatch.setattr(blocks, "_ELEMENTS", 1 << 30)
+    monkeypatch.setattr(blocks, "ELEMENTS", 1 << 30)
     for one, other in zip(found, derived(), strict=True):
         np.testing.assert_allclose(one, other, 1e-5, 1e-6)
 
