@@ -34,8 +34,8 @@ LAYOUT = {
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates settings".split(),
     "_layers": (
-        "kernels attention calling activations fused_norms reduced substitutes recomputing "
-        "observing recording"
+        "kernels exponential blocks attention calling activations fused_norms reduced substitutes "
+        "recomputing observing recording"
     ).split(),
     "_layers.kernels": "columns norm_sources norms".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
