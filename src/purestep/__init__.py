@@ -13,6 +13,7 @@ from purestep import (
     memory,
     metrics,
     optimizers,
+    populations,
     replay,
     rng,
     schedules,
@@ -37,6 +38,7 @@ from purestep._loop.profiling.profiler import Profile, profile
 from purestep._loop.running.run import SourceEndedWarning, run
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
+from purestep._population.population import population
 from purestep._steps.cached_contrastive import cached_contrastive_step
 from purestep._steps.compile import Compiled, NotCompiledWarning, compiled
 from purestep._steps.evaluate import eval_step, evaluate
@@ -71,6 +73,7 @@ __all__ = [
     "sam_step",
     "cached_contrastive_step",
     "scan",
+    "population",
     "NotCompiledWarning",
     # The loop
     "run",
@@ -116,6 +119,7 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "populations",
     "replay",
     "rng",
     "schedules",
