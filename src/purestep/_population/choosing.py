@@ -97,9 +97,7 @@ def ranked(scores: mx.array, *, highest: bool = False) -> mx.array:
     return mx.argsort(worse.sum(axis=1)).astype(mx.uint32)
 
 
-def truncated(
-    scores: mx.array, fraction: float = 0.2, *, highest: bool = False
-) -> tuple[mx.array, mx.array]:
+def truncated(scores: mx.array, fraction: float = 0.2, *, highest: bool = False) -> tuple[mx.array, mx.array]:
     """Return the worst members and the best, for `replace`: truncation selection.
 
     Args:
@@ -202,5 +200,7 @@ def _indices(caller: str, name: str, value: Any, count: int) -> mx.array:
     for position, each in enumerate(value):
         index = checks.integer(caller, f"{name}.{position}", each, least=0)
         if index >= count:
-            raise checks.error(caller, f"{name}.{position} must be less than {count}, the members, got {index}")
+            raise checks.error(
+                caller, f"{name}.{position} must be less than {count}, the members, got {index}"
+            )
     return mx.array(list(value), mx.uint32)
