@@ -55,7 +55,7 @@ LAYOUT = {
     "_loop": "core profiling running callbacks config trackers monitors fitting".split(),
     "_loop.profiling": "clock figures capturing drawing profiler".split(),
     "_steps": (
-        "state step core train compile scan evaluate sam precision loss_scaled cached_contrastive"
+        "state step core train compile scan unrolling evaluate sam precision loss_scaled cached_contrastive"
     ).split(),
 }
 FOREIGN = {"mlx", "msgpack", "safetensors"}

@@ -49,6 +49,7 @@ from purestep._steps.scan import scan
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
 from purestep._steps.train import train_step
+from purestep._steps.unrolling import unrolled
 from purestep._transforms.core.base import GradientTransform, apply_updates, identity
 from purestep._transforms.core.combining import chain
 from purestep._transforms.core.packed import packed
@@ -74,6 +75,7 @@ __all__ = [
     "cached_contrastive_step",
     "scan",
     "population",
+    "unrolled",
     "NotCompiledWarning",
     # The loop
     "run",
