@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _hardware _layers _modules _schedules _transforms _losses _steps _population _checkpoint _adapters _data "
-        "_measures _graph _memory _replay _loop types rng tree hardware layers adapters transforms "
-        "optimizers schedules losses populations data checkpoint memory replay metrics callbacks testing demos cli "
-        "__main__"
+        "_core _hardware _layers _modules _schedules _transforms _losses _steps _population _checkpoint "
+        "_adapters _data _measures _graph _memory _replay _loop types rng tree hardware layers adapters "
+        "transforms optimizers schedules losses populations data checkpoint memory replay metrics callbacks "
+        "testing demos cli __main__"
     ).split(),
     "_core": (
         "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
@@ -224,7 +224,8 @@ def public(namespace):
     "name",
     [
         "",
-        *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks .populations".split(),
+        *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split(),
+        ".populations",
         ".hardware",
     ],
 )

@@ -163,7 +163,7 @@ def test_members_draw_their_own_dropout_and_keep_their_own_statistics():
     states, step = populations.create(make, range(3)), ps.train_step(loss_fn, transform, stateful=True)
     check(step, states, [BATCH, BATCH])
     _, metrics = ps.population(step)(states, BATCH)
-    assert len({round(loss, 6) for loss in metrics["loss"].tolist()}) == 3
+    assert len({round(loss.item(), 6) for loss in metrics["loss"]}) == 3
 
 
 def test_a_member_that_is_not_finite_disturbs_no_other():

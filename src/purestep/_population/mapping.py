@@ -43,7 +43,7 @@ def mapped(
         result = fn(*tree.map(lambda leaf: leaf[0], rows), *shared_args)
         _check_arrays(caller, result)
         results.append(tree.map(lambda leaf: leaf[None], result))
-    return tree.map(lambda *parts: mx.concatenate(parts), *results)
+    return tree.map(lambda *parts: mx.concatenate(list(parts)), *results)
 
 
 def _constant_keys(rows: Any) -> Any:

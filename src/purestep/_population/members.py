@@ -109,7 +109,7 @@ def _stacked(caller: str, states: list[State]) -> State:
             named = f"states.{index}"
             lines = tree.differences(tree.spec(state), tree.spec(states[0]), named, "states.0")
             raise checks.error(caller, f"states must be alike: {'; '.join(lines) or 'other containers'}")
-    return tree.map(lambda *leaves: mx.stack(leaves), *states)
+    return tree.map(lambda *leaves: mx.stack(list(leaves)), *states)
 
 
 def size(states: Any) -> int:

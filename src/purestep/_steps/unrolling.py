@@ -26,10 +26,14 @@ def unrolled(
     each step depends on all steps before.
 
     The function keeps the states between the steps and recomputes the activations of one step at a time while
-    the gradient is taken. So its memory grows with `n` by one state a step, and each step is computed twice.
+    the gradient is taken. So its memory grows with `n` by one state and one batch a step, and each step is
+    computed twice.
 
-    Gradients flow to the arguments only. An array that `step` captures, such as a coefficient of the loss
-    that a closure holds, is a constant. Pass it in `shared`.
+    Three gradients are zero or NaN by definition. An array that `step` captures, such as a coefficient of the
+    loss that a closure holds, is a constant: pass it in `shared`. The weight of a `Mean` is a count, through
+    which no gradient flows: for weights of examples that are learned, return a plain scalar loss. The root of
+    a second moment of 0 has no derivative: give Adam an `eps_root` above 0, such as 1e-12, if a parameter may
+    have a gradient of exactly 0.
 
     Args:
         step: `step(state, batch, *shared) -> (state, metrics)`, from `train_step` or another builder, or your
@@ -84,7 +88,8 @@ def unrolled(
         names = made[0]
         for index, metrics in enumerate(made):
             if not tree.alike(metrics, names):
-                raise checks.error(_CALLER, f"step must return the metrics of the first step, not at step {index}")
+                lines = tree.differences(tree.spec(metrics), tree.spec(names), f"step {index}", "step 0")
+                raise checks.error(_CALLER, f"the metrics must be alike in all steps: {'; '.join(lines)}")
         return state, tree.map(lambda *values: mx.stack(list(values)), *made)
 
     return call
@@ -114,7 +119,9 @@ def _checked(step: Callable[..., Any]) -> Callable[..., Any]:
         returned = again(state, batch, *shared)
         if not isinstance(returned, (tuple, list)) or len(returned) != 2 or type(returned[1]) is not dict:
             kind = type(returned).__name__
-            raise TypeError(f"{_CALLER}: step must return (state, metrics), with a dict of metrics, got {kind}")
+            raise TypeError(
+                f"{_CALLER}: step must return (state, metrics), with a dict of metrics, got {kind}"
+            )
         new, metrics = returned
         check_arrays(_CALLER, "metrics", metrics)
         if not tree.alike(state, new):
