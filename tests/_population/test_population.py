@@ -170,7 +170,7 @@ def test_a_member_that_is_not_finite_disturbs_no_other():
     states, step = population_of(3), ps.population(ps.train_step(classifier, adamw()))
     broken = states.replace(params={**states.params, "w": states.params["w"].at[1].multiply(mx.nan)})
     for _ in range(2):
-        states, metrics = step(states, BATCH)
+        states, _ = step(states, BATCH)
         broken, odd = step(broken, BATCH)
     assert mx.isnan(odd["loss"]).tolist() == [False, True, False]
     assert_same(populations.select(broken, [0, 2]), populations.select(states, [0, 2]))

@@ -118,13 +118,9 @@ def test_rates_momenta_and_data_weights_agree_with_differences_in_float64():
 
 def test_coefficients_of_the_loss_are_shared_arguments():
     def step(state, batch, decay):
-        loss_fn = lambda params, batch, rng: (
-            linear_loss(params, batch, rng).value
-            + decay
-            * (
-                mx.square(params["w"]).sum()
-            )
-        )
+        def loss_fn(params, batch, rng):
+            return linear_loss(params, batch, rng).value + decay * mx.square(params["w"]).sum()
+
         return ps.train_step(loss_fn, TRANSFORM)(state, batch)
 
     def last(decay):

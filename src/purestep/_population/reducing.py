@@ -59,9 +59,9 @@ def reduced(step: StepFn, reduce: Reduce = summary) -> Step:
 
     Args:
         step: from `population`.
-        reduce: `reduce(name, values [members]) -> metrics`, called for each metric. The default `summary` gives
-            the mean, `_min` and `_max` over the members with a finite value; so a member whose loss is NaN
-            does not end a run of `fit`. `by_member` gives each value.
+        reduce: `reduce(name, values [members]) -> metrics`, called for each metric. The default `summary`
+            gives the mean, `_min` and `_max` over the members with a finite value; so a member whose loss is
+            NaN does not end a run of `fit`. `by_member` gives each value.
 
     Raises:
         ValueError: on a call, if two metrics get the same name.

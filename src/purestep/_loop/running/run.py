@@ -84,8 +84,9 @@ def run(
         epochs: passes over the data, in place of `steps`. For `at(step)`, `len(source)` is the number of
             batches of one epoch.
         start: steps made before: `at` is called with `start`, `start + 1`, ... The default is `state.step`,
-            `state["step"]` for a dict, or 0 if the state has none; the members of a population must agree; for a step of `scan`, divided by its `k`.
-            An iterable is read from its beginning.
+            `state["step"]` for a dict, or 0 if the state has none; for a step of `scan`, divided by its `k`.
+            The members of a population must have made equal numbers of steps. An iterable is read from its
+            beginning.
         prefetch: batches to prepare ahead. 0 prepares each on the thread of the loop.
 
     Without `steps` and `epochs`, an iterable is read once, and a source with `at` has no end.
