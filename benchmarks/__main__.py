@@ -16,6 +16,7 @@ NAMES = {  # each is a module of this package, with add_arguments(parser) and ru
     "checkpoint": "saving and restoring a state, and saving in the background",
     "measures": "measurements within a step against the same step without: time and peak memory",
     "fit": "run and fit against bare loops around the same step",
+    "population": "64 small MLPs as a population against one after the other",
     "linear_cross_entropy": "the loss of an output projection in chunks: peak memory and time against plain",
     "state": "bytes of optimizer state for each parameter, as a Markdown table",
 }
