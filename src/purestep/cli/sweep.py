@@ -16,8 +16,8 @@ from purestep.cli.plotting.charts import charts_of
 from purestep.cli.plotting.reading import read_runs
 from purestep.cli.sweeping import grid, together
 from purestep.cli.sweeping.grid import CALLER, OUT, Planned
-from purestep.cli.training import settings
-from purestep.cli.training.session import Session, figures, opened, trained
+from purestep.cli.training import loading, settings
+from purestep.cli.training.session import Session, figures, opened, store, trained
 from purestep.hardware import configure_cuda
 
 _MEMBERS, _PICTURED = 16, 26
@@ -82,13 +82,40 @@ def _trained(runs: Sequence[Planned], members: int, say: Any) -> list[dict[str, 
         part = f"part {number} of {len(groups)}: " if len(groups) > 1 else ""
         how = output.counted(len(group), "run") + (" as one population" if len(group) > 1 else "")
         say(f"{part}{how}, {group[0].name}{' ...' if len(group) > 1 else ''}")
-        sessions = [opened(run.values, resume=False) for run in group]
-        if len(group) > 1:
-            results = together.trained(group, sessions, say)
-        else:
-            results = [_alone(sessions[0])]
+        first = opened(group[0].values, resume=False)
+        try:
+            results = (
+                together.trained(group, _sessions(first, group), say) if len(group) > 1 else [_alone(first)]
+            )
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            said = _said(first, error)
+            if said is None:
+                raise
+            raise ValueError(f"{CALLER}: {group[0].name}: {said}") from error
         found |= {run.name: each for run, each in zip(group, results, strict=True)}
     return [found[run.name] for run in runs]
+
+
+def _sessions(first: Session, group: Sequence[Planned]) -> list[Session]:
+    """Return a session for each run of a group, with a directory of its own; they share the data."""
+    sessions = [first]
+    for run in group[1:]:
+        session = first._replace(settings=run.settings, directory=Path(run.values["out"]))
+        session.directory.mkdir(parents=True)
+        store(session)
+        sessions.append(session)
+    return sessions
+
+
+def _said(session: Session, error: Exception) -> str | None:
+    """Return an error of a run in one line, or `None` for a bug."""
+    if isinstance(error, ValueError) and str(error).startswith("population: "):
+        return f"{error}".partition("; ")[0] + "; --members 1 trains each run alone"
+    if ":" in session.settings.task.model:
+        return f"{session.settings.task.model} failed ({loading.named(error)})"
+    return output.worded(error) if isinstance(error, ValueError) else None
 
 
 def _alone(session: Session) -> dict[str, Any]:
@@ -160,7 +187,9 @@ def _help() -> None:
     parser.add_argument("config", metavar="CONFIG.toml", nargs="?", help="settings by name")
     parser.add_argument("--set", metavar="NAME=VALUE,VALUE", action="append", help="the values of a setting")
     parser.add_argument(
-        "--members", metavar="N", help=f"the most runs of one population (default {_MEMBERS}); 1 trains each alone"
+        "--members",
+        metavar="N",
+        help=f"the most runs of one population (default {_MEMBERS}); 1 trains each alone",
     )
     parser.add_argument("--out", metavar="TEXT", help=f"the directory of the sweep (default {OUT})")
     parser.add_argument("--json", action="store_true", help="print only the figures, as JSON")
