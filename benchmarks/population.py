@@ -10,6 +10,7 @@ and 25 times on one GPU. Correctness comes first: after some steps all parameter
 """
 
 import argparse
+import itertools
 import json
 import time
 from typing import Any
@@ -32,7 +33,7 @@ class MLP(nn.Module):
     def __init__(self, units: int):
         super().__init__()
         sizes = [FEATURES, units, units, CLASSES]
-        self.layers = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return logits [batch, classes]."""
@@ -111,9 +112,10 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             worker.call("seconds", 3)
             found[worker.name] = mx.array(worker.call("params"))
         for name in LOOPS:
-            apart = mx.linalg.norm(found[name] - found[POPULATION]) / mx.linalg.norm(found[POPULATION])
-            if not apart.item() <= TOLERANCE:
-                raise ContestantError(f"{name}: {apart.item():.2g} from the population, not {TOLERANCE}")
+            norm = mx.linalg.norm(found[POPULATION])
+            apart = float((mx.linalg.norm(found[name] - found[POPULATION]) / norm).item())  # type: ignore[arg-type]
+            if not apart <= TOLERANCE:
+                raise ContestantError(f"{name}: {apart:.2g} from the population, not {TOLERANCE}")
         return harness.race(workers, steps=options.steps, rounds=options.rounds)
 
 

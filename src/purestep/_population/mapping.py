@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, scalars, tree
 from purestep._core.tracing import ordering
 
 
@@ -63,7 +63,8 @@ def _vmapped(caller: str, fn: Callable[..., Any], mapped_args: Any, shared_args:
 
     try:
         over: Any = mx.vmap(flat, in_axes=(0, None))
-        found = over(tree.leaves(mapped_args), tree.leaves(shared_args))
+        with scalars.over_members():
+            found = over(tree.leaves(mapped_args), tree.leaves(shared_args))
     except (ValueError, RuntimeError) as error:
         reworded = _reworded(caller, error)
         if reworded is None:

@@ -25,9 +25,9 @@ PAGE = "sweep.html"
 _DESCRIPTION = """Train a model once for every combination of some settings. CONFIG.toml and --name value are
 as in `train`. Runs that differ only in learning_rate, weight_decay and max_grad_norm train as one population,
 which takes less time; others train one after another."""
-_EPILOG = f"""Each run has a directory NAME=VALUE in --out, with config.toml, metrics.jsonl and its last state;
-`python -m purestep plot OUT/*` compares them. {PAGE} in --out shows the curves. A run whose loss is not finite
-does not end the others. Samples are written only with --sample-tokens, by runs of their own.
+_EPILOG = f"""Each run has a directory NAME=VALUE in --out, with config.toml, metrics.jsonl and its last
+state; `python -m purestep plot OUT/*` compares them. {PAGE} in --out shows the curves. A run whose loss is
+not finite does not end the others. Samples are written only with --sample-tokens, by runs of their own.
 
 Exit status: 0 the sweep is complete; 1 no run has a finite validation loss, or the output cannot be written;
 2 the settings are wrong, the model failed, or a file cannot be read or written. {ENDS}"""
