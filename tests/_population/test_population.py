@@ -230,3 +230,26 @@ def test_other_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match=parts("population: step ... QRF ... chunk=1")):
         ps.population(own)({"w": mx.ones((2, 3, 3))}, BATCH)
     assert ps.population(own, chunk=1)({"w": mx.ones((2, 3, 3))}, BATCH)[1]["r"].shape == (2, 3, 3)
+
+
+def test_chunks_hold_the_activations_of_a_few_members():
+    def loss_fn(params, batch, rng):
+        hidden = batch["x"]
+        for _ in range(6):
+            hidden = mx.tanh(hidden @ params["w"])
+        return mx.square(hidden).mean()
+
+    transform = ps.optimizers.sgd(0.1)
+    make = lambda seed: ps.TrainState.create({"w": mx.eye(8)}, transform, seed=seed)  # noqa: E731
+    states, batch = populations.create(make, range(16)), {"x": mx.ones((4096, 8))}
+    mx.eval(states, batch)
+    peaks = []
+    for chunk in (None, 2, 1):
+        step = ps.population(ps.train_step(loss_fn, transform), chunk=chunk)
+        mx.eval(step(states, batch))
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(step(states, batch))
+        peaks.append(mx.get_peak_memory() - before)
+    assert peaks[1] < peaks[0] / 4
+    assert peaks[2] < peaks[0] / 8
