@@ -253,3 +253,12 @@ def test_chunks_hold_the_activations_of_a_few_members():
         peaks.append(mx.get_peak_memory() - before)
     assert peaks[1] < peaks[0] / 4
     assert peaks[2] < peaks[0] / 8
+
+
+def test_the_memory_of_a_population_is_predicted():
+    states, step = population_of(16), ps.train_step(classifier, adamw())
+    batch = ragged(0, rows=64)
+    whole, chunked = (
+        ps.memory.predict(ps.population(step, chunk=chunk), states, batch).peak for chunk in (None, 2)
+    )
+    assert 0 < chunked < whole / 2

@@ -55,6 +55,32 @@ def test_a_population_gives_the_figures_of_runs_of_their_own(capsys):
             assert mx.allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--optimizer", "muon", "--grad-accumulation-steps", "4"),  # the last window is incomplete
+        ("--optimizer", "sgd", "--dtype", "float16"),
+        ("--optimizer", "lamb", "--dtype", "bfloat16", "--measure", "grad_norms,drift"),
+        ("--optimizer", "adafactor", "--lr-schedule", "wsd"),
+        ("--optimizer", "ademamix", "--lr-schedule", "linear"),
+        ("--optimizer", "lion", "--lr-schedule", "constant"),
+    ],
+    ids=lambda options: options[1],
+)
+def test_every_optimizer_serves_a_population(capsys, options):
+    arrays = (
+        "--set",
+        "learning_rate=0.01,0.03",
+        "--set",
+        "max_grad_norm=0.1,1",
+    )
+    together = swept(capsys, *arrays, *options, "--out", "together")
+    alone = swept(capsys, *arrays, *options, "--out", "alone", "--members", "1")
+    loss = {str(each["settings"]): each["validation_loss"] for each in alone}
+    for each in together:
+        assert each["validation_loss"] == pytest.approx(loss[str(each["settings"])], rel=5e-3)
+
+
 def test_runs_that_differ_in_more_than_arrays_train_one_after_another(capsys):
     found = swept(capsys, "--set", "optimizer=adamw,lion", "--set", "learning_rate=0.01,0.02", "--out", "s")
     assert {(each["settings"]["optimizer"], each["settings"]["learning_rate"]) for each in found} == {

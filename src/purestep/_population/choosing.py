@@ -1,5 +1,6 @@
 """Select, replace and perturb members: pure functions that wait for no device."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ from purestep._transforms.wrappers.hyperparameters import hyperparameters, set_h
 State = TypeVar("State")
 
 
-def select(states: State, indices: mx.array | list[int]) -> State:
+def select(states: State, indices: mx.array | Sequence[int]) -> State:
     """Return the population of some members, bit for bit.
 
     A member may be taken more than once; its copies then have the same random key.
@@ -34,7 +35,7 @@ def select(states: State, indices: mx.array | list[int]) -> State:
     return tree.map(lambda leaf: leaf[rows], states)
 
 
-def replace(states: State, indices: mx.array | list[int], sources: mx.array | list[int]) -> State:
+def replace(states: State, indices: mx.array | Sequence[int], sources: mx.array | Sequence[int]) -> State:
     """Return the population in which some members are copies of others.
 
     Member `indices[i]` becomes member `sources[i]`: parameters, optimizer state, hyperparameters and step
@@ -127,7 +128,7 @@ def truncated(scores: mx.array, fraction: float = 0.2, *, highest: bool = False)
 def perturb(
     states: State,
     key: mx.array,
-    indices: mx.array | list[int] | None = None,
+    indices: mx.array | Sequence[int] | None = None,
     **factors: float | tuple[float, ...] | list[float],
 ) -> State:
     """Return the population with some hyperparameters of some members multiplied by random factors.

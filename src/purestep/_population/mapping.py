@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import checks, scalars, tree
-from purestep._core.tracing import ordering
+from purestep._core.tracing import custom, ordering
 
 
 def mapped(
@@ -63,7 +63,8 @@ def _vmapped(caller: str, fn: Callable[..., Any], mapped_args: Any, shared_args:
 
     try:
         over: Any = mx.vmap(flat, in_axes=(0, None))
-        with scalars.over_members():
+        # A captured graph has no functions of single members: `mx.vmap` replaces them by plain operations.
+        with scalars.over_members(), custom.paused():
             found = over(tree.leaves(mapped_args), tree.leaves(shared_args))
     except (ValueError, RuntimeError) as error:
         reworded = _reworded(caller, error)

@@ -12,6 +12,7 @@ import purestep as ps
 from purestep._loop.callbacks.lines import encoded
 from purestep._loop.config.building import computed_in, create_optimizer, create_step
 from purestep._loop.config.config import TrainConfig
+from purestep._loop.fitting.session import flushed
 from purestep.cli.sweeping.grid import ARRAYS, Planned
 from purestep.cli.training.session import Session
 
@@ -69,6 +70,8 @@ def trained(
         for name, found in metrics.items():
             held.setdefault(name, []).append(found)
         last = number == config.max_steps
+        if last:
+            states = flushed(step, states)
         if last or number % config.log_interval == 0:
             seconds = round(time.perf_counter() - begin, 3)
             _write_rows(writers, number, held, seconds)
