@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _hardware _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data "
-        "_measures _graph _memory _replay _loop types rng tree hardware layers adapters transforms "
-        "optimizers schedules losses data checkpoint memory replay metrics callbacks testing demos cli "
-        "__main__"
+        "_core _hardware _layers _modules _schedules _transforms _losses _steps _population _checkpoint "
+        "_adapters _data _measures _graph _memory _replay _loop types rng tree hardware layers adapters "
+        "transforms optimizers schedules losses populations data checkpoint memory replay metrics callbacks "
+        "testing demos cli __main__"
     ).split(),
     "_core": (
         "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
@@ -44,6 +44,7 @@ LAYOUT = {
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
+    "_population": "members choosing mapping population reducing".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
     "_graph": "nodes fast experts capture counting fusing scheduling".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
@@ -54,7 +55,7 @@ LAYOUT = {
     "_loop": "core profiling running callbacks config trackers monitors fitting".split(),
     "_loop.profiling": "clock figures capturing drawing profiler".split(),
     "_steps": (
-        "state step core train compile scan evaluate sam precision loss_scaled cached_contrastive"
+        "state step core train compile scan unrolling evaluate sam precision loss_scaled cached_contrastive"
     ).split(),
 }
 FOREIGN = {"mlx", "msgpack", "safetensors"}
@@ -224,6 +225,7 @@ def public(namespace):
     [
         "",
         *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split(),
+        ".populations",
         ".hardware",
     ],
 )
