@@ -22,6 +22,8 @@ from purestep import (
 )
 from purestep._core.mean import Mean, MeanSum
 from purestep._core.packing import Packed, unpacked
+from purestep._export.exporting import export
+from purestep._export.importing import import_step
 from purestep._loop.config.building import (
     create_mup_optimizer,
     create_optimizer,
@@ -72,6 +74,9 @@ __all__ = [
     "cached_contrastive_step",
     "scan",
     "NotCompiledWarning",
+    # A step as a file
+    "export",
+    "import_step",
     # The loop
     "run",
     "fit",

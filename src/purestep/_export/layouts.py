@@ -2,9 +2,9 @@
 
 from purestep._export.cursor import Cursor
 
-# Each letter is a field: i a 32-bit number, b a byte, d a 64-bit number, v a list of 32-bit and w one of 64-bit
-# numbers, t a dtype, s a text, m a list of three bytes, o an optional 32-bit number, x a list of numbers that
-# carry their type. MLX writes the fields of an operation one after another.
+# Each letter is a field: i a 32-bit number, b a byte, d a 64-bit number, v a list of 32-bit numbers, w one of
+# 64-bit numbers, t a dtype, s a text, m a list of three bytes, o an optional 32-bit number, x a list of
+# numbers that carry their type. MLX writes the fields of an operation one after another.
 _FIELDS = {
     "AddMM": "ii",
     "Arange": "ddd",
@@ -67,11 +67,11 @@ _FIELDS = {
     "View": "t",
 }
 _BARE = set(
-    "Abs Add ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTan2 ArcTanh Ceil Conjugate Copy Cos Cosh Depends Divide "
-    "DivMod Erf ErfInv Exp Expm1 Floor FloorDivide Full Greater GreaterEqual Imag Less LessEqual Log1p "
-    "LogAddExp LogSumExp LogicalAnd LogicalNot LogicalOr MaskedScatter Matmul Maximum Minimum Multiply Negative "
-    "NotEqual Power QRF Real Remainder Round Select Sigmoid Sign Sin Sinh Square StopGradient Subtract Tan "
-    "Tanh".split()
+    "Abs Add ArcCos ArcCosh ArcSin ArcSinh ArcTan ArcTan2 ArcTanh Ceil Conjugate Copy Cos Cosh "
+    "Depends Divide DivMod Erf ErfInv Exp Expm1 Floor FloorDivide Full Greater GreaterEqual Imag Less "
+    "LessEqual Log1p LogAddExp LogSumExp LogicalAnd LogicalNot LogicalOr MaskedScatter Matmul Maximum "
+    "Minimum Multiply Negative NotEqual Power QRF Real Remainder Round Select Sigmoid Sign Sin Sinh "
+    "Square StopGradient Subtract Tan Tanh".split()
 )
 
 

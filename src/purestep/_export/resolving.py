@@ -76,9 +76,13 @@ def _replacements(traced: Traced, makers: dict[int, Operation], caller: str) -> 
 
 def _values(mark: Any, marks: list[Any], made: set[int]) -> list[int]:
     """Return what a function returned. MLX merges equal calls: then one mark has the values of both."""
-    alike = [other for other in marks if other.inputs == mark.inputs and len(other.values) == len(mark.values)]
+    alike = [
+        other for other in marks if other.inputs == mark.inputs and len(other.values) == len(mark.values)
+    ]
     return [
-        next((number for number in (value, *(other.values[index] for other in alike)) if number in made), value)
+        next(
+            (number for number in (value, *(other.values[index] for other in alike)) if number in made), value
+        )
         for index, value in enumerate(mark.values)
     ]
 
@@ -116,6 +120,6 @@ def _ordered(
 def _used(caller: str) -> ValueError:
     return checks.error(
         caller,
-        "step must use a gradient that a function defines once, got one that uses it twice, differentiates it, or "
-        "calls the function within mx.vmap",
+        "step must use a gradient that a function defines once, got one that uses it twice, differentiates "
+        "it, or calls the function within mx.vmap",
     )

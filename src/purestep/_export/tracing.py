@@ -62,7 +62,7 @@ def traced(fun: Callable[[Named], list[mx.array]], given: Named, caller: str) ->
 
 
 class _Trace:
-    """The traces of a function. MLX merges equal arrays, but never two inputs: so each stand-in is an input."""
+    """The traces of a function. Each stand-in is an input: MLX merges equal arrays, but never two inputs."""
 
     def __init__(self, fun: Callable[[Named], list[mx.array]], given: Named, caller: str):
         self._fun, self._given, self._caller = fun, given, caller
@@ -112,7 +112,9 @@ def _arrays(mark: custom.Mark) -> list[mx.array]:
 
 
 def _impure(caller: str) -> ValueError:
-    return checks.error(caller, "step must be a pure function, got one that did something else in its second trace")
+    return checks.error(
+        caller, "step must be a pure function, got one that did something else in its second trace"
+    )
 
 
 @contextmanager
@@ -126,7 +128,9 @@ def _described(caller: str) -> Iterator[None]:
         if name == str(error):
             raise
         hint = HINTS.get(name, f"MLX cannot write {name} to a file")
-        raise checks.error(caller, f"step must have operations that can be exported, got {name}: {hint}") from None
+        raise checks.error(
+            caller, f"step must have operations that can be exported, got {name}: {hint}"
+        ) from None
 
 
 def _read(file: Path, caller: str) -> Program:
@@ -134,7 +138,8 @@ def _read(file: Path, caller: str) -> Program:
         return program.read(file.read_bytes())
     except program.UnknownError as error:
         raise checks.error(
-            caller, f"step must have operations that purestep knows, got {error}, which MLX {mx.__version__} wrote"
+            caller,
+            f"step must have operations that purestep knows, got {error}, which MLX {mx.__version__} wrote",
         ) from None
     except (EndError, UnicodeDecodeError) as error:
         raise checks.error(
@@ -147,8 +152,9 @@ def _bytes(array: mx.array, caller: str) -> bytes:
         mx.eval(array)
     except (ValueError, RuntimeError):
         raise checks.error(
-            caller, "step must not call a function with a gradient of its own within mx.vmap: "
-            "MLX cannot export its gradient there"
+            caller,
+            "step must not call a function with a gradient of its own within mx.vmap: "
+            "MLX cannot export its gradient there",
         ) from None
     view = array.view(mx.uint8) if array.ndim else array[None].view(mx.uint8)
     if array.size and view.size != array.nbytes:
