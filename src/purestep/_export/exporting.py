@@ -39,7 +39,7 @@ def export(step: Callable[[Any, Any], Any], state: Tree, batch: Batch, path: str
     it.
 
     Shapes and dtypes are those of `state` and `batch`; there is one file for each shape. Nothing is
-    evaluated, and only arrays that the step captures are read. The step is traced three times.
+    evaluated, and only arrays that the step captures are read. The step is traced four times.
 
     Args:
         step: `step(state, batch) -> (state, metrics)` from `train_step`, compiled or not, `eval_step`, or

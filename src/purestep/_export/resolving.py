@@ -26,7 +26,7 @@ def resolved(traced: Traced, caller: str) -> Program:
     for operation in program.operations:
         if operation.name == "StopGradient":  # nothing is differentiated any more
             instead.setdefault(operation.outputs[0], operation.inputs[0])
-    outputs = tuple(_final(instead, each) for each in program.outputs[: traced.results])
+    outputs = tuple(_final(instead, each) for each in traced.results)
     operations = _ordered(outputs, makers, instead)
     read = {number for operation in operations for number in operation.inputs} | {*outputs}
     if read & stand_ins:
@@ -45,7 +45,6 @@ def _replacements(traced: Traced, makers: dict[int, Operation], caller: str) -> 
     """Return the array that stands in the place of another, by their numbers."""
     program = traced.program
     stand_ins = set(program.inputs[: len(program.inputs) - len(program.keywords)])
-    made = {*makers, *program.inputs, *(each.number for each in program.constants)}
     products: dict[int, list[Operation]] = {}
     for operation in program.operations:
         if operation.name == "Multiply":
@@ -54,8 +53,8 @@ def _replacements(traced: Traced, makers: dict[int, Operation], caller: str) -> 
     instead: dict[int, int] = {}
     for mark in traced.marks:
         parts: Any = mark
-        inputs, _, outputs, weights, scales, cotangents, gradients = parts
-        instead.update(zip(outputs, _values(mark, traced.marks, made), strict=True))
+        inputs, values, outputs, weights, scales, cotangents, gradients = parts
+        instead.update(zip(outputs, values, strict=True))
         forward = {number for output in outputs for number in makers[output].inputs}
         for scale, stand_in in zip(scales, cotangents, strict=True):
             found = [each for each in products.get(scale, []) if each.outputs[0] not in forward]
@@ -72,19 +71,6 @@ def _replacements(traced: Traced, makers: dict[int, Operation], caller: str) -> 
             if gradient is not None:
                 instead.update((product.outputs[0], gradient) for product in found)
     return instead
-
-
-def _values(mark: Any, marks: list[Any], made: set[int]) -> list[int]:
-    """Return what a function returned. MLX merges equal calls: then one mark has the values of both."""
-    alike = [
-        other for other in marks if other.inputs == mark.inputs and len(other.values) == len(mark.values)
-    ]
-    return [
-        next(
-            (number for number in (value, *(other.values[index] for other in alike)) if number in made), value
-        )
-        for index, value in enumerate(mark.values)
-    ]
 
 
 def _final(instead: dict[int, int], number: int) -> int:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from purestep._export.program import Program
 from purestep._graph.capture import HINTS, like, own_gradients, undescribed
 
 Named = dict[str, mx.array]
+_MOST = 4  # traces until two are alike
 _UNWRITTEN = "Unable to serialize primitive "
 
 
@@ -23,14 +25,13 @@ class Traced(NamedTuple):
     """A function as a program.
 
     Attributes:
-        program: its inputs are stand-ins, one for each array that a mark makes up, and then the arguments.
-            Its outputs are the results, and then the arrays of the marks.
-        results: the number of results.
+        program: its inputs are stand-ins, which no result may read in the end, and then the arguments.
+        results: the numbers of the results.
         marks: those of the functions with gradients of their own; a place holds the number of an array.
     """
 
     program: Program
-    results: int
+    results: tuple[int, ...]
     marks: list[custom.Mark]
 
 
@@ -47,7 +48,7 @@ def traced(fun: Callable[[Named], list[mx.array]], given: Named, caller: str) ->
         constants.extend(array for _, array in event.get("constants", ()))
 
     with _described(caller):
-        trace.export(lambda _: None)  # for the number of stand-ins
+        trace.count()
         trace.export(keep)
         stored = [_bytes(array, caller) for array in constants]
         with tempfile.TemporaryDirectory() as directory:
@@ -58,7 +59,7 @@ def traced(fun: Callable[[Named], list[mx.array]], given: Named, caller: str) ->
         raise _impure(caller)
     # MLX writes the memory of an array as it lies, also where the array is a view of it, such as a transpose.
     ordered = tuple(each._replace(data=data) for each, data in zip(found.constants, stored, strict=True))
-    return Traced(found._replace(constants=ordered), *trace.numbered(found.outputs))
+    return Traced(found._replace(constants=ordered), *trace.numbered(found))
 
 
 class _Trace:
@@ -68,6 +69,16 @@ class _Trace:
         self._fun, self._given, self._caller = fun, given, caller
         self._forms: list[Form] | None = None
         self._results, self._marks = 0, list[custom.Mark]()
+
+    def count(self) -> None:
+        """Find the stand-ins that the function needs, which `export` then makes inputs."""
+        # The first trace may do more than later ones, such as checks of a new structure.
+        for _ in range(_MOST):
+            before, self._forms = self._forms, None
+            self.export(lambda _: None)
+            if self._forms == before:
+                return
+        raise _impure(self._caller)
 
     def export(self, to: Any) -> None:
         """Trace the function once more, into a file or a callback."""
@@ -90,21 +101,31 @@ class _Trace:
             with custom.capturing(supply) as found:
                 results = list(self._fun(named))
             self._results, self._marks = len(results), found.marks
-            return [*results, *(array for mark in found.marks for array in _arrays(mark))]
+            arrays = [*results, *(array for mark in found.marks for array in _arrays(mark))]
+            return [_read_last(array, supply(mx.array(0))) for array in arrays]
 
         mx.export_function(to, flat, *((stand_ins,) if stand_ins else ()), given)
         if self._forms not in (None, forms):
             raise _impure(self._caller)
         self._forms = forms
 
-    def numbered(self, outputs: tuple[int, ...]) -> tuple[int, list[custom.Mark]]:
-        """Return the number of results, and the marks with the numbers of their arrays."""
-        numbers = iter(outputs[self._results :])
+    def numbered(self, found: Program) -> tuple[tuple[int, ...], list[custom.Mark]]:
+        """Return the results, and the marks with the numbers of their arrays."""
+        last = {each.outputs[0]: each.inputs[0] for each in found.operations if each.name == "Depends"}
+        numbers = iter([last[number] for number in found.outputs])
+        results = tuple(islice(numbers, self._results))
         marks: list[Any] = [
             custom.Mark(*([None if array is None else next(numbers) for array in part] for part in mark))
             for mark in self._marks
         ]
-        return self._results, marks
+        return results, marks
+
+
+def _read_last(array: mx.array, stand_in: mx.array) -> mx.array:
+    # Where MLX merges equal operations of several outputs, it loses those that are outputs of the function.
+    # It never loses what this operation reads, and a stand-in makes all of them different.
+    (found,) = mx.depends([array], [stand_in])
+    return found
 
 
 def _arrays(mark: custom.Mark) -> list[mx.array]:
@@ -112,9 +133,7 @@ def _arrays(mark: custom.Mark) -> list[mx.array]:
 
 
 def _impure(caller: str) -> ValueError:
-    return checks.error(
-        caller, "step must be a pure function, got one that did something else in its second trace"
-    )
+    return checks.error(caller, "step must be a pure function, got one that did something else in each trace")
 
 
 @contextmanager

@@ -190,7 +190,12 @@ def _marked(
     for index, array in enumerate(inputs):
         if mx.issubdtype(array.dtype, mx.floating):
             weights[index] = mark = _stand_in(array)
-            part = (array * mark).sum().astype(mx.float32)
+            part = array * mark
+            if is_exporting():
+                part = mx.exp(
+                    part
+                )  # so that a second derivative reads the stand-in once more, and is refused
+            part = part.sum().astype(mx.float32)
             total = part if total is None else total + part
     scales: list[mx.array | None] = [None] * len(values)
     outputs, cotangents = [], []
