@@ -5,6 +5,7 @@ the functions made here leave marks of ordinary operations instead, and note wha
 reader of the graph puts the operation and its gradient in their place.
 """
 
+import copy
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -183,7 +184,8 @@ def _marked(
     marks: list[Mark], fun: Callable[..., Any], backward: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
     result = fun(*args)
-    inputs = _leaves(args)
+    # Handles of their own: the caller may change its own in place, by `+=`.
+    inputs = [copy.copy(array) for array in _leaves(args)]
     values = [mx.stop_gradient(value) for value in _leaves(result)]
     weights: list[mx.array | None] = [None] * len(inputs)
     total = None
@@ -210,7 +212,7 @@ def _marked(
         args[0] if len(args) == 1 else args, _filled(result, cotangents), _filled(result, outputs)
     )
     marks.append(Mark(inputs, values, outputs, weights, scales, cotangents, _leaves(found)))
-    return _filled(result, outputs)
+    return _filled(result, [copy.copy(output) for output in outputs])
 
 
 def _stand_in(like: mx.array) -> mx.array:
