@@ -46,7 +46,7 @@ LAYOUT = {
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
     "_graph": "nodes fast experts capture counting fusing scheduling".split(),
-    "_export": "cursor layouts program tracing resolving sidecar exporting importing".split(),
+    "_export": "cursor layouts program plain tracing resolving sidecar exporting importing".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"

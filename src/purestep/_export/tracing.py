@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from purestep._core import checks, cuda
 from purestep._core.tracing import context, custom
-from purestep._export import program
+from purestep._export import plain, program
 from purestep._export.cursor import EndError, Form
 from purestep._export.program import Program
 from purestep._graph.capture import HINTS, like, own_gradients, undescribed
@@ -140,7 +140,7 @@ def _impure(caller: str) -> ValueError:
 def _described(caller: str) -> Iterator[None]:
     """Let functions that have their own gradient show their operations; name an operation that cannot be."""
     try:
-        with own_gradients.installed(), context.installed(), cuda.kernels(allow=False):
+        with own_gradients.installed(), context.installed(), plain.replaced(), cuda.kernels(allow=False):
             yield
     except ValueError as error:
         name = undescribed(error) or str(error).rpartition(_UNWRITTEN)[2]
