@@ -1,5 +1,7 @@
 """Steps to export, with a state and a batch."""
 
+import importlib
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -11,8 +13,7 @@ BATCH = {"x": mx.random.normal((8, 8), key=mx.random.key(1)), "y": mx.array([0, 
 
 def perceptron(transform=None, *, step=ps.train_step, dtype=None, pack=False, **options):
     """Return a step of a model with Dropout, GELU and LayerNorm, its state and a batch."""
-    layers = lambda: (nn.Linear(8, 16), nn.GELU(), nn.Dropout(0.2), nn.LayerNorm(16), nn.Linear(16, 4))
-    apply, params, _ = ps.functional(seeded(lambda: nn.Sequential(*layers())))
+    apply, params, _ = ps.functional(seeded(_model))
     clipped = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(1e-2))
     transform = clipped if transform is None else transform
 
@@ -22,6 +23,10 @@ def perceptron(transform=None, *, step=ps.train_step, dtype=None, pack=False, **
     loss = loss_fn if dtype is None else ps.compute_in(loss_fn, dtype)
     state = ps.TrainState.create(ps.packed(params) if pack else params, transform, seed=3)
     return step(loss, transform, **options), state, BATCH
+
+
+def _model():
+    return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Dropout(0.2), nn.LayerNorm(16), nn.Linear(16, 4))
 
 
 def batch_norm():
@@ -53,9 +58,7 @@ def evaluation():
 
 
 def language_model(name="gpt2"):
-    """Return a step of a tiny model of mlx-lm in bfloat16; gpt2 adds to the result of its embedding in place."""
-    import importlib
-
+    """Return a step of a tiny model of mlx-lm in bfloat16; gpt2 adds to an embedding in place."""
     sizes = {"n_ctx": 64, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "vocab_size": 64}
     module = importlib.import_module(f"mlx_lm.models.{name}")
     args = module.ModelArgs(model_type=name, layer_norm_epsilon=1e-5, **sizes)

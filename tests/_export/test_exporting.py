@@ -79,7 +79,7 @@ def test_a_gradient_is_the_one_that_its_function_defines(tmp_path):
 
 def test_captured_arrays_are_constants_in_the_order_of_their_elements(tmp_path):
     """MLX's own export writes the memory of a view: that of a transpose in the wrong order."""
-    views = [mx.arange(12.0).reshape(3, 4).T, mx.broadcast_to(mx.array(2.0), (4, 3))]
+    views = [mx.arange(12.0).reshape(3, 4).T, mx.zeros((4, 3)) + 2]
     views += [views[0].astype(mx.bfloat16), mx.array(5), mx.zeros((0, 3))]
     mx.eval(views)
 
@@ -128,7 +128,13 @@ def _(x, cotangent, _):
     return 2 * x * cotangent
 
 
+def total(x):
+    return x.sum()
+
+
 W = mx.array([1.0, 2.0])
+WIDE, BACK = mx.broadcast_to(W[0], (2,)), W[::-1]
+mx.eval(WIDE, BACK)
 REFUSED = {
     "made_before": (
         lambda s, b: (s, {"m": gelu_early(s).sum()}),
@@ -136,7 +142,7 @@ REFUSED = {
     ),
     "unwritten": (lambda s, b: (s, {"m": mx.logcumsumexp(s).sum()}), "export: step ... CumLogAddExp"),
     "second_derivative": (
-        lambda s, b: (s, {"m": mx.grad(lambda w: mx.grad(lambda v: square(v).sum())(w).sum())(s)}),
+        lambda s, b: (s, {"m": total(mx.grad(lambda w: total(mx.grad(lambda v: total(square(v)))(w)))(s))}),
         "export: step must use a gradient that a function defines once",
     ),
     "vmapped": (
@@ -145,6 +151,8 @@ REFUSED = {
     ),
     "read": (lambda s, b: (s, {"m": s * s.sum().item()}), "export: test_exporting.py ... reads the value"),
     "drawn": (lambda s, b: (s, {"m": mx.random.uniform()}), "export: the step ... without a key"),
+    "broadcast": (lambda s, b: (s, {"m": s + WIDE}), "export: step ... float32 (2,)"),
+    "reversed": (lambda s, b: (s, {"m": s + BACK}), "export: step ... mx.contiguous"),
     "grows": (lambda s, b: ({"w": s}, {}), "export: step must keep the structure of the state"),
     "number": (lambda s, b: (s, {"m": 3}), "export: metrics must be arrays or Means, got int for m"),
     "three": (lambda s, b: (s, {}, {}), "export: step must return (state, metrics) or metrics, got 3 values"),

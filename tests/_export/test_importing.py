@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 
 import mlx.core as mx
 import pytest
@@ -44,12 +45,12 @@ def test_the_description_lists_inputs_and_outputs_in_the_order_of_the_file(files
     }
     assert mx.array_equal(got["metrics.loss"], metrics["loss"])
     assert mx.array_equal(got["state.params.layers.0.weight"], new.params["layers"][0]["weight"])
-    assert (content["shapes"], content["versions"]["mlx"]) == ("fixed", mx.__version__)
+    assert (content["shapes"], content["versions"]["mlx"]) == ("fixed", version("mlx"))
 
 
 def test_an_imported_step_trains_in_fit(files):
     directory, state, batch = files
-    result = ps.fit(ps.import_step(directory / "step.mlxfn"), state, [batch] * 3, steps=3, progress=False)
+    result = ps.fit(ps.import_step(directory / "step.mlxfn"), state, [batch] * 3, steps=3)
     assert result.state.step.item() == 3
 
 
@@ -77,7 +78,7 @@ def test_a_missing_or_foreign_description_is_refused(files, tmp_path):
     with pytest.raises(ValueError, match=parts("import_step: ... is not a description")):
         ps.import_step(path)
     sidecar.unlink()
-    with pytest.raises(FileNotFoundError, match=parts("import_step: ... step.mlxfn.json is missing")):
+    with pytest.raises(FileNotFoundError, match=r"^import_step: .*step\.mlxfn\.json is missing"):
         ps.import_step(path)
 
 

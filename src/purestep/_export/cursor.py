@@ -55,7 +55,7 @@ class Cursor:
             raise EndError(f"{value} for a truth value at {self.at - 1}")
         return value
 
-    def int(self) -> int:
+    def short(self) -> int:
         """Return a 32-bit number."""
         return struct.unpack("<i", self.take(4))[0]
 
@@ -63,7 +63,7 @@ class Cursor:
         """Return a 64-bit number, such as the length of a list."""
         return struct.unpack("<Q", self.take(8))[0]
 
-    def longs(self) -> "list[int]":
+    def longs(self) -> list[int]:
         """Return a list of 64-bit numbers, such as the numbers of arrays."""
         count = self.long()
         return list(struct.unpack(f"<{count}Q", self.take(8 * count)))
@@ -76,14 +76,14 @@ class Cursor:
         """Return a shape and a dtype."""
         return self.shape(), self.dtype()
 
-    def shape(self) -> "tuple[int, ...]":
+    def shape(self) -> tuple[int, ...]:
         """Return a shape."""
         count = self.long()
         return struct.unpack(f"<{count}i", self.take(4 * count))
 
     def dtype(self) -> mx.Dtype:
         """Return a dtype, which is written as its number and its bytes."""
-        number, size = self.int(), self.take(1)[0]
+        number, size = self.short(), self.take(1)[0]
         if not 0 <= number < len(_DTYPES) or _DTYPES[number].size != size:
             raise EndError(f"dtype {number} of {size} bytes at {self.at}")
         return _DTYPES[number]

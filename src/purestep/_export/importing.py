@@ -14,6 +14,7 @@ from purestep._export import sidecar
 from purestep._export.exporting import names
 from purestep._export.sidecar import Sidecar
 from purestep._steps.compile import Compiled, compiled
+from purestep._steps.step import Parts, Step
 
 _CALLER = "import_step"
 
@@ -45,14 +46,14 @@ def import_step(path: str | os.PathLike[str]) -> Compiled[[Any, Any], Any]:
     path = check_path(_CALLER, path)
     described = sidecar.read(path, _CALLER)
     function: Any = mx.import_function(str(path))
-    step = _Imported(function, described, path)
-    return compiled(step)
+    return compiled(_Imported(function, described, path))
 
 
-class _Imported:
+class _Imported(Step):
     """The function of a file with the trees of a step."""
 
     def __init__(self, function: Any, described: Sidecar, path: Path):
+        super().__init__(_no_parts, steps=described.steps)
         self._function, self._described, self._path = function, described, path
 
     def __call__(self, state: Tree, batch: Batch) -> Any:
@@ -72,6 +73,10 @@ class _Imported:
         if self._described.evaluation:
             return metrics
         return tree.unflatten(state, [results[name] for name in names(state, ())]), metrics
+
+
+def _no_parts(state: Tree, batch: Batch) -> Parts:
+    raise TypeError(f"{_CALLER}: step.parts is not in the file: it has the new state and the metrics alone")
 
 
 def _filled(spec: Any, path: str, results: dict[str, mx.array]) -> Any:

@@ -97,4 +97,4 @@ def _skip(field: str, cursor: Cursor) -> None:
         cursor.take(4 * cursor.byte())
     else:
         for _ in range(cursor.long()):
-            cursor.take(1 if cursor.int() == 2 else 4)
+            cursor.take(1 if cursor.short() == 2 else 4)

@@ -75,7 +75,7 @@ def read(data: bytes) -> Program:
         EndError: if the file has another layout, as another version of MLX may write it.
     """
     cursor = Cursor(data)
-    version, count, _shapeless, _metadata = cursor.text(), cursor.int(), cursor.byte(), cursor.text()
+    version, count, _shapeless, _metadata = cursor.text(), cursor.short(), cursor.byte(), cursor.text()
     if count != 1:
         raise EndError(f"{count} functions")
     keywords = tuple(cursor.text() for _ in range(cursor.long()))

@@ -52,7 +52,7 @@ def text(sidecar: Sidecar, path: Path) -> str:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "versions": versions() | {"mlx": mx.__version__},
+        "versions": versions(),
         "device": _device(),
         "sha256": digest(path),
         "shapes": "fixed",
@@ -87,14 +87,14 @@ def read(path: Path, caller: str) -> Sidecar:
         )
     try:
         written, device, expected = content["versions"]["mlx"], content["device"], content["sha256"]
-        specs = [tree.from_plain(content[name]) for name in ("state", "batch", "metrics")]
-        found = Sidecar(*specs, bool(content["evaluation"]), int(content["steps"]))
+        state, batch, metrics = (tree.from_plain(content[name]) for name in ("state", "batch", "metrics"))
+        found = Sidecar(state, batch, metrics, bool(content["evaluation"]), int(content["steps"]))
     except (KeyError, TypeError, ValueError, IndexError):
         raise checks.error(caller, f"{source} is damaged: {_AGAIN}") from None
-    if written != mx.__version__:
+    if written != versions()["mlx"]:
         raise checks.error(
             caller,
-            f"{path} was written by MLX {written}, and MLX {mx.__version__} may read it otherwise: "
+            f"{path} was written by MLX {written}, and MLX {versions()['mlx']} may read it otherwise: "
             f"{_AGAIN} with this version",
         )
     if device != _device():

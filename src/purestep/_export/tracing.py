@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, cuda
+from purestep._checkpoint.run.directory import versions
+from purestep._core import checks, cuda, tree
 from purestep._core.tracing import context, custom
 from purestep._export import plain, program
 from purestep._export.cursor import EndError, Form
@@ -82,7 +83,7 @@ class _Trace:
 
     def export(self, to: Any) -> None:
         """Trace the function once more, into a file or a callback."""
-        stand_ins = tuple(mx.zeros(*form) for form in self._forms or ())
+        stand_ins: Any = tuple(mx.zeros(*form) for form in self._forms or ())
         # Others than the given arrays: MLX refuses a function that captures an array that it receives.
         given = {name: like(array) for name, array in self._given.items()}
         forms: list[Form] = []
@@ -114,8 +115,8 @@ class _Trace:
         last = {each.outputs[0]: each.inputs[0] for each in found.operations if each.name == "Depends"}
         numbers = iter([last[number] for number in found.outputs])
         results = tuple(islice(numbers, self._results))
-        marks: list[Any] = [
-            custom.Mark(*([None if array is None else next(numbers) for array in part] for part in mark))
+        marks: Any = [
+            mark._make([None if array is None else next(numbers) for array in part] for part in mark)
             for mark in self._marks
         ]
         return results, marks
@@ -124,8 +125,8 @@ class _Trace:
 def _read_last(array: mx.array, stand_in: mx.array) -> mx.array:
     # Where MLX merges equal operations of several outputs, it loses those that are outputs of the function.
     # It never loses what this operation reads, and a stand-in makes all of them different.
-    (found,) = mx.depends([array], [stand_in])
-    return found
+    found: Any = mx.depends([array], [stand_in])
+    return found[0]
 
 
 def _arrays(mark: custom.Mark) -> list[mx.array]:
@@ -158,11 +159,11 @@ def _read(file: Path, caller: str) -> Program:
     except program.UnknownError as error:
         raise checks.error(
             caller,
-            f"step must have operations that purestep knows, got {error}, which MLX {mx.__version__} wrote",
+            f"step must have operations that purestep knows, got {error} of MLX {versions()['mlx']}",
         ) from None
     except (EndError, UnicodeDecodeError) as error:
         raise checks.error(
-            caller, f"MLX {mx.__version__} writes files that purestep does not know: {error}"
+            caller, f"MLX {versions()['mlx']} writes files that purestep does not know: {error}"
         ) from None
 
 
@@ -175,7 +176,12 @@ def _bytes(array: mx.array, caller: str) -> bytes:
             "step must not call a function with a gradient of its own within mx.vmap: "
             "MLX cannot export its gradient there",
         ) from None
-    view = array.view(mx.uint8) if array.ndim else array[None].view(mx.uint8)
-    if array.size and view.size != array.nbytes:
-        raise AssertionError(array)
-    return bytes(memoryview(mx.contiguous(view)))
+    numbers = array.view(mx.uint16) if array.dtype == mx.bfloat16 else array
+    steps = zip(memoryview(numbers).strides or (), array.shape, strict=True)  # type: ignore[arg-type]
+    if any(step <= 0 and length > 1 for step, length in steps):
+        raise checks.error(  # MLX would read beyond its memory
+            caller,
+            "step must capture arrays that are not views of a smaller or reversed array, got one of "
+            f"{tree.dtype_name(array.dtype)} {array.shape}: capture mx.contiguous(array)",
+        )
+    return bytes(memoryview(mx.contiguous(numbers)))  # type: ignore[arg-type]
