@@ -7,6 +7,8 @@ import pytest
 
 import purestep as ps
 from purestep._core.tracing.custom import custom_function
+from purestep._core.tracing.graph import primitives
+from purestep._export import plain
 from tests._export.examples import STEPS, perceptron
 from tests._graph.steps import STEPS as TRANSFORMERS
 from tests.refusals import parts
@@ -105,12 +107,39 @@ def test_the_sorted_rows_of_experts_have_a_gradient(tmp_path):
     assert mx.allclose(got, want, rtol=1e-6, atol=1e-6)
 
 
+def test_fused_operations_of_a_gpu_are_exported_as_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain.hardware, "on_gpu", lambda: True)
+    shape = (2, 4, 5, 8)
+
+    def loss(params, batch):
+        q, k, v = (params[name] for name in "qkv")
+        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=batch["mask"], sinks=params["s"])
+        return mx.fast.cross_entropy(out.reshape(-1, 8), batch["y"]).mean()
+
+    def step(params, batch):
+        value, slopes = mx.value_and_grad(loss)(params, batch)
+        return slopes, {"loss": value}
+
+    def drawn(number, shape):
+        return mx.random.normal(shape, key=mx.random.key(number))
+
+    params = {
+        "q": drawn(0, shape),
+        "k": drawn(1, (2, 2, 7, 8)),
+        "v": drawn(2, (2, 2, 7, 8)),
+        "s": drawn(3, (4,)),
+    }
+    for mask in (drawn(4, (5, 7)) > 0, drawn(4, (2, 1, 5, 7))):
+        batch = {"mask": mask, "y": mx.arange(40) % 8}
+        got = exported(step, params, batch, tmp_path)(params, batch)
+        for a, b in zip(sorted_items(got), sorted_items(step(params, batch)), strict=True):
+            assert mx.allclose(a[1], b[1], rtol=1e-5, atol=1e-6), a[0]
+
+
 def test_nothing_is_evaluated(tmp_path):
     step, state, batch = perceptron()
     lazy = ps.tree.map(lambda x: mx.zeros(x.shape, x.dtype) + mx.zeros((), x.dtype), state)
     ps.export(step, lazy, batch, tmp_path / "step")
-    from purestep._core.tracing.graph import primitives
-
     assert all(primitives(leaf) for leaf in ps.tree.leaves(lazy.params))
 
 
@@ -128,7 +157,7 @@ def _(x, cotangent, _):
     return 2 * x * cotangent
 
 
-def total(x):
+def total(x: mx.array) -> mx.array:
     return x.sum()
 
 

@@ -102,8 +102,8 @@ class _Trace:
             with custom.capturing(supply) as found:
                 results = list(self._fun(named))
             self._results, self._marks = len(results), found.marks
-            arrays = [*results, *(array for mark in found.marks for array in _arrays(mark))]
-            return [_read_last(array, supply(mx.array(0))) for array in arrays]
+            results += [array for mark in found.marks for array in _arrays(mark)]
+            return [_read_last(array, supply(mx.array(0))) for array in results]
 
         mx.export_function(to, flat, *((stand_ins,) if stand_ins else ()), given)
         if self._forms not in (None, forms):
