@@ -147,7 +147,12 @@ def span_of(caller: str, source: Any, steps: int | None, epochs: int | None, sta
 
 def calls_before(step: StepFn, state: Any) -> int:
     """Return how often a step was called to reach a state: its steps, divided by those of one call."""
-    return _made_before(state) // (step.steps if isinstance(step, (Step, Compiled)) else 1)
+    return _made_before(state) // steps_a_call(step)
+
+
+def steps_a_call(step: StepFn) -> int:
+    """Return the number of training steps that one call makes."""
+    return step.steps if isinstance(step, (Step, Compiled)) else 1
 
 
 def _made_before(state: Any) -> int:

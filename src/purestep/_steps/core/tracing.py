@@ -98,6 +98,17 @@ def reworded(error: Exception, caller: str = "compiled") -> Exception | None:
     )
 
 
+def reworded_index(error: IndexError) -> Exception | None:
+    """Return a clearer error if MLX itself failed to compile, or `None` for other errors."""
+    if not any(text in str(error) for text in ("_Map_base::at", "map::at")):
+        return None
+    return RuntimeError(
+        "compiled: MLX cannot compile this step. It fails if mx.split is used twice on one array, such as in "
+        "a function that is called twice: write slices instead, x[..., :n] and x[..., n:]. It also fails if "
+        "two results are equal mx.stop_gradients: add 0 to one. Or use the step without compiled"
+    )
+
+
 def warn_not_compiled() -> None:
     """Warn that MLX runs the step's Python function at every call, with the reason."""
     warnings.warn(
