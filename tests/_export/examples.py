@@ -47,6 +47,11 @@ def loss_scaled():
     return perceptron(transform, step=ps.loss_scaled_step, dtype=mx.float16)
 
 
+def scanned():
+    step, state, batch = perceptron()
+    return ps.scan(step, 2), state, ps.tree.map(lambda x: mx.stack([x, x]), batch)
+
+
 def evaluation():
     _, state, batch = perceptron()
 
@@ -83,6 +88,7 @@ STEPS = {
     "packed": lambda: perceptron(pack=True),
     "batch_norm": batch_norm,
     "loss_scaled": loss_scaled,
+    "scanned": scanned,
     "evaluation": evaluation,
     "language_model": language_model,
 }

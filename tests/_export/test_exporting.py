@@ -48,7 +48,7 @@ def test_an_imported_step_equals_the_compiled_one_bit_for_bit(name, tmp_path):
             assert_same(got_all["loss"].value, want_all["loss"].value)
             break
         (got, _), (want, _) = got_all, want_all
-    assert imported.traces == 1
+    assert (imported.traces, imported.steps) == (1, compiled.steps)
 
 
 def test_recomputed_layers_equal_those_that_are_kept(tmp_path):
@@ -90,6 +90,14 @@ def test_captured_arrays_are_constants_in_the_order_of_their_elements(tmp_path):
         return state + transposed * batch + same + narrow, {"sum": number + empty.sum()}
 
     state, batch = mx.zeros((4, 3)), mx.ones((4, 3))
+    assert_same(exported(step, state, batch, tmp_path)(state, batch), step(state, batch))
+
+
+def test_a_step_may_ask_for_an_order_in_memory(tmp_path):
+    def step(state, batch):
+        return mx.contiguous(state.T).T + batch, {}
+
+    state, batch = mx.arange(6.0).reshape(2, 3), mx.ones((2, 3))
     assert_same(exported(step, state, batch, tmp_path)(state, batch), step(state, batch))
 
 

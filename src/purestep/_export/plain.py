@@ -13,12 +13,13 @@ from purestep._core.tracing.replacing import Replacement
 _attention: Any = mx.fast.scaled_dot_product_attention
 _cross_entropy: Any = mx.fast.cross_entropy
 _gather_mm: Any = mx.gather_mm
+_contiguous: Any = mx.contiguous
 
 
 @contextmanager
 def replaced() -> Iterator[None]:
     """Replace the operations within the block, where a step is exported."""
-    with _experts.installed():
+    with _always.installed():
         if not hardware.on_gpu():
             yield
             return
@@ -76,6 +77,11 @@ def gather_mm(
     return _gather_mm(a, b, *indices, sorted_indices=own, **options)
 
 
+def contiguous(array: mx.array, *arguments: Any, **options: Any) -> mx.array:
+    """Return the array: the order in memory of what the step computes is MLX's choice in the file."""
+    return array if custom.is_exporting() else _contiguous(array, *arguments, **options)
+
+
 def _products(
     q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Any, sinks: mx.array | None
 ) -> mx.array:
@@ -98,4 +104,4 @@ def _products(
 
 
 _fast = Replacement(mx.fast, scaled_dot_product_attention=attention, cross_entropy=cross_entropy)
-_experts = Replacement(mx, gather_mm=gather_mm)
+_always = Replacement(mx, gather_mm=gather_mm, contiguous=contiguous)
