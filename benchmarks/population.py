@@ -11,7 +11,6 @@ and 25 times on one GPU. Correctness comes first: after some steps all parameter
 
 import argparse
 import itertools
-import json
 import time
 from typing import Any
 
@@ -20,7 +19,7 @@ import mlx.nn as nn
 
 import purestep as ps
 from benchmarks import harness
-from benchmarks.harness import ContestantError, Spread
+from benchmarks.harness import Bar, ContestantError, Limit, Panel, Record, Spread
 
 TARGETS = {"cpu": 3.0, "gpu": 25.0}
 FEATURES, CLASSES, TOLERANCE = 16, 4, 1e-3
@@ -95,12 +94,14 @@ class Session:
         return mx.stack(rows).tolist()  # type: ignore[return-value]
 
 
-def measure(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Return the seconds of a step of all members, by contestant and round.
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
+    """Compare the parameters, then the seconds of a step of all members.
 
     Raises:
-        ContestantError: if one fails, or the parameters disagree.
+        ContestantError: if a contestant fails, or the parameters disagree.
     """
+    device = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
+    record.keep(facts=harness.facts(), target=TARGETS[device], members=options.members)
     built = {
         name: (name, options.members, options.units, options.rows, options.chunk)
         for name in (POPULATION, *LOOPS)
@@ -113,39 +114,57 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             found[worker.name] = mx.array(worker.call("params"))
         for name in LOOPS:
             norm = mx.linalg.norm(found[POPULATION])
-            apart = float((mx.linalg.norm(found[name] - found[POPULATION]) / norm).item())  # type: ignore[arg-type]
+            apart: Any = (mx.linalg.norm(found[name] - found[POPULATION]) / norm).item()
             if not apart <= TOLERANCE:
                 raise ContestantError(f"{name}: {apart:.2g} from the population, not {TOLERANCE}")
-        return harness.race(workers, steps=options.steps, rounds=options.rounds)
+        steps, rounds = options.steps, options.rounds
+        harness.race(
+            workers, steps=steps, rounds=rounds, limit=limit, after=lambda made: record.keep(seconds=made)
+        )
 
 
-def ratio(seconds: dict[str, list[float]]) -> Spread:
+def ratio(found: dict[str, Any]) -> Spread:
     """Return the time of the faster loop over that of the population."""
+    seconds = found["seconds"]
     faster = min(LOOPS, key=lambda name: Spread.of(seconds[name]).median)
     return Spread.of_ratios(seconds[faster], seconds[POPULATION])
 
 
-def show(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
-    """Write the results."""
+def show(found: dict[str, Any]) -> str:
+    """Write the table."""
+    if "seconds" not in found:
+        return "nothing was measured"
+    seconds, got, target = found["seconds"], ratio(found), found["target"]
     rows = [
         [
             name,
-            Spread.of(found).show(2, 1e3),
-            f"{1e3 * harness.fastest(found):.2f}",
-            Spread.of_ratios(found, seconds[POPULATION]).show(2),
+            Spread.of(made).show(2, 1e3),
+            f"{1e3 * harness.fastest(made):.2f}",
+            Spread.of_ratios(made, seconds[POPULATION]).show(2),
         ]
-        for name, found in seconds.items()
+        for name, made in seconds.items()
     ]
-    target = TARGETS[options.device]
-    got = ratio(seconds)
     return "\n".join(
         [
-            f"{options.members} MLPs of 2 x {options.units} units, batch {options.rows}, AdamW, compiled",
+            f"{found['members']} MLPs of two hidden layers, AdamW, compiled",
             harness.table(["contestant", "ms", "fastest ms", "of population"], rows),
             f"the faster loop takes {got.show()} times as long, target {target:g}: "
             f"{'reached' if got.median >= target else 'missed'}",
         ]
     )
+
+
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """Return the picture."""
+    bars = [Bar(name, Spread.of(made)) for name, made in found.get("seconds", {}).items()]
+    return [Panel(f"{found['members']} small MLPs", "seconds for a step of all, less is better", bars)]
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return the target that is missed, if it is."""
+    if "seconds" not in found or ratio(found).median >= found["target"]:
+        return []
+    return [f"the faster loop takes {ratio(found).show()} times as long, not {found['target']:g}"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,17 +175,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk", type=harness.positive, help="members at a time (all)")
     parser.add_argument("--steps", type=harness.positive, default=10, help="steps a round (10)")
     parser.add_argument("--rounds", type=harness.positive, default=15, help="(15)")
-    parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Check, measure, and hold the ratio to the target."""
-    options.device = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
-    facts = harness.facts()
-    seconds = measure(options)
-    if options.json:
-        record = {"benchmark": "population", "options": vars(options), "facts": facts}
-        print(json.dumps(record | {"targets": TARGETS, "seconds": seconds}, indent=1))
-    else:
-        print(harness.facts_lines(facts) + "\n\n" + show(seconds, options))
-    return 0 if ratio(seconds).median >= TARGETS[options.device] else 1

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 LAYOUT = {
     "": (
         "_core _hardware _layers _modules _schedules _transforms _losses _steps _population _checkpoint "
-        "_adapters _data _measures _graph _memory _replay _loop types rng tree hardware layers adapters "
+        "_adapters _data _measures _graph _export _memory _replay _loop types rng tree hardware layers adapters "
         "transforms optimizers schedules losses populations data checkpoint memory replay metrics callbacks "
         "testing demos cli __main__"
     ).split(),
@@ -47,6 +47,7 @@ LAYOUT = {
     "_population": "members choosing mapping population reducing".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
     "_graph": "nodes fast experts capture counting fusing scheduling".split(),
+    "_export": "cursor layouts program plain tracing resolving sidecar exporting importing".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"

@@ -23,6 +23,8 @@ from purestep import (
 )
 from purestep._core.mean import Mean, MeanSum
 from purestep._core.packing import Packed, unpacked
+from purestep._export.exporting import export
+from purestep._export.importing import import_step
 from purestep._loop.config.building import (
     create_mup_optimizer,
     create_optimizer,
@@ -77,6 +79,9 @@ __all__ = [
     "population",
     "unrolled",
     "NotCompiledWarning",
+    # A step as a file
+    "export",
+    "import_step",
     # The loop
     "run",
     "fit",

@@ -85,12 +85,12 @@ def check_result(result: Any) -> None:
             )
 
 
-def reworded(error: Exception) -> Exception | None:
+def reworded(error: Exception, caller: str = "compiled") -> Exception | None:
     """Return a clearer error if the step read an array while it was traced, or `None` for other errors."""
     if "Attempting to eval an array" not in str(error):
         return None
     return checks.error(
-        "compiled",
+        caller,
         f"{_place(error)} reads the value of an array, and arrays have no values while a step is compiled. "
         "A Python if or while on an array, float(), int(), .item(), .tolist(), print, mx.eval and NumPy "
         "read values. Replace the if by mx.where(condition, a, b), in schedules too; keep numbers as arrays; "
