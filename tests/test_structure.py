@@ -25,9 +25,9 @@ ROOT = Path(__file__).parents[1]
 LAYOUT = {
     "": (
         "_core _hardware _layers _modules _schedules _transforms _losses _steps _population _checkpoint "
-        "_adapters _data _measures _graph _export _memory _replay _loop types rng tree hardware layers adapters "
-        "transforms optimizers schedules losses populations data checkpoint memory replay metrics callbacks "
-        "testing demos cli __main__"
+        "_adapters _data _measures _graph _export _memory _replay _loop types rng tree hardware layers "
+        "adapters transforms optimizers schedules losses populations data checkpoint memory replay metrics "
+        "callbacks testing demos cli __main__"
     ).split(),
     "_core": (
         "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
