@@ -142,11 +142,12 @@ def _masked_by_sums(
         return _mixed(q, k, v, scale, weights)
     # One group of heads of one sequence is a row. The scores of a block are freed before those of the next.
     mask = mask if mask is None else mask.reshape(1, queries, keys)
-    grouped = [
-        blocks.split(x.reshape(rows, count, *x.shape[2:]), length)
-        for x, count in ((q, members), (k, 1), (v, 1))
-    ]
-    found = [_mixed(*each, scale, weights) for each in zip(*grouped, strict=True)]
+
+    def parts(x: mx.array, count: int) -> list[mx.array]:
+        return blocks.split(x.reshape(rows, count, *x.shape[2:]), length)
+
+    some = zip(parts(q, members), parts(k, 1), parts(v, 1), strict=True)
+    found = [_mixed(one, its_k, its_v, scale, weights) for one, its_k, its_v in some]
     return mx.concatenate(found).reshape(batch, heads, queries, v.shape[-1])
 
 
