@@ -13,6 +13,7 @@ from purestep import (
     memory,
     metrics,
     optimizers,
+    populations,
     replay,
     rng,
     schedules,
@@ -22,6 +23,8 @@ from purestep import (
 )
 from purestep._core.mean import Mean, MeanSum
 from purestep._core.packing import Packed, unpacked
+from purestep._export.exporting import export
+from purestep._export.importing import import_step
 from purestep._loop.config.building import (
     create_mup_optimizer,
     create_optimizer,
@@ -37,6 +40,7 @@ from purestep._loop.profiling.profiler import Profile, profile
 from purestep._loop.running.run import SourceEndedWarning, run
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
+from purestep._population.population import population
 from purestep._steps.cached_contrastive import cached_contrastive_step
 from purestep._steps.compile import Compiled, NotCompiledWarning, compiled
 from purestep._steps.evaluate import eval_step, evaluate
@@ -47,6 +51,7 @@ from purestep._steps.scan import scan
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
 from purestep._steps.train import train_step
+from purestep._steps.unrolling import unrolled
 from purestep._transforms.core.base import GradientTransform, apply_updates, identity
 from purestep._transforms.core.combining import chain
 from purestep._transforms.core.packed import packed
@@ -71,7 +76,12 @@ __all__ = [
     "sam_step",
     "cached_contrastive_step",
     "scan",
+    "population",
+    "unrolled",
     "NotCompiledWarning",
+    # A step as a file
+    "export",
+    "import_step",
     # The loop
     "run",
     "fit",
@@ -116,6 +126,7 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "populations",
     "replay",
     "rng",
     "schedules",

@@ -84,6 +84,11 @@ class Compiled(Generic[Args, Result]):
             """Return the result of the step."""
             try:
                 return self._call(state, batch)
+            except IndexError as error:
+                clearer = tracing.reworded_index(error)
+                if clearer is None:
+                    raise
+                raise clearer from error
             except ValueError as error:
                 if "uncaptured inputs" not in str(error):
                     # MLX's error for a leaf that is not an array has no path. These checks raise one with it.

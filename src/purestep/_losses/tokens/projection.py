@@ -35,7 +35,7 @@ class Form(NamedTuple):
             if self.soft_cap is not None:
                 logits = self.soft_cap * mx.tanh(logits / self.soft_cap)
             logits, largest = numerics.shifted(logits)
-            normalizer = mx.logsumexp(logits, axis=-1)
+            normalizer = numerics.normalizer(logits)
             # `cross_entropy` adds these terms in another order, for class weights, and rounds differently.
             found = normalizer - (1 - self.label_smoothing) * numerics.gather(logits, targets)
             if self.label_smoothing:
