@@ -51,7 +51,7 @@ def linear_cross_entropy(
 
     On a CPU nothing waits, and MLX holds about ten arrays of the size of a chunk's logits. For 2048 tokens
     x 64 features x 8192 classes in float32, compiled, relative memory is 0.29 with 1/16 of the tokens in a
-    chunk, 0.56 with 1/8 and 1.10 with 1/4; time is 0.8 to 0.9 (`python -m benchmarks linear_cross_entropy`).
+    chunk, 0.56 with 1/8 and 1.10 with 1/4; time is 0.8 to 0.9 (`python -m benchmarks loss`).
 
     - A target out of range that is not ignored makes the loss and its gradients NaN; so does -100, unless
       it is `ignore_index`.
