@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _hardware _layers _modules _schedules _transforms _losses _steps _checkpoint _adapters _data "
-        "_measures _graph _memory _replay _loop types rng tree hardware layers adapters transforms "
-        "optimizers schedules losses data checkpoint memory replay metrics callbacks testing demos cli "
-        "__main__"
+        "_core _hardware _layers _modules _schedules _transforms _losses _steps _checkpoint _parallel "
+        "_adapters _data _measures _graph _memory _replay _loop types rng tree hardware layers adapters "
+        "transforms optimizers schedules losses data checkpoint parallel memory replay metrics callbacks "
+        "testing demos cli __main__"
     ).split(),
     "_core": (
         "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
@@ -45,6 +45,7 @@ LAYOUT = {
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
+    "_parallel": "groups agreement data_parallel".split(),
     "_graph": "nodes fast experts capture counting fusing scheduling".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (

@@ -13,6 +13,7 @@ from purestep import (
     memory,
     metrics,
     optimizers,
+    parallel,
     replay,
     rng,
     schedules,
@@ -37,6 +38,7 @@ from purestep._loop.profiling.profiler import Profile, profile
 from purestep._loop.running.run import SourceEndedWarning, run
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
+from purestep._parallel.data_parallel import data_parallel
 from purestep._steps.cached_contrastive import cached_contrastive_step
 from purestep._steps.compile import Compiled, NotCompiledWarning, compiled
 from purestep._steps.evaluate import eval_step, evaluate
@@ -70,6 +72,7 @@ __all__ = [
     "loss_scaled_step",
     "sam_step",
     "cached_contrastive_step",
+    "data_parallel",
     "scan",
     "NotCompiledWarning",
     # The loop
@@ -116,6 +119,7 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "parallel",
     "replay",
     "rng",
     "schedules",

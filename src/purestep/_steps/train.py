@@ -14,10 +14,12 @@ from purestep._core.rng import fold_in, scope
 from purestep._core.scalars import increment
 from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
 from purestep._steps.core import measuring
-from purestep._steps.core.gradients import Differentiated, Objective, differentiate
+from purestep._steps.core.gradients import differentiate
 from purestep._steps.core.known import StateChecks, batch_check
 from purestep._steps.core.measuring import Measurement, Moment
+from purestep._steps.core.objective import Differentiated, Objective
 from purestep._steps.core.outcome import check_loss_fn, own
+from purestep._steps.core.summing import Ranks
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
 from purestep._transforms.core.base import GradientTransform, apply_updates, check_transform, taking_extra
@@ -102,6 +104,7 @@ def step_for(
     stateful: bool = False,
     measure: Sequence[Measurement] = (),
     view: View | None = None,
+    ranks: Ranks | None = None,
 ) -> Step:
     """Build a `train_step` whose errors name the public function that the user called.
 
@@ -113,6 +116,7 @@ def step_for(
         stateful: whether `loss_fn` takes and returns a model_state.
         measure: the measurements.
         view: changes the `Moment` of the measurements, for a step whose loss function is not the user's.
+        ranks: the processes that compute each step together, each with rows of its own.
     """
     check_loss_fn(caller, loss_fn, stateful=stateful)
     check_transform(caller, "transform", transform)
@@ -131,6 +135,7 @@ def step_for(
             stateful,
             tuple(each.watch for each in due if each.watch is not None),
             any(each.small_squares for each in due),
+            ranks,
         )
 
         @norms.shared()
@@ -157,7 +162,11 @@ def step_for(
                 moment = _moment(objective, state, new, batch, key, made, updates)
                 moment = moment if view is None else view(moment, state, key)
                 measured = measuring.results(caller, due, moment, made.observed, key)
+                if made.chain is not None:
+                    measured = made.chain.average(measured)
                 metrics = with_measured(caller, metrics, measured)
+            if made.chain is not None:
+                new = new._replace(rng=made.chain.after(rng))  # the next step follows all sums of this one
             return Parts(new, metrics, made.gradients, updates)
 
         return Step(parts, transform=transform, choose=choose)
