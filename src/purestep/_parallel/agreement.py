@@ -38,7 +38,7 @@ def agree(caller: str, state: Tree, group: mx.distributed.Group, name: str = "th
     check_arrays(caller, name, state)
     if group.size() == 1:
         return
-    found = sorted(tree.items(state), key=lambda item: item[0])
+    found = tree.items(state)
     lines = [f"{path or name} {tree.dtype_name(leaf.dtype)} {leaf.shape}" for path, leaf in found]
     _agree_on_lines(caller, name, lines, group)
     hashes = mx.stack([_hash(leaf) for _, leaf in found])
@@ -61,6 +61,14 @@ def _agree_on_lines(caller: str, name: str, lines: Sequence[str], group: mx.dist
         bytes(row).decode().splitlines() for row in mx.distributed.all_gather(padded, group=group).tolist()
     ]
     for rank, other in enumerate(texts):
+        if other != texts[0] and sorted(other) == sorted(
+            texts[0]
+        ):  # sums over leaves would be rounded otherwise
+            raise checks.error(
+                caller,
+                f"{name} must list the keys of its dicts in the same order on all ranks, got another order "
+                f"on rank {rank} than on rank 0",
+            )
         for mine, its in zip([*texts[0], ""], [*other, ""], strict=False):
             if mine != its:
                 raise checks.error(

@@ -38,10 +38,10 @@ def differentiate(
     if narrowed is not None:
         objective = objective._replace(loss_fn=narrowed.loss_fn)
         state = state._replace(params=narrowed.cast(own))
-    chain = None
-    if objective.ranks is not None:
-        chain, key = Chain(objective.ranks, state.rng), fold_in(key, objective.ranks.rank)
-    with microbatching.cut_into(objective.parts):
+    chain, ranks = None, objective.ranks
+    if ranks is not None:
+        chain, key = Chain(ranks, state.rng), fold_in(key, ranks.rank)
+    with microbatching.cut_into(objective.microbatches, 1 if ranks is None else ranks.size):
         if objective.microbatches > 1:
             made, weights = _whole(objective, state, batch, key, chain, check_depends)
         else:
