@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 
@@ -42,24 +43,26 @@ def agree(caller: str, state: Tree, group: mx.distributed.Group, name: str = "th
     lines = [f"{path or name} {tree.dtype_name(leaf.dtype)} {leaf.shape}" for path, leaf in found]
     _agree_on_lines(caller, name, lines, group)
     hashes = mx.stack([_hash(leaf) for _, leaf in found])
-    own, size = hashes[None], group.size()
-    every = mx.distributed.all_gather(own, group=group).tolist()
+    every = _gathered(hashes, group)
     for index, (path, _) in enumerate(found):
-        _refuse_other(caller, path or name, "other values", [every[rank][index] for rank in range(size)])
+        other = [rank for rank, each in enumerate(every) if each[index] != every[0][index]]
+        if other:
+            ranks = f"rank{'s' * (len(other) > 1)} {', '.join(map(str, other))}"
+            raise checks.error(
+                caller,
+                f"{path or name} must be equal on all ranks, got other values on {ranks} than on rank 0",
+            )
 
 
 def _agree_on_lines(caller: str, name: str, lines: Sequence[str], group: mx.distributed.Group) -> None:
     """Compare how the states are built, by a hash of fixed size first: other sizes would not fit together."""
     text = "\n".join(lines).encode()
-    digest = mx.array(list(hashlib.sha256(text).digest()), mx.int32)[None]
-    digests = mx.distributed.all_gather(digest, group=group).tolist()
+    digests = _gathered(mx.array(list(hashlib.sha256(text).digest()), mx.int32), group)
     if all(each == digests[0] for each in digests):
         return
-    length = int(mx.distributed.all_max(mx.array(len(text), mx.int32), group=group).item())
-    padded = mx.array(list(text.ljust(length, b"\n")), mx.int32)[None]
-    texts = [
-        bytes(row).decode().splitlines() for row in mx.distributed.all_gather(padded, group=group).tolist()
-    ]
+    length = max(length for (length,) in _gathered(mx.array([len(text)], mx.int32), group))
+    rows = _gathered(mx.array(list(text.ljust(length, b"\n")), mx.int32), group)
+    texts = [bytes(row).decode().splitlines() for row in rows]
     for rank, other in enumerate(texts):
         if other != texts[0] and sorted(other) == sorted(
             texts[0]
@@ -78,17 +81,9 @@ def _agree_on_lines(caller: str, name: str, lines: Sequence[str], group: mx.dist
                 )
 
 
-def _refuse_other(caller: str, path: str, what: str, values: Sequence[object]) -> None:
-    other = [rank for rank, value in enumerate(values) if value != values[0]]
-    if other:
-        raise checks.error(
-            caller,
-            f"{path} must be equal on all ranks, got {what} on {_ranks(other)} than on rank 0",
-        )
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+def _gathered(array: mx.array, group: mx.distributed.Group) -> Any:
+    """Return the array of each rank, as lists."""
+    return mx.distributed.all_gather(array[None], group=group).tolist()
 
 
 def _hash(leaf: mx.array) -> mx.array:

@@ -89,10 +89,10 @@ def data_parallel(
         measure=measure,
         ranks=ranks,
     )
-    return inner if ranks is None else agreeing(_CALLER, inner, processes)
+    return inner if ranks is None else agreeing(_CALLER, inner, transform, processes)
 
 
-def agreeing(caller: str, inner: Step, group: mx.distributed.Group) -> Step:
+def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.distributed.Group) -> Step:
     """Return the step, whose first call compares the state between the ranks."""
     known = False
 
@@ -106,4 +106,4 @@ def agreeing(caller: str, inner: Step, group: mx.distributed.Group) -> Step:
         starting(state)
         return step.parts(state, batch)
 
-    return around(inner, parts, transform=inner.transform, starting=starting)
+    return around(inner, parts, transform=transform, starting=starting)
