@@ -30,7 +30,8 @@ LAYOUT = {
         "testing demos cli __main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
+        "escaping hardware sums mean types collective checks microbatching scalars tree tracing cuda norms "
+        "packing rng"
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates settings".split(),
     "_layers": (
@@ -39,13 +40,13 @@ LAYOUT = {
     ).split(),
     "_layers.kernels": "columns norm_sources norms".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
-    "_core.packing": "layout trees".split(),
+    "_core.packing": "layout trees shards".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
-    "_parallel": "groups agreement data_parallel".split(),
+    "_parallel": "groups agreement states data_parallel sharded".split(),
     "_graph": "nodes fast experts capture counting fusing scheduling".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (
@@ -226,6 +227,7 @@ def public(namespace):
         "",
         *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split(),
         ".hardware",
+        ".parallel",
     ],
 )
 def test_every_public_function_has_an_example(name):

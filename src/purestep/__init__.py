@@ -39,6 +39,7 @@ from purestep._loop.running.run import SourceEndedWarning, run
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
 from purestep._parallel.data_parallel import data_parallel
+from purestep._parallel.sharded import sharded
 from purestep._steps.cached_contrastive import cached_contrastive_step
 from purestep._steps.compile import Compiled, NotCompiledWarning, compiled
 from purestep._steps.evaluate import eval_step, evaluate
@@ -73,6 +74,7 @@ __all__ = [
     "sam_step",
     "cached_contrastive_step",
     "data_parallel",
+    "sharded",
     "scan",
     "NotCompiledWarning",
     # The loop

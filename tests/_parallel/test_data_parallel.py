@@ -27,6 +27,12 @@ NAMES = [
     "measured",
     "bfloat16",
     "half",
+    "sharded",
+    "sharded, compiled",
+    "sharded tree",
+    "sharded, one group",
+    "sharded, averaged",
+    "sharded, skipping",
     "batch norm",
 ]
 
@@ -63,13 +69,24 @@ def compare(results, name):
         assert each["metrics"] < LOOSE.get(name, 2e-6)
 
 
+def test_a_rank_of_sharded_holds_its_part_of_the_state(results):
+    for each in results:
+        for name in each:
+            if name.startswith("sharded"):
+                assert each[name]["same"]
+        # Padding and counters are the rest: there are 18 parameters.
+        assert each["sharded, one group"]["size"] < 0.55
+
+
 def test_refusals_name_what_differs(results):
     for result in results:
-        values, shapes, missing, order, seeds, compiled, contrastive = result["refusals"]
+        values, shapes, missing, order, muon, lars, seeds, compiled, contrastive = result["refusals"]
         assert values.startswith("check: b.c must be equal on all ranks, got other values on rank")
         assert "b float32 (2,) on rank 0 and b float32 (3,) on rank 1" in shapes
         assert "nothing on rank 0 and b float32 (2,) on rank 1" in missing
         assert "in the same order on all ranks" in order
+        assert muon == lars
+        assert muon.startswith("sharded: transform must treat all elements alike")
         assert seeds.startswith("data_parallel: rng must be equal on all ranks")
         assert compiled.startswith("data_parallel: params.b must be equal on all ranks")
         assert contrastive.startswith("ntxent: ")

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import checks, tree
+from purestep._core.packing import Shard
 from purestep._core.types import Tree
 from purestep._parallel.groups import group_of
 from purestep._steps.state import check_arrays
@@ -37,6 +38,7 @@ def check(state: Tree, *, group: mx.distributed.Group | None = None) -> None:
 def agree(caller: str, state: Tree, group: mx.distributed.Group, name: str = "the state") -> None:
     """Do what `check` does, with errors that name `caller`."""
     check_arrays(caller, name, state)
+    state = _without_parts(state)
     if group.size() == 1:
         return
     found = tree.items(state)
@@ -79,6 +81,14 @@ def _agree_on_lines(caller: str, name: str, lines: Sequence[str], group: mx.dist
                     f"{name} must be built alike on all ranks, got {mine or 'nothing'} on rank 0 and "
                     f"{its or 'nothing'} on rank {rank}",
                 )
+
+
+def _without_parts(node: Any) -> Any:
+    """Return a tree without the vectors of which each rank holds a part of its own."""
+    if isinstance(node, Shard):
+        return ()
+    below = tree.children(node)
+    return node if below is None else {segment: _without_parts(child) for segment, child in below}
 
 
 def _gathered(array: mx.array, group: mx.distributed.Group) -> Any:

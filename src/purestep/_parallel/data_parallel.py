@@ -1,6 +1,7 @@
 """A training step over the rows of several processes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 
@@ -76,8 +77,7 @@ def data_parallel(
     (array(2, dtype=float32), array(5, dtype=float32))
     """
     processes = group_of(_CALLER, group)
-    if reduce_dtype not in _DTYPES:
-        raise checks.error(_CALLER, f"reduce_dtype must be float32, bfloat16 or float16, got {reduce_dtype}")
+    check_reduce_dtype(_CALLER, reduce_dtype)
     size = processes.size()
     ranks = Ranks(processes, size, processes.rank(), reduce_dtype) if size > 1 else None
     inner = step_for(
@@ -90,6 +90,12 @@ def data_parallel(
         ranks=ranks,
     )
     return inner if ranks is None else agreeing(_CALLER, inner, transform, processes)
+
+
+def check_reduce_dtype(caller: str, value: Any) -> None:
+    """Refuse a value that is not a floating-point dtype."""
+    if value not in _DTYPES:
+        raise checks.error(caller, f"reduce_dtype must be float32, bfloat16 or float16, got {value!r}")
 
 
 def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.distributed.Group) -> Step:

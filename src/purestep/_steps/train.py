@@ -10,10 +10,10 @@ import mlx.core as mx
 from purestep._core import checks, norms, tree
 from purestep._core.mean import AnyMean
 from purestep._core.packing import unpacked
-from purestep._core.rng import fold_in, scope
+from purestep._core.rng import scope
 from purestep._core.scalars import increment
-from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
-from purestep._steps.core import measuring
+from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Updates
+from purestep._steps.core import measuring, sharding, updating
 from purestep._steps.core.gradients import differentiate
 from purestep._steps.core.known import StateChecks, batch_check
 from purestep._steps.core.measuring import Measurement, Moment
@@ -22,13 +22,11 @@ from purestep._steps.core.outcome import check_loss_fn, own
 from purestep._steps.core.summing import Ranks
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
-from purestep._transforms.core.base import GradientTransform, apply_updates, check_transform, taking_extra
+from purestep._transforms.core.base import GradientTransform, check_transform, taking_extra
 from purestep._transforms.core.fitting import StateCheck
 
 View = Callable[[Moment, TrainState, mx.array], Moment]
 """`view(moment, state, key)`, with the state before the step and the key of the loss function."""
-
-_UPDATE = 0x7570  # folded into a key for the draws of the transform: others than those of the loss
 
 
 def train_step(
@@ -146,10 +144,9 @@ def step_for(
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
-            grad_norm = made.norm
-            updates, opt_state = _transformed(update, state, made, grad_norm, key)
+            grad_norm, updates, params, opt_state = updating.updated(update, state, made, key)
             new = state._replace(
-                params=apply_updates(state.params, updates),
+                params=params,
                 opt_state=opt_state,
                 step=increment(state.step),
                 rng=rng,
@@ -159,7 +156,8 @@ def step_for(
                 raise _changed(caller, state, new)
             metrics = _metrics(caller, made, grad_norm, check_state.learning_rate(form, opt_state))
             if due:
-                moment = _moment(objective, state, new, batch, key, made, updates)
+                whole, seen = sharding.whole_updates(made.chain, made.gradients, updates, state.params)
+                moment = _moment(objective, state, new, batch, key, made._replace(gradients=whole), seen)
                 moment = moment if view is None else view(moment, state, key)
                 measured = measuring.results(caller, due, moment, made.observed, key)
                 if made.chain is not None:
@@ -196,28 +194,6 @@ def opt_state_check(caller: str, transform: GradientTransform) -> StateCheck:
             return transform.init(own(params))
 
     return StateCheck(caller, init, "state.opt_state")
-
-
-def _transformed(
-    update: Update, state: TrainState, made: Differentiated, grad_norm: mx.array, key: mx.array
-) -> tuple[Updates, Tree]:
-    """Return the updates and the new optimizer state.
-
-    The transform receives its own containers and handles: writing into them changes nothing outside. Random
-    numbers that it draws without a key are a function of `key`. Its updates are its `gradients`, so that a
-    clip by the global norm uses the norm that the step has computed.
-    """
-    gradients = own(made.gradients)
-    with scope(fold_in(key, _UPDATE)):
-        return update(
-            gradients,
-            own(state.opt_state),
-            own(state.params),
-            value=copy.copy(made.value),
-            weight=copy.copy(made.outcome.loss.weight),
-            gradients=gradients,
-            grad_norm=copy.copy(grad_norm),
-        )
 
 
 def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, rate: mx.array | None) -> Metrics:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import purestep as ps
-from purestep.transforms import accumulate, add_noise, averaged, clip_by_global_norm, matrices
+from purestep.transforms import accumulate, add_noise, averaged, clip_by_global_norm, matrices, skip_nonfinite
 
 GROUP = mx.distributed.init()
 RANK, SIZE = GROUP.rank(), GROUP.size()
@@ -62,6 +62,8 @@ def dropped(params, batch, rng):
 
 
 ADAMW = ps.optimizers.adamw(1e-2, weight_decay=0.1, mask=matrices)
+ONE = {"w": True, "b": True}
+CLIPPED_ALL = ps.chain(clip_by_global_norm(0.5), ps.optimizers.lion(1e-2))
 CLIPPED = ps.chain(clip_by_global_norm(0.5), ADAMW)
 
 
@@ -103,6 +105,28 @@ def compare(loss_fn, transform, *, compiled=False, params=PARAMS, reference=None
         "metrics": difference(metrics, known),
         "names": sorted(metrics) == sorted(known),
         "digest": digest((found, [metrics[name] for name in sorted(metrics)])),
+    }
+
+
+def parted(loss_fn, transform, *, compiled=False, params=PARAMS, reference=None, **options):
+    """Compare a step of `sharded` with one process, and the size of the optimizer state."""
+    wrap = ps.compiled if compiled else lambda step: step
+    step = ps.sharded(loss_fn, transform, **options)
+    own = ps.TrainState.create(params, step.transform, seed=3)
+    whole = ps.TrainState.create(params, transform, seed=3)
+    sizes = [sum(x.nbytes for x in ps.tree.leaves(state.opt_state)) for state in (own, whole)]
+    own, metrics = trained(wrap(step), own, rows_of(BATCH, RANK))
+    expected, known = trained(wrap(ps.train_step(reference or loss_fn, transform, **options)), whole, BATCH)
+    ps.parallel.check(own)
+    found = ps.parallel.gathered(own)
+    again = ps.parallel.divided(found, step)
+    return {
+        "state": difference(ps.unpacked(found), ps.unpacked(expected)),
+        "metrics": difference(metrics, known),
+        "names": sorted(metrics) == sorted(known),
+        "digest": digest((found, [metrics[name] for name in sorted(metrics)])),
+        "size": sizes[0] / sizes[1],
+        "same": (digest(again) == digest(own) and ps.parallel.gathered(own, to=0) is None) or RANK == 0,
     }
 
 
@@ -171,6 +195,10 @@ def refusals():
         lambda: ps.parallel.check({"a": mx.ones(2), "b": mx.ones(2 + RANK)}),
         lambda: ps.parallel.check({"a": mx.ones(2)} | ({"b": mx.ones(2)} if RANK else {})),
         lambda: ps.parallel.check(dict(reversed(PARAMS.items())) if RANK else PARAMS),
+        lambda: ps.TrainState.create(PARAMS, ps.sharded(masked, ps.optimizers.muon(0.1)).transform),
+        lambda: ps.TrainState.create(
+            PARAMS, ps.sharded(masked, ps.chain(CLIPPED, ps.optimizers.lars(0.1))).transform
+        ),
         lambda: ps.data_parallel(masked, ADAMW)(
             ps.TrainState.create(PARAMS, ADAMW, seed=RANK), rows_of(BATCH, RANK)
         ),
@@ -211,6 +239,12 @@ SCENARIOS = {
     ),
     "bfloat16": lambda: compare(masked, CLIPPED, reduce_dtype=mx.bfloat16),
     "half": lambda: compare(ps.compute_in(masked, mx.bfloat16), CLIPPED, params=ps.packed(PARAMS)),
+    "sharded": lambda: parted(masked, CLIPPED, params=ps.packed(PARAMS)),
+    "sharded, compiled": lambda: parted(masked, CLIPPED, params=ps.packed(PARAMS), compiled=True),
+    "sharded tree": lambda: parted(masked, CLIPPED, microbatches=2),
+    "sharded, one group": lambda: parted(summed, CLIPPED_ALL, params=ps.packed(PARAMS, ONE)),
+    "sharded, averaged": lambda: parted(masked, averaged(accumulate(CLIPPED, every=3), decay=0.9)),
+    "sharded, skipping": lambda: parted(masked, skip_nonfinite(ps.optimizers.prodigy(1.0))),
     "batch norm": batch_norm,
     "refusals": refusals,
 }

@@ -49,7 +49,7 @@ def differentiate(
     if narrowed is not None:  # a part of a vector was cast, leaf by leaf
         made = made._replace(gradients=packed_like(objective.caller, made.gradients, own))
     if chain is not None:
-        return merging.over_ranks(objective, chain, made, weights)
+        return merging.over_ranks(objective, chain, made, weights, own)
     if narrowed is None or objective.microbatches > 1:  # the gradients of microbatches are sums in float32
         return made
     found = made.gradients

@@ -7,15 +7,19 @@ import mlx.core as mx
 
 from purestep._core import tree
 from purestep._core.mean import Mean
-from purestep._core.types import Tree
+from purestep._core.types import Params, Tree
 from purestep._layers.observing import Observed
-from purestep._steps.core import measuring
+from purestep._steps.core import measuring, sharding
 from purestep._steps.core.objective import Differentiated, Objective
 from purestep._steps.core.summing import Chain, joined
 
 
 def over_ranks(
-    objective: Objective, chain: Chain, made: Differentiated, weights: list[mx.array] | None
+    objective: Objective,
+    chain: Chain,
+    made: Differentiated,
+    weights: list[mx.array] | None,
+    params: Params,
 ) -> Differentiated:
     """Return the result over the rows of all ranks.
 
@@ -25,6 +29,7 @@ def over_ranks(
         made: the result over the rows of this rank.
         weights: for a sum of means, the weights of the terms over all ranks. The loss of each rank is then
             its share of the sum, times the number of ranks.
+        params: the parameters of the step.
     """
     observed = _observed(objective, chain, made.observed)
     weight = made.outcome.loss.weight if weights is None else mx.array(1.0)
@@ -43,7 +48,12 @@ def over_ranks(
     count = len(tree.leaves(means))
     metrics = dict(zip(names, tree.unflatten(means, summed[:count]), strict=True))
     model_state = _averaged(chain, made.outcome.model_state, summed[count:])
-    gradients = chain.sum_gradients(made.gradients, loss.share(weight))
+    share = loss.share(weight)
+    gradients = (
+        sharding.scattered(chain, made.gradients, share, params)
+        if chain.ranks.sharded
+        else chain.sum_gradients(made.gradients, share)
+    )
     value = loss.value
     outcome_loss = loss if weights is None else Mean(value * weights[0], weights[0])
     outcome = made.outcome._replace(loss=outcome_loss, metrics=metrics, model_state=model_state)

@@ -25,12 +25,16 @@ class Ranks(NamedTuple):
         size: their number.
         rank: the number of this process, from 0.
         dtype: the dtype in which gradients are summed.
+        sharded: whether each rank updates a part of the parameters.
+        scatters: whether the group has `mx.distributed.sum_scatter`.
     """
 
     group: mx.distributed.Group
     size: int
     rank: int
     dtype: mx.Dtype = mx.float32
+    sharded: bool = False
+    scatters: bool = False
 
 
 class Chain:
@@ -52,6 +56,11 @@ class Chain:
     def gather(self, vector: mx.array) -> mx.array:
         """Return the vectors of all ranks, one after another."""
         self.last = mx.distributed.all_gather(self.after(vector), group=self.ranks.group)
+        return self.last
+
+    def scatter(self, vector: mx.array) -> mx.array:
+        """Return this rank's part of the sum of a vector over all ranks."""
+        self.last = mx.distributed.sum_scatter(self.after(vector), group=self.ranks.group)
         return self.last
 
     def after(self, array: mx.array) -> mx.array:
@@ -85,13 +94,14 @@ class Chain:
         """
         found: dict[str, mx.array] = {}
         for paths, arrays in buckets(gradients):
-            total = self.sum(self._scaled(joined(arrays), share)).astype(mx.float32)
+            total = self.sum(self.scaled(joined(arrays), share)).astype(mx.float32)
             pieces = mx.split(total, _ends([x.size for x in arrays])) if len(arrays) > 1 else [total]
             for path, piece, array in zip(paths, pieces, arrays, strict=True):
                 found[path] = piece.reshape(array.shape)
         return tree.map_with_path(lambda path, _: found[path], gradients)
 
-    def _scaled(self, vector: mx.array, share: mx.array) -> mx.array:
+    def scaled(self, vector: mx.array, share: mx.array) -> mx.array:
+        """Return this rank's part of a mean over all ranks, in the dtype in which it is sent."""
         # A mean of this size fits into float16; a sum over thousands of tokens may not.
         return (vector.astype(mx.float32) * share).astype(self.ranks.dtype)
 
