@@ -4,9 +4,13 @@ from functools import partial
 
 from purestep._parallel.agreement import check
 from purestep._parallel.states import divided, gathered
+from purestep._parallel.watchdog import Watchdog, watchdog
 
 __all__ = [
     "check",
+    # Ranks that die or hang
+    "watchdog",
+    "Watchdog",
     # States of `sharded`
     "gathered",
     "divided",

@@ -75,7 +75,7 @@ def test_a_rank_of_sharded_holds_its_part_of_the_state(results):
             if name.startswith("sharded"):
                 assert each[name]["same"]
         # Padding and counters are the rest: there are 18 parameters.
-        assert each["sharded, one group"]["size"] < 0.55
+        assert each["sharded, one group"]["size"] < 0.58
 
 
 def test_refusals_name_what_differs(results):
