@@ -25,7 +25,7 @@ def free_ports(count):
 
 
 class Launched:
-    """Processes that run one program, each with a rank of its own."""
+    """Processes that run one program, or one each, with a rank of their own."""
 
     def __init__(self, program, count, arguments=(), environment=None):
         self.room = TemporaryDirectory()
@@ -33,9 +33,10 @@ class Launched:
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
         path = os.pathsep.join([str(SOURCES), str(Path(__file__).parent)])
         shared = os.environ | {"PYTHONPATH": path, "MLX_HOSTFILE": str(hosts), **(environment or {})}
+        programs = program if isinstance(program, list) else [program] * count
         self.processes = [
             subprocess.Popen(
-                [sys.executable, str(program), *map(str, arguments)],
+                [sys.executable, str(programs[rank]), *map(str, arguments)],
                 env=shared | {"MLX_RANK": str(rank)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -63,6 +64,8 @@ class Launched:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            for stream in (process.stdout, process.stderr):
+                stream.close()
         self.room.cleanup()
 
 

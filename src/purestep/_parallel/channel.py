@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any
 
 
@@ -48,6 +49,11 @@ class Channel:
             if isinstance(message, dict):
                 found.append(message)
         return found if found or not closed else None
+
+    def finish(self) -> None:
+        """Send no more; what was sent still arrives."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the connection."""

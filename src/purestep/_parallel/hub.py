@@ -11,12 +11,16 @@ from typing import Any
 from purestep._parallel.channel import Channel
 from purestep._parallel.verdicts import Seen, named, other_program, verdict
 
+_GRACE = 1.0  # seconds from an error of a rank to the end of all
+_DELIVERY = 0.3  # seconds for the last message: the end of a process may discard what is on its way
+
 
 class Hub(threading.Thread):
     """Listens to all ranks in a thread of its own.
 
     Attributes:
         ended: set when every rank has left the watched block.
+        ending: whether the end of the group is decided.
     """
 
     def __init__(
@@ -26,7 +30,7 @@ class Hub(threading.Thread):
         timeout: float,
         program: Mapping[str, str],
         beats: Callable[[], int | None],
-        end: Callable[[str, float], None],
+        end: Callable[[str], None],
     ):
         super().__init__(name="purestep watchdog", daemon=True)
         now = time.monotonic()
@@ -37,10 +41,18 @@ class Hub(threading.Thread):
         self._interval = min(timeout / 10, 1.0)
         self._selector = selectors.DefaultSelector()
         self.ended = threading.Event()
+        self.ending = False
+        self._failure: tuple[float, str] | None = None  # when the group ends, and why
         self.own: dict[str, Any] | None = None  # how rank 0 left the block
 
     def run(self) -> None:
         """Listen until all ranks are done or the group ends."""
+        try:
+            self._listen()
+        except Exception as error:
+            self._finish(f"the watchdog of rank 0 failed: {error!r}")
+
+    def _listen(self) -> None:
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
         before = sent = time.monotonic()
@@ -78,7 +90,7 @@ class Hub(threading.Thread):
             channel.close()
             del self._channels[channel]
             if rank is not None and not self._seen[rank].done:
-                self._finish(f"rank {rank} ended before the others", 0.0)
+                self._finish(f"rank {rank} ended before the others")
             return
         for message in messages:
             rank = self._heard(channel, rank, message)
@@ -92,7 +104,7 @@ class Hub(threading.Thread):
             self._channels[channel] = rank
             refused = other_program(self._program, message.get("program", {}), rank)
             if refused:
-                self._finish(refused, 0.0)
+                self._finish(refused)
             return rank
         self._note(rank, message, now)
         return rank
@@ -106,7 +118,8 @@ class Hub(threading.Thread):
             seen = replace(seen, done=True)
         self._seen[rank] = seen
         if message["kind"] == "failed":
-            self._finish(f"rank {rank} failed: {message.get('error')}", min(self._timeout, 2.0))
+            # The error may follow from the end of another rank, which is then found in the meantime.
+            self._failure = self._failure or (now + _GRACE, f"rank {rank} failed: {message.get('error')}")
 
     def _hear_self(self, now: float) -> None:
         left, self.own = self.own, None
@@ -124,11 +137,17 @@ class Hub(threading.Thread):
         if found is not None:
             missing = [rank for rank in self._seen if rank and rank not in self._channels.values()]
             absent = [rank for rank in missing if not self._seen[rank].done]
-            self._finish(f"{named(absent)} did not join" if absent and "heard" in found else found, 0.0)
+            self._finish(f"{named(absent)} did not join" if absent and "heard" in found else found)
+        elif self._failure is not None and now >= self._failure[0]:
+            self._finish(self._failure[1])
 
-    def _finish(self, reason: str, grace: float) -> None:
-        self._tell({"kind": "end", "reason": reason, "grace": grace})
-        self._end(reason, grace)
+    def _finish(self, reason: str) -> None:
+        self.ending = True
+        self._tell({"kind": "end", "reason": reason})
+        for channel in self._channels:
+            channel.finish()
+        time.sleep(_DELIVERY)
+        self._end(reason)
 
     def _tell(self, message: dict[str, Any]) -> None:
         for channel in list(self._channels):

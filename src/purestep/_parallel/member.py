@@ -15,6 +15,7 @@ class Member(threading.Thread):
 
     Attributes:
         ended: set when every rank has left the watched block.
+        ending: whether the end of the group is decided.
     """
 
     def __init__(
@@ -24,32 +25,37 @@ class Member(threading.Thread):
         timeout: float,
         program: Mapping[str, str],
         beats: Callable[[], int | None],
-        end: Callable[[str, float], None],
+        end: Callable[[str], None],
     ):
         super().__init__(name="purestep watchdog", daemon=True)
         self._address, self._rank, self._timeout, self._program = address, rank, timeout, program
         self._beats, self._end = beats, end
         self._interval = min(timeout / 10, 1.0)
         self.ended = threading.Event()
+        self.ending = False
         self.own: dict[str, Any] | None = None  # how this rank left the block
 
     def run(self) -> None:
         """Talk until all ranks are done or the group ends."""
         try:
+            self._talk()
+        except Exception as error:
+            self._finish(f"the watchdog of rank {self._rank} failed: {error!r}")
+
+    def _talk(self) -> None:
+        try:
             connection = socket.create_connection(self._address, timeout=self._timeout)
         except OSError as error:
             host, port = self._address
-            self._end(f"rank 0 cannot be reached at {host}:{port}: {error}", 0.0)
+            self._finish(f"rank 0 cannot be reached at {host}:{port}: {error}")
             return
         channel = Channel(connection)
         channel.send({"kind": "hello", "rank": self._rank, "program": dict(self._program)})
         heard = before = time.monotonic()
-        is_done = False
         while True:
             left = self.own
-            if left is None or not is_done:
-                is_done = left is not None
-                channel.send({"kind": "beat", "beats": self._beats()} | (left or {}))
+            is_done = left is not None
+            channel.send({"kind": "beat", "beats": self._beats()} | (left or {}))
             select.select([connection], [], [], self._interval)
             messages = channel.receive()
             now = time.monotonic()
@@ -60,14 +66,18 @@ class Member(threading.Thread):
                 if is_done:  # rank 0 was the last to end
                     self.ended.set()
                 else:
-                    self._end("rank 0 ended before the others", 0.0)
+                    self._finish("rank 0 ended before the others")
                 return
             if self._told(messages):
                 return
             heard = now if messages else heard
             if now - heard > self._timeout:
-                self._end(f"rank 0 has not been heard from for {now - heard:.0f} s", 0.0)
+                self._finish(f"rank 0 has not been heard from for {now - heard:.0f} s")
                 return
+
+    def _finish(self, reason: str) -> None:
+        self.ending = True
+        self._end(reason)
 
     def _told(self, messages: list[dict[str, Any]]) -> bool:
         """Follow the messages of rank 0; return whether it is the end."""
@@ -76,6 +86,6 @@ class Member(threading.Thread):
                 self.ended.set()
                 return True
             if message.get("kind") == "end":
-                self._end(str(message.get("reason")), float(message.get("grace", 0.0)))
+                self._finish(str(message.get("reason")))
                 return True
         return False

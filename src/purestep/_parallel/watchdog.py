@@ -7,8 +7,9 @@ import platform
 import socket
 import sys
 import threading
-import time
-from importlib.metadata import version
+import traceback
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,8 +60,10 @@ class Watchdog:
             # The hub watches until all ranks are done, and it ends this process if that takes too long.
             thread.ended.wait()
         else:
+            if isinstance(error, Exception) and not thread.ending:
+                traceback.print_exception(error)
             thread.own = {"kind": "failed", "error": f"{type(error).__name__}: {error}".strip(": ")}
-            time.sleep(min(self._timeout / 5, 1.0))  # until it is sent
+            thread.join()  # it ends the process
 
     def _started(self) -> Hub | Member:
         """Exchange the address of rank 0 and return the thread of this rank."""
@@ -70,14 +73,14 @@ class Watchdog:
         rank, size = self._group.rank(), self._group.size()
         listener = None
         if rank == 0:
-            listener = socket.create_server(("", 0), backlog=size)
             host = self._address or host_of_rank_0()
+            listener = socket.create_server((host if host.startswith("127.") else "", 0), backlog=size)
             own = json.dumps([host, listener.getsockname()[1]]).encode().ljust(_HOST)
             if len(own) > _HOST:
                 raise checks.error("watchdog", f"address must be shorter than {_HOST - 10}, got {host!r}")
         else:
             own = bytes(_HOST)
-        found = mx.distributed.all_sum(mx.array(list(own), mx.int32), group=self._group).tolist()
+        found: Any = mx.distributed.all_sum(mx.array(list(own), mx.int32), group=self._group).tolist()
         joined.set()
         host, port = json.loads(bytes(found))
         if listener is not None:
@@ -86,7 +89,7 @@ class Watchdog:
 
     def _await_all(self, joined: threading.Event) -> None:
         if not joined.wait(self._timeout):
-            ended("a rank did not reach watchdog()", 0.0)
+            ended("a rank did not reach watchdog()")
 
 
 _watching: list[Watchdog] = []  # those that are entered now
@@ -107,7 +110,7 @@ def watchdog(
     - a rank is not heard from for `timeout` seconds, such as a stopped process or a lost machine;
     - no rank has advanced for `timeout` seconds. `run` and `fit` tell at every step that they advance; call
       `beat` of the watchdog in a loop of your own. The error names the ranks that are behind;
-    - a rank raises an error, 2 seconds later;
+    - a rank raises an error within the block, a second after its traceback is written;
     - a rank runs another program: the main script, purestep, MLX and Python are compared at the start.
 
     An operation of MLX that hangs cannot be interrupted. So the watchdog writes the reason to stderr and ends
@@ -156,7 +159,9 @@ def host_of_rank_0() -> str:
 def program() -> dict[str, str]:
     """Return what must be the same on all ranks."""
     found = {"python": platform.python_version()}
-    found |= {name: version(name) for name in ("mlx", "purestep")}
+    for name in ("mlx", "purestep"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     main: Any = getattr(sys.modules.get("__main__"), "__file__", None)
     if main is not None and Path(main).is_file():
         content = hashlib.sha256(Path(main).read_bytes()).hexdigest()[:12]
@@ -164,9 +169,8 @@ def program() -> dict[str, str]:
     return found
 
 
-def ended(reason: str, grace: float) -> None:
-    """End this process after `grace` seconds. Nothing is cleaned up: a collective may hang in any thread."""
-    time.sleep(grace)
+def ended(reason: str) -> None:
+    """End this process. Nothing is cleaned up: a collective may hang in any thread."""
     try:
         os.write(2, f"watchdog: {reason}; this process ends\n".encode())
     finally:
