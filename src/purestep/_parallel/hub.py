@@ -133,13 +133,15 @@ class Hub(threading.Thread):
         if all(seen.done for seen in self._seen.values()):
             self.ended.set()
             return
+        if self._failure is not None:
+            if now >= self._failure[0]:
+                self._finish(self._failure[1])
+            return
         found = verdict(list(self._seen.values()), now, self._timeout)
         if found is not None:
             missing = [rank for rank in self._seen if rank and rank not in self._channels.values()]
             absent = [rank for rank in missing if not self._seen[rank].done]
             self._finish(f"{named(absent)} did not join" if absent and "heard" in found else found)
-        elif self._failure is not None and now >= self._failure[0]:
-            self._finish(self._failure[1])
 
     def _finish(self, reason: str) -> None:
         self.ending = True
