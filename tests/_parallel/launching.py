@@ -32,7 +32,9 @@ class Launched:
         hosts = Path(self.room.name) / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
         path = os.pathsep.join([str(SOURCES), str(Path(__file__).parent)])
-        shared = os.environ | {"PYTHONPATH": path, "MLX_HOSTFILE": str(hosts), **(environment or {})}
+        shared = os.environ | {"PYTHONPATH": path, **(environment or {})}
+        if count > 1:  # the ring does not connect a process with itself
+            shared |= {"MLX_HOSTFILE": str(hosts)}
         programs = program if isinstance(program, list) else [program] * count
         self.processes = [
             subprocess.Popen(
