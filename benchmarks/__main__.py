@@ -17,6 +17,7 @@ NAMES = {  # each is a module of this package, with add_arguments(parser) and ru
     "measures": "measurements within a step against the same step without: time and peak memory",
     "fit": "run and fit against bare loops around the same step",
     "linear_cross_entropy": "the loss of an output projection in chunks: peak memory and time against plain",
+    "distributed": "one training step of GPT-2 in several processes: purestep, torch's DDP",
     "state": "bytes of optimizer state for each parameter, as a Markdown table",
 }
 
