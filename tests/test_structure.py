@@ -46,7 +46,9 @@ LAYOUT = {
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
-    "_parallel": "groups agreement states channel verdicts hub member watchdog data_parallel sharded".split(),
+    "_parallel": (
+        "groups agreement merging states channel verdicts hub member watchdog data_parallel sharded"
+    ).split(),
     "_graph": "nodes fast experts capture counting fusing scheduling".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (

@@ -1,5 +1,6 @@
 """A contestant in one of several processes: `python -m benchmarks.peers.in_ranks '{...}'` prints JSON."""
 
+import importlib
 import json
 import os
 import statistics
@@ -40,24 +41,23 @@ def purestep(shape: gpt.Shape, name: str) -> tuple[Any, dict[str, Any]]:
     return driver, {"state": state, "rank": rank, "size": size, "device": ps.hardware.device().name}
 
 
-def torch(shape: gpt.Shape, name: str) -> tuple[Any, dict[str, Any]]:
+def on_torch(shape: gpt.Shape, name: str) -> tuple[Any, dict[str, Any]]:
     """Return a driver of torch with DistributedDataParallel."""
-    import torch
-    from torch import distributed
-    from torch.nn.parallel import DistributedDataParallel
-
     from benchmarks.peers import with_torch
+
+    torch: Any = importlib.import_module("torch")
+    parallel: Any = importlib.import_module("torch.nn.parallel")
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if size > 1:
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
     class Driver(with_torch.Step):
         def __init__(self) -> None:
             super().__init__(shape, 1, compiled=False)
             model: Any = self._model
             if size > 1:
-                model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+                model = parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
             self._model = torch.compile(model)
             rows = slice(rank * shape.rows, (rank + 1) * shape.rows)
             self._batches = [
@@ -94,7 +94,7 @@ def main() -> None:
     """Build the contestant, time it and print what rank 0 found."""
     task = json.loads(sys.argv[1])
     shape = gpt.Shape(*task["shape"])
-    build = {"purestep": purestep, "torch": torch, "all-reduce": all_reduce}[task["name"].split()[0]]
+    build = {"purestep": purestep, "torch": on_torch, "all-reduce": all_reduce}[task["name"].split()[0]]
     driver, facts = build(shape, task["name"])
     begin = time.perf_counter()
     first = driver.first(3)

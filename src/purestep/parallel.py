@@ -1,13 +1,16 @@
-"""Training in several processes: agreement of their states, and states that are divided."""
+"""Training in several processes: agreement of their states, watched, evaluated, and stored."""
 
 from functools import partial
 
 from purestep._parallel.agreement import check
+from purestep._parallel.merging import merged
 from purestep._parallel.states import divided, gathered
 from purestep._parallel.watchdog import Watchdog, watchdog
 
 __all__ = [
     "check",
+    # Evaluation
+    "merged",
     # Ranks that die or hang
     "watchdog",
     "Watchdog",

@@ -33,6 +33,7 @@ NAMES = [
     "sharded, one group",
     "sharded, averaged",
     "sharded, skipping",
+    "evaluated",
     "batch norm",
 ]
 

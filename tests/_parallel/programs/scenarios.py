@@ -188,6 +188,19 @@ def batch_norm():
     }
 
 
+def evaluated():
+    state = ps.TrainState.create(PARAMS, ADAMW)
+    step = ps.eval_step(summed)
+    found = ps.evaluate(ps.compiled(ps.parallel.merged(step)), state, [rows_of(BATCH, RANK)] * 2)
+    whole = ps.evaluate(step, state, [BATCH] * 2)
+    return {
+        "state": max(abs(found[name] / whole[name] - 1) for name in whole),
+        "metrics": 0.0,
+        "names": list(found) == list(whole),
+        "digest": str(sorted(found.items())),
+    }
+
+
 def refusals():
     found = []
     for call in (
@@ -245,6 +258,7 @@ SCENARIOS = {
     "sharded, one group": lambda: parted(summed, CLIPPED_ALL, params=ps.packed(PARAMS, ONE)),
     "sharded, averaged": lambda: parted(masked, averaged(accumulate(CLIPPED, every=3), decay=0.9)),
     "sharded, skipping": lambda: parted(masked, skip_nonfinite(ps.optimizers.prodigy(1.0))),
+    "evaluated": evaluated,
     "batch norm": batch_norm,
     "refusals": refusals,
 }
