@@ -15,10 +15,8 @@ import argparse
 import ctypes
 import gc
 import importlib.util
-import json
 import mmap
 import os
-import random
 import shutil
 import statistics
 import sys
@@ -33,10 +31,11 @@ import mlx.core as mx
 
 import purestep as ps
 from benchmarks import harness
-from benchmarks.harness import Spread
-from benchmarks.storers import BASE, CONTESTANTS, PEERS, same, state
+from benchmarks.harness import Limit, Panel, Record, Spread, Worker
+from benchmarks.workloads.storers import BASE, CONTESTANTS, PEERS, same, state
 
 SHARE, HELD, MEMORY = 0.9, 5e-3, 64e6
+OURS, KINDS = "purestep Checkpointer", ("save", "restore")
 
 
 class Session:
@@ -66,6 +65,28 @@ class Session:
         begin = time.perf_counter()
         result = work(*args)
         return time.perf_counter() - begin, result
+
+
+class Disk:
+    """The bytes alone, in a worker's process: what the disk and the page cache allow."""
+
+    def turn(self, directory: str, size: int) -> tuple[float, float]:
+        """Write and flush so many bytes, and read them into one small buffer; return the seconds of each."""
+        path, block = Path(directory) / "bytes", memoryview(bytearray(os.urandom(1 << 24)))
+        counts = [min(len(block), size - at) for at in range(0, size, len(block))]
+        os.sync()
+        begin = time.perf_counter()
+        with path.open("wb", buffering=0) as file:
+            for count in counts:
+                file.write(block[:count])
+            os.fsync(file.fileno())
+        written = time.perf_counter()
+        with path.open("rb", buffering=0) as file:
+            for count in counts:
+                file.readinto(block[:count])
+        read = time.perf_counter()
+        path.unlink()
+        return written - begin, read - written
 
 
 class Background:
@@ -130,99 +151,129 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=harness.positive, default=5, help="turns of each contestant (5)")
     parser.add_argument("--without", nargs="+", default=[], choices=sorted(PEERS), help="leave out")
     parser.add_argument("--directory", help="where to write; a temporary one by default")
-    parser.add_argument("--json", action="store_true", help="print the measurements as JSON")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure, print, and return 1 if a target was missed."""
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
+    """Let the contestants take turns, then save in the background."""
     size = int(options.gigabytes * 1e9)
     known = {
         name: (name, size)
         for name, (_, needs) in CONTESTANTS.items()
-        if all(importlib.util.find_spec(module) for module in needs)
+        if all(importlib.util.find_spec(module) for module in needs) and name not in options.without
     }
-    for name in options.without:
-        known.pop(name, None)
     missing = sorted(CONTESTANTS.keys() - known.keys())
-    if missing:
-        harness.note(f"left out: {', '.join(missing)}")
-    with tempfile.TemporaryDirectory(dir=options.directory, prefix="purestep-checkpoint-") as directory:
-        with harness.workers(Session, known, cold=False) as workers:
-            times = _rounds(workers, directory, options.rounds)
-        with harness.Worker("background", Background, size) as worker:
-            background = [worker.call("turn", directory) for _ in range(options.rounds + 1)][1:]
-    result = _summary(times, background, size)
-    if options.json:
-        print(json.dumps({**result, "facts": harness.facts()}, indent=1))
-    else:
-        _print(result, missing)
-    return 0 if all(result["reached"].values()) else 1
-
-
-Times = dict[str, list[tuple[float, float]]]
-
-
-def _rounds(workers: list[harness.Worker], directory: str, rounds: int) -> Times:
-    times: Times = {worker.name: [] for worker in workers}
-    draw, order = random.Random(0), list(workers)
-    for index in range(rounds + 1):
-        draw.shuffle(order)
-        for worker in order:
-            harness.note(f"round {index} of {rounds}: {worker.name}", passing=True)
-            measured = worker.call("turn", directory)
-            if index:  # the first warms up
-                times[worker.name].append(measured)
-    return times
-
-
-def _summary(times: Times, background: list[tuple[float, float, float]], size: int) -> dict[str, Any]:
-    ours, base = times["purestep Checkpointer"], times[BASE]
-    contestants = {
-        name: {
-            kind: {
-                "gigabytes_per_second": Spread.of([size / 1e9 / turn[index] for turn in turns]),
-                "of_mlx": Spread.of_ratios([b[index] for b in base], [turn[index] for turn in turns]),
-            }
-            for index, kind in enumerate(("save", "restore"))
-        }
-        for name, turns in times.items()
-    }
-    held, whole, grown = (statistics.median(values) for values in zip(*background, strict=True))
-    reached = {
-        "save at 0.9 of mlx": contestants["purestep Checkpointer"]["save"]["of_mlx"].median >= SHARE,
-        "restore at 0.9 of mlx": contestants["purestep Checkpointer"]["restore"]["of_mlx"].median >= SHARE,
-        **{
-            f"{kind} faster than {name}": statistics.median(turn[index] for turn in ours)
-            < statistics.median(turn[index] for turn in times[name])
-            for index, kind in enumerate(("save", "restore"))
-            for name in sorted(PEERS & times.keys())
-        },
-        "held under 5 ms or 1 %": held < max(HELD, whole / 100),
-        "memory under 64 MB": grown < MEMORY,
-    }
-    return {
-        "contestants": contestants,
-        "background": {"held_s": held, "save_s": whole, "grown_bytes": grown},
-        "reached": reached,
-    }
-
-
-def _print(result: dict[str, Any], missing: list[str]) -> None:
-    rows = [
-        [
-            name,
-            *(measured[kind][unit].show() for kind in ("save", "restore") for unit in measured[kind]),
-        ]
-        for name, measured in result["contestants"].items()
-    ]
-    print(harness.table(["", "save GB/s", "/ mlx", "restore GB/s", "/ mlx"], rows))
-    background = result["background"]
-    print(
-        f"\nin the background: caller held {1e3 * background['held_s']:.2f} ms of a save of "
-        f"{background['save_s']:.2f} s; memory grew by {background['grown_bytes'] / 1e6:.1f} MB\n"
+    record.keep(
+        facts=harness.facts(), size=size, missing=missing, bytes=[], save={}, restore={}, background=[]
     )
-    for target, reached in result["reached"].items():
-        print(f"{'reached' if reached else 'MISSED '}  {target}")
-    if missing:
-        print(f"\nnot installed, or left out: {', '.join(missing)}")
-    print(f"\n{harness.facts_lines(harness.facts())}")
+    with tempfile.TemporaryDirectory(dir=options.directory, prefix="purestep-checkpoint-") as directory:
+        with Worker("disk", Disk) as worker:
+            record.found["bytes"] = [worker.call("turn", directory, size) for _ in range(4)][1:]
+        with harness.workers(Session, known, cold=False) as workers:
+            _race(workers, directory, options.rounds, record, limit.share(0.8))
+        with Worker("background", Background, size) as worker:
+            harness.note("in the background")
+            worker.call("turn", directory)
+            for index in range(options.rounds):
+                if index and limit.left() < 2 * record.found["background"][-1][1]:
+                    break
+                record.found["background"].append(worker.call("turn", directory))
+                record.keep()
+
+
+def _race(workers: list[Worker], directory: str, rounds: int, record: Record, limit: Limit) -> None:
+    turns: dict[str, list[tuple[float, float]]] = {worker.name: [] for worker in workers}
+    by_name = {worker.name: worker for worker in workers}
+
+    def turn(name: str) -> float:
+        turns[name].append(by_name[name].call("turn", directory))
+        return sum(turns[name][-1])
+
+    def after(seconds: dict[str, list[float]]) -> None:
+        for index, kind in enumerate(KINDS):  # the first round warms up
+            values = {name: [t[index] for t in turns[name]][1 : len(all_)] for name, all_ in seconds.items()}
+            record.found[kind] = values
+        record.keep()
+
+    harness.take_turns(lambda: list(turns), turn, rounds=rounds + 1, limit=limit, after=after)
+
+
+def reached(found: dict[str, Any]) -> dict[str, bool]:
+    """Return the targets that were measured, and whether they were reached."""
+    result = {}
+    for kind in KINDS:
+        seconds = {name: values for name, values in found[kind].items() if values}
+        if OURS not in seconds:
+            continue
+        over = Spread.of_ratios(seconds[BASE], seconds[OURS]).median
+        result[f"{kind} at {SHARE} of {BASE}"] = over >= SHARE
+        for name in sorted(PEERS & seconds.keys()):
+            faster = statistics.median(seconds[OURS]) < statistics.median(seconds[name])
+            result[f"{kind} faster than {name}"] = faster
+    if found["background"]:
+        held, whole, grown = _background(found)
+        result["held under 5 ms or 1 %"] = held < max(HELD, whole / 100)
+        result["memory under 64 MB"] = grown < MEMORY
+    return result
+
+
+def _background(found: dict[str, Any]) -> list[float]:
+    return [statistics.median(values) for values in zip(*found["background"], strict=True)]
+
+
+def show(found: dict[str, Any]) -> str:
+    """Write the results."""
+    size, rows = found["size"] / 1e9, []
+    for name in found["save"]:
+        row = [name]
+        for kind in KINDS:
+            seconds, base = found[kind][name], found[kind][BASE]
+            row.append(Spread.of([size / each for each in seconds]).show() if seconds else "-")
+            row.append(harness.ratio(base, seconds))
+        rows.append(row)
+    made = max((len(values) for values in found["save"].values()), default=0)
+    lines = [
+        harness.facts_lines(found["facts"]),
+        "",
+        f"a state of {size:g} GB, {made} rounds",
+        *_alone(found),
+        harness.table(["", "save GB/s", "/ mlx", "restore GB/s", "/ mlx"], rows),
+    ]
+    if found["background"]:
+        held, whole, grown = _background(found)
+        lines.append(
+            f"\nin the background: caller held {1e3 * held:.2f} ms of a save of {whole:.2f} s; memory grew "
+            f"by {grown / 1e6:.1f} MB\n"
+        )
+    lines += [f"{'reached' if good else 'MISSED '}  {target}" for target, good in reached(found).items()]
+    if found["missing"]:
+        lines.append(f"\nnot installed, or left out: {', '.join(found['missing'])}")
+    return "\n".join(lines)
+
+
+def _alone(found: dict[str, Any]) -> list[str]:
+    if not found["bytes"]:
+        return []
+    rates = [found["size"] / 1e9 / min(seconds) for seconds in zip(*found["bytes"], strict=True)]
+    return [f"the bytes alone, in one file by one thread: {rates[0]:.2f} GB/s saved, {rates[1]:.2f} restored"]
+
+
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """Return the picture: seconds to save and to restore, over those of the bytes alone."""
+    made = []
+    for index, kind in enumerate(KINDS):
+        least = min((turn[index] for turn in found["bytes"]), default=None)
+        made.append(
+            Panel(
+                f"{kind.capitalize()} {found['size'] / 1e9:g} GB",
+                "s, less is better",
+                harness.bars(found[kind], BASE, scale=1.0),
+                least,
+                "the bytes alone: one file, one thread",
+            )
+        )
+    return made
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return the targets that were missed."""
+    return [target for target, good in reached(found).items() if not good]

@@ -7,9 +7,9 @@ bundles a reference BLAS that is 40 times as slow.
 
 import argparse
 
-from benchmarks import gpt, harness, transformer
-from benchmarks.team import Contestant
-from purestep._core import hardware
+from benchmarks import harness, transformer
+from benchmarks.harness import Contestant, Limit, Record
+from benchmarks.workloads import gpt
 
 
 def contestants(shape: gpt.Shape, microbatches: int, mlx: dict[str, str]) -> dict[str, Contestant]:
@@ -27,14 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     transformer.add_common(parser, steps=4, rounds=8)
 
 
-def run(options: argparse.Namespace) -> int:
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     """Measure the step."""
-    library = hardware.find_openblas()
-    if library is None:
-        harness.note("OpenBLAS is not installed: MLX uses the BLAS of its wheel")
-    environment = {"BENCHMARK_DEVICE": "cpu"} | ({"LD_PRELOAD": library} if library else {})
-    found = transformer.measure(
-        gpt.SIZES["cpu"], microbatches=1, steps=options.steps, rounds=options.rounds,
-        only=transformer.chosen(options.only), who=contestants, environment=environment,
-    )  # fmt: skip
-    return transformer.report("cpu", found, transformer.show(found), options)
+    environment = {"BENCHMARK_DEVICE": "cpu"} | harness.openblas()
+    transformer.compete(gpt.SIZES["cpu"], options, record, limit, who=contestants, environment=environment)
+
+
+show, panels, missed = transformer.show, transformer.panels, transformer.missed

@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpt, harness
-from benchmarks.harness import ContestantError
+from benchmarks import harness, transformer
+from benchmarks.harness import ContestantError, Limit, Machine, Panel, Record, Worker
+from benchmarks.workloads import gpt
 
 ONE = "purestep packed"
 GROUPS = (ONE, "purestep leaves", "purestep packed bfloat16", "purestep sharded", "all-reduce")
@@ -25,14 +26,11 @@ MODULE = "benchmarks.peers.in_ranks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument("--gpus", "--processes", type=harness.positive, default=2, help="processes")
+    """Declare the options."""
+    parser.add_argument("--gpus", "--processes", type=harness.positive, default=2, help="processes (2)")
     parser.add_argument("--size", choices=gpt.SIZES, default="gpt2")
-    parser.add_argument("--steps", type=harness.positive, default=20, help="steps of a round")
-    parser.add_argument("--rounds", type=harness.positive, default=5)
     parser.add_argument("--no-torch", action="store_true", help="without torch")
-    parser.add_argument("--timeout", type=harness.positive, default=240, help="seconds for a contestant")
-    parser.add_argument("--json", type=Path, help="write what was measured to this file")
+    transformer.add_common(parser, steps=20, rounds=5)
 
 
 def free_port() -> int:
@@ -63,7 +61,9 @@ def environments(count: int, room: Path, *, cuda: bool) -> list[dict[str, str]]:
     return found
 
 
-def measured(name: str, count: int, options: argparse.Namespace, *, cuda: bool) -> dict[str, Any]:
+def measured(
+    name: str, count: int, options: argparse.Namespace, *, cuda: bool, seconds: float
+) -> dict[str, Any]:
     """Run a contestant in `count` processes and return what its rank 0 printed."""
     task = {"name": name, "shape": gpt.SIZES[options.size], "steps": options.steps, "rounds": options.rounds}
     harness.note(f"{name}, {count} processes")
@@ -79,9 +79,9 @@ def measured(name: str, count: int, options: argparse.Namespace, *, cuda: bool) 
             for own in environments(count, Path(room), cuda=cuda)
         ]
         try:
-            outputs = [process.communicate(timeout=options.timeout) for process in processes]
+            outputs = [process.communicate(timeout=seconds) for process in processes]
         except subprocess.TimeoutExpired:
-            raise ContestantError(f"{name} took more than {options.timeout} s") from None
+            raise ContestantError(f"{name} had no more time") from None
         finally:
             for process in processes:
                 if process.poll() is None:
@@ -101,46 +101,71 @@ def on_cuda() -> bool:
     )
 
 
-def run(options: argparse.Namespace) -> int:
-    """Measure, print a table and return the exit code: 1 if the groups disagree."""
-    cuda, count, shape = on_cuda(), options.gpus, gpt.SIZES[options.size]
-    tokens = shape.rows * shape.context
-    singles = [ONE, *(["torch"] if not options.no_torch else [])]
-    groups = [*GROUPS, *(["torch"] if not options.no_torch else [])]
-    found = {f"{name}, 1": measured(name, 1, options, cuda=cuda) for name in singles}
-    found |= {f"{name}, {count}": measured(name, count, options, cuda=cuda) for name in groups}
-    alone, ddp = found[f"{ONE}, 1"]["seconds"], found.get(f"torch, {count}", {}).get("seconds")
-    rows = []
-    for name, each in found.items():
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
+    """Measure the step in one process, then in groups."""
+    with Worker("machine", Machine) as machine:  # this process must hold no GPU
+        record.keep(facts=machine.call("facts"), contestants={})
+    cuda, count = on_cuda(), options.gpus
+    record.found |= {"label": f"distributed-{options.size}-{count}", "count": count, "cuda": cuda}
+    record.found |= {"shape": gpt.SIZES[options.size]._asdict(), "failures": {}}
+    torch = [] if options.no_torch else ["torch"]
+    for size, names in ((1, [ONE, *torch]), (count, [*GROUPS, *torch])):
+        for name in names:
+            if options.only and name not in options.only:
+                continue
+            shown = f"{name}, {size}"
+            try:
+                made = measured(name, size, options, cuda=cuda, seconds=limit.left())
+                record.found["contestants"][shown] = made
+            except ContestantError as error:
+                record.found["failures"][shown] = str(error)
+            record.keep()
+
+
+def show(found: dict[str, Any]) -> str:
+    """Write the table."""
+    shape, count, all_ = gpt.Shape(**found["shape"]), found["count"], found["contestants"]
+    tokens, rows = shape.rows * shape.context, []
+    ddp = all_.get(f"torch, {count}", {}).get("seconds")
+    for name, each in all_.items():
         kind, _, size = name.rpartition(", ")
-        seconds, compares = each["seconds"], not kind.startswith("all-reduce")
-        base = found.get("torch, 1", each)["seconds"] if kind == "torch" else alone
+        seconds, in_group = each["seconds"], int(size) > 1 and not kind.startswith("all-reduce")
+        alone = all_.get("torch, 1" if kind == "torch" else f"{ONE}, 1", {}).get("seconds")
         rows.append(
             [
                 name,
-                f"{1e3 * seconds:.2f}",
-                f"{int(size) * tokens / seconds / 1e3:.0f}" if compares else "",
-                f"{100 * base / seconds:.0f} %" if compares and int(size) > 1 else "",
-                f"{seconds / ddp:.2f}" if ddp and compares and int(size) > 1 else "",
-                "" if each["peak"] is None else f"{each['peak'] / 1e9:.2f}",
-                "" if each["state"] is None else f"{each['state'] / 1e6:.1f}",
+                harness.milliseconds(each["times"]),
+                "-" if kind.startswith("all-reduce") else f"{int(size) * tokens / seconds / 1e3:.0f}",
+                f"{100 * alone / seconds:.0f} %" if alone and in_group else "-",
+                f"{seconds / ddp:.2f}" if ddp and in_group else "-",
+                "-" if each["peak"] is None else f"{each['peak'] / 1e9:.2f}",
+                "-" if each["state"] is None else f"{each['state'] / 1e6:.1f}",
             ]
         )
-    head = ["contestant, processes", "ms", "ktok/s", "efficiency", "of DDP", "peak GB", "state MB"]
-    text = f"{shape.about()} a process, {count} processes, {'NCCL' if cuda else 'ring'}\n"
-    text += harness.table(head, rows)
-    wrong = disagreements(found, count)
-    print("\n".join([text, *wrong]))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    return bool(wrong)
+    head = ["contestant, processes", "ms/step", "ktok/s", "efficiency", "of DDP", "peak GB", "state MB"]
+    lines = [
+        harness.facts_lines(found["facts"]),
+        f"{shape.about()} a process, {count} processes, {'NCCL' if found['cuda'] else 'ring'}",
+        "",
+        harness.table(head, rows),
+        *(f"{name}: {reason}" for name, reason in found["failures"].items()),
+        *missed(found),
+    ]
+    return "\n".join(lines)
 
 
-def disagreements(found: dict[str, Any], count: int) -> list[str]:
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """Return the picture: the time of a step."""
+    times = {name: each["times"] for name, each in found["contestants"].items()}
+    title = f"A step in {found['count']} processes: {gpt.Shape(**found['shape']).about()}"
+    return [Panel(title, "ms, less is better", harness.bars(times, f"{ONE}, 1"))]
+
+
+def missed(found: dict[str, Any]) -> list[str]:
     """Return the groups of purestep whose first losses and norms differ from those of the first group."""
-    want = found[f"{ONE}, {count}"]["metrics"]
-    lines = []
-    for name, each in found.items():
+    count, lines = found["count"], []
+    want = found["contestants"].get(f"{ONE}, {count}", {}).get("metrics")
+    for name, each in found["contestants"].items() if want else []:
         if name.endswith(f", {count}") and name.startswith("purestep"):
             flat = [[value for row in metrics for value in row] for metrics in (each["metrics"], want)]
             pairs = zip(*flat, strict=True)

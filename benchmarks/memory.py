@@ -8,7 +8,6 @@ microbatches hold different numbers of real tokens, one of them none at all.
 
 import argparse
 import gc
-import json
 import time
 from typing import Any, cast
 
@@ -16,11 +15,12 @@ import mlx.core as mx
 
 import purestep as ps
 from benchmarks import harness
-from benchmarks.harness import ContestantError, Spread, Worker
-from benchmarks.workloads import Transformer, tokens
+from benchmarks.harness import ContestantError, Limit, Panel, Record, Spread, Worker
+from benchmarks.workloads.models import Transformer, tokens
 from purestep._core.types import Batch, Params, Tree
 
 TARGET, TOLERANCE, IGNORED = 1.25, 1e-5, -100
+ONE = "one microbatch"
 MODES = {"compiled": True, "uncompiled": False}
 
 
@@ -111,29 +111,6 @@ def _float32_zeros(params: Params) -> Tree:
     return ps.tree.zeros_like(params, mx.float32)
 
 
-def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Return, for each mode, the three measurements and their ratio."""
-    results: dict[str, dict[str, Any]] = {}
-    part = options.batch // options.microbatches
-    contestants = {
-        "whole batch": (options.batch, 1),
-        f"{options.microbatches} microbatches": (options.batch, options.microbatches),
-        "one microbatch": (part, 1),
-    }
-    for mode, compiled in MODES.items():
-        found = {}
-        for name, (rows, microbatches) in contestants.items():
-            harness.note(f"{mode}, {name}: {rows} rows")
-            with Worker(name, Session, options, rows, microbatches, compiled) as worker:
-                found[name] = worker.call("measure", options.steps)
-        _, parts, one = found.values()
-        results[mode] = {
-            "contestants": found,
-            "ratio": parts["peak"] / (one["peak"] + one["gradient"]),
-        }
-    return results
-
-
 def compare_gradients(microbatches: int) -> dict[str, float]:
     """Return how far the gradients in microbatches are from the whole batch's.
 
@@ -151,29 +128,63 @@ def compare_gradients(microbatches: int) -> dict[str, float]:
     return found
 
 
-def show(results: dict[str, dict[str, Any]], gradients: dict[str, float], options: argparse.Namespace) -> str:
+def show(found: dict[str, Any]) -> str:
     """Write the results."""
-    rows = []
-    for mode, result in results.items():
-        for name, found in result["contestants"].items():
-            sizes = (f"{found[kind] / 1e6:.1f}" for kind in ("peak", "baseline", "gradient"))
-            rows.append([f"{name}, {mode}", *sizes, Spread.of(found["seconds"]).show(2)])
+    rows, options, gradients = [], found["options"], found["gradients"]
+    for mode, measured in found["modes"].items():
+        for name, each in measured.items():
+            sizes = (f"{each[kind] / 1e6:.1f}" for kind in ("peak", "baseline", "gradient"))
+            rows.append([f"{name}, {mode}", *sizes, Spread.of(each["seconds"]).show(2)])
     lines = [
-        f"transformer: width {options.width}, {options.layers} layers, batch {options.batch} x {options.seq} "
-        f"tokens, vocabulary {options.vocabulary}",
+        harness.facts_lines(found["facts"]),
+        "",
+        f"transformer: width {options['width']}, {options['layers']} layers, batch {options['batch']} x "
+        f"{options['seq']} tokens, vocabulary {options['vocabulary']}",
         harness.table(["contestant", "peak over base MB", "base MB", "gradient MB", "s/step"], rows),
     ]
-    for mode, result in results.items():
+    for mode, ratio in ratios(found).items():
         lines.append(
-            f"{mode}: peak in {options.microbatches} microbatches / (peak of one + gradient) = "
-            f"{result['ratio']:.2f} (target: at most {TARGET})"
+            f"{mode}: peak in {options['microbatches']} microbatches / (peak of one + gradient) = "
+            f"{ratio:.2f} (target: at most {TARGET})"
         )
     lines.append(
-        f"gradients in {options.microbatches} ragged microbatches are "
+        f"gradients in {options['microbatches']} ragged microbatches are "
         f"{max(gradients[mode] for mode in MODES):.1g} of their norm from the whole batch's (tolerance "
         f"{TOLERANCE:g});\nthe average of the microbatches' means would be {gradients['averaged']:.2g} away"
     )
     return "\n".join(lines)
+
+
+def ratios(found: dict[str, Any]) -> dict[str, float]:
+    """Return, for each mode that was measured, the peak in microbatches over what the target counts."""
+    result = {}
+    for mode, measured in found["modes"].items():
+        if len(measured) == 3:
+            _, parts, one = measured.values()
+            result[mode] = parts["peak"] / (one["peak"] + one["gradient"])
+    return result
+
+
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """Return the picture: a diagram for each mode, with what the target counts as the line."""
+    made = []
+    for mode, measured in found["modes"].items():
+        panel = harness.sizes(
+            f"Peak memory over state and batch, {mode}",
+            {name: each["peak"] for name, each in measured.items()},
+            "whole batch",
+        )
+        if ONE in measured:
+            unit = 1e9 if panel.unit.startswith("GB") else 1e6
+            least = (measured[ONE]["peak"] + measured[ONE]["gradient"]) / unit
+            panel = panel._replace(limit=least, limit_label="one microbatch and a gradient")
+        made.append(panel)
+    return made
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return the modes that miss the target."""
+    return [mode for mode, ratio in ratios(found).items() if ratio > TARGET]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,19 +194,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=harness.positive, default=default, help=f"({default})")
     parser.add_argument("--microbatches", type=int, choices=(2, 4, 8, 16), default=8, help="(8)")
-    parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Compare gradients, measure, and hold the ratios to the target."""
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
+    """Compare gradients, then measure each mode and number of microbatches."""
     if options.batch % options.microbatches:
         raise ContestantError(f"--batch must be divisible by {options.microbatches}, got {options.batch}")
-    facts = harness.facts()
-    gradients = compare_gradients(options.microbatches)
-    results = measure(options)
-    if options.json:
-        record = {"benchmark": "memory", "options": vars(options), "facts": facts, "gradients": gradients}
-        print(json.dumps(record | {"target": TARGET, "tolerance": TOLERANCE, "modes": results}, indent=1))
-    else:
-        print(harness.facts_lines(facts) + "\n\n" + show(results, gradients, options))
-    return 0 if all(result["ratio"] <= TARGET for result in results.values()) else 1
+    record.keep(facts=harness.facts(), gradients=compare_gradients(options.microbatches), modes={})
+    contestants = {
+        "whole batch": (options.batch, 1),
+        f"{options.microbatches} microbatches": (options.batch, options.microbatches),
+        ONE: (options.batch // options.microbatches, 1),
+    }
+    for mode, compiled in MODES.items():
+        measured = record.found["modes"][mode] = {}
+        for name, (rows, microbatches) in contestants.items():
+            harness.note(f"{mode}, {name}: {rows} rows")
+            with Worker(name, Session, options, rows, microbatches, compiled) as worker:
+                measured[name] = worker.call("measure", options.steps)
+            record.keep()

@@ -11,11 +11,21 @@ import argparse
 import importlib.util
 from typing import Any
 
-from benchmarks import gpt, harness
-from benchmarks.harness import ContestantError, Spread, Worker
+from benchmarks import harness
+from benchmarks.harness import (
+    Contestant,
+    ContestantError,
+    Limit,
+    Machine,
+    Panel,
+    Record,
+    Spread,
+    Team,
+    Worker,
+)
 from benchmarks.peers import update_jax, update_mlx, update_torch, with_torch
-from benchmarks.team import Contestant, Machine, Team, milliseconds
-from benchmarks.transformer import JAX_MEMORY, PURESTEP, add_common, chosen, report
+from benchmarks.transformer import JAX_MEMORY, PURESTEP, add_common, rounds
+from benchmarks.workloads import gpt
 
 CHECKED, TOLERANCE = 5, 0.01  # updates, and the largest difference as a share of the largest movement
 WORK = {"clip + AdamW": (True, 32), "AdamW": (False, 28)}  # whether to clip, and bytes a parameter
@@ -31,94 +41,121 @@ def contestants(shape: gpt.Shape, clip: bool) -> dict[str, Contestant]:
     return found | {"optax": jax}
 
 
-def race(shape: gpt.Shape, clip: bool, options: argparse.Namespace) -> dict[str, Any]:
+def race(shape: gpt.Shape, work: str, options: argparse.Namespace, record: Record, limit: Limit) -> None:
     """Measure one kind of update."""
+    clip, result = WORK[work][0], {"contestants": {}, "failures": {}}
+    record.found["works"][work] = result
     start, want = gpt.sampled(gpt.weights(shape)), gpt.moved(shape, CHECKED, clip=clip)
     largest = max(abs(x) for x in want)
-    with Team(contestants(shape, clip), chosen(options.only)) as team:
-        made, apart = team.together("first", CHECKED), {}
-        for name, result in made.items():
-            after = result.pop("metrics")[-1]
-            apart[name] = max(abs(b - a - w) for a, b, w in zip(start, after, want, strict=True)) / largest
-            if not apart[name] <= TOLERANCE:
-                team.drop(name, f"disagrees: moved otherwise by {apart[name]:.2g} (tolerance {TOLERANCE})")
-        peaks = {name: team.call(name, "peak", 5) for name in team.names}
-        seconds = team.race(options.steps, options.rounds)
-        found: dict[str, Any] = {
-            name: {
-                "seconds": values, "step": Spread.of(values)._asdict(), "peak": peaks.get(name),
-                "apart": apart[name], "first": made[name]["seconds"], "note": made[name]["note"],
-            }
-            for name, values in seconds.items()
-        }  # fmt: skip
-        return {"contestants": found, "failures": team.failures}
+    with Team(contestants(shape, clip), options.only, limit=limit) as team:
+        result["failures"] = team.failures
+        made = team.together("first", CHECKED)
+        for name, first in made.items():
+            moved = zip(start, first["metrics"][-1], want, strict=True)
+            apart = max(abs(b - a - w) for a, b, w in moved) / largest
+            if not apart <= TOLERANCE:
+                team.drop(name, f"disagrees: moved otherwise by {apart:.2g} (tolerance {TOLERANCE})")
+                continue
+            result["contestants"][name] = {
+                "peak": team.call(name, "peak", 5), "apart": apart, "first": first["seconds"],
+                "note": first["note"],
+            }  # fmt: skip
+
+        def after(seconds: dict[str, list[float]]) -> None:
+            for name, values in seconds.items():
+                result["contestants"][name]["seconds"] = values
+            result["contestants"] = {name: result["contestants"][name] for name in seconds}
+            record.keep()
+
+        team.race(options.steps, options.rounds, after)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Return everything that was measured."""
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
+    """Measure both kinds of update."""
     shape = gpt.SIZES[options.size]
+    record.found |= {
+        "label": f"optimizer-{options.size}", "parameters": gpt.parameters(shape),
+        "arrays": len(gpt.shapes(shape)), "works": {},
+    }  # fmt: skip
     with Worker("machine", Machine) as machine:
-        facts, copies = machine.call("facts"), {"MLX": machine.call("copy")}
+        record.keep(facts=machine.call("facts"), copies={"MLX": machine.call("copy")})
     if importlib.util.find_spec("torch"):
         try:
             with Worker("torch", with_torch.Copy) as worker:
-                copies["torch"] = worker.call("rate")
+                record.found["copies"]["torch"] = worker.call("rate")
         except ContestantError as error:
             harness.note(str(error))
-    works = {}
-    for name, (clip, _) in WORK.items():
+    for index, name in enumerate(WORK):
         harness.note(name)
-        works[name] = race(shape, clip, options)
-    failures = {
-        f"{work}: {name}": why for work, result in works.items() for name, why in result["failures"].items()
-    }
-    return {
-        "shape": shape._asdict(), "parameters": gpt.parameters(shape), "arrays": len(gpt.shapes(shape)),
-        "facts": facts, "copies": copies, "works": works, "failures": failures,
-        "steps": options.steps, "rounds": options.rounds,
-    }  # fmt: skip
+        race(shape, name, options, record, limit.share(1 / (len(WORK) - index)))
 
 
 def show(found: dict[str, Any]) -> str:
     """Write a table for each kind of update."""
     copies, count = found["copies"], found["parameters"]
+    made = max((rounds(result["contestants"]) for result in found["works"].values()), default=0)
     lines = [
         harness.facts_lines(found["facts"]),
-        f"{count / 1e6:.1f}M float32 parameters in {found['arrays']} arrays; {found['rounds']} rounds of "
-        f"{found['steps']} updates",
+        f"{count / 1e6:.1f}M float32 parameters in {found['arrays']} arrays; {made} rounds of "
+        f"{found['options']['steps']} updates",
         "copies, GB/s: " + ", ".join(f"{name} {rate / 1e9:.3g}" for name, rate in copies.items()),
     ]
-    for work, (_, each) in WORK.items():
-        all_ = found["works"][work]["contestants"]
-        limit, base = each * count / max(copies.values()), all_.get(PURESTEP)
-        rows = [
-            [
-                name,
-                milliseconds(result["seconds"]),
-                f"{100 * limit / result['step']['median']:.0f} %",
-                "-" if result["peak"] is None else f"{result['peak'] / 1e9:.2f}",
-                "-" if base is None else Spread.of_ratios(base["seconds"], result["seconds"]).show(),
-                f"{result['apart']:.1g}",
-                f"{result['first']:.1f}",
-            ]
-            for name, result in all_.items()
-        ]
+    for work, result in found["works"].items():
+        all_, least = result["contestants"], _least(found, work)
+        base = all_.get(PURESTEP, {}).get("seconds", [])
+        rows = []
+        for name, each in all_.items():
+            seconds = each.get("seconds", [])
+            rows.append(
+                [
+                    name,
+                    harness.milliseconds(seconds),
+                    f"{100 * least / Spread.of(seconds).median:.0f} %" if seconds else "-",
+                    "-" if each["peak"] is None else f"{each['peak'] / 1e9:.2f}",
+                    harness.ratio(base, seconds),
+                    f"{each['apart']:.1g}",
+                    f"{each['first']:.1f}",
+                ]
+            )
         head = ["contestant", "ms (quartiles)", "of limit", "peak GB", "purestep / it", "apart", "first s"]
         lines += [
             "",
-            f"{work}: {each} bytes a parameter, limit {1e3 * limit:.2f} ms",
+            f"{work}: {WORK[work][1]} bytes a parameter, limit {1e3 * least:.2f} ms",
             harness.table(head, rows),
+            *(f"{name}: {reason}" for name, reason in result["failures"].items()),
         ]
-    return "\n".join([*lines, *(f"{name}: {reason}" for name, reason in found["failures"].items())])
+    return "\n".join(lines)
+
+
+def _least(found: dict[str, Any], work: str) -> float:
+    return WORK[work][1] * found["parameters"] / max(found["copies"].values())
+
+
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """Return a diagram for each kind of update, over the time that its bytes take to copy."""
+    return [
+        Panel(
+            f"{work}: {found['parameters'] / 1e6:.1f}M float32 parameters, {found['arrays']} arrays",
+            "ms, less is better",
+            harness.bars(harness.timed(result["contestants"]), PURESTEP),
+            1e3 * _least(found, work),
+            "its bytes at the measured rate of a copy",
+        )
+        for work, result in found["works"].items()
+    ]
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return the contestants that failed or disagreed, but not those that are not installed."""
+    return [
+        f"{work}: {name}"
+        for work, result in found["works"].items()
+        for name, why in result["failures"].items()
+        if not why.startswith("not installed")
+    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--size", choices=gpt.SIZES, default="gpt2", help="whose arrays; small for a CPU")
     add_common(parser, steps=30, rounds=8)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Measure both kinds of update."""
-    found = measure(options)
-    return report(f"optimizer-{options.size}", found, show(found), options)

@@ -1,10 +1,12 @@
 """Bytes of optimizer state for each parameter: the table in README, as Markdown."""
 
 import argparse
-import json
+from typing import Any
 
 import mlx.core as mx
 
+from benchmarks import harness
+from benchmarks.harness import Bar, Limit, Panel, Record, Spread
 from purestep import optimizers
 from purestep.transforms import state_memory
 
@@ -47,12 +49,25 @@ def markdown(found: dict[str, float]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--json", action="store_true", help="print the bytes by name as JSON")
+    """Declare no option."""
 
 
-def run(options: argparse.Namespace) -> int:
-    """Print the table."""
-    found = table()
-    print(json.dumps(found) if options.json else markdown(found))
-    return 0
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
+    """Compute the table."""
+    record.keep(facts=harness.facts(), state=table())
+
+
+def show(found: dict[str, Any]) -> str:
+    """Write the table."""
+    return markdown(found["state"])
+
+
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """Return the picture."""
+    bars = [Bar(name, Spread.of([size])) for name, size in sorted(found["state"].items(), key=lambda x: x[1])]
+    return [Panel("Optimizer state", "bytes a parameter, less is better", bars)]
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return an empty list: nothing is compared."""
+    return []

@@ -4,26 +4,27 @@ Each contestant is a process of its own; they take turns of --steps steps in an 
 round, so ratios are of neighbours in time. purestep runs in a second process too: how far that ratio is
 from 1 is how far to trust the others. Every step ends with mx.eval(state, metrics), inside the timing.
 The first call is timed with an empty kernel cache: it traces, builds kernels (g++ on a CPU, NVRTC on
-CUDA, a minute for a transformer there) and runs; --warm keeps the cache instead. Before a time is
-reported, 20 steps of every contestant are compared, with dropout switched off there: what a model draws
-follows from how its key is handled, which is each contestant's own.
+CUDA, a minute for a transformer there) and runs, one contestant at a time for every two cores; --warm
+keeps the cache instead. Before a time is reported, 20 steps of every contestant are compared, with
+dropout switched off there: what a model draws follows from how its key is handled, which is each
+contestant's own.
 """
 
 import argparse
 import gc
 import io
-import json
 import re
 import statistics
 import time
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
 from benchmarks import harness
-from benchmarks.contestants import CONTESTANTS, Contestant, disagreement, named
-from benchmarks.harness import ContestantError, Spread, Worker
-from benchmarks.workloads import STEP
+from benchmarks.harness import ContestantError, Limit, Panel, Record, Worker
+from benchmarks.workloads.models import STEP
+from benchmarks.workloads.steps import CONTESTANTS, Contestant, disagreement, named
 from purestep._core.types import Metrics
 
 AGREEMENT_STEPS = 20
@@ -109,48 +110,47 @@ class Session:
         return {"metrics": metrics, "before": before, "after": after}
 
 
-def measure(name: str, steps: int, rounds: int, *, cold: bool) -> dict[str, Any]:
-    """Run one workload; return everything that was measured.
+def compete(name: str, steps: int, options: argparse.Namespace, record: Record, limit: Limit) -> None:
+    """Run one workload.
 
     Raises:
         ContestantError: if two contestants do not compute the same.
     """
     harness.note(f"{name}: first calls, memory and agreement")
     contestants = {AGAIN: (name, PURESTEP)} | {contestant: (name, contestant) for contestant in CONTESTANTS}
-    with harness.workers(Session, contestants, cold=cold) as workers:
-        results: dict[str, dict[str, Any]] = {}
-        for worker in workers:
+    results: dict[str, dict[str, Any]] = {}
+    with harness.workers(Session, contestants, cold=not options.warm) as workers:
+
+        def stop() -> None:
+            for worker in workers:
+                worker.kill()
+
+        firsts = [partial(worker.call, "first") for worker in workers]
+        at_a_time = harness.cores() // 2  # a first call builds kernels on one core
+        made = harness.at_once(firsts, at_a_time, stop)
+        for worker, first in zip(workers, made, strict=True):
             harness.note(f"{name}: {worker.name}", passing=True)
-            first = worker.call("first")
             results[worker.name] = {
                 "first": first,
                 "memory": worker.call("memory", 20),
                 "nodes": worker.call("nodes"),
             }
         agree(workers, results)
-        harness.note(f"{name}: {rounds} rounds of {steps} steps")
+        record.found["workloads"][name] = {
+            "about": STEP[name].about,
+            "steps": steps,
+            "contestants": results,
+        }
+
+        def after(seconds: dict[str, list[float]]) -> None:
+            for contestant, values in seconds.items():
+                results[contestant]["seconds"] = values
+            record.keep()
+
+        harness.note(f"{name}: {options.rounds} rounds of {steps} steps")
         for worker in workers:
             worker.call("seconds", steps)
-        for contestant, seconds in harness.race(workers, steps=steps, rounds=rounds).items():
-            results[contestant]["seconds"] = seconds
-            results[contestant]["step"] = Spread.of(seconds)._asdict()
-    ours = results[PURESTEP]
-    headline = {
-        other: {
-            "time": Spread.of_ratios(ours["seconds"], results[other]["seconds"])._asdict(),
-            "fastest": harness.fastest(ours["seconds"]) / harness.fastest(results[other]["seconds"]),
-            "peak": ours["memory"]["peak"] / results[other]["memory"]["peak"],
-        }
-        for other in BASELINES
-    }
-    speedup = Spread.of_ratios(results[UNCOMPILED]["seconds"], ours["seconds"])._asdict()
-    return {
-        "about": STEP[name].about,
-        "steps": steps,
-        "contestants": results,
-        "purestep_over": headline,
-        "compiled_speedup": speedup,
-    }
+        harness.race(workers, steps=steps, rounds=options.rounds, limit=limit, after=after)
 
 
 def agree(workers: list[Worker], results: dict[str, dict[str, Any]]) -> None:
@@ -167,41 +167,64 @@ def agree(workers: list[Worker], results: dict[str, dict[str, Any]]) -> None:
             )
 
 
-def show(name: str, measured: dict[str, Any]) -> str:
+def show(found: dict[str, Any]) -> str:
+    """Write the results of all workloads."""
+    parts = [show_workload(name, measured) for name, measured in found["workloads"].items()]
+    return "\n\n".join([harness.facts_lines(found["facts"]), *parts])
+
+
+def show_workload(name: str, measured: dict[str, Any]) -> str:
     """Write one workload's results."""
-    rows = []
-    for contestant, result in measured["contestants"].items():
+    all_, rows = measured["contestants"], []
+    for contestant, result in all_.items():
         memory = result["memory"]
         rows.append(
             [
                 contestant,
-                Spread(**result["step"]).show(3, 1e3),
+                harness.milliseconds(result.get("seconds", [])),
                 f"{result['first']:.2f}",
                 *(f"{memory[kind] / 1e6:.2f}" for kind in ("peak", "baseline")),
                 str(result["nodes"]),
             ]
         )
+    head = ["contestant", "ms/step (quartiles)", "first call s", "peak MB", "base MB", "nodes"]
+    seconds = {contestant: result.get("seconds", []) for contestant, result in all_.items()}
     lines = [
-        f"{name}: {measured['about']}",
-        harness.table(
-            ["contestant", "ms/step (quartiles)", "first call s", "peak MB", "base MB", "nodes"], rows
-        ),
+        f"{name}: {measured['about']}; {len(seconds[PURESTEP])} rounds of {measured['steps']} steps",
+        harness.table(head, rows),
     ]
-    for other, ratio in measured["purestep_over"].items():
-        time_ratio = Spread(**ratio["time"]).show()
+    ours, memory = seconds[PURESTEP], {other: all_[other]["memory"]["peak"] for other in all_}
+    for other in BASELINES if ours else ():
+        fastest = harness.fastest(ours) / harness.fastest(seconds[other])
         lines.append(
-            f"purestep / {other}: time {time_ratio}, of the fastest turns {ratio['fastest']:.2f}, "
-            f"peak memory {ratio['peak']:.2f}"
+            f"purestep / {other}: time {harness.ratio(ours, seconds[other])}, of the fastest turns "
+            f"{fastest:.2f}, peak memory {memory[PURESTEP] / memory[other]:.2f}"
         )
-    speedup = Spread(**measured["compiled_speedup"]).show()
-    apart = [r["disagreement"] for r in measured["contestants"].values() if "disagreement" in r]
+    apart = [r["disagreement"] for r in all_.values() if "disagreement" in r]
     worst = [max(a[kind] for a in apart) for kind in ("metrics", "params")]
     lines += [
-        f"purestep compiled is {speedup} times as fast as uncompiled",
+        f"purestep compiled is {harness.ratio(seconds[UNCOMPILED], ours)} times as fast as uncompiled",
         f"after {AGREEMENT_STEPS} steps metrics agree to {worst[0]:.1g}, parameters to {worst[1]:.1g} of "
         f"their way (tolerance {TOLERANCE:g})",
     ]
     return "\n".join(lines)
+
+
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """Return a diagram for each workload."""
+    return [
+        Panel(
+            f"{name}: {measured['about']}",
+            "ms a step, less is better",
+            harness.bars(harness.timed(measured["contestants"]), PURESTEP),
+        )
+        for name, measured in found["workloads"].items()
+    ]
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return an empty list: the step has no target here."""
+    return []
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,21 +235,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=harness.positive, default=60, help="turns each contestant takes (60)"
     )
     parser.add_argument("--warm", action="store_true", help="keep MLX's kernel cache: no fair first calls")
-    parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     """Measure the workloads asked for."""
-    facts = harness.facts()
-    results = {}
-    if not options.json:
-        print(harness.facts_lines(facts))
-    for name in options.workload:
-        steps = options.steps or STEP[name].steps
-        results[name] = measure(name, steps, options.rounds, cold=not options.warm)
-        if not options.json:
-            print("\n" + show(name, results[name]), flush=True)
-    if options.json:
-        record = {"benchmark": "step", "rounds": options.rounds, "cold": not options.warm, "facts": facts}
-        print(json.dumps(record | {"tolerance": TOLERANCE, "workloads": results}, indent=1))
-    return 0
+    record.keep(facts=harness.facts(), workloads={}, tolerance=TOLERANCE)
+    for index, name in enumerate(options.workload):
+        part = limit.share(1 / (len(options.workload) - index))
+        compete(name, options.steps or STEP[name].steps, options, record, part)

@@ -5,24 +5,25 @@ weight decay of 0.01, and the update. All contestants start from the same weight
 Before any time counts, loss and gradient norm of the first 5 steps must agree: with a float32 reference at
 the sizes small and tiny, and with the median of the contestants at the size gpt2. Contestants take turns;
 the order is shuffled each round, and the first steps of a turn are not timed. Each one starts a step before
-it waits for the step before. A contestant that is not installed or fails is a line of the table.
+it waits for the step before. A contestant that is not installed, fails, or is not ready after two thirds of
+the time limit is a line of the table.
 """
 
 import argparse
-import json
 import math
 import statistics
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import gpt, harness
-from benchmarks.harness import Spread, Worker
+from benchmarks import harness
+from benchmarks.harness import Contestant, Limit, Machine, Panel, Record, Spread, Team, Worker
 from benchmarks.peers import reference, with_jax, with_mlx, with_purestep, with_torch
-from benchmarks.team import Contestant, Machine, Team, milliseconds
+from benchmarks.workloads import gpt
 
 CHECKED = 5
 TOLERANCE = {"bfloat16": (0.005, 0.05), "float32": (1e-4, 2e-3)}  # of loss and norm, relative
 PURESTEP, PACKED, GRADIENTS = "purestep", "purestep, packed", "purestep, gradients alone"
+LEAST = "its products at the measured rate"
 JAX_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
@@ -73,41 +74,46 @@ def agree(
     return apart
 
 
-def measure(
+def compete(
     shape: gpt.Shape,
+    options: argparse.Namespace,
+    record: Record,
+    limit: Limit,
     *,
-    microbatches: int,
-    steps: int,
-    rounds: int,
-    only: list[str],
+    microbatches: int = 1,
     who: Callable[[gpt.Shape, int, dict[str, str]], dict[str, Contestant]] = contestants,
     environment: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    """Return everything that was measured; `environment` are variables of the processes that use MLX."""
+) -> None:
+    """Measure one shape; `environment` are variables of the processes that use MLX."""
     environment = environment or {}
     with Worker("machine", Machine, environment=environment) as machine:
-        facts, limits = machine.call("facts"), machine.call("limits", shape.dtype)
+        record.keep(
+            facts=machine.call("facts"), shape=shape._asdict(), microbatches=microbatches, contestants={},
+            failures={}, wanted=shape.reference, limits=machine.call("limits", shape.dtype),
+            tokens=shape.rows * shape.context * microbatches,
+        )  # fmt: skip
+    found = record.found
+    found["flops"] = _flops(shape) * found["tokens"]
     want = truth(shape, microbatches, environment)
-    with Team(who(shape, microbatches, environment), only, sparing=microbatches > 1) as team:
+    team = Team(who(shape, microbatches, environment), options.only, sparing=microbatches > 1, limit=limit)
+    with team:
+        found["failures"] = team.failures
         harness.note("first steps")
         made = team.together("first", CHECKED)
         apart = agree(team, made, want, shape.dtype)
-        peaks = {name: team.call(name, "peak", 4) for name in team.names}
-        seconds = team.race(steps, rounds)
-        failures = team.failures
-    tokens = shape.rows * shape.context * microbatches
-    found: dict[str, Any] = {
-        "shape": shape._asdict(), "microbatches": microbatches, "steps": steps, "rounds": rounds,
-        "facts": facts, "limits": limits, "tokens": tokens, "flops": _flops(shape) * tokens,
-        "failures": failures, "contestants": {}, "wanted": want,
-    }  # fmt: skip
-    for name, values in seconds.items():
-        found["contestants"][name] = {
-            "seconds": values, "step": Spread.of(values)._asdict(), "peak": peaks.get(name),
-            "first": made[name]["seconds"], "metrics": made[name]["metrics"], "note": made[name]["note"],
-            "apart": apart[name],
-        }  # fmt: skip
-    return found
+        for name in team.names:
+            found["contestants"][name] = {
+                "first": made[name]["seconds"], "metrics": made[name]["metrics"],
+                "note": made[name]["note"], "apart": apart[name], "peak": team.call(name, "peak", 4),
+            }  # fmt: skip
+
+        def after(seconds: dict[str, list[float]]) -> None:
+            for name, values in seconds.items():
+                found["contestants"][name]["seconds"] = values
+            record.keep(contestants={name: found["contestants"][name] for name in seconds})
+
+        harness.note("turns")
+        team.race(options.steps, options.rounds, after)
 
 
 def _flops(shape: gpt.Shape) -> int:
@@ -120,45 +126,34 @@ def _flops(shape: gpt.Shape) -> int:
 def show(found: dict[str, Any]) -> str:
     """Write the table."""
     shape, limits, all_ = gpt.Shape(**found["shape"]), found["limits"], found["contestants"]
-    base = all_.get(PURESTEP)
+    base = all_.get(PURESTEP, {})
     peak_flops = limits["published"] or limits["matmul"]
     rows = []
     for name, result in all_.items():
-        median = result["step"]["median"]
-        ratio = "-" if base is None else Spread.of_ratios(base["seconds"], result["seconds"]).show()
-        memory = result["peak"]
-        share = found["flops"] / median / peak_flops
+        seconds, memory = result.get("seconds", []), result["peak"]
+        median = Spread.of(seconds).median if seconds else math.nan
         rows.append(
             [
                 name,
-                milliseconds(result["seconds"]),
+                harness.milliseconds(seconds),
                 f"{found['tokens'] / median / 1e3:.1f}",
                 "-" if memory is None else f"{memory / 1e9:.2f}",
-                ratio if name != PURESTEP else "1",
-                "-" if not (memory and base and base["peak"]) else f"{base['peak'] / memory:.2f}",
-                f"{100 * share:.1f} %",
+                "1" if name == PURESTEP else harness.ratio(base.get("seconds", []), seconds),
+                "-" if not (memory and base.get("peak")) else f"{base['peak'] / memory:.2f}",
+                f"{100 * found['flops'] / median / peak_flops:.1f} %",
                 f"{result['first']:.0f}",
             ]
         )
-    head = [
-        "contestant",
-        "ms/step (quartiles)",
-        "ktok/s",
-        "peak GB",
-        "purestep / it",
-        "memory / its",
-        "MFU",
-        "first s",
-    ]
+    head = ["contestant", "ms/step (quartiles)", "ktok/s", "peak GB", "purestep / it", "memory / its", "MFU"]
     products, copies = limits["matmul"] / 1e12, limits["copy"] / 1e9
     lines = [
         harness.facts_lines(found["facts"]),
         f"{shape.about()} x {found['microbatches']}, {gpt.parameters(shape) / 1e6:.1f}M parameters; "
-        f"{found['rounds']} rounds of {found['steps']} steps",
+        f"{rounds(all_)} rounds of {found['options']['steps']} steps",
         f"measured here: products {products:.3g} TFLOP/s, copies {copies:.3g} GB/s; MFU over "
         f"{'the published' if limits['published'] else 'the measured'} {peak_flops / 1e12:.3g} TFLOP/s",
         "",
-        harness.table(head, rows),
+        harness.table([*head, "first s"], rows),
         *(f"{name}: {reason}" for name, reason in found["failures"].items()),
         *(f"{name}: {result['note']}" for name, result in all_.items() if result["note"]),
         *_tax(all_),
@@ -167,10 +162,35 @@ def show(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def rounds(all_: dict[str, Any]) -> int:
+    """Return how many rounds contestants have finished."""
+    return max((len(each.get("seconds", [])) for each in all_.values()), default=0)
+
+
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """Return the picture: time over what the products alone would take, and peak memory."""
+    all_, shape = found["contestants"], gpt.Shape(**found["shape"])
+    about = f"{gpt.parameters(shape) / 1e6:.0f}M parameters, {shape.rows} x {shape.context} tokens"
+    about += f" x {found['microbatches']}, {shape.dtype}"
+    least = 1e3 * found["flops"] / found["limits"]["matmul"]
+    seconds = harness.timed(all_)
+    return [
+        Panel(f"A step: {about}", "ms, less is better", harness.bars(seconds, PURESTEP), least, LEAST),
+        harness.sizes("Peak memory", {name: all_[name]["peak"] for name in seconds}, PURESTEP),
+    ]
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """Return the contestants that failed or disagreed, but not those that are not installed."""
+    return [name for name, why in found["failures"].items() if not why.startswith("not installed")]
+
+
 def _tax(all_: dict[str, Any]) -> list[str]:
     if not (PURESTEP in all_ and GRADIENTS in all_):
         return []
-    whole, alone = all_[PURESTEP]["seconds"], all_[GRADIENTS]["seconds"]
+    whole, alone = (all_[name].get("seconds", []) for name in (PURESTEP, GRADIENTS))
+    if not (whole and alone):
+        return []
     taxes = [(a - b) / b for a, b in zip(whole, alone, strict=True)]
     return [f"trainer's tax, (step - gradients) / gradients: {Spread.of(taxes).show(1, 100)} %"]
 
@@ -199,30 +219,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_common(parser: argparse.ArgumentParser, *, steps: int, rounds: int) -> None:
     """Declare the options that the benchmarks with peers share."""
-    parser.add_argument("--only", default="", metavar='"A;B"', help="names of contestants, by semicolons")
+    parser.add_argument(
+        "--only", type=harness.names, default=[], metavar='"A;B"', help="names of contestants, by semicolons"
+    )
     parser.add_argument("--steps", type=harness.positive, default=steps, help=f"steps a turn ({steps})")
     parser.add_argument("--rounds", type=harness.positive, default=rounds, help=f"turns of each ({rounds})")
-    parser.add_argument("--json", action="store_true", help="print everything measured as JSON")
-    parser.add_argument("--save", action="store_true", help="write JSON and table to benchmarks/results")
 
 
-def chosen(text: str) -> list[str]:
-    """Return the names of `--only`."""
-    return [name.strip() for name in text.split(";") if name.strip()]
-
-
-def report(name: str, found: dict[str, Any], text: str, options: argparse.Namespace) -> int:
-    """Print and, on demand, save; return the exit code: 1 if a contestant failed or disagreed."""
-    if options.save:
-        harness.save(name, found, text)
-    print(json.dumps({"benchmark": name} | found, indent=1) if options.json else text, flush=True)
-    return int(any(not reason.startswith("not installed") for reason in found["failures"].values()))
-
-
-def run(options: argparse.Namespace) -> int:
+def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     """Measure one size."""
-    found = measure(
-        gpt.SIZES[options.size], microbatches=options.microbatches, steps=options.steps,
-        rounds=options.rounds, only=chosen(options.only),
-    )  # fmt: skip
-    return report(f"transformer-{options.size}-{options.microbatches}", found, show(found), options)
+    record.found["label"] = f"transformer-{options.size}-{options.microbatches}"
+    compete(gpt.SIZES[options.size], options, record, limit, microbatches=options.microbatches)

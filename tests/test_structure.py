@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[1]
 # Each imports only from its left; so do the rooms within a room.
 LAYOUT = {
     "": (
-        "_core _hardware _layers _modules _schedules _transforms _losses _steps _checkpoint _parallel "
-        "_adapters _data _measures _graph _memory _replay _loop types rng tree hardware layers adapters "
-        "transforms optimizers schedules losses data checkpoint parallel memory replay metrics callbacks "
-        "testing demos cli __main__"
+        "_core _hardware _layers _modules _schedules _transforms _losses _steps _population _checkpoint "
+        "_parallel _adapters _data _measures _graph _export _memory _replay _loop types rng tree hardware "
+        "layers adapters transforms optimizers schedules losses populations data checkpoint parallel memory "
+        "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
         "escaping hardware sums mean types collective checks microbatching scalars tree tracing cuda norms "
@@ -35,8 +35,8 @@ LAYOUT = {
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates settings".split(),
     "_layers": (
-        "kernels attention calling activations fused_norms reduced substitutes recomputing "
-        "observing recording"
+        "kernels exponential blocks attention calling activations fused_norms reduced substitutes "
+        "recomputing observing recording"
     ).split(),
     "_layers.kernels": "columns norm_sources norms".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
@@ -45,11 +45,13 @@ LAYOUT = {
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
+    "_population": "members choosing mapping population reducing".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
     "_parallel": (
         "groups agreement merging states channel verdicts hub member watchdog data_parallel sharded"
     ).split(),
     "_graph": "nodes fast experts capture counting fusing scheduling".split(),
+    "_export": "cursor layouts program plain tracing resolving sidecar exporting importing".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
@@ -58,7 +60,7 @@ LAYOUT = {
     "_loop": "core profiling running callbacks config trackers monitors fitting".split(),
     "_loop.profiling": "clock figures capturing drawing profiler".split(),
     "_steps": (
-        "state step core train compile scan evaluate sam precision loss_scaled cached_contrastive"
+        "state step core train compile scan unrolling evaluate sam precision loss_scaled cached_contrastive"
     ).split(),
 }
 FOREIGN = {"mlx", "msgpack", "safetensors"}
@@ -228,6 +230,7 @@ def public(namespace):
     [
         "",
         *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split(),
+        ".populations",
         ".hardware",
         ".parallel",
     ],

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import gpt
+from benchmarks.workloads import gpt
 
 
 def purestep(shape: gpt.Shape, name: str) -> tuple[Any, dict[str, Any]]:

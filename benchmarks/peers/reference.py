@@ -5,8 +5,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from benchmarks import gpt
 from benchmarks.peers.with_mlx import MLXDriver
+from benchmarks.workloads import gpt
 
 
 class Step(MLXDriver):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from benchmarks import gpt
 from benchmarks.peers.with_jax import OnJAX
+from benchmarks.workloads import gpt
 
 
 class Update(OnJAX):

@@ -9,8 +9,8 @@ import mlx.optimizers as optim
 from mlx.utils import tree_map
 
 import purestep as ps
-from benchmarks import gpt
 from benchmarks.peers.with_mlx import OnMLX
+from benchmarks.workloads import gpt
 
 Update = Callable[[Any, Any], Any]
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from benchmarks import gpt
 from benchmarks.peers.with_torch import OnTorch
+from benchmarks.workloads import gpt
 
 
 class Update(OnTorch):

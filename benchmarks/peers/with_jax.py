@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
-from benchmarks import gpt
-from benchmarks.driving import Driver
+from benchmarks.peers.driving import Driver
+from benchmarks.workloads import gpt
 
 
 class OnJAX(Driver):

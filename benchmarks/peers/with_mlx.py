@@ -9,8 +9,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
-from benchmarks import gpt
-from benchmarks.driving import Driver
+from benchmarks.peers.driving import Driver
+from benchmarks.workloads import gpt
 
 
 class Block(nn.Module):

@@ -5,8 +5,8 @@ from typing import Any
 import mlx.core as mx
 
 import purestep as ps
-from benchmarks import gpt
 from benchmarks.peers.with_mlx import GPT, MLXDriver
+from benchmarks.workloads import gpt
 
 
 class _Purestep(MLXDriver):

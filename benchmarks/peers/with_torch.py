@@ -6,8 +6,8 @@ import time
 from contextlib import AbstractContextManager
 from typing import Any
 
-from benchmarks import gpt
-from benchmarks.driving import Driver
+from benchmarks.peers.driving import Driver
+from benchmarks.workloads import gpt
 
 
 def model(torch: Any, shape: gpt.Shape) -> Any:

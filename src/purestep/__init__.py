@@ -14,6 +14,7 @@ from purestep import (
     metrics,
     optimizers,
     parallel,
+    populations,
     replay,
     rng,
     schedules,
@@ -23,6 +24,8 @@ from purestep import (
 )
 from purestep._core.mean import Mean, MeanSum
 from purestep._core.packing import Packed, unpacked
+from purestep._export.exporting import export
+from purestep._export.importing import import_step
 from purestep._loop.config.building import (
     create_mup_optimizer,
     create_optimizer,
@@ -40,6 +43,7 @@ from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
 from purestep._parallel.data_parallel import data_parallel
 from purestep._parallel.sharded import sharded
+from purestep._population.population import population
 from purestep._steps.cached_contrastive import cached_contrastive_step
 from purestep._steps.compile import Compiled, NotCompiledWarning, compiled
 from purestep._steps.evaluate import eval_step, evaluate
@@ -50,6 +54,7 @@ from purestep._steps.scan import scan
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
 from purestep._steps.train import train_step
+from purestep._steps.unrolling import unrolled
 from purestep._transforms.core.base import GradientTransform, apply_updates, identity
 from purestep._transforms.core.combining import chain
 from purestep._transforms.core.packed import packed
@@ -76,7 +81,12 @@ __all__ = [
     "data_parallel",
     "sharded",
     "scan",
+    "population",
+    "unrolled",
     "NotCompiledWarning",
+    # A step as a file
+    "export",
+    "import_step",
     # The loop
     "run",
     "fit",
@@ -122,6 +132,7 @@ __all__ = [
     "metrics",
     "optimizers",
     "parallel",
+    "populations",
     "replay",
     "rng",
     "schedules",

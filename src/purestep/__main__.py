@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from purestep import __version__
-from purestep.cli import demo, doctor, inspect, memory, plot, replay, train, watch
+from purestep.cli import demo, doctor, inspect, memory, plot, replay, sweep, train, watch
 from purestep.cli.core.commands import Parser, command
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train.main, "train a model on a text, JSONL or token file"),
+    "sweep": (sweep.main, "train a model for every combination of some settings"),
     "memory": (memory.main, "predict the memory of a training run before it begins"),
     "demo": (demo.main, "train a small model and show the results"),
     "plot": (plot.main, "show the curves of runs, and write them as a picture or a page"),

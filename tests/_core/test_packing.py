@@ -1,7 +1,10 @@
 """Layouts of trees as vectors: cut, joined, mapped and differentiated."""
 
 import io
+import pickle
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import mlx.core as mx
@@ -151,3 +154,17 @@ def test_vectors_are_immutable_and_copied_without_the_originals(packed):
     vectors = ps.packed({"w": original})
     original += 1
     assert same_bits(ps.unpacked(vectors)["w"], mx.ones(4))
+
+
+def test_vectors_can_be_pickled(packed):
+    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+        again = pickle.loads(pickle.dumps(packed, protocol))
+        assert type(again) is type(packed)
+        assert same_bits(ps.unpacked(again), ps.unpacked(packed))
+    program = (
+        "import pickle, sys, purestep as ps\n"
+        "tree = ps.unpacked(pickle.loads(sys.stdin.buffer.read()))\n"
+        "print(ps.tree.paths(tree))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(packed), capture_output=True)
+    assert run.stdout.decode().strip() == str(tree.paths(ps.unpacked(packed))), run.stderr

@@ -74,6 +74,24 @@ def test_a_function_with_its_own_gradient_is_one_operation_and_its_gradient_is_i
     assert tanh.inputs[0].shape == (3,)
 
 
+def test_a_result_may_be_changed_in_place():
+    @custom_function
+    def double(x):
+        return x * 2
+
+    @double.vjp
+    def _(primal, cotangent, output):
+        return mx.tanh(cotangent)
+
+    def loss(x):
+        found = double(x)
+        found += 1
+        return found.sum()
+
+    assert names(capture(loss, mx.zeros(3)))["Add"] == 1
+    assert names(capture(mx.grad(loss), mx.zeros(3)))["Tanh"] == 1
+
+
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_own_gradients_nest_and_may_have_several_outputs_or_integer_inputs(outputs):
     @custom_function

@@ -107,3 +107,25 @@ def test_arguments_are_checked():
 def test_none_in_the_parameters_survives():
     assert PARAMS["unused"] is None
     assert ps.train_step(classifier, TRANSFORM)(start(), BATCH)[0].params["unused"] is None
+
+
+def test_what_mlx_cannot_compile_is_named():
+    def product(w):
+        left, right = mx.split(w, 2)
+        return (left * right).sum()
+
+    def step(w, batch):
+        slope = mx.grad(product)(w)
+        left, right = mx.split(w, 2)
+        return slope + batch, left + 1, right + 2
+
+    with pytest.raises(
+        RuntimeError, match=r"compiled: MLX cannot compile this step.*mx\.split is used twice"
+    ):
+        ps.compiled(step)(mx.arange(4.0), mx.array(1.0))
+
+    def own(state, batch):
+        return [][state.ndim]
+
+    with pytest.raises(IndexError, match="list index"):
+        ps.compiled(own)(mx.zeros(1), mx.zeros(1))

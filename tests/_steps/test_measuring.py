@@ -258,3 +258,29 @@ def test_measurements_need_no_second_forward_or_backward_pass():
         mx.export_to_dot(dot, *ps.tree.leaves(out))
         products.append(len(re.findall(r'\[label ="(?:Matmul|AddMM)"', dot.getvalue())))
     assert products[0] == products[1] > 0
+
+
+@pytest.mark.parametrize("split", ["params", "batch"])
+def test_a_compiled_step_with_a_measurement_of_its_loss_and_a_model_that_splits_arrays(split):
+    def loss_fn(params, batch, rng):
+        left, right = mx.split(params["w"] if split == "params" else batch["x"], 2)
+        return ps.Mean.of(left * right * params["w"].sum())
+
+    again = Measurement("again", lambda moment: {"": moment.loss(moment.params, moment.batch).value})
+    transform = ps.optimizers.sgd(0.1)
+    state = ps.TrainState.create({"w": mx.arange(4.0)}, transform)
+    step = ps.train_step(loss_fn, transform, measure=[again])
+    _, metrics = ps.compiled(step)(state, {"x": mx.arange(4.0)})
+    assert metrics["again"].item() == metrics["loss"].item()
+
+
+def test_a_compiled_step_with_two_equal_measurements():
+    def largest(moment):
+        return {"": moment.gradients["w"].max()}
+
+    transform = ps.optimizers.sgd(0.1)
+    state = ps.TrainState.create({"w": mx.arange(4.0)}, transform)
+    measure = [Measurement("one", largest), Measurement("two", largest)]
+    step = ps.train_step(lambda params, batch, rng: mx.square(params["w"]).sum(), transform, measure=measure)
+    _, metrics = ps.compiled(step)(state, {"x": mx.arange(4.0)})
+    assert metrics["one"].item() == metrics["two"].item() == 6.0

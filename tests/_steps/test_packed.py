@@ -263,3 +263,12 @@ def test_a_step_that_went_wrong_is_explained_by_layers(tmp_path):
     gradients = next(stage for stage in report.stages if stage.name == "gradients")
     assert "gradients.first.weight" in {found.path for found in gradients.nonfinite}
     assert report.reproduced
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_a_compiled_step_whose_transform_and_loss_both_unpack_the_vectors(microbatches):
+    transform = ps.chain(transforms.scale_by_trust_ratio(), ADAMW)
+    agree(
+        lambda loss, transform: ps.compiled(ps.train_step(loss, transform, microbatches=microbatches)),
+        transform,
+    )

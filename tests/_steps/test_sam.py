@@ -116,3 +116,14 @@ def test_what_it_refuses():
     step = sam_step(lambda p, b, r: (p["w"].sum(), {"perturbed_loss": p["w"].sum()}), sgd)
     with pytest.raises(ValueError, match="sam_step: loss_fn's metrics .* named perturbed_loss"):
         step(state, BATCH)
+
+
+def test_a_compiled_step_whose_loss_splits_its_batch():
+    def split(params, batch, rng):
+        left, right = mx.split(batch["x"], 2, axis=-1)
+        return loss_fn(params, batch, rng)[0].value + (left * right).mean() * params["b"].sum()
+
+    state = ps.TrainState.create(PARAMS, ADAM)
+    step = sam_step(split, ADAM, rho=0.1)
+    got, want = (each(state, BATCH)[0].params for each in (ps.compiled(step), step))
+    assert mx.allclose(got["w"], want["w"], atol=1e-6)

@@ -255,3 +255,28 @@ def test_a_state_of_another_transform_is_refused():
     step = STEPS["train"]()
     with pytest.raises(ValueError, match="train_step: state.opt_state"):
         scan(step, 2)(start(ps.optimizers.sgd(0.1)), stack([BATCH, BATCH]))
+
+
+def test_fit_counts_the_samples_of_all_steps_of_a_call():
+    seen = []
+
+    def watch(progress):
+        seen.append((progress.step, progress.samples, progress.tokens))
+
+    def loss_fn(params, batch, rng):
+        return params["w"].sum() * batch["ids"].sum()
+
+    transform = ps.optimizers.sgd(0.1)
+    many = scan(scan(ps.train_step(loss_fn, transform), 2), 3)
+
+    def parts(state, batches):
+        made = many.parts(state, batches)
+        return made._replace(metrics={name: values.mean() for name, values in made.metrics.items()})
+
+    step = ps.Step(parts, steps=many.steps)
+    state = ps.TrainState.create({"w": mx.zeros(2)}, transform)
+    stack = {"weights": mx.ones((3, 2)), "ids": mx.ones((3, 2, 4, 5), mx.int32)}  # 4 samples of 5 tokens
+    result = ps.fit(step, state, [stack] * 2, callbacks=[watch], log_every=1)
+    assert seen == [(1, 24, 120), (2, 48, 240)]
+    again = ps.fit(step, result.state, [stack] * 2, steps=3)  # two calls were made before
+    assert again.state.step.item() == 18

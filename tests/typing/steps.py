@@ -62,6 +62,21 @@ def other_steps() -> None:
     reveal_type(ps.cached_contrastive_step(encode, contrast, transform, microbatches=2))  # -> Step
 
 
+def populations() -> None:
+    transform = ps.optimizers.sgd(0.1)
+    step = ps.train_step(loss_fn, transform)
+    states = ps.populations.create(
+        lambda seed: ps.TrainState.create({"w": mx.array(0.0)}, transform, seed=seed), range(3)
+    )
+    reveal_type(states)  # -> TrainState
+    reveal_type(ps.population(step))  # -> Step
+    reveal_type(ps.population(ps.compiled(step), chunk=2))  # -> Step
+    reveal_type(ps.population(ps.eval_step(loss_fn))(states, {})["loss"])  # -> Mean | MeanSum
+    reveal_type(ps.populations.members(states))  # -> list[TrainState]
+    reveal_type(ps.populations.select(states, [0]))  # -> TrainState
+    reveal_type(ps.unrolled(step, 3)(states, {})[1]["loss"])  # -> array
+
+
 def encode(params: ps.types.Params, batch: dict[str, mx.array], rng: mx.array) -> dict[str, mx.array]:
     return {"queries": batch["a"] @ params["w"], "keys": batch["b"]}
 

@@ -118,7 +118,8 @@ def kernels(*, allow: bool = True) -> Iterator[None]:
 
 def usable() -> bool:
     """Tell whether own CUDA kernels may be used here."""
-    return (_allowed.now or custom.is_capturing()) and hardware.on_cuda()
+    allowed = _allowed.now or custom.is_capturing()
+    return allowed and not custom.is_exporting() and hardware.on_cuda()
 
 
 def serves(arrays: Sequence[mx.array]) -> bool:

@@ -14,8 +14,8 @@ from purestep._graph import experts, fast
 from purestep._graph.nodes import Graph, Operation, Value, ordered, readers
 
 Note = custom.Mark | custom.Opaque
-_own_gradients = Replacement(mx, custom_function=custom.custom_function)
-_HINTS = {
+own_gradients = Replacement(mx, custom_function=custom.custom_function)
+HINTS = {
     "Load": "evaluate lazily loaded arrays first",
     "Compiled": "a function of mx.compile that reads only constants; evaluate its result first, "
     "or do not compile it",
@@ -56,15 +56,22 @@ def capture(fun: Callable[..., Tree], *args: Tree, caller: str = "capture") -> G
     try:
         with _described():
             # Others than the given arrays: MLX refuses a function that captures an array that it receives.
-            mx.export_function(events.append, flat, *(_like(given[place]) for place in places))
+            mx.export_function(events.append, flat, *(like(given[place]) for place in places))
     except ValueError as error:
-        name = str(error).rpartition("Unable to get state for primitive ")[2]
-        if name == str(error):
+        name = undescribed(error)
+        if not name:
             raise
-        kind = "Compiled" if name.startswith("Compiled") else name
-        hint = _HINTS.get(kind, f"MLX does not describe {name}")
-        raise checks.error(caller, f"the operations must be known, got {kind}: {hint}") from None
+        hint = HINTS.get(name, f"MLX does not describe {name}")
+        raise checks.error(caller, f"the operations must be known, got {name}: {hint}") from None
     return _graph(events, counts[0], noted)
+
+
+def undescribed(error: ValueError) -> str:
+    """Return the operation that MLX cannot describe, by its error, or an empty string for other errors."""
+    name = str(error).rpartition("Unable to get state for primitive ")[2]
+    if name == str(error):
+        return ""
+    return "Compiled" if name.startswith("Compiled") else name
 
 
 @contextmanager
@@ -73,12 +80,12 @@ def _described() -> Iterator[None]:
 
     Compiled functions show theirs without help, because their arguments are traced.
     """
-    with _own_gradients.installed(), context.installed(), fast.described(), experts.described():
+    with own_gradients.installed(), context.installed(), fast.described(), experts.described():
         yield
 
 
-def _like(array: mx.array) -> mx.array:
-    """Return zeros, which are not computed."""
+def like(array: mx.array) -> mx.array:
+    """Return zeros like an array, which are not computed."""
     return mx.zeros(array.shape, array.dtype)
 
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._core import cuda
-from purestep._layers import activations, reduced
+from purestep._layers import activations, attention, reduced
 
 _ACTIVATIONS = ("gelu", "gelu_approx", "mish", "silu")
 _NAMES: list[tuple[Any, str, Callable[..., Any]]] = [
@@ -47,7 +47,8 @@ def substituted() -> Iterator[None]:
     _install(1)
     _open.depth += 1
     try:
-        yield
+        with attention.fast_on_cpu():
+            yield
     finally:
         _open.depth -= 1
         _install(-1)

@@ -88,6 +88,11 @@ class Compiled(Generic[Args, Result]):
                 self._starting = None
             try:
                 return self._call(state, batch)
+            except IndexError as error:
+                clearer = tracing.reworded_index(error)
+                if clearer is None:
+                    raise
+                raise clearer from error
             except ValueError as error:
                 if "uncaptured inputs" not in str(error):
                     # MLX's error for a leaf that is not an array has no path. These checks raise one with it.

@@ -8,6 +8,7 @@ import mlx.core as mx
 from purestep._core import checks, norms, tree
 from purestep._core.types import Batch, LossFn, Params, Tree, Updates
 from purestep._steps.core import measuring
+from purestep._steps.core.batches import after
 from purestep._steps.core.measuring import Measurement, Moment
 from purestep._steps.core.objective import Objective
 from purestep._steps.core.outcome import check_loss_fn, outcome_of
@@ -108,7 +109,10 @@ def sam_step(
         check_state(caller, state)
         check_opt_state(state.opt_state, state.params)
         seen, metrics = first(state.replace(opt_state=look.init(state.params)), batch)
-        carried = (seen.opt_state, state.model_state)
+        # The second point needs the first gradient. On the same arrays, mx.compile would fail if the loss
+        # function used mx.split on the batch.
+        model_state, batch = after((state.model_state, batch), seen.opt_state)
+        carried = (seen.opt_state, model_state)
         made = second.parts(state.replace(model_state=carried), batch)
         if "perturbed_loss" in metrics or "learning_rate" in metrics:
             raise checks.error(caller, "loss_fn's metrics may not be named perturbed_loss or learning_rate")

@@ -14,6 +14,7 @@ from purestep._core.rng import scope
 from purestep._core.scalars import increment
 from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Updates
 from purestep._steps.core import measuring, sharding, updating
+from purestep._steps.core.batches import after
 from purestep._steps.core.gradients import differentiate
 from purestep._steps.core.known import StateChecks, batch_check
 from purestep._steps.core.measuring import Measurement, Moment
@@ -210,7 +211,7 @@ def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, rate: mx.ar
 def _moment(
     objective: Objective,
     before: TrainState,
-    after: TrainState,
+    new: TrainState,
     batch: Batch,
     key: mx.array,
     made: Differentiated,
@@ -218,8 +219,11 @@ def _moment(
 ) -> Moment:
     """Return what the measurements receive, in containers and handles of their own."""
     unwatched = objective._replace(watches=(), small_squares=False)
-    trees = unpacked((made.gradients, updates, before.params, after.params))
+    trees = unpacked((made.gradients, updates, before.params, new.params))
     gradients, updates, params, new_params = map(own, trees)
+    # A measurement may evaluate the loss again: after the step, whose activations are then free. On the same
+    # arrays, mx.compile would fail if the model used mx.split.
+    params, model_state, batch = after((params, before.model_state, batch), gradients)
     # So that the sums of the norm serve the measurements too.
     norms.same(gradients, trees[0] if made.narrow is None else unpacked(made.narrow))
     return Moment(
@@ -228,12 +232,12 @@ def _moment(
         params=params,
         new_params=new_params,
         step=copy.copy(before.step),
-        batch=own(batch),
+        batch=batch,
         microbatches=objective.microbatches,
         small_square=copy.copy(made.small_square),
         weighted_parts=copy.copy(made.weighted_parts),
         observed={},
-        loss=loss_at(unwatched, before.model_state, key),
+        loss=loss_at(unwatched, model_state, key),
     )
 
 

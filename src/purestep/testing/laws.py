@@ -59,9 +59,9 @@ ALWAYS: tuple[Law, ...] = (
     determinism,
     structure,
     order,
+    storage,
     neutrality,
     associativity,
-    storage,
     compilation,
     population,
 )

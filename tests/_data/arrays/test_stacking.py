@@ -34,3 +34,10 @@ def test_what_it_refuses():
 
     with pytest.raises(ValueError, match=r"equal shapes: x has shape \(4,\) in batch 3, \(3,\) in batch 2"):
         stacked(Growing(), 2).at(1)
+
+    class Numbers:
+        def at(self, step):
+            return {"x": [mx.zeros(2), 1.0]}
+
+    with pytest.raises(TypeError, match=r"stacked: batch 2\.x\.1 must be an mx\.array, got float"):
+        stacked(Numbers(), 2).at(1)

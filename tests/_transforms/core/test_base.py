@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
+from purestep import GradientTransform, chain, transforms, tree
 from purestep._transforms.core.base import check_transform, taking_extra
 from purestep.transforms import stateless
 from tests.refusals import parts
@@ -119,3 +120,47 @@ def test_an_object_without_them_is_refused(value):
     message = f"chain: transforms[0] ... GradientTransform, got {value!r}"
     with pytest.raises(TypeError, match=parts(message)):
         check_transform("chain", "transforms[0]", value)
+
+
+def writing():
+    """Return a user's transform that writes into all of its arguments."""
+
+    def update(updates, state, params=None, *, gradients=None):
+        params["w"][...] = 9.0
+        state["sum"] += updates["w"]
+        updates["w"] *= 4.0
+        return updates, state
+
+    return GradientTransform(lambda params: {"sum": mx.zeros_like(params["w"])}, update)
+
+
+def test_what_a_member_writes_into_its_arguments_reaches_no_other_member():
+    gradients, params = {"w": mx.array(1.0)}, {"w": mx.array(2.0)}
+    transform = chain(writing(), transforms.clip_by_global_norm(3.0), transforms.add_decayed_weights(1.0))
+    updates, state = transform.update(
+        gradients, transform.init(params), params, gradients=gradients, grad_norm=mx.array(1.0)
+    )
+    assert (updates["w"].item(), state[0]["sum"].item()) == (3.0 + 2.0, 1.0)
+    assert (gradients["w"].item(), params["w"].item()) == (1.0, 2.0)
+
+
+def test_a_skipped_update_leaves_the_state_of_a_member_that_writes_into_it():
+    params = {"w": mx.array(2.0)}
+    transform = transforms.skip_nonfinite(writing())
+    _, state = transform.update({"w": mx.array(1.0)}, transform.init(params), params)
+    _, state = transform.update({"w": mx.array(mx.nan)}, state, params)
+    assert state.inner["sum"].item() == 1.0
+
+
+def test_a_first_member_can_tell_that_its_updates_are_the_gradients():
+    seen = []
+
+    def update(updates, state, params=None, *, gradients):
+        seen.append(updates is gradients)
+        return tree.map(lambda u: 2 * u, updates), state
+
+    noting = GradientTransform(lambda params: (), update)
+    gradients = {"w": mx.array(1.0)}
+    transform = chain(noting, noting)
+    transform.update(gradients, transform.init(gradients), gradients=gradients)
+    assert seen == [True, False]

@@ -39,7 +39,7 @@ def test_every_member_sees_the_parameters():
     seen = []
     transform = ps.chain(recorder(seen), recorder(seen, "value"))
     transform.update({"w": mx.array(5.0)}, transform.init(PARAMS), PARAMS)
-    assert [note["params"] is PARAMS for note in seen] == [True, True]
+    assert [note["params"] == PARAMS for note in seen] == [True, True]
 
 
 def test_the_state_is_the_tuple_of_the_members_states():

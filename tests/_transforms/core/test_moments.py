@@ -3,6 +3,7 @@
 import mlx.core as mx
 import pytest
 
+from purestep import optimizers
 from purestep._transforms.core import moments
 
 
@@ -49,3 +50,11 @@ def test_bias_correction_is_one_less_the_power():
         assert moments.bias_correction(decay, mx.array(count)).item() == pytest.approx(
             1 - decay**count, rel=1e-6
         )
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-44, 1e-38, 1e-8])
+def test_elements_without_a_gradient_do_not_move_for_any_epsilon(eps):
+    transform = optimizers.adam(1.0, eps=eps)
+    params = {"w": mx.zeros(2)}
+    updates, _ = transform.update({"w": mx.array([0.0, 1.0])}, transform.init(params), params)
+    assert updates["w"].tolist() == [0.0, pytest.approx(-1.0)]

@@ -195,3 +195,16 @@ def test_gradients_of_another_layout_are_refused():
             transform.update(updates, state, params)
     with pytest.raises(ValueError, match=r"chain: state.*mu is"):
         transform.update(other, state, other)
+
+
+def test_updates_that_a_users_transform_has_written_into_are_packed():
+    def update(updates, state, params=None):
+        updates["w"] *= 3.0
+        return updates, state
+
+    params = ps.packed({"w": mx.ones((2, 2)), "b": mx.ones(2)})
+    transform = ps.GradientTransform(lambda params: (), update)
+    for made in (transform, ps.chain(transform)):
+        updates, _ = made.update(params, made.init(params), params)
+        assert ps.unpacked(updates)["w"].tolist() == [[3.0, 3.0], [3.0, 3.0]]
+        assert params.matrices_float32.tolist() == [1.0] * 4

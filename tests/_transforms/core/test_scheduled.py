@@ -57,3 +57,16 @@ def test_a_value_that_is_no_number_is_refused(value):
 def test_a_schedule_may_return_a_numpy_number():
     updates, _ = (t := optimizers.sgd(lambda count: np.float32(0.5))).update(PARAMS, t.init(PARAMS))
     assert updates["w"].tolist() == [-0.5] * 3
+
+
+def test_a_schedule_that_writes_into_its_count_leaves_the_state_right():
+    def schedule(count):
+        count -= 1
+        return 0.5 * count
+
+    transform = optimizers.sgd(schedule)
+    state = transform.init(PARAMS)
+    for rate in (-0.5, 0.0, 0.5):
+        _, state = transform.update(PARAMS, state, PARAMS)
+        assert state[-1].learning_rate.item() == rate
+    assert state[-1].count.item() == 3

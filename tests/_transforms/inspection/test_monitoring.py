@@ -49,3 +49,13 @@ def test_bad_arguments_are_refused():
         monitor({"a": 3})
     with pytest.raises(TypeError, match="monitor: a measure's name .* string, got 3"):
         monitor({3: tree.norm})
+
+
+def test_a_measure_that_writes_into_the_updates_leaves_them_unchanged():
+    def largest(updates):
+        updates["w"] *= 2.0
+        return updates["w"].max()
+
+    for transform in (snapshot("largest", largest), monitor({"largest": largest})):
+        updates, _ = transform.update(PARAMS, transform.init(PARAMS))
+        assert updates["w"].tolist() == [1.0, 1.0]

@@ -54,6 +54,15 @@ class Layout:
             self._split.append(split)
             self._join.append(join)
 
+    def shapes_and_names(self) -> list[tuple[tuple[int, ...], str]]:
+        """Return the shape of each array by its index, and the name of its vector."""
+        found = {
+            index: (shape, vector.name)
+            for vector in self.vectors
+            for index, shape in zip(vector.members, vector.shapes, strict=True)
+        }
+        return [found[index] for index in range(len(self.paths))]
+
     def unpack(self, values: Sequence[Any], *, differentiable: bool = True) -> Tree:
         """Return the tree whose arrays are views of the vectors; other values fill the places of a vector.
 
@@ -136,10 +145,8 @@ def _cut(vector: Vector, array: mx.array) -> tuple[mx.array, ...]:
     leading = array.shape[:-1]
     if len(vector.ends) == 1:
         pieces = [array]
-    elif is_capturing():  # MLX merges two equal splits, and exports outputs of the second that nothing makes
+    else:  # mx.compile and export fail on two equal mx.split, such as those of a loss and of its transform
         pieces = [array[..., begin:end] for begin, end in pairwise((0, *vector.ends))]
-    else:
-        pieces = mx.split(array, list(vector.ends[:-1]), axis=-1)
     return tuple(
         piece.reshape((*leading, *shape)) for piece, shape in zip(pieces, vector.shapes, strict=True)
     )

@@ -30,6 +30,11 @@ class Packed(tuple):
     __slots__ = ()
     layout: Layout
     _fields: tuple[str, ...]
+
+    def __reduce__(self) -> Any:
+        # The class is not an attribute of a module; a process that has not made the layout makes it.
+        return _loaded, (self.layout.like, self.layout.shapes_and_names(), tuple(self))
+
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> mx.array: ...
@@ -61,6 +66,17 @@ def class_for(like: Tree, names: Sequence[str]) -> type[Packed]:
             fields: Any = namedtuple(name, [vector.name for vector in vectors])
             _classes[key] = type(name, (fields, Packed), {"__slots__": (), "layout": layout})
         return _classes[key]
+
+
+def _loaded(like: Tree, places: list[tuple[tuple[int, ...], str]], values: tuple[Any, ...]) -> Packed:
+    """Return the vectors that `pickle` has stored."""
+    shapes = tree.map(lambda index: _Shape(places[index][0]), like)
+    return class_for(shapes, [places[index][1] for index in tree.leaves(like)])(*values)
+
+
+class _Shape:
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = shape
 
 
 def known_classes() -> list[type[Packed]]:

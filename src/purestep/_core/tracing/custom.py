@@ -5,6 +5,7 @@ the functions made here leave marks of ordinary operations instead, and note wha
 reader of the graph puts the operation and its gradient in their place.
 """
 
+import copy
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -66,9 +67,14 @@ class Captured(NamedTuple):
     opaque: list[Opaque]
 
 
+Supply = Callable[[mx.array], mx.array]
+"""Returns an array with the shape and dtype of another, which stands for a weight, scale or cotangent."""
+
+
 class _Capture(threading.local):
     def __init__(self) -> None:
         self.now: Captured | None = None
+        self.supply: Supply | None = None
         self.numbers = itertools.count()
 
 
@@ -76,14 +82,20 @@ _capture = _Capture()
 
 
 @contextmanager
-def capturing() -> Iterator[Captured]:
-    """Collect the marks of all functions with gradients of their own that this thread calls in the block."""
-    before, _capture.now = _capture.now, Captured([], [])
+def capturing(supply: Supply | None = None) -> Iterator[Captured]:
+    """Collect the marks of all functions with gradients of their own that this thread calls in the block.
+
+    Args:
+        supply: gives the stand-ins of the marks in a graph that will be run; `None`: constants, which are
+            different numbers.
+    """
+    before, _capture.now = (_capture.now, _capture.supply), Captured([], [])
+    _capture.supply = supply
     _capture.numbers = itertools.count()
     try:
         yield _capture.now
     finally:
-        _capture.now = before
+        _capture.now, _capture.supply = before
 
 
 @contextmanager
@@ -101,11 +113,18 @@ def is_capturing() -> bool:
     return _capture.now is not None
 
 
+def is_exporting() -> bool:
+    """Tell whether the graph that this thread captures will be written to a file, and run."""
+    return _capture.now is not None and _capture.supply is not None
+
+
 def opaque(
     name: str, inputs: list[mx.array], shapes: list[tuple[tuple[int, ...], mx.Dtype]]
 ) -> list[mx.array]:
     """Return arrays that stand for the results of an operation, while a graph is captured."""
     assert _capture.now is not None
+    if is_exporting():
+        raise ValueError(f"Unable to get state for primitive {name}")  # as MLX says it
     total = sum((array.astype(mx.float32).sum() for array in inputs), mx.array(0.0))
     outputs = [mx.broadcast_to(total.astype(dtype), shape) for shape, dtype in shapes]
     _capture.now.opaque.append(Opaque(name, list(inputs), outputs))
@@ -165,29 +184,39 @@ def _marked(
     marks: list[Mark], fun: Callable[..., Any], backward: Callable[..., Any], args: tuple[Any, ...]
 ) -> Any:
     result = fun(*args)
-    inputs = _leaves(args)
+    # Handles of their own: the caller may change its own in place, by `+=`.
+    inputs = [copy.copy(array) for array in _leaves(args)]
     values = [mx.stop_gradient(value) for value in _leaves(result)]
     weights: list[mx.array | None] = [None] * len(inputs)
     total = None
     for index, array in enumerate(inputs):
         if mx.issubdtype(array.dtype, mx.floating):
-            weights[index] = mark = mx.broadcast_to(_constant(array), array.shape)
-            part = (array * mark).sum().astype(mx.float32)
+            weights[index] = mark = _stand_in(array)
+            part = array * mark
+            if is_exporting():
+                part = mx.exp(
+                    part
+                )  # so that a second derivative reads the stand-in once more, and is refused
+            part = part.sum().astype(mx.float32)
             total = part if total is None else total + part
     scales: list[mx.array | None] = [None] * len(values)
     outputs, cotangents = [], []
     for index, value in enumerate(values):
         if total is not None and mx.issubdtype(value.dtype, mx.floating):
-            scales[index] = mark = mx.broadcast_to(_constant(value), value.shape)
+            scales[index] = mark = _stand_in(value)
             outputs.append(value + mx.broadcast_to(total.astype(value.dtype), value.shape) * mark)
         else:
-            outputs.append(value + mx.broadcast_to(_constant(value), value.shape))
-        cotangents.append(mx.broadcast_to(_constant(value), value.shape))
+            outputs.append(value + _stand_in(value))
+        cotangents.append(_stand_in(value))
     found = backward(
         args[0] if len(args) == 1 else args, _filled(result, cotangents), _filled(result, outputs)
     )
     marks.append(Mark(inputs, values, outputs, weights, scales, cotangents, _leaves(found)))
-    return _filled(result, outputs)
+    return _filled(result, [copy.copy(output) for output in outputs])
+
+
+def _stand_in(like: mx.array) -> mx.array:
+    return _constant(like) if _capture.supply is None else _capture.supply(like)
 
 
 def _constant(like: mx.array) -> mx.array:
@@ -195,10 +224,10 @@ def _constant(like: mx.array) -> mx.array:
     # same arguments would leave one mark. So each constant is another number, and none that steps contain.
     number = next(_capture.numbers)
     if not mx.issubdtype(like.dtype, mx.floating):
-        return mx.array(100 + number % 27, like.dtype)
+        return mx.broadcast_to(mx.array(100 + number % 27, like.dtype), like.shape)
     mantissa, exponent = 1 + (1 + 2 * (number % 60)) / 128, number // 60
     least, count = (10, 5) if like.dtype == mx.float16 else (40, 60)
-    return mx.array(mantissa * 2.0 ** (least + exponent % count), like.dtype)
+    return mx.broadcast_to(mx.array(mantissa * 2.0 ** (least + exponent % count), like.dtype), like.shape)
 
 
 def _leaves(value: Any) -> list[mx.array]:

@@ -19,6 +19,8 @@ class Stacked:
         """Return `k` batches of the source, stacked along a new first axis."""
         begin = step_of("stacked", step) * self._k
         batches = [self._source.at(begin + index) for index in range(self._k)]
+        for index, batch in enumerate(batches, begin):
+            _check_arrays(index, batch)
         first = tree.spec(batches[0])
         for index, batch in enumerate(batches[1:], begin + 1):
             if tree.spec(batch) != first:
@@ -43,7 +45,8 @@ def stacked(source: Source, k: int) -> Stacked:
         k: the number of batches in a stack, at least 1.
 
     Raises:
-        TypeError: if the source is of another kind.
+        TypeError: if the source is of another kind. Drawing a batch raises it for a leaf that is not an
+            array, with the path.
         ValueError: if `k` is below 1, or above the number of batches of an epoch. Drawing a batch raises it
             if shapes differ, with the path.
 
@@ -61,3 +64,10 @@ def stacked(source: Source, k: int) -> Stacked:
     if hasattr(checked, "__len__") and not len(made):
         raise checks.error(caller, f"k must be at most {len(checked)}, the batches of an epoch, got {k}")
     return made
+
+
+def _check_arrays(index: int, batch: Batch) -> None:
+    for path, leaf in tree.items(batch):
+        if not isinstance(leaf, mx.array):
+            kind = type(leaf).__name__
+            raise TypeError(f"stacked: {tree.join(f'batch {index}', path)} must be an mx.array, got {kind}")

@@ -234,8 +234,8 @@ def computed_in(config: TrainConfig, loss_fn: LossFn) -> LossFn:
 def _optimizer(
     config: TrainConfig, mask: Mask, hidden: Any, narrow: GradientTransform | None
 ) -> GradientTransform:
-    decay = [add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
-    members = [clip_by_global_norm(config.max_grad_norm)] if config.max_grad_norm else []
+    decay = [add_decayed_weights(config.weight_decay, mask)] if _is_set(config.weight_decay) else []
+    members = [clip_by_global_norm(config.max_grad_norm)] if _is_set(config.max_grad_norm) else []
     if config.optimizer in _L2:
         members += decay
     members.append(_direction(config, hidden))
@@ -251,6 +251,11 @@ def _optimizer(
     if every > 1:
         transform = accumulate(transform, every=every)
     return dynamic_loss_scale(transform) if config.dtype == "float16" else transform
+
+
+def _is_set(value: Any) -> bool:
+    """Return whether a number is not 0. An array, as a sweep has in its optimizer's state, is not read."""
+    return isinstance(value, mx.array) or value != 0
 
 
 def _direction(config: TrainConfig, hidden: Any) -> GradientTransform:

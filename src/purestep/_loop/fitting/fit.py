@@ -21,7 +21,7 @@ from purestep._loop.fitting.storage import Storage
 from purestep._loop.profiling.clock import Off, take
 from purestep._loop.running.cursor import PassCursor, check_source, cursor_for
 from purestep._loop.running.feeding import Feed
-from purestep._loop.running.run import Span, calls_before, needs_no_thread, pipelined, span_of
+from purestep._loop.running.run import Span, calls_before, needs_no_thread, pipelined, span_of, steps_a_call
 
 
 def fit(
@@ -125,7 +125,7 @@ def fit(
     evaluations = evaluations_of(caller, evaluate)
     hooks = Hooks(caller, callbacks)
     begun = restored(caller, checkpointer, state, resume=resume)
-    ledger = Ledger(caller, log_every)
+    ledger = Ledger(caller, log_every, steps_a_call(step))
     ledger.step = calls_before(step, begun.state)
     take_up(caller, begun, ledger, hooks, source, same_data=same_data)
     span = span_of(caller, source, steps, epochs, ledger.step)

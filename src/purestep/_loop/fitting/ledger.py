@@ -20,8 +20,8 @@ _LAST = "learning_rate"  # the figure of which a row has the last value, not the
 class Ledger:
     """What a run has counted and measured so far."""
 
-    def __init__(self, caller: str, log_every: int):
-        self._caller = caller
+    def __init__(self, caller: str, log_every: int, steps_a_call: int = 1):
+        self._caller, self._steps_a_call = caller, steps_a_call
         self.steps: int | None = None  # at the end of the run
         self.log_every = log_every
         self.step = self.epoch = self.samples = self.tokens = 0
@@ -43,7 +43,7 @@ class Ledger:
         check_metrics(self._caller, made.metrics)
         self.step += 1
         self.epoch, self.position = made.drawn.epoch, made.drawn.position
-        samples, tokens = sizes(made.drawn.batch)
+        samples, tokens = sizes(made.drawn.batch, self._steps_a_call)
         self.samples, self.tokens = self.samples + samples, self.tokens + tokens
         self._unread.append(dict(made.metrics))  # a callback may change the dict that it gets
         if len(self._unread) >= _UNREAD:
@@ -159,14 +159,25 @@ def check_metrics(caller: str, metrics: Any) -> None:
         raise checks.error(caller, "step must not return a metric named step: it is the number of a row")
 
 
-def sizes(batch: Batch) -> tuple[int, int]:
-    """Return the samples and tokens of a batch, from its shapes alone."""
+def sizes(batch: Batch, steps: int = 1) -> tuple[int, int]:
+    """Return the samples and tokens of a batch, from its shapes alone.
+
+    Args:
+        batch: a batch, or a stack of batches for a step of `scan`.
+        steps: the number of batches. A stack has first axes, one for each scan, whose lengths multiply to it.
+    """
     samples = tokens = 0
     for leaf in tree.leaves(batch):
-        if not isinstance(leaf, mx.array) or not leaf.ndim:
+        if not isinstance(leaf, mx.array):
             continue
-        samples = samples or leaf.shape[0]
-        if leaf.ndim == 2 and mx.issubdtype(leaf.dtype, mx.integer):
+        stacked = 0
+        while math.prod(leaf.shape[:stacked]) < steps and stacked < leaf.ndim:
+            stacked += 1
+        own = leaf.shape[stacked:]
+        if not own:
+            continue
+        samples = samples or steps * own[0]
+        if len(own) == 2 and mx.issubdtype(leaf.dtype, mx.integer):
             tokens = max(tokens, leaf.size)
     return samples, tokens
 

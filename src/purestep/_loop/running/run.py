@@ -86,7 +86,8 @@ def run(
             batches of one epoch.
         start: steps made before: `at` is called with `start`, `start + 1`, ... The default is `state.step`,
             `state["step"]` for a dict, or 0 if the state has none; for a step of `scan`, divided by its `k`.
-            An iterable is read from its beginning.
+            The members of a population must have made equal numbers of steps. An iterable is read from its
+            beginning.
         prefetch: batches to prepare ahead. 0 prepares each on the thread of the loop.
 
     Without `steps` and `epochs`, an iterable is read once, and a source with `at` has no end.
@@ -148,12 +149,23 @@ def span_of(caller: str, source: Any, steps: int | None, epochs: int | None, sta
 
 def calls_before(step: StepFn, state: Any) -> int:
     """Return how often a step was called to reach a state: its steps, divided by those of one call."""
-    return _made_before(state) // (step.steps if isinstance(step, (Step, Compiled)) else 1)
+    return _made_before(state) // steps_a_call(step)
+
+
+def steps_a_call(step: StepFn) -> int:
+    """Return the number of training steps that one call makes."""
+    return step.steps if isinstance(step, (Step, Compiled)) else 1
 
 
 def _made_before(state: Any) -> int:
     """Return the step of a state, a field or a key, or 0 if it has none. Waits for the device."""
     found: Any = state.get("step") if isinstance(state, Mapping) else getattr(state, "step", None)
+    if isinstance(found, mx.array) and found.ndim == 1 and mx.issubdtype(found.dtype, mx.integer):
+        made: Any = sorted({*found.tolist()})  # type: ignore[misc]  # the steps of a population's members
+        if len(made) > 1:
+            rule = "start must be given for a population whose members have made different numbers of steps"
+            raise checks.error("run", f"{rule}, got {made[0]} to {made[-1]}")
+        return made[0] if made else 0
     found = found.item() if isinstance(found, mx.array) and found.size == 1 else found
     return found if isinstance(found, int) else 0
 

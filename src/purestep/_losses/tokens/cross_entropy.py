@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep._core import checks, hardware, sums
 from purestep._core.mean import Mean
-from purestep._losses.core import inputs, numerics, validity, weighting
+from purestep._losses.core import inputs, numerics, rows, validity, weighting
 from purestep._losses.core.fused import fused_cross_entropy
 
 _CALLER = "cross_entropy"
@@ -90,7 +90,8 @@ def cross_entropy(
     targets = inputs.signed(targets)
     weights = weighting.ignoring(ignore_index, targets, weights)
     targets, valid = inputs.in_range(targets, logits.shape[-1], weights)
-    mean = Mean.of(form.of_labels(weighting.masked(weights, logits), targets) * valid, weights)
+    losses = rows.in_blocks(form.of_labels, weighting.masked(weights, logits), targets)
+    mean = Mean.of(losses * valid, weights)
     if class_weights is None:
         return mean
     return Mean(mean.total, Mean.of(mx.take(class_weights, targets), weights).total)
@@ -111,7 +112,7 @@ class _Form(NamedTuple):
         if not self.smoothing and not self.z_loss:
             return self._weighted(_plain(logits, targets), targets)
         logits, largest = numerics.shifted(logits.astype(mx.float32))
-        normalizer = mx.logsumexp(logits, axis=-1)
+        normalizer = numerics.normalizer(logits)
         losses = (1 - self.smoothing) * (normalizer - numerics.gather(logits, targets))
         if self.z_loss:
             losses = losses + self.z_loss * mx.square(normalizer + largest.squeeze(-1))
@@ -123,7 +124,7 @@ class _Form(NamedTuple):
     def of_distributions(self, logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         """Return the loss of each distribution, class weights included, and its weight."""
         logits, largest = numerics.shifted(logits)
-        normalizer = mx.logsumexp(logits, axis=-1)
+        normalizer = numerics.normalizer(logits)
         if self.class_weights is None:
             weighted, target_weights = targets, mx.ones(normalizer.shape)
         else:
@@ -156,7 +157,8 @@ def _plain(logits: mx.array, targets: mx.array) -> mx.array:
     if hardware.on_gpu():
         return fused_cross_entropy(logits, targets)
     # On a CPU MLX reduces in the dtype of the logits, so they are converted to float32 first.
-    return mx.fast.cross_entropy(numerics.shifted(logits.astype(mx.float32))[0], targets)
+    logits = numerics.shifted(logits.astype(mx.float32))[0]
+    return numerics.normalizer(logits) - numerics.gather(logits, targets)
 
 
 def _check(

@@ -11,8 +11,6 @@ from purestep._core.tracing.custom import custom_function
 from purestep._losses.core import numerics
 from purestep._losses.core.fused import fused_cross_entropy
 
-_AHEAD = 2  # chunks that a GPU may have to do: one that runs, and one that waits for it
-
 Primals = tuple[mx.array, ...]  # hidden, weight, factors, targets and, if there is one, bias
 
 
@@ -37,7 +35,7 @@ class Form(NamedTuple):
             if self.soft_cap is not None:
                 logits = self.soft_cap * mx.tanh(logits / self.soft_cap)
             logits, largest = numerics.shifted(logits)
-            normalizer = mx.logsumexp(logits, axis=-1)
+            normalizer = numerics.normalizer(logits)
             # `cross_entropy` adds these terms in another order, for class weights, and rounds differently.
             found = normalizer - (1 - self.label_smoothing) * numerics.gather(logits, targets)
             if self.label_smoothing:
@@ -102,15 +100,13 @@ class _Sums(NamedTuple):
 
 def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for_weight: bool) -> _Sums:
     hidden, weight, factors, targets, *bias = primals
-    total = mx.array(0.0)
-    ends: list[mx.array] = []  # scalars that are ready when a whole chunk is
+    total, end = mx.array(0.0), None
     losses, of_hidden, of_weight, of_bias = [], [], None, None
     for start in range(0, hidden.shape[0], chunk_size):
         part = slice(start, start + chunk_size)
         some, factor = hidden[part], factors[part]
-        if ends:
-            waited = [_waited(ends[-_AHEAD])] if len(ends) >= _AHEAD else []
-            some = _after(some, [ends[-1], *waited])
+        if end is not None:
+            some = _after(some, [_waited(end)])
         logits, of_logits = _logits(some, weight, *bias), form.losses(targets[part], once=True)
         made = []
         if for_hidden or for_weight:
@@ -130,7 +126,7 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
         loss = mx.where(factor == 0, 0.0, loss)
         losses.append(loss)
         total = total + sums.total(loss * factor)
-        ends.append(_after(total, made) if made else total)
+        end = _after(total, made) if made else total  # a scalar that is ready when the whole chunk is
     joined = mx.concatenate(of_hidden) if for_hidden else None
     return _Sums(total, mx.concatenate(losses), joined, of_weight, of_bias)
 
@@ -152,8 +148,7 @@ def _waited(end: mx.array) -> mx.array:
     """Return a scalar that makes the host wait on a GPU, by an addition on the CPU.
 
     CUDA frees a buffer when the work that reads it is done. A host that does not wait submits all chunks
-    before the GPU has finished the first one, and each chunk then has its own memory. The host waits for the
-    chunk before the last one, so that the GPU always has one to do.
+    before the GPU has finished the first one, and each chunk then has its own memory.
     """
     return mx.add(end, 0.0, stream=mx.cpu) if hardware.on_gpu() else end
 

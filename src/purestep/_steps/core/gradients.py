@@ -72,7 +72,9 @@ def _alone(
     if chain is None or not isinstance(made.outcome.loss, MeanSum):
         return made, None
     weights = _weights(objective, state, batch, [key], chain)
-    return _part(objective, *inputs, weights, check_depends=check_depends), weights
+    # On the same arrays, mx.compile would fail if the loss function used mx.split on the batch.
+    again = state.params, state.model_state, after(batch, weights), key
+    return _part(objective, *again, weights, check_depends=check_depends), weights
 
 
 def _part(

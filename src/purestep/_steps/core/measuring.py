@@ -167,7 +167,8 @@ def _named(caller: str, name: str, returned: Any) -> Metrics:
             raise TypeError(f"{caller}: the measurement {full} must be a 0-d array, got {kind}")
         if value.ndim:
             raise checks.error(caller, f"the measurement {full} must be a 0-d array, got shape {value.shape}")
-        found[full] = mx.stop_gradient(value)
+        # mx.compile fails on two equal stop_gradients among its outputs, such as those of equal measurements.
+        found[full] = mx.stop_gradient(value) + mx.array(0, value.dtype)
     return found
 
 

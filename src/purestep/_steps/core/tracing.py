@@ -85,16 +85,27 @@ def check_result(result: Any) -> None:
             )
 
 
-def reworded(error: Exception) -> Exception | None:
+def reworded(error: Exception, caller: str = "compiled") -> Exception | None:
     """Return a clearer error if the step read an array while it was traced, or `None` for other errors."""
     if "Attempting to eval an array" not in str(error):
         return None
     return checks.error(
-        "compiled",
+        caller,
         f"{_place(error)} reads the value of an array, and arrays have no values while a step is compiled. "
         "A Python if or while on an array, float(), int(), .item(), .tolist(), print, mx.eval and NumPy "
         "read values. Replace the if by mx.where(condition, a, b), in schedules too; keep numbers as arrays; "
         "return values to print as metrics; or use the step without compiled",
+    )
+
+
+def reworded_index(error: IndexError) -> Exception | None:
+    """Return a clearer error if MLX itself failed to compile, or `None` for other errors."""
+    if not any(text in str(error) for text in ("_Map_base::at", "map::at")):
+        return None
+    return RuntimeError(
+        "compiled: MLX cannot compile this step. It fails if mx.split is used twice on one array, such as in "
+        "a function that is called twice: write slices instead, x[..., :n] and x[..., n:]. It also fails if "
+        "two results are equal mx.stop_gradients: add 0 to one. Or use the step without compiled"
     )
 
 

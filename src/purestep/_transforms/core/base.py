@@ -46,7 +46,7 @@ class GradientTransform(_Functions):
     __slots__ = ()
 
     def __new__(cls, init: Init, update: Update) -> Self:
-        return super().__new__(cls, init_by_leaf(init), update_by_leaf("update", update))
+        return super().__new__(cls, init_by_leaf(init), update_by_leaf("update", update, users=True))
 
 
 def identity() -> GradientTransform:
@@ -73,25 +73,27 @@ def stateless(
     >>> double.update({"w": mx.array(3.0)}, ())
     ({'w': array(6, dtype=float32)}, ())
     """
-
-    def own(updates: Updates, params: Params | None) -> Updates:
-        return fn(tree.map(copy.copy, updates), params)
-
-    return without_state("stateless", own, elementwise=elementwise)
+    return without_state("stateless", fn, elementwise=elementwise, users=True)
 
 
 def without_state(
-    caller: str, fn: Callable[[Updates, Params | None], Updates], *, elementwise: bool = False
+    caller: str,
+    fn: Callable[[Updates, Params | None], Updates],
+    *,
+    elementwise: bool = False,
+    users: bool = False,
 ) -> GradientTransform:
-    """Return `stateless(fn)` with errors that name `caller`."""
+    """Return `stateless(fn)` with errors that name `caller`; `users` is that of `checked`."""
 
     def update(updates: Updates, state: tuple[()], params: Params | None = None) -> tuple[Updates, tuple[()]]:
         return fn(updates, params), ()
 
-    return checked(caller, lambda params: (), update, elementwise=elementwise)
+    return checked(caller, lambda params: (), update, elementwise=elementwise, users=users)
 
 
-def checked(caller: str, init: Init, update: Update, *, elementwise: bool = False) -> GradientTransform:
+def checked(
+    caller: str, init: Init, update: Update, *, elementwise: bool = False, users: bool = False
+) -> GradientTransform:
     """Make a transform whose update compares gradients and state with the parameters before it computes.
 
     Nested transforms are compared once, by the outermost one: `taking_extra` calls them without checks.
@@ -104,6 +106,7 @@ def checked(caller: str, init: Init, update: Update, *, elementwise: bool = Fals
         elementwise: whether both may receive the vectors of `packed`: what they compute does not depend on
             the shapes and paths of the leaves, and the state has arrays like the parameters, 0-d arrays, or
             what other transforms keep. Otherwise they receive the model's own trees.
+        users: whether a user wrote what `update` computes: it may write into its arguments.
 
     Raises:
         ValueError: at update, if gradients or state do not fit the parameters, with the path.
@@ -118,7 +121,7 @@ def checked(caller: str, init: Init, update: Update, *, elementwise: bool = Fals
         accepting(init)
         accepting(update)
     else:
-        init, update = init_by_leaf(init), update_by_leaf(caller, update)
+        init, update = init_by_leaf(init), update_by_leaf(caller, update, users=users)
     check = StateCheck(caller, init, strict=False)
 
     @functools.wraps(update)
@@ -129,7 +132,7 @@ def checked(caller: str, init: Init, update: Update, *, elementwise: bool = Fals
         check(state, updates if params is None else params)
         return update(updates, state, params, **extra)
 
-    guarded.unchecked = update  # type: ignore[attr-defined]
+    guarded.unchecked = _on_copies(update) if users else update  # type: ignore[attr-defined]
     return GradientTransform(init, accepting(guarded))
 
 
@@ -137,10 +140,15 @@ def taking_extra(transform: GradientTransform) -> Update:
     """Return the transform's update as a function that accepts any keyword argument and drops unknown ones.
 
     Wrappers call their members through it. The wrapper's own update is `checked`, so the members' states
-    and gradients are not compared again. A user's own update receives a copy of the updates: if it writes
-    into them, the gradients of the step stay as they are.
+    and gradients are not compared again. A user's own update receives copies of its arguments: if it writes
+    into them, those of the step and of other members stay as they are. Its updates are its `gradients` where
+    the caller's are.
     """
-    own = getattr(transform.update, "unchecked", None) or _on_copies(transform.update)
+    return dropping_unknown(getattr(transform.update, "unchecked", None) or _on_copies(transform.update))
+
+
+def dropping_unknown(own: Update) -> Update:
+    """Return an update as a function that accepts any keyword argument and drops unknown ones."""
     parameters = inspect.signature(own).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return own
@@ -159,9 +167,22 @@ def _on_copies(update: Update) -> Update:
     def copied(
         updates: Updates, state: Tree, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, Tree]:
-        return update(tree.map(copy.copy, updates), state, params, **extra)
+        seen: dict[int, Any] = {}  # one copy of one argument: a transform may compare them with `is`
+
+        def own(value: Any) -> Any:
+            if id(value) not in seen:
+                seen[id(value)] = tree.map(_copied, value)
+            return seen[id(value)]
+
+        return update(
+            own(updates), own(state), own(params), **{name: own(value) for name, value in extra.items()}
+        )
 
     return copied
+
+
+def _copied(leaf: Any) -> Any:
+    return copy.copy(leaf) if isinstance(leaf, mx.array) else leaf
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:

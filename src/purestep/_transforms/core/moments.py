@@ -9,6 +9,8 @@ from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, Tree, Updates
 from purestep._transforms.core.quotients import nonzero
 
+_TINY = 1e-30  # times the root of a scale, an epsilon from here on is a normal float32
+
 
 def decays(caller: str, **values: Any) -> list[Any]:
     """Return the decays in their order; each must be in [0, 1).
@@ -146,4 +148,6 @@ def rescaled_by(
     array([3], dtype=float32)
     """
     denominator = root(square, eps_root, scale) + eps * mx.rsqrt(scale)
+    if not isinstance(eps, mx.array) and eps < _TINY:
+        eps = 0.0  # the product with the root may round to 0
     return direction / nonzero(direction, denominator, eps)

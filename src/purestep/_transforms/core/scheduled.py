@@ -1,5 +1,6 @@
 """Evaluation of schedules, with errors that name the argument."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -30,9 +31,12 @@ def value_at(caller: str, name: str, schedule: Callable[[mx.array], Any], count:
 
 
 def called(caller: str, name: str, fn: Callable[..., Any], count: mx.array, **extra: Any) -> Any:
-    """Return `fn(count, **extra)`; if it reads the count in Python, the error shows what to write instead."""
+    """Return `fn(count, **extra)`; if it reads the count in Python, the error shows what to write instead.
+
+    The function receives a copy of the count: `count -= 100` in a schedule does not change the state.
+    """
     try:
-        return fn(count, **extra)
+        return fn(copy.copy(count), **extra)
     except (ValueError, RuntimeError) as error:
         if "[eval]" not in str(error):
             raise

@@ -47,10 +47,15 @@ def init_by_leaf(init: Init) -> Init:
     return accepting(started)
 
 
-def update_by_leaf(caller: str, update: Update) -> Update:
+def update_by_leaf(caller: str, update: Update, *, users: bool = False) -> Update:
     """Return the `update` of a transform such that it receives the model's own trees.
 
     Its updates are packed again. Its state keeps the model's own trees, which `init_by_leaf` has given it.
+
+    Args:
+        caller: the public name for errors.
+        update: the function.
+        users: whether a user wrote it. The updates may then be written into, and are packed in any case.
     """
     if accepts_packed(update) or not callable(update):
         return update
@@ -70,7 +75,8 @@ def update_by_leaf(caller: str, update: Update) -> Update:
 
         given = own(updates)
         out, state = update(given, state, own(params), **{name: own(value) for name, value in extra.items()})
-        return (updates if _is_same(out, given) else packed_like(caller, out, updates)), state
+        same = not users and _is_same(out, given)
+        return (updates if same else packed_like(caller, out, updates)), state
 
     return accepting(called)
 

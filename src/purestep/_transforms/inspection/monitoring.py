@@ -1,5 +1,6 @@
 """Measurements of the updates inside a chain, kept in the state."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ def snapshot(measure_name: str, measure: Callable[[Updates], Tree]) -> GradientT
     def update(
         updates: Updates, state: SnapshotState, params: Params | None = None
     ) -> tuple[Updates, SnapshotState]:
-        return updates, SnapshotState({measure_name: measure(updates)})
+        return updates, SnapshotState({measure_name: measure(tree.map(copy.copy, updates))})
 
     return checked(
         "snapshot", lambda params: SnapshotState({measure_name: measure(tree.zeros_like(params))}), update

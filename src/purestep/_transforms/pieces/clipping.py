@@ -41,7 +41,7 @@ def clip_by_global_norm(max_norm: float) -> GradientTransform:
         else:
             norm = norms.norm(updates)
         factor = factor_within(max_norm, norm)
-        return tree.map(lambda u: (u * factor).astype(u.dtype), updates), state
+        return tree.map(lambda u: (u * scalars.beside(factor, u)).astype(u.dtype), updates), state
 
     return checked("clip_by_global_norm", lambda params: (), update, elementwise=True)
 

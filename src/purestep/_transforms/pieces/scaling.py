@@ -82,7 +82,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
     ) -> tuple[Updates, ScaleByLearningRateState]:
         rate = rate_at(state.count) if scheduled else state.learning_rate
         factor = sign * rate
-        updates = tree.map(lambda u: (factor * u).astype(u.dtype), updates)
+        updates = tree.map(lambda u: (scalars.beside(factor, u) * u).astype(u.dtype), updates)
         return updates, state_type(scalars.increment(state.count), rate)
 
     return checked("scale_by_learning_rate", init, update, elementwise=True)

@@ -92,7 +92,7 @@ def opened(values: dict[str, Any], *, resume: bool) -> Session:
             directory.mkdir(parents=True, exist_ok=True)
             session = _session(settings, directory, found, [], again=False)
             facts.write_facts(directory, found.facts)
-            _store(session)
+            store(session)
     except BaseException:
         if not there:  # a run that never began leaves nothing
             shutil.rmtree(top, ignore_errors=True)
@@ -123,7 +123,7 @@ def _resumed(values: dict[str, Any]) -> Session:
     facts.check_same_data(facts.read_facts(directory), found.facts)
     with _writing(directory):
         session = _session(settings, directory, found, notes, again=True)
-        _store(session)
+        store(session)
     return session
 
 
@@ -152,7 +152,8 @@ def _writing(directory: Path) -> Iterator[None]:
         raise
 
 
-def _store(session: Session) -> None:
+def store(session: Session) -> None:
+    """Write the settings into the directory of the run."""
     atomic.write_text(session.directory / STORED, files.toml(session.settings.to_dict()))
 
 

@@ -215,11 +215,11 @@ def _sizes(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             if not given or given[0].startswith("--"):
                 raise checks.error(CALLER, f"{flag} needs a value")
             text = given.pop(0)
-        sizes[name] = _plain(text)
+        sizes[name] = plain(text)
     return rest, sizes
 
 
-def _plain(text: str) -> Any:
+def plain(text: str) -> Any:
     """Return the number, Boolean or text that an argument stands for."""
     try:
         return tomllib.loads(f"x = {text}")["x"]

@@ -91,7 +91,11 @@ def scale_by_adam(
             updates = tree.map(lambda d, v: moments.rescaled_by(d, v, nu_scale, eps, eps_root), direction, nu)
         else:
             updates = tree.map(
-                lambda m, v: moments.rescaled_by(mu_scale * m, v, nu_scale, eps, eps_root), mu, nu
+                lambda m, v: moments.rescaled_by(
+                    scalars.beside(mu_scale, m) * m, v, scalars.beside(nu_scale, v), eps, eps_root
+                ),
+                mu,
+                nu,
             )
         return updates, ScaleByAdamState(count, moments.stored(mu, mu_dtype), nu)
 

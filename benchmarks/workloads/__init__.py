@@ -1,0 +1,1 @@
+"""What is trained, updated and stored: models, steps, states, tokens."""

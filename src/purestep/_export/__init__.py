@@ -1,0 +1,1 @@
+"""Steps as files that MLX runs without Python."""

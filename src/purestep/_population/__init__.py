@@ -1,0 +1,1 @@
+"""Populations: several members trained by one step."""
