@@ -22,6 +22,7 @@ NAMES = {  # each is a module of this package; `benchmarks/__init__.py` says wha
     "fit": "run and fit against bare loops around the same step",
     "loss": "the loss of an output projection, in chunks and plain: peak memory and time",
     "finetune": "one step of tuning a llama's adapters: purestep and mlx-lm's trainer",
+    "distributed": "one training step of GPT-2 in several processes: purestep, torch's DDP",
     "population": "64 small MLPs as a population against one after the other",
     "state": "bytes of optimizer state for each parameter, as a Markdown table",
 }

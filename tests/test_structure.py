@@ -25,12 +25,13 @@ ROOT = Path(__file__).parents[1]
 LAYOUT = {
     "": (
         "_core _hardware _layers _modules _schedules _transforms _losses _steps _population _checkpoint "
-        "_adapters _data _measures _graph _export _memory _replay _loop types rng tree hardware layers "
-        "adapters transforms optimizers schedules losses populations data checkpoint memory replay metrics "
-        "callbacks testing demos cli __main__"
+        "_parallel _adapters _data _measures _graph _export _memory _replay _loop types rng tree hardware "
+        "layers adapters transforms optimizers schedules losses populations data checkpoint parallel memory "
+        "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types checks microbatching scalars tree tracing cuda norms packing rng"
+        "escaping hardware sums mean types collective checks microbatching scalars tree tracing cuda norms "
+        "packing rng"
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates settings".split(),
     "_layers": (
@@ -39,13 +40,16 @@ LAYOUT = {
     ).split(),
     "_layers.kernels": "columns norm_sources norms".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
-    "_core.packing": "layout trees".split(),
+    "_core.packing": "layout trees shards".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_population": "members choosing mapping population reducing".split(),
     "_checkpoint": "format disk restoring files exporting run inspecting".split(),
+    "_parallel": (
+        "groups agreement merging states channel verdicts hub member watchdog data_parallel sharded"
+    ).split(),
     "_graph": "nodes fast experts capture counting fusing scheduling".split(),
     "_export": "cursor layouts program plain tracing resolving sidecar exporting importing".split(),
     "_memory": "layout views convolutions kernels queues simulating reporting predicting limits".split(),
@@ -228,6 +232,7 @@ def public(namespace):
         *".transforms .optimizers .schedules .losses .adapters .data .checkpoint .callbacks".split(),
         ".populations",
         ".hardware",
+        ".parallel",
     ],
 )
 def test_every_public_function_has_an_example(name):

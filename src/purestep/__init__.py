@@ -13,6 +13,7 @@ from purestep import (
     memory,
     metrics,
     optimizers,
+    parallel,
     populations,
     replay,
     rng,
@@ -40,6 +41,8 @@ from purestep._loop.profiling.profiler import Profile, profile
 from purestep._loop.running.run import SourceEndedWarning, run
 from purestep._modules.bridge import functional
 from purestep._modules.writing import write_back
+from purestep._parallel.data_parallel import data_parallel
+from purestep._parallel.sharded import sharded
 from purestep._population.population import population
 from purestep._steps.cached_contrastive import cached_contrastive_step
 from purestep._steps.compile import Compiled, NotCompiledWarning, compiled
@@ -75,6 +78,8 @@ __all__ = [
     "loss_scaled_step",
     "sam_step",
     "cached_contrastive_step",
+    "data_parallel",
+    "sharded",
     "scan",
     "population",
     "unrolled",
@@ -126,6 +131,7 @@ __all__ = [
     "losses",
     "metrics",
     "optimizers",
+    "parallel",
     "populations",
     "replay",
     "rng",

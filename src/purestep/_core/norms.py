@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import cuda, hardware, scalars, sums
+from purestep._core import collective, cuda, hardware, scalars, sums
 from purestep._core.tree import leaves
 from purestep._core.tree import map as map_leaves
 from purestep._core.types import Tree
@@ -22,7 +22,9 @@ _ROWS = 1 << 16  # arrays with at most this many rows, or columns, are summed on
 def norm(tree: Tree) -> mx.array:
     """Return the Euclidean norm of all leaves together, 0-d, summed in float32 for every dtype."""
     # The partial sums of all leaves are added together: one sum per leaf would cost several kernels each.
-    return scalars.root(sums.total(partial_sums(tree).vector)) if leaves(tree) else mx.array(0.0)
+    if not leaves(tree):
+        return mx.array(0.0)
+    return scalars.root(collective.completed(sums.total(partial_sums(tree).vector)))
 
 
 class PartialSums(NamedTuple):

@@ -40,6 +40,7 @@ class Compiled(Generic[Args, Result]):
     def __init__(self, step: Callable[Args, Result], max_traces: int, keep: int | None):
         self.step = step
         self._max_traces, self._keep = max_traces, keep
+        self._starting = step.starting if isinstance(step, Step) else None
         self._chosen: dict[int, Compiled[Args, Result]] = {}  # by the `id` of a step that `step` keeps
         self._threads: weakref.WeakSet[tracing.Traces] = weakref.WeakSet()
         local = _Local(self._threads)
@@ -82,6 +83,9 @@ class Compiled(Generic[Args, Result]):
 
         def __call__(self, state: Any, batch: Any) -> Any:
             """Return the result of the step."""
+            if self._starting is not None:
+                self._starting(state)
+                self._starting = None
             try:
                 return self._call(state, batch)
             except IndexError as error:

@@ -10,7 +10,7 @@ from purestep._core import checks, tree
 from purestep._core.packing import uniform, unpacked
 from purestep._core.tree.patterns import matched, shown_paths
 from purestep._core.types import LossFn, Tree
-from purestep._steps.core.gradients import Narrowed
+from purestep._steps.core.objective import Narrowed
 from purestep._transforms.core.unpacking import accepting, accepts_packed
 
 LossFnT = TypeVar("LossFnT", bound=LossFn)

@@ -9,8 +9,8 @@ from purestep._core import checks, norms, tree
 from purestep._core.types import Batch, LossFn, Params, Tree, Updates
 from purestep._steps.core import measuring
 from purestep._steps.core.batches import after
-from purestep._steps.core.gradients import Objective
 from purestep._steps.core.measuring import Measurement, Moment
+from purestep._steps.core.objective import Objective
 from purestep._steps.core.outcome import check_loss_fn, outcome_of
 from purestep._steps.state import TrainState, check_state
 from purestep._steps.step import Parts, Step, around

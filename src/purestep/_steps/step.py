@@ -53,6 +53,8 @@ class Step:
         transform: the gradient transform of the step, or `None` if it is not known. `fit` uses it to flush an
             incomplete window of `accumulate`.
         steps: the number of training steps that one call makes: 1, and more for a step of `scan`.
+        starting: called with the state before the first call of a compiled step, or `None`. It may wait for
+            the device.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class Step:
         transform: GradientTransform | None = None,
         choose: Callable[[int], "Step | None"] | None = None,
         steps: int = 1,
+        starting: Callable[[TrainState], None] | None = None,
     ):
-        self.parts, self.transform, self.steps = parts, transform, steps
+        self.parts, self.transform, self.steps, self.starting = parts, transform, steps, starting
         self._choose = choose
 
     def at(self, number: int) -> "Step":
@@ -91,6 +94,7 @@ def around(
     parts: Callable[[Step, TrainState, Batch], Parts],
     *,
     transform: GradientTransform,
+    starting: Callable[[TrainState], None] | None = None,
 ) -> Step:
     """Return the step `parts(inner, state, batch)`; its `at` is that of `inner`."""
     chosen: dict[int, Step] = {}  # by the `id` of a step that `inner` keeps
@@ -100,7 +104,7 @@ def around(
         if step is inner:
             return None
         if id(step) not in chosen:
-            chosen[id(step)] = Step(partial(parts, step), transform=transform)
+            chosen[id(step)] = Step(partial(parts, step), transform=transform, starting=starting)
         return chosen[id(step)]
 
-    return Step(partial(parts, inner), transform=transform, choose=choose)
+    return Step(partial(parts, inner), transform=transform, choose=choose, starting=starting)

@@ -10,24 +10,24 @@ import mlx.core as mx
 from purestep._core import checks, norms, tree
 from purestep._core.mean import AnyMean
 from purestep._core.packing import unpacked
-from purestep._core.rng import fold_in, scope
+from purestep._core.rng import scope
 from purestep._core.scalars import increment
-from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Update, Updates
-from purestep._steps.core import measuring
+from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Updates
+from purestep._steps.core import measuring, sharding, updating
 from purestep._steps.core.batches import after
-from purestep._steps.core.gradients import Differentiated, Objective, differentiate
+from purestep._steps.core.gradients import differentiate
 from purestep._steps.core.known import StateChecks, batch_check
 from purestep._steps.core.measuring import Measurement, Moment
+from purestep._steps.core.objective import Differentiated, Objective
 from purestep._steps.core.outcome import check_loss_fn, own
+from purestep._steps.core.summing import Ranks
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
-from purestep._transforms.core.base import GradientTransform, apply_updates, check_transform, taking_extra
+from purestep._transforms.core.base import GradientTransform, check_transform, taking_extra
 from purestep._transforms.core.fitting import StateCheck
 
 View = Callable[[Moment, TrainState, mx.array], Moment]
 """`view(moment, state, key)`, with the state before the step and the key of the loss function."""
-
-_UPDATE = 0x7570  # folded into a key for the draws of the transform: others than those of the loss
 
 
 def train_step(
@@ -103,6 +103,7 @@ def step_for(
     stateful: bool = False,
     measure: Sequence[Measurement] = (),
     view: View | None = None,
+    ranks: Ranks | None = None,
 ) -> Step:
     """Build a `train_step` whose errors name the public function that the user called.
 
@@ -114,6 +115,7 @@ def step_for(
         stateful: whether `loss_fn` takes and returns a model_state.
         measure: the measurements.
         view: changes the `Moment` of the measurements, for a step whose loss function is not the user's.
+        ranks: the processes that compute each step together, each with rows of its own.
     """
     check_loss_fn(caller, loss_fn, stateful=stateful)
     check_transform(caller, "transform", transform)
@@ -132,6 +134,7 @@ def step_for(
             stateful,
             tuple(each.watch for each in due if each.watch is not None),
             any(each.small_squares for each in due),
+            ranks,
         )
 
         @norms.shared()
@@ -142,10 +145,9 @@ def step_for(
             rng, key = mx.random.split(state.rng)
             made = differentiate(objective, state, batch, key, check_depends=not depends_known)
             depends_known = True  # a property of loss_fn, checked on the first call
-            grad_norm = made.norm
-            updates, opt_state = _transformed(update, state, made, grad_norm, key)
+            grad_norm, updates, params, opt_state = updating.updated(update, state, made, key)
             new = state._replace(
-                params=apply_updates(state.params, updates),
+                params=params,
                 opt_state=opt_state,
                 step=increment(state.step),
                 rng=rng,
@@ -155,10 +157,15 @@ def step_for(
                 raise _changed(caller, state, new)
             metrics = _metrics(caller, made, grad_norm, check_state.learning_rate(form, opt_state))
             if due:
-                moment = _moment(objective, state, new, batch, key, made, updates)
+                whole, seen = sharding.whole_updates(made.chain, made.gradients, updates, state.params)
+                moment = _moment(objective, state, new, batch, key, made._replace(gradients=whole), seen)
                 moment = moment if view is None else view(moment, state, key)
                 measured = measuring.results(caller, due, moment, made.observed, key)
+                if made.chain is not None:
+                    measured = made.chain.average(measured)
                 metrics = with_measured(caller, metrics, measured)
+            if made.chain is not None:
+                new = new._replace(rng=made.chain.after(rng))  # the next step follows all sums of this one
             return Parts(new, metrics, made.gradients, updates)
 
         return Step(parts, transform=transform, choose=choose)
@@ -188,28 +195,6 @@ def opt_state_check(caller: str, transform: GradientTransform) -> StateCheck:
             return transform.init(own(params))
 
     return StateCheck(caller, init, "state.opt_state")
-
-
-def _transformed(
-    update: Update, state: TrainState, made: Differentiated, grad_norm: mx.array, key: mx.array
-) -> tuple[Updates, Tree]:
-    """Return the updates and the new optimizer state.
-
-    The transform receives its own containers and handles: writing into them changes nothing outside. Random
-    numbers that it draws without a key are a function of `key`. Its updates are its `gradients`, so that a
-    clip by the global norm uses the norm that the step has computed.
-    """
-    gradients = own(made.gradients)
-    with scope(fold_in(key, _UPDATE)):
-        return update(
-            gradients,
-            own(state.opt_state),
-            own(state.params),
-            value=copy.copy(made.value),
-            weight=copy.copy(made.outcome.loss.weight),
-            gradients=gradients,
-            grad_norm=copy.copy(grad_norm),
-        )
 
 
 def _metrics(caller: str, made: Differentiated, grad_norm: mx.array, rate: mx.array | None) -> Metrics:

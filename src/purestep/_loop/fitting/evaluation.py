@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from purestep._core import checks
 from purestep._core.types import Batch, EvalStepFn, Source
 from purestep._loop.running.cursor import batches_per_epoch, check_source, is_on_policy
+from purestep._parallel.watchdog import beat
 from purestep._steps.evaluate import evaluate
 
 
@@ -124,6 +125,7 @@ class Evaluation:
         def measure(state: Any, batch: Batch) -> Any:
             if interrupted():
                 raise Interrupted
+            beat()
             made: Any = self.measure
             return made(state, batch)
 

@@ -13,6 +13,7 @@ from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
 from purestep._loop.profiling.clock import OFF, OTHER, Off, take
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import INTERRUPTED, Feed
+from purestep._parallel.watchdog import beat
 from purestep._steps.compile import Compiled
 from purestep._steps.step import Step
 
@@ -246,6 +247,7 @@ def pipelined(
 
 
 def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch, clock: Off) -> tuple[Any, Metrics]:
+    beat()
     made: Any = step(state, batch)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise TypeError(f"{caller}: step must return (state, metrics), got {type(made).__name__}")

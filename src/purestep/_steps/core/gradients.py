@@ -1,102 +1,22 @@
 """The loss over a whole batch and its gradient, computed from microbatches in turn."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import mlx.core as mx
 
 from purestep._core import checks, cuda, microbatching, norms, sums, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
 from purestep._core.packing.trees import packed_like
+from purestep._core.rng import fold_in
 from purestep._core.tracing import graph
 from purestep._core.tracing.ordering import before_gradient
 from purestep._core.types import Batch, Params, Tree, Updates
 from purestep._layers import observing
-from purestep._layers.observing import Observed, Watch
-from purestep._steps.core import measuring
+from purestep._layers.observing import Observed
+from purestep._steps.core import measuring, merging
 from purestep._steps.core.batches import after, microbatch
-from purestep._steps.core.outcome import Outcome, keyless, no_backward_draws, outcome_of
+from purestep._steps.core.objective import Differentiated, Narrowed, Objective
+from purestep._steps.core.outcome import Outcome, no_backward_draws
+from purestep._steps.core.summing import Chain
 from purestep._steps.state import TrainState
-
-
-class Narrowed(NamedTuple):
-    """A loss function on parameters of a reduced dtype, and how they are made.
-
-    A loss function may have one as its attribute `narrowed`. It does not count for a function that has copied
-    the attributes of another one, as `functools.wraps` does. A step then differentiates with respect to the
-    cast parameters. On a GPU, the norm reads these gradients, and the update widens them as it goes.
-
-    Attributes:
-        whole: the function that has the attribute.
-        cast: from the parameters to those that `loss_fn` takes.
-        loss_fn: as in `train_step`.
-    """
-
-    whole: Callable[..., Any]
-    cast: Callable[[Params], Params]
-    loss_fn: Callable[..., Any]
-
-
-class Objective(NamedTuple):
-    """A loss function and how a step evaluates it.
-
-    Attributes:
-        caller: the public name for errors.
-        loss_fn: as in `train_step`.
-        microbatches: the number of parts into which each batch is cut.
-        stateful: whether `loss_fn` takes and returns a model_state.
-        watches: what is recorded in the layers of modules.
-        small_squares: whether the norms of the microbatches' gradients are computed.
-    """
-
-    caller: str
-    loss_fn: Callable[..., Any]
-    microbatches: int
-    stateful: bool
-    watches: tuple[Watch, ...] = ()
-    small_squares: bool = False
-
-    def outcome(self, params: Params, model_state: Tree, batch: Batch, key: mx.array) -> Outcome:
-        """Evaluate the loss function in training, with every random draw a function of `key`."""
-        with keyless(key):
-            return outcome_of(
-                self.caller,
-                self.loss_fn,
-                params,
-                model_state,
-                batch,
-                key,
-                stateful=self.stateful,
-                training=True,
-            )
-
-
-class Differentiated(NamedTuple):
-    """A loss, its outcome and its gradient.
-
-    Attributes:
-        value: the loss, 0-d float32. Unlike `outcome`, it carries an outer gradient.
-        outcome: the loss as a `Mean`, the metrics and the model_state.
-        gradients: a tree like the parameters.
-        observed: the statistics of each watch, by the path of the layer.
-        small_square: the weighted mean of the squared norms of the microbatches' gradients.
-        weighted_parts: the number of microbatches with a weight other than 0; like `small_square`, `None` if
-            it is not wanted.
-        narrow: the gradients before they were cast to the dtypes of the parameters; the same numbers.
-    """
-
-    value: mx.array
-    outcome: Outcome
-    gradients: Updates
-    observed: list[Observed]
-    small_square: mx.array | None = None
-    weighted_parts: mx.array | None = None
-    narrow: Updates = None
-
-    @property
-    def norm(self) -> mx.array:
-        """The norm of the gradients, 0-d float32."""
-        return norms.norm(self.gradients if self.narrow is None else self.narrow)
 
 
 def differentiate(
@@ -118,19 +38,43 @@ def differentiate(
     if narrowed is not None:
         objective = objective._replace(loss_fn=narrowed.loss_fn)
         state = state._replace(params=narrowed.cast(own))
-    with microbatching.cut_into(objective.microbatches):
+    chain, ranks = None, objective.ranks
+    if ranks is not None:
+        chain, key = Chain(ranks, state.rng), fold_in(key, ranks.rank)
+    with microbatching.cut_into(objective.microbatches, 1 if ranks is None else ranks.size):
         if objective.microbatches > 1:
-            made = _whole(objective, state, batch, key, check_depends)
+            made, weights = _whole(objective, state, batch, key, chain, check_depends)
         else:
-            made = _part(objective, state.params, state.model_state, batch, key, check_depends=check_depends)
-    if narrowed is None:
+            made, weights = _alone(objective, state, batch, key, chain, check_depends)
+    if narrowed is not None:  # a part of a vector was cast, leaf by leaf
+        made = made._replace(gradients=packed_like(objective.caller, made.gradients, own))
+    if chain is not None:
+        return merging.over_ranks(objective, chain, made, weights, own)
+    if narrowed is None or objective.microbatches > 1:  # the gradients of microbatches are sums in float32
         return made
-    found = packed_like(objective.caller, made.gradients, own)  # a part of a vector was cast, leaf by leaf
-    if objective.microbatches > 1:  # the gradients are sums in float32
-        return made._replace(gradients=found)
+    found = made.gradients
     wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), found, own)
     norms.same(wide, found)
     return made._replace(gradients=wide, narrow=found)
+
+
+def _alone(
+    objective: Objective,
+    state: TrainState,
+    batch: Batch,
+    key: mx.array,
+    chain: Chain | None,
+    check_depends: bool,
+) -> tuple[Differentiated, list[mx.array] | None]:
+    """Differentiate the loss of a batch that is not cut; like `_whole` otherwise."""
+    inputs = state.params, state.model_state, batch, key
+    made = _part(objective, *inputs, check_depends=check_depends)
+    if chain is None or not isinstance(made.outcome.loss, MeanSum):
+        return made, None
+    weights = _weights(objective, state, batch, [key], chain)
+    # On the same arrays, mx.compile would fail if the loss function used mx.split on the batch.
+    again = state.params, state.model_state, after(batch, weights), key
+    return _part(objective, *again, weights, check_depends=check_depends), weights
 
 
 def _part(
@@ -151,7 +95,7 @@ def _part(
             outcome = objective.outcome(tree.unflatten(params, leaves), held, data, key)
         value = outcome.loss.value
         if weights is not None:
-            value = _share(outcome.loss, weights, objective.microbatches)
+            value = _share(outcome.loss, weights, objective.parts)
         numbers = tree.leaves((outcome.loss, outcome.metrics, observed))
         return before_gradient(value, numbers), outcome, observed
 
@@ -167,9 +111,18 @@ def _part(
 
 
 def _whole(
-    objective: Objective, state: TrainState, batch: Batch, key: mx.array, check_depends: bool
-) -> Differentiated:
-    """Differentiate the loss of each microbatch in turn, and merge them."""
+    objective: Objective,
+    state: TrainState,
+    batch: Batch,
+    key: mx.array,
+    chain: Chain | None,
+    check_depends: bool,
+) -> tuple[Differentiated, list[mx.array] | None]:
+    """Differentiate the loss of each microbatch in turn, and merge them.
+
+    Returns:
+        The result over the batch of this rank, and the weights of the terms of a sum of means.
+    """
     merged: Outcome | None = None
     summed: Updates = None
     observed: list[Observed] = []
@@ -186,7 +139,7 @@ def _whole(
         inputs = state.params, state.model_state if merged is None else merged.model_state, cut, part_key
         part = _part(objective, *inputs, weights, check_depends=check_depends)
         if weights is None and isinstance(part.outcome.loss, MeanSum):
-            weights = _weights(objective, state, batch, keys)
+            weights = _weights(objective, state, batch, keys, chain)
             part = _part(objective, *inputs, weights, check_depends=check_depends)
         weight = part.outcome.loss.weight if weights is None else mx.array(1.0)
         # Auxiliary outputs of mx.value_and_grad carry no outer gradient, such as that of a learning rate, so
@@ -209,14 +162,16 @@ def _whole(
     small, parts = None, None
     if squares:
         small, parts = merged.loss.share(tree.added(squares)), tree.added(with_weight)
-        if weights is not None:  # `_share` makes the gradient of each part large for the parts without weight
+        if weights is not None and chain is None:  # `_share` makes up for the parts without weight
             small = small * (parts / len(keys))
     if weights is not None:
         merged = merged._replace(loss=Mean(value * weights[0], weights[0]))
-    return Differentiated(value, merged, gradients, observed, small, parts)
+    return Differentiated(value, merged, gradients, observed, small, parts), weights
 
 
-def _weights(objective: Objective, state: TrainState, batch: Batch, keys: list[mx.array]) -> list[mx.array]:
+def _weights(
+    objective: Objective, state: TrainState, batch: Batch, keys: list[mx.array], chain: Chain | None
+) -> list[mx.array]:
     """Return the weight of each term of a sum of means over the whole batch.
 
     With these weights, one gradient for each microbatch covers all terms. Evaluation is lazy: the device
@@ -240,7 +195,7 @@ def _weights(objective: Objective, state: TrainState, batch: Batch, keys: list[m
         weights = [term.weight for term in terms]
         summed = weights if summed is None else [a + b for a, b in zip(summed, weights, strict=True)]
     assert summed is not None
-    return summed
+    return summed if chain is None else chain.sum_numbers(summed)
 
 
 def _share(loss: AnyMean, weights: list[mx.array], count: int) -> mx.array:

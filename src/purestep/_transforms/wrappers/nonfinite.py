@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, scalars, tree
+from purestep._core import checks, collective, scalars, tree
 from purestep._core.types import Params, Tree, Updates
 from purestep._transforms.core.base import GradientTransform, check_transform, checked, taking_extra
 from purestep._transforms.wrappers.conditional import zero_unless
@@ -173,4 +173,5 @@ def all_finite(values: Tree) -> mx.array:
     found = tree.leaves(values)
     small = [x.astype(mx.float32).reshape(-1) for x in found if x.size <= _SMALL]
     parts = [x for x in found if x.size > _SMALL] + ([mx.concatenate(small)] if small else [])
-    return mx.stack([mx.isfinite(x).all() for x in parts]).all() if parts else mx.array(True)
+    finite = mx.stack([mx.isfinite(x).all() for x in parts]).all() if parts else mx.array(True)
+    return collective.all_completed(finite)

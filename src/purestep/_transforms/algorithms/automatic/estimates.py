@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, sums, tree
+from purestep._core import checks, collective, sums, tree
 from purestep._core.types import Tree
 from purestep._transforms.core.moments import bias_correction
 
@@ -29,7 +29,7 @@ def total(fn: Callable[..., mx.array], *trees: Tree) -> mx.array:
     >>> total(mx.multiply, {"w": mx.array([1.0, 2.0])}, {"w": mx.array([3.0, 4.0])})
     array(11, dtype=float32)
     """
-    return tree.added([sums.total(x) for x in tree.leaves(tree.map(fn, *trees))])
+    return collective.completed(tree.added([sums.total(x) for x in tree.leaves(tree.map(fn, *trees))]))
 
 
 def larger(old: mx.array, numerator: mx.array, denominator: mx.array) -> mx.array:

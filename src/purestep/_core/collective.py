@@ -1,0 +1,36 @@
+"""Sums over a tree of which this process holds a part of each array."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import mlx.core as mx
+
+_SUM: ContextVar[Callable[[mx.array], mx.array] | None] = ContextVar("purestep_sum", default=None)
+
+
+@contextmanager
+def over_parts(sum_over_ranks: Callable[[mx.array], mx.array]) -> Iterator[None]:
+    """Complete sums over trees within the block by those of the other processes.
+
+    >>> with over_parts(lambda own: own + 1):
+    ...     completed(mx.array(2.0))
+    array(3, dtype=float32)
+    """
+    token = _SUM.set(sum_over_ranks)
+    try:
+        yield
+    finally:
+        _SUM.reset(token)
+
+
+def completed(own: mx.array) -> mx.array:
+    """Return the sum over a whole tree, from that over the parts that this process holds."""
+    sum_over_ranks = _SUM.get()
+    return own if sum_over_ranks is None else sum_over_ranks(own)
+
+
+def all_completed(own: mx.array) -> mx.array:
+    """Return whether something holds for a whole tree, from whether it holds for the parts here, 0-d."""
+    sum_over_ranks = _SUM.get()
+    return own if sum_over_ranks is None else sum_over_ranks((~own).astype(mx.float32)) == 0

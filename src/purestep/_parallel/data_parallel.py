@@ -1,0 +1,115 @@
+"""A training step over the rows of several processes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks
+from purestep._core.types import Batch, LossFn
+from purestep._parallel.agreement import agree
+from purestep._parallel.groups import group_of
+from purestep._steps.core import tracing
+from purestep._steps.core.measuring import Measurement
+from purestep._steps.core.summing import Ranks
+from purestep._steps.state import TrainState
+from purestep._steps.step import Parts, Step, around
+from purestep._steps.train import step_for
+from purestep._transforms.core.base import GradientTransform
+
+_CALLER = "data_parallel"
+_DTYPES = (mx.float32, mx.bfloat16, mx.float16)
+
+
+def data_parallel(
+    loss_fn: LossFn,
+    transform: GradientTransform,
+    *,
+    group: mx.distributed.Group | None = None,
+    microbatches: int = 1,
+    stateful: bool = False,
+    measure: Sequence[Measurement] = (),
+    reduce_dtype: mx.Dtype = mx.float32,
+) -> Step:
+    """Build a `train_step` that several processes compute together, each on rows of its own.
+
+    Start the processes with `mlx.launch`. Every process builds the same state and calls the step with its own
+    rows of the batch. Each one then receives the state and the metrics that `train_step` would give for all
+    rows together; parameters, optimizer state and metrics have the same bits on all ranks. Ranks are merged
+    as microbatches are, with the weight of the loss over the rows of each, so ragged batches are exact.
+
+    The step sums gradients as one vector for each dtype. Before that, one small sum carries the loss, the
+    weights, the metrics and the model_state. Parameters from `ps.packed` are vectors already and are sent
+    without a copy.
+
+    Random numbers in the loss function differ by rank: the key is `rng.fold_in(key, rank)`. Those of the
+    transform are equal on all ranks. Statistics of the layers that a measurement records are merged over all
+    ranks. A measurement that evaluates the loss on the batch sees the rows of its rank, and its results are
+    averaged over the ranks.
+
+    The first call compares the state between the ranks and raises an error that names the first path that
+    differs; `ps.parallel.check` does so at any time. In a group of one process the step is `train_step`, bit
+    for bit. The step cannot be used for hypergradients: no gradient flows from one rank to another.
+
+    Args:
+        loss_fn: as in `train_step`. A loss that needs the whole batch, such as a contrastive loss, raises an
+            error.
+        transform: as in `train_step`. It receives the gradient of all rows, in float32.
+        group: the processes; `None` for all processes that were launched together.
+        microbatches: as in `train_step`: the rows of each rank are cut into this many parts.
+        stateful: as in `train_step`. Floating-point arrays of the new model_state are averaged over the
+            ranks. Running variances so leave out the differences of the means between ranks. Every rank
+            keeps its own other arrays.
+        measure: as in `train_step`.
+        reduce_dtype: the dtype in which gradients are summed over the ranks: float32, bfloat16 or float16.
+            Reduced dtypes halve the traffic and round each rank's part of the mean.
+
+    Raises:
+        ValueError, TypeError: as in `train_step`; on the first call, if the states of the ranks differ.
+
+    >>> import purestep as ps
+    >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
+    >>> transform = ps.optimizers.sgd(0.5)
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, transform)
+    >>> step = ps.compiled(ps.data_parallel(loss_fn, transform))
+    >>> state, metrics = step(state, {"x": mx.array([1.0, 3.0])})  # this rank's rows
+    >>> state.params["w"], metrics["loss"]
+    (array(2, dtype=float32), array(5, dtype=float32))
+    """
+    processes = group_of(_CALLER, group)
+    check_reduce_dtype(_CALLER, reduce_dtype)
+    size = processes.size()
+    ranks = Ranks(processes, size, processes.rank(), reduce_dtype) if size > 1 else None
+    inner = step_for(
+        _CALLER,
+        loss_fn,
+        transform,
+        microbatches=microbatches,
+        stateful=stateful,
+        measure=measure,
+        ranks=ranks,
+    )
+    return inner if ranks is None else agreeing(_CALLER, inner, transform, processes)
+
+
+def check_reduce_dtype(caller: str, value: Any) -> None:
+    """Refuse a value that is not a floating-point dtype."""
+    if value not in _DTYPES:
+        raise checks.error(caller, f"reduce_dtype must be float32, bfloat16 or float16, got {value!r}")
+
+
+def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.distributed.Group) -> Step:
+    """Return the step, whose first call compares the state between the ranks."""
+    known = False
+
+    def starting(state: TrainState) -> None:
+        nonlocal known
+        if not known and not tracing.is_traced(state):
+            agree(caller, state, group)
+            known = True
+
+    def parts(step: Step, state: TrainState, batch: Batch) -> Parts:
+        starting(state)
+        return step.parts(state, batch)
+
+    return around(inner, parts, transform=transform, starting=starting)

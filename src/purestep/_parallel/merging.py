@@ -1,0 +1,53 @@
+"""Evaluation over the rows of several processes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from purestep._core import checks, tree
+from purestep._core.mean import Mean, MeanSum
+from purestep._core.types import Batch, EvalStepFn
+from purestep._parallel.groups import group_of
+
+
+def merged(eval_step: EvalStepFn, *, group: mx.distributed.Group | None = None) -> EvalStepFn:
+    """Return an evaluation step whose means are those over the rows of all ranks.
+
+    Each rank calls it with rows of its own, the same number of times. Compile the result, not `eval_step`.
+
+    Args:
+        eval_step: `eval_step(state, batch) -> {"loss": Mean, ...}`, as from `ps.eval_step`.
+        group: the processes; `None` for all of them.
+
+    Raises:
+        TypeError: on the first call, if a result is not a `Mean` or a sum of `Mean`s.
+
+    >>> import purestep as ps
+    >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
+    >>> state = ps.TrainState.create({"w": mx.array(0.0)}, ps.identity())
+    >>> ps.evaluate(merged(ps.eval_step(loss_fn)), state, [{"x": mx.array([1.0, 3.0])}])["loss"]
+    5.0
+    """
+    caller = "merged"
+    checks.function(caller, "eval_step", eval_step)
+    processes = group_of(caller, group)
+    if processes.size() == 1:
+        return eval_step
+    evaluated: Callable[[Any, Batch], Any] = eval_step
+
+    def measured(state: Any, batch: Batch) -> dict[str, Mean | MeanSum]:
+        means = evaluated(state, batch)
+        for name, mean in means.items():
+            if not isinstance(mean, (Mean, MeanSum)):
+                raise TypeError(
+                    f"{caller}: eval_step must return Means, got a {type(mean).__name__} {name!r}"
+                )
+        names = sorted(means)  # equal dicts may list their keys in another order on another rank
+        ordered = [means[name] for name in names]
+        numbers = [number.astype(mx.float32) for number in tree.leaves(ordered)]
+        total = mx.distributed.all_sum(mx.stack(numbers), group=processes)
+        whole = dict(zip(names, tree.unflatten(ordered, list(total)), strict=True))
+        return {name: whole[name] for name in means}
+
+    return measured

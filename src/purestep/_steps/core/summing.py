@@ -1,0 +1,131 @@
+"""Sums over the processes that compute one step together.
+
+Every process must start the same collective operations in the same order. A graph fixes no order between
+operations that do not depend on each other, so each one is made to depend on the one before it.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from purestep._core import cuda, tree
+from purestep._core.tracing import ordering
+from purestep._core.types import Metrics, Tree
+
+_LARGE = 1 << 24  # elements; an array of this size is sent as it is, without a copy
+
+
+class Ranks(NamedTuple):
+    """The processes that compute one step together.
+
+    Attributes:
+        group: their `mx.distributed.Group`.
+        size: their number.
+        rank: the number of this process, from 0.
+        dtype: the dtype in which gradients are summed.
+        sharded: whether each rank updates a part of the parameters.
+        scatters: whether the group has `mx.distributed.sum_scatter`.
+    """
+
+    group: mx.distributed.Group
+    size: int
+    rank: int
+    dtype: mx.Dtype = mx.float32
+    sharded: bool = False
+    scatters: bool = False
+
+
+class Chain:
+    """The collective operations of one step, each of which starts after the one before it.
+
+    Attributes:
+        ranks: the processes.
+        last: what the next operation waits for.
+    """
+
+    def __init__(self, ranks: Ranks, first: mx.array):
+        self.ranks, self.last = ranks, first
+
+    def sum(self, vector: mx.array) -> mx.array:
+        """Return the sum of an array over all ranks, with the same bits on each of them."""
+        self.last = mx.distributed.all_sum(self.after(vector), group=self.ranks.group)
+        return self.last
+
+    def gather(self, vector: mx.array) -> mx.array:
+        """Return the vectors of all ranks, one after another."""
+        self.last = mx.distributed.all_gather(self.after(vector), group=self.ranks.group)
+        return self.last
+
+    def scatter(self, vector: mx.array) -> mx.array:
+        """Return this rank's part of the sum of a vector over all ranks."""
+        self.last = mx.distributed.sum_scatter(self.after(vector), group=self.ranks.group)
+        return self.last
+
+    def after(self, array: mx.array) -> mx.array:
+        """Return an array that is computed after the last operation."""
+        return ordering.after([array], [self.last])[0]
+
+    def sum_numbers(self, numbers: Sequence[mx.array]) -> list[mx.array]:
+        """Return the sums of arrays over all ranks, in float32; all of them are sent together."""
+        flat = [number.astype(mx.float32).reshape(-1) for number in numbers]
+        total = self.sum(mx.concatenate(flat))
+        pieces = mx.split(total, _ends([x.size for x in flat]))
+        return [piece.reshape(x.shape) for piece, x in zip(pieces, numbers, strict=True)]
+
+    def average(self, metrics: Metrics) -> Metrics:
+        """Return the mean of each metric over all ranks."""
+        if not metrics:
+            return metrics
+        names = sorted(metrics)
+        sums = self.sum_numbers([metrics[name] for name in names])
+        found = {name: total / self.ranks.size for name, total in zip(names, sums, strict=True)}
+        return {name: found[name] for name in metrics}
+
+    def sum_gradients(self, gradients: Tree, share: mx.array) -> Tree:
+        """Return the sum over all ranks of gradients times the share of each rank, in float32.
+
+        The arrays of one dtype are sent as one vector, and the returned arrays are views of its sum.
+
+        Args:
+            gradients: a tree of arrays.
+            share: 0-d float32, the weight of this rank as a part of that of all ranks.
+        """
+        found: dict[str, mx.array] = {}
+        for paths, arrays in buckets(gradients):
+            total = self.sum(self.scaled(joined(arrays), share)).astype(mx.float32)
+            pieces = mx.split(total, _ends([x.size for x in arrays])) if len(arrays) > 1 else [total]
+            for path, piece, array in zip(paths, pieces, arrays, strict=True):
+                found[path] = piece.reshape(array.shape)
+        return tree.map_with_path(lambda path, _: found[path], gradients)
+
+    def scaled(self, vector: mx.array, share: mx.array) -> mx.array:
+        """Return this rank's part of a mean over all ranks, in the dtype in which it is sent."""
+        # A mean of this size fits into float16; a sum over thousands of tokens may not.
+        return (vector.astype(mx.float32) * share).astype(self.ranks.dtype)
+
+
+def buckets(values: Tree) -> list[tuple[list[str], list[mx.array]]]:
+    """Return the paths and arrays of a tree, in groups that are sent together.
+
+    The order is that of the paths, because equal dicts may list their keys in another order on another rank.
+    """
+    groups: dict[str, tuple[list[str], list[mx.array]]] = {}
+    for path, leaf in sorted(tree.items(values), key=lambda item: item[0]):
+        name = path if leaf.size >= _LARGE else tree.dtype_name(leaf.dtype)
+        paths, arrays = groups.setdefault(f"{leaf.size >= _LARGE} {name}", ([], []))
+        paths.append(path)
+        arrays.append(leaf)
+    return list(groups.values())
+
+
+def joined(arrays: Sequence[mx.array]) -> mx.array:
+    """Return arrays of one dtype as one vector."""
+    if len(arrays) == 1:
+        return arrays[0].reshape(-1)
+    return cuda.joined(arrays) if cuda.serves(arrays) else mx.concatenate([x.reshape(-1) for x in arrays])
+
+
+def _ends(sizes: Sequence[int]) -> list[int]:
+    return list(accumulate(sizes))[:-1]

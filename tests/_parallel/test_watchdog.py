@@ -1,0 +1,84 @@
+"""One rank dies, leaves or hangs; the others end with its name, soon."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+import purestep as ps
+from purestep._parallel.verdicts import Seen, verdict
+from tests._parallel.launching import Launched, launched
+
+PROGRAM = Path(__file__).parent / "programs" / "watched.py"
+TIMEOUT = 1.0
+FAULTS = [
+    ("kill", 1, "rank 1 ended before the others"),
+    ("kill", 0, "rank 0 ended before the others"),
+    ("exit", 1, "rank 1 ended before the others"),
+    ("leave", 1, "rank 1 failed: SystemExit: 0"),
+    ("stop", 1, "rank 1 has not been heard from for"),
+    ("stop", 0, "rank 0 has not been heard from for"),
+    ("hang", 1, "rank 1 hangs after 3 steps, the others are at 4"),
+    ("hang", 0, "rank 0 hangs after 3 steps, the others are at 4"),
+    ("early", 1, "rank 1 left the run after 3 steps, the others are at 4"),
+    ("error", 1, "rank 1 failed: ValueError: no more rows"),
+    ("absent", 1, "a rank did not reach watchdog()"),
+]
+
+
+def ended(launched_group, ill, count=2):
+    """Return the statuses and errors of the ranks that are well, and the seconds until all have ended."""
+    well = [process for rank, process in enumerate(launched_group.processes) if rank != ill]
+    start = time.monotonic()
+    try:
+        found = [(process.communicate(timeout=20)[1], process.returncode) for process in well]
+        return found, time.monotonic() - start
+    finally:
+        launched_group.close()
+
+
+@pytest.mark.parametrize(("fault", "ill", "reason"), FAULTS)
+def test_the_others_end_with_the_name_of_the_rank(fault, ill, reason):
+    found, seconds = ended(Launched(PROGRAM, 2, [fault, ill, TIMEOUT]), ill)
+    for errors, status in found:
+        assert status == 75
+        assert reason in errors.split("watchdog: ")[1]
+    assert seconds < 15  # start-up included
+
+
+def test_every_rank_ends_in_larger_groups():
+    found, _ = ended(Launched(PROGRAM, 3, ["stop", 2, TIMEOUT]), 2)
+    assert [status for _, status in found] == [75, 75]
+    assert all("watchdog: rank 2 has not been heard from for" in errors for errors, _ in found)
+
+
+def test_a_sound_group_finishes():
+    assert [out.split() for out in launched(PROGRAM, 2, ["none", 0, TIMEOUT])] == [["finished"]] * 2
+
+
+def test_another_script_is_refused(tmp_path):
+    other = tmp_path / "watched.py"
+    other.write_text(PROGRAM.read_text() + "# changed\n")
+    found, _ = ended(Launched([PROGRAM, other], 2, ["none", 0, TIMEOUT]), None)
+    for errors, status in found:
+        assert status == 75
+        assert "watchdog: rank 1 must run the same program as rank 0, got script watched.py" in errors
+
+
+def test_a_rank_that_is_done_does_not_count_as_silent():
+    assert verdict([Seen(0, 10.0), Seen(1, 1.0, done=True)], 10.0, 5.0) is None
+
+
+def test_without_beats_only_silence_counts():
+    assert verdict([Seen(0, 10.0), Seen(1, 9.0)], 10.0, 5.0) is None
+
+
+def test_a_single_process_is_not_watched():
+    with ps.parallel.watchdog(timeout=0.1) as dog:
+        dog.beat()
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": "1"}, {"address": 5}])
+def test_refuses(options):
+    with pytest.raises((TypeError, ValueError), match=f"watchdog: {next(iter(options))} must be"):
+        ps.parallel.watchdog(**options)
