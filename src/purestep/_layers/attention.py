@@ -135,7 +135,7 @@ def _masked_by_sums(
     def weights(scores: mx.array) -> mx.array:
         return exponential.softmax(_masked(scores, mask, lowest))
 
-    batch, heads, queries, _ = q.shape
+    batch, heads = q.shape[:2]
     rows, members = batch * k.shape[1], heads // k.shape[1]
     length = blocks.length(rows, members * queries * keys)
     if length >= rows or (mask is not None and mask.size != queries * keys):
