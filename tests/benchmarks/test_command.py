@@ -7,28 +7,13 @@ import subprocess
 import sys
 import textwrap
 import time
-import types
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.harness import ContestantError, Panel, StoppedError, bars, records
-
-FACTS = {"device": "cpu", "cores": 2, "load": 0.1}
-
-
-def fake(measure, missed=()):
-    """Return a benchmark that needs no measurement."""
-    made = types.ModuleType("benchmarks.fake", "A benchmark that needs no measurement.")
-    made.__dict__.update(
-        add_arguments=lambda parser: parser.add_argument("--rounds", type=int, default=2),
-        measure=measure,
-        show=lambda found: f"seconds {found['seconds']}",
-        panels=lambda found: [Panel("Step", "ms", bars(found["seconds"], "a"))],
-        missed=lambda found: list(missed),
-    )
-    return made
+from benchmarks.harness import ContestantError, StoppedError, records
+from tests.benchmarks.contestants import FACTS, fake, whole
 
 
 @pytest.fixture
@@ -42,10 +27,6 @@ def run(monkeypatch, tmp_path):
         return command.main(["fake", *arguments])
 
     return run
-
-
-def whole(options, record, limit):
-    record.keep(facts=dict(FACTS), seconds={"a": [1.0] * options.rounds, "b": [2.0] * options.rounds})
 
 
 def stopped(options, record, limit):
@@ -125,18 +106,17 @@ def test_a_run_that_is_terminated_prints_its_rounds_and_exits_with_143(tmp_path)
         import sys, time
         from benchmarks import __main__ as command
         from benchmarks.harness import Worker
-        from tests.benchmarks import test_command
-        from tests.benchmarks.contestants import Sleeper
+        from tests.benchmarks.contestants import Sleeper, fake, whole
 
         def measure(options, record, limit):
-            test_command.whole(options, record, limit)
+            whole(options, record, limit)
             with Worker("sleeper", Sleeper) as worker:
                 print("measuring", file=sys.stderr, flush=True)
                 worker.call("sleeps", 60)
 
         if __name__ == "__main__":
             command.NAMES["fake"] = "a benchmark"
-            sys.modules["benchmarks.fake"] = test_command.fake(measure)
+            sys.modules["benchmarks.fake"] = fake(measure)
             sys.exit(command.main(["fake"]))
     """
     program = tmp_path / "program.py"
