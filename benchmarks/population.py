@@ -19,7 +19,7 @@ import mlx.nn as nn
 
 import purestep as ps
 from benchmarks import harness
-from benchmarks.harness import Bar, ContestantError, Limit, Panel, Record, Spread
+from benchmarks.harness import ContestantError, Limit, Panel, Record, Spread
 
 TARGETS = {"cpu": 3.0, "gpu": 25.0}
 FEATURES, CLASSES, TOLERANCE = 16, 4, 1e-3
@@ -133,7 +133,7 @@ def ratio(found: dict[str, Any]) -> Spread:
 def show(found: dict[str, Any]) -> str:
     """Write the table."""
     if "seconds" not in found:
-        return "nothing was measured"
+        return harness.facts_lines(found["facts"]) + "\n\nnothing was measured"
     seconds, got, target = found["seconds"], ratio(found), found["target"]
     rows = [
         [
@@ -146,6 +146,8 @@ def show(found: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
+            harness.facts_lines(found["facts"]),
+            "",
             f"{found['members']} MLPs of two hidden layers, AdamW, compiled",
             harness.table(["contestant", "ms", "fastest ms", "of population"], rows),
             f"the faster loop takes {got.show()} times as long, target {target:g}: "
@@ -156,8 +158,8 @@ def show(found: dict[str, Any]) -> str:
 
 def panels(found: dict[str, Any]) -> list[Panel]:
     """Return the picture."""
-    bars = [Bar(name, Spread.of(made)) for name, made in found.get("seconds", {}).items()]
-    return [Panel(f"{found['members']} small MLPs", "seconds for a step of all, less is better", bars)]
+    bars = harness.bars(found.get("seconds", {}), POPULATION)
+    return [Panel(f"{found['members']} small MLPs", "ms for a step of all, less is better", bars)]
 
 
 def missed(found: dict[str, Any]) -> list[str]:

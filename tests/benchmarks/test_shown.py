@@ -27,6 +27,7 @@ NODES = {
 STEPS = "purestep;purestep, again;purestep, uncompiled;by hand, pure;by hand, mutable".split(";")
 BYTES = {"baseline": 1, "peak": 10, "gradient": 4, "seconds": [1.0]}
 MODES = ("whole", "parts", "one microbatch")
+RANKS = {"seconds": 1.0, "times": [1.0, 1.0], "peak": 1e9, "state": 1e6, "metrics": [[9.0, 1.0]]}
 TURNS = [1.0, 2.0]
 
 
@@ -72,6 +73,12 @@ def record(name, turns):
         "measures": lambda: FIT | {
             "left_out": ["curvature"],
             "contestants": timed(("none", "all, every 10"), {"peak": 10, "apart": 0.0, "traces": 1}, turns),
+        },
+        "population": lambda: {"target": 3.0, "members": 64}
+        | ({"seconds": {"population": [0.1], "one by one": [0.5], "one graph": [0.4]}} if turns else {}),
+        "distributed": lambda: {
+            "count": 2, "cuda": False, "shape": gpt.SIZES["tiny"]._asdict(), "failures": {},
+            "contestants": dict.fromkeys([f"purestep packed, {n}" for n in (1, 2)], RANKS) if turns else {},
         },
         "state": lambda: {"state": {"adamw": 8.0}},
     }  # fmt: skip
