@@ -59,7 +59,7 @@ def test_before_the_first_step_nothing_is_written(capsys, here, monkeypatch, the
         (here / "run").mkdir()
         (here / "run/mine").touch()
     before = sorted(here.rglob("*"))
-    for room, name in ((corpus, "inspected"), (session, "_store")):
+    for room, name in ((corpus, "inspected"), (session, "store")):
         with monkeypatch.context() as patch:
             patch.setattr(room, name, ctrl_c)
             code, out, err = command(capsys, *QUICK, "--out", "run")

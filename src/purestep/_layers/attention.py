@@ -69,10 +69,13 @@ def _install(change: int) -> None:
     """Replace the attention while any thread is in a block; blocks of several threads may overlap."""
     global _installed, _original
     with _lock:
-        if not _installed:
-            _original = mx.fast.scaled_dot_product_attention
-        _installed += change
-        mx.fast.scaled_dot_product_attention = _dispatched if _installed else _original
+        before, _installed = _installed, _installed + change
+        now = mx.fast.scaled_dot_product_attention
+        # Layers that are recorded may replace the attention within such a block: theirs calls this one.
+        if not before and now is not _dispatched:
+            _original, mx.fast.scaled_dot_product_attention = now, _dispatched
+        elif not _installed and now is _dispatched:
+            mx.fast.scaled_dot_product_attention = _original
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None, **_: Any) -> mx.array:

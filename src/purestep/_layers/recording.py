@@ -145,8 +145,10 @@ def _install(change: int) -> None:
     """Replace the attention while any thread records; other threads get the result of the one before."""
     global _installed, _original
     with _lock:
-        if not _installed:
-            _original = mx.fast.scaled_dot_product_attention  # of MLX, or of a capture of the graph
-        _installed += change
-        replacement = _attention if _installed else _original
-        mx.fast.scaled_dot_product_attention = replacement  # type: ignore[assignment]
+        before, _installed = _installed, _installed + change
+        now: Any = mx.fast.scaled_dot_product_attention
+        if not before and now is not _attention:
+            _original = now  # of MLX, of a capture of the graph, or of a CPU
+            mx.fast.scaled_dot_product_attention = _attention  # type: ignore[assignment]
+        elif not _installed and now is _attention:
+            mx.fast.scaled_dot_product_attention = _original
