@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import cuda
 from purestep._core.tracing import custom
-from purestep._layers.kernels.columns import DTYPES, THREADS, ended
+from purestep._layers.kernels import columns
+from purestep._layers.kernels.columns import THREADS, ended
 from purestep._layers.kernels.norm_sources import BACKWARD, COMMON, FORWARD, WRITTEN
 
 _PROCESSORS = 132  # of an H100
@@ -39,11 +39,7 @@ class Norm(NamedTuple):
 def serves(x: mx.array, *present: mx.array) -> bool:
     """Tell whether the kernels compute the norm of this array with these weights, and its gradient."""
     return (
-        cuda.usable()
-        and x.dtype in DTYPES
-        and x.size > 0
-        and x.ndim > 0
-        and x.shape[-1] % (16 // x.dtype.size) == 0
+        columns.serves(x)
         and x.shape[-1] <= _LONGEST
         and all(each.dtype == x.dtype and each.shape == x.shape[-1:] for each in present)
     )
