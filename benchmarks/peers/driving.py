@@ -46,14 +46,18 @@ class Driver:
 
     def run(self, steps: int) -> None:
         """Make so many steps and wait for the last."""
+        self._ends(steps)
+
+    def _ends(self, steps: int) -> list[float]:
         waiting: deque[Any] = deque()
-        for _ in range(steps):
+        ends = []
+        for left in reversed(range(steps)):
             waiting.append(self.start())
-            if len(waiting) > AHEAD:
+            while waiting and (len(waiting) > AHEAD or not left):
                 self.wait(waiting.popleft())
-        while waiting:
-            self.wait(waiting.popleft())
+                ends.append(time.perf_counter())
         self.synchronize()
+        return ends
 
     def first(self, steps: int) -> dict[str, Any]:
         """Make the first steps; return the seconds of the first one, and loss and norm of each."""
@@ -66,14 +70,15 @@ class Driver:
         return {"seconds": seconds, "metrics": made, "note": self.note()}
 
     def seconds(self, steps: int, release: bool = False) -> float:
-        """Return the seconds of so many steps, after a few that are not timed; then `release`, if wanted."""
-        self.run(WARM)
-        begin = time.perf_counter()
-        self.run(steps)
-        taken = time.perf_counter() - begin
+        """Return the seconds of so many steps; then `release`, if wanted.
+
+        The time is that from the end of the last warm step to the end of the last timed one. Steps are
+        started before and after it, so that the device has work at both ends, as in a long run.
+        """
+        ends = self._ends(WARM + steps + AHEAD)
         if release:
             self.release()
-        return taken
+        return ends[WARM + steps - 1] - ends[WARM - 1]
 
     def peak(self, steps: int) -> int | None:
         """Return the peak of memory over so many warm steps."""

@@ -18,6 +18,7 @@ def purestep(shape: gpt.Shape, name: str) -> tuple[Any, dict[str, Any]]:
     import purestep as ps
     from benchmarks.peers import with_purestep
 
+    ps.hardware.configure_cuda()
     group = mx.distributed.init()
     rank, size = group.rank(), group.size()
 

@@ -109,4 +109,6 @@ MAKE: dict[str, Callable[[Any, bool], tuple[Any, Update]]] = {
 
 def build(shape: gpt.Shape, clip: bool, name: str) -> UpdateOnMLX:
     """Return a contestant by its name."""
+    if name.startswith("purestep"):
+        ps.hardware.configure_cuda()
     return UpdateOnMLX(shape, clip, MAKE[name])

@@ -11,6 +11,7 @@ from benchmarks.workloads import gpt
 
 class _Purestep(MLXDriver):
     def __init__(self, shape: gpt.Shape, microbatches: int):
+        ps.hardware.configure_cuda()
         super().__init__(shape, microbatches)
         apply, self._params, _ = ps.functional(GPT(shape))
 
