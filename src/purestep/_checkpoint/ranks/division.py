@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from math import prod
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from purestep._checkpoint.disk.pieces import Piece
 from purestep._checkpoint.format import names
+from purestep._checkpoint.format.specs import nbytes
 from purestep._core import checks, tree
 from purestep._core.packing import Packed, Shard, is_marker, part_size, shards_in
 from purestep._core.packing.layout import Vector
@@ -26,7 +26,7 @@ class Stored(NamedTuple):
         stem: of the name of the file.
         dtype: the name of its dtype.
         shape: its shape in the file; a piece is flat.
-        source: the array or vector that has its elements; only on the rank that writes it.
+        source: the place of the array or vector that has its elements, in a list beside.
         start: the first of its elements in the source.
         number: of the piece, from 0.
     """
@@ -36,14 +36,14 @@ class Stored(NamedTuple):
     stem: str
     dtype: str
     shape: tuple[int, ...]
-    source: mx.array
+    source: int
     start: int
     number: int = 0
 
     @property
     def nbytes(self) -> int:
         """Return its size in bytes."""
-        return prod(self.shape) * self.source.dtype.size
+        return nbytes(self.dtype, self.shape)
 
 
 class Member(NamedTuple):
@@ -104,46 +104,51 @@ def pieces_of(member: Member, size: int) -> list[Piece]:
     ]
 
 
-def division(state: Tree, count: int) -> list[list[Stored]]:
-    """Return what each rank stores: its part of each vector, and rank 0 all that is not divided."""
+def division(state: Tree, count: int) -> tuple[list[list[Stored]], list[mx.array]]:
+    """Return what each rank stores, and the arrays and vectors of this rank that have the elements.
+
+    Each rank stores its part of each vector, and rank 0 all that is not divided.
+    """
     found: list[list[Stored]] = [[] for _ in range(count)]
-    for rank, stored in _walk(state, "", count):
-        found[rank].append(stored)
-    return found
+    sources: list[mx.array] = []
+    _divide(state, "", count, found, sources)
+    return found, sources
 
 
-def _walk(node: Any, path: str, count: int) -> Iterator[tuple[int, Stored]]:
+def _divide(node: Any, path: str, count: int, found: list[list[Stored]], sources: list[mx.array]) -> None:
     if isinstance(node, mx.array):
-        yield 0, _whole(path, node, node.shape, 0)
+        sources.append(node)
+        found[0].append(_whole(path, node, node.shape, len(sources) - 1, 0))
     elif isinstance(node, Packed):
         for value, vector in zip(node, node.layout.vectors, strict=True):
             if not isinstance(value, mx.array):
                 continue
+            sources.append(value)
+            source = len(sources) - 1
             for member in members(path, node, vector):
                 if is_marker(value, vector):
-                    yield 0, _whole(member.path, value, (0,), 0)
-                elif isinstance(node, Shard):
-                    yield from _divided(member, value, part_size(vector.ends[-1], count))
+                    found[0].append(_whole(member.path, value, (0,), source, 0))
+                elif not isinstance(node, Shard):
+                    found[0].append(_whole(member.path, value, member.shape, source, member.start))
                 else:
-                    yield 0, _whole(member.path, value, member.shape, member.start)
+                    for rank, entry in _parts(member, value, source, part_size(vector.ends[-1], count)):
+                        found[rank].append(entry)
     else:
         for segment, child in tree.children(node) or []:
-            yield from _walk(child, tree.join(path, segment), count)
+            _divide(child, tree.join(path, segment), count, found, sources)
 
 
-def _whole(path: str, source: mx.array, shape: tuple[int, ...], start: int) -> Stored:
+def _whole(path: str, array: mx.array, shape: tuple[int, ...], source: int, start: int) -> Stored:
     own = path.startswith(_PARAMS)  # parameters are stored under the model's own names
     stem, key = ("model", path.removeprefix(_PARAMS)) if own else ("state", path)
-    return Stored(path, key, stem, tree.dtype_name(source.dtype), shape, source, start)
+    return Stored(path, key, stem, tree.dtype_name(array.dtype), shape, source, start)
 
 
-def _divided(member: Member, part: mx.array, size: int) -> Iterator[tuple[int, Stored]]:
+def _parts(member: Member, part: mx.array, source: int, size: int) -> Iterator[tuple[int, Stored]]:
     """Yield an array whole, or its pieces, each with the rank that stores it."""
-    dtype = tree.dtype_name(part.dtype)
     found = pieces_of(member, size)
     for number, piece in enumerate(found):
-        start = member.start + piece.start
-        rank = start // size if size and piece.stop > piece.start else 0
         shape = member.shape if len(found) == 1 else (piece.stop - piece.start,)
-        offset = start - rank * size if shape and 0 not in shape or not shape else 0
-        yield rank, Stored(member.path, piece.name, "state", dtype, shape, part, offset, number)
+        rank, start = divmod(member.start + piece.start, size) if piece.stop else (0, 0)
+        dtype = tree.dtype_name(part.dtype)
+        yield rank, Stored(member.path, piece.name, "state", dtype, shape, source, start, number)

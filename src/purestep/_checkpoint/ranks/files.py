@@ -1,6 +1,5 @@
 """The files of a divided state: which rank writes which, and how one is written without a copy."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from purestep._checkpoint.format import checksum, names
 from purestep._checkpoint.format.header import naming
 from purestep._checkpoint.format.names import ECOSYSTEM, SUFFIX
 from purestep._checkpoint.format.safetensors_header import NAMES
+from purestep._checkpoint.format.specs import DTYPES
 from purestep._checkpoint.ranks.division import Stored
 
 Files = dict[str, list[Stored]]
@@ -52,44 +52,45 @@ class Buffers:
     while they are written; else of one array at a time.
     """
 
-    def __init__(self, sources: Sequence[mx.array], *, early: bool):
-        self._held: dict[int, Any] = {id(source): source for source in sources}
-        self._cuda, self._early = device.on_cuda(), early
-        self._last: tuple[int, Any] | None = None
-        device.evaluate(self._held.values())
-        if self._cuda and early:
-            self._held = {key: device.copied(source) for key, source in self._held.items()}
-            device.evaluate(self._held.values())
-        elif not self._cuda:
-            self._held = {key: _contiguous(source) for key, source in self._held.items()}
+    def __init__(self, sources: Sequence[mx.array], files: Files, *, early: bool):
+        used = {entry.source for entries in files.values() for entry in entries}
+        held = {number: sources[number] for number in sorted(used)}
+        device.evaluate(held.values())
+        self._late = device.on_cuda() and not early
+        if device.on_cuda() and early:
+            held = {number: device.copied(source) for number, source in held.items()}
+            device.evaluate(held.values())
+        self._held: dict[int, Any] = dict(held)
+        if not device.on_cuda():
+            self._held = {number: _bytes(source) for number, source in held.items()}
+        self._last: tuple[int, Any] = -1, b""
 
     def of(self, entry: Stored) -> Any:
         """Return the bytes of an entry."""
         if not entry.nbytes:
             return b""
-        key = id(entry.source)
-        if self._last is None or self._last[0] != key:
-            self._last = None  # before the next one is copied
-            self._last = key, self._whole(self._held[key])
-        size = entry.source.dtype.size
-        return self._last[1][entry.start * size : entry.start * size + entry.nbytes]
+        if self._last[0] != entry.source:
+            self._last = -1, b""  # before the next one is copied
+            self._last = entry.source, self._whole(self._held[entry.source])
+        start = entry.start * DTYPES[entry.dtype].size
+        return self._last[1][start : start + entry.nbytes]
 
     def clear(self) -> None:
         """Drop the arrays."""
         self._held.clear()
-        self._last = None
+        self._last = -1, b""
         device.trim()
 
     def _whole(self, held: Any) -> Any:
-        if not self._cuda:
+        if not isinstance(held, mx.array):
             return held
-        if not self._early:
+        if self._late:
             held = device.copied(held)
             mx.eval(held)
-        return checksum.raw(held).cast("B")
+        return _bytes(held)
 
 
-def _contiguous(array: mx.array) -> Any:
+def _bytes(array: mx.array) -> Any:
     """Return the bytes of an array; it is copied only if its elements are not in order."""
     if not array.size:
         return b""
@@ -115,16 +116,12 @@ def _write(path: Path, entries: list[Stored], buffers: Buffers) -> dict[str, str
                 for entry in entries:
                     data = buffers.of(entry)
                     sums[entry.key] = checksum.of(data)
-                    _put(file, data)
+                    file.write(data)
         except BaseException:
             path.unlink(missing_ok=True)  # a full disk has room for the reason again
             raise
     atomic.flush(path)
     return sums
-
-
-def _put(file: io.BufferedWriter, data: Any) -> None:
-    file.write(data)
 
 
 def header_of(entries: Sequence[Stored]) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from purestep._checkpoint.disk import atomic
+from purestep._checkpoint.disk.plain import write_text
 from purestep._checkpoint.format import names
 from purestep._checkpoint.format.header import naming
 
@@ -46,8 +46,11 @@ class Presence:
 
 
 def write(hidden: Path, rank: int, content: dict[str, Any]) -> None:
-    """Write the receipt of a rank, complete or absent."""
-    atomic.write_text(hidden / names.receipt(rank), json.dumps(content))
+    """Write the receipt of a rank, complete or absent; rank 0 may have removed the directory."""
+    path = hidden / names.receipt(rank)
+    temporary = path.with_suffix(".tmp")
+    write_text(temporary, json.dumps(content))
+    temporary.rename(path)
 
 
 def collect(hidden: Path, ranks: Collection[int]) -> dict[int, dict[str, Any]]:
@@ -66,7 +69,7 @@ def collect(hidden: Path, ranks: Collection[int]) -> dict[int, dict[str, Any]]:
                     found[rank] = content
         if len(found) == len(ranks):
             break
-        written = sum(entry.stat().st_size for entry in hidden.iterdir() if entry.is_file())
+        written = sum(map(_size, hidden.iterdir()))
         if written != size:
             size, changed = written, time.monotonic()
         missing = [rank for rank in ranks if rank not in found]
@@ -104,3 +107,10 @@ def _is_unlocked(path: Path) -> bool:
     except OSError:  # a file system without locks, or one that does not show the file yet
         return False
     return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # it has just been renamed
+        return 0
