@@ -1,5 +1,6 @@
 """The files of a divided state: which rank writes which, and how one is written without a copy."""
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -138,6 +139,15 @@ def header_of(entries: Sequence[Stored]) -> bytes:
     text = json.dumps(described, separators=(",", ":")).encode()
     text = text.ljust(-(-len(text) // 8) * 8)  # the arrays begin at a multiple of 8, as other writers do
     return len(text).to_bytes(8, "little") + text
+
+
+def check_size(path: Path, entries: Sequence[Stored]) -> None:
+    """Refuse a file of another rank that is not as long here as it was written."""
+    with naming(path):
+        found = path.stat().st_size
+    written = len(header_of(entries)) + sum(entry.nbytes for entry in entries)
+    if found != written:
+        raise OSError(errno.EIO, f"has {found} bytes on rank 0, {written} were written", str(path))
 
 
 def indices(files: Sequence[Files]) -> dict[str, str]:

@@ -61,6 +61,25 @@ class Together:
             raise failure
         return result
 
+    def collect(self, work: Callable[[], Any]) -> list[Any]:
+        """Call a function on each rank and return all results, JSON values; an error is raised on all."""
+        error: Exception | None = None
+        value: Any = None
+        try:
+            value = work()
+        except Exception as caught:
+            if self.group is None:
+                raise
+            error = caught
+        found = self.exchange([value, None if error is None else _described(error)])
+        failure = error or next(
+            (_rebuilt(each, rank) for rank, (_, each) in enumerate(found) if each is not None), None
+        )
+        del error
+        if failure is not None:
+            raise failure
+        return [value for value, _ in found]
+
     def first_error(self, own: Exception | None) -> Exception | None:
         """Return the error of this rank; else the first error of another rank, or `None`."""
         found = self.exchange(None if own is None else _described(own))

@@ -1,6 +1,7 @@
 """A stored state before its arrays are read."""
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -25,4 +26,4 @@ class StoredTree(NamedTuple):
     tree: tree.Spec
     leaves: Leaves
     read: Callable[[list[str]], dict[str, mx.array]]
-    pieces: Pieces = {}
+    pieces: Pieces = MappingProxyType({})

@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, overload
 
+import mlx.core as mx
+
 from purestep._checkpoint.disk import tensors
+from purestep._checkpoint.ranks.together import together
 from purestep._checkpoint.restoring.restore import Rename, Template
 from purestep._checkpoint.run import store
 from purestep._checkpoint.run.arguments import Numbers, check_rated, checked_step, plain_values
 from purestep._checkpoint.run.committing import Committer
 from purestep._checkpoint.run.keeping import KeepPolicy
 from purestep._checkpoint.run.newest import Restored, restore_from
+from purestep._checkpoint.run.preparing import prepared
 from purestep._checkpoint.run.record import Moment, Record, check_metric
-from purestep._checkpoint.run.saving import SavePolicy
-from purestep._checkpoint.run.writer import Writer
+from purestep._checkpoint.run.saving import SavePolicy, is_due
+from purestep._checkpoint.run.writer import Writer, raise_first
 from purestep._core import checks
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
@@ -34,6 +38,12 @@ class Checkpointer:
     step 410, the newest checkpoint is 410. Use a `Checkpointer` as a context manager or call `close`: both
     wait for pending saves. Use it from one thread of one process.
 
+    In several processes, every rank makes a `Checkpointer` and calls `save`, `save_if_due`, `restore`,
+    `delete`, `wait` and `close` at the same place; an error of one rank is raised on all. Rank 0 writes a state
+    that is equal on all ranks. Of a state of `sharded`, each rank writes its part. Either can be restored in
+    any number of processes. The directory must be one that all ranks share. `list`, `latest`, `best` and
+    `verify` read it on this rank alone.
+
     Args:
         path: the directory of all checkpoints. The first save creates it.
         keep: which checkpoints to keep after each save: `keep_last`, `keep_best`, `keep_every`, `keep_any`
@@ -46,6 +56,7 @@ class Checkpointer:
         asynchronous: write in the background; otherwise `save` waits until the checkpoint is written.
         max_pending: the most unfinished saves. Each keeps its arrays in memory; `save` waits for room.
         shard_bytes: the largest size of one file, or `None` for no limit.
+        group: the processes; `None` for all that were launched together.
 
     >>> import mlx.core as mx, purestep as ps, tempfile
     >>> state = ps.TrainState.create({"w": mx.ones(2)}, ps.optimizers.sgd(0.1))
@@ -68,6 +79,7 @@ class Checkpointer:
         asynchronous: bool = True,
         max_pending: int = 1,
         shard_bytes: int | None = 5_000_000_000,
+        group: mx.distributed.Group | None = None,
     ):
         caller = "Checkpointer"
         for label, policy in (("keep", keep), ("save_when", save_when)):
@@ -80,7 +92,8 @@ class Checkpointer:
         self.save_when, self.metric, self.mode = save_when, metric, mode
         self._asynchronous = asynchronous
         self._writer = Writer(max_pending)
-        self._committer = Committer(self.path, keep, metric, mode, shard_bytes)
+        self._ranks = together(caller, group)
+        self._committer = Committer(self.path, keep, metric, mode, shard_bytes, self._ranks)
         self._closed, self._process, self._started = False, os.getpid(), time.time()
 
     def save(
@@ -109,20 +122,32 @@ class Checkpointer:
             LockedError: if another writer uses the directory; the message has its pid and host.
             OSError: if the directory cannot be written, or an earlier save failed.
         """
+        self._save(state, step, metrics, metadata)
+
+    def _save(self, state: Tree, step: int | None, metrics: Any, metadata: Any) -> None:
         caller = "Checkpointer.save"
-        self._check_open(caller)
-        check_arrays(caller, "state", state)
-        step = checked_step(caller, state, step)
-        numbers = dict(Numbers(caller, metrics))
-        check_rated(caller, numbers, self.metric)
-        values = plain_values(caller, "metadata", {} if metadata is None else metadata)
+
+        def checked() -> tuple[int, dict[str, float], dict[str, Any]]:
+            self._check_open(caller)
+            check_arrays(caller, "state", state)
+            number = checked_step(caller, state, step)
+            numbers = dict(Numbers(caller, metrics))
+            check_rated(caller, numbers, self.metric)
+            given = metadata() if callable(metadata) else metadata
+            return number, numbers, plain_values(caller, "metadata", {} if given is None else given)
+
+        facts = self._ranks.agree(checked)
         self._committer.begin(caller)
-        arrays, spec = tensors.described(state, caller)
-        record = self._committer.announce(step, numbers, values)
-        commit = self._committer.commit
-        self._writer.submit(lambda: commit(arrays, spec, record))
+        job = prepared(self._committer, state, *facts, early=self._asynchronous)
+        if self._ranks.size == 1 and job is not None:
+            self._writer.submit(job)
+        else:
+            failures = self._writer.make_room()
+            if job is not None:
+                self._writer.start(job)
+            self._ranks.agree(lambda: raise_first(failures))
         if not self._asynchronous:
-            self._writer.wait()
+            self._settle()
 
     def save_if_due(
         self,
@@ -148,7 +173,7 @@ class Checkpointer:
         self._committer.begin(caller)
         numbers = Numbers(caller, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
-        if not self.save_when(moment, self._committer.records()):
+        if not is_due(self.save_when, moment, self._committer.records(), self._ranks):
             return False
         kept = dict(numbers)
         if self.metric is not None and math.isnan(kept.get(self.metric, 0.0)):
@@ -156,7 +181,7 @@ class Checkpointer:
             del kept[self.metric]
             message = f"{caller}: step {step} is saved without {self.metric}, which is NaN"
             warnings.warn(message, stacklevel=2)
-        self.save(state, step=step, metrics=kept, metadata=metadata() if callable(metadata) else metadata)
+        self._save(state, step, kept, metadata)
         return True
 
     @overload
@@ -216,16 +241,16 @@ class Checkpointer:
         """
         self._settle()
         options = {"cast": cast, "partial": partial, "rename": rename}
-        return restore_from("Checkpointer.restore", self.path, step, like, options)
+        return restore_from("Checkpointer.restore", self.path, step, like, options, self._ranks)
 
     def list(self) -> list[Record]:
         """Return the records of all complete checkpoints in the order of saving; warn of damaged ones."""
-        self._settle()
+        self._idle()
         return store.records("Checkpointer.list", self.path)
 
     def latest(self) -> Record | None:
         """Return the record of the checkpoint that was saved last, or `None`."""
-        self._settle()
+        self._idle()
         return next(reversed(store.records("Checkpointer.latest", self.path)), None)
 
     def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
@@ -235,7 +260,7 @@ class Checkpointer:
         if metric is None:
             raise checks.error(caller, "metric must be named, here or to Checkpointer")
         check_metric(caller, metric, mode)
-        self._settle()
+        self._idle()
         return store.best(caller, self.path, metric, mode)
 
     def verify(self, step: int | None = None) -> store.Problems:
@@ -247,7 +272,7 @@ class Checkpointer:
             FileNotFoundError: if the checkpoint does not exist.
             OSError: if the system cannot read a file for another reason, such as too many open files.
         """
-        self._settle()
+        self._idle()
         return store.problems("Checkpointer.verify", self.path, step)
 
     def delete(self, step: int) -> None:
@@ -261,7 +286,7 @@ class Checkpointer:
         caller = "Checkpointer.delete"
         self._check_open(caller)
         self._settle()
-        self._committer.remove(caller, step)
+        self._ranks.agree(lambda: self._committer.remove(caller, step))
 
     def wait(self) -> None:
         """Wait until all saves are on the disk; raise their errors."""
@@ -271,6 +296,9 @@ class Checkpointer:
         """Wait until all saves are on the disk, release the lock, and raise errors of saves."""
         if self._process != os.getpid() or self._closed:
             return  # A forked child has neither the thread nor the lock.
+        self._ranks.agree(self._close)
+
+    def _close(self) -> None:
         self._closed = True
         # The writer's thread releases the lock after its last job, even if this call is interrupted.
         self._writer.close(self._committer.release)
@@ -282,7 +310,10 @@ class Checkpointer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.close()
+            if error is None or self._ranks.size == 1 or self._closed:
+                self.close()
+            else:
+                self._close()  # the other ranks may be elsewhere
         except Exception as failure:
             if error is None:
                 raise
@@ -297,4 +328,11 @@ class Checkpointer:
     def _settle(self) -> None:
         """Wait for pending saves and raise their errors; a forked child has none."""
         if self._process == os.getpid():
-            self._writer.wait()
+            self._ranks.agree(self._writer.wait)
+
+    def _idle(self) -> None:
+        """Wait for pending saves of this rank; in a group, their errors are raised by a later call."""
+        if self._ranks.size == 1:
+            self._settle()
+        else:
+            self._writer.idle()
