@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from purestep._checkpoint.disk.lock import LockedError
+from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import CorruptError
 from purestep._core.collective import group_of
 
@@ -90,7 +91,7 @@ class Together:
     def _gathered(self, row: bytes) -> list[bytes]:
         found = mx.distributed.all_gather(mx.array(list(row), mx.uint8)[None], group=self.group)
         mx.eval(found)
-        every = bytes(memoryview(found))
+        every = checksum.raw(found).tobytes()
         return [every[start : start + len(row)] for start in range(0, len(every), len(row))]
 
 

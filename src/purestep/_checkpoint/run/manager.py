@@ -1,10 +1,8 @@
 """The `Checkpointer`, which saves and restores the checkpoints of one run."""
 
-import math
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, overload
 
@@ -14,17 +12,16 @@ from purestep._checkpoint.disk import tensors
 from purestep._checkpoint.ranks.together import together
 from purestep._checkpoint.restoring.restore import Rename, Template
 from purestep._checkpoint.run import store
-from purestep._checkpoint.run.arguments import Numbers, check_rated, checked_step, plain_values
+from purestep._checkpoint.run.arguments import Metadata, Numbers, checked_facts, checked_step, without_nan
 from purestep._checkpoint.run.committing import Committer
 from purestep._checkpoint.run.keeping import KeepPolicy
 from purestep._checkpoint.run.newest import Restored, restore_from
 from purestep._checkpoint.run.preparing import prepared
 from purestep._checkpoint.run.record import Moment, Record, check_metric
-from purestep._checkpoint.run.saving import SavePolicy, is_due
+from purestep._checkpoint.run.saving import SavePolicy, check_policies, is_due
 from purestep._checkpoint.run.writer import Writer, raise_first
 from purestep._core import checks
 from purestep._core.types import Tree
-from purestep._steps.state import check_arrays
 
 
 class Checkpointer:
@@ -38,11 +35,10 @@ class Checkpointer:
     step 410, the newest checkpoint is 410. Use a `Checkpointer` as a context manager or call `close`: both
     wait for pending saves. Use it from one thread of one process.
 
-    In several processes, every rank makes a `Checkpointer` and calls `save`, `save_if_due`, `restore`,
-    `delete`, `wait` and `close` at the same place; an error of one rank is raised on all. Rank 0 writes a state
-    that is equal on all ranks. Of a state of `sharded`, each rank writes its part. Either can be restored in
-    any number of processes. The directory must be one that all ranks share. `list`, `latest`, `best` and
-    `verify` read it on this rank alone.
+    In several processes, every rank makes a `Checkpointer` of a directory that all share, and calls `save`,
+    `save_if_due`, `restore`, `delete`, `wait` and `close` at the same place; an error of one rank is raised on
+    all. `list`, `latest`, `best` and `verify` read on this rank alone. Rank 0 writes a state that is equal on
+    all ranks; of a state of `sharded`, each rank writes its part.
 
     Args:
         path: the directory of all checkpoints. The first save creates it.
@@ -82,10 +78,7 @@ class Checkpointer:
         group: mx.distributed.Group | None = None,
     ):
         caller = "Checkpointer"
-        for label, policy in (("keep", keep), ("save_when", save_when)):
-            if policy is not None:
-                checks.function(caller, label, policy)
-        check_metric(caller, "" if metric is None else metric, mode)
+        check_policies(caller, keep, save_when, metric, mode)
         max_pending = checks.integer(caller, "max_pending", max_pending, least=1)
         shard_bytes = tensors.check_limit(caller, shard_bytes)
         self.path = store.root_of(caller, path)
@@ -102,7 +95,7 @@ class Checkpointer:
         *,
         step: int | None = None,
         metrics: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         """Save a state. A checkpoint of the same step is deleted after the new one is on the disk.
 
@@ -114,7 +107,7 @@ class Checkpointer:
             step: the step that names the checkpoint. The default is `state.step`.
             metrics: numbers or 0-d arrays, for policies and `best`.
             metadata: plain JSON values that the run needs to resume, such as the position in the data or
-                early-stopping counters. `restore` returns them in the record.
+                early-stopping counters; or a function that returns them. `restore` returns them in the record.
 
         Raises:
             TypeError: if a leaf is not an array or metadata is not plain; the message has the path.
@@ -122,30 +115,19 @@ class Checkpointer:
             LockedError: if another writer uses the directory; the message has its pid and host.
             OSError: if the directory cannot be written, or an earlier save failed.
         """
-        self._save(state, step, metrics, metadata)
-
-    def _save(self, state: Tree, step: int | None, metrics: Any, metadata: Any) -> None:
         caller = "Checkpointer.save"
 
-        def checked() -> tuple[int, dict[str, float], dict[str, Any]]:
-            self._check_open(caller)
-            check_arrays(caller, "state", state)
-            number = checked_step(caller, state, step)
-            numbers = dict(Numbers(caller, metrics))
-            check_rated(caller, numbers, self.metric)
-            given = metadata() if callable(metadata) else metadata
-            return number, numbers, plain_values(caller, "metadata", {} if given is None else given)
-
-        facts = self._ranks.agree(checked)
+        step, numbers, values = self._ranks.agree(
+            lambda: (
+                self._check_open(caller) or checked_facts(caller, state, step, metrics, metadata, self.metric)
+            )
+        )
         self._committer.begin(caller)
-        job = prepared(self._committer, state, *facts, early=self._asynchronous)
-        if self._ranks.size == 1 and job is not None:
-            self._writer.submit(job)
-        else:
-            failures = self._writer.make_room()
-            if job is not None:
-                self._writer.start(job)
-            self._ranks.agree(lambda: raise_first(failures))
+        job = prepared(self._committer, state, step, numbers, values, early=self._asynchronous)
+        failures = self._writer.make_room()
+        if job is not None:
+            self._writer.start(job)
+        self._ranks.agree(lambda: raise_first(failures))
         if not self._asynchronous:
             self._settle()
 
@@ -155,7 +137,7 @@ class Checkpointer:
         *,
         step: int | None = None,
         metrics: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        metadata: Metadata | None = None,
         signalled: bool = False,
     ) -> bool:
         """Save if the policy `save_when` returns true; return whether it did.
@@ -175,13 +157,8 @@ class Checkpointer:
         moment = Moment(step, time.time(), numbers, signalled, self._started)
         if not is_due(self.save_when, moment, self._committer.records(), self._ranks):
             return False
-        kept = dict(numbers)
-        if self.metric is not None and math.isnan(kept.get(self.metric, 0.0)):
-            # An error here would lose the last checkpoint of a run that is about to stop.
-            del kept[self.metric]
-            message = f"{caller}: step {step} is saved without {self.metric}, which is NaN"
-            warnings.warn(message, stacklevel=2)
-        self._save(state, step, kept, metadata)
+        kept = without_nan(caller, step, numbers, self.metric)
+        self.save(state, step=step, metrics=kept, metadata=metadata)
         return True
 
     @overload
@@ -294,11 +271,12 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait until all saves are on the disk, release the lock, and raise errors of saves."""
-        if self._process != os.getpid() or self._closed:
-            return  # A forked child has neither the thread nor the lock.
-        self._ranks.agree(self._close)
+        if not self._closed:
+            self._ranks.agree(self._close)
 
     def _close(self) -> None:
+        if self._process != os.getpid() or self._closed:
+            return  # A forked child has neither the thread nor the lock.
         self._closed = True
         # The writer's thread releases the lock after its last job, even if this call is interrupted.
         self._writer.close(self._committer.release)
@@ -310,10 +288,7 @@ class Checkpointer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None or self._ranks.size == 1 or self._closed:
-                self.close()
-            else:
-                self._close()  # the other ranks may be elsewhere
+            self.close() if error is None else self._close()  # in an error the other ranks may be elsewhere
         except Exception as failure:
             if error is None:
                 raise

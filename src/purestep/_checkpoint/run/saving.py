@@ -13,6 +13,14 @@ SavePolicy = Callable[[Moment, Sequence[Record]], bool]
 _by_step: Any = weakref.WeakSet()  # policies that depend on the step alone
 
 
+def check_policies(caller: str, keep: Any, save_when: Any, metric: str | None, mode: str) -> None:
+    """Refuse policies that are not functions, and what `check_metric` refuses."""
+    for label, policy in (("keep", keep), ("save_when", save_when)):
+        if policy is not None:
+            checks.function(caller, label, policy)
+    check_metric(caller, "" if metric is None else metric, mode)
+
+
 def save_every_steps(n: int) -> SavePolicy:
     """Save when the step is a multiple of `n`. A resumed run saves at the same steps.
 

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Writer:
-    """Runs jobs one after another. The next call, or `close`, raises the error of a failed job.
+    """Runs jobs one after another. `make_room` returns the errors of failed jobs; the others raise them.
 
     Args:
-        limit: the number of unfinished jobs. `submit` waits for the oldest if there are more.
+        limit: the number of unfinished jobs. `make_room` waits for the oldest if there are more.
     """
 
     def __init__(self, limit: int):
@@ -21,12 +21,6 @@ class Writer:
         # The interpreter waits for this thread at exit, so every job is finished.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="purestep-checkpoint")
         weakref.finalize(self, _report, self._pending)
-
-    def submit(self, job: Callable[[], None]) -> None:
-        """Wait for room and start the job; then raise the errors of earlier jobs."""
-        failures = self.make_room()
-        self.start(job)
-        raise_first(failures)
 
     def make_room(self) -> list[BaseException]:
         """Wait for room and return the errors of earlier jobs."""
