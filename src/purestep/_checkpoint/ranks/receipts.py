@@ -6,6 +6,7 @@ The background threads of ranks must not use MLX's collectives, which the steps 
 import fcntl
 import io
 import json
+import os
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -53,11 +54,20 @@ def write(hidden: Path, rank: int, content: dict[str, Any]) -> None:
     temporary.rename(path)
 
 
+def of_error(error: Exception) -> dict[str, Any]:
+    """Return the receipt of a rank that could not write its part."""
+    if not isinstance(error, OSError):
+        return {"error": repr(error), "system": False, "errno": None}
+    text = str(error.strerror or error) + (f": {os.fspath(error.filename)}" if error.filename else "")
+    return {"error": text, "system": True, "errno": error.errno}
+
+
 def collect(hidden: Path, ranks: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Wait for the receipts of ranks, remove them, and return their contents.
+    """Wait until all of these ranks have finished, remove their receipts, and return the contents.
 
     Raises:
-        OSError: if a rank could not write its part, has ended, or writes nothing for a long time.
+        OSError, RuntimeError: if a rank could not write its part, has ended, or writes nothing for a long
+            time.
     """
     found: dict[int, dict[str, Any]] = {}
     size, changed, pause = -1, time.monotonic(), _PAUSES[0]
@@ -77,6 +87,12 @@ def collect(hidden: Path, ranks: Collection[int]) -> dict[int, dict[str, Any]]:
             raise OSError(f"rank {missing[0]} has written nothing for {_PATIENCE:.0f} s")
         time.sleep(pause)
         pause = min(2 * pause, _PAUSES[1])
+    for rank, content in found.items():
+        if "error" in content:
+            text = f"rank {rank}: {content['error']}"
+            if not content["system"]:
+                raise RuntimeError(text)
+            raise OSError(text) if content["errno"] is None else OSError(content["errno"], text)
     for rank in ranks:
         (hidden / names.receipt(rank)).unlink()
         (hidden / names.presence(rank)).unlink()
@@ -87,15 +103,9 @@ def _receipt(hidden: Path, rank: int) -> dict[str, Any] | None:
     """Return the receipt of a rank, or `None` while it writes."""
     ended = _is_unlocked(hidden / names.presence(rank))  # before the look: it is unlocked after the receipt
     path = hidden / names.receipt(rank)
-    if not path.is_file():
-        if ended:
-            raise OSError(f"rank {rank} ended before it had written its part")
-        return None
-    content = json.loads(path.read_text())
-    if "error" in content:
-        text = f"rank {rank}: {content['error']}"
-        raise OSError(text) if content["errno"] is None else OSError(content["errno"], text)
-    return content
+    if path.is_file():
+        return json.loads(path.read_text())
+    return of_error(OSError("it ended before it had written its part")) if ended else None
 
 
 def _is_unlocked(path: Path) -> bool:

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,14 @@ def _parted(committer: Committer, state: Tree, facts: Any, early: bool) -> Job:
     plain = facts_of(record)
 
     def fill(temporary: Path) -> None:
-        sums = [files.write(temporary, own, buffers)]
-        found = receipts.collect(temporary, range(1, ranks.size))
+        others = range(1, ranks.size)
+        try:
+            sums = [files.write(temporary, own, buffers)]
+        except BaseException:
+            with suppress(OSError, RuntimeError):  # the first error is the one to see
+                receipts.collect(temporary, others)  # before their files are removed
+            raise
+        found = receipts.collect(temporary, others)
         sums += [found[rank]["sums"] for rank in range(1, ranks.size)]
         _complete(temporary, every, sums, plain, spec)
 
@@ -154,12 +160,8 @@ def _write_part(
         receipts.write(hidden, rank, {"sums": files.write(hidden, own, buffers)})
     except Exception as error:
         failed = failure(error, NOT_SAVED.replace("{step}", str(step)))
-        number = error.errno if isinstance(error, OSError) else None
-        text = f"{error.strerror or error}" if isinstance(error, OSError) else repr(error)
-        if isinstance(error, OSError) and error.filename:
-            text += f": {os.fspath(error.filename)}"
-        if hidden.is_dir():
-            receipts.write(hidden, rank, {"error": text, "errno": number})
+        with suppress(OSError):  # then rank 0 sees that this rank is gone from the directory
+            receipts.write(hidden, rank, receipts.of_error(error))
         raise failed from error
     finally:
         presence.release()
