@@ -164,3 +164,13 @@ def test_a_part_of_another_save_is_refused(copied, tmp_path):
         pytest.raises(checkpoint.CorruptError, match=r"in .*state-00002-of-00004.*is damaged: its bytes"),
     ):
         checkpointer.restore(STEP, like=plain_template())
+
+
+def test_memory_of_a_rank_is_its_state_and_a_vector(tmp_path):
+    """The optimizer state is twice the parameters; a rank of four holds a quarter."""
+    program = PROGRAM.with_name("measuring.py")
+    for out in launched(program, 4, [tmp_path]):
+        parameters, own, saving, restoring = json.loads(out)
+        assert own < 1.6 * parameters
+        assert saving < 0.05 * parameters  # the bytes are read where they are
+        assert restoring < own + 1.1 * parameters  # the result, and one vector: that of the parameters

@@ -27,7 +27,9 @@ TRANSFORM = ps.chain(
 
 
 def loss_fn(params, batch, rng):
-    squares = [mx.square(leaf.astype(mx.float32) - batch["x"].mean()).mean() for leaf in ps.tree.leaves(params)]
+    squares = [
+        mx.square(leaf.astype(mx.float32) - batch["x"].mean()).mean() for leaf in ps.tree.leaves(params)
+    ]
     return sum(squares, mx.array(0.0))
 
 

@@ -35,10 +35,9 @@ class Checkpointer:
     step 410, the newest checkpoint is 410. Use a `Checkpointer` as a context manager or call `close`: both
     wait for pending saves. Use it from one thread of one process.
 
-    In several processes, every rank makes a `Checkpointer` of a directory that all share, and calls `save`,
-    `save_if_due`, `restore`, `delete`, `wait` and `close` at the same place; an error of one rank is raised on
-    all. `list`, `latest`, `best` and `verify` read on this rank alone. Rank 0 writes a state that is equal on
-    all ranks; of a state of `sharded`, each rank writes its part.
+    In several processes, each makes one, of a directory that all share, and calls `save`, `save_if_due`,
+    `restore`, `delete`, `wait` and `close` at the same place as the others. An error of one rank is raised on
+    all. Rank 0 writes a state that is equal on all ranks; each rank writes its part of a state of `sharded`.
 
     Args:
         path: the directory of all checkpoints. The first save creates it.
@@ -79,12 +78,11 @@ class Checkpointer:
     ):
         caller = "Checkpointer"
         check_policies(caller, keep, save_when, metric, mode)
-        max_pending = checks.integer(caller, "max_pending", max_pending, least=1)
+        self._writer = Writer(checks.integer(caller, "max_pending", max_pending, least=1))
         shard_bytes = tensors.check_limit(caller, shard_bytes)
         self.path = store.root_of(caller, path)
         self.save_when, self.metric, self.mode = save_when, metric, mode
         self._asynchronous = asynchronous
-        self._writer = Writer(max_pending)
         self._ranks = together(caller, group)
         self._committer = Committer(self.path, keep, metric, mode, shard_bytes, self._ranks)
         self._closed, self._process, self._started = False, os.getpid(), time.time()
@@ -107,7 +105,7 @@ class Checkpointer:
             step: the step that names the checkpoint. The default is `state.step`.
             metrics: numbers or 0-d arrays, for policies and `best`.
             metadata: plain JSON values that the run needs to resume, such as the position in the data or
-                early-stopping counters; or a function that returns them. `restore` returns them in the record.
+                early-stopping counters, or a function that returns them; `restore` returns a record of them.
 
         Raises:
             TypeError: if a leaf is not an array or metadata is not plain; the message has the path.
@@ -116,12 +114,9 @@ class Checkpointer:
             OSError: if the directory cannot be written, or an earlier save failed.
         """
         caller = "Checkpointer.save"
-
-        step, numbers, values = self._ranks.agree(
-            lambda: (
-                self._check_open(caller) or checked_facts(caller, state, step, metrics, metadata, self.metric)
-            )
-        )
+        self._check_open(caller)
+        given = (state, step, metrics, metadata, self.metric)
+        step, numbers, values = self._ranks.agree(lambda: checked_facts(caller, *given))
         self._committer.begin(caller)
         job = prepared(self._committer, state, step, numbers, values, early=self._asynchronous)
         failures = self._writer.make_room()
@@ -129,7 +124,7 @@ class Checkpointer:
             self._writer.start(job)
         self._ranks.agree(lambda: raise_first(failures))
         if not self._asynchronous:
-            self._settle()
+            self.wait()
 
     def save_if_due(
         self,
@@ -216,7 +211,7 @@ class Checkpointer:
         Warns:
             HyperparameterWarning: if a constant hyperparameter differs from that of `like`, as in `load`.
         """
-        self._settle()
+        self.wait()
         options = {"cast": cast, "partial": partial, "rename": rename}
         return restore_from("Checkpointer.restore", self.path, step, like, options, self._ranks)
 
@@ -262,16 +257,17 @@ class Checkpointer:
         """
         caller = "Checkpointer.delete"
         self._check_open(caller)
-        self._settle()
+        self.wait()
         self._ranks.agree(lambda: self._committer.remove(caller, step))
 
     def wait(self) -> None:
         """Wait until all saves are on the disk; raise their errors."""
-        self._settle()
+        if self._process == os.getpid():  # a forked child has none
+            self._ranks.agree(self._writer.wait)
 
     def close(self) -> None:
         """Wait until all saves are on the disk, release the lock, and raise errors of saves."""
-        if not self._closed:
+        if not self._closed and self._process == os.getpid():
             self._ranks.agree(self._close)
 
     def _close(self) -> None:
@@ -300,14 +296,6 @@ class Checkpointer:
         if self._process != os.getpid():
             raise checks.error(caller, "the Checkpointer belongs to the process that made it: make another")
 
-    def _settle(self) -> None:
-        """Wait for pending saves and raise their errors; a forked child has none."""
-        if self._process == os.getpid():
-            self._ranks.agree(self._writer.wait)
-
     def _idle(self) -> None:
-        """Wait for pending saves of this rank; in a group, their errors are raised by a later call."""
-        if self._ranks.size == 1:
-            self._settle()
-        else:
-            self._writer.idle()
+        # In a group, a call of all ranks raises the errors.
+        self._writer.idle() if self._ranks.size > 1 else self.wait()
