@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
+from purestep import checkpoint
+from purestep._checkpoint.ranks import receipts, together
 from tests._parallel.launching import Launched, launched
 
 PROGRAM = Path(__file__).parents[2] / "_parallel" / "programs" / "failing.py"

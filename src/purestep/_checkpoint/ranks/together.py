@@ -4,6 +4,7 @@ import builtins
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -117,6 +118,7 @@ def _rebuilt(found: dict[str, Any], rank: int) -> Exception:
     if found["errno"] is not None:
         return OSError(found["errno"], text)
     known = _KINDS.get(kind) or getattr(builtins, kind, None)
-    if isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, UnicodeError):
-        return known(text)
+    if isinstance(known, type) and issubclass(known, Exception):
+        with suppress(TypeError):  # it needs other arguments
+            return known(text)
     return RuntimeError(f"{kind}: {text}")

@@ -213,7 +213,7 @@ class Checkpointer:
         """
         self.wait()
         options = {"cast": cast, "partial": partial, "rename": rename}
-        return restore_from("Checkpointer.restore", self.path, step, like, options, self._ranks)
+        return restore_from(self.path, step, like, options, self._ranks)
 
     def list(self) -> list[Record]:
         """Return the records of all complete checkpoints in the order of saving; warn of damaged ones."""
@@ -255,10 +255,9 @@ class Checkpointer:
             LockedError: if another writer uses the directory.
             OSError: if deleting fails. The message says if the checkpoint is gone and only files remain.
         """
-        caller = "Checkpointer.delete"
-        self._check_open(caller)
+        self._check_open("Checkpointer.delete")
         self.wait()
-        self._ranks.agree(lambda: self._committer.remove(caller, step))
+        self._ranks.agree(lambda: self._committer.remove("Checkpointer.delete", step))
 
     def wait(self) -> None:
         """Wait until all saves are on the disk; raise their errors."""
@@ -280,9 +279,7 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self.close() if error is None else self._close()  # in an error the other ranks may be elsewhere
         except Exception as failure:
@@ -297,5 +294,7 @@ class Checkpointer:
             raise checks.error(caller, "the Checkpointer belongs to the process that made it: make another")
 
     def _idle(self) -> None:
-        # In a group, a call of all ranks raises the errors.
-        self._writer.idle() if self._ranks.size > 1 else self.wait()
+        if self._ranks.size == 1:
+            self.wait()
+        elif self._process == os.getpid():
+            self._writer.idle()  # a call of all ranks raises the errors

@@ -23,19 +23,18 @@ class Restored(NamedTuple, Generic[Template]):
 
 
 def restore_from(
-    caller: str, root: Path, step: int | None, like: Tree, options: Mapping[str, Any], ranks: Together
+    root: Path, step: int | None, like: Tree, options: Mapping[str, Any], ranks: Together
 ) -> Restored[Any]:
     """Return the state and the record of a step, or of the newest intact checkpoint.
 
     Args:
-        caller: the public name that the user called.
         root: the directory of all checkpoints.
         step: the step of the checkpoint, or `None` for the newest intact one.
         like: the template, or `None`.
         options: `cast`, `partial` and `rename`, as for `restore`.
         ranks: that restore together, the same checkpoint.
     """
-    partial = options["partial"]
+    caller, partial = "Checkpointer.restore", options["partial"]
     if not isinstance(partial, str):
         options = {**options, "partial": list(partial)}  # used for each attempt
     if ranks.size > 1:
