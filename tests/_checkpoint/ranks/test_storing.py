@@ -1,14 +1,20 @@
 """Checkpoints that ranks write together: restored in any number of processes, verified, and refused."""
 
 import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
 import purestep as ps
 from purestep import checkpoint
+from purestep._checkpoint.format import header
+from purestep._checkpoint.ranks.division import division
+from purestep._core.packing import part as part_of
+from purestep._core.packing import shard_class
 from purestep.cli import inspect
 from purestep.testing import same_bits
 from tests._parallel.launching import launched
@@ -71,10 +77,12 @@ def test_a_process_restores_it_into_plain_and_packed_states(by_four):
 def test_the_files_have_the_models_own_names(by_four):
     root, _ = by_four
     path = root / "step_00000003"
-    model = mx.load(str(path / "model.safetensors"))
+    model: Any = mx.load(str(path / "model.safetensors"))
     assert model.keys() == {"big", "w", "b", "one", "half"}
     assert not [entry.name for entry in path.iterdir() if entry.name.startswith(("rank", "."))]
-    parts = [mx.load(str(path / f"state-0000{number}-of-00004.safetensors")) for number in range(1, 5)]
+    parts: list[Any] = [
+        mx.load(str(path / f"state-0000{number}-of-00004.safetensors")) for number in range(1, 5)
+    ]
     sizes = [sum(array.nbytes for array in part.values()) for part in parts]
     assert max(sizes[1:]) < sum(sizes) / 3.5
     index = json.loads((path / "state.safetensors.index.json").read_text())
@@ -174,3 +182,103 @@ def test_memory_of_a_rank_is_its_state_and_a_vector(tmp_path):
         assert own < 1.6 * parameters
         assert saving < 0.05 * parameters  # the bytes are read where they are
         assert restoring < own + 1.1 * parameters  # the result, and one vector: that of the parameters
+
+
+def forged(path, change):
+    """Change the pieces in a manifest, and seal it again."""
+    manifest = path / "manifest.json"
+    content = json.loads(manifest.read_text())["content"]
+    change(content["pieces"])
+    manifest.write_text(header.seal(content))
+
+
+def longer(pieces):
+    next(iter(pieces.values()))[0][3] = 10**9
+
+
+def renamed(pieces):
+    next(iter(pieces.values()))[0][1] += "x"
+
+
+def unknown(pieces):
+    pieces["params.none"] = [["state-00001-of-00004.safetensors", "a", "crc32:0", 1]]
+
+
+def dropped(pieces):
+    del next(iter(pieces.values()))[0]
+
+
+@pytest.mark.parametrize("change", [longer, renamed, unknown, dropped])
+def test_a_manifest_whose_pieces_do_not_make_up_the_arrays_is_refused(copied, change):
+    root, path = copied
+    forged(path, change)
+    with (
+        checkpoint.Checkpointer(root) as checkpointer,
+        pytest.raises(checkpoint.CorruptError, match="is damaged"),
+    ):
+        checkpointer.restore(STEP)
+
+
+def test_only_arrays_in_pieces_need_the_later_format(by_four, tmp_path):
+    root, _ = by_four
+    with checkpoint.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(plain_template())
+    texts = [
+        (path / "manifest.json").read_text()[:11] for path in (tmp_path / "step_00000000", *root.glob("s*"))
+    ]
+    assert texts == ['{"format":2', '{"format":3']
+    assert "pieces" in (root / "step_00000003" / "manifest.json").read_text()
+
+
+def test_parts_for_another_number_of_ranks_are_refused(tmp_path):
+    vectors = ps.packed(storing.PARAMS)
+    parts = shard_class(type(vectors), 4)(*(part_of(vector, 1, 4) for vector in vectors))
+    with checkpoint.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save({"m": vectors}, step=1)
+        with pytest.raises(ValueError, match="like has the parts of 4 ranks in m, got a group of 1"):
+            checkpointer.restore(like={"m": parts})
+        with pytest.raises(ValueError, match="call save of a ps.checkpoint.Checkpointer on every rank"):
+            checkpointer.save({"m": parts}, step=2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_parts_of_ranks_make_up_every_array_once(count):
+    """Sizes that no number divides, an empty array, and fewer elements than ranks."""
+    params = {
+        "a": mx.arange(7.0),
+        "b": mx.zeros((0, 3)),
+        "c": mx.arange(2, dtype=mx.bfloat16),
+        "d": mx.array(1.0),
+    }
+    vectors = ps.packed(params)
+    kind = shard_class(type(vectors), count)
+    seen: dict[str, list[Any]] = {}
+    for rank in range(count):
+        own, sources = division({"m": kind(*(part_of(vector, rank, count) for vector in vectors))}, count)
+        for entry in own[rank]:
+            size = math.prod(entry.shape)
+            values = sources[entry.source][entry.start : entry.start + size].tolist()
+            seen.setdefault(entry.path, []).append((entry.number, values))
+    for name, array in params.items():
+        found = [value for _, values in sorted(seen[f"m.{name}"]) for value in values]
+        assert found == array.reshape(-1).tolist()
+
+
+def test_parts_accept_the_differences_that_the_options_name(tmp_path):
+    """A part of a group of one is a whole vector."""
+    checkpoint.save(tmp_path / "a.safetensors", {"m": {"old": mx.arange(4.0), "c": mx.array([1.5])}})
+    vectors = ps.packed({"a": mx.zeros((2, 2)), "b": mx.ones(3), "c": mx.zeros(1, mx.bfloat16)})
+    like = {"m": shard_class(type(vectors), 1)(*vectors)}
+    with pytest.raises(ValueError, match="m.b is in like, not in the file"):
+        checkpoint.load(tmp_path / "a.safetensors", like=like)
+    with pytest.raises(ValueError, match="m.c has dtype float32 in the file, bfloat16 in like"):
+        checkpoint.load(tmp_path / "a.safetensors", like=like)
+    checkpoint.save(tmp_path / "a.safetensors", {"m": {"old": mx.ones((2, 2)), "c": mx.array([1.5])}})
+    with pytest.warns(checkpoint.RestoreWarning, match="m.c was cast from float32 to bfloat16"):
+        found = checkpoint.load(
+            tmp_path / "a.safetensors", like=like, cast=True, partial=["m.b"], rename={"m.old": "m.a"}
+        )
+    assert type(found["m"]) is type(like["m"])
+    whole = type(vectors)(*found["m"])
+    expected = {"a": mx.ones((2, 2)), "b": mx.ones(3), "c": mx.array([1.5], mx.bfloat16)}
+    assert same_bits(ps.unpacked(whole), expected)
