@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import mlx.core as mx
 
 from purestep._checkpoint.disk.lock import LockedError
-from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import CorruptError
 from purestep._core.collective import group_of
 
@@ -90,10 +89,9 @@ class Together:
         return next((_rebuilt(each, rank) for rank, each in enumerate(found) if each is not None), None)
 
     def _gathered(self, row: bytes) -> list[bytes]:
-        found = mx.distributed.all_gather(mx.array(list(row), mx.uint8)[None], group=self.group)
-        mx.eval(found)
-        every = checksum.raw(found).tobytes()
-        return [every[start : start + len(row)] for start in range(0, len(every), len(row))]
+        numbers = mx.array(list(row), mx.int32)  # which every backend can send
+        found: Any = mx.distributed.all_gather(numbers[None], group=self.group).tolist()
+        return [bytes(each) for each in found]
 
 
 def together(caller: str, group: Any) -> Together:
