@@ -45,6 +45,8 @@ class Watchdog:
         if self._group.size() > 1:
             self._thread = self._started()
             self._thread.start()
+            if isinstance(self._thread, Member):
+                self._thread.joined.wait()
         _watching.append(self)
         return self
 
@@ -80,7 +82,11 @@ class Watchdog:
                 raise checks.error("watchdog", f"address must be shorter than {_HOST - 10}, got {host!r}")
         else:
             own = bytes(_HOST)
-        found: Any = mx.distributed.all_sum(mx.array(list(own), mx.int32), group=self._group).tolist()
+        try:
+            found: Any = mx.distributed.all_sum(mx.array(list(own), mx.int32), group=self._group).tolist()
+        except RuntimeError as error:
+            ended(f"a rank ended before it reached watchdog(): {error}")
+            raise  # `ended` does not return
         joined.set()
         host, port = json.loads(bytes(found))
         if listener is not None:
