@@ -1,13 +1,13 @@
 """A training step over the rows of several processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.types import Batch, LossFn
-from purestep._parallel.agreement import agree
+from purestep._parallel.agreement import agree, agree_on_lines
 from purestep._parallel.groups import group_of
 from purestep._steps.core import tracing
 from purestep._steps.core.measuring import Measurement
@@ -79,7 +79,11 @@ def data_parallel(
     processes = group_of(_CALLER, group)
     check_reduce_dtype(_CALLER, reduce_dtype)
     size = processes.size()
-    ranks = Ranks(processes, size, processes.rank(), reduce_dtype) if size > 1 else None
+    options = {"microbatches": microbatches, "stateful": stateful, "reduce_dtype": reduce_dtype}
+    agree_on_sums = agreeing_once(_CALLER, options, measure, processes)
+    ranks = None
+    if size > 1:
+        ranks = Ranks(processes, size, processes.rank(), reduce_dtype, agree=agree_on_sums)
     inner = step_for(
         _CALLER,
         loss_fn,
@@ -96,6 +100,23 @@ def check_reduce_dtype(caller: str, value: Any) -> None:
     """Refuse a value that is not a floating-point dtype."""
     if value not in _DTYPES:
         raise checks.error(caller, f"reduce_dtype must be float32, bfloat16 or float16, got {value!r}")
+
+
+def agreeing_once(
+    caller: str, options: Mapping[str, Any], measure: Sequence[Measurement], group: mx.distributed.Group
+) -> Callable[[Sequence[str]], None]:
+    """Return a function that compares what the ranks sum, at its first call."""
+    known = False
+
+    def agree_on_sums(lines: Sequence[str]) -> None:
+        nonlocal known
+        if not known:
+            given = [f"{name}={value}" for name, value in options.items()]
+            names = [f"the measurement {each.name!r} every {each.every} steps" for each in measure]
+            agree_on_lines(caller, "the step", [caller, *given, *names, *lines], group)
+            known = True
+
+    return agree_on_sums
 
 
 def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.distributed.Group) -> Step:

@@ -4,7 +4,7 @@ Every process must start the same collective operations in the same order. A gra
 operations that do not depend on each other, so each one is made to depend on the one before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ class Ranks(NamedTuple):
         dtype: the dtype in which gradients are summed.
         sharded: whether each rank updates a part of the parameters.
         scatters: whether the group has `mx.distributed.sum_scatter`.
+        agree: compares lines that describe what is summed between the ranks, at the first call, and raises an
+            error on every rank if they differ: sums of other sizes would hang or mix numbers up.
     """
 
     group: mx.distributed.Group
@@ -35,6 +37,7 @@ class Ranks(NamedTuple):
     dtype: mx.Dtype = mx.float32
     sharded: bool = False
     scatters: bool = False
+    agree: Callable[[Sequence[str]], None] = lambda lines: None
 
 
 class Chain:
