@@ -19,7 +19,7 @@ ERRORS = {
     "reduce_dtype": "float32 on rank 0 and reduce_dtype=mlx.core.bfloat16 on rank 1",
     "measure": f"{STEP}nothing on rank 0 and the measurement 'grad_norms' every 1 steps on rank 1",
     "sharded": "the state must be built alike on all ranks, got opt_state",
-    "step number": "data_parallel: step must be equal on all ranks, got other values on rank 1 than on rank 0",
+    "step number": "step must be equal on all ranks, got other values on rank 1 than on rank 0",
     "dtype": "got params.b float32 (3,) on rank 0 and params.b bfloat16 (3,) on rank 1",
     "scanned": "data_parallel: step must be equal on all ranks",
     "merged": "merged: the results must be built alike on all ranks, got 'few' of 2 numbers on rank 0 and",

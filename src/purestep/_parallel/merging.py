@@ -11,6 +11,7 @@ from purestep._core.tracing import ordering
 from purestep._core.types import Batch, EvalStepFn
 from purestep._parallel.agreement import agree_on_lines
 from purestep._parallel.groups import group_of
+from purestep._steps.core import tracing
 from purestep._steps.state import TrainState
 
 
@@ -42,8 +43,13 @@ def merged(eval_step: EvalStepFn, *, group: mx.distributed.Group | None = None) 
     evaluated: Callable[[Any, Batch], Any] = eval_step
     known = False
 
+    def starting(state: Any) -> None:
+        if not known and not tracing.is_traced(state):
+            mx.eval(state)  # first the sums of the step that made it: a rank may have them yet to compute
+
     def measured(state: Any, batch: Batch) -> dict[str, Mean | MeanSum]:
         nonlocal known
+        starting(state)
         means = evaluated(state, batch)
         for name, mean in means.items():
             if not isinstance(mean, (Mean, MeanSum)):
@@ -68,4 +74,5 @@ def merged(eval_step: EvalStepFn, *, group: mx.distributed.Group | None = None) 
         whole = dict(zip(names, tree.unflatten(ordered, list(total)), strict=True))
         return {name: whole[name] for name in means}
 
+    measured.starting = starting  # type: ignore[attr-defined]
     return measured

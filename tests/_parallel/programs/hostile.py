@@ -4,7 +4,7 @@ import json
 import sys
 
 import mlx.core as mx
-from scenarios import ADAMW, BATCH, CLIPPED, PARAMS, RANK, masked, plain, rows_of, summed
+from scenarios import ADAMW, BATCH, PARAMS, RANK, masked, plain, rows_of, summed
 
 import purestep as ps
 

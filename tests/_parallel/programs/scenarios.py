@@ -12,7 +12,7 @@ from purestep.transforms import accumulate, add_noise, averaged, clip_by_global_
 
 GROUP = mx.distributed.init()
 RANK, SIZE = GROUP.rank(), GROUP.size()
-ROWS, STEPS = 16, 20
+ROWS, STEPS = 24, 20  # rows for 2, 3 and 4 ranks
 
 with ps.rng.scope(mx.random.key(0)):
     X, Y = mx.random.normal((ROWS, 5)), mx.random.normal((ROWS, 3))
