@@ -41,6 +41,17 @@ def evaluated(loss_fn):
     ps.evaluate(ps.parallel.merged(ps.eval_step(loss_fn)), STATE, [ROWS])
 
 
+def differentiated(builder):
+    step = builder(masked, ADAMW)
+    state = ps.TrainState.create(PARAMS, step.transform)
+
+    def loss(params):
+        new, metrics = step(state.replace(params=params), ROWS)
+        return metrics["loss"] + new.params["w"].sum()
+
+    mx.eval(mx.grad(loss)(PARAMS))
+
+
 HALVES = ps.tree.map(lambda p: p.astype(mx.bfloat16), PARAMS)
 FAULTS = {
     "another metric": lambda: first(ps.data_parallel(renamed if ILL else masked, ADAMW)),
@@ -66,6 +77,8 @@ FAULTS = {
     "scanned": lambda: ps.compiled(ps.scan(ps.data_parallel(masked, ADAMW), 2))(
         STATE.replace(step=mx.array(int(ILL), mx.int32)), ps.tree.map(lambda x: mx.stack([x, x]), ROWS)
     ),
+    "differentiated": lambda: differentiated(ps.data_parallel),
+    "differentiated, sharded": lambda: differentiated(ps.sharded),
     "merged": lambda: evaluated(renamed if ILL else masked),
     "merged, more": lambda: evaluated(more if ILL else masked),
 }

@@ -6,13 +6,14 @@ operations that do not depend on each other, so each one is made to depend on th
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import mlx.core as mx
 
-from purestep._core import cuda, tree
+from purestep._core import checks, cuda, tree
 from purestep._core.packing import Packed
 from purestep._core.tracing import ordering
+from purestep._core.tracing.custom import custom_function
 from purestep._core.types import Metrics, Tree
 
 _LARGE = 1 << 24  # elements; an array of this size is sent as it is, without a copy
@@ -69,7 +70,7 @@ class Chain:
 
     def after(self, array: mx.array) -> mx.array:
         """Return an array that is computed after the last operation."""
-        return ordering.after([array], [self.last])[0]
+        return ordering.after([_undifferentiable(array)], [self.last])[0]
 
     def sum_numbers(self, numbers: Sequence[mx.array]) -> list[mx.array]:
         """Return the sums of arrays over all ranks, in float32; all of them are sent together."""
@@ -114,6 +115,21 @@ class Chain:
         if cuda.serves(arrays):
             return cuda.joined_and_scaled(arrays, share, self.ranks.dtype)
         return (joined(arrays).astype(mx.float32) * share).astype(self.ranks.dtype)
+
+
+def _undifferentiable(array: mx.array) -> mx.array:
+    """Return the array; refuse a gradient through it. MLX would pass on that of this rank alone."""
+    function: Any = custom_function(lambda array: array)
+
+    @function.vjp
+    def _(primals: Any, cotangent: mx.array, output: mx.array) -> NoReturn:
+        raise checks.error("data_parallel", "a step of several processes cannot be differentiated")
+
+    @function.vmap
+    def _(inputs: mx.array, axes: int) -> tuple[mx.array, int]:
+        return inputs, axes
+
+    return function(array)
 
 
 def buckets(values: Tree) -> list[tuple[list[str], list[mx.array]]]:
