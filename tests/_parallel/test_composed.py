@@ -29,6 +29,8 @@ NAMES = [
     "scanned, compiled",
     "populated",
     "stateful",
+    "measured, sharded",
+    "uneven, checked",
     "uneven",
     "uneven, compiled",
 ]

@@ -41,6 +41,7 @@ def agree(caller: str, state: Tree, group: mx.distributed.Group, name: str = "th
     state = _without_parts(state)
     if group.size() == 1:
         return
+    mx.eval(state)  # first the sums of the step that made it: a rank may have them yet to compute
     found = tree.items(state)
     lines = [f"{path or name} {tree.dtype_name(leaf.dtype)} {leaf.shape}" for path, leaf in found]
     agree_on_lines(caller, name, lines, group)

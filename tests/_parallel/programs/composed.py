@@ -137,6 +137,19 @@ def uneven(wrap):
     return result(found, arrays[0], expected, arrays[1])
 
 
+def uneven_check():
+    """Check a state whose metrics only one rank has read."""
+    found = expected = ps.TrainState.create(PARAMS, CLIPPED)
+    step = ps.data_parallel(masked, CLIPPED, measure=[ps.metrics.grad_norms()])
+    whole = ps.train_step(masked, CLIPPED)
+    for _ in range(3):
+        found, metrics = step(found, OWN)
+        expected, _ = whole(expected, BATCH)
+        if RANK == 0:
+            mx.eval(found, metrics)
+    return result(found, {}, expected, {})
+
+
 SCENARIOS = {
     "few": lambda: compare(few, CLIPPED, compiled=True),
     "few, cut": lambda: compare(few, CLIPPED, microbatches=2),
@@ -160,6 +173,10 @@ SCENARIOS = {
     "scanned, compiled": lambda: scanned(True),
     "populated": populated,
     "stateful": stateful,
+    "measured, sharded": lambda: parted(
+        masked, CLIPPED, params=ps.packed(PARAMS), measure=[ps.metrics.grad_norms()]
+    ),
+    "uneven, checked": uneven_check,
     "uneven": lambda: uneven(lambda step: step),
     "uneven, compiled": lambda: uneven(ps.compiled),
 }

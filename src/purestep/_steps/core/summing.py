@@ -6,14 +6,14 @@ operations that do not depend on each other, so each one is made to depend on th
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from purestep._core import checks, cuda, tree
 from purestep._core.packing import Packed
 from purestep._core.tracing import ordering
-from purestep._core.tracing.custom import custom_function
+from purestep._core.tracing.custom import custom_function, is_capturing
 from purestep._core.types import Metrics, Tree
 
 _LARGE = 1 << 24  # elements; an array of this size is sent as it is, without a copy
@@ -122,7 +122,9 @@ def _undifferentiable(array: mx.array) -> mx.array:
     function: Any = custom_function(lambda array: array)
 
     @function.vjp
-    def _(primals: Any, cotangent: mx.array, output: mx.array) -> NoReturn:
+    def _(primals: Any, cotangent: mx.array, output: mx.array) -> mx.array:
+        if is_capturing():  # a capture computes the gradient of each call, also one that no result needs
+            return cotangent
         raise checks.error("data_parallel", "a step of several processes cannot be differentiated")
 
     @function.vmap
