@@ -22,6 +22,8 @@ ERRORS = {
     "step number": "step must be equal on all ranks, got other values on rank 1 than on rank 0",
     "dtype": "got params.b float32 (3,) on rank 0 and params.b bfloat16 (3,) on rank 1",
     "scanned": "data_parallel: step must be equal on all ranks",
+    "whole state": "sharded: state.opt_state must hold the part of this rank, got a whole one; create",
+    "state in parts": "data_parallel: state.opt_state must be whole, got a part from sharded; use",
     "differentiated": "data_parallel: a step of several processes cannot be differentiated",
     "differentiated, sharded": "a step of several processes cannot be differentiated",
     "merged": "merged: the results must be built alike on all ranks, got 'few' of 2 numbers on rank 0 and",

@@ -6,6 +6,8 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import checks
+from purestep._core.packing import holds_shard
+from purestep._core.rng import scope
 from purestep._core.types import Batch, LossFn
 from purestep._parallel.agreement import agree, agree_on_lines
 from purestep._parallel.groups import group_of
@@ -36,7 +38,8 @@ def data_parallel(
     Start the processes with `mlx.launch`. Every process builds the same state and calls the step with its own
     rows of the batch. Each one then receives the state and the metrics that `train_step` would give for all
     rows together; parameters, optimizer state and metrics have the same bits on all ranks. Ranks are merged
-    as microbatches are, with the weight of the loss over the rows of each, so ragged batches are exact.
+    as microbatches are, with the weight of the loss over the rows of each, so ragged batches are exact. A
+    plain scalar, as the loss or a metric, has the same weight on each rank.
 
     The step sums gradients as one vector for each dtype. Before that, one small sum carries the loss, the
     weights, the metrics and the model_state. Parameters from `ps.packed` are vectors already and are sent
@@ -48,8 +51,9 @@ def data_parallel(
     averaged over the ranks.
 
     The first call compares the state between the ranks and raises an error that names the first path that
-    differs; `ps.parallel.check` does so at any time. In a group of one process the step is `train_step`, bit
-    for bit. The step cannot be used for hypergradients: no gradient flows from one rank to another.
+    differs; `ps.parallel.check` does so at any time. It also compares what the ranks will sum, such as the
+    names of the metrics. In a group of one process the step is `train_step`, bit for bit. The step cannot be
+    differentiated: no gradient flows from one rank to another.
 
     Args:
         loss_fn: as in `train_step`. A loss that needs the whole batch, such as a contrastive loss, raises an
@@ -65,7 +69,8 @@ def data_parallel(
             Reduced dtypes halve the traffic and round each rank's part of the mean.
 
     Raises:
-        ValueError, TypeError: as in `train_step`; on the first call, if the states of the ranks differ.
+        ValueError, TypeError: as in `train_step`; on the first call, if the states of the ranks differ, or
+            what they sum; for an optimizer state in parts, of `sharded`; in a gradient through the step.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
@@ -126,6 +131,7 @@ def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.d
     def starting(state: TrainState) -> None:
         nonlocal known
         if not known and not tracing.is_traced(state):
+            _check_parts(caller, state, transform)
             agree(caller, state, group)
             known = True
 
@@ -134,3 +140,23 @@ def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.d
         return step.parts(state, batch)
 
     return around(inner, parts, transform=transform, starting=starting)
+
+
+def _check_parts(caller: str, state: TrainState, transform: GradientTransform) -> None:
+    """Refuse a whole optimizer state in place of one in parts, and the other way round."""
+    if not isinstance(state, TrainState):
+        return
+    if caller != _CALLER:
+        with scope(mx.random.key(0)):
+            wanted = holds_shard(transform.init(state.params))
+        if wanted and not holds_shard(state.opt_state):
+            raise checks.error(
+                caller,
+                "state.opt_state must hold the part of this rank, got a whole one; create the state with "
+                "TrainState.create(params, step.transform), or use ps.parallel.divided(state, step)",
+            )
+    elif holds_shard(state.opt_state):
+        raise checks.error(
+            caller,
+            "state.opt_state must be whole, got a part from sharded; use ps.parallel.gathered(state)",
+        )

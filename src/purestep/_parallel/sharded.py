@@ -60,7 +60,7 @@ def sharded(
 
     Raises:
         ValueError, TypeError: as in `data_parallel`; when the state is created, for a transform that needs
-            whole arrays.
+            whole arrays; on the first call, for a state that was not created with the step's transform.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))

@@ -116,7 +116,8 @@ def watchdog(
     - a rank is not heard from for `timeout` seconds, such as a stopped process or a lost machine;
     - no rank has advanced for `timeout` seconds. `run` and `fit` tell at every step that they advance; call
       `beat` of the watchdog in a loop of your own. The error names the ranks that are behind;
-    - a rank raises an error within the block, a second after its traceback is written;
+    - a rank raises an error within the block, a second after its traceback is written. If MLX reports that a
+      connection is lost, the rank that is lost is named: when its end is noticed, or after `timeout` seconds;
     - a rank runs another program: the main script, purestep, MLX and Python are compared at the start.
 
     An operation of MLX that hangs cannot be interrupted. So the watchdog writes the reason to stderr and ends

@@ -77,6 +77,8 @@ FAULTS = {
     "scanned": lambda: ps.compiled(ps.scan(ps.data_parallel(masked, ADAMW), 2))(
         STATE.replace(step=mx.array(int(ILL), mx.int32)), ps.tree.map(lambda x: mx.stack([x, x]), ROWS)
     ),
+    "whole state": lambda: first(ps.sharded(masked, ADAMW)),
+    "state in parts": lambda: first(ps.data_parallel(masked, ADAMW), sharded_state(masked)),
     "differentiated": lambda: differentiated(ps.data_parallel),
     "differentiated, sharded": lambda: differentiated(ps.sharded),
     "merged": lambda: evaluated(renamed if ILL else masked),

@@ -1,6 +1,7 @@
 """Trees of arrays as few vectors, and the way back."""
 
 from purestep._core.packing.shards import Shard as Shard
+from purestep._core.packing.shards import holds_shard as holds_shard
 from purestep._core.packing.shards import padded as padded
 from purestep._core.packing.shards import part as part
 from purestep._core.packing.shards import shard_class as shard_class

@@ -65,6 +65,14 @@ def shard_class(whole: type[Packed], count: int) -> type[Shard]:
     return _classes[whole, count]
 
 
+def holds_shard(value: Tree) -> bool:
+    """Return whether a tree has a `Shard` among its containers."""
+    if isinstance(value, Shard):
+        return True
+    below = tree.children(value)
+    return below is not None and any(holds_shard(child) for _, child in below)
+
+
 def part_size(size: int, count: int) -> int:
     """Return the number of elements of a vector that each process holds; the last part may have zeros."""
     return -(-size // count)
