@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 
 from purestep._core import checks
-from purestep._core.packing import holds_shard
+from purestep._core.packing import shards_in
 from purestep._core.rng import scope
 from purestep._core.types import Batch, LossFn
 from purestep._parallel.agreement import agree, agree_on_lines
@@ -148,14 +148,14 @@ def _check_parts(caller: str, state: TrainState, transform: GradientTransform) -
         return
     if caller != _CALLER:
         with scope(mx.random.key(0)):
-            wanted = holds_shard(transform.init(state.params))
-        if wanted and not holds_shard(state.opt_state):
+            wanted = any(shards_in(transform.init(state.params)))
+        if wanted and not any(shards_in(state.opt_state)):
             raise checks.error(
                 caller,
                 "state.opt_state must hold the part of this rank, got a whole one; create the state with "
                 "TrainState.create(params, step.transform), or use ps.parallel.divided(state, step)",
             )
-    elif holds_shard(state.opt_state):
+    elif any(shards_in(state.opt_state)):
         raise checks.error(
             caller,
             "state.opt_state must be whole, got a part from sharded; use ps.parallel.gathered(state)",
