@@ -101,8 +101,8 @@ def stacked(states: Iterable[State]) -> State:
     ((4, 3), (4,))
     """
     caller = "populations.stacked"
-    # A named tuple is one state, whose fields are not states.
-    if tree.is_namedtuple(states) or isinstance(states, (Mapping, mx.array)) or not isinstance(states, Iterable):
+    one: Any = states  # a named tuple is one state, whose fields are not states
+    if tree.is_namedtuple(one) or isinstance(one, (Mapping, mx.array)) or not isinstance(one, Iterable):
         raise TypeError(f"{caller}: states must be a list of states, got one {type(states).__name__}")
     given = list(states)
     if not given:
