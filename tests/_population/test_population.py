@@ -1,5 +1,7 @@
 """A step of a population is the step of each member."""
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -228,7 +230,7 @@ def test_the_gradient_through_a_population_is_that_of_each_member(make, chunk):
 
 def test_the_gradient_through_a_population_of_one_array():
     states = mx.array([[1.0, 2.0], [3.0, 4.0]])
-    step = ps.population(lambda state, batch: (state * state, {}), chunk=None)
+    step: Any = ps.population(lambda state, batch: (state * state, {}))
     assert mx.grad(lambda states: step(states, {})[0].sum())(states).tolist() == (2 * states).tolist()
 
 
