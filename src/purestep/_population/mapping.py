@@ -77,7 +77,7 @@ def _differentiable(
     Under `mx.vmap`, MLX replaces a function that defines its own gradient by its operations. So the gradient
     is taken first, and then mapped.
     """
-    count = len(rows)
+    count, differentiated = len(rows), scalars.is_differentiated()
 
     def forward(*arrays: mx.array) -> list[mx.array]:
         return _over(caller, flat, (0, None), list(arrays[:count]), list(arrays[count:]))
@@ -95,7 +95,8 @@ def _differentiable(
                 lambda arrays: flat(list(arrays[:count]), list(arrays[count:])), [*rows, *shared], cotangents
             )
 
-        found = _over(caller, one, (0, None, 0), given[:count], given[count:], _listed(cotangents))
+        with scalars.differentiated(differentiated):  # as when the step was called
+            found = _over(caller, one, (0, None, 0), given[:count], given[count:], _listed(cotangents))
         return found[:count] + [each.sum(axis=0) for each in found[count:]]
 
     return list(function(*rows, *shared))

@@ -31,7 +31,7 @@ _DESCRIPTION = """Train a model once for every combination of some settings. CON
 as in `train`. Runs that differ only in learning_rate, weight_decay and max_grad_norm train as one population,
 which takes less time; others train one after another."""
 _EPILOG = f"""Each run has a directory NAME=VALUE in --out, with config.toml, metrics.jsonl and its last
-state; `python -m purestep plot OUT/*` compares them. {PAGE} in --out shows the curves. A run whose loss is
+state; `python -m purestep plot OUT/*/` compares them. {PAGE} in --out shows the curves. A run whose loss is
 not finite does not end the others. Samples are written only with --sample-tokens, by runs of their own.
 
 Ctrl-C and SIGTERM end the sweep after the current step, with a checkpoint; a sweep that is killed has that of
