@@ -317,3 +317,5 @@ def test_the_memory_of_a_population_is_predicted():
         ps.memory.predict(ps.population(step, chunk=chunk), states, batch).peak for chunk in (None, 2)
     )
     assert 0 < chunked < whole / 2
+    packed = population_of(16, params=lambda seed: ps.packed(drawn(seed)))
+    assert ps.memory.predict(ps.population(step), packed, batch).peak == pytest.approx(whole, rel=0.2)

@@ -76,6 +76,7 @@ class _Capture(threading.local):
     def __init__(self) -> None:
         self.now: Captured | None = None
         self.supply: Supply | None = None
+        self.is_paused = False
         self.numbers = itertools.count()
 
 
@@ -102,11 +103,17 @@ def capturing(supply: Supply | None = None) -> Iterator[Captured]:
 @contextmanager
 def paused() -> Iterator[None]:
     """Leave what this thread calls in the block out of the capture: its results are not used."""
-    before, _capture.now = _capture.now, None
+    before, _capture.now = (_capture.now, _capture.is_paused), None
+    _capture.is_paused = _capture.is_paused or before[0] is not None
     try:
         yield
     finally:
-        _capture.now = before
+        _capture.now, _capture.is_paused = before
+
+
+def is_paused() -> bool:
+    """Tell whether this thread captures a graph, and is within `paused`."""
+    return _capture.is_paused
 
 
 def is_capturing() -> bool:
