@@ -112,4 +112,4 @@ def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.d
         starting(state)
         return step.parts(state, batch)
 
-    return around(inner, parts, transform=transform, starting=starting)
+    return around(inner, parts, transform=transform, starting=starting, group=group)

@@ -83,7 +83,13 @@ class _Scan(Step):
         first: Any = steps[0]
         first = first.step if isinstance(first, Compiled) else first
         known = first if isinstance(first, Step) else Step(parts)
-        super().__init__(parts, transform=known.transform, choose=choose, steps=len(steps) * known.steps)
+        super().__init__(
+            parts,
+            transform=known.transform,
+            choose=choose,
+            steps=len(steps) * known.steps,
+            group=known.group,
+        )
         self._steps = steps
 
     def __call__(self, state: Any, batch: Batch) -> tuple[Any, Metrics]:

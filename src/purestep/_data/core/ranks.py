@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import mlx.core as mx
-
 from purestep._core import checks, tree
 from purestep._core.types import Batch
 
@@ -49,8 +47,8 @@ def own_rows(caller: str, batch: Batch, rank: int, world: int, *, uneven: bool =
     if rows % world and not uneven:
         raise checks.error(
             caller,
-            f"the rows of {path} must be divisible by {world} ranks, got {rows}; pass uneven=True if the loss "
-            "is a Mean",
+            f"the rows of {path} must be divisible by {world} ranks, got {rows}; pass uneven=True if the "
+            "loss is a Mean",
         )
     if rows < world:
         raise checks.error(caller, f"{path} must have a row for each of {world} ranks, got {rows}")

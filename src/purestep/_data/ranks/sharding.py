@@ -119,7 +119,8 @@ def rows_of(source: Any, rank: int, world: int, *, uneven: bool = False) -> Any:
     if not uneven and isinstance(size, int) and size % world:
         raise checks.error(
             _CALLER,
-            f"batch_size must be divisible by {world} ranks, got {size}; pass uneven=True if the loss is a Mean",
+            f"batch_size must be divisible by {world} ranks, got {size}; pass uneven=True if the loss is a "
+            "Mean",
         )
     if hasattr(source, "_of_rank"):  # it reads no other rows
         found = source._of_rank(rank, world, lambda child: rows_of(child, rank, world, uneven=uneven))

@@ -10,6 +10,7 @@ from purestep._checkpoint.run.manager import Checkpointer
 from purestep._core import checks
 from purestep._loop.callbacks.stopping import is_unavailable
 from purestep._loop.core.progress import Progress, params_of
+from purestep._loop.core.ranks import Ranks
 from purestep._measures.finite import nonfinite_paths
 
 
@@ -26,7 +27,8 @@ class Storage:
 
     If the disk is full or cannot be written, `save` warns and training goes on; the next checkpoint is
     another attempt. Only the last checkpoint of a run raises the error. A state with parameters that are not
-    finite is not saved, so that it does not replace a sound one.
+    finite is not saved, so that it does not replace a sound one. In a run of several processes, rank 0 saves,
+    and the others wait for its result.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class Storage:
         checkpointer: Checkpointer | None,
         every: int | None,
         metadata: Callable[[], Mapping[str, Any]],
+        ranks: Ranks,
         *,
         step: int | None,
     ):
         self._caller, self._checkpointer, self._every, self._metadata = caller, checkpointer, every, metadata
+        self._ranks = ranks
         self._saved: Any = None  # the state that was saved last, or refused
         self.step = step  # the step of the last checkpoint
         self.refused: str | None = None  # says why the last state was not saved, if it is not finite
@@ -84,22 +88,20 @@ class Storage:
 
     def save(self, progress: Progress) -> bool:
         """Save the state, unless it is saved already or not finite; return whether it was saved."""
-        checkpointer = self._checkpointer
-        if checkpointer is None or self._saved is progress.state:
+        if self._checkpointer is None or self._saved is progress.state:
             return False
+        return self._attempt(progress, lambda: self._save(progress))
+
+    def _save(self, progress: Progress) -> bool:
+        checkpointer = self._checkpointer
+        assert checkpointer is not None
         numbers = {**(progress.row or progress.metrics), **(progress.evaluated or {})}
         rated = checkpointer.metric
         if rated in numbers and math.isnan(float(numbers[rated])):
             del numbers[rated]
-        return self._attempt(
-            progress,
-            lambda: (
-                checkpointer.save(
-                    progress.state, step=progress.step, metrics=numbers, metadata=self._facts(progress)
-                )
-                or True
-            ),
-        )
+        facts = self._facts(progress)
+        checkpointer.save(progress.state, step=progress.step, metrics=numbers, metadata=facts)
+        return True
 
     def warn_refused(self) -> None:
         """Warn that the last state was not saved."""
@@ -117,16 +119,21 @@ class Storage:
         checkpointer = self._checkpointer
         if checkpointer is None:
             return
+        step = self._ranks.of_first("the last checkpoint", lambda: self._finished(checkpointer, progress))
+        self.step = step
+
+    def _finished(self, checkpointer: Checkpointer, progress: Progress | None) -> int | None:
+        """Save the last state; return the step of the last checkpoint."""
         try:
-            if progress is not None:
-                self.save(progress)
+            if progress is not None and self._saved is not progress.state:
+                self._note(progress, *self._tried(progress, lambda: self._save(progress)))
             checkpointer.wait()
         except OSError:
             if progress is None:
                 raise
-            self._saved = None
-            self.save(progress)
+            self._note(progress, *self._tried(progress, lambda: self._save(progress)))
             checkpointer.wait()
+        return self.step
 
     def where(self) -> str:
         """Return a sentence for errors: where the last state is."""
@@ -146,20 +153,31 @@ class Storage:
         return self._metadata()
 
     def _attempt(self, progress: Progress, save: Callable[[], bool]) -> bool:
+        """Save on rank 0; return on every rank whether it was saved."""
+        place = f"the checkpoint of step {progress.step}"
+        saved, refused = self._ranks.of_first(place, lambda: self._tried(progress, save))
+        self._note(progress, saved, refused)
+        return saved
+
+    def _note(self, progress: Progress, saved: bool, refused: str | None) -> None:
+        """Keep the result of an attempt."""
+        if refused is not None:
+            self.refused, self._saved = refused, progress.state
+        elif saved:
+            self._saved, self.step = progress.state, progress.step
+
+    def _tried(self, progress: Progress, save: Callable[[], bool]) -> tuple[bool, str | None]:
+        """Return whether a state was saved, and why not if it is not finite."""
         try:
-            saved = save()
+            return save(), None
         except LockedError:
             raise
         except _NotFiniteError as error:
-            self.refused, self._saved = str(error), progress.state
-            return False
+            return False, str(error)
         except OSError as error:
             message = (
                 f"{self._caller}: a checkpoint failed at step {progress.step}, training goes on: {error}"
             )
             warnings.warn(message, CheckpointWarning, stacklevel=2)
             # The error may be that of an earlier save; then the save of this step has begun.
-            return False
-        if saved:
-            self._saved, self.step = progress.state, progress.step
-        return saved
+            return False, None

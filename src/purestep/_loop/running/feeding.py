@@ -64,6 +64,19 @@ class Feed:
             return self._cursor.draw(state)
         return found
 
+    def agreed(self, drawn: Drawn) -> Drawn | None:
+        """Return the batch of a step that is built: with one process nothing is agreed on."""
+        return drawn
+
+    def failed(self, error: Exception) -> Exception:
+        """Return the error of a batch or of a step, to be raised."""
+        return error
+
+    @property
+    def lost(self) -> bool:
+        """Whether a step that was sent ahead may never be done."""
+        return False
+
     def close(self) -> None:
         """End the thread. A thread that waits for a slow source ends after its next batch."""
         if self._worker is not None:
