@@ -10,6 +10,7 @@ from purestep._data.core.ranks import whole_of
 from purestep._loop.core.ranks import Ranks
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
+from purestep._loop.fitting.storage import saved_by
 from purestep._loop.running.cursor import batches_per_epoch, checksum, is_on_policy
 from purestep._steps.state import check_arrays
 
@@ -45,7 +46,7 @@ def restored(
     if checkpointer is None:
         return Begun(state)
     check_arrays(caller, "state", state)
-    ranks.of_first("the lock of the checkpoints", lambda: claim(caller, checkpointer))
+    saved_by(checkpointer, ranks, "the lock of the checkpoints", lambda: claim(caller, checkpointer))
     made: list[Begun] = []
 
     def begin() -> int | None:

@@ -3,7 +3,8 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from purestep._checkpoint.disk.lock import LockedError
 from purestep._checkpoint.run.manager import Checkpointer
@@ -12,6 +13,8 @@ from purestep._loop.callbacks.stopping import is_unavailable
 from purestep._loop.core.progress import Progress, params_of
 from purestep._loop.core.ranks import Ranks
 from purestep._measures.finite import nonfinite_paths
+
+Value = TypeVar("Value")
 
 
 class CheckpointWarning(UserWarning):
@@ -22,13 +25,18 @@ class _NotFiniteError(Exception):
     """A state has parameters that are not finite."""
 
 
+def saved_by(checkpointer: Any, ranks: Ranks, place: str, act: Callable[[], Value]) -> Value:
+    """Call a function that uses a checkpointer: on every rank if they save together, else on rank 0 alone."""
+    own = getattr(checkpointer, "_ranks", None)
+    return act() if own is not None and own.size > 1 else ranks.of_first(place, act)
+
+
 class Storage:
     """Saves the checkpoints of one run, if there is a checkpointer.
 
     If the disk is full or cannot be written, `save` warns and training goes on; the next checkpoint is
     another attempt. Only the last checkpoint of a run raises the error. A state with parameters that are not
-    finite is not saved, so that it does not replace a sound one. In a run of several processes, rank 0 saves,
-    and the others wait for its result.
+    finite is not saved, so that it does not replace a sound one. Every rank of a run does the same.
     """
 
     def __init__(
@@ -105,7 +113,8 @@ class Storage:
 
     def warn_refused(self) -> None:
         """Warn that the last state was not saved."""
-        warnings.warn(f"{self._caller}: {self.refused}", CheckpointWarning, stacklevel=2)
+        if self._ranks.rank == 0:
+            warnings.warn(f"{self._caller}: {self.refused}", CheckpointWarning, stacklevel=2)
 
     def forget(self) -> None:
         """Save the last state again when the run ends."""
@@ -119,8 +128,9 @@ class Storage:
         checkpointer = self._checkpointer
         if checkpointer is None:
             return
-        step = self._ranks.of_first("the last checkpoint", lambda: self._finished(checkpointer, progress))
-        self.step = step
+        self.step = saved_by(
+            checkpointer, self._ranks, "the last checkpoint", lambda: self._finished(checkpointer, progress)
+        )
 
     def _finished(self, checkpointer: Checkpointer, progress: Progress | None) -> int | None:
         """Save the last state; return the step of the last checkpoint."""
@@ -153,9 +163,9 @@ class Storage:
         return self._metadata()
 
     def _attempt(self, progress: Progress, save: Callable[[], bool]) -> bool:
-        """Save on rank 0; return on every rank whether it was saved."""
         place = f"the checkpoint of step {progress.step}"
-        saved, refused = self._ranks.of_first(place, lambda: self._tried(progress, save))
+        tried = partial(self._tried, progress, save)
+        saved, refused = saved_by(self._checkpointer, self._ranks, place, tried)
         self._note(progress, saved, refused)
         return saved
 
@@ -178,6 +188,7 @@ class Storage:
             message = (
                 f"{self._caller}: a checkpoint failed at step {progress.step}, training goes on: {error}"
             )
-            warnings.warn(message, CheckpointWarning, stacklevel=2)
+            if self._ranks.rank == 0:
+                warnings.warn(message, CheckpointWarning, stacklevel=2)
             # The error may be that of an earlier save; then the save of this step has begun.
             return False, None
