@@ -168,8 +168,9 @@ def error_of(function):
     try:
         function()
     except Exception as error:
-        saved = error.result.steps if hasattr(error, "result") else None
-        return [type(error).__name__, str(error), saved, " ".join(getattr(error, "__notes__", []))]
+        result = getattr(error, "result", None)
+        notes = " ".join(getattr(error, "__notes__", []))
+        return [type(error).__name__, str(error), result and result.steps, notes]
     return None
 
 
@@ -186,11 +187,8 @@ def fewer():
 
 
 def elsewhere():
-    """Each rank sees a directory of its own."""
-    path = Path(DIRECTORY) / ("first" if RANK == 0 else "other")
-    if RANK == 0:
-        with ps.checkpoint.Checkpointer(path) as checkpointer:
-            checkpointer.save(start(), step=4)
+    """Each rank sees a directory of its own; that of rank 0 has checkpoints."""
+    path = Path(DIRECTORY) / ("term" if RANK == 0 else "other")
     with ps.checkpoint.Checkpointer(path) as checkpointer:
         ps.fit(STEP, start(), source(), steps=8, checkpointer=checkpointer)
 
@@ -221,6 +219,16 @@ def errors():
     }
 
 
+def sharded():
+    """The optimizer state in parts; the run ends within a window of `accumulate`."""
+    transform = ps.transforms.accumulate(TRANSFORM, every=3)
+    step = ps.sharded(loss_fn, transform)
+    state = ps.TrainState.create(ps.packed({"w": mx.zeros(3)}), step.transform, seed=0)
+    result = ps.fit(ps.compiled(step), state, source(), steps=20, evaluate=evaluation(10))
+    state = result.state
+    return shown(result._replace(state=state.replace(params=ps.unpacked(state.params))))
+
+
 def resumed(steps):
     """Go on from the checkpoint of a run with any number of ranks."""
     return [shown(kept("any", steps)), shown(iterated(steps))]
@@ -236,6 +244,7 @@ SCENARIOS = {
     "whole": whole,
     "iterable": iterable,
     "mixed": mixed,
+    "sharded": sharded,
     "stopping": stopping,
     "stop": stop,
     "term": term,

@@ -1,6 +1,5 @@
 """What happens in `fit` between two steps."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,14 +7,12 @@ from purestep._core import checks, tree
 from purestep._loop.core.progress import Progress, Save, Stop, broken
 from purestep._loop.core.ranks import Ranks
 from purestep._loop.fitting.evaluation import Evaluation, Interrupted, together
+from purestep._loop.fitting.flushing import flushed
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
 from purestep._loop.fitting.storage import Storage
 from purestep._loop.profiling.clock import OFF, OTHER, Off
 from purestep._loop.running.run import Made
-from purestep._steps.state import TrainState
-from purestep._transforms.core.base import apply_updates
-from purestep._transforms.wrappers.accumulation import flush
 
 SIGNAL = "signal"
 _SHOWN = 3  # differences of two structures in an error
@@ -186,31 +183,3 @@ class Session:
 def first_reason(requests: Sequence[Stop | Save]) -> str | None:
     """Return the reason of the first `Stop`, or `None`."""
     return next((request.reason for request in requests if isinstance(request, Stop)), None)
-
-
-def flushed(step: Any, state: Any) -> Any:
-    """Return the state after the incomplete window of `accumulate`, if it has one, is applied."""
-    windows = tree.fields(state.opt_state, "mini_step") if isinstance(state, TrainState) else []
-    if not windows:
-        return state
-    transform = transform_of(step)
-    if transform is None:
-        if any(int(count.item()) for _, count in windows):
-            warnings.warn(
-                "fit: the last, incomplete window of accumulate is not applied: step is a function without "
-                "the attribute transform; pass the step that train_step made",
-                stacklevel=2,
-            )
-        return state
-    updates, opt_state = flush(transform, state.opt_state, state.params)
-    return state._replace(params=apply_updates(state.params, updates), opt_state=opt_state)
-
-
-def transform_of(step: Any) -> Any:
-    """Return the gradient transform of a step, through wrappers such as `compiled`, or `None`."""
-    while step is not None:
-        transform = getattr(step, "transform", None)
-        if transform is not None:
-            return transform
-        step = getattr(step, "step", None)
-    return None

@@ -12,7 +12,7 @@ import purestep as ps
 from purestep._loop.callbacks.lines import encoded
 from purestep._loop.config.building import computed_in, create_optimizer, create_step
 from purestep._loop.config.config import TrainConfig
-from purestep._loop.fitting.session import flushed
+from purestep._loop.fitting.flushing import flushed
 from purestep.cli.sweeping.grid import ARRAYS, Planned
 from purestep.cli.training.session import Session
 
