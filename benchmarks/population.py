@@ -106,7 +106,8 @@ def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
         name: (name, options.members, options.units, options.rows, options.chunk)
         for name in (POPULATION, *LOOPS)
     }
-    with harness.workers(Session, built, cold=False) as workers:
+    environment = harness.openblas() if device == "cpu" else {}
+    with harness.workers(Session, built, cold=False, environment=environment) as workers:
         found = {}
         for worker in workers:
             harness.note(f"checking {worker.name}", passing=True)

@@ -120,11 +120,18 @@ def _serve(pipe: Connection, build: Callable[..., Any], args: tuple[Any, ...], e
 
 @contextmanager
 def workers(
-    build: Callable[..., Any], contestants: Mapping[str, tuple[Any, ...]], *, cold: bool
+    build: Callable[..., Any],
+    contestants: Mapping[str, tuple[Any, ...]],
+    *,
+    cold: bool,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[list[Worker]]:
     """Keep one process for each contestant alive, `build(*contestants[name])` in it."""
     with ExitStack() as stack:
-        started = (Worker(name, build, *args, cold=cold) for name, args in contestants.items())
+        given = environment or {}
+        started = (
+            Worker(name, build, *args, cold=cold, environment=given) for name, args in contestants.items()
+        )
         yield [stack.enter_context(worker) for worker in started]
 
 

@@ -37,6 +37,14 @@ def test_joined_arrays_are_their_concatenation_bit_for_bit(dtype):
     assert mx.array_equal(cuda.joined(found), vector(found)).item()
 
 
+@pytest.mark.parametrize("out", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_joined_and_scaled_arrays_are_products_in_float32(dtype, out):
+    found, scale = arrays(dtype), mx.array(0.3)
+    want = (vector(found).astype(mx.float32) * scale).astype(out)
+    assert mx.array_equal(cuda.joined_and_scaled(found, scale, out), want).item()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_square_sums_are_numpys(dtype):
     found = arrays(dtype)

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import finetune, optimizer, transformer
+from benchmarks import finetune, optimizer, scaling, transformer
 from benchmarks.harness import Record
 from benchmarks.workloads import gpt
 from benchmarks.workloads.projection import Projection, apart, sampled
@@ -81,6 +81,7 @@ def record(name, turns):
             "contestants": dict.fromkeys([f"purestep packed, {n}" for n in (1, 2)], RANKS) if turns else {},
         },
         "state": lambda: {"state": {"adamw": 8.0}},
+        "scaling": lambda: scaling.computed([50.0], 141.0, 8192),
     }  # fmt: skip
     found = made["transformer" if name == "cpu" else name]()
     return {"benchmark": name, "label": name, "facts": FACTS, "options": defaults(name)} | found
@@ -97,7 +98,7 @@ def defaults(name):
 def test_a_benchmark_shows_whole_and_partial_records(name, turns):
     benchmark, found = importlib.import_module(f"benchmarks.{name}"), record(name, turns)
     text = benchmark.show(found)
-    assert name == "state" or "cores 2" in text
+    assert name in ("state", "scaling") or "cores 2" in text
     drawn = [panel for panel in benchmark.panels(found) if panel.bars]
     assert bool(drawn) or turns is None
     assert benchmark.missed(found) == []

@@ -94,6 +94,24 @@ _JOIN = """
 """
 
 
+_SCALE = """
+    O* z = out + offsets[array] + begin;
+    const float factor = scale[0];
+    constexpr int BYTES = WIDE * sizeof(O);
+    struct alignas(BYTES < 16 ? BYTES : 16) WideOut {{ O at[WIDE]; }};
+    const bool aligned = ((unsigned long long)x % 16 == 0) && ((unsigned long long)z % alignof(WideOut) == 0);
+    const int wide = aligned ? count / WIDE : 0;
+    for (int i = threadIdx.x; i < wide; i += {threads}) {{
+        const Wide xs = reinterpret_cast<const Wide*>(x)[i];
+        WideOut zs;
+        for (int j = 0; j < WIDE; ++j) zs.at[j] = (O)((float)xs.at[j] * factor);
+        reinterpret_cast<WideOut*>(z)[i] = zs;
+    }}
+    for (int i = wide * WIDE + threadIdx.x; i < count; i += {threads}) z[i] = (O)((float)x[i] * factor);
+"""
+_JOINS = {"join": _JOIN, "scale": _SCALE}
+
+
 class _Allowed(threading.local):
     def __init__(self) -> None:
         self.now = False
@@ -150,8 +168,32 @@ def sums(kind: str, arrays: Sequence[mx.array]) -> tuple[mx.array, list[int]]:
 
 def joined(arrays: Sequence[mx.array]) -> mx.array:
     """Return `mx.concatenate` of the arrays as vectors; without a gradient."""
-    groups = [arrays[begin : begin + _MOST] for begin in range(0, len(arrays), _MOST)]
-    return _one([_launched("join", some, some, (sum(x.size for x in some),)) for some in groups])
+    return _one(
+        [
+            _launched("join", some, some, (sum(x.size for x in some),), arrays[0].dtype)
+            for some in _groups(arrays)
+        ]
+    )
+
+
+def joined_and_scaled(arrays: Sequence[mx.array], scale: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Return `joined` times a number, computed in float32; without a gradient.
+
+    Args:
+        arrays: as `serves` accepts them.
+        scale: float32, 0-d.
+        dtype: of the result, a floating-point one.
+    """
+    return _one(
+        [
+            _launched("scale", some, [scale.reshape(1), *some], (sum(x.size for x in some),), dtype)
+            for some in _groups(arrays)
+        ]
+    )
+
+
+def _groups(arrays: Sequence[mx.array]) -> list[Sequence[mx.array]]:
+    return [arrays[begin : begin + _MOST] for begin in range(0, len(arrays), _MOST)]
 
 
 def _summed(kind: str, arrays: Sequence[mx.array]) -> mx.array:
@@ -187,16 +229,19 @@ def _(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
 
 
 def _launched(
-    name: str, read: Sequence[mx.array], arrays: Sequence[mx.array], shape: tuple[int, ...]
+    name: str,
+    read: Sequence[mx.array],
+    arrays: Sequence[mx.array],
+    shape: tuple[int, ...],
+    out: mx.Dtype = mx.float32,
 ) -> mx.array:
-    dtype: mx.Dtype = arrays[0].dtype
-    out = dtype if name == "join" else mx.float32
+    dtypes = [("T", read[0].dtype), ("O", out)]
     if custom.is_capturing():
         return custom.opaque("CustomKernel", list(arrays), [(shape, out)])[0]
     places, sizes, offsets = _tables(tuple(x.size for x in read))
     return _kernel(name, len(read))(
-        inputs=[places, sizes, *([offsets] if name == "join" else []), *arrays],
-        template=[("T", dtype)],
+        inputs=[places, sizes, *([offsets] if name in _JOINS else []), *arrays],
+        template=dtypes if name == "scale" else dtypes[:1],
         grid=(places.shape[0] * _THREADS, 1, 1),
         threadgroup=(_THREADS, 1, 1),
         output_shapes=[shape],
@@ -212,12 +257,12 @@ def _kernel(name: str, count: int) -> Any:
         f"        case {index}: " + " ".join(f"{each[0]} = {each};" for each in row) + " break;"
         for index, row in enumerate(zip(*names, strict=True))
     )
-    body = _JOIN if name == "join" else _SUM
+    more = {"join": ["offsets"], "scale": ["offsets", "scale"]}.get(name, [])
     return mx.fast.cuda_kernel(
         name=f"purestep_{name}_{count}",
-        input_names=["places", "sizes", *(["offsets"] if name == "join" else []), *itertools.chain(*names)],
+        input_names=["places", "sizes", *more, *itertools.chain(*names)],
         output_names=["out"],
-        source=(_FIND + body).format(
+        source=(_FIND + _JOINS.get(name, _SUM)).format(
             chunk=_CHUNK, threads=_THREADS, cases=cases, term=term, **(_TWO if pairs == 2 else _ONE)
         ),
     )

@@ -126,6 +126,17 @@ def test_stateless_functions_choose_what_they_receive():
     assert seen == [type(packed), dict]
 
 
+def test_a_vector_has_at_most_so_many_elements():
+    params = {"a": mx.ones((2, 3)), "b": mx.ones((2, 2)), "c": mx.ones((4, 5)), "d": mx.ones((1, 2))}
+    found = ps.packed(params, largest=10)
+    sizes = {name: getattr(found, name).size for name in found._fields}
+    assert sizes == {"matrices_float32": 10, "matrices_float32_2": 20, "matrices_float32_3": 2}
+    assert ps.tree.spec(ps.unpacked(found)) == ps.tree.spec(params)
+    assert type(ps.packed(params)) is not type(found)
+    with pytest.raises(ValueError, match="packed: largest must be"):
+        ps.packed(params, largest=0)
+
+
 def test_a_mask_that_splits_a_vector_is_refused_with_the_two_paths():
     packed = ps.packed(PARAMS)
     transform = optimizers.adamw(0.1, mask=lambda path, leaf: path != "embed" and leaf.ndim > 0)

@@ -4,7 +4,7 @@ A gradient of slices is one full-size array for each slice. So the arrays are cu
 whose gradient is one concatenation, and the gradient of that is one cut again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -86,22 +86,30 @@ class Layout:
                 leaves[index] = leaf
         return tree.map(leaves.__getitem__, self.like)
 
-    def pack(self, values: Tree) -> list[Any]:
+    def pack(self, values: Tree, join: Callable[[list[Any]], mx.array] | None = None) -> list[Any]:
         """Return the vectors of a tree with the containers of `like`.
 
         Where all places of a vector hold `()`, or all hold an empty array, so does the vector.
+
+        Args:
+            values: the tree.
+            join: makes a vector from its arrays, in place of the function that has a gradient.
         """
         leaves: list[Any] = []
         _gather(self.like, values, "", leaves)
         found = []
-        for vector, join in zip(self.vectors, self._join, strict=True):
+        for vector, own in zip(self.vectors, self._join, strict=True):
             members = [leaves[index] for index in vector.members]
             if all(map(_is_nothing, members)) and vector.ends[-1]:
                 found.append(members[0])
                 continue
             leading = self._leading(vector, members)
-            alone = len(members) == 1
-            found.append(members[0].reshape((*leading, vector.ends[-1])) if alone else join(*members))
+            if join is not None:
+                found.append(join(members))
+            elif len(members) == 1:
+                found.append(members[0].reshape((*leading, vector.ends[-1])))
+            else:
+                found.append(own(*members))
         return found
 
     def uniform(self, tree_of_values: Tree) -> list[Any]:

@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from purestep._core import checks, cuda, microbatching, norms, sums, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
-from purestep._core.packing.trees import packed_like
+from purestep._core.packing.trees import Packed, packed_like, viewed
 from purestep._core.rng import fold_in
 from purestep._core.tracing import graph
 from purestep._core.tracing.ordering import before_gradient
@@ -38,15 +38,18 @@ def differentiate(
     if narrowed is not None:
         objective = objective._replace(loss_fn=narrowed.loss_fn)
         state = state._replace(params=narrowed.cast(own))
-    chain, ranks = None, objective.ranks
+    chain, ranks, joined_later = None, objective.ranks, False
     if ranks is not None:
         chain, key = Chain(ranks, state.rng), fold_in(key, ranks.rank)
+        joined_later = objective.microbatches == 1 and isinstance(own, Packed)
+        if joined_later:  # the gradients are joined, scaled and cast to what is sent by one kernel
+            state = state._replace(params=viewed(state.params))
     with microbatching.cut_into(objective.microbatches, 1 if ranks is None else ranks.size):
         if objective.microbatches > 1:
             made, weights = _whole(objective, state, batch, key, chain, check_depends)
         else:
             made, weights = _alone(objective, state, batch, key, chain, check_depends)
-    if narrowed is not None:  # a part of a vector was cast, leaf by leaf
+    if narrowed is not None and not joined_later:  # a part of a vector was cast, leaf by leaf
         made = made._replace(gradients=packed_like(objective.caller, made.gradients, own))
     if chain is not None:
         return merging.over_ranks(objective, chain, made, weights, own)

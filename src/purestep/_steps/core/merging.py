@@ -3,9 +3,11 @@
 Ranks are merged as microbatches are: with the weight of the loss over the rows of each.
 """
 
+from functools import partial
+
 import mlx.core as mx
 
-from purestep._core import tree
+from purestep._core import norms, tree
 from purestep._core.mean import Mean
 from purestep._core.types import Params, Tree
 from purestep._layers.observing import Observed
@@ -49,15 +51,14 @@ def over_ranks(
     metrics = dict(zip(names, tree.unflatten(means, summed[:count]), strict=True))
     model_state = _averaged(chain, made.outcome.model_state, summed[count:])
     share = loss.share(weight)
-    gradients = (
-        sharding.scattered(chain, made.gradients, share, params)
-        if chain.ranks.sharded
-        else chain.sum_gradients(made.gradients, share)
-    )
+    collect = partial(sharding.scattered, chain) if chain.ranks.sharded else chain.sum_gradients
+    narrow = collect(made.gradients, share, params)
+    gradients = tree.map(lambda x: x.astype(mx.float32), narrow)
+    norms.same(gradients, narrow)
     value = loss.value
     outcome_loss = loss if weights is None else Mean(value * weights[0], weights[0])
     outcome = made.outcome._replace(loss=outcome_loss, metrics=metrics, model_state=model_state)
-    return Differentiated(value, outcome, gradients, observed, square, parts, chain=chain)
+    return Differentiated(value, outcome, gradients, observed, square, parts, narrow, chain)
 
 
 def _averaged(chain: Chain, model_state: Tree, sums: list[mx.array]) -> Tree:

@@ -28,7 +28,7 @@ def as_vectors(params: Params) -> Packed:
 
 
 def scattered(chain: Chain, gradients: Updates, share: mx.array, like: Params) -> Shard:
-    """Return this rank's part of the sum over ranks of gradients times the share of each, in float32.
+    """Return this rank's part of the sum over ranks of gradients times the share of each, as it is sent.
 
     Args:
         chain: the sums over ranks.
@@ -37,18 +37,20 @@ def scattered(chain: Chain, gradients: Updates, share: mx.array, like: Params) -
         like: the parameters.
     """
     ranks = chain.ranks
-    if not isinstance(gradients, Packed):
+    if isinstance(gradients, Packed):
+        whole, vectors = type(gradients), [chain.scaled([vector], share) for vector in gradients]
+    else:
         whole = type(as_vectors(like))
-        gradients = whole(*whole.layout.pack(gradients))
-    kind = shard_class(type(gradients), ranks.size)
-    return kind(*(_scattered(chain, chain.scaled(vector, share)) for vector in gradients))
+        vectors = whole.layout.pack(gradients, lambda arrays: chain.scaled(arrays, share))
+    kind = shard_class(whole, ranks.size)
+    return kind(*(_scattered(chain, vector) for vector in vectors))
 
 
 def _scattered(chain: Chain, vector: mx.array) -> mx.array:
     ranks = chain.ranks
     if ranks.scatters:
-        return chain.scatter(padded(vector, ranks.size)).astype(mx.float32)
-    return part(chain.sum(vector), ranks.rank, ranks.size).astype(mx.float32)
+        return chain.scatter(padded(vector, ranks.size))
+    return part(chain.sum(vector), ranks.rank, ranks.size)
 
 
 def gathered(chain: Chain, own: Shard, like: Params) -> Params:

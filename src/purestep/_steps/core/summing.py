@@ -11,6 +11,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from purestep._core import cuda, tree
+from purestep._core.packing import Packed
 from purestep._core.tracing import ordering
 from purestep._core.types import Metrics, Tree
 
@@ -83,27 +84,33 @@ class Chain:
         found = {name: total / self.ranks.size for name, total in zip(names, sums, strict=True)}
         return {name: found[name] for name in metrics}
 
-    def sum_gradients(self, gradients: Tree, share: mx.array) -> Tree:
-        """Return the sum over all ranks of gradients times the share of each rank, in float32.
+    def sum_gradients(self, gradients: Tree, share: mx.array, like: Tree) -> Tree:
+        """Return the sum over all ranks of gradients times the share of each rank, as it is sent.
 
         The arrays of one dtype are sent as one vector, and the returned arrays are views of its sum.
 
         Args:
             gradients: a tree of arrays.
             share: 0-d float32, the weight of this rank as a part of that of all ranks.
+            like: the parameters. If they are `Packed`, the sums are too.
         """
+        if isinstance(like, Packed) and not isinstance(gradients, Packed):
+            vectors = like.layout.pack(gradients, lambda arrays: self.scaled(arrays, share))
+            return type(like)(*map(self.sum, vectors))
         found: dict[str, mx.array] = {}
         for paths, arrays in buckets(gradients):
-            total = self.sum(self.scaled(joined(arrays), share)).astype(mx.float32)
+            total = self.sum(self.scaled(arrays, share))
             pieces = mx.split(total, _ends([x.size for x in arrays])) if len(arrays) > 1 else [total]
             for path, piece, array in zip(paths, pieces, arrays, strict=True):
                 found[path] = piece.reshape(array.shape)
         return tree.map_with_path(lambda path, _: found[path], gradients)
 
-    def scaled(self, vector: mx.array, share: mx.array) -> mx.array:
-        """Return this rank's part of a mean over all ranks, in the dtype in which it is sent."""
+    def scaled(self, arrays: Sequence[mx.array], share: mx.array) -> mx.array:
+        """Return this rank's part of a mean over all ranks, as one vector of the dtype that is sent."""
         # A mean of this size fits into float16; a sum over thousands of tokens may not.
-        return (vector.astype(mx.float32) * share).astype(self.ranks.dtype)
+        if cuda.serves(arrays):
+            return cuda.joined_and_scaled(arrays, share, self.ranks.dtype)
+        return (joined(arrays).astype(mx.float32) * share).astype(self.ranks.dtype)
 
 
 def buckets(values: Tree) -> list[tuple[list[str], list[mx.array]]]:
@@ -124,7 +131,7 @@ def joined(arrays: Sequence[mx.array]) -> mx.array:
     """Return arrays of one dtype as one vector."""
     if len(arrays) == 1:
         return arrays[0].reshape(-1)
-    return cuda.joined(arrays) if cuda.serves(arrays) else mx.concatenate([x.reshape(-1) for x in arrays])
+    return mx.concatenate([x.reshape(-1) for x in arrays])
 
 
 def _ends(sizes: Sequence[int]) -> list[int]:
