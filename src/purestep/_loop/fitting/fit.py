@@ -162,7 +162,7 @@ def _fitted(
     caller = "fit"
     check_source(caller, source)
     check_options(
-        caller, checkpointer, resume=resume, same_data=same_data, stop_on_nonfinite=stop_on_nonfinite
+        caller, checkpointer, ranks, resume=resume, same_data=same_data, stop_on_nonfinite=stop_on_nonfinite
     )
     log_every = checks.integer(caller, "log_every", log_every, least=1)
     prefetch = checks.integer(caller, "prefetch", prefetch, least=0)

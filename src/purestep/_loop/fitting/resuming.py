@@ -25,11 +25,18 @@ class Begun(NamedTuple):
     step: int = 0
 
 
-def check_options(caller: str, checkpointer: Any, **switches: Any) -> None:
-    """Refuse a checkpointer of another type, such as a path, and switches that are not Booleans."""
+def check_options(caller: str, checkpointer: Any, ranks: Ranks, **switches: Any) -> None:
+    """Refuse a checkpointer of another type or of other ranks, and switches that are not Booleans."""
     if checkpointer is not None and not isinstance(checkpointer, Checkpointer):
         shown = checks.shown(checkpointer)
         raise TypeError(f"{caller}: checkpointer must be a ps.checkpoint.Checkpointer, got {shown:.200}")
+    saving = getattr(getattr(checkpointer, "_ranks", None), "size", 1)
+    if saving not in (1, ranks.size):
+        raise checks.error(
+            caller,
+            f"checkpointer saves on {saving} ranks together, but step trains on {ranks.size}: use a step of "
+            "ps.data_parallel, or pass group= to Checkpointer",
+        )
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise TypeError(f"{caller}: {name} must be True or False, got {checks.shown(value):.200}")

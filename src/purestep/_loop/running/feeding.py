@@ -80,7 +80,7 @@ class Feed:
     def close(self) -> None:
         """End the thread. A thread that waits for a slow source ends after its next batch."""
         if self._worker is not None:
-            self._worker.close()
+            self._worker.close(continued=not self.lost)
 
     def __enter__(self) -> "Feed":
         return self
@@ -127,8 +127,12 @@ class _Worker:
             raise found
         return found
 
-    def close(self) -> None:
-        """Ask the thread to end, and wait for it for a while."""
+    def close(self, *, continued: bool = True) -> None:
+        """Ask the thread to end, and wait for it for a while.
+
+        Args:
+            continued: whether the loop's random stream continues the thread's. That waits for the device.
+        """
         self._stop.set()
         try:
             while True:
@@ -136,6 +140,8 @@ class _Worker:
         except queue.Empty:
             pass
         self._thread.join(timeout=1.0)
+        if not continued:
+            return
         if self._drawn and mx.array_equal(_stream(), self._key).item():  # The loop itself drew nothing.
             _set_stream(self._drawn.pop())
 
@@ -144,7 +150,7 @@ class _Worker:
 def _close_all() -> None:
     """End the threads before the interpreter does: one within MLX would crash the exit."""
     for worker in list(_LIVE):
-        worker.close()
+        worker.close(continued=False)
 
 
 def _work(
