@@ -19,17 +19,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten
 from rich.console import Console
 
 import purestep as ps
 from benchmarks import harness
 from benchmarks.harness import Limit, Panel, Record, Spread, Worker
-from benchmarks.workloads.models import Transformer
+from benchmarks.workloads.models import GPT2, Size
 from purestep._core import hardware
 from purestep.callbacks import Callback
 
@@ -39,31 +37,10 @@ AGREEMENT_STEPS = 10
 TARGET = 1.02
 
 
-class Size(NamedTuple):
-    """A model and its batches.
-
-    Attributes:
-        about: one line for the table.
-        steps: in a turn.
-        shape: vocabulary, context, width, layers and heads.
-        rows: of a batch.
-        dtype: of the forward and backward pass.
-    """
-
-    about: str
-    steps: int
-    shape: tuple[int, int, int, int, int]
-    rows: int
-    dtype: mx.Dtype
-
-
 SIZES = {
     "small": Size("width 128, 2 layers, 4 x 64 tokens", 60, (256, 64, 128, 2, 4), 4, mx.float32),
-    "gpt2": Size(
-        "GPT-2's 12 layers of width 768 with an own head (163M), 8 x 1024 tokens", 60,
-        (50304, 1024, 768, 12, 12), 8, mx.bfloat16,
-    ),
-}  # fmt: skip
+    "gpt2": GPT2,
+}
 
 
 class Tokens:
@@ -99,18 +76,8 @@ class Session:
 
     def __init__(self, name: str, steps: int):
         size = SIZES[name]
-        vocabulary, context, width, layers, heads = size.shape
-        with ps.rng.scope(mx.random.key(0)):
-            model: nn.Module = Transformer(vocabulary, context, width, layers, heads, 0.0)
-            mx.eval(model.parameters())
-        apply, params, _ = ps.functional(model)
-        self.parameters = sum(leaf.size for _, leaf in tree_flatten(params))  # type: ignore[str-unpack]
-
-        def loss_fn(params: Any, batch: Any, rng: Any) -> ps.Mean:
-            logits = apply(ps.tree.cast(params, size.dtype), batch["inputs"], rng=rng)
-            return ps.losses.cross_entropy(logits, batch["targets"])
-
-        transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(1e-4))
+        loss_fn, params, transform = size.problem()
+        self.parameters = sum(leaf.size for leaf in ps.tree.leaves(params))
         self.step, self.source, self.steps = (
             ps.compiled(ps.train_step(loss_fn, transform)),
             Tokens(size),

@@ -15,15 +15,14 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import mlx.core as mx
-import mlx.nn as nn
 
 import purestep as ps
 from benchmarks import harness
 from benchmarks.harness import ContestantError, Limit, Panel, Record, Worker
-from benchmarks.workloads.models import Transformer, tokens
+from benchmarks.workloads.models import GPT2, Size, tokens
 from purestep._core import hardware
 
 NONE, AGAIN = "none", "none, again"
@@ -34,32 +33,11 @@ AGREEMENT_STEPS = 11  # step 10 measures again what is measured every 10 steps: 
 PREPARING = 0.65  # share of the time limit
 
 
-class Size(NamedTuple):
-    """A model and its batches.
-
-    Attributes:
-        about: one line for the table.
-        steps: in a turn.
-        shape: vocabulary, context, width, layers and heads.
-        rows: of a batch.
-        dtype: of the forward and backward pass.
-    """
-
-    about: str
-    steps: int
-    shape: tuple[int, int, int, int, int]
-    rows: int
-    dtype: mx.Dtype
-
-
 SIZES = {
     "tiny": Size("width 64, 2 layers, 4 x 32 tokens", 100, (256, 32, 64, 2, 4), 4, mx.float32),
     "small": Size("width 256, 4 layers, 8 x 128 tokens", 10, (512, 128, 256, 4, 8), 8, mx.float32),
-    "gpt2": Size(
-        "GPT-2's 12 layers of width 768 with an own head (163M), 8 x 1024 tokens", 100,
-        (50304, 1024, 768, 12, 12), 8, mx.bfloat16,
-    ),
-}  # fmt: skip
+    "gpt2": GPT2._replace(steps=100),
+}
 
 
 def measurements(
@@ -87,18 +65,8 @@ class Session:
     def __init__(self, name: str, steps: int, clock: str):
         self.clock = time.process_time if clock == "cpu" else time.perf_counter
         size = SIZES[name]
-        vocabulary, context, width, layers, heads = size.shape
-        with ps.rng.scope(mx.random.key(0)):
-            model: nn.Module = Transformer(vocabulary, context, width, layers, heads, 0.0)
-            mx.eval(model.parameters())
-        apply, params, _ = ps.functional(model)
-        del model
-
-        def loss_fn(params: Any, batch: Any, rng: Any) -> ps.Mean:
-            logits = apply(ps.tree.cast(params, size.dtype), batch["inputs"], rng=rng)
-            return ps.losses.cross_entropy(logits, batch["targets"])
-
-        transform = ps.chain(ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(1e-4))
+        vocabulary, context = size.shape[:2]
+        loss_fn, params, transform = size.problem()
         self.steps = steps
         self.batches = [tokens(mx.random.key(i), size.rows, context, vocabulary) for i in range(8)]
         self.start = ps.TrainState.create(params, transform)

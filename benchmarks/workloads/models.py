@@ -5,12 +5,13 @@ Under ReLU a rounding error that crosses zero moved parameters by 5e-4 of their 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from purestep._core.types import Batch
+import purestep as ps
+from purestep._core.types import Batch, Params
 
 
 class Workload(NamedTuple):
@@ -73,6 +74,44 @@ class Transformer(nn.Module):
         """Return logits [batch, seq, vocabulary] for tokens [batch, seq]."""
         x = self.embedding(tokens) + self.position.weight[: tokens.shape[1]]
         return self.head(self.encoder(self.dropout(x), "causal"))
+
+
+class Size(NamedTuple):
+    """A transformer and its batches.
+
+    Attributes:
+        about: one line for the table.
+        steps: in a turn.
+        shape: vocabulary, context, width, layers and heads.
+        rows: of a batch.
+        dtype: of the forward and backward pass.
+    """
+
+    about: str
+    steps: int
+    shape: tuple[int, int, int, int, int]
+    rows: int
+    dtype: mx.Dtype
+
+    def problem(self) -> tuple[Any, Params, ps.GradientTransform]:
+        """Return a loss function, its first parameters, and a transform that clips and then is AdamW."""
+        with ps.rng.scope(mx.random.key(0)):
+            model = Transformer(*self.shape, dropout=0.0)
+            mx.eval(model.parameters())
+        apply, params, _ = ps.functional(model)
+
+        def loss_fn(params: Params, batch: Batch, rng: mx.array) -> ps.Mean:
+            logits = apply(ps.tree.cast(params, self.dtype), batch["inputs"], rng=rng)
+            return ps.losses.cross_entropy(logits, batch["targets"])
+
+        clip, adamw = ps.transforms.clip_by_global_norm(1.0), ps.optimizers.adamw(1e-4)
+        return loss_fn, params, ps.chain(clip, adamw)
+
+
+GPT2 = Size(
+    "GPT-2's 12 layers of width 768 with an own head (163M), 8 x 1024 tokens", 60,
+    (50304, 1024, 768, 12, 12), 8, mx.bfloat16,
+)  # fmt: skip
 
 
 def vectors(key: mx.array, rows: int, width: int, classes: int, scale: float) -> Batch:
