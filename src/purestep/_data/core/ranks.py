@@ -30,6 +30,7 @@ def own_rows(caller: str, batch: Batch, rank: int, world: int, *, uneven: bool =
     Raises:
         ValueError: if the arrays differ in rows, or the rows do not divide.
 
+    >>> import mlx.core as mx
     >>> own_rows("for_rank", {"x": mx.arange(4)}, 1, 2)
     {'x': array([2, 3], dtype=int32)}
     """
