@@ -31,7 +31,7 @@ class Launched:
         self.room = TemporaryDirectory()
         hosts = Path(self.room.name) / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
-        path = os.pathsep.join([str(SOURCES), str(Path(__file__).parent)])
+        path = os.pathsep.join(map(str, (SOURCES, SOURCES.parent, Path(__file__).parent)))
         shared = os.environ | {"PYTHONPATH": path, **(environment or {})}
         if count > 1:  # the ring does not connect a process with itself
             shared |= {"MLX_HOSTFILE": str(hosts)}

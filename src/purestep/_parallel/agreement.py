@@ -41,9 +41,10 @@ def agree(caller: str, state: Tree, group: mx.distributed.Group, name: str = "th
     state = _without_parts(state)
     if group.size() == 1:
         return
+    mx.eval(state)  # first the sums of the step that made it: a rank may have them yet to compute
     found = tree.items(state)
     lines = [f"{path or name} {tree.dtype_name(leaf.dtype)} {leaf.shape}" for path, leaf in found]
-    _agree_on_lines(caller, name, lines, group)
+    agree_on_lines(caller, name, lines, group)
     hashes = mx.stack([_hash(leaf) for _, leaf in found])
     every = _gathered(hashes, group)
     for index, (path, _) in enumerate(found):
@@ -56,8 +57,11 @@ def agree(caller: str, state: Tree, group: mx.distributed.Group, name: str = "th
             )
 
 
-def _agree_on_lines(caller: str, name: str, lines: Sequence[str], group: mx.distributed.Group) -> None:
-    """Compare how the states are built, by a hash of fixed size first: other sizes would not fit together."""
+def agree_on_lines(caller: str, name: str, lines: Sequence[str], group: mx.distributed.Group) -> None:
+    """Refuse lines that differ between processes, which tell how something is built.
+
+    A hash of fixed size is compared first: other sizes would not fit together.
+    """
     text = "\n".join(lines).encode()
     digests = _gathered(mx.array(list(hashlib.sha256(text).digest()), mx.int32), group)
     if all(each == digests[0] for each in digests):
@@ -74,13 +78,19 @@ def _agree_on_lines(caller: str, name: str, lines: Sequence[str], group: mx.dist
                 f"{name} must list the keys of its dicts in the same order on all ranks, got another order "
                 f"on rank {rank} than on rank 0",
             )
-        for mine, its in zip([*texts[0], ""], [*other, ""], strict=False):
-            if mine != its:
-                raise checks.error(
-                    caller,
-                    f"{name} must be built alike on all ranks, got {mine or 'nothing'} on rank 0 and "
-                    f"{its or 'nothing'} on rank {rank}",
-                )
+        mine, its = _first_without(texts[0], other), _first_without(other, texts[0])
+        if mine or its:
+            raise checks.error(
+                caller,
+                f"{name} must be built alike on all ranks, got {mine or 'nothing'} on rank 0 and "
+                f"{its or 'nothing'} on rank {rank}",
+            )
+
+
+def _first_without(lines: Sequence[str], others: Sequence[str]) -> str:
+    """Return the first line that the others lack, or an empty one."""
+    known = set(others)
+    return next((line for line in lines if line not in known), "")
 
 
 def _without_parts(node: Any) -> Any:

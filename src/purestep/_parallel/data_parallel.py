@@ -1,13 +1,15 @@
 """A training step over the rows of several processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import checks
+from purestep._core.packing import shards_in
+from purestep._core.rng import scope
 from purestep._core.types import Batch, LossFn
-from purestep._parallel.agreement import agree
+from purestep._parallel.agreement import agree, agree_on_lines
 from purestep._parallel.groups import group_of
 from purestep._steps.core import tracing
 from purestep._steps.core.measuring import Measurement
@@ -36,7 +38,8 @@ def data_parallel(
     Start the processes with `mlx.launch`. Every process builds the same state and calls the step with its own
     rows of the batch. Each one then receives the state and the metrics that `train_step` would give for all
     rows together; parameters, optimizer state and metrics have the same bits on all ranks. Ranks are merged
-    as microbatches are, with the weight of the loss over the rows of each, so ragged batches are exact.
+    as microbatches are, with the weight of the loss over the rows of each, so ragged batches are exact. A
+    plain scalar, as the loss or a metric, has the same weight on each rank.
 
     The step sums gradients as one vector for each dtype. Before that, one small sum carries the loss, the
     weights, the metrics and the model_state. Parameters from `ps.packed` are vectors already and are sent
@@ -48,8 +51,9 @@ def data_parallel(
     averaged over the ranks.
 
     The first call compares the state between the ranks and raises an error that names the first path that
-    differs; `ps.parallel.check` does so at any time. In a group of one process the step is `train_step`, bit
-    for bit. The step cannot be used for hypergradients: no gradient flows from one rank to another.
+    differs; `ps.parallel.check` does so at any time. It also compares what the ranks will sum, such as the
+    names of the metrics. In a group of one process the step is `train_step`, bit for bit. The step cannot be
+    differentiated: no gradient flows from one rank to another.
 
     Args:
         loss_fn: as in `train_step`. A loss that needs the whole batch, such as a contrastive loss, raises an
@@ -65,7 +69,8 @@ def data_parallel(
             Reduced dtypes halve the traffic and round each rank's part of the mean.
 
     Raises:
-        ValueError, TypeError: as in `train_step`; on the first call, if the states of the ranks differ.
+        ValueError, TypeError: as in `train_step`; on the first call, if the states of the ranks differ, or
+            what they sum; for an optimizer state in parts, of `sharded`; in a gradient through the step.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
@@ -79,7 +84,11 @@ def data_parallel(
     processes = group_of(_CALLER, group)
     check_reduce_dtype(_CALLER, reduce_dtype)
     size = processes.size()
-    ranks = Ranks(processes, size, processes.rank(), reduce_dtype) if size > 1 else None
+    options = {"microbatches": microbatches, "stateful": stateful, "reduce_dtype": reduce_dtype}
+    agree_on_sums = agreeing_once(_CALLER, options, measure, processes)
+    ranks = None
+    if size > 1:
+        ranks = Ranks(processes, size, processes.rank(), reduce_dtype, agree=agree_on_sums)
     inner = step_for(
         _CALLER,
         loss_fn,
@@ -98,6 +107,23 @@ def check_reduce_dtype(caller: str, value: Any) -> None:
         raise checks.error(caller, f"reduce_dtype must be float32, bfloat16 or float16, got {value!r}")
 
 
+def agreeing_once(
+    caller: str, options: Mapping[str, Any], measure: Sequence[Measurement], group: mx.distributed.Group
+) -> Callable[[Sequence[str]], None]:
+    """Return a function that compares what the ranks sum, at its first call."""
+    known = False
+
+    def agree_on_sums(lines: Sequence[str]) -> None:
+        nonlocal known
+        if not known:
+            given = [f"{name}={value}" for name, value in options.items()]
+            names = [f"the measurement {each.name!r} every {each.every} steps" for each in measure]
+            agree_on_lines(caller, "the step", [caller, *given, *names, *lines], group)
+            known = True
+
+    return agree_on_sums
+
+
 def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.distributed.Group) -> Step:
     """Return the step, whose first call compares the state between the ranks."""
     known = False
@@ -105,6 +131,7 @@ def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.d
     def starting(state: TrainState) -> None:
         nonlocal known
         if not known and not tracing.is_traced(state):
+            _check_parts(caller, state, transform)
             agree(caller, state, group)
             known = True
 
@@ -113,3 +140,23 @@ def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.d
         return step.parts(state, batch)
 
     return around(inner, parts, transform=transform, starting=starting, group=group)
+
+
+def _check_parts(caller: str, state: TrainState, transform: GradientTransform) -> None:
+    """Refuse a whole optimizer state in place of one in parts, and the other way round."""
+    if not isinstance(state, TrainState):
+        return
+    if caller != _CALLER:
+        with scope(mx.random.key(0)):
+            wanted = any(shards_in(transform.init(state.params)))
+        if wanted and not any(shards_in(state.opt_state)):
+            raise checks.error(
+                caller,
+                "state.opt_state must hold the part of this rank, got a whole one; create the state with "
+                "TrainState.create(params, step.transform), or use ps.parallel.divided(state, step)",
+            )
+    elif any(shards_in(state.opt_state)):
+        raise checks.error(
+            caller,
+            "state.opt_state must be whole, got a part from sharded; use ps.parallel.gathered(state)",
+        )

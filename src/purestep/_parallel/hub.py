@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from purestep._parallel.channel import Channel
-from purestep._parallel.verdicts import Seen, named, other_program, verdict
+from purestep._parallel.verdicts import Seen, is_of_connection, named, other_program, verdict
 
 _GRACE = 1.0  # seconds from an error of a rank to the end of all
-_DELIVERY = 0.3  # seconds for the last message: the end of a process may discard what is on its way
+_DELIVERY = 2.0  # seconds for the last message, at most: the end of a process may discard it on its way
 
 
 class Hub(threading.Thread):
@@ -118,8 +118,12 @@ class Hub(threading.Thread):
             seen = replace(seen, done=True)
         self._seen[rank] = seen
         if message["kind"] == "failed":
-            # The error may follow from the end of another rank, which is then found in the meantime.
-            self._failure = self._failure or (now + _GRACE, f"rank {rank} failed: {message.get('error')}")
+            # The error may follow from the end of another rank, which is then found in the meantime. A rank
+            # on a machine that is lost is only found by its silence.
+            error = str(message.get("error"))
+            grace = self._timeout + _GRACE if is_of_connection(error) else _GRACE
+            failure = now + grace, f"rank {rank} failed: {error}"
+            self._failure = failure if self._failure is None else min(self._failure, failure)
 
     def _hear_self(self, now: float) -> None:
         left, self.own = self.own, None
@@ -133,12 +137,10 @@ class Hub(threading.Thread):
         if all(seen.done for seen in self._seen.values()):
             self.ended.set()
             return
-        if self._failure is not None:
-            if now >= self._failure[0]:
-                self._finish(self._failure[1])
-            return
-        found = verdict(list(self._seen.values()), now, self._timeout)
-        if found is not None:
+        found = verdict(list(self._seen.values()), now, self._timeout, failing=self._failure is not None)
+        if found is None and self._failure is not None and now >= self._failure[0]:
+            self._finish(self._failure[1])
+        elif found is not None:
             missing = [rank for rank in self._seen if rank and rank not in self._channels.values()]
             absent = [rank for rank in missing if not self._seen[rank].done]
             self._finish(f"{named(absent)} did not join" if absent and "heard" in found else found)
@@ -148,8 +150,22 @@ class Hub(threading.Thread):
         self._tell({"kind": "end", "reason": reason})
         for channel in self._channels:
             channel.finish()
-        time.sleep(_DELIVERY)
+        self._await_ends()
         self._end(reason)
+
+    def _await_ends(self) -> None:
+        """Wait until every rank that is well has received the last message: it then closes its connection."""
+        start = now = time.monotonic()
+        open_ = set(self._channels)
+        while open_ and now - start < _DELIVERY:
+            for channel in list(open_):
+                if channel.receive() is None:
+                    open_.discard(channel)
+            well = [self._channels[channel] for channel in open_]
+            if not any(rank is None or start - self._seen[rank].heard < self._timeout / 2 for rank in well):
+                break
+            time.sleep(0.01)
+            now = time.monotonic()
 
     def _tell(self, message: dict[str, Any]) -> None:
         for channel in list(self._channels):

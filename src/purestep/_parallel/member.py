@@ -1,6 +1,6 @@
 """The side of every other rank: it tells rank 0 that it lives, and ends if rank 0 says so or is gone."""
 
-import select
+import selectors
 import socket
 import threading
 import time
@@ -14,6 +14,7 @@ class Member(threading.Thread):
     """Talks to rank 0 in a thread of its own.
 
     Attributes:
+        joined: set when rank 0 will notice the end of this process.
         ended: set when every rank has left the watched block.
         ending: whether the end of the group is decided.
     """
@@ -31,7 +32,7 @@ class Member(threading.Thread):
         self._address, self._rank, self._timeout, self._program = address, rank, timeout, program
         self._beats, self._end = beats, end
         self._interval = min(timeout / 10, 1.0)
-        self.ended = threading.Event()
+        self.joined, self.ended = threading.Event(), threading.Event()
         self.ending = False
         self.own: dict[str, Any] | None = None  # how this rank left the block
 
@@ -51,12 +52,15 @@ class Member(threading.Thread):
             return
         channel = Channel(connection)
         channel.send({"kind": "hello", "rank": self._rank, "program": dict(self._program)})
+        self.joined.set()
+        waiting = selectors.DefaultSelector()  # select.select takes only descriptors below 1024
+        waiting.register(connection, selectors.EVENT_READ)
         heard = before = time.monotonic()
         while True:
             left = self.own
             is_done = left is not None
             channel.send({"kind": "beat", "beats": self._beats()} | (left or {}))
-            select.select([connection], [], [], self._interval)
+            waiting.select(self._interval)
             messages = channel.receive()
             now = time.monotonic()
             if now - before > self._timeout / 2:

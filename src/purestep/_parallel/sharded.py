@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from purestep._core import collective
 from purestep._core.types import LossFn, Params, Tree
-from purestep._parallel.data_parallel import agreeing, check_reduce_dtype
+from purestep._parallel.data_parallel import agreeing, agreeing_once, check_reduce_dtype
 from purestep._parallel.groups import group_of
 from purestep._steps.core import sharding
 from purestep._steps.core.measuring import Measurement
@@ -60,7 +60,7 @@ def sharded(
 
     Raises:
         ValueError, TypeError: as in `data_parallel`; when the state is created, for a transform that needs
-            whole arrays.
+            whole arrays; on the first call, for a state that was not created with the step's transform.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))
@@ -76,7 +76,9 @@ def sharded(
     size = processes.size()
     ranks = None
     if size > 1:
-        ranks = Ranks(processes, size, processes.rank(), reduce_dtype, True, _scatters(processes))
+        options = {"microbatches": microbatches, "stateful": stateful, "reduce_dtype": reduce_dtype}
+        agree = agreeing_once(_CALLER, options, measure, processes)
+        ranks = Ranks(processes, size, processes.rank(), reduce_dtype, True, _scatters(processes), agree)
         transform = in_parts(transform, ranks)
     inner = step_for(
         _CALLER,

@@ -23,11 +23,14 @@ class Seen:
     done: bool = False
 
 
-def verdict(ranks: Sequence[Seen], now: float, timeout: float) -> str | None:
+_BACKENDS = ("[ring]", "[mpi]", "[jaccl]", "nccl")
+
+
+def verdict(ranks: Sequence[Seen], now: float, timeout: float, *, failing: bool = False) -> str | None:
     """Return why the group must end, or `None`.
 
     A rank that is silent is stopped, or its machine is gone. If all are heard from but none advances, the
-    ranks that are behind hold up the others.
+    ranks that are behind hold up the others. If a rank has failed already (`failing`), only silence counts.
 
     >>> verdict([Seen(0, 9.0), Seen(1, 2.0)], 10.0, 5.0)
     'rank 1 has not been heard from for 8 s'
@@ -41,7 +44,7 @@ def verdict(ranks: Sequence[Seen], now: float, timeout: float) -> str | None:
             return f"rank {each.rank} has not been heard from for {now - each.heard:.0f} s"
     beating = [(each, each.beats) for each in ranks if each.beats is not None]
     waiting = [each for each, _ in beating if not each.done]
-    if not waiting or any(now - each.advanced <= timeout for each in waiting):
+    if failing or not waiting or any(now - each.advanced <= timeout for each in waiting):
         return None
     passed = now - max(each.advanced for each in waiting)
     least, most = min(beats for _, beats in beating), max(beats for _, beats in beating)
@@ -53,6 +56,15 @@ def verdict(ranks: Sequence[Seen], now: float, timeout: float) -> str | None:
     return start + (
         f"{named([each.rank for each in behind])} {verb} after {least} steps, the others are at {most}"
     )
+
+
+def is_of_connection(error: str) -> bool:
+    """Return whether an error tells that a backend of MLX has lost another rank.
+
+    >>> is_of_connection("RuntimeError: [ring] connection to a peer was lost")
+    True
+    """
+    return any(name in error.lower() for name in _BACKENDS)
 
 
 def named(ranks: Sequence[int]) -> str:

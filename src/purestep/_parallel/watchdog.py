@@ -45,6 +45,8 @@ class Watchdog:
         if self._group.size() > 1:
             self._thread = self._started()
             self._thread.start()
+            if isinstance(self._thread, Member):
+                self._thread.joined.wait()
         _watching.append(self)
         return self
 
@@ -80,7 +82,11 @@ class Watchdog:
                 raise checks.error("watchdog", f"address must be shorter than {_HOST - 10}, got {host!r}")
         else:
             own = bytes(_HOST)
-        found: Any = mx.distributed.all_sum(mx.array(list(own), mx.int32), group=self._group).tolist()
+        try:
+            found: Any = mx.distributed.all_sum(mx.array(list(own), mx.int32), group=self._group).tolist()
+        except RuntimeError as error:
+            ended(f"a rank ended before it reached watchdog(): {error}")
+            raise  # `ended` does not return
         joined.set()
         host, port = json.loads(bytes(found))
         if listener is not None:
@@ -110,7 +116,8 @@ def watchdog(
     - a rank is not heard from for `timeout` seconds, such as a stopped process or a lost machine;
     - no rank has advanced for `timeout` seconds. `run` and `fit` tell at every step that they advance; call
       `beat` of the watchdog in a loop of your own. The error names the ranks that are behind;
-    - a rank raises an error within the block, a second after its traceback is written;
+    - a rank raises an error within the block, a second after its traceback is written. If MLX reports that a
+      connection is lost, the rank that is lost is named: when its end is noticed, or after `timeout` seconds;
     - a rank runs another program: the main script, purestep, MLX and Python are compared at the start.
 
     An operation of MLX that hangs cannot be interrupted. So the watchdog writes the reason to stderr and ends

@@ -90,6 +90,7 @@ class _Population(Step):
             transform=None if transform is None else _mapped_transform(transform),
             choose=choose,
             steps=step.steps if isinstance(step, Step) else 1,
+            starting=step.starting if isinstance(step, Step) else None,
         )
 
     def __call__(self, state: Any, batch: Batch) -> Any:

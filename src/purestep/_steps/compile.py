@@ -40,7 +40,7 @@ class Compiled(Generic[Args, Result]):
     def __init__(self, step: Callable[Args, Result], max_traces: int, keep: int | None):
         self.step = step
         self._max_traces, self._keep = max_traces, keep
-        self._starting = step.starting if isinstance(step, Step) else None
+        self._starting = getattr(step, "starting", None)
         self._chosen: dict[int, Compiled[Args, Result]] = {}  # by the `id` of a step that `step` keeps
         self._threads: weakref.WeakSet[tracing.Traces] = weakref.WeakSet()
         local = _Local(self._threads)

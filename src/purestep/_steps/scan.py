@@ -88,6 +88,7 @@ class _Scan(Step):
             transform=known.transform,
             choose=choose,
             steps=len(steps) * known.steps,
+            starting=known.starting,
             group=known.group,
         )
         self._steps = steps

@@ -158,7 +158,9 @@ def step_for(
             metrics = _metrics(caller, made, grad_norm, check_state.learning_rate(form, opt_state))
             if due:
                 whole, seen = sharding.whole_updates(made.chain, made.gradients, updates, state.params)
-                moment = _moment(objective, state, new, batch, key, made._replace(gradients=whole), seen)
+                narrow = made.narrow if whole is made.gradients else None  # those of parts are parts too
+                given = made._replace(gradients=whole, narrow=narrow)
+                moment = _moment(objective, state, new, batch, key, given, seen)
                 moment = moment if view is None else view(moment, state, key)
                 measured = measuring.results(caller, due, moment, made.observed, key)
                 if made.chain is not None:

@@ -33,6 +33,7 @@ def over_ranks(
             its share of the sum, times the number of ranks.
         params: the parameters of the step.
     """
+    chain.ranks.agree(_described(made, weights))
     observed = _observed(objective, chain, made.observed)
     weight = made.outcome.loss.weight if weights is None else mx.array(1.0)
     numbers = [made.value * weight, weight]
@@ -59,6 +60,18 @@ def over_ranks(
     outcome_loss = loss if weights is None else Mean(value * weights[0], weights[0])
     outcome = made.outcome._replace(loss=outcome_loss, metrics=metrics, model_state=model_state)
     return Differentiated(value, outcome, gradients, observed, square, parts, narrow, chain)
+
+
+def _described(made: Differentiated, weights: list[mx.array] | None) -> list[str]:
+    """Return what a rank sums, a line for each part of it."""
+    terms = "a mean" if weights is None else f"a sum of {len(weights)} means"
+    lines = [f"the loss, {terms}"]
+    for name, mean in sorted(made.outcome.metrics.items()):
+        lines.append(f"the metric {name!r}, of {len(tree.leaves(mean))} numbers")
+    for what, values in (("model_state", made.outcome.model_state), ("the gradient", made.gradients)):
+        for path, leaf in _sorted(values):
+            lines.append(f"{what} {path} {tree.dtype_name(leaf.dtype)} {leaf.shape}".replace("  ", " "))
+    return [*lines, *(f"statistics of layers {leaf.shape}" for leaf in tree.leaves(made.observed))]
 
 
 def _averaged(chain: Chain, model_state: Tree, sums: list[mx.array]) -> Tree:

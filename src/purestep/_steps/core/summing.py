@@ -4,15 +4,16 @@ Every process must start the same collective operations in the same order. A gra
 operations that do not depend on each other, so each one is made to depend on the one before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import cuda, tree
+from purestep._core import checks, cuda, tree
 from purestep._core.packing import Packed
 from purestep._core.tracing import ordering
+from purestep._core.tracing.custom import custom_function, is_capturing
 from purestep._core.types import Metrics, Tree
 
 _LARGE = 1 << 24  # elements; an array of this size is sent as it is, without a copy
@@ -28,6 +29,8 @@ class Ranks(NamedTuple):
         dtype: the dtype in which gradients are summed.
         sharded: whether each rank updates a part of the parameters.
         scatters: whether the group has `mx.distributed.sum_scatter`.
+        agree: compares lines that describe what is summed between the ranks, at the first call, and raises an
+            error on every rank if they differ: sums of other sizes would hang or mix numbers up.
     """
 
     group: mx.distributed.Group
@@ -36,6 +39,7 @@ class Ranks(NamedTuple):
     dtype: mx.Dtype = mx.float32
     sharded: bool = False
     scatters: bool = False
+    agree: Callable[[Sequence[str]], None] = lambda lines: None
 
 
 class Chain:
@@ -66,7 +70,7 @@ class Chain:
 
     def after(self, array: mx.array) -> mx.array:
         """Return an array that is computed after the last operation."""
-        return ordering.after([array], [self.last])[0]
+        return ordering.after([_undifferentiable(array)], [self.last])[0]
 
     def sum_numbers(self, numbers: Sequence[mx.array]) -> list[mx.array]:
         """Return the sums of arrays over all ranks, in float32; all of them are sent together."""
@@ -111,6 +115,23 @@ class Chain:
         if cuda.serves(arrays):
             return cuda.joined_and_scaled(arrays, share, self.ranks.dtype)
         return (joined(arrays).astype(mx.float32) * share).astype(self.ranks.dtype)
+
+
+def _undifferentiable(array: mx.array) -> mx.array:
+    """Return the array; refuse a gradient through it. MLX would pass on that of this rank alone."""
+    function: Any = custom_function(lambda array: array)
+
+    @function.vjp
+    def _(primals: Any, cotangent: mx.array, output: mx.array) -> mx.array:
+        if is_capturing():  # a capture computes the gradient of each call, also one that no result needs
+            return cotangent
+        raise checks.error("data_parallel", "a step of several processes cannot be differentiated")
+
+    @function.vmap
+    def _(inputs: mx.array, axes: int) -> tuple[mx.array, int]:
+        return inputs, axes
+
+    return function(array)
 
 
 def buckets(values: Tree) -> list[tuple[list[str], list[mx.array]]]:
