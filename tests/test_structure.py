@@ -46,7 +46,7 @@ LAYOUT = {
     "_transforms.algorithms": "adam adagrad momentum layerwise automatic".split(),
     "_losses": "core supervised tokens preference policy".split(),
     "_population": "members choosing mapping population reducing".split(),
-    "_checkpoint": "format disk restoring files exporting run inspecting".split(),
+    "_checkpoint": "format disk ranks restoring files exporting run inspecting".split(),
     "_parallel": (
         "groups agreement merging states channel verdicts hub member watchdog data_parallel sharded"
     ).split(),

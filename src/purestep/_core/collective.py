@@ -1,8 +1,9 @@
-"""Sums over a tree of which this process holds a part of each array."""
+"""The group of processes, and sums over a tree of which this process holds a part of each array."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import mlx.core as mx
 
@@ -34,3 +35,14 @@ def all_completed(own: mx.array) -> mx.array:
     """Return whether something holds for a whole tree, from whether it holds for the parts here, 0-d."""
     sum_over_ranks = _SUM.get()
     return own if sum_over_ranks is None else sum_over_ranks((~own).astype(mx.float32)) == 0
+
+
+def group_of(caller: str, group: Any) -> mx.distributed.Group:
+    """Return the group, or that of all processes for `None`; refuse another value."""
+    if group is None:
+        return mx.distributed.init()
+    if not isinstance(group, mx.distributed.Group):
+        raise TypeError(
+            f"{caller}: group must be a group of mx.distributed.init, got a {type(group).__name__}"
+        )
+    return group

@@ -21,6 +21,8 @@ def gathered(
     `train_step` with the same transform: save it on one rank, and restore it in any number of processes, with
     `divided` for `sharded`. One vector is gathered at a time. A state without parts is returned as it is.
 
+    A `ps.checkpoint.Checkpointer` needs no whole state: each rank writes its part, and reads it back.
+
     Args:
         state: the state of this rank.
         group: the processes; `None` for all of them.

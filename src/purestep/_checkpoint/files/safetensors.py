@@ -80,6 +80,7 @@ def load(
     cast: bool = False,
     partial: Iterable[str] = (),
     rename: Rename | None = None,
+    group: mx.distributed.Group | None = None,
 ) -> Tree: ...
 
 
@@ -91,6 +92,7 @@ def load(
     cast: bool = False,
     partial: Iterable[str] = (),
     rename: Rename | None = None,
+    group: mx.distributed.Group | None = None,
 ) -> Template: ...
 
 
@@ -101,6 +103,7 @@ def load(
     cast: bool = False,
     partial: Iterable[str] = (),
     rename: Rename | None = None,
+    group: mx.distributed.Group | None = None,
 ) -> Tree:
     """Read a state that `save` wrote, every byte verified.
 
@@ -125,6 +128,8 @@ def load(
         rename: from names in the file to names in the template, for whole paths or their leading parts
             (`{"params.encoder": "params.body.encoder"}`, or `{"model": ""}` to drop one); or a function
             from path to path, which is also called for the paths of `None` and empty containers.
+        group: the processes, if `like` is a state of `sharded`; `None` for all of them. Each rank reads its
+            part.
 
     Returns:
         A tree of arrays in memory, independent of the file.
@@ -165,7 +170,7 @@ def load(
     if content is None:
         return _foreign(caller, path, like, cast=cast, partial=partial, rename=rename)
     stored = stored_tree(caller, path, content, held)
-    return restore(caller, stored, like, cast=cast, partial=partial, rename=rename)
+    return restore(caller, stored, like, cast=cast, partial=partial, rename=rename, group=group)
 
 
 def _write(caller: str, path: Path, arrays: dict[str, mx.array], spec: Any, shard_bytes: int | None) -> None:

@@ -20,6 +20,7 @@ from purestep._checkpoint.format import checksum, outline, scan
 from purestep._checkpoint.format.scan import ScanError, Text
 
 FORMAT = 2
+PIECES = 3  # the format of a state that has arrays in pieces
 MARKS = ('{"format":', '"digest":', '"checksums":{')  # a damaged sealed text still has some of these
 
 _LARGEST = 1_000_000_000  # bytes of a manifest or an index
@@ -30,7 +31,7 @@ _SUM = rb'"[0-9A-Za-z_:]{0,80}"'
 _SUMMED = re.compile(_SUM)
 _PLACED = re.compile(rb'\["([^"]{1,1500})",(' + scan.STRING + rb")," + _SUM + rb"\]")
 _VALUES = 16  # for each array
-_PLAIN = {"step", "serial", "time", "metrics", "metadata", "versions", "files"}
+_PLAIN = {"step", "serial", "time", "metrics", "metadata", "versions", "files", "pieces"}
 
 # Errors that mean a damaged file: it is not a regular file, or the checksum of the file system is wrong.
 # EIO is not among them: a disk or network that fails now may work later.
@@ -132,7 +133,8 @@ def seal(content: dict[str, Any]) -> str:
     {'step': 3}
     """
     body = json.dumps(content, separators=(",", ":"))
-    return f'{{"format":{FORMAT},"digest":"{checksum.of(body.encode())}",\n"content":{body}}}'
+    version = PIECES if "pieces" in content else FORMAT
+    return f'{{"format":{version},"digest":"{checksum.of(body.encode())}",\n"content":{body}}}'
 
 
 class SealedText(NamedTuple):
@@ -211,9 +213,10 @@ def open_sealed(caller: str, source: str, text: Any) -> SealedText:
     if not found or data[-2:] != b"}}":
         raise CorruptError(f"{caller}: {source} is damaged: its header is cut or changed")
     version = int(found[1])
-    if version != FORMAT:
-        age = "a newer purestep wrote it: upgrade" if version > FORMAT else "use the purestep that wrote it"
-        raise ValueError(f"{caller}: {source} has format {version}, this purestep reads {FORMAT}: {age}")
+    if version not in (FORMAT, PIECES):
+        age = "a newer purestep wrote it: upgrade" if version > PIECES else "use the purestep that wrote it"
+        known = f"{FORMAT} and {PIECES}"
+        raise ValueError(f"{caller}: {source} has format {version}, this purestep reads {known}: {age}")
     body = memoryview(data)[found.end() : -1]
     if not verified(caller, source, found[2].decode(), body):
         raise CorruptError(f"{caller}: {source} is damaged: its header does not have the digest it names")

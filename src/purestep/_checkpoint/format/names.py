@@ -27,6 +27,27 @@ def shard(stem: str, number: int, count: int) -> str:
     return f"{stem}-{number:05}-of-{count:05}{SUFFIX}"
 
 
+def piece(path: str, number: int, count: int) -> str:
+    """Return the name of one of several pieces of an array in files; numbers start at 1.
+
+    No path of a tree has such a segment: a key with a hyphen is written as a JSON string.
+
+    >>> piece("opt_state.0.mu.w", 1, 3)
+    'opt_state.0.mu.w.00001-of-00003'
+    """
+    return f"{path}.{number:05}-of-{count:05}"
+
+
+def receipt(rank: int) -> str:
+    """Return the name of the file in which a rank tells what it wrote."""
+    return f"rank-{rank:05}.json"
+
+
+def presence(rank: int) -> str:
+    """Return the name of the file that a rank keeps locked while it writes."""
+    return f"rank-{rank:05}.lock"
+
+
 def index_of(name: str) -> str:
     """Return the name of the index of a state.
 

@@ -44,6 +44,7 @@ _DTYPES = {
     "C64": "complex64",
     "F8_E4M3": "uint8",  # as MLX reads it: the bytes
 }
+NAMES = {dtype: name for name, dtype in reversed(_DTYPES.items())}  # in the format, of MLX's dtypes
 # Dtypes of the format that MLX cannot read.
 _UNREADABLE = {"F64", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4"}
 _KNOWN = {name.encode(): name for name in [*_DTYPES, *_UNREADABLE]}

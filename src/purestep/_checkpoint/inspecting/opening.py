@@ -53,7 +53,7 @@ def _checkpoint(caller: str, path: Path) -> StoredArrays:
 
     def read(paths: list[str]) -> dict[str, mx.array]:
         # Without the checks of whole files: an array may be sound in a damaged file.
-        return reader.read(caller, path, manifest.places, manifest.leaves, paths)
+        return manifest.read(caller, paths)
 
     kind = "replay bundle" if "replay" in manifest.record.metadata else "checkpoint"
     problems = tuple(file_problems(caller, manifest))

@@ -1,18 +1,22 @@
 """Restore a stored state into the containers of a template, or into plain containers."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
 from purestep._checkpoint.disk import device
 from purestep._checkpoint.format.specs import Leaves
+from purestep._checkpoint.ranks.division import check_parts
 from purestep._checkpoint.restoring.hyperparameters import warn_of_others
 from purestep._checkpoint.restoring.matching import Rename as Rename
 from purestep._checkpoint.restoring.matching import match
+from purestep._checkpoint.restoring.parts import member_paths, read_part, with_parts, without_parts
+from purestep._checkpoint.restoring.stored import StoredTree as StoredTree
 from purestep._core import checks, tree
-from purestep._core.packing import packed_like, unpacked
+from purestep._core.collective import group_of
+from purestep._core.packing import Shard, packed_like, shards_in, unpacked, viewed
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
 
@@ -24,22 +28,6 @@ class RestoreWarning(UserWarning):
     """A restore cast, renamed or left out arrays, as its arguments allow."""
 
 
-class StoredTree(NamedTuple):
-    """A stored state before its arrays are read: its structure, and the function that reads them.
-
-    Attributes:
-        source: its name in errors.
-        tree: its `tree.spec`.
-        leaves: dtype and shape of each array by path.
-        read: a function from a list of paths to the verified arrays, in memory.
-    """
-
-    source: str
-    tree: tree.Spec
-    leaves: Leaves
-    read: Callable[[list[str]], dict[str, mx.array]]
-
-
 def restore(
     caller: str,
     stored: StoredTree,
@@ -49,10 +37,12 @@ def restore(
     partial: Iterable[str] = (),
     rename: Rename | None = None,
     types: Collection[Any] = (),
+    group: mx.distributed.Group | None = None,
 ) -> Tree:
     """Read a stored state into the containers of a template; `None` gives dicts, lists and tuples.
 
-    Without a template, a NamedTuple becomes the one of `types` with its name and fields, or a dict.
+    Without a template, a NamedTuple becomes the one of `types` with its name and fields, or a dict. Where the
+    template has the parts of one rank of `group`, only these are read.
     """
     patterns = patterns_of(caller, partial)
     check_rename(caller, rename)
@@ -62,14 +52,49 @@ def restore(
         known = {(kind.__name__, kind._fields): kind for kind in types}
         return _build(stored.tree, stored.read(list(stored.leaves)), known)
     check_arrays(caller, "like", like)
-    vectors, like = like, unpacked(like)  # files hold the model's own trees
+    rank = _rank_of(caller, like, group)
+    vectors, whole = like, viewed(like)  # files hold the model's own trees
     stored_paths, lines, notes = match(
-        caller, stored.tree, tree.spec(like), cast=cast, partial=patterns, rename=rename
+        caller, stored.tree, tree.spec(whole), cast=cast, partial=patterns, rename=rename
     )
     if lines:
         raise checks.error(caller, f"{stored.source} does not fit like:\n  " + "\n  ".join(lines))
+    parts: dict[str, Shard] = {}
+    if rank is not None:
+        del whole
+        for path, shard in shards_in(vectors):
+            paths = list(member_paths(path, shard))
+            names = {name: stored_paths.pop(name) for name in paths if name in stored_paths}
+            notes += _casts(stored.leaves, names, dict(tree.items(viewed(shard))), path)
+            parts[path] = read_part(path, shard, names, rank, stored)
+    bare = without_parts(vectors) if parts else vectors
     arrays = stored.read(list(stored_paths.values()))
-    return packed_as(vectors, finished(caller, stored.source, like, stored_paths, arrays, notes))
+    found = finished(caller, stored.source, unpacked(bare), stored_paths, arrays, notes)
+    restored = packed_as(bare, found)
+    return with_parts(restored, vectors, parts) if parts else restored
+
+
+def _rank_of(caller: str, like: Tree, group: mx.distributed.Group | None) -> int | None:
+    """Return the rank whose parts a template has, or `None` for a template without parts."""
+    if next(shards_in(like), None) is None:
+        return None
+    processes = group_of(caller, group)
+    check_parts(caller, "like", like, processes.size())
+    return processes.rank()
+
+
+def _casts(
+    leaves: Leaves, names: Mapping[str, str], templates: Mapping[str, mx.array], above: str
+) -> list[str]:
+    """Return a note for each array of the parts that is converted."""
+    notes: list[str] = []
+    for path, template in templates.items():
+        path = tree.join(above, path)
+        if path in names:
+            dtypes = leaves[names[path]].dtype, tree.dtype_name(template.dtype)
+            if dtypes[0] != dtypes[1]:
+                notes.append(f"{path} was cast from {dtypes[0]} to {dtypes[1]}")
+    return notes
 
 
 def packed_as(like: Tree, restored: Tree) -> Tree:

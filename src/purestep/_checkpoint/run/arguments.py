@@ -1,13 +1,18 @@
 """Checks of the arguments of a save: the step, the metrics and the metadata."""
 
 import math
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.types import Tree
+from purestep._steps.state import check_arrays
+
+Metadata = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+"""Plain JSON values, or a function that returns them."""
 
 LARGEST_STEP = 10**18 - 1
 _DEEPEST = 100  # containers within containers
@@ -59,6 +64,28 @@ class Numbers(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._metrics)
+
+
+def checked_facts(
+    caller: str, state: Tree, step: int | None, metrics: Any, metadata: Any, metric: str | None
+) -> tuple[int, dict[str, float], dict[str, Any]]:
+    """Return the step, the metrics and the metadata of a save; `metadata` may be a function."""
+    check_arrays(caller, "state", state)
+    step = checked_step(caller, state, step)
+    numbers = dict(Numbers(caller, metrics))
+    check_rated(caller, numbers, metric)
+    values = metadata() if callable(metadata) else metadata
+    return step, numbers, plain_values(caller, "metadata", {} if values is None else values)
+
+
+def without_nan(caller: str, step: int, numbers: Mapping[str, float], metric: str | None) -> dict[str, float]:
+    """Return the metrics, without the one that selects the best checkpoint if it is NaN; then warn."""
+    kept = dict(numbers)
+    if metric is not None and math.isnan(kept.get(metric, 0.0)):
+        # An error here would lose the last checkpoint of a run that is about to stop.
+        del kept[metric]
+        warnings.warn(f"{caller}: step {step} is saved without {metric}, which is NaN", stacklevel=3)
+    return kept
 
 
 def plain_values(caller: str, path: str, value: Any) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
-from purestep._checkpoint.disk import atomic, device, lock
+from purestep._checkpoint.disk import atomic, lock
+from purestep._checkpoint.ranks.together import Together
 from purestep._checkpoint.run import directory, store
 from purestep._checkpoint.run.keeping import KeepPolicy, superfluous
 from purestep._checkpoint.run.record import Record
 from purestep._core import checks
+
+NOT_SAVED = "step {step} was not saved: {}; earlier checkpoints are intact"
 
 
 class Committer:
@@ -26,15 +28,22 @@ class Committer:
         metric: the metric whose best checkpoint is always kept.
         mode: `min` or `max`.
         shard_bytes: the largest size of one file.
+        ranks: that save together. Rank 0 alone has the lock and the records.
     """
 
     def __init__(
-        self, path: Path, keep: KeepPolicy | None, metric: str | None, mode: str, shard_bytes: int | None
+        self,
+        path: Path,
+        keep: KeepPolicy | None,
+        metric: str | None,
+        mode: str,
+        shard_bytes: int | None,
+        ranks: Together,
     ):
-        self.path = path
+        self.path, self.ranks = path, ranks
         self._keep = keep
         self._metric, self._mode = metric, mode
-        self._shard_bytes = shard_bytes
+        self.shard_bytes = shard_bytes
         self._lock: lock.Lock | None = None
         self._listed = False
         # Filled after the lock is taken: from then on no other process changes the directory.
@@ -43,17 +52,22 @@ class Committer:
         self._serial = 0
 
     def begin(self, caller: str) -> None:
-        """Take the lock and read the records of all checkpoints, once."""
+        """Take the lock and read the records of all checkpoints, once. Every rank calls it."""
         if not self._listed:
+            self.ranks.agree(lambda: self._begin(caller))
+            self._listed = True
+
+    def _begin(self, caller: str) -> None:
+        if self.ranks.rank == 0:
             claimed = store.claim(caller, self.path) if self._lock is None else self._lock
             try:
-                self._complete = {r.step: r for r in store.records(caller, self.path, stacklevel=4)}
+                self._complete = {r.step: r for r in store.records(caller, self.path, stacklevel=7)}
             except BaseException:
                 if self._lock is None:
                     claimed.release()  # After an incomplete listing a serial would be used twice.
                 raise
             self._serial = max((r.serial for r in self._complete.values()), default=0)
-            self._lock, self._listed = claimed, True
+            self._lock = claimed
 
     def release(self) -> None:
         """Release the lock."""
@@ -75,6 +89,8 @@ class Committer:
     def remove(self, caller: str, step: int) -> None:
         """Take the lock and delete every checkpoint of a step."""
         step = checks.integer(caller, "step", step, least=0)
+        if self.ranks.rank > 0:
+            return
         store.existing(caller, self.path, step)
         if self._lock is None:
             self._lock = store.claim(caller, self.path)
@@ -82,18 +98,19 @@ class Committer:
             store.remove(entry)
         self._complete.pop(step, None)
 
-    def commit(self, arrays: dict[str, mx.array], spec: Any, record: Record) -> None:
-        """Write one checkpoint, then delete the superfluous ones."""
+    def commit(self, fill: Callable[[Path], None], record: Record, hidden: Path | None = None) -> None:
+        """Write one checkpoint, then delete the superfluous ones.
+
+        Args:
+            fill: writes the files of the checkpoint into a directory.
+            record: the record.
+            hidden: the directory to fill, if the other ranks write there too.
+        """
         caller, step = "Checkpointer.save", record.step
-        shown = {k: v if math.isfinite(v) else repr(v) for k, v in record.metrics.items()}
-        facts = {**record._asdict(), "metrics": shown}
-        facts = {name: facts[name] for name in ("step", "serial", "time", "metrics", "metadata")}
         try:
             if self._lock is not None:
                 self._lock.check(caller)
-            path = store.put(
-                self.path, step, lambda place: directory.write(place, arrays, spec, facts, self._shard_bytes)
-            )
+            path = store.put(self.path, step, fill, hidden)
         except lock.LockedError:
             raise
         except atomic.NotFlushedError as error:
@@ -101,19 +118,15 @@ class Committer:
             self._complete[step] = record._replace(path=error.path)
             raise OSError(error.errno, f"Checkpointer: step {step} is saved: {error.strerror}") from error
         except Exception as error:
-            raise _failure(
-                error, f"step {step} was not saved: {{}}; earlier checkpoints are intact"
-            ) from error
+            raise failure(error, NOT_SAVED.replace("{step}", str(step))) from error
         finally:
             self._pending.pop(step, None)
-            arrays.clear()
-            device.trim()
         self._complete[step] = record._replace(path=path)
         try:
             self._complete[step] = directory.read(caller, path).record
             self._clean(step, path)
         except Exception as error:
-            raise _failure(error, f"step {step} is saved, but cleaning up after it failed: {{}}") from error
+            raise failure(error, f"step {step} is saved, but cleaning up after it failed: {{}}") from error
 
     def _clean(self, step: int, path: Path) -> None:
         """Delete older checkpoints of the same step, and those that the policy does not keep."""
@@ -129,7 +142,14 @@ class Committer:
             del self._complete[old]
 
 
-def _failure(error: Exception, text: str) -> Exception:
+def facts_of(record: Record) -> dict[str, Any]:
+    """Return the facts of a record that its manifest holds, as plain values."""
+    shown = {k: v if math.isfinite(v) else repr(v) for k, v in record.metrics.items()}
+    facts = {**record._asdict(), "metrics": shown}
+    return {name: facts[name] for name in ("step", "serial", "time", "metrics", "metadata")}
+
+
+def failure(error: Exception, text: str) -> Exception:
     """Return the error that reports a failed commit; an `OSError` keeps its class and number."""
     if not isinstance(error, OSError):
         return RuntimeError("Checkpointer: " + text.replace("{}", f"{error!r}"))

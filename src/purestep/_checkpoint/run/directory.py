@@ -5,26 +5,26 @@
         model.safetensors    `params` under the model's own names, for any reader
         state.safetensors    everything else, by path
 
+Of a state that is divided over ranks, each rank writes its part: state-00001-of-00004.safetensors and so on.
 Files over the shard limit are divided, with an index each, as on Hugging Face.
 """
 
 import errno
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata as packages
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._checkpoint.disk import atomic, reader, tensors
+from purestep._checkpoint.disk import atomic, plain, reader, tensors
 from purestep._checkpoint.disk.naming import check_file_names
+from purestep._checkpoint.disk.pieces import Pieces, in_pieces, read_joined
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import (
     CorruptError,
-    kind_of,
-    naming,
     problem,
     read_text,
     reading,
@@ -33,7 +33,7 @@ from purestep._checkpoint.format.header import (
     verified,
 )
 from purestep._checkpoint.format.names import MANIFEST as MANIFEST
-from purestep._checkpoint.format.names import SUFFIX, index_of
+from purestep._checkpoint.format.names import index_of
 from purestep._checkpoint.format.specs import Leaves, leaf_specs
 from purestep._checkpoint.restoring.restore import StoredTree
 from purestep._checkpoint.run.record import Record
@@ -50,8 +50,10 @@ class Manifest(NamedTuple):
         record: the facts that policies use.
         tree: the state's `tree.spec`.
         leaves: dtype and shape of each array by path.
-        places: file, key and checksum of each array by path.
+        places: file, key and checksum of each array by path, and of each piece by its name.
         files: size in bytes, and the digest of the file, or of its header if it holds arrays.
+        pieces: the pieces of each array that ranks stored together, by path.
+        stored: dtype and shape of each array and piece in the files.
     """
 
     record: Record
@@ -59,25 +61,36 @@ class Manifest(NamedTuple):
     leaves: Leaves
     places: dict[str, reader.Place]
     files: dict[str, tuple[int, str]]
+    pieces: Pieces
+    stored: Leaves
 
     def stored_tree(self, caller: str) -> StoredTree:
         """Return the stored arrays for a restore; each file is checked when it is read."""
-        directory = self.record.path
 
         def check(file: Path) -> None:
             self.check_file(caller, file.name)
 
         def read(paths: list[str]) -> dict[str, mx.array]:
-            return reader.read(caller, directory, self.places, self.leaves, paths, check)
+            return self.read(caller, paths, check)
 
-        return StoredTree(str(directory), self.tree, self.leaves, read)
+        return StoredTree(str(self.record.path), self.tree, self.leaves, read, self.pieces)
+
+    def read(
+        self, caller: str, paths: list[str], check: Callable[[Path], object] | None = None
+    ) -> dict[str, mx.array]:
+        """Return arrays by path, and pieces by name, in memory and verified; `check` refuses a file."""
+
+        def read(names: list[str]) -> dict[str, mx.array]:
+            return reader.read(caller, self.record.path, self.places, self.stored, names, check)
+
+        return read_joined(read, self.leaves, self.pieces, paths) if self.pieces else read(paths)
 
     def check_file(self, caller: str, name: str) -> None:
         """Refuse a changed file; its arrays are checked when they are read."""
         path, (size, digest) = self.record.path / name, self.files[name]
-        _check_plain(caller, path)
+        plain.check_plain(caller, path)
         with reading(caller, path):
-            found, unsummed = path.stat().st_size, _unsummed(path)
+            found, unsummed = path.stat().st_size, plain.unsummed(path)
         if found != size:
             raise CorruptError(f"{caller}: {path} is damaged: {found} bytes, {size} were written")
         if not verified(caller, str(path), digest, unsummed):
@@ -97,7 +110,7 @@ class Manifest(NamedTuple):
             try:
                 self.check_file(caller, name)
                 if name in held:
-                    problems += reader.examine(caller, self.record.path, name, held[name], self.leaves)
+                    problems += reader.examine(caller, self.record.path, name, held[name], self.stored)
             except CorruptError as error:
                 problems.append(error)
             except OSError as error:
@@ -152,23 +165,32 @@ def write(
         paths |= {(file, key): keys[key] for file, shard in shards.items() for key in shard}
         if len(shards) > 1:
             index = index_of(stem)
-            _write_text(directory / index, tensors.index(shards, {}))
+            plain.write_text(directory / index, tensors.index(shards, {}))
             names.append(index)
     summed = tensors.write_summed(directory, files)
     leaves = {
         paths[file, key]: [file, key, found] for file, sums in summed.items() for key, found in sums.items()
     }
-    manifest = {
-        **facts,
-        "versions": versions(),
-        "files": {
-            file: [(directory / file).stat().st_size, checksum.of(_unsummed(directory / file))]
-            for file in names
-        },
-        "tree": spec,
-        "leaves": leaves,
+    write_manifest(directory, names, facts, {"tree": spec, "leaves": leaves})
+
+
+def write_manifest(
+    directory: Path, names: Iterable[str], facts: Mapping[str, Any], content: Mapping[str, Any]
+) -> None:
+    """Complete a checkpoint whose files are written.
+
+    Args:
+        directory: of the checkpoint.
+        names: of its files.
+        facts: as for `write`.
+        content: `tree`, `leaves`, and `pieces` if arrays are in several.
+    """
+    files = {
+        file: [(directory / file).stat().st_size, checksum.of(plain.unsummed(directory / file))]
+        for file in names
     }
-    _write_text(directory / MANIFEST, seal(manifest))
+    sealed = seal({**facts, "versions": versions(), "files": files, **content})
+    plain.write_text(directory / MANIFEST, sealed)
     atomic.flush(directory)
 
 
@@ -185,13 +207,14 @@ def read(caller: str, directory: Path, *, only: str | None = None) -> Manifest:
         ValueError: if another version of purestep wrote it, or it points outside its directory.
     """
     path = directory / MANIFEST
-    _check_plain(caller, directory, directory=True)
-    _check_plain(caller, path)
+    plain.check_plain(caller, directory, directory=True)
+    plain.check_plain(caller, path)
     text = read_text(caller, path)
     content = unseal(caller, str(path), text, only=only)
     leaves = leaf_specs(caller, str(path), content.get("tree"))
     try:
         places = {leaf: reader.Place(*map(_text, place)) for leaf, place in content["leaves"].items()}
+        pieces, stored = in_pieces(leaves, places, content.get("pieces", {}))
         files = {name: (_whole(size), _text(digest)) for name, (size, digest) in content["files"].items()}
         record = Record(
             step=_whole(content["step"]),
@@ -206,11 +229,11 @@ def read(caller: str, directory: Path, *, only: str | None = None) -> Manifest:
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         raise CorruptError(f"{caller}: {path} is damaged: it does not describe a checkpoint") from None
     check_file_names(caller, path, files)
-    if places.keys() != leaves.keys() or not {place.file for place in places.values()} <= files.keys():
+    if places.keys() != stored.keys() or not {place.file for place in places.values()} <= files.keys():
         raise CorruptError(f"{caller}: {path} is damaged: its arrays have no place in its files")
     if (record.step,) != (step_and_attempt(directory) or ())[:1]:
         raise CorruptError(f"{caller}: {directory} holds step {record.step}: it was renamed or swapped")
-    return Manifest(record, content["tree"], leaves, places, files)
+    return Manifest(record, content["tree"], leaves, places, files, pieces, stored)
 
 
 def _text(value: Any) -> str:
@@ -236,36 +259,6 @@ def _groups(arrays: Mapping[str, mx.array]) -> dict[str, dict[str, str]]:
     model = {path.removeprefix(_PARAMS): path for path in arrays if path.startswith(_PARAMS)}
     rest = {path: path for path in arrays if not path.startswith(_PARAMS)}
     return {stem: keys for stem, keys in (("model", model), ("state", rest)) if keys}
-
-
-def _unsummed(path: Path) -> bytes:
-    """Return the bytes without array checksums: the header of a file with arrays, or the whole file."""
-    with naming(path), path.open("rb") as file:
-        if path.suffix != SUFFIX:
-            return file.read()
-        start = file.read(8)
-        # A damaged length reads no more than the file holds.
-        return start + file.read(min(int.from_bytes(start, "little"), path.stat().st_size))
-
-
-def _check_plain(caller: str, path: Path, directory: bool = False) -> None:
-    with reading(caller, path):
-        linked = path.is_symlink()
-    if linked:
-        raise CorruptError(
-            f"{caller}: {path} is a symbolic link: checkpoints hold none, copy what it points to"
-        )
-    found = kind_of(caller, path)
-    if found != ("directory" if directory else "file"):
-        kind = "a file, not a directory" if directory else "not a file"
-        there = f": what is there is {kind}" if found else ""
-        raise CorruptError(f"{caller}: {path} is missing{there}")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with naming(path):
-        path.write_text(text, encoding="utf-8")
-    atomic.flush(path)
 
 
 def versions() -> dict[str, str]:

@@ -1,26 +1,27 @@
 """The `Checkpointer`, which saves and restores the checkpoints of one run."""
 
-import math
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, overload
 
+import mlx.core as mx
+
 from purestep._checkpoint.disk import tensors
+from purestep._checkpoint.ranks.together import together
 from purestep._checkpoint.restoring.restore import Rename, Template
 from purestep._checkpoint.run import store
-from purestep._checkpoint.run.arguments import Numbers, check_rated, checked_step, plain_values
+from purestep._checkpoint.run.arguments import Metadata, Numbers, checked_facts, checked_step, without_nan
 from purestep._checkpoint.run.committing import Committer
 from purestep._checkpoint.run.keeping import KeepPolicy
 from purestep._checkpoint.run.newest import Restored, restore_from
+from purestep._checkpoint.run.preparing import prepared
 from purestep._checkpoint.run.record import Moment, Record, check_metric
-from purestep._checkpoint.run.saving import SavePolicy
-from purestep._checkpoint.run.writer import Writer
+from purestep._checkpoint.run.saving import SavePolicy, check_policies, is_due
+from purestep._checkpoint.run.writer import Writer, raise_first
 from purestep._core import checks
 from purestep._core.types import Tree
-from purestep._steps.state import check_arrays
 
 
 class Checkpointer:
@@ -34,6 +35,10 @@ class Checkpointer:
     step 410, the newest checkpoint is 410. Use a `Checkpointer` as a context manager or call `close`: both
     wait for pending saves. Use it from one thread of one process.
 
+    In several processes, each makes one, of a directory that all share, and calls `save`, `save_if_due`,
+    `restore`, `delete`, `wait` and `close` at the same place as the others. An error of one rank is raised on
+    all. Rank 0 writes a state that is equal on all ranks; each rank writes its part of a state of `sharded`.
+
     Args:
         path: the directory of all checkpoints. The first save creates it.
         keep: which checkpoints to keep after each save: `keep_last`, `keep_best`, `keep_every`, `keep_any`
@@ -46,6 +51,7 @@ class Checkpointer:
         asynchronous: write in the background; otherwise `save` waits until the checkpoint is written.
         max_pending: the most unfinished saves. Each keeps its arrays in memory; `save` waits for room.
         shard_bytes: the largest size of one file, or `None` for no limit.
+        group: the processes; `None` for all that were launched together.
 
     >>> import mlx.core as mx, purestep as ps, tempfile
     >>> state = ps.TrainState.create({"w": mx.ones(2)}, ps.optimizers.sgd(0.1))
@@ -68,19 +74,17 @@ class Checkpointer:
         asynchronous: bool = True,
         max_pending: int = 1,
         shard_bytes: int | None = 5_000_000_000,
+        group: mx.distributed.Group | None = None,
     ):
         caller = "Checkpointer"
-        for label, policy in (("keep", keep), ("save_when", save_when)):
-            if policy is not None:
-                checks.function(caller, label, policy)
-        check_metric(caller, "" if metric is None else metric, mode)
-        max_pending = checks.integer(caller, "max_pending", max_pending, least=1)
+        check_policies(caller, keep, save_when, metric, mode)
+        self._writer = Writer(checks.integer(caller, "max_pending", max_pending, least=1))
         shard_bytes = tensors.check_limit(caller, shard_bytes)
         self.path = store.root_of(caller, path)
         self.save_when, self.metric, self.mode = save_when, metric, mode
         self._asynchronous = asynchronous
-        self._writer = Writer(max_pending)
-        self._committer = Committer(self.path, keep, metric, mode, shard_bytes)
+        self._ranks = together(caller, group)
+        self._committer = Committer(self.path, keep, metric, mode, shard_bytes, self._ranks)
         self._closed, self._process, self._started = False, os.getpid(), time.time()
 
     def save(
@@ -89,7 +93,7 @@ class Checkpointer:
         *,
         step: int | None = None,
         metrics: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         """Save a state. A checkpoint of the same step is deleted after the new one is on the disk.
 
@@ -101,7 +105,7 @@ class Checkpointer:
             step: the step that names the checkpoint. The default is `state.step`.
             metrics: numbers or 0-d arrays, for policies and `best`.
             metadata: plain JSON values that the run needs to resume, such as the position in the data or
-                early-stopping counters. `restore` returns them in the record.
+                early-stopping counters, or a function that returns them; `restore` returns a record of them.
 
         Raises:
             TypeError: if a leaf is not an array or metadata is not plain; the message has the path.
@@ -111,18 +115,16 @@ class Checkpointer:
         """
         caller = "Checkpointer.save"
         self._check_open(caller)
-        check_arrays(caller, "state", state)
-        step = checked_step(caller, state, step)
-        numbers = dict(Numbers(caller, metrics))
-        check_rated(caller, numbers, self.metric)
-        values = plain_values(caller, "metadata", {} if metadata is None else metadata)
+        given = (state, step, metrics, metadata, self.metric)
+        step, numbers, values = self._ranks.agree(lambda: checked_facts(caller, *given))
         self._committer.begin(caller)
-        arrays, spec = tensors.described(state, caller)
-        record = self._committer.announce(step, numbers, values)
-        commit = self._committer.commit
-        self._writer.submit(lambda: commit(arrays, spec, record))
+        job = prepared(self._committer, state, step, numbers, values, early=self._asynchronous)
+        failures = self._writer.make_room()
+        if job is not None:
+            self._writer.start(job)
+        self._ranks.agree(lambda: raise_first(failures))
         if not self._asynchronous:
-            self._writer.wait()
+            self.wait()
 
     def save_if_due(
         self,
@@ -130,7 +132,7 @@ class Checkpointer:
         *,
         step: int | None = None,
         metrics: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        metadata: Metadata | None = None,
         signalled: bool = False,
     ) -> bool:
         """Save if the policy `save_when` returns true; return whether it did.
@@ -148,15 +150,10 @@ class Checkpointer:
         self._committer.begin(caller)
         numbers = Numbers(caller, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
-        if not self.save_when(moment, self._committer.records()):
+        if not is_due(self.save_when, moment, self._committer.records(), self._ranks):
             return False
-        kept = dict(numbers)
-        if self.metric is not None and math.isnan(kept.get(self.metric, 0.0)):
-            # An error here would lose the last checkpoint of a run that is about to stop.
-            del kept[self.metric]
-            message = f"{caller}: step {step} is saved without {self.metric}, which is NaN"
-            warnings.warn(message, stacklevel=2)
-        self.save(state, step=step, metrics=kept, metadata=metadata() if callable(metadata) else metadata)
+        kept = without_nan(caller, step, numbers, self.metric)
+        self.save(state, step=step, metrics=kept, metadata=metadata)
         return True
 
     @overload
@@ -214,18 +211,18 @@ class Checkpointer:
         Warns:
             HyperparameterWarning: if a constant hyperparameter differs from that of `like`, as in `load`.
         """
-        self._settle()
+        self.wait()
         options = {"cast": cast, "partial": partial, "rename": rename}
-        return restore_from("Checkpointer.restore", self.path, step, like, options)
+        return restore_from(self.path, step, like, options, self._ranks)
 
     def list(self) -> list[Record]:
         """Return the records of all complete checkpoints in the order of saving; warn of damaged ones."""
-        self._settle()
+        self._idle()
         return store.records("Checkpointer.list", self.path)
 
     def latest(self) -> Record | None:
         """Return the record of the checkpoint that was saved last, or `None`."""
-        self._settle()
+        self._idle()
         return next(reversed(store.records("Checkpointer.latest", self.path)), None)
 
     def best(self, metric: str | None = None, mode: str | None = None) -> Record | None:
@@ -235,7 +232,7 @@ class Checkpointer:
         if metric is None:
             raise checks.error(caller, "metric must be named, here or to Checkpointer")
         check_metric(caller, metric, mode)
-        self._settle()
+        self._idle()
         return store.best(caller, self.path, metric, mode)
 
     def verify(self, step: int | None = None) -> store.Problems:
@@ -247,7 +244,7 @@ class Checkpointer:
             FileNotFoundError: if the checkpoint does not exist.
             OSError: if the system cannot read a file for another reason, such as too many open files.
         """
-        self._settle()
+        self._idle()
         return store.problems("Checkpointer.verify", self.path, step)
 
     def delete(self, step: int) -> None:
@@ -258,17 +255,21 @@ class Checkpointer:
             LockedError: if another writer uses the directory.
             OSError: if deleting fails. The message says if the checkpoint is gone and only files remain.
         """
-        caller = "Checkpointer.delete"
-        self._check_open(caller)
-        self._settle()
-        self._committer.remove(caller, step)
+        self._check_open("Checkpointer.delete")
+        self.wait()
+        self._ranks.agree(lambda: self._committer.remove("Checkpointer.delete", step))
 
     def wait(self) -> None:
         """Wait until all saves are on the disk; raise their errors."""
-        self._settle()
+        if self._process == os.getpid():  # a forked child has none
+            self._ranks.agree(self._writer.wait)
 
     def close(self) -> None:
         """Wait until all saves are on the disk, release the lock, and raise errors of saves."""
+        if not self._closed and self._process == os.getpid():
+            self._ranks.agree(self._close)
+
+    def _close(self) -> None:
         if self._process != os.getpid() or self._closed:
             return  # A forked child has neither the thread nor the lock.
         self._closed = True
@@ -278,11 +279,9 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self.close()
+            self.close() if error is None else self._close()  # in an error the other ranks may be elsewhere
         except Exception as failure:
             if error is None:
                 raise
@@ -294,7 +293,8 @@ class Checkpointer:
         if self._process != os.getpid():
             raise checks.error(caller, "the Checkpointer belongs to the process that made it: make another")
 
-    def _settle(self) -> None:
-        """Wait for pending saves and raise their errors; a forked child has none."""
-        if self._process == os.getpid():
-            self._writer.wait()
+    def _idle(self) -> None:
+        if self._ranks.size == 1:
+            self.wait()
+        elif self._process == os.getpid():
+            self._writer.idle()  # a call of all ranks raises the errors

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
 from purestep._checkpoint.format.header import CorruptError, kind_of, problem
+from purestep._checkpoint.ranks.together import Together
 from purestep._checkpoint.restoring.restore import Template, restore
 from purestep._checkpoint.run import directory, store
 from purestep._checkpoint.run.record import Record
@@ -22,20 +23,22 @@ class Restored(NamedTuple, Generic[Template]):
 
 
 def restore_from(
-    caller: str, root: Path, step: int | None, like: Tree, options: Mapping[str, Any]
+    root: Path, step: int | None, like: Tree, options: Mapping[str, Any], ranks: Together
 ) -> Restored[Any]:
     """Return the state and the record of a step, or of the newest intact checkpoint.
 
     Args:
-        caller: the public name that the user called.
         root: the directory of all checkpoints.
         step: the step of the checkpoint, or `None` for the newest intact one.
         like: the template, or `None`.
         options: `cast`, `partial` and `rename`, as for `restore`.
+        ranks: that restore together, the same checkpoint.
     """
-    partial = options["partial"]
+    caller, partial = "Checkpointer.restore", options["partial"]
     if not isinstance(partial, str):
         options = {**options, "partial": list(partial)}  # used for each attempt
+    if ranks.size > 1:
+        return _together(caller, root, step, like, {**options, "group": ranks.group}, ranks)
     if step is None:
         return _newest(caller, root, like, options)
     step = checks.integer(caller, "step", step, least=0)
@@ -76,3 +79,69 @@ def _newest(caller: str, root: Path, like: Tree, options: Mapping[str, Any]) -> 
         else:
             raise CorruptError(f"{caller}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
     raise OSError(f"{caller}: checkpoints in {root} are deleted faster than they can be read")
+
+
+def _together(
+    caller: str, root: Path, step: int | None, like: Tree, options: Mapping[str, Any], ranks: Together
+) -> Restored[Any]:
+    """Do the same on each rank of a group: a checkpoint that one rank cannot restore is not restored."""
+    sound: list[directory.Manifest] = []
+    damaged: list[str] = []
+
+    def seen() -> list[Any] | None:
+        """Return what identifies the next checkpoint, or `None`."""
+        return [(found := sound[-1].record).path.name, found.time, found.bytes] if sound else None
+
+    def listed() -> list[Any] | None:
+        if step is None:
+            found, problems = store.manifests(caller, root)
+            damaged.extend(problems)
+        else:
+            number = checks.integer(caller, "step", step, least=0)
+            found = [directory.read(caller, store.existing(caller, root, number))]
+        sound.extend(found)
+        return seen()
+
+    _compare(caller, root, ranks.collect(listed))
+    while sound:
+        manifest = sound.pop()
+        error: Exception | None = None
+        found: Any = None
+        try:
+            found = _one(caller, manifest, like, options)
+        except Exception as caught:
+            error = caught
+        skipped = step is None and isinstance(error, CorruptError)
+        failure = ranks.first_error(None if skipped else error)
+        texts = [] if failure else ranks.exchange(problem(caller, error) if skipped and error else None)
+        del error
+        if failure is not None:
+            raise failure
+        problems = [f"{text} (on rank {rank})" for rank, text in enumerate(texts) if text is not None]
+        if not problems:
+            _warn(caller, manifest.record.step, damaged)
+            return found
+        del found
+        damaged += problems
+        _compare(caller, root, ranks.collect(seen))
+    if damaged:
+        raise CorruptError(f"{caller}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
+    raise FileNotFoundError(f"{caller}: there is no checkpoint in {root}")
+
+
+def _compare(caller: str, root: Path, found: list[list[Any] | None]) -> None:
+    """Refuse a checkpoint that not all ranks see; every rank has the same list."""
+    for rank, other in enumerate(found):
+        if other != found[0]:
+            names = [each[0] if each else "no checkpoint" for each in (found[0], other)]
+            raise checks.error(
+                caller,
+                f"{root} must be a directory that all ranks share, got {names[0]} on rank 0 and "
+                f"{names[1]} on rank {rank}" + (" with another content" if names[0] == names[1] else ""),
+            )
+
+
+def _warn(caller: str, used: int, damaged: list[str]) -> None:
+    if damaged:
+        message = f"{caller}: used step {used}, passed over\n  " + "\n  ".join(damaged)
+        warnings.warn(message, CorruptWarning, checks.users_level())

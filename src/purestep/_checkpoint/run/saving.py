@@ -1,11 +1,24 @@
 """Policies that decide when to save: pure functions `(moment, records) -> bool`."""
 
+import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from purestep._checkpoint.ranks.together import Together
 from purestep._checkpoint.run.record import Moment, Record, best_of, check_metric
 from purestep._core import checks
 
 SavePolicy = Callable[[Moment, Sequence[Record]], bool]
+
+_by_step: Any = weakref.WeakSet()  # policies that depend on the step alone
+
+
+def check_policies(caller: str, keep: Any, save_when: Any, metric: str | None, mode: str) -> None:
+    """Refuse policies that are not functions, and what `check_metric` refuses."""
+    for label, policy in (("keep", keep), ("save_when", save_when)):
+        if policy is not None:
+            checks.function(caller, label, policy)
+    check_metric(caller, "" if metric is None else metric, mode)
 
 
 def save_every_steps(n: int) -> SavePolicy:
@@ -16,7 +29,12 @@ def save_every_steps(n: int) -> SavePolicy:
     [False, True, False, True]
     """
     n = checks.integer("save_every_steps", "n", n, least=1)
-    return lambda moment, records: moment.step > 0 and moment.step % n == 0
+
+    def policy(moment: Moment, records: Sequence[Record]) -> bool:
+        return moment.step > 0 and moment.step % n == 0
+
+    _by_step.add(policy)
+    return policy
 
 
 def save_every_seconds(seconds: float) -> SavePolicy:
@@ -79,4 +97,36 @@ def save_any(*policies: SavePolicy) -> SavePolicy:
         raise checks.error("save_any", "policies must hold at least one, got none")
     for number, policy in enumerate(policies):
         checks.function("save_any", f"policies[{number}]", policy)
-    return lambda moment, records: any(policy(moment, records) for policy in policies)
+
+    def combined(moment: Moment, records: Sequence[Record]) -> bool:
+        return any(policy(moment, records) for policy in policies)
+
+    if all(map(_decides_by_step, policies)):
+        _by_step.add(combined)
+    return combined
+
+
+def _decides_by_step(policy: SavePolicy) -> bool:
+    try:
+        return policy in _by_step
+    except TypeError:  # it cannot be hashed
+        return False
+
+
+def is_due(policy: SavePolicy, moment: Moment, records: Sequence[Record], ranks: Together) -> bool:
+    """Return what a policy decides; in a group, rank 0 decides for all.
+
+    A signal to any rank counts. A policy of the step alone decides alike on all ranks, which then exchange
+    nothing.
+    """
+    if ranks.size == 1 or _decides_by_step(policy):
+        return policy(moment, records)
+
+    def decided() -> tuple[bool, bool, bool]:
+        if ranks.rank > 0:
+            return False, False, moment.signalled
+        signalled = moment._replace(signalled=True)
+        return bool(policy(moment, records)), bool(policy(signalled, records)), moment.signalled
+
+    found = ranks.collect(decided)
+    return found[0][1] if any(signalled for *_, signalled in found) else found[0][0]

@@ -20,6 +20,9 @@ from purestep._core import checks
 
 Problems = dict[int, list[str]]
 
+# Hidden directories that this process is writing.
+_UNDER_WAY: set[Path] = set()
+
 ATTEMPTS = 50  # to read while a writer deletes checkpoints
 
 
@@ -150,13 +153,28 @@ def _tidy(root: Path) -> None:
         for entry in root.iterdir():
             if (
                 (names.writer_of(entry.name) or ("",))[0] == lock.host()
+                and entry not in _UNDER_WAY
                 and entry.is_dir()
                 and not entry.is_symlink()
             ):
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
+def hide(root: Path, step: int) -> Path:
+    """Make the hidden directory of a checkpoint, for `put`."""
+    hidden = _hidden(directory.path_of(root, step))
+    _UNDER_WAY.add(hidden)
+    hidden.mkdir()
+    return hidden
+
+
+def drop(hidden: Path) -> None:
+    """Remove the hidden directory of a checkpoint that is not written."""
+    _UNDER_WAY.discard(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def put(root: Path, step: int, fill: Callable[[Path], None], hidden: Path | None = None) -> Path:
     """Let `fill` write a hidden directory, then rename it to a free name of this step.
 
     An existing checkpoint of the same step does not change: the new one gets a higher attempt number.
@@ -168,15 +186,18 @@ def put(root: Path, step: int, fill: Callable[[Path], None]) -> Path:
     """
     taken = [(directory.step_and_attempt(entry) or (0, 0))[1] for entry in of_step(root, step)]
     final = directory.path_of(root, step, max(taken, default=0) + 1)
-    temporary = _hidden(final)
+    temporary = hidden or _hidden(final)
     try:
-        temporary.mkdir()
+        if hidden is None:
+            temporary.mkdir()
         fill(temporary)
         temporary.rename(final)
     except BaseException:
         with suppress(OSError):  # closing a directory may raise in spite of `ignore_errors`
             shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        _UNDER_WAY.discard(temporary)
     atomic.flush_name(final)
     _tidy(root)
     return final

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Writer:
-    """Runs jobs one after another. The next call, or `close`, raises the error of a failed job.
+    """Runs jobs one after another. `make_room` returns the errors of failed jobs; the others raise them.
 
     Args:
-        limit: the number of unfinished jobs. `submit` waits for the oldest if there are more.
+        limit: the number of unfinished jobs. `make_room` waits for the oldest if there are more.
     """
 
     def __init__(self, limit: int):
@@ -22,20 +22,28 @@ class Writer:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="purestep-checkpoint")
         weakref.finalize(self, _report, self._pending)
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Wait for room and start the job; then raise the errors of earlier jobs."""
-        failures = []
+    def make_room(self) -> list[BaseException]:
+        """Wait for room and return the errors of earlier jobs."""
+        failures: list[BaseException] = []
         while self._pending and (self._pending[0].done() or len(self._pending) >= self._limit):
             failures += self._finish_oldest()
+        return failures
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Start a job."""
         self._pending.append(self._pool.submit(_run, job))
-        _raise(failures)
+
+    def idle(self) -> None:
+        """Wait for every job, and keep their errors for the next call that raises."""
+        for job in list(self._pending):
+            job.exception()
 
     def wait(self) -> None:
         """Wait for every job and raise their errors."""
         failures = []
         while self._pending:
             failures += self._finish_oldest()
-        _raise(failures)
+        raise_first(failures)
 
     def close(self, last: Callable[[], None]) -> None:
         """Wait for every job, run a last one, end the thread, and raise errors.
@@ -65,7 +73,8 @@ def _run(job: Callable[[], None]) -> None:
         raise
 
 
-def _raise(failures: list[BaseException]) -> None:
+def raise_first(failures: list[BaseException]) -> None:
+    """Raise the first error, with notes of the others."""
     if failures:
         for other in failures[1:]:
             failures[0].add_note(f"and then: {other}")

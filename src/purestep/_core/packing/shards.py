@@ -1,13 +1,13 @@
 """Vectors of which each process holds a part."""
 
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from purestep._core import tree
-from purestep._core.packing.layout import Layout
+from purestep._core.packing.layout import Layout, Vector
 from purestep._core.packing.trees import Packed
 from purestep._core.types import Tree
 
@@ -24,13 +24,13 @@ class ShardLayout(Layout):
             raise ValueError(
                 "sharded: transform must treat all elements alike, such as Adam, Lion and clipping by the "
                 "global norm, because each rank holds a part of each array; one that needs whole arrays, "
-                "such as Muon, LARS and Adafactor, can be used with data_parallel. If this is a checkpoint, "
-                "pass ps.parallel.gathered(state)"
+                "such as Muon, LARS and Adafactor, can be used with data_parallel. To store a state, call "
+                "save of a ps.checkpoint.Checkpointer on every rank, or pass ps.parallel.gathered(state)"
             )
         leaves: list[Any] = [None] * len(self.paths)
         for vector, value in zip(self.vectors, values, strict=True):
             for index, shape in zip(vector.members, vector.shapes, strict=True):
-                alone = isinstance(value, mx.array)
+                alone = isinstance(value, mx.array) and not is_marker(value, vector)
                 leaves[index] = mx.broadcast_to(mx.array(0, value.dtype), shape) if alone else value
         return tree.map(leaves.__getitem__, self.like)
 
@@ -63,6 +63,20 @@ def shard_class(whole: type[Packed], count: int) -> type[Shard]:
         attributes = {"__slots__": (), "layout": ShardLayout(whole.layout), "whole": whole, "count": count}
         _classes[whole, count] = type(name, (fields, Shard), attributes)
     return _classes[whole, count]
+
+
+def is_marker(value: Any, vector: Vector) -> bool:
+    """Tell whether a vector is an empty array, by which a transform keeps nothing for its members."""
+    return isinstance(value, mx.array) and value.shape == (0,) and vector.ends[-1] > 0
+
+
+def shards_in(node: Any, path: str = "") -> Iterator[tuple[str, Shard]]:
+    """Yield the path and the `Shard` of each in a tree."""
+    if isinstance(node, Shard):
+        yield path, node
+        return
+    for segment, child in tree.children(node) or []:
+        yield from shards_in(child, tree.join(path, segment))
 
 
 def part_size(size: int, count: int) -> int:

@@ -1,0 +1,174 @@
+"""Saves of three ranks in which one goes wrong; prints what each attempt raised, as JSON."""
+
+import errno
+import json
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import mlx.core as mx
+import storing
+from storing import RANK
+
+import purestep as ps
+from purestep._checkpoint.ranks import files, receipts, together
+from purestep._checkpoint.run import store
+from purestep.checkpoint import Checkpointer, save_any, save_every_seconds, save_every_steps, save_on_signal
+
+ROOT = Path(sys.argv[1])
+STEP = ps.sharded(storing.loss_fn, storing.TRANSFORM)
+STATE = storing.made(STEP, ps.packed(storing.PARAMS))
+WHOLE = ps.TrainState.create(storing.PARAMS, storing.TRANSFORM)
+WRITE = files._write
+
+
+def failing(rank, error):
+    """Let a rank fail when it writes."""
+
+    def write(path, entries, buffers):
+        if rank == RANK:
+            raise error
+        return WRITE(path, entries, buffers)
+
+    files._write = write
+
+
+def raised(call):
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def steps(root):
+    return sorted(entry.name for entry in root.iterdir() if entry.name != ".lock")
+
+
+def arguments():
+    """Errors of arguments on one rank are raised on all."""
+    with Checkpointer(ROOT / "a") as checkpointer:
+        yield raised(lambda: checkpointer.save(STATE, metadata={"x": object()} if RANK == 1 else {}))
+        yield raised(lambda: checkpointer.save(STATE, step=RANK))
+        yield raised(lambda: checkpointer.save(WHOLE if RANK == 2 else STATE, step=1))
+        yield raised(lambda: checkpointer.save({"w": mx.ones(3 + RANK // 2)}, step=1))
+        yield raised(lambda: checkpointer.save({"w": STATE.opt_state[1:], 1 if RANK else 2: {}}, step=1))
+    held = store.claim("test", ROOT / "locked") if RANK == 0 else None
+    with Checkpointer(ROOT / "locked") as checkpointer:
+        yield raised(lambda: checkpointer.save(STATE))
+    del held
+    yield steps(ROOT / "a")
+
+
+def disks():
+    """A rank whose disk is full: no checkpoint, and the next save works."""
+    root = ROOT / "d"
+    with Checkpointer(root) as checkpointer:
+        checkpointer.save(STATE, step=1)
+        failing(2, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "part"))
+        checkpointer.save(STATE, step=2)
+        yield raised(checkpointer.wait)
+        failing(1, ValueError("x" * 600))
+        checkpointer.save(STATE, step=3)
+        failing(None, None)
+        yield raised(lambda: checkpointer.save(STATE, step=4))  # which is saved
+        checkpointer.wait()
+        yield steps(root)
+        failing(0, OSError(errno.EIO, "broken"))
+        checkpointer.save(STATE, step=5)
+        yield raised(checkpointer.wait)
+        failing(None, None)
+        yield steps(root)
+        yield [record.step for record in checkpointer.list()] if RANK == 1 else [1, 4]  # on one rank alone
+        checkpointer.delete(1)
+        yield steps(root)
+        yield raised(lambda: checkpointer.delete(1))
+    with Checkpointer(root, asynchronous=False, keep=lambda records: set()) as checkpointer:
+        checkpointer.save(WHOLE, step=6)
+        yield steps(root)
+
+
+def directories():
+    """Directories that ranks do not share."""
+    receipts._VISIBLE = 0.2
+    own = ROOT / f"own-{RANK}"
+    with Checkpointer(own) as checkpointer:
+        yield raised(lambda: checkpointer.save(STATE, step=1)).replace(str(ROOT), "")
+        checkpointer.save(WHOLE, step=1)
+        checkpointer.wait()
+        yield raised(lambda: checkpointer.restore(like=WHOLE)).replace(str(ROOT), "")
+        yield raised(lambda: checkpointer.restore(1, like=WHOLE)).replace(str(ROOT), "")
+    with Checkpointer(ROOT / "nothing") as checkpointer:
+        yield raised(lambda: checkpointer.restore(like=STATE)).replace(str(ROOT), "")
+
+
+def damage():
+    """One rank reads a damaged part: all restore the checkpoint before."""
+    root = ROOT / "damage"
+    with Checkpointer(root) as checkpointer:
+        checkpointer.save(STATE, step=1)
+        checkpointer.save(STATE, step=2)
+        checkpointer.wait()
+        part = root / "step_00000002" / "state-00002-of-00003.safetensors"
+        if RANK == 0:
+            data = bytearray(part.read_bytes())
+            data[-1] ^= 1
+            part.write_bytes(data)
+        together.Together(mx.distributed.init()).exchange(None)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            state, record = checkpointer.restore(like=STATE)
+        yield [record.step, part.name in str(caught[0].message), len(caught)]
+        yield ps.tree.matches(lambda a, b: mx.array_equal(a, b).item(), state, STATE)
+        yield raised(lambda: checkpointer.restore(2, like=STATE)).split(":")[0]
+        yield raised(lambda: checkpointer.restore(2, like={"a": mx.ones(RANK)})).split(":")[0]
+        yield raised(lambda: ps.checkpoint.load(ROOT / "no", like=STATE)).split(":")[0]
+
+
+def policies():
+    """Rank 0 decides, except by the step; a signal to any rank counts."""
+    exchanged = []
+    exchange = together.Together.exchange
+
+    def counted(self, value):
+        exchanged.append(value)
+        return exchange(self, value)
+
+    together.Together.exchange = counted
+    due = save_any(save_every_steps(2), save_every_steps(5))
+    with Checkpointer(ROOT / "p", save_when=due) as checkpointer:
+        yield [checkpointer.save_if_due(STATE, step=step) for step in (1, 2)]
+        exchanged.clear()
+        yield [checkpointer.save_if_due(STATE, step=3), len(exchanged)]
+    due = save_any(save_every_steps(2), save_on_signal())
+    with Checkpointer(ROOT / "q", save_when=due) as checkpointer:
+        yield [checkpointer.save_if_due(STATE, step=n, signalled=RANK == 2 and n == 3) for n in (1, 3)]
+    due = save_every_seconds(1e-9 if RANK == 0 else 1e9)
+    with Checkpointer(ROOT / "r", save_when=due) as checkpointer:
+        yield checkpointer.save_if_due(STATE, step=1, metadata=lambda: {"rank": RANK})
+        yield checkpointer.restore(like=STATE).record.metadata
+    together.Together.exchange = exchange
+
+
+def killed():
+    """Rank 1 is killed while it writes."""
+
+    def write(path, entries, buffers):
+        if RANK == 1 and path.parent.name.startswith(".step_00000002"):
+            path.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return WRITE(path, entries, buffers)
+
+    files._write = write
+    with ps.parallel.watchdog(timeout=5), Checkpointer(ROOT) as checkpointer:
+        checkpointer.save(STATE, step=1)
+        checkpointer.save(STATE, step=2)
+        checkpointer.wait()
+    yield "not reached"
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[2:]
+    print(json.dumps({name: list(globals()[name]()) for name in chosen}))
