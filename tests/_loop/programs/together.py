@@ -231,7 +231,30 @@ def sharded():
 
 def resumed(steps):
     """Go on from the checkpoint of a run with any number of ranks."""
-    return [shown(kept("any", steps)), shown(iterated(steps))]
+    return [shown(kept("any", steps)), shown(iterated(steps)), parted(steps)]
+
+
+def parted(steps):
+    """The same with a sharded state, whose parts each rank saves."""
+    transform = ps.transforms.accumulate(TRANSFORM, every=3)
+    step = ps.sharded(loss_fn, transform)
+    state = ps.TrainState.create(ps.packed({"w": mx.zeros(3)}), step.transform, seed=0)
+    with ps.checkpoint.Checkpointer(Path(DIRECTORY) / "parted") as checkpointer:
+        result = ps.fit(
+            ps.compiled(step),
+            state,
+            source(),
+            steps=13,
+            checkpointer=checkpointer,
+            callbacks=[stop_before(steps)],
+        )
+    state = result.state
+    return shown(result._replace(state=state.replace(params=ps.unpacked(state.params))))
+
+
+def stop_before(steps):
+    """End the run by a request, so that its window of `accumulate` stays open."""
+    return lambda progress: ps.callbacks.Stop("enough") if progress.step == steps else None
 
 
 def iterated(steps):
