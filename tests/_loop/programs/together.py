@@ -193,6 +193,13 @@ def elsewhere():
         ps.fit(STEP, start(), source(), steps=8, checkpointer=checkpointer)
 
 
+def alone():
+    """Each rank trains by itself, with a checkpointer of all of them."""
+    step = ps.train_step(loss_fn, TRANSFORM)
+    with ps.checkpoint.Checkpointer(Path(DIRECTORY) / "alone") as checkpointer:
+        ps.fit(step, start(), source(), steps=2, checkpointer=checkpointer)
+
+
 def broken():
     """A NaN ends the run on all ranks, and is not saved."""
     bad = {**DATA, "y": mx.where(mx.arange(96) == 40, mx.nan, Y)}
@@ -210,6 +217,7 @@ def errors():
         "unmerged": error_of(unmerged),
         "fewer": error_of(fewer),
         "elsewhere": error_of(elsewhere),
+        "alone": error_of(alone),
         "bundles": error_of(
             lambda: ps.fit(
                 STEP, start(), source(), steps=2, callbacks=[ps.callbacks.nonfinite(DIRECTORY + "/b")]
@@ -246,13 +254,13 @@ def parted(steps):
             source(),
             steps=13,
             checkpointer=checkpointer,
-            callbacks=[stop_before(steps)],
+            callbacks=[ends(steps)],
         )
     state = result.state
     return shown(result._replace(state=state.replace(params=ps.unpacked(state.params))))
 
 
-def stop_before(steps):
+def ends(steps):
     """End the run by a request, so that its window of `accumulate` stays open."""
     return lambda progress: ps.callbacks.Stop("enough") if progress.step == steps else None
 
