@@ -59,11 +59,9 @@ def together(monkeypatch):
 def test_every_rank_receives_the_results_of_all(together):
     def play(group):
         first = group.gathered("a", lambda: {"x": group.rank * 1.5, "nan": None})
-        return [each["x"] for each in first], group.of_first(
-            "b", lambda: "mine" if group.rank == 0 else 1 / 0
-        )
+        return [each["x"] for each in first], group.gathered("b", lambda: group.rank == 0)
 
-    assert together(3, play) == [([0.0, 1.5, 3.0], "mine")] * 3
+    assert together(3, play) == [([0.0, 1.5, 3.0], [True, False, False])] * 3
 
 
 def test_an_error_is_raised_on_all_and_the_ranks_go_on(together):

@@ -113,6 +113,7 @@ def test_an_error_of_one_rank_is_raised_on_all(results):
         ("unmerged", "fit: eval_loss must be the same on all ranks, got"),
         ("fewer", "fit: all ranks must do the same, got rank 1 at the end of evaluation eval of step 2"),
         ("elsewhere", ".*all ranks"),
+        ("alone", "fit: checkpointer must save on the 1 ranks that train, got one of 2"),
     ],
 )
 def test_ranks_that_differ_are_refused_on_all(results, name, expected):

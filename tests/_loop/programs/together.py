@@ -193,6 +193,13 @@ def elsewhere():
         ps.fit(STEP, start(), source(), steps=8, checkpointer=checkpointer)
 
 
+def alone():
+    """Each rank trains by itself, with a checkpointer of all of them."""
+    step = ps.train_step(loss_fn, TRANSFORM)
+    with ps.checkpoint.Checkpointer(Path(DIRECTORY) / "alone") as checkpointer:
+        ps.fit(step, start(), source(), steps=2, checkpointer=checkpointer)
+
+
 def broken():
     """A NaN ends the run on all ranks, and is not saved."""
     bad = {**DATA, "y": mx.where(mx.arange(96) == 40, mx.nan, Y)}
@@ -210,6 +217,7 @@ def errors():
         "unmerged": error_of(unmerged),
         "fewer": error_of(fewer),
         "elsewhere": error_of(elsewhere),
+        "alone": error_of(alone),
         "bundles": error_of(
             lambda: ps.fit(
                 STEP, start(), source(), steps=2, callbacks=[ps.callbacks.nonfinite(DIRECTORY + "/b")]
@@ -231,7 +239,30 @@ def sharded():
 
 def resumed(steps):
     """Go on from the checkpoint of a run with any number of ranks."""
-    return [shown(kept("any", steps)), shown(iterated(steps))]
+    return [shown(kept("any", steps)), shown(iterated(steps)), parted(steps)]
+
+
+def parted(steps):
+    """The same with a sharded state, whose parts each rank saves."""
+    transform = ps.transforms.accumulate(TRANSFORM, every=3)
+    step = ps.sharded(loss_fn, transform)
+    state = ps.TrainState.create(ps.packed({"w": mx.zeros(3)}), step.transform, seed=0)
+    with ps.checkpoint.Checkpointer(Path(DIRECTORY) / "parted") as checkpointer:
+        result = ps.fit(
+            ps.compiled(step),
+            state,
+            source(),
+            steps=13,
+            checkpointer=checkpointer,
+            callbacks=[ends(steps)],
+        )
+    state = result.state
+    return shown(result._replace(state=state.replace(params=ps.unpacked(state.params))))
+
+
+def ends(steps):
+    """End the run by a request, so that its window of `accumulate` stays open."""
+    return lambda progress: ps.callbacks.Stop("enough") if progress.step == steps else None
 
 
 def iterated(steps):

@@ -56,10 +56,6 @@ class Ranks:
         """
         return [act()]
 
-    def of_first(self, place: str, act: Callable[[], Value]) -> Value:
-        """Return the result of a function that only rank 0 calls; raise its error on all ranks."""
-        return act()
-
     def failed(self, error: BaseException) -> None:
         """Tell the others that this rank ends with an error, unless they know."""
 
@@ -99,10 +95,6 @@ class Group(Ranks):
             self._round(place, {"error": said(error)}, error)
             raise
         return [each["value"] for each in self._round(place, own, None)]
-
-    def of_first(self, place: str, act: Callable[[], Value]) -> Value:
-        """Return the result of a function that only rank 0 calls; raise its error on all ranks."""
-        return self.gathered(place, act if self.rank == 0 else lambda: None)[0]  # type: ignore[return-value]
 
     def failed(self, error: BaseException) -> None:
         """Tell the others in the round that they are in, or come to, that this rank ends with an error."""

@@ -10,7 +10,6 @@ from purestep._data.core.ranks import whole_of
 from purestep._loop.core.ranks import Ranks
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
-from purestep._loop.fitting.storage import saved_by
 from purestep._loop.running.cursor import batches_per_epoch, checksum, is_on_policy
 from purestep._steps.state import check_arrays
 
@@ -30,12 +29,11 @@ def check_options(caller: str, checkpointer: Any, ranks: Ranks, **switches: Any)
     if checkpointer is not None and not isinstance(checkpointer, Checkpointer):
         shown = checks.shown(checkpointer)
         raise TypeError(f"{caller}: checkpointer must be a ps.checkpoint.Checkpointer, got {shown:.200}")
-    saving = getattr(getattr(checkpointer, "_ranks", None), "size", 1)
-    if saving not in (1, ranks.size):
+    if checkpointer is not None and checkpointer._ranks.size != ranks.size:
         raise checks.error(
             caller,
-            f"checkpointer saves on {saving} ranks together, but step trains on {ranks.size}: use a step of "
-            "ps.data_parallel, or pass group= to Checkpointer",
+            f"checkpointer must save on the {ranks.size} ranks that train, got one of "
+            f"{checkpointer._ranks.size}: use a step of ps.data_parallel, or pass group= to Checkpointer",
         )
     for name, value in switches.items():
         if not isinstance(value, bool):
@@ -53,7 +51,7 @@ def restored(
     if checkpointer is None:
         return Begun(state)
     check_arrays(caller, "state", state)
-    saved_by(checkpointer, ranks, "the lock of the checkpoints", lambda: claim(caller, checkpointer))
+    claim(caller, checkpointer)
     made: list[Begun] = []
 
     def begin() -> int | None:

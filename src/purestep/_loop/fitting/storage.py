@@ -3,8 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from purestep._checkpoint.disk.lock import LockedError
 from purestep._checkpoint.run.manager import Checkpointer
@@ -14,8 +13,6 @@ from purestep._loop.core.progress import Progress, params_of
 from purestep._loop.core.ranks import Ranks
 from purestep._measures.finite import nonfinite_paths
 
-Value = TypeVar("Value")
-
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was not saved; training goes on."""
@@ -23,12 +20,6 @@ class CheckpointWarning(UserWarning):
 
 class _NotFiniteError(Exception):
     """A state has parameters that are not finite."""
-
-
-def saved_by(checkpointer: Any, ranks: Ranks, place: str, act: Callable[[], Value]) -> Value:
-    """Call a function that uses a checkpointer: on every rank if they save together, else on rank 0 alone."""
-    own = getattr(checkpointer, "_ranks", None)
-    return act() if own is not None and own.size > 1 else ranks.of_first(place, act)
 
 
 class Storage:
@@ -128,22 +119,16 @@ class Storage:
         checkpointer = self._checkpointer
         if checkpointer is None:
             return
-        self.step = saved_by(
-            checkpointer, self._ranks, "the last checkpoint", lambda: self._finished(checkpointer, progress)
-        )
-
-    def _finished(self, checkpointer: Checkpointer, progress: Progress | None) -> int | None:
-        """Save the last state; return the step of the last checkpoint."""
         try:
-            if progress is not None and self._saved is not progress.state:
-                self._note(progress, *self._tried(progress, lambda: self._save(progress)))
+            if progress is not None:
+                self.save(progress)
             checkpointer.wait()
         except OSError:
             if progress is None:
                 raise
-            self._note(progress, *self._tried(progress, lambda: self._save(progress)))
+            self._saved = None
+            self.save(progress)
             checkpointer.wait()
-        return self.step
 
     def where(self) -> str:
         """Return a sentence for errors: where the last state is."""
@@ -163,27 +148,13 @@ class Storage:
         return self._metadata()
 
     def _attempt(self, progress: Progress, save: Callable[[], bool]) -> bool:
-        place = f"the checkpoint of step {progress.step}"
-        tried = partial(self._tried, progress, save)
-        saved, refused = saved_by(self._checkpointer, self._ranks, place, tried)
-        self._note(progress, saved, refused)
-        return saved
-
-    def _note(self, progress: Progress, saved: bool, refused: str | None) -> None:
-        """Keep the result of an attempt."""
-        if refused is not None:
-            self.refused, self._saved = refused, progress.state
-        elif saved:
-            self._saved, self.step = progress.state, progress.step
-
-    def _tried(self, progress: Progress, save: Callable[[], bool]) -> tuple[bool, str | None]:
-        """Return whether a state was saved, and why not if it is not finite."""
         try:
-            return save(), None
+            saved = save()
         except LockedError:
             raise
         except _NotFiniteError as error:
-            return False, str(error)
+            self.refused, self._saved = str(error), progress.state
+            return False
         except OSError as error:
             message = (
                 f"{self._caller}: a checkpoint failed at step {progress.step}, training goes on: {error}"
@@ -191,4 +162,7 @@ class Storage:
             if self._ranks.rank == 0:
                 warnings.warn(message, CheckpointWarning, stacklevel=2)
             # The error may be that of an earlier save; then the save of this step has begun.
-            return False, None
+            return False
+        if saved:
+            self._saved, self.step = progress.state, progress.step
+        return saved
