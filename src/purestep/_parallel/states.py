@@ -42,6 +42,7 @@ def gathered(
     if to is not None and checks.integer(caller, "to", to, least=0) >= processes.size():
         raise checks.error(caller, f"to must be less than {processes.size()}, the number of ranks, got {to}")
     kept = to is None or to == processes.rank()
+    mx.eval(state)  # sums of the last step that one rank has read and another has not must not mix with these
     is_packed = isinstance(state.params, Packed)
     opt_state = _gathered(state.opt_state, processes, kept, is_packed)
     return state._replace(opt_state=opt_state) if kept else None

@@ -17,7 +17,8 @@ else:
     state = ps.parallel.divided(whole, step)
 for _ in range(3):
     state, _ = step(state, rows_of(BATCH, RANK))
-    mx.eval(state)
+    if RANK % 2 == 0:  # the others have sums left to do when they gather
+        mx.eval(state)
 whole = ps.parallel.gathered(state, to=0)
 assert (whole is None) == (RANK > 0)
 if whole is not None:

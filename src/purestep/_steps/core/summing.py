@@ -13,7 +13,7 @@ import mlx.core as mx
 from purestep._core import checks, cuda, tree
 from purestep._core.packing import Packed
 from purestep._core.tracing import ordering
-from purestep._core.tracing.custom import custom_function, is_capturing
+from purestep._core.tracing.custom import custom_function, is_capturing, is_exporting
 from purestep._core.types import Metrics, Tree
 
 _LARGE = 1 << 24  # elements; an array of this size is sent as it is, without a copy
@@ -51,6 +51,11 @@ class Chain:
     """
 
     def __init__(self, ranks: Ranks, first: mx.array):
+        if is_exporting():  # MLX writes no collective operations
+            raise ValueError(
+                "export: step must be that of a single process, got one of several; export train_step with "
+                "the same loss function and transform, and a whole state"
+            )
         self.ranks, self.last = ranks, first
 
     def sum(self, vector: mx.array) -> mx.array:
