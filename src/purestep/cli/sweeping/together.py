@@ -16,7 +16,7 @@ from purestep._loop.callbacks.lines import belongs, encoded
 from purestep._loop.callbacks.output import append_line, begin_file
 from purestep._loop.config.building import computed_in, create_optimizer, create_step
 from purestep._loop.config.config import TrainConfig
-from purestep._loop.fitting.session import flushed
+from purestep._loop.fitting.flushing import flushed
 from purestep.cli.sweeping import stored
 from purestep.cli.sweeping.grid import ARRAYS, Planned
 from purestep.cli.sweeping.stored import METRICS, STATE
