@@ -9,21 +9,28 @@ from typing import Any
 
 import mlx.core as mx
 
+from purestep._loop.core.alarm import Alarm
 from purestep._parallel.watchdog import host_of_rank_0
 
 _WAIT = 60.0  # seconds for all ranks to connect
+_NOTICED = 1.0  # seconds until the alarm knows why a connection has ended
 _FIELD = 128  # bytes of the address of rank 0, with a key that strangers do not know
 
 
 class LostError(RuntimeError):
     """A rank has ended, or cannot be reached."""
 
+    def __init__(self, caller: str, reason: str):
+        super().__init__(f"{caller}: {reason}")
+        self.reason = reason
+
 
 class Lockstep:
     """Connections of rank 0 to all others. Every rank makes the same rounds in the same order.
 
     Rank 0 collects the messages of a round and sends all of them to every rank. A round takes one round trip
-    and no operation of MLX, so it neither waits for a device nor is delayed by one.
+    and no operation of MLX, so it neither waits for a device nor is delayed by one. Each rank has a second
+    connection for its `alarm`.
 
     Args:
         caller: names the public function in errors.
@@ -39,10 +46,17 @@ class Lockstep:
         port = listener.getsockname()[1] if listener is not None else 0
         host, port, key = _from_rank_0(group, [host, port, key])
         try:
-            self._others = self._accepted(listener, key) if listener else [self._connected(host, port, key)]
+            if listener:
+                rounds, alarms = self._accepted(listener, key)
+            else:
+                rounds = {0: self._connected(host, port, key, "rounds")}
+                alarms = {0: self._connected(host, port, key, "alarm")}
         finally:
             if listener is not None:
                 listener.close()
+        self._others = [rounds[rank] for rank in sorted(rounds)]
+        self.alarm = Alarm(caller, {rank: line.detached() for rank, line in alarms.items()})
+        self.alarm.start()
 
     def exchange(self, message: dict[str, Any], *, limit: float | None = None) -> list[dict[str, Any]]:
         """Return the messages of all ranks.
@@ -58,57 +72,62 @@ class Lockstep:
             other.limit(limit)
         if self.rank:
             hub = self._others[0]
-            if not hub.send(message):
-                raise self._lost(0)
-            found = hub.receive()
+            found = hub.receive() if hub.send(message) else None
             if found is None or "lost" in found:
-                raise self._lost(0 if found is None else found["lost"])
+                raise self._lost(0, None if found is None else found["lost"])
             return found["all"]
         found = [message, *(other.receive() for other in self._others)]
         lost = next((rank for rank, each in enumerate(found) if each is None), None)
+        error = None if lost is None else self._lost(lost)
         for other in self._others:  # one that has ended since is noticed in the next round
-            other.send({"all": found} if lost is None else {"lost": lost})
-        if lost is not None:
-            raise self._lost(lost)
+            other.send({"all": found} if error is None else {"lost": error.reason})
+        if error is not None:
+            raise error
         return [each for each in found if each is not None]
 
-    def close(self) -> None:
-        """Close the connections; what was sent still arrives."""
+    def close(self, *, well: bool = True) -> None:
+        """Close the connections; what was sent still arrives.
+
+        Args:
+            well: whether the others may go on. Otherwise their alarms end them.
+        """
+        self.alarm.close(well=well)
         for other in self._others:
             other.close()
 
-    def _lost(self, rank: int) -> LostError:
-        return LostError(f"{self._caller}: rank {rank} ended before the others")
+    def _lost(self, rank: int, reason: str | None = None) -> LostError:
+        reason = reason or self.alarm.awaited(_NOTICED) or f"rank {rank} ended before the others"
+        return LostError(self._caller, reason)
 
-    def _accepted(self, listener: socket.socket, key: str) -> "list[_Line]":
+    def _accepted(self, listener: socket.socket, key: str) -> "tuple[dict[int, _Line], dict[int, _Line]]":
         deadline = time.monotonic() + _WAIT
-        found: dict[int, _Line] = {}
-        while len(found) < self.size - 1:
+        rounds: dict[int, _Line] = {}
+        alarms: dict[int, _Line] = {}
+        while len(rounds) + len(alarms) < 2 * (self.size - 1):
             listener.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
-                missing = sorted({*range(1, self.size)} - {*found})
-                raise LostError(f"{self._caller}: rank {missing[0]} did not connect to rank 0") from None
+                missing = min({*range(1, self.size)} - ({*rounds} & {*alarms}))
+                raise LostError(self._caller, f"rank {missing} did not connect to rank 0") from None
             line = _Line(connection)
             line.limit(_WAIT)
             hello = line.receive()
             if hello is None or hello.get("key") != key:
                 line.close()
                 continue
-            line.rank = hello["rank"]
-            found[line.rank] = line
-        return [found[rank] for rank in sorted(found)]
+            line.limit(None)
+            (rounds if hello["use"] == "rounds" else alarms)[hello["rank"]] = line
+        return rounds, alarms
 
-    def _connected(self, host: str, port: int, key: str) -> "_Line":
+    def _connected(self, host: str, port: int, key: str, use: str) -> "_Line":
         try:
             connection = socket.create_connection((host, port), timeout=_WAIT)
         except OSError as error:
-            raise LostError(
-                f"{self._caller}: rank {self.rank} cannot reach rank 0 at {host}:{port}: {error}"
-            ) from None
+            reason = f"rank {self.rank} cannot reach rank 0 at {host}:{port}: {error}"
+            raise LostError(self._caller, reason) from None
         line = _Line(connection)
-        line.send({"rank": self.rank, "key": key})
+        line.send({"rank": self.rank, "key": key, "use": use})
         return line
 
 
@@ -116,7 +135,6 @@ class _Line:
     """One end of a connection; messages are lines of JSON."""
 
     def __init__(self, connection: socket.socket):
-        self.rank = 0
         self._socket, self._file = connection, connection.makefile("rb")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -140,6 +158,11 @@ class _Line:
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
+
+    def detached(self) -> socket.socket:
+        """Return the connection, for another use."""
+        self._file.close()
+        return self._socket
 
     def close(self) -> None:
         """Close this end."""

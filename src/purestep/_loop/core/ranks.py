@@ -7,10 +7,12 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._loop.core.lockstep import Lockstep, LostError
+from purestep._parallel.verdicts import is_of_connection
 
 Value = TypeVar("Value")
 
 _ENDED = "the end"  # where a rank is that fails between two rounds
+_NOTICED = 2.0  # seconds until it is known whether a rank is gone
 _LIMIT = 30.0  # seconds that such a rank waits for the others: they may hang without it
 
 
@@ -98,8 +100,17 @@ class Group(Ranks):
 
     def failed(self, error: BaseException) -> None:
         """Tell the others in the round that they are in, or come to, that this rank ends with an error."""
-        if error is self._known or self._lost or not isinstance(error, Exception):
+        if error is self._known or self._lost:
             return
+        alarm = self._lockstep.alarm
+        if is_of_connection(str(error)):
+            alarm.awaited(_NOTICED)  # the backend has noticed the end of another rank first
+        if alarm.gone or not isinstance(error, Exception):
+            self._lose(error)
+            if alarm.gone:
+                error.add_note(f"{self._caller}: {alarm.reason}")
+            return
+        alarm.fail(f"rank {self.rank} failed: {said(error)}")
         self._round(_ENDED, {"error": said(error)}, error, limit=_LIMIT)
 
     @property
@@ -109,7 +120,7 @@ class Group(Ranks):
 
     def close(self) -> None:
         """Close the connections."""
-        self._lockstep.close()
+        self._lockstep.close(well=not self._lost)
 
     def _round(
         self, place: str, own: dict[str, Any], error: Exception | None, *, limit: float | None = None
@@ -120,13 +131,13 @@ class Group(Ranks):
         try:
             found = self._lockstep.exchange(message, limit=limit)
         except LostError as lost:
-            self._lost = True
+            self._lose(lost if error is None else error)
             if error is None:
-                self._known = lost
                 raise
             return []
         self._signalled = self._signalled or any(each["signal"] for each in found)
-        self._lost = len({each["at"] for each in found}) > 1
+        if len({each["at"] for each in found}) > 1:
+            self._lose(error)
         if error is not None:
             return []
         failure = self._failure(found)
@@ -134,6 +145,11 @@ class Group(Ranks):
             self._known = failure
             raise failure
         return found
+
+    def _lose(self, error: BaseException | None) -> None:
+        """Note that the ranks cannot act together any more, and that this one ends."""
+        self._known, self._lost = error, True
+        self._lockstep.alarm.heed()
 
     def _failure(self, found: Sequence[dict[str, Any]]) -> Exception | None:
         for rank, each in enumerate(found):

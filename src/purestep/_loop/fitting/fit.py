@@ -132,7 +132,7 @@ def fit(
             log_every, metadata, prefetch,
             resume=resume, same_data=same_data, stop_on_nonfinite=stop_on_nonfinite,
         )  # fmt: skip
-    except Exception as error:
+    except BaseException as error:
         ranks.failed(error)
         raise
     finally:
