@@ -101,7 +101,7 @@ class Batches:
         return vars(self)["_rows"]
 
     @property
-    def whole(self) -> "Batches":
+    def _of_all_ranks(self) -> "Batches":
         """The source of the rows of all processes."""
         return self if self.world == 1 else replace(self, rank=0, world=1)
 

@@ -31,7 +31,7 @@ class Mapped:
         return _applied(self._function, batch, fold_in(key, step.step if self.on_policy else step))
 
     @property
-    def whole(self) -> "Mapped":
+    def _of_all_ranks(self) -> "Mapped":
         """The source of the rows of all processes."""
         whole = whole_of(self._source)
         return self if whole is self._source else Mapped(whole, self._function, self._seed)

@@ -30,7 +30,7 @@ class Stacked:
         return tree.map(lambda *rows: mx.stack(list(rows)), *batches)
 
     @property
-    def whole(self) -> "Stacked":
+    def _of_all_ranks(self) -> "Stacked":
         """The source of the rows of all processes."""
         whole = whole_of(self._source)
         return self if whole is self._source else Stacked(whole, self._k)

@@ -12,7 +12,7 @@ def whole_of(source: Any) -> Any:
     >>> whole_of([1, 2])
     [1, 2]
     """
-    return getattr(source, "whole", source)
+    return getattr(source, "_of_all_ranks", source)
 
 
 def bounds(rows: int, rank: int, world: int) -> tuple[int, int]:

@@ -100,7 +100,7 @@ class Mixture:
             self._before.append(before)
 
     @property
-    def whole(self) -> "Mixture":
+    def _of_all_ranks(self) -> "Mixture":
         """The source of the rows of all processes."""
         return self._changed(whole_of)
 
@@ -109,8 +109,11 @@ class Mixture:
         return self._changed(child)
 
     def _changed(self, change: Callable[[Any], Any]) -> "Mixture":
+        sources = [change(source) for source in self._sources]
+        if all(made is source for made, source in zip(sources, self._sources, strict=True)):
+            return self
         made = copy.copy(self)
-        made._sources = [change(source) for source in self._sources]
+        made._sources = sources
         return made
 
     def place(self, step: int) -> tuple[int, int]:

@@ -54,7 +54,7 @@ class Stages:
             self._starts.append(start)
 
     @property
-    def whole(self) -> "Stages":
+    def _of_all_ranks(self) -> "Stages":
         """The source of the rows of all processes."""
         return self._changed(whole_of)
 
@@ -63,8 +63,11 @@ class Stages:
         return self._changed(child)
 
     def _changed(self, change: Callable[[Any], Any]) -> "Stages":
+        sources = [change(source) for source in self._sources]
+        if all(made is source for made, source in zip(sources, self._sources, strict=True)):
+            return self
         made = copy.copy(self)
-        made._sources = [change(source) for source in self._sources]
+        made._sources = sources
         return made
 
     def at(self, step: int) -> Batch:

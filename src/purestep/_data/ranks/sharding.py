@@ -14,14 +14,10 @@ _CALLER = "for_rank"
 
 
 class Rows:
-    """The rows of one process. `for_rank` makes it.
-
-    Attributes:
-        whole: the source of the rows of all processes.
-    """
+    """The rows of one process. `for_rank` makes it."""
 
     def __init__(self, source: Any, rank: int, world: int, *, uneven: bool):
-        self.whole = source
+        self._of_all_ranks = source
         self._rank, self._world, self._uneven = rank, world, uneven
 
     def own(self, batch: Batch) -> Batch:
@@ -30,7 +26,7 @@ class Rows:
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        return len(self.whole)
+        return len(self._of_all_ranks)
 
 
 class RowsAt(Rows):
@@ -42,21 +38,21 @@ class RowsAt(Rows):
 
     def at(self, step: Any) -> Batch:
         """Return this process's rows of one step, or of one state for an on-policy source."""
-        return self.own(self.whole.at(step))
+        return self.own(self._of_all_ranks.at(step))
 
 
 class RowsOfIterable(Rows):
     """The rows of one process, of an iterable."""
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.own(batch) for batch in self.whole)
+        return (self.own(batch) for batch in self._of_all_ranks)
 
 
 class RowsOfIterator(RowsOfIterable):
     """The rows of one process, of an iterator."""
 
     def __next__(self) -> Batch:
-        return self.own(next(self.whole))
+        return self.own(next(self._of_all_ranks))
 
     def __iter__(self) -> Iterator[Batch]:
         return self

@@ -119,7 +119,7 @@ class TokenWindows:
             )
 
     @property
-    def whole(self) -> "TokenWindows":
+    def _of_all_ranks(self) -> "TokenWindows":
         """The source of the rows of all processes."""
         return self if self.world == 1 else self._with(0, 1)
 

@@ -10,7 +10,7 @@ from typing import Any
 from purestep._parallel.channel import Channel
 from purestep._parallel.watchdog import STATUS
 
-_GRACE = 10.0  # seconds in which the loop may notice it by itself, and raise an error
+_GRACE = 5.0  # seconds in which the loop may notice it by itself, and raise an error
 
 
 class Alarm(threading.Thread):

@@ -42,10 +42,10 @@ class Lockstep:
         listener, host, key = None, "", secrets.token_hex(8)
         if self.rank == 0:
             host = host_of_rank_0()
-            listener = socket.create_server((host if host.startswith("127.") else "", 0), backlog=self.size)
-        port = listener.getsockname()[1] if listener is not None else 0
-        host, port, key = _from_rank_0(group, [host, port, key])
+            listener = socket.create_server((host if host.startswith("127.") else "", 0), backlog=2 * self.size)
         try:
+            port = listener.getsockname()[1] if listener is not None else 0
+            host, port, key = _from_rank_0(group, [host, port, key])
             if listener:
                 rounds, alarms = self._accepted(listener, key)
             else:

@@ -16,6 +16,9 @@ _NOTICED = 2.0  # seconds until it is known whether a rank is gone
 _LIMIT = 30.0  # seconds that such a rank waits for the others: they may hang without it
 
 
+_parted: list[str] = []  # why the ranks of an earlier run of this process are at different places
+
+
 class RankError(RuntimeError):
     """Another rank raised an error."""
 
@@ -78,6 +81,11 @@ class Group(Ranks):
 
     def __init__(self, caller: str, group: mx.distributed.Group):
         super().__init__()
+        if _parted:
+            raise RankError(
+                f"{caller}: the ranks have left an earlier run at different places, so that their sums would "
+                f"mix; end the program and start it again. The run ended because of: {_parted[0]}"
+            )
         self._caller, self._lockstep = caller, Lockstep(caller, group)
         self.rank, self.size = group.rank(), group.size()
         self._signalled = False
@@ -137,10 +145,10 @@ class Group(Ranks):
             return []
         self._signalled = self._signalled or any(each["signal"] for each in found)
         if len({each["at"] for each in found}) > 1:
-            self._lose(error)
+            self._lose(error or self._failure(found))
         if error is not None:
             return []
-        failure = self._failure(found)
+        failure = self._known or self._failure(found)
         if failure is not None:
             self._known = failure
             raise failure
@@ -149,6 +157,7 @@ class Group(Ranks):
     def _lose(self, error: BaseException | None) -> None:
         """Note that the ranks cannot act together any more, and that this one ends."""
         self._known, self._lost = error, True
+        _parted.append("the end of a rank" if error is None else said(error))
         self._lockstep.alarm.heed()
 
     def _failure(self, found: Sequence[dict[str, Any]]) -> Exception | None:

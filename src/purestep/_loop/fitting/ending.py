@@ -43,7 +43,7 @@ def report(
     error.result = made  # type: ignore[attr-defined]
     error.add_note(f"fit ended after step {made.steps}; {storage.where()}")
     try:
-        hooks.train_end(made)
+        hooks.train_end(made, together=False)
     except Exception as failure:
         error.add_note(f"and a callback failed in on_train_end: {failure}")
 

@@ -25,7 +25,7 @@ from purestep._loop.fitting.resuming import KEY, check_options, fingerprint, res
 from purestep._loop.fitting.session import SIGNAL, Session, first_reason
 from purestep._loop.fitting.storage import Storage
 from purestep._loop.profiling.clock import Off, take
-from purestep._loop.running.agreeing import feed_of
+from purestep._loop.running.agreeing import feed_of, warn_alone
 from purestep._loop.running.cursor import check_source, cursor_for
 from purestep._loop.running.feeding import Feed
 from purestep._loop.running.run import calls_before, needs_no_thread, pipelined, span_of, steps_a_call
@@ -161,6 +161,7 @@ def _fitted(
     """Do what `fit` does, together with the other ranks."""
     caller = "fit"
     check_source(caller, source)
+    warn_alone(caller, source, ranks)
     check_options(
         caller, checkpointer, ranks, resume=resume, same_data=same_data, stop_on_nonfinite=stop_on_nonfinite
     )
@@ -245,7 +246,7 @@ def _fitted(
             raise
         done = result(reason)
         try:
-            hooks.train_end(done)
+            hooks.train_end(done, together=True)
         except Exception as error:
             error.result = done  # type: ignore[attr-defined]
             error.add_note(f"fit ended after step {done.steps}: {reason}; {storage.where()}")

@@ -55,16 +55,23 @@ class Hooks:
         """Call `on_checkpoint`; return the requests."""
         return self._requests("on_checkpoint", self._own, progress, progress.step)
 
-    def train_end(self, result: Any) -> None:
-        """Call `on_train_end` of every callback; then raise the first error."""
-        failures = []
-        for callback in self._own:
-            try:
-                callback.on_train_end(result)
-            except Exception as failure:
-                failures.append(failure)
-        if failures:
-            raise failures[0]
+    def train_end(self, result: Any, *, together: bool) -> None:
+        """Call `on_train_end` of every callback; then raise the first error, `together` that of any rank."""
+
+        def own() -> None:
+            failures = []
+            for callback in self._own:
+                try:
+                    callback.on_train_end(result)
+                except Exception as failure:
+                    failures.append(failure)
+            if failures:
+                raise failures[0]
+
+        if together:
+            self._ranks.gathered("on_train_end", own)
+        else:
+            own()
 
     def to_plain(self) -> dict[str, Any]:
         """Return the states of the callbacks that have one."""

@@ -4,7 +4,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import mlx.core as mx
+
 from purestep._core.types import Batch
+from purestep._data.core.ranks import whole_of
 from purestep._loop.core.ranks import Group, Ranks
 from purestep._loop.running.cursor import Cursor, Drawn, checksum
 from purestep._loop.running.feeding import INTERRUPTED, Feed
@@ -13,6 +16,10 @@ from purestep._loop.running.run import Span
 
 class RepeatedRowsWarning(UserWarning):
     """All ranks of a run received the same rows."""
+
+
+class TrainsAloneWarning(UserWarning):
+    """Each process trains by itself, on the rows of one of several."""
 
 
 class AgreedFeed(Feed):
@@ -108,6 +115,16 @@ class AgreedFeed(Feed):
             warnings.warn(message, RepeatedRowsWarning, stacklevel=2)
         assert drawn is not None
         return drawn._replace(sizes=(sum(each[1] for each in found), sum(each[2] for each in found)))
+
+
+def warn_alone(caller: str, source: Any, ranks: Ranks) -> None:
+    """Warn if the other processes were meant to train too: the source has only the rows of this one."""
+    if ranks.size == 1 and whole_of(source) is not source and mx.distributed.init().size() > 1:
+        message = (
+            f"{caller}: this process trains alone, but source has only its rows out of those of all processes; "
+            "use a step of ps.data_parallel or ps.sharded, or pass group="
+        )
+        warnings.warn(message, TrainsAloneWarning, stacklevel=4)
 
 
 def feed_of(

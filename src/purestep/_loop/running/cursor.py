@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Batch
+from purestep._data.core.ranks import whole_of
 from purestep._data.ranks.sharding import Rows
 
 _END: Any = object()
@@ -24,12 +25,18 @@ class Drawn(NamedTuple):
         epoch: the pass over the data that it belongs to, from 0; 0 if the source has no epochs.
         position: where the source stands after it, as plain JSON values; `restored` takes it.
         sizes: its samples and tokens on all ranks, or `None`.
+        part: returns the rows of this rank, if the batch is that of all ranks.
     """
 
     batch: Batch
     epoch: int
     position: Mapping[str, Any]
     sizes: tuple[int, int] | None = None
+    part: Callable[[Batch], Batch] | None = None
+
+    def own(self) -> "Drawn":
+        """Return it with the rows of this rank alone."""
+        return self if self.part is None else self._replace(batch=self.part(self.batch), part=None)
 
 
 class Cursor(Protocol):
@@ -78,7 +85,7 @@ class PassCursor:
     A position is the number of the pass, the number of batches drawn from it, and a checksum of its first
     batch. Restoring it draws these batches again, and compares the first one with the checksum: an iterable
     that shuffles differently each time cannot be resumed. With `own`, a batch is that of all ranks, and
-    `own(batch)` is handed out.
+    `Drawn.own()` has the rows of this one: the thread that can evaluate the batch takes them.
     """
 
     def __init__(
@@ -113,7 +120,7 @@ class PassCursor:
             if batch is not _END:
                 self._note(batch)
                 position = self._position()
-                return Drawn(batch if self._own is None else self._own(batch), self._epoch, position)
+                return Drawn(batch, self._epoch, position, part=self._own)
             if self._drawn == 0:
                 if self._epoch == 0:
                     raise checks.error(self._caller, "source must hold at least one batch, got none")
@@ -190,7 +197,7 @@ def cursor_for(
     if hasattr(source, "at"):
         return AtCursor(caller, source, step)
     own = getattr(source, "own", None) if isinstance(source, Rows) else None
-    source = source if own is None else source.whole
+    source = whole_of(source)
     return PassCursor(caller, source, passes, position=position, check=check, own=own)
 
 

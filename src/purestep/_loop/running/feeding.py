@@ -51,7 +51,7 @@ class Feed:
         if interrupted() and not isinstance(self._cursor, PassCursor):
             return INTERRUPTED
         if not self._begun or not self._prefetch:
-            drawn = self._cursor.draw(state)
+            drawn = _own(self._cursor.draw(state))
             if self._prefetch and drawn is not None:
                 mx.eval(_arrays(drawn))
             self._begun = True
@@ -61,8 +61,8 @@ class Feed:
         found = self._worker.take(interrupted)
         if found is _HANDED_OVER:
             self._prefetch = 0
-            return self._cursor.draw(state)
-        return found
+            return _own(self._cursor.draw(state))
+        return _own(found)
 
     def agreed(self, drawn: Drawn) -> Drawn | None:
         """Return the batch of a step that is built: with one process nothing is agreed on."""
@@ -187,7 +187,7 @@ def _prepare(cursor: Cursor, left: int | None, out: "queue.Queue[Any]", stop: th
         try:
             drawn = cursor.draw(None)
             if drawn is not None:
-                _evaluate(drawn, retry=at is None)
+                drawn = _evaluated(drawn, retry=at is None)
         except BaseException as error:  # also SystemExit: the loop would wait for ever
             if at is not None and _FOREIGN in str(error):
                 cursor.step = at  # type: ignore[attr-defined]
@@ -201,13 +201,21 @@ def _prepare(cursor: Cursor, left: int | None, out: "queue.Queue[Any]", stop: th
         left = None if left is None else left - 1
 
 
-def _evaluate(drawn: Drawn, *, retry: bool) -> None:
-    """Evaluate a batch, unless only the thread of the loop can."""
+def _evaluated(drawn: Drawn, *, retry: bool) -> Drawn:
+    """Evaluate a batch and take the rows of this rank, unless only the thread of the loop can."""
     try:
         mx.eval(_arrays(drawn))
     except RuntimeError as error:
         if not (retry and _FOREIGN in str(error)):
             raise
+        return drawn
+    own = drawn.own()
+    mx.eval(_arrays(own))
+    return own
+
+
+def _own(drawn: Drawn | None) -> Drawn | None:
+    return drawn if drawn is None or drawn is INTERRUPTED else drawn.own()
 
 
 def _arrays(drawn: Drawn) -> list[mx.array]:
