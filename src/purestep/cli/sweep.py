@@ -12,7 +12,7 @@ import purestep as ps
 from purestep._checkpoint.run.signals import Signals
 from purestep._core import checks
 from purestep.cli.core import output
-from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command
+from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command, of_several
 from purestep.cli.demo import with_openblas
 from purestep.cli.plotting import page
 from purestep.cli.plotting.charts import charts_of
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         _help()
         return 0
+    if of_several("sweep"):
+        return 2
     caught = (ValueError, TypeError, OSError, ps.checkpoint.LockedError)
     try:
         out, plan, as_json, again = _planned(list(arguments))

@@ -13,7 +13,7 @@ import purestep as ps
 from purestep._checkpoint.disk import atomic
 from purestep._loop.config.kinds import choices, members, optional
 from purestep.cli.core import output
-from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command
+from purestep.cli.core.commands import ENDS, INTERRUPTED, Parser, command, of_several
 from purestep.cli.demo import with_openblas
 from purestep.cli.training import loading, settings
 from purestep.cli.training.session import CHECKPOINTS, Outcome, Session, figures, opened, trained
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         _help()
         return 0
+    if of_several("train"):
+        return 2
     caught = (ValueError, TypeError, OSError)
     try:
         values, switches = settings.read_arguments(arguments)

@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks
+from purestep._core import checks, collective
 from purestep._core.types import Batch
 from purestep._data.arrays.stacking import Stacked
 from purestep._data.core.ranks import own_rows
@@ -101,7 +101,7 @@ def for_rank(source: Any, *, group: mx.distributed.Group | None = None, uneven: 
     if group is not None and not isinstance(group, mx.distributed.Group):
         found = type(group).__name__
         raise TypeError(f"{_CALLER}: group must be a group of mx.distributed.init, got a {found}")
-    processes = mx.distributed.init() if group is None else group
+    processes = collective.launched() if group is None else group
     return rows_of(source, processes.rank(), processes.size(), uneven=uneven)
 
 

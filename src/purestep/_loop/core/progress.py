@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import mlx.core as mx
+
+from purestep._core import tree
 from purestep._core.types import Batch, Metrics, StepFn
 from purestep._loop.core.history import History
 from purestep._measures.finite import nonfinite_paths
@@ -181,6 +184,32 @@ def params_of(state: Any, default: Any) -> Any:
     return getattr(state, "params", default)
 
 
+def nonfinite_params(state: Any, default: Any) -> list[str]:
+    """Return the paths of the parameters that are not finite.
+
+    The members of a population do not influence each other: while those of one member are finite, so is the
+    population. Waits for the device.
+
+    Args:
+        state: a state; the steps of a population are an array of shape [members].
+        default: the parameters of a state that has none.
+    """
+    params = params_of(state, default)
+    paths = nonfinite_paths(params)
+    return [] if paths and _has_finite_member(state, params) else paths
+
+
+def _has_finite_member(state: Any, params: Any) -> bool:
+    step = state.get("step") if isinstance(state, Mapping) else getattr(state, "step", None)
+    leaves = [leaf for leaf in tree.leaves(params) if isinstance(leaf, mx.array)]
+    if not isinstance(step, mx.array) or step.ndim != 1 or not step.size:
+        return False
+    if any(leaf.shape[:1] != step.shape for leaf in leaves):
+        return False
+    finite = [mx.isfinite(leaf.reshape(step.size, -1)).all(axis=1) for leaf in leaves]
+    return bool(mx.stack(finite).all(axis=0).any().item())
+
+
 def broken(
     state: Any, values: Mapping[str, Sequence[float]], steps: Mapping[str, Sequence[int]]
 ) -> str | None:
@@ -201,7 +230,7 @@ def broken(
     ]
     if not found:
         return None
-    paths = nonfinite_paths(params_of(state, state))
+    paths = nonfinite_params(state, state)
     if not paths:
         return None
     first, name = min(found)

@@ -92,7 +92,8 @@ def fit(
             checkpoints is refused.
         same_data: refuse to resume with other data: the first batch is compared by checksum.
         stop_on_nonfinite: stop if a metric and the parameters are not finite; checked at every row and
-            checkpoint. Such a state is never saved, so the checkpoints before it are kept.
+            checkpoint. Such a state is never saved, so the checkpoints before it are kept. A population is finite
+            while the parameters of one member are.
         metadata: plain JSON values to store with each checkpoint, such as the configuration.
         prefetch: as for `run`.
         group: the processes that train together; `None` for those of a step from `ps.data_parallel` or

@@ -9,9 +9,8 @@ from purestep._checkpoint.disk.lock import LockedError
 from purestep._checkpoint.run.manager import Checkpointer
 from purestep._core import checks
 from purestep._loop.callbacks.stopping import is_unavailable
-from purestep._loop.core.progress import Progress, params_of
+from purestep._loop.core.progress import Progress, nonfinite_params
 from purestep._loop.core.ranks import Ranks
-from purestep._measures.finite import nonfinite_paths
 
 
 class CheckpointWarning(UserWarning):
@@ -27,7 +26,8 @@ class Storage:
 
     If the disk is full or cannot be written, `save` warns and training goes on; the next checkpoint is
     another attempt. Only the last checkpoint of a run raises the error. A state with parameters that are not
-    finite is not saved, so that it does not replace a sound one. Every rank of a run does the same.
+    finite is not saved, so that it does not replace a sound one; of a population, those of all members. Every
+    rank of a run does the same.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Storage:
 
     def _facts(self, progress: Progress) -> Mapping[str, Any]:
         """Return the metadata of a checkpoint that is about to be saved. Waits for the device."""
-        paths = nonfinite_paths(params_of(progress.state, {}))
+        paths = nonfinite_params(progress.state, {})
         if paths:
             raise _NotFiniteError(
                 f"step {progress.step} is not saved: its parameters are not finite, {paths[0]} for example"

@@ -4,8 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import mlx.core as mx
-
+from purestep._core.collective import launched
 from purestep._core.types import Batch
 from purestep._data.core.ranks import whole_of
 from purestep._loop.core.ranks import Group, Ranks
@@ -119,7 +118,7 @@ class AgreedFeed(Feed):
 
 def warn_alone(caller: str, source: Any, ranks: Ranks) -> None:
     """Warn if the other processes were meant to train too: the source has only the rows of this one."""
-    if ranks.size == 1 and whole_of(source) is not source and mx.distributed.init().size() > 1:
+    if ranks.size == 1 and whole_of(source) is not source and launched().size() > 1:
         message = (
             f"{caller}: this process trains alone, but source has only its rows out of those of all processes; "
             "use a step of ps.data_parallel or ps.sharded, or pass group="

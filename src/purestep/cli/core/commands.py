@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import re
 import sys
 import traceback
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from purestep._core.collective import launched
 from purestep._core.escaping import printable
 from purestep.cli.core import output
 from purestep.cli.core.streams import OutputError, Stream
@@ -17,6 +19,18 @@ DONE, OUTPUT_FAILED, BUG, INTERRUPTED, PIPE_CLOSED = 0, 1, 70, 130, 141
 
 _Main = Callable[[Sequence[str]], int]
 ENDS = """Every command: 130 interrupted; 141 the reader closed the pipe; 70 a bug in purestep."""
+
+
+def of_several(name: str) -> bool:
+    """Return whether this process was launched as one of several, and print that the command trains in one."""
+    # MLX looks for other processes only if a launcher has set these.
+    if not {"MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"} & {*os.environ}:
+        return False
+    size = launched().size()
+    if size > 1:
+        rule = "start it without mlx.launch; to train in several, call ps.fit in a program of your own"
+        output.fail(name, f"the command trains in one process, got {size}: {rule}")
+    return size > 1
 
 
 class Parser(argparse.ArgumentParser):
