@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import purestep as ps
-from purestep._loop.core import lockstep, ranks
+from purestep._loop.core import alarm, lockstep, ranks
 
 
 class Member:
@@ -37,6 +37,7 @@ def together(monkeypatch):
             barrier.wait(10)
             return told[0]
 
+        monkeypatch.setattr(ranks, "_parted", [])
         monkeypatch.setattr(lockstep, "_from_rank_0", from_rank_0)
         monkeypatch.setattr(lockstep, "host_of_rank_0", lambda: "127.0.0.1")
 
@@ -114,6 +115,27 @@ def test_a_rank_that_is_gone_is_named(together, gone):
         if rank != gone:
             assert isinstance(each, lockstep.LostError)
             assert str(each) == f"fit: rank {gone} ended before the others"
+
+
+@pytest.mark.parametrize(("ill", "how"), [(0, "dies"), (1, "dies"), (1, "fails"), (1, "leaves")])
+def test_a_process_ends_if_its_loop_cannot_notice_the_end_of_another(together, monkeypatch, ill, how):
+    ended, all_left = [], threading.Barrier(3)
+    monkeypatch.setattr(alarm, "_GRACE", 0.1)
+    monkeypatch.setattr(alarm, "_end", ended.append)
+
+    def play(group):
+        group.gathered("a", lambda: None)
+        if group.rank == ill and how == "fails":
+            group._lockstep.alarm.fail("rank 1 failed: OSError: no space")
+        elif group.rank == ill:
+            group._lockstep.close(well=how == "leaves")
+        else:
+            group._lockstep.alarm.join(0.5)  # as an operation of MLX that hangs
+        all_left.wait(10)
+
+    together(3, play)
+    said = {"dies": f"fit: rank {ill} ended before the others", "fails": "fit: rank 1 failed: OSError: no space"}
+    assert ended == ([] if how == "leaves" else [said[how]] * 2)
 
 
 def test_a_signal_is_known_to_all_after_the_same_round(together):

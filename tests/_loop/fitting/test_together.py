@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests._parallel.launching import launched
+from tests._parallel.launching import Launched, launched
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "together.py"
-RUNS = ["whole", "iterable", "mixed", "sharded", "stopping", "stop", "term"]
+PARTING = PROGRAM.with_name("parting.py")
+RUNS = ["whole", "iterable", "lazy", "mixed", "sharded", "stopping", "stop", "term"]
 EVERY = 2e-6  # relative; float32 sums are made in another order
 
 
@@ -94,6 +95,7 @@ def test_an_error_of_one_rank_is_raised_on_all(results):
         (second, first, "source", "ValueError", "a broken file", 5),
         (first, second, "callback", "OSError", "no space", 3),
         (second, first, "shape", "ValueError", "[matmul]", 5),
+        (first, second, "end", "OSError", "no space", 2),
         (first, second, "bundles", "ValueError", "nonfinite: bundles must be left out", 0),
     ]:
         rank = 1 if own is second else 0
@@ -102,9 +104,12 @@ def test_an_error_of_one_rank_is_raised_on_all(results):
         assert other[name][0] == "RankError"
         assert other[name][1].startswith(f"fit: rank {rank} failed: {kind}: {text}")
         assert own[name][2] == other[name][2] == step
-        if step:
+        if name == "end":
+            assert "no checkpointer was given" in own[name][3]
+        elif step:
             assert f"the state after step {step} is saved in" in own[name][3]
     assert first["afterwards"] == second["afterwards"] == 2
+    assert first["warned"] == second["warned"] == ["TrainsAloneWarning"]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,7 @@ def test_an_error_of_one_rank_is_raised_on_all(results):
     [
         ("unmerged", "fit: eval_loss must be the same on all ranks, got"),
         ("fewer", "fit: all ranks must do the same, got rank 1 at the end of evaluation eval of step 2"),
+        ("parted", "fit: the ranks have left an earlier run at different places"),
         ("elsewhere", ".*all ranks"),
         ("alone", "fit: checkpointer must save on the 1 ranks that train, got one of 2"),
     ],
@@ -127,3 +133,17 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
         found = printed(count, tmp_path / "parts", [steps])[steps]
     for index, expected in enumerate(whole):
         assert_same_state([rank[index] for rank in found], expected)
+
+
+def test_ranks_that_wait_for_the_device_end_if_another_fails_or_dies():
+    """Rank 1 leaves an evaluation while the others wait for its part of a sum."""
+    runs = {how: Launched(PARTING, 3, [how]) for how in ("raise", "kill")}
+    found = {how: run.wait(60) for how, run in runs.items()}
+    for rank in (0, 2):
+        status, _, err = found["raise"][rank]
+        assert (status, err.splitlines()[-1]) == (75, "fit: rank 1 failed: ValueError: a bad row; this process ends")
+        status, _, err = found["kill"][rank]
+        assert status in (1, 75)  # the ring reports the loss, or hangs
+        assert "fit: rank 1 ended before the others" in err
+    assert found["raise"][1][0] == 1
+    assert "ValueError: a bad row" in found["raise"][1][2]

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import mlx.core as mx
@@ -90,6 +91,11 @@ def iterable():
     return shown(ps.fit(STEP, start(), ps.data.for_rank(listed(10), uneven=True), epochs=2))
 
 
+def lazy():
+    """A generator of arrays that are not evaluated: the thread that reads ahead cannot do it."""
+    return shown(ps.fit(STEP, start(), ps.data.for_rank(batch for batch in listed()), steps=20))
+
+
 def mixed():
     mixture = ps.data.Mixture([ps.data.Batches(DATA, 8, seed=n) for n in range(2)], [3, 1], block=4)
     return shown(ps.fit(STEP, start(), ps.data.for_rank(mixture), steps=8))
@@ -143,13 +149,12 @@ def short():
 
 
 class Failing:
-    def __init__(self):
-        self.whole = source()
+    whole = "no source: a user's own attribute"
 
     def at(self, step):
         if step == 5 and RANK == ILL:
             raise ValueError("a broken file")
-        return self.whole.at(step)
+        return source().at(step)
 
 
 class FailsAt(ps.callbacks.Callback):
@@ -158,9 +163,14 @@ class FailsAt(ps.callbacks.Callback):
             raise OSError("no space")
 
 
+class FailsAtEnd(ps.callbacks.Callback):
+    def on_train_end(self, result):
+        raise OSError("no space")
+
+
 class Misshaped(Failing):
     def at(self, step):
-        batch = self.whole.at(step)
+        batch = source().at(step)
         return {**batch, "x": batch["x"][:, :2]} if step == 5 and RANK == ILL else batch
 
 
@@ -212,10 +222,12 @@ def broken():
 def errors():
     return {
         "source": error_of(lambda: kept("source", 8, data=Failing())),
+        "end": error_of(
+            lambda: ps.fit(STEP, start(), source(), steps=2, callbacks=[FailsAtEnd()], evaluate=evaluation(1))
+        ),
         "callback": error_of(lambda: kept("callback", 8, [FailsAt()])),
         "shape": error_of(lambda: kept("shape", 8, data=Misshaped())),
         "unmerged": error_of(unmerged),
-        "fewer": error_of(fewer),
         "elsewhere": error_of(elsewhere),
         "alone": error_of(alone),
         "bundles": error_of(
@@ -224,7 +236,18 @@ def errors():
             )
         ),
         "afterwards": shown(ps.fit(STEP, start(), source(), steps=2))["steps"],
+        "warned": warned(),
+        "fewer": error_of(fewer),
+        "parted": error_of(lambda: ps.fit(STEP, start(), source(), steps=2)),
     }
+
+
+def warned():
+    """Each rank trains by itself, by mistake, on its own rows."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        ps.fit(ps.train_step(loss_fn, TRANSFORM), start(), source(), steps=1)
+    return [type(each.message).__name__ for each in found]
 
 
 def sharded():
@@ -274,6 +297,7 @@ def iterated(steps):
 SCENARIOS = {
     "whole": whole,
     "iterable": iterable,
+    "lazy": lazy,
     "mixed": mixed,
     "sharded": sharded,
     "stopping": stopping,
