@@ -40,7 +40,11 @@ def all_completed(own: mx.array) -> mx.array:
 
 
 def launched() -> mx.distributed.Group:
-    """Return the group of all processes that were launched together; of this one, if it was started alone."""
+    """Return the group of all processes that were launched together; of this one, if it was started alone.
+
+    >>> launched().size()
+    1
+    """
     hosts = os.environ.get("MLX_HOSTFILE")
     if hosts and _is_blank(Path(hosts)):  # `mlx.launch -n 1` names an empty file, which MLX refuses
         del os.environ["MLX_HOSTFILE"]

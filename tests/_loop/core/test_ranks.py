@@ -107,7 +107,7 @@ def test_ranks_at_other_places_are_refused(together):
 def test_a_rank_that_is_gone_is_named(together, gone):
     def play(group):
         if group.rank == gone:
-            return
+            return group._lockstep.close(well=False)
         group.gathered("a", lambda: None)
 
     found = together(3, play)
@@ -134,7 +134,10 @@ def test_a_process_ends_if_its_loop_cannot_notice_the_end_of_another(together, m
         all_left.wait(10)
 
     together(3, play)
-    said = {"dies": f"fit: rank {ill} ended before the others", "fails": "fit: rank 1 failed: OSError: no space"}
+    said = {
+        "dies": f"fit: rank {ill} ended before the others",
+        "fails": "fit: rank 1 failed: OSError: no space",
+    }
     assert ended == ([] if how == "leaves" else [said[how]] * 2)
 
 

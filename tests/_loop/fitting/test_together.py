@@ -141,7 +141,10 @@ def test_ranks_that_wait_for_the_device_end_if_another_fails_or_dies():
     found = {how: run.wait(60) for how, run in runs.items()}
     for rank in (0, 2):
         status, _, err = found["raise"][rank]
-        assert (status, err.splitlines()[-1]) == (75, "fit: rank 1 failed: ValueError: a bad row; this process ends")
+        assert (status, err.splitlines()[-1]) == (
+            75,
+            "fit: rank 1 failed: ValueError: a bad row; this process ends",
+        )
         status, _, err = found["kill"][rank]
         assert status in (1, 75)  # the ring reports the loss, or hangs
         assert "fit: rank 1 ended before the others" in err

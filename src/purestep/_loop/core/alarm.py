@@ -5,7 +5,6 @@ import selectors
 import socket
 import threading
 from collections.abc import Mapping
-from typing import Any
 
 from purestep._parallel.channel import Channel
 from purestep._parallel.watchdog import STATUS

@@ -42,7 +42,9 @@ class Lockstep:
         listener, host, key = None, "", secrets.token_hex(8)
         if self.rank == 0:
             host = host_of_rank_0()
-            listener = socket.create_server((host if host.startswith("127.") else "", 0), backlog=2 * self.size)
+            listener = socket.create_server(
+                (host if host.startswith("127.") else "", 0), backlog=2 * self.size
+            )
         try:
             port = listener.getsockname()[1] if listener is not None else 0
             host, port, key = _from_rank_0(group, [host, port, key])
