@@ -74,7 +74,7 @@ def fit(
     the same arguments and with a source of their own rows, from `data.for_rank`. Callbacks are called on rank
     0, which also writes checkpoints. A signal, a `Stop` or the end of the source on one rank ends the run on
     all of them after the same step, and so does an error, which the others raise too, with the name of the
-    rank. All ranks return the same result.
+    rank. If a rank dies, the others raise an error or end with status 75. All ranks return the same result.
 
     Args:
         step: `step(state, batch) -> (state, metrics)`.
@@ -92,8 +92,8 @@ def fit(
             checkpoints is refused.
         same_data: refuse to resume with other data: the first batch is compared by checksum.
         stop_on_nonfinite: stop if a metric and the parameters are not finite; checked at every row and
-            checkpoint. Such a state is never saved, so the checkpoints before it are kept. A population is finite
-            while the parameters of one member are.
+            checkpoint. Such a state is never saved, so the checkpoints before it are kept. A population is
+            finite while the parameters of one member are.
         metadata: plain JSON values to store with each checkpoint, such as the configuration.
         prefetch: as for `run`.
         group: the processes that train together; `None` for those of a step from `ps.data_parallel` or
@@ -107,9 +107,11 @@ def fit(
             if the data is not that of the run; if the checkpoint is of another structure.
         LockedError: if another process writes to the checkpointer's directory.
         OSError: if the last checkpoint cannot be saved.
+        RuntimeError: if another rank failed or ended; it is named.
 
     Warns:
         CheckpointWarning: if a checkpoint is not saved.
+        TrainsAloneWarning: if the source has the rows of one of several processes, and the step no group.
 
     >>> import mlx.core as mx, purestep as ps
     >>> loss_fn = lambda params, batch, rng: ps.Mean.of(mx.square(params["w"] - batch["x"]))

@@ -120,7 +120,7 @@ def warn_alone(caller: str, source: Any, ranks: Ranks) -> None:
     """Warn if the other processes were meant to train too: the source has only the rows of this one."""
     if ranks.size == 1 and whole_of(source) is not source and launched().size() > 1:
         message = (
-            f"{caller}: this process trains alone, but source has only its rows out of those of all processes; "
+            f"{caller}: this process trains alone, but source has only its rows out of those of all; "
             "use a step of ps.data_parallel or ps.sharded, or pass group="
         )
         warnings.warn(message, TrainsAloneWarning, stacklevel=4)

@@ -22,7 +22,7 @@ ENDS = """Every command: 130 interrupted; 141 the reader closed the pipe; 70 a b
 
 
 def of_several(name: str) -> bool:
-    """Return whether this process was launched as one of several, and print that the command trains in one."""
+    """Return whether this process was launched as one of several, and print that this is refused."""
     # MLX looks for other processes only if a launcher has set these.
     if not {"MLX_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"} & {*os.environ}:
         return False
