@@ -227,6 +227,8 @@ def errors():
         ),
         "callback": error_of(lambda: kept("callback", 8, [FailsAt()])),
         "shape": error_of(lambda: kept("shape", 8, data=Misshaped())),
+        "steps": error_of(lambda: ps.fit(STEP, start(), source(), steps=2 + 2 * RANK)),
+        "state": error_of(lambda: ps.fit(STEP, start().replace(step=mx.array(RANK)), source(), steps=4)),
         "unmerged": error_of(unmerged),
         "elsewhere": error_of(elsewhere),
         "alone": error_of(alone),

@@ -16,6 +16,7 @@ from purestep._core.types import Batch, OnPolicySource, Source, StepFn
 from purestep._data.core.ranks import whole_of
 from purestep._loop.core.progress import Run
 from purestep._loop.core.ranks import Ranks, ranks_of
+from purestep._loop.fitting.alike import check_alike, check_state
 from purestep._loop.fitting.ending import rated, reason_of, report
 from purestep._loop.fitting.evaluation import Evaluation, evaluations_of
 from purestep._loop.fitting.hooks import Hooks
@@ -178,11 +179,18 @@ def _fitted(
     if KEY in metadata:
         raise checks.error(caller, f"metadata must not have the name {KEY!r}: fit uses it")
     evaluations = evaluations_of(caller, evaluate)
+    options = {
+        "steps": steps, "epochs": epochs, "checkpointer": checkpointer is not None, "save_every": save_every,
+        "log_every": log_every, "resume": resume, "same_data": same_data,
+        "stop_on_nonfinite": stop_on_nonfinite,
+    }  # fmt: skip
+    check_alike(caller, ranks, evaluations, options)
     hooks = Hooks(caller, callbacks, ranks)
     begun = restored(caller, checkpointer, state, ranks, resume=resume)
     ledger = Ledger(caller, log_every, steps_a_call(step))
     ledger.step = calls_before(step, begun.state)
     take_up(caller, begun, ledger, hooks, source, ranks, same_data=same_data)
+    check_state(caller, ranks, step, begun.state)
     span = span_of(caller, source, steps, epochs, ledger.step)
     ledger.steps = span.steps
     # Of a source that gives each rank other rows, only rank 0's first batch would be known.
