@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -13,7 +14,7 @@ import storing
 from storing import RANK
 
 import purestep as ps
-from purestep._checkpoint.ranks import files, receipts, together
+from purestep._checkpoint.ranks import files, shared, together
 from purestep._checkpoint.run import store
 from purestep.checkpoint import Checkpointer, save_any, save_every_seconds, save_every_steps, save_on_signal
 
@@ -92,16 +93,19 @@ def disks():
 
 def directories():
     """Directories that ranks do not share."""
-    receipts._VISIBLE = 0.2
+    shared.VISIBLE = 0.2
     own = ROOT / f"own-{RANK}"
     with Checkpointer(own) as checkpointer:
         yield raised(lambda: checkpointer.save(STATE, step=1)).replace(str(ROOT), "")
-        checkpointer.save(WHOLE, step=1)
-        checkpointer.wait()
+        yield raised(lambda: checkpointer.save(WHOLE, step=1)).replace(str(ROOT), "")
+        if RANK == 0:
+            shutil.copytree(ROOT / "d" / "step_00000006", own / "step_00000006")
         yield raised(lambda: checkpointer.restore(like=WHOLE)).replace(str(ROOT), "")
-        yield raised(lambda: checkpointer.restore(1, like=WHOLE)).replace(str(ROOT), "")
+        yield raised(lambda: checkpointer.restore(6, like=WHOLE)).replace(str(ROOT), "")
     with Checkpointer(ROOT / "nothing") as checkpointer:
         yield raised(lambda: checkpointer.restore(like=STATE)).replace(str(ROOT), "")
+    with Checkpointer(ROOT / "d") as checkpointer:
+        yield raised(lambda: checkpointer.restore(1, like=STATE)).replace(str(ROOT), "")
 
 
 def damage():
