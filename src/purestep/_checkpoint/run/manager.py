@@ -148,7 +148,7 @@ class Checkpointer:
         if self.save_when is None:
             raise checks.error(caller, "save_when must be given to Checkpointer, got None")
         step = checked_step(caller, state, step)
-        quiet = self._committer.begun and by_step(self.save_when)
+        quiet = self._ranks.size == 1 or (self._committer.begun and by_step(self.save_when))
         self._ranks.start(caller, metrics, after=state, quiet=quiet)
         self._committer.begin(caller)
         numbers = Numbers(caller, metrics)

@@ -184,14 +184,18 @@ def _parted(
 def _write_part(
     hidden: Path, step: int, rank: int, own: Files, buffers: Buffers, presence: receipts.Presence
 ) -> None:
-    """Write the files of one rank, and a receipt with their checksums, or with the error."""
+    """Write the files of one rank, and a receipt with their checksums, or with the error.
+
+    Rank 0 raises the error, on all ranks.
+    """
     try:
-        receipts.write(hidden, rank, {"sums": files.write(hidden, own, buffers)})
-    except Exception as error:
-        failed = failure(error, NOT_SAVED.replace("{step}", str(step)))
-        with suppress(OSError):  # then rank 0 sees that this rank is gone from the directory
-            receipts.write(hidden, rank, receipts.of_error(error))
-        raise failed from error
+        try:
+            found = {"sums": files.write(hidden, own, buffers)}
+        except Exception as error:
+            found = receipts.of_error(error)
+        receipts.write(hidden, rank, found)
+    except Exception as error:  # rank 0 has ended or removed the directory
+        raise failure(error, NOT_SAVED.replace("{step}", str(step))) from error
     finally:
         presence.release()
         buffers.clear()
