@@ -17,7 +17,7 @@ COUNT = 3
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Return what each of three ranks printed."""
-    names = ["arguments", "disks", "directories", "damage", "policies"]
+    names = ["arguments", "disks", "directories", "damage", "policies", "unread", "calls", "late"]
     outs = launched(PROGRAM, COUNT, [tmp_path_factory.mktemp("runs"), *names])
     return [json.loads(out.splitlines()[-1]) for out in outs]
 
@@ -50,8 +50,8 @@ def test_wrong_arguments_on_one_rank_are_refused_on_all(results):
 
 
 def test_a_rank_that_cannot_write_leaves_no_checkpoint_and_the_earlier_ones(results):
-    full, other, after, broken, same, listed, deleted, missing, kept = (
-        of(results, "disks", place) for place in range(9)
+    full, other, after, broken, same, listed, deleted, missing, once, kept = (
+        of(results, "disks", place) for place in range(10)
     )
     for text in full:
         assert text.startswith("OSError: [Errno 28] Checkpointer: step 2 was not saved: ")
@@ -63,6 +63,7 @@ def test_a_rank_that_cannot_write_leaves_no_checkpoint_and_the_earlier_ones(resu
     assert listed == [[1, 4]] * COUNT
     assert deleted == [["step_00000004"]] * COUNT
     assert all("has no step 1; it has: 4" in text for text in missing)
+    assert once == [1] * COUNT
     assert kept == [["step_00000006"]] * COUNT
 
 
@@ -86,6 +87,31 @@ def test_a_part_that_one_rank_finds_damaged_is_passed_over_by_all(results):
 def test_rank_0_decides_when_to_save_and_a_signal_to_any_rank_counts(results):
     found = [agreed(results, "policies", place) for place in range(5)]
     assert found == [[False, True], [False, 0], [False, True], True, {"rank": 0}]
+
+
+def test_states_that_one_rank_or_none_has_evaluated_are_saved_and_restored(results):
+    """The loss falls and rises again: the policy saves the best, and each fourth step."""
+    found = [agreed(results, "unread", place) for place in range(4)]
+    assert found == [[[False, True], True], False] * 2
+
+
+def test_ranks_that_call_different_methods_or_have_other_options_are_refused(results):
+    for rank, found in enumerate(results):
+        methods, step, vectors, written, background, limit, left = found["calls"]
+        assert methods == (
+            f"RuntimeError: Checkpointer.{'wait' if rank else 'save'}: all ranks must call the same methods "
+            "in the same order, got Checkpointer.save on rank 0 and Checkpointer.wait on rank 1"
+        )
+        assert "step must be equal on all ranks, got 1 on rank 0 and 2 on rank 1" in step
+        assert "must be built alike on all ranks, got other vectors or parts on rank 1" in vectors
+        assert "Checkpointer.save: /k cannot be written by rank 2 (Permission denied)" in written
+        assert left == ["step_00000001", "step_00000003"]
+        assert "asynchronous of Checkpointer must be equal on all ranks, got True on rank 0" in background
+        assert "shard_bytes of Checkpointer must be equal on all ranks, got 100 on rank 0" in limit
+
+
+def test_ranks_look_again_if_they_see_other_checkpoints(results):
+    assert [agreed(results, "late", place) for place in range(2)] == [2, 1]
 
 
 def test_a_rank_that_is_killed_while_it_writes_leaves_no_checkpoint(tmp_path):

@@ -91,14 +91,15 @@ def _together(
     caller: str, root: Path, step: int | None, like: Tree, options: Mapping[str, Any], ranks: Together
 ) -> Restored[Any]:
     """Do the same on each rank of a group: a checkpoint that one rank cannot restore is not restored."""
-    end = time.monotonic() + shared.VISIBLE
+    end, pause = time.monotonic() + shared.VISIBLE, shared.PAUSES[0]
     while True:
         try:
             return _attempt(caller, root, step, like, options, ranks)
         except _DifferError as error:  # on all ranks
             if ranks.exchange(time.monotonic() > end)[0]:
                 raise checks.error(caller, str(error)) from None
-        time.sleep(shared.PAUSES[1])
+        time.sleep(pause)
+        pause = min(2 * pause, shared.PAUSES[1])
 
 
 def _attempt(
