@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 from purestep import checkpoint
-from purestep._checkpoint.ranks import receipts, together
+from purestep._checkpoint.ranks import receipts, shared, together
 from tests._parallel.launching import Launched, launched
 
 PROGRAM = Path(__file__).parents[2] / "_parallel" / "programs" / "failing.py"
@@ -134,6 +134,14 @@ def test_rank_0_sees_a_rank_that_ends_or_writes_nothing(tmp_path, monkeypatch):
     presence.release()
     with pytest.raises(OSError, match="rank 1: it ended before it had written its part"):
         receipts.collect(tmp_path, [1])
+
+
+def test_a_directory_that_a_rank_may_not_read_is_refused_at_once(tmp_path):
+    def seen():
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(PermissionError, match=r"save: .* but this rank may not read .*\(Permission denied\)"):
+        shared.await_visible("save", tmp_path, seen)
 
 
 @pytest.mark.parametrize(

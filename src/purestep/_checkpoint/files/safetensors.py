@@ -171,7 +171,7 @@ def load(
     if group is not None:
         group_of(caller, group)
     if kind_of(caller, path) != "file":
-        hint = f": {_CHECKPOINT}" if (path / MANIFEST).exists() else ""
+        hint = f": {_CHECKPOINT}" if _is_checkpoint(path) else ""
         raise FileNotFoundError(f"{caller}: no file at {path}{hint}")
     content, held = _header(caller, path)
     if content is None:
@@ -250,10 +250,14 @@ def _index_of(path: Path) -> Path:
     return path.parent / index_of(path.name)
 
 
+def _is_checkpoint(path: Path) -> bool:
+    return path.name.startswith("step_") and (path / MANIFEST).exists()
+
+
 def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
     """Read a file of another program into a template."""
     said = f"{path} is a sound safetensors file that purestep did not write"
-    if (path.parent / MANIFEST).exists():
+    if _is_checkpoint(path.parent):
         said = f"{path} is a part of a checkpoint ({_CHECKPOINT})"
     if next(shards_in(like), None) is not None:
         raise checks.error(caller, f"{said}: read it with checkpoint.load_weights(path, like=state.params)")

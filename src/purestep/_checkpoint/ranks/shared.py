@@ -34,7 +34,7 @@ def check_alike(caller: str, root: Path, options: Mapping[str, Any], ranks: Toge
                 )
     path = root / names.LOCK
     content = ranks.collect(lambda: _text(path) if ranks.rank == 0 else "")[0]
-    ranks.agree(lambda: await_visible(caller, root, lambda: _sees(path, content)))
+    ranks.agree(lambda: await_visible(caller, root, lambda: _text(path) == content))
 
 
 def await_visible(caller: str, root: Path, seen: Callable[[], bool]) -> None:
@@ -42,9 +42,10 @@ def await_visible(caller: str, root: Path, seen: Callable[[], bool]) -> None:
 
     Raises:
         FileNotFoundError: if it does not within half a minute.
+        PermissionError: if it may not look.
     """
     end, pause = time.monotonic() + VISIBLE, PAUSES[0]
-    while not seen():
+    while not _is_seen(caller, root, seen):
         if time.monotonic() > end:
             raise FileNotFoundError(
                 f"{caller}: {root} must be a directory that all ranks share, but this rank does not see what "
@@ -54,10 +55,16 @@ def await_visible(caller: str, root: Path, seen: Callable[[], bool]) -> None:
         pause = min(2 * pause, PAUSES[1])
 
 
-def _sees(path: Path, content: str) -> bool:
+def _is_seen(caller: str, root: Path, seen: Callable[[], bool]) -> bool:
     try:
-        return _text(path) == content
-    except OSError:
+        return seen()
+    except PermissionError as error:
+        raise PermissionError(
+            error.errno,
+            f"{caller}: {root} must be a directory that all ranks share, but this rank may not read what "
+            f"rank 0 writes there ({error.strerror})",
+        ) from None
+    except OSError:  # there is nothing yet
         return False
 
 
