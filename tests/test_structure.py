@@ -56,7 +56,7 @@ LAYOUT = {
     "_adapters": (
         "kinds low_rank magnitude selecting rebuilding adding reporting removing configuration saving loading"
     ).split(),
-    "_data": "core sampling arrays text streams curricula".split(),
+    "_data": "core sampling arrays text streams curricula ranks".split(),
     "_loop": "core profiling running callbacks config trackers monitors fitting".split(),
     "_loop.profiling": "clock figures capturing drawing profiler".split(),
     "_steps": (

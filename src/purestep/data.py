@@ -14,6 +14,7 @@ from purestep._data.arrays.stacking import stacked
 from purestep._data.curricula.difficulty import difficulty_curriculum
 from purestep._data.curricula.mixing import Mixture
 from purestep._data.curricula.stages import Stages, length_curriculum
+from purestep._data.ranks.sharding import for_rank
 from purestep._data.sampling.completions import Completions
 from purestep._data.sampling.rollout import rollout
 from purestep._data.sampling.sampler import sampler
@@ -42,6 +43,8 @@ __all__ = [
     # Sources made of sources
     "Mixture",
     "Stages",
+    # Several processes
+    "for_rank",
     # Curricula
     "length_curriculum",
     "difficulty_curriculum",

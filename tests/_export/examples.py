@@ -52,6 +52,11 @@ def scanned():
     return ps.scan(step, 2), state, ps.tree.map(lambda x: mx.stack([x, x]), batch)
 
 
+def members(**options):
+    step, state, batch = perceptron(**options)
+    return ps.population(step), ps.populations.stacked([state, state.replace(rng=KEY)]), batch
+
+
 def evaluation():
     _, state, batch = perceptron()
 
@@ -89,6 +94,8 @@ STEPS = {
     "batch_norm": batch_norm,
     "loss_scaled": loss_scaled,
     "scanned": scanned,
+    "population": members,
+    "packed population": lambda: members(pack=True),
     "evaluation": evaluation,
     "language_model": language_model,
 }

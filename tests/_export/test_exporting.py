@@ -79,6 +79,25 @@ def test_a_gradient_is_the_one_that_its_function_defines(tmp_path):
     assert metrics["slope"].tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_results_of_a_function_with_its_own_gradient_may_be_left_unused(used, tmp_path):
+    @custom_function
+    def both(x):
+        return x * x, x + 1
+
+    @both.vjp
+    def _(x, cotangents, _):
+        return 5 * x * cotangents[0] + 3 * cotangents[1]
+
+    def step(state, batch):
+        slope = mx.grad(lambda w: (both(w)[used] * batch).sum())(state)
+        return state - slope, {"slope": slope}
+
+    state, batch = mx.array([1.0, 2.0]), mx.array([3.0, -1.0])
+    _, metrics = exported(step, state, batch, tmp_path)(state, batch)
+    assert metrics["slope"].tolist() == ((5 * state * batch) if used == 0 else 3 * batch).tolist()
+
+
 def test_captured_arrays_are_constants_in_the_order_of_their_elements(tmp_path):
     """MLX's own export writes the memory of a view: that of a transpose in the wrong order."""
     views = [mx.arange(12.0).reshape(3, 4).T, mx.zeros((4, 3)) + 2]

@@ -64,6 +64,11 @@ def test_an_imported_step_trains_in_fit(files):
         ({"sha256": "0"}, "import_step: ... describes another file than step.mlxfn"),
         ({"state": ["namedtuple"]}, "import_step: ... is damaged"),
         ({"metrics": 3}, "import_step: ... is damaged"),
+        ({"metrics": ["dict", [["lose", ["array", "float32", []]]]]}, "import_step: ... is damaged"),
+        ({"outputs": []}, "import_step: ... is damaged"),
+        ({"evaluation": "no"}, "import_step: ... is damaged"),
+        ({"steps": float("inf")}, "import_step: ... is damaged"),
+        ({"steps": -1}, "import_step: ... is damaged"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(files, tmp_path, changes, message):
@@ -77,9 +82,56 @@ def test_a_missing_or_foreign_description_is_refused(files, tmp_path):
     sidecar.write_text("[1, 2")
     with pytest.raises(ValueError, match=parts("import_step: ... is not a description")):
         ps.import_step(path)
+    sidecar.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=parts("import_step: ... is not a description")):
+        ps.import_step(path)
     sidecar.unlink()
     with pytest.raises(FileNotFoundError, match=r"^import_step: .*step\.mlxfn\.json is missing"):
         ps.import_step(path)
+
+
+def test_an_imported_step_may_be_mapped_over_members_and_called_again(files):
+    """`mx.vmap` changes an imported function in place: the next call would end the process."""
+    directory, state, batch = files
+    step, original = ps.import_step(directory / "step.mlxfn"), perceptron()[0]
+    states = ps.populations.stacked([state.replace(rng=mx.random.key(seed)) for seed in range(3)])
+    for _ in range(2):
+        for made in (ps.population(step), ps.population(step, chunk=2)):
+            got = made(states, batch)[1]["loss"]
+            assert mx.allclose(got, ps.population(original)(states, batch)[1]["loss"], rtol=1e-6)
+        assert mx.array_equal(step(state, batch)[1]["loss"], ps.compiled(original)(state, batch)[1]["loss"])
+
+
+def test_a_file_that_changes_while_its_step_is_in_use_is_refused(files, tmp_path):
+    path, (_, state, batch) = copied(files, tmp_path), files
+    step = ps.import_step(path)
+    loss = step(state, batch)[1]["loss"]
+    mx.eval(loss)
+    path.write_bytes(b"")
+    assert mx.array_equal(step(state, batch)[1]["loss"], loss)  # it is compiled
+    with pytest.raises(ValueError, match=parts("import_step: ... must stay unchanged")):
+        ps.population(step)(ps.populations.stacked([state, state]), batch)
+
+
+def test_a_gradient_through_an_imported_step_is_refused(tmp_path):
+    """MLX writes no `mx.stop_gradient`, so it would be another gradient than that of the step."""
+
+    def step(state, batch):
+        return state * mx.stop_gradient(state) + batch, {"loss": state.sum()}
+
+    state, batch = mx.array([1.0, 2.0]), mx.array([3.0, 4.0])
+    ps.export(step, state, batch, tmp_path / "step")
+    imported = ps.import_step(tmp_path / "step")
+    total = lambda state: imported(state, batch)[0].sum()  # noqa: E731
+    for call in (
+        lambda: mx.grad(total)(state),
+        lambda: mx.jvp(total, [state], [state]),
+        lambda: mx.grad(lambda s: ps.unrolled(imported, 2)(s, mx.ones((2, 2)))[0].sum())(state),
+    ):
+        with pytest.raises(ValueError, match=parts("import_step: ... must not be differentiated")):
+            call()
+    with pytest.raises(ValueError, match=parts("import_step: the operations of step cannot be read again")):
+        ps.export(imported, state, batch, tmp_path / "again")
 
 
 def test_calls_that_do_not_fit_are_refused_with_their_paths(files):

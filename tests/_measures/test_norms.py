@@ -162,6 +162,16 @@ def test_sums_by_group_are_the_same_in_one_table_and_in_blocks(monkeypatch, few)
     assert {name: value.item() for name, value in found.items()} == want
 
 
+@pytest.mark.parametrize("pack", [lambda tree: tree, ps.packed])
+def test_the_reference_of_drift_may_be_packed(pack):
+    transform, params = ps.optimizers.sgd(0.5), {"a": mx.array([1.0, 2.0]), "b": mx.array(3.0)}
+    loss_fn = lambda params, batch, rng: (params["a"] * batch).sum() + params["b"]  # noqa: E731
+    step = ps.train_step(loss_fn, transform, measure=[m.drift(ps.packed(params))])
+    state, _ = step(ps.TrainState.create(pack(params), transform), mx.array([6.0, 8.0]))
+    found = ps.compiled(step)(state, mx.array([6.0, 8.0]))[1]
+    assert (found["drift/a"].item(), found["drift/b"].item()) == (5.0, 0.5)
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="of must be one of"):
         m.nonfinite_share("grads")

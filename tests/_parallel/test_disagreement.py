@@ -26,6 +26,7 @@ ERRORS = {
     "state in parts": "data_parallel: state.opt_state must be whole, got a part from sharded; use",
     "differentiated": "data_parallel: a step of several processes cannot be differentiated",
     "differentiated, sharded": "a step of several processes cannot be differentiated",
+    "exported": "export: step must be that of a single process, got one of several; export train_step",
     "merged": "merged: the results must be built alike on all ranks, got 'few' of 2 numbers on rank 0 and",
     "merged, more": "merged: the results must be built alike on all ranks, got nothing on rank 0 and 'more'",
 }

@@ -125,6 +125,15 @@ REFUSED = {
         lambda s: populations.create(make, range(2), b1=[0.1, 0.2]),
         "populations.create: b1 ... learning_rate",
     ),
+    "seeds": (lambda s: populations.create(make, 3), "populations.create: seeds ... list ... got 3"),  # type: ignore
+    "negative": (
+        lambda s: populations.create(make, range(2), learning_rate=[0.1, -0.2]),
+        "populations.create: learning_rate.1 ... 0, got -0.2",
+    ),
+    "unordered": (
+        lambda s: populations.create(make, range(2), learning_rate={0.1, 0.2}),  # type: ignore
+        "populations.create: learning_rate ... list ... got {",
+    ),
     "text": (
         lambda s: populations.create(make, range(2), learning_rate="fast"),
         "populations.create: learning_rate ... 'fast'",
@@ -134,6 +143,12 @@ REFUSED = {
         "populations.stacked: states ... params.w ... states.1 ... states.0",
     ),
     "empty": (lambda s: populations.stacked([]), "populations.stacked: states ... none"),
+    "one": (lambda s: populations.stacked(s), "populations.stacked: states ... got one TrainState"),
+    "none kept": (lambda s: populations.select(s, []), "populations.select: indices ... got none"),
+    "twice": (
+        lambda s: populations.replace(s, [0, 0], [1, 2]),
+        "populations.replace: indices ... got [0, 0]",
+    ),
     "index": (lambda s: populations.member(s, 3), "populations.member: index ... [-3, 3), got 3"),
     "single": (lambda s: populations.size(make(0)), "populations.size: states.step ... members"),
     "range": (lambda s: populations.select(s, [0, 3]), "populations.select: indices.1 ... 3 ... got 3"),

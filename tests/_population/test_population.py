@@ -1,5 +1,7 @@
 """A step of a population is the step of each member."""
 
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -195,6 +197,43 @@ def test_members_are_evaluated_like_single_states():
         assert got == pytest.approx(want, rel=1e-5)
 
 
+def quantized(w):
+    """Rounded weights, whose gradient is that of the weights."""
+    function = mx.custom_function(lambda w: mx.round(4 * w) / 4)
+    function.vjp(lambda w, cotangent, _: cotangent)
+    return function(w)
+
+
+@pytest.mark.parametrize("make", [ps.unrolled, ps.scan])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_the_gradient_through_a_population_is_that_of_each_member(make, chunk):
+    """`mx.vmap` alone forgets gradients that functions define: here all would be 0."""
+    loss_fn = lambda params, batch, rng: mx.square(batch @ quantized(params) - 1).mean()  # noqa: E731
+    transform = ps.optimizers.sgd(0.1)
+    step = ps.train_step(loss_fn, transform)
+    states = populations.stacked(
+        ps.TrainState.create(mx.random.normal((3,), key=mx.random.key(seed)), transform) for seed in range(3)
+    )
+    batches = mx.random.normal((2, 8, 3), key=mx.random.key(9))
+
+    def last(rates, batches, step, states):
+        end, metrics = make(step, 2)(ps.set_hyperparameters(states, learning_rate=rates), batches)
+        return metrics["loss"][-1].sum() + end.params.sum()
+
+    rates, slope = mx.array([0.1, 0.2, 0.3]), mx.grad(last, argnums=(0, 1))
+    got = slope(rates, batches, ps.population(step, chunk=chunk), states)
+    alone = [slope(rates[i], batches, step, populations.member(states, i)) for i in range(3)]
+    assert mx.allclose(got[0], mx.stack([rate for rate, _ in alone]), rtol=1e-5)
+    assert mx.allclose(got[1], sum((data for _, data in alone), mx.array(0.0)), rtol=1e-4, atol=1e-5)
+    assert mx.abs(got[0]).min().item() > 1e-3
+
+
+def test_the_gradient_through_a_population_of_one_array():
+    states = mx.array([[1.0, 2.0], [3.0, 4.0]])
+    step: Any = ps.population(lambda state, batch: (state * state, {}))
+    assert mx.grad(lambda states: step(states, {})[0].sum())(states).tolist() == (2 * states).tolist()
+
+
 REFUSED = {
     "one state": (
         lambda s, b: (populations.member(s, 0), b),
@@ -206,6 +245,8 @@ REFUSED = {
     ),
     "python number": (lambda s, b: ({"step": 3}, b), "population: state.step ... number 3"),
     "no state": (lambda s, b: ({}, b), "population: state ... none"),
+    "text in a batch": (lambda s, b: (s, {**b, "note": "a"}), "population: batch.note ... got str"),
+    "number in a batch": (lambda s, b: (s, {**b, "scale": 2}), "population: batch.scale ... number 2"),
 }
 
 
@@ -230,6 +271,20 @@ def test_other_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match=parts("population: step ... QRF ... chunk=1")):
         ps.population(own)({"w": mx.ones((2, 3, 3))}, BATCH)
     assert ps.population(own, chunk=1)({"w": mx.ones((2, 3, 3))}, BATCH)[1]["r"].shape == (2, 3, 3)
+
+
+def test_what_reduces_or_measures_members_is_checked():
+    states, step = population_of(2), ps.population(ps.train_step(classifier, adamw()))
+    for reduce, got in (
+        (lambda name, values: [values], "list for loss"),
+        (lambda name, values: {name: 3.0}, "float for loss"),
+        (lambda name, values: {name: values}, "shape (2,) for loss"),
+    ):
+        with pytest.raises(TypeError, match=parts(f"populations.reduced: reduce must return ... got {got}")):
+            populations.reduced(step, reduce)(states, BATCH)  # type: ignore
+    total = ps.eval_step(lambda params, batch, rng: ps.Mean.of(params["w"]))  # it broadcasts over members
+    with pytest.raises(ValueError, match=parts("populations.evaluate: eval_step ... 2 members")):
+        populations.evaluate(total, states, [BATCH])
 
 
 def test_chunks_hold_the_activations_of_a_few_members():
@@ -262,3 +317,5 @@ def test_the_memory_of_a_population_is_predicted():
         ps.memory.predict(ps.population(step, chunk=chunk), states, batch).peak for chunk in (None, 2)
     )
     assert 0 < chunked < whole / 2
+    packed = population_of(16, params=lambda seed: ps.packed(drawn(seed)))
+    assert ps.memory.predict(ps.population(step), packed, batch).peak == pytest.approx(whole, rel=0.2)

@@ -7,6 +7,7 @@ import pytest
 
 import purestep as ps
 from purestep import populations, tree
+from tests.catalogue import CATALOGUE
 from tests.refusals import parts
 from tests.training import DENSE, TRANSFORM, classifier, linear_loss, ragged
 
@@ -116,6 +117,48 @@ def test_rates_momenta_and_data_weights_agree_with_differences_in_float64():
         assert slopes[step, row].item() == pytest.approx(want, rel=2e-3, abs=1e-6)
 
 
+NOISY = {"add_noise", "noisy_sgd"}  # the noise of one array depends on the others
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_a_parameter_with_a_gradient_of_0_changes_no_other_gradient(name):
+    """The root of its second moment has no derivative. The values of the step keep their bits."""
+    transform = ps.chain(CATALOGUE[name](), ps.transforms.scale(0.3))
+
+    def loss_fn(params, batch, rng):
+        dead = [0 * params["w"].sum() * leaf.sum() for leaf in params["dead"]]
+        return mx.square(batch @ params["w"] - 1).mean() + sum(dead, mx.array(0.0))
+
+    def last(w, batches, dead, train):
+        state = ps.TrainState.create({"w": w, "dead": dead}, transform)
+        end, metrics = train(ps.train_step(loss_fn, transform), 2)(state, batches)
+        return metrics["loss"].sum() + mx.square(end.params["w"]).sum()
+
+    w, batches = mx.array([0.5, -0.3, 0.2]), mx.random.normal((2, 8, 3), key=mx.random.key(0))
+    given = w, batches, [mx.zeros(2), mx.zeros((4, 4))]
+    slope = mx.grad(last, argnums=(0, 1))
+    got, want = slope(*given, ps.unrolled), slope(w, batches, [], ps.unrolled)
+    for a, b in zip(got, want, strict=True):
+        assert mx.isfinite(a).all()
+        assert name in NOISY or mx.allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert last(*given, ps.unrolled).item() == last(*given, ps.scan).item()
+
+
+def test_a_unit_without_a_gradient_in_a_member_of_a_population():
+    loss_fn = lambda params, batch, rng: (params["w"] * batch * (1 + 0 * params["dead"])).sum()  # noqa: E731
+    transform = ps.optimizers.adam(0.1)
+    states = populations.stacked(
+        ps.TrainState.create({"w": mx.array(1.0 + i), "dead": mx.array(0.0)}, transform) for i in range(2)
+    )
+
+    def last(w):
+        given = states.replace(params={**states.params, "w": w})
+        train = ps.unrolled(ps.population(ps.train_step(loss_fn, transform)), 2)
+        return train(given, mx.ones(2))[1]["loss"].sum()
+
+    assert mx.grad(last)(states.params["w"]).tolist() == [2.0, 2.0]
+
+
 def test_coefficients_of_the_loss_are_shared_arguments():
     def step(state, batch, decay):
         def loss_fn(params, batch, rng):
@@ -145,7 +188,7 @@ def test_a_recomputed_step_draws_the_same_numbers():
     loss_fn = lambda params, batch, rng: ps.losses.cross_entropy(  # noqa: E731
         apply(params, batch["x"], rng=rng), batch["y"], ignore_index=-100
     )
-    # A unit without a gradient has a second moment of 0, whose root has no derivative without `eps_root`.
+    # `scan` has no derivative where a unit without a gradient has a second moment of 0.
     transform = ps.optimizers.adamw(1e-2, eps_root=1e-12)
     step = ps.train_step(loss_fn, transform)
     state = ps.TrainState.create(params, transform)

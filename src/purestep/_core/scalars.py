@@ -1,7 +1,7 @@
 """Scalars: float32 conversion, square roots, counts, factors of arrays."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import mlx.core as mx
@@ -17,22 +17,23 @@ def float32(value: float | mx.array) -> mx.array:
     return value.astype(mx.float32) if isinstance(value, mx.array) else mx.array(value, mx.float32)
 
 
-class _Members(threading.local):
+class _Traced(threading.local):
     def __init__(self) -> None:
         self.mapped = False
+        self.differentiated = False
 
 
-_members = _Members()
+_traced = _Traced()
 
 
 @contextmanager
 def over_members() -> Iterator[None]:
     """Let `beside` prepare scalars for `mx.vmap` within the `with` block, in this thread."""
-    before, _members.mapped = _members.mapped, True
+    before, _traced.mapped = _traced.mapped, True
     try:
         yield
     finally:
-        _members.mapped = before
+        _traced.mapped = before
 
 
 def beside(scalar: mx.array, array: mx.array) -> mx.array:
@@ -42,7 +43,41 @@ def beside(scalar: mx.array, array: mx.array) -> mx.array:
     read in transposed order: on a CPU an update takes three times as long. With the number of axes of the
     array, the members stay first. Elsewhere a 0-d factor is faster, and is returned unchanged.
     """
-    return scalar.reshape((1,) * array.ndim) if _members.mapped and array.ndim else scalar
+    return scalar.reshape((1,) * array.ndim) if _traced.mapped and array.ndim else scalar
+
+
+@contextmanager
+def differentiated(active: bool = True) -> Iterator[None]:
+    """Let `flat_at_zero` act within the `with` block, in this thread: the gradient of a step is needed."""
+    before, _traced.differentiated = _traced.differentiated, active
+    try:
+        yield
+    finally:
+        _traced.differentiated = before
+
+
+def is_differentiated() -> bool:
+    """Tell whether the thread is within `differentiated()`."""
+    return _traced.differentiated
+
+
+def flat_at_zero(function: Callable[[mx.array], mx.array], x: mx.array, *, below: float = 0.0) -> mx.array:
+    """Return `function(x)`, such as a root, with a derivative of 0 where `x` is 0, and not infinity.
+
+    `below` is a bound above 0 within which the derivative overflows: there, too, it is 0.
+
+    Only within `differentiated()`: a step that is not differentiated must not pay for it. The values are the
+    same bits.
+
+    >>> moments = mx.array([0.0, 4.0])
+    >>> with differentiated():
+    ...     mx.grad(lambda x: flat_at_zero(mx.sqrt, x).sum())(moments)
+    array([0, 0.25], dtype=float32)
+    """
+    if not _traced.differentiated:
+        return function(x)
+    zero = x <= below
+    return mx.where(zero, mx.stop_gradient(function(x)), function(mx.where(zero, 1.0, x)))
 
 
 def root(square: mx.array) -> mx.array:

@@ -5,11 +5,14 @@ stand-in. What follows reads the function's own gradient instead, which was trac
 the cotangent. No stand-in remains.
 """
 
+import itertools
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from purestep._core import checks
-from purestep._export.program import Operation, Program
+from purestep._export.cursor import Form
+from purestep._export.program import Constant, Operation, Program
 from purestep._export.tracing import Traced
 
 
@@ -22,7 +25,8 @@ def resolved(traced: Traced, caller: str) -> Program:
     program = traced.program
     stand_ins = set(program.inputs[: len(program.inputs) - len(program.keywords)])
     makers = {output: operation for operation in program.operations for output in operation.outputs}
-    instead = _replacements(traced, makers, caller)
+    zeros: list[Constant] = []
+    instead = _replacements(traced, makers, zeros, caller)
     for operation in program.operations:
         if operation.name == "StopGradient":  # nothing is differentiated any more
             instead.setdefault(operation.outputs[0], operation.inputs[0])
@@ -37,16 +41,25 @@ def resolved(traced: Traced, caller: str) -> Program:
         forms=program.forms[skip:],
         outputs=outputs,
         operations=tuple(operations),
-        constants=tuple(each for each in program.constants if each.number in read),
+        constants=tuple(each for each in (*program.constants, *zeros) if each.number in read),
     )
 
 
-def _replacements(traced: Traced, makers: dict[int, Operation], caller: str) -> dict[int, int]:
-    """Return the array that stands in the place of another, by their numbers."""
+def _replacements(
+    traced: Traced, makers: dict[int, Operation], zeros: list[Constant], caller: str
+) -> dict[int, int]:
+    """Return the array that stands in the place of another, by their numbers; add the zeros that it needs."""
     program = traced.program
+    forms = dict(zip(program.inputs, program.forms, strict=True))
+    taken = {*program.inputs, *makers, *(each.number for each in program.constants)}
+    free = (number for number in itertools.count() if number not in taken)
     stand_ins = set(program.inputs[: len(program.inputs) - len(program.keywords)])
     products: dict[int, list[Operation]] = {}
+    readers: dict[int, set[int]] = {}  # what is made from a stand-in
     for operation in program.operations:
+        for number in stand_ins.intersection(operation.inputs):
+            if operation.name != "Depends":  # each result has one, in the end
+                readers.setdefault(number, set()).update(operation.outputs)
         if operation.name == "Multiply":
             for number in stand_ins.intersection(operation.inputs):
                 products.setdefault(number, []).append(operation)
@@ -60,6 +73,9 @@ def _replacements(traced: Traced, makers: dict[int, Operation], caller: str) -> 
             found = [each for each in products.get(scale, []) if each.outputs[0] not in forward]
             if len(found) > 1:
                 raise _used(caller)
+            if readers.get(scale, set()) <= forward:  # no gradient reads it: the cotangent is zero
+                zeros.append(_zeros(next(free), forms[stand_in]))
+                instead[stand_in] = zeros[-1].number
             for product in found:
                 instead[stand_in] = next(number for number in product.inputs if number != scale)
         ways = iter(gradients)
@@ -71,6 +87,10 @@ def _replacements(traced: Traced, makers: dict[int, Operation], caller: str) -> 
             if gradient is not None:
                 instead.update((product.outputs[0], gradient) for product in found)
     return instead
+
+
+def _zeros(number: int, form: Form) -> Constant:
+    return Constant(number, form, bytes(form[1].size * math.prod(form[0])))
 
 
 def _final(instead: dict[int, int], number: int) -> int:

@@ -77,7 +77,7 @@ def read(path: Path, caller: str) -> Sidecar:
             )
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise checks.error(caller, f"{source} is not a description that purestep.export wrote")
@@ -87,9 +87,8 @@ def read(path: Path, caller: str) -> Sidecar:
         )
     try:
         written, device, expected = content["versions"]["mlx"], content["device"], content["sha256"]
-        state, batch, metrics = (tree.from_plain(content[name]) for name in ("state", "batch", "metrics"))
-        found = Sidecar(state, batch, metrics, bool(content["evaluation"]), int(content["steps"]))
-    except (KeyError, TypeError, ValueError, IndexError):
+        found = _described(content)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError):
         raise checks.error(caller, f"{source} is damaged: {_AGAIN}") from None
     if written != versions()["mlx"]:
         raise checks.error(
@@ -103,6 +102,17 @@ def read(path: Path, caller: str) -> Sidecar:
         )
     if digest(path) != expected:
         raise checks.error(caller, f"{source} describes another file than {path.name}: {_AGAIN}")
+    return found
+
+
+def _described(content: dict[str, Any]) -> Sidecar:
+    state, batch, metrics = (tree.from_plain(content[name]) for name in ("state", "batch", "metrics"))
+    found = Sidecar(state, batch, metrics, content["evaluation"], content["steps"])
+    # The file has every name, shape and dtype twice, so that a change of one of them is found.
+    listed = [[_listed(*each) for each in forms] for forms in (found.inputs(), found.outputs())]
+    counted = type(found.steps) is int and found.steps > 0
+    if listed != [content["inputs"], content["outputs"]] or type(found.evaluation) is not bool or not counted:
+        raise ValueError
     return found
 
 

@@ -34,7 +34,8 @@ def capture(fun: Callable[..., Tree], *args: Tree, caller: str = "capture") -> G
 
     Raises:
         ValueError: if MLX cannot describe an operation, such as one with a gradient of its own that is made
-            when a module is imported, or a compiled one that reads none of the arguments.
+            when a module is imported, or a compiled one that reads none of the arguments; if such a
+            gradient is differentiated.
     """
     given = tree.leaves(args)
     places = [index for index, leaf in enumerate(given) if isinstance(leaf, mx.array)]
@@ -63,7 +64,14 @@ def capture(fun: Callable[..., Tree], *args: Tree, caller: str = "capture") -> G
             raise
         hint = HINTS.get(name, f"MLX does not describe {name}")
         raise checks.error(caller, f"the operations must be known, got {name}: {hint}") from None
-    return _graph(events, counts[0], noted)
+    try:
+        return _graph(events, counts[0], noted)
+    except _DifferentiatedError:
+        raise checks.error(
+            caller,
+            "a gradient that a function defines must be used once, got one that is differentiated: the "
+            "operations of second derivatives are not known",
+        ) from None
 
 
 def undescribed(error: ValueError) -> str:
@@ -130,8 +138,7 @@ def _graph(events: list[dict[str, Any]], count: int, noted: list[Note]) -> Graph
             replaced.insert(note._replace(values=_made(note, marks, {*inputs, *constants})))
         else:
             Operation(note.name, note.inputs, note.outputs, [])
-    outputs = [replaced.final(output) for output in outputs[:count]]
-    replaced.settle(outputs)
+    outputs = replaced.settle(outputs[:count])
     constants += _drawn(inputs, outputs)
     used = {value for operation in ordered(outputs) for value in operation.inputs} | {*outputs}
     return Graph(inputs, outputs, [constant for constant in constants if constant in used])
@@ -174,12 +181,17 @@ def _drawn(inputs: list[Value], outputs: list[Value]) -> list[Value]:
     return found
 
 
+class _DifferentiatedError(Exception):
+    """A gradient that a function defines is differentiated."""
+
+
 class _Replaced:
     """The marks of a graph, replaced by the operations and gradients that they stand for."""
 
     def __init__(self, operations: list[Operation]):
         self._readers = readers(operations)
         self._instead: dict[Value, Value] = {}
+        self._products: list[list[Value]] = []  # those that stand for the same gradient
 
     def insert(self, mark: Any) -> None:
         """Replace one mark, whose arrays are values of the graph."""
@@ -193,11 +205,28 @@ class _Replaced:
             gradient = next(gradients, None)
             if weight is None or gradient is None:
                 continue
-            for operation in self._readers.get(weight, []):
-                inner = any(value in mark.inputs for value in operation.inputs)
-                if operation.name == "Multiply" and not inner:
-                    self._instead[operation.outputs[0]] = gradient
+            found = [
+                each
+                for each in self._readers.get(weight, [])
+                if each.name == "Multiply" and not self._is_forward(each, weight, mark)
+            ]
+            self._instead.update((product.outputs[0], gradient) for product in found)
+            self._products.append([product.outputs[0] for product in found])
         Operation("CustomTransforms", [*mark.inputs, *mark.values], mark.outputs, [])
+
+    def _is_forward(self, product: Operation, weight: Value, mark: Any) -> bool:
+        """Tell whether a product with a weight is that of the mark, not that of its gradient."""
+        others = [value for value in product.inputs if value is not weight]
+        if any(value in mark.inputs for value in others):
+            return True
+        if not any(reader.name == "Exp" for reader in self._readers.get(product.outputs[0], [])):
+            return False
+        # An equal argument that MLX did not merge, unless it is the gradient: a product with the exponential.
+        makers = [value.maker for value in others if value.maker is not None]
+        return not any(
+            made.name == "Multiply" and any(v.maker and v.maker.name == "Exp" for v in made.inputs)
+            for made in makers
+        )
 
     def _product(self, scale: Value, made: list[Any], output: Value) -> Operation | None:
         """Return the product of a cotangent and a scale, which MLX's gradient made."""
@@ -213,9 +242,15 @@ class _Replaced:
             value = self._instead[value]
         return value
 
-    def settle(self, outputs: list[Value]) -> None:
-        """Let all operations read what stands in the place of their inputs."""
+    def settle(self, outputs: list[Value]) -> list[Value]:
+        """Let all operations read what stands in the place of their inputs; return the final outputs.
+
+        Raises:
+            _DifferentiatedError: if a gradient that a function defines is differentiated.
+        """
+        self._check(outputs)
         done: set[Operation] = set()
+        outputs = [self.final(output) for output in outputs]
         waiting = [output.maker for output in outputs]
         while waiting:
             operation = waiting.pop()
@@ -224,3 +259,19 @@ class _Replaced:
             done.add(operation)
             operation.inputs = [self.final(value) for value in operation.inputs]
             waiting += [value.maker for value in operation.inputs]
+        return outputs
+
+    def _check(self, outputs: list[Value]) -> None:
+        """Refuse two products for one gradient in what the outputs need: a second derivative makes them."""
+        needed: set[Value] = set()
+        waiting = list(outputs)
+        while waiting:
+            value = waiting.pop()
+            if value in needed:
+                continue
+            needed.add(value)
+            waiting += [] if value.maker is None else value.maker.inputs
+            if value in self._instead:
+                waiting.append(self._instead[value])
+        if any(len(needed.intersection(products)) > 1 for products in self._products):
+            raise _DifferentiatedError

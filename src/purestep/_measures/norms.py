@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from purestep._core import tree
 from purestep._core.norms import PartialSums, distance_sums, partial_sums
+from purestep._core.packing import unpacked
 from purestep._core.types import Params, Tree
 from purestep._measures.groups import Grouped, Groups, check_groups, group_sums, layer_of
 from purestep._steps.core.measuring import Measurement, Moment
@@ -54,8 +55,8 @@ def drift(reference: Params, *, by: Groups = layer_of, every: int = 1, name: str
     """Measure the distance of the parameters of each layer from those of a reference, before the update.
 
     Args:
-        reference: a tree like the parameters, such as `state.params` at the beginning, in any floating-point
-            dtypes. The measurement keeps these arrays in memory.
+        reference: a tree like the parameters, such as `state.params` at the beginning, packed or not, in any
+            floating-point dtypes. The measurement keeps these arrays in memory.
         by: as in `grad_norms`.
         every: steps from one measurement to the next.
         name: the metrics are `name/group`.
@@ -70,8 +71,9 @@ def drift(reference: Params, *, by: Groups = layer_of, every: int = 1, name: str
     kept = tree.map(copy.copy, reference)
 
     def measure(moment: Moment) -> dict[str, mx.array]:
-        _check_like(moment.params, kept)
-        return _roots(moment.params, distance_sums(moment.params, kept), by).each()
+        before = unpacked(kept)
+        _check_like(moment.params, before)
+        return _roots(moment.params, distance_sums(moment.params, before), by).each()
 
     return Measurement(name, measure, every)
 

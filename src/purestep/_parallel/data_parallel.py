@@ -139,7 +139,7 @@ def agreeing(caller: str, inner: Step, transform: GradientTransform, group: mx.d
         starting(state)
         return step.parts(state, batch)
 
-    return around(inner, parts, transform=transform, starting=starting)
+    return around(inner, parts, transform=transform, starting=starting, group=group)
 
 
 def _check_parts(caller: str, state: TrainState, transform: GradientTransform) -> None:

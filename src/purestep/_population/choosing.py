@@ -25,13 +25,16 @@ def select(states: State, indices: mx.array | Sequence[int]) -> State:
             undefined member. A list is checked.
 
     Raises:
-        TypeError, ValueError: for indices of another type or shape, or a list with an index out of range.
+        TypeError, ValueError: for indices of another type or shape, a list with an index out of range, or no
+            index.
 
     >>> select({"w": mx.array([1.0, 2.0, 3.0])}, [2, 0])
     {'w': array([3, 1], dtype=float32)}
     """
     caller = "populations.select"
     rows = _indices(caller, "indices", indices, count_of(caller, "states", states))
+    if not rows.size:
+        raise checks.error(caller, "indices must keep at least one member, got none")
     return tree.map(lambda leaf: leaf[rows], states)
 
 
@@ -47,7 +50,8 @@ def replace(states: State, indices: mx.array | Sequence[int], sources: mx.array 
         sources: integers [replaced].
 
     Raises:
-        TypeError, ValueError: as `select`; also if the two have different lengths.
+        TypeError, ValueError: as `select`; also if the two have different lengths, or a list of `indices`
+            has the same member twice. No index is allowed: the population is then unchanged.
 
     >>> replace({"w": mx.array([1.0, 2.0, 3.0])}, [0], [2])
     {'w': array([3, 2, 3], dtype=float32)}
@@ -60,6 +64,8 @@ def replace(states: State, indices: mx.array | Sequence[int], sources: mx.array 
         raise checks.error(
             caller, f"indices and sources must have the same length, got {to.size} and {of.size}"
         )
+    if not isinstance(indices, mx.array) and len(set(indices)) < len(indices):
+        raise checks.error(caller, f"indices must differ from each other, got {list(indices)}")
     if not to.size:
         return states
     origin = mx.arange(count)

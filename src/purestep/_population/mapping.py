@@ -61,18 +61,65 @@ def _vmapped(caller: str, fn: Callable[..., Any], mapped_args: Any, shared_args:
         returned[:] = [result]
         return tree.leaves(result)
 
+    found = _differentiable(caller, flat, tree.leaves(mapped_args), tree.leaves(shared_args))
+    (like,) = returned
+    return tree.unflatten(like, found)
+
+
+def _differentiable(
+    caller: str,
+    flat: Callable[[list[mx.array], list[mx.array]], list[mx.array]],
+    rows: list[mx.array],
+    shared: list[mx.array],
+) -> list[mx.array]:
+    """Return the results for all members; their gradient is that of each member.
+
+    Under `mx.vmap`, MLX replaces a function that defines its own gradient by its operations. So the gradient
+    is taken first, and then mapped.
+    """
+    count, differentiated = len(rows), scalars.is_differentiated()
+
+    def forward(*arrays: mx.array) -> list[mx.array]:
+        return _over(caller, flat, (0, None), list(arrays[:count]), list(arrays[count:]))
+
+    if custom.is_capturing():
+        return forward(*rows, *shared)
+    function: Any = custom.custom_function(forward)
+
+    @function.vjp
+    def _(primals: Any, cotangents: Any, _: Any) -> list[mx.array]:
+        given = _listed(primals)
+
+        def one(rows: list[mx.array], shared: list[mx.array], cotangents: list[mx.array]) -> list[mx.array]:
+            return ordering.gradients(
+                lambda arrays: flat(list(arrays[:count]), list(arrays[count:])), [*rows, *shared], cotangents
+            )
+
+        with scalars.differentiated(differentiated):  # as when the step was called
+            found = _over(caller, one, (0, None, 0), given[:count], given[count:], _listed(cotangents))
+        return found[:count] + [each.sum(axis=0) for each in found[count:]]
+
+    return list(function(*rows, *shared))
+
+
+def _listed(arrays: Any) -> list[mx.array]:
+    return list(arrays) if isinstance(arrays, (tuple, list)) else [arrays]
+
+
+def _over(
+    caller: str, fn: Callable[..., list[mx.array]], axes: tuple[int | None, ...], *arguments: list[mx.array]
+) -> list[mx.array]:
+    """Return `mx.vmap` of a function of lists of arrays."""
     try:
-        over: Any = mx.vmap(flat, in_axes=(0, None))
+        over: Any = mx.vmap(fn, in_axes=axes)
         # A captured graph has no functions of single members: `mx.vmap` replaces them by plain operations.
         with scalars.over_members(), custom.paused():
-            found = over(tree.leaves(mapped_args), tree.leaves(shared_args))
+            return list(over(*arguments))
     except (ValueError, RuntimeError) as error:
         reworded = _reworded(caller, error)
         if reworded is None:
             raise
         raise reworded from error
-    (like,) = returned
-    return tree.unflatten(like, list(found))
 
 
 def _check_arrays(caller: str, result: Any) -> None:

@@ -1,6 +1,6 @@
 """A population as a value: states of the same structure, stacked along a first axis of members."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -22,17 +22,18 @@ def create(
     Args:
         make: `make(seed) -> state`: the state of one member, such as
             `lambda seed: ps.TrainState.create(params, transform, seed=seed)`.
-        seeds: one seed for each member.
+        seeds: one seed for each member. Members with the same seed draw the same random numbers.
         hyperparameters: values by the names of `ps.hyperparameters(state)`, such as `learning_rate`: one for
-            each member, or one for all.
+            each member in order, or one for all.
 
     Returns:
         A state whose arrays have a new first axis, of members.
 
     Raises:
+        TypeError: if `seeds` or the values of a hyperparameter are not a list or another ordered iterable.
         ValueError: if there is no seed; if the states of two members differ in structure, a shape or a dtype,
-            with the path; if a hyperparameter has another number of values than there are members, or is not
-            in the state.
+            with the path; if a hyperparameter has another number of values than there are members, is not in
+            the state, or is a negative learning rate.
 
     >>> import purestep as ps
     >>> transform = ps.optimizers.sgd(0.1)
@@ -43,7 +44,7 @@ def create(
     """
     caller = "populations.create"
     checks.function(caller, "make", make)
-    states = [make(seed) for seed in seeds]
+    states = [make(seed) for seed in _listed(caller, "seeds", seeds)]
     if not states:
         raise checks.error(caller, "seeds must have at least one seed, got none")
     population = _stacked(caller, states)
@@ -58,7 +59,9 @@ def with_hyperparameters(caller: str, states: State, count: int, values: dict[st
             given[name] = value
             continue
         if not isinstance(value, mx.array):
-            value = mx.array([checks.number(caller, name, each) for each in _listed(caller, name, value)])
+            least = 0 if name.endswith("learning_rate") else None  # as `set_hyperparameters`
+            listed = enumerate(_listed(caller, name, value))
+            value = mx.array([checks.number(caller, f"{name}.{i}", each, least=least) for i, each in listed])
         if value.shape not in ((), (count,)):
             rule = f"{name} must have one value for each of the {count} members"
             raise checks.error(caller, f"{rule}, got shape {value.shape}")
@@ -72,8 +75,10 @@ def with_hyperparameters(caller: str, states: State, count: int, values: dict[st
 
 
 def _listed(caller: str, name: str, value: Any) -> list[Any]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise TypeError(f"{caller}: {name} must be numbers, one for each member, got {checks.shown(value)}")
+    if isinstance(value, (str, bytes, Mapping, Set)) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"{caller}: {name} must be a list of numbers, one for each member, got {checks.shown(value)}"
+        )
     return list(value)
 
 
@@ -96,6 +101,9 @@ def stacked(states: Iterable[State]) -> State:
     ((4, 3), (4,))
     """
     caller = "populations.stacked"
+    one: Any = states  # a named tuple is one state, whose fields are not states
+    if tree.is_namedtuple(one) or isinstance(one, (Mapping, mx.array)) or not isinstance(one, Iterable):
+        raise TypeError(f"{caller}: states must be a list of states, got one {type(states).__name__}")
     given = list(states)
     if not given:
         raise checks.error(caller, "states must have at least one state, got none")

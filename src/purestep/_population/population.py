@@ -9,6 +9,7 @@ from purestep._core.types import Batch, EvalStepFn, StepFn
 from purestep._population.mapping import mapped
 from purestep._population.members import count_of
 from purestep._steps.compile import Compiled
+from purestep._steps.state import check_arrays
 from purestep._steps.step import Parts, Step
 from purestep._transforms.core.base import GradientTransform, taking_extra
 
@@ -100,6 +101,7 @@ class _Population(Step):
 
 def _made(step: Callable[[Any, Any], Any], shared: bool, chunk: int | None, state: Any, batch: Batch) -> Any:
     count = count_of(_CALLER, "state", state)
+    check_arrays(_CALLER, "batch", batch)
     if shared:
         return mapped(_CALLER, step, count, chunk, [state], [batch])
     _check_batch(batch, count)
@@ -116,8 +118,6 @@ def _parts(step: Any, shared: bool, chunk: int | None, state: Any, batch: Batch)
 def _check_batch(batch: Batch, count: int) -> None:
     for path, leaf in tree.items(batch):
         shown = tree.join("batch", path)
-        if not hasattr(leaf, "shape"):
-            raise TypeError(f"{_CALLER}: {shown} must be an mx.array, got {type(leaf).__name__}")
         if leaf.ndim == 0 or leaf.shape[0] != count:
             rule = f"{shown} must have one row for each of the {count} members with shared_batch=False"
             raise checks.error(_CALLER, f"{rule}, got shape {leaf.shape}")

@@ -64,7 +64,8 @@ def reduced(step: StepFn, reduce: Reduce = summary) -> Step:
             NaN does not end a run of `fit`. `by_member` gives each value.
 
     Raises:
-        ValueError: on a call, if two metrics get the same name.
+        TypeError: on a call, if `reduce` does not return a dict of 0-d arrays.
+        ValueError: on a call, if two metrics get the same name, or a metric has no axis of members.
 
     >>> import purestep as ps
     >>> loss_fn = lambda params, batch, rng: mx.square(params["w"] - batch["x"]).mean()
@@ -102,7 +103,15 @@ def _reduced(reduce: Reduce, metrics: Metrics) -> Metrics:
         if values.ndim != 1:
             rule = f"the metric {name} must have shape [members]"
             raise checks.error(_CALLER, f"{rule}, got {values.shape}")
-        for own, value in reduce(name, values).items():
+        made = reduce(name, values)
+        if not isinstance(made, Mapping):
+            raise TypeError(
+                f"{_CALLER}: reduce must return a dict of metrics, got {type(made).__name__} for {name}"
+            )
+        for own, value in made.items():
+            if not isinstance(value, mx.array) or value.ndim:
+                got = f"shape {value.shape}" if isinstance(value, mx.array) else type(value).__name__
+                raise TypeError(f"{_CALLER}: reduce must return 0-d arrays, got {got} for {own}")
             if own in found:
                 raise checks.error(_CALLER, f"reduce gives two metrics the name {own}")
             found[own] = value
@@ -141,7 +150,15 @@ def evaluate(
 
     def first(states: Any, batch: Batch) -> Any:
         means = eval_step(states, batch)
-        held.append(means)
+        if not isinstance(means, Mapping) or any(
+            leaf.shape != (count,) for leaf in tree.leaves(means) if isinstance(leaf, mx.array)
+        ):
+            raise checks.error(
+                "populations.evaluate",
+                f"eval_step must return a mean of each of the {count} members, as "
+                "population(eval_step(loss_fn)) does, got another result",
+            )
+        held.append(dict(means))
         return _of_member(means, 0)
 
     found = [evaluate_one(first, states, source, steps=steps)]

@@ -89,6 +89,7 @@ class _Scan(Step):
             choose=choose,
             steps=len(steps) * known.steps,
             starting=known.starting,
+            group=known.group,
         )
         self._steps = steps
 

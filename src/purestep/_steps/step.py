@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from purestep._core.types import Batch, Metrics, Updates
 from purestep._steps.state import TrainState
@@ -55,6 +55,8 @@ class Step:
         steps: the number of training steps that one call makes: 1, and more for a step of `scan`.
         starting: called with the state before the first call of a compiled step, or `None`. It may wait for
             the device.
+        group: the `mx.distributed.Group` of the processes that compute the step together, or `None`. `fit`
+            takes its decisions together with them.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Step:
         choose: Callable[[int], "Step | None"] | None = None,
         steps: int = 1,
         starting: Callable[[TrainState], None] | None = None,
+        group: Any = None,
     ):
         self.parts, self.transform, self.steps, self.starting = parts, transform, steps, starting
+        self.group = group
         self._choose = choose
 
     def at(self, number: int) -> "Step":
@@ -95,6 +99,7 @@ def around(
     *,
     transform: GradientTransform,
     starting: Callable[[TrainState], None] | None = None,
+    group: Any = None,
 ) -> Step:
     """Return the step `parts(inner, state, batch)`; its `at` is that of `inner`."""
     chosen: dict[int, Step] = {}  # by the `id` of a step that `inner` keeps
@@ -107,4 +112,4 @@ def around(
             chosen[id(step)] = Step(partial(parts, step), transform=transform, starting=starting)
         return chosen[id(step)]
 
-    return Step(partial(parts, inner), transform=transform, choose=choose, starting=starting)
+    return Step(partial(parts, inner), transform=transform, choose=choose, starting=starting, group=group)

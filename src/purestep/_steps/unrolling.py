@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, scalars, tree
 from purestep._core.tracing.custom import custom_function
 from purestep._core.tracing.ordering import after, gated
 from purestep._core.types import Batch, Metrics
@@ -29,11 +29,11 @@ def unrolled(
     the gradient is taken. So its memory grows with `n` by one state and one batch a step, and each step is
     computed twice.
 
-    Three gradients are zero or NaN by definition. An array that `step` captures, such as a coefficient of the
+    Three gradients are zero by definition. An array that `step` captures, such as a coefficient of the
     loss that a closure holds, is a constant: pass it in `shared`. The weight of a `Mean` is a count, through
     which no gradient flows: for weights of examples that are learned, return a plain scalar loss. The root of
-    a second moment of 0 has no derivative: give Adam an `eps_root` above 0, such as 1e-12, if a parameter may
-    have a gradient of exactly 0.
+    a second moment of 0, in Adam and others, has no derivative: it counts as constant, so a parameter whose
+    gradient is exactly 0 contributes nothing. (`scan` gives NaN there: add an `eps_root` such as 1e-12.)
 
     Args:
         step: `step(state, batch, *shared) -> (state, metrics)`, from `train_step` or another builder, or your
@@ -113,7 +113,12 @@ def _segment(step: Callable[..., Any]) -> Callable[..., Any]:
 
 def _checked(step: Callable[..., Any]) -> Callable[..., Any]:
     """Return the step, recomputed for its gradient; refuse results that the next step could not take."""
-    again = gated(step)
+
+    def careful(*given: Any) -> Any:
+        with scalars.differentiated():
+            return step(*given)
+
+    again = gated(careful)
 
     def call(state: Any, batch: Batch, *shared: Any) -> tuple[Any, Metrics]:
         returned = again(state, batch, *shared)

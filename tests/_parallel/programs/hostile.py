@@ -57,6 +57,7 @@ FAULTS = {
     "another metric": lambda: first(ps.data_parallel(renamed if ILL else masked, ADAMW)),
     "one more metric": lambda: first(ps.compiled(ps.data_parallel(more if ILL else masked, ADAMW))),
     "no metric": lambda: first(ps.data_parallel(masked if ILL else plain, ADAMW)),
+    "exported": lambda: ps.export(ps.data_parallel(masked, ADAMW), STATE, ROWS, f"exported{RANK}"),
     "a sum of means": lambda: first(ps.data_parallel(summed if ILL else masked, ADAMW)),
     "more means": lambda: first(ps.sharded(three if ILL else summed, ADAMW), sharded_state(summed)),
     "microbatches": lambda: first(ps.data_parallel(masked, ADAMW, microbatches=1 + ILL)),

@@ -15,6 +15,8 @@ if before == "none":
 else:
     whole = ps.checkpoint.load(before, like=ps.TrainState.create(params, CLIPPED))
     state = ps.parallel.divided(whole, step)
+if RANK == 0:  # one rank alone may predict its memory
+    assert ps.memory.predict(step, state, rows_of(BATCH, RANK)).peak > 0
 for _ in range(3):
     state, _ = step(state, rows_of(BATCH, RANK))
     if RANK % 2 == 0:  # the others have sums left to do when they gather

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from purestep._core import cuda, tree
-from purestep._core.tracing.custom import custom_function, is_capturing
+from purestep._core.tracing.custom import custom_function, is_capturing, is_paused
 from purestep._core.types import Tree
 
 
@@ -49,8 +49,8 @@ class Layout:
             join: Any = custom_function(partial(_joined, vector))
             split.vjp(partial(_split_gradient, vector, join))
             join.vjp(partial(_join_gradient, vector, split))
-            split.vmap(partial(_mapped_split, split))
-            join.vmap(partial(_mapped_join, join))
+            split.vmap(partial(_mapped_split, vector, split))
+            join.vmap(partial(_mapped_join, vector, join))
             self._split.append(split)
             self._join.append(join)
 
@@ -178,18 +178,20 @@ def _join_gradient(vector: Vector, split: Any, primals: Any, cotangent: Any, out
     return list(_cut(vector, cotangent) if is_capturing() else split(cotangent))
 
 
-def _mapped_split(split: Any, array: mx.array, axis: int) -> tuple[list[mx.array], list[int]]:
-    found = split(mx.moveaxis(array, axis, 0))
+def _mapped_split(vector: Vector, split: Any, array: mx.array, axis: int) -> tuple[list[mx.array], list[int]]:
+    array = mx.moveaxis(array, axis, 0)
+    # A captured graph must show operations, and the gradient is taken before: it needs none of its own.
+    found = _cut(vector, array) if is_paused() else split(array)
     return list(found), [0] * len(found)
 
 
-def _mapped_join(join: Any, arrays: Any, axes: Any) -> tuple[mx.array, int]:
+def _mapped_join(vector: Vector, join: Any, arrays: Any, axes: Any) -> tuple[mx.array, int]:
     count = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
     moved = [
         mx.broadcast_to(array, (count, *array.shape)) if axis is None else mx.moveaxis(array, axis, 0)
         for array, axis in zip(arrays, axes, strict=True)
     ]
-    return join(*moved), 0
+    return (_joined(vector, *moved) if is_paused() else join(*moved)), 0
 
 
 def _gather(like: Any, node: Any, path: str, found: list[Any]) -> None:

@@ -24,8 +24,9 @@ class Mark(NamedTuple):
     """One call of a function with its own gradient, as arrays of the graph that is being captured.
 
     The result `outputs[j]` is `values[j]` plus, for each floating input i, `total(i) * scales[j]` with
-    `total(i)` the sum of `inputs[i] * weights[i]`. MLX's gradient of these products multiplies the cotangent
-    of `outputs[j]` by `scales[j]`, and gives the gradient of `inputs[i]` as a product with `weights[i]`.
+    `total(i)` the sum of `exp(inputs[i] * weights[i])`. MLX's gradient of these products multiplies the
+    cotangent of `outputs[j]` by `scales[j]`, and gives the gradient of `inputs[i]` as a product with
+    `weights[i]`.
 
     Attributes:
         inputs: the arguments.
@@ -75,6 +76,7 @@ class _Capture(threading.local):
     def __init__(self) -> None:
         self.now: Captured | None = None
         self.supply: Supply | None = None
+        self.is_paused = False
         self.numbers = itertools.count()
 
 
@@ -101,11 +103,17 @@ def capturing(supply: Supply | None = None) -> Iterator[Captured]:
 @contextmanager
 def paused() -> Iterator[None]:
     """Leave what this thread calls in the block out of the capture: its results are not used."""
-    before, _capture.now = _capture.now, None
+    before, _capture.now = (_capture.now, _capture.is_paused), None
+    _capture.is_paused = _capture.is_paused or before[0] is not None
     try:
         yield
     finally:
-        _capture.now = before
+        _capture.now, _capture.is_paused = before
+
+
+def is_paused() -> bool:
+    """Tell whether this thread captures a graph, and is within `paused`."""
+    return _capture.is_paused
 
 
 def is_capturing() -> bool:
@@ -192,12 +200,8 @@ def _marked(
     for index, array in enumerate(inputs):
         if mx.issubdtype(array.dtype, mx.floating):
             weights[index] = mark = _stand_in(array)
-            part = array * mark
-            if is_exporting():
-                part = mx.exp(
-                    part
-                )  # so that a second derivative reads the stand-in once more, and is refused
-            part = part.sum().astype(mx.float32)
+            # The exponential lets a second derivative read the stand-in once more, so that it is refused.
+            part = mx.exp(array * mark).sum().astype(mx.float32)
             total = part if total is None else total + part
     scales: list[mx.array | None] = [None] * len(values)
     outputs, cotangents = [], []

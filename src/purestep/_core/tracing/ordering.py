@@ -95,7 +95,7 @@ def gated(fun: Callable[..., Any]) -> Callable[..., Any]:
 
         @function.vjp
         def _(primals: Any, cotangents: Any, _: Any) -> Any:
-            return _gradients(outputs, _listed(primals), _listed(cotangents))
+            return gradients(outputs, _listed(primals), _listed(cotangents))
 
         found = _listed(function(*arrays))
         (out,) = shape
@@ -106,12 +106,15 @@ def gated(fun: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _gradients(
+def gradients(
     outputs: Callable[[Sequence[mx.array]], list[mx.array]],
     primals: list[mx.array],
     cotangents: list[mx.array],
 ) -> list[mx.array]:
-    """Return the gradients of the arguments: computed after the cotangents, and given out together."""
+    """Return the gradients of the arguments: computed after the cotangents, and given out together.
+
+    They are zero for arguments that are not floating-point arrays.
+    """
     moved = [index for index, array in enumerate(primals) if mx.issubdtype(array.dtype, mx.floating)]
     given = primals
     primals = [
@@ -141,10 +144,10 @@ def _gradients(
         primals = [mx.stop_gradient(x) if i in constant else x for i, x in enumerate(primals)]
         _, found = mx.vjp(moving, [primals[index] for index in moved], floating)
     found = after(found, found)
-    gradients = [mx.zeros_like(array) for array in primals]
+    all_of_them = [mx.zeros_like(array) for array in primals]
     for index, gradient in zip(moved, found, strict=True):
-        gradients[index] = gradient
-    return gradients
+        all_of_them[index] = gradient
+    return all_of_them
 
 
 def _listed(arrays: Any) -> list[mx.array]:

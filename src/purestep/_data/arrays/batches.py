@@ -1,6 +1,8 @@
 """`Batches`: shuffled batches of arrays, found by the step number."""
 
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 
@@ -97,6 +99,15 @@ class Batches:
     def rows(self) -> int:
         """The rows of the data."""
         return vars(self)["_rows"]
+
+    @property
+    def whole(self) -> "Batches":
+        """The source of the rows of all processes."""
+        return self if self.world == 1 else replace(self, rank=0, world=1)
+
+    def _of_rank(self, rank: int, world: int, child: Callable[[Any], Any]) -> "Batches | None":
+        """Return the source that reads the rows of one process, if they are equally many for each."""
+        return None if self.batch_size % world else replace(self, rank=rank, world=world)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch; with `wrap` the last one belongs to two epochs."""

@@ -10,6 +10,7 @@ from purestep._core import checks, tree
 from purestep._core.rng import fold_in, from_seed
 from purestep._core.types import Batch
 from purestep._data.core.checking import step_of
+from purestep._data.core.ranks import whole_of
 
 
 class Mapped:
@@ -28,6 +29,12 @@ class Mapped:
             return _applied(self._function, batch)
         key = from_seed("map", "seed", self._seed)
         return _applied(self._function, batch, fold_in(key, step.step if self.on_policy else step))
+
+    @property
+    def whole(self) -> "Mapped":
+        """The source of the rows of all processes."""
+        whole = whole_of(self._source)
+        return self if whole is self._source else Mapped(whole, self._function, self._seed)
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch of the source."""

@@ -7,6 +7,7 @@ import mlx.core as mx
 from purestep._core import checks, tree
 from purestep._core.types import Batch, Source
 from purestep._data.core.checking import source_of, step_of
+from purestep._data.core.ranks import whole_of
 
 
 class Stacked:
@@ -27,6 +28,12 @@ class Stacked:
                 lines = tree.differences(tree.spec(batch), first, f"batch {index}", f"batch {begin}")
                 raise checks.error("stacked", "the batches must have equal shapes: " + "; ".join(lines[:3]))
         return tree.map(lambda *rows: mx.stack(list(rows)), *batches)
+
+    @property
+    def whole(self) -> "Stacked":
+        """The source of the rows of all processes."""
+        whole = whole_of(self._source)
+        return self if whole is self._source else Stacked(whole, self._k)
 
     def __len__(self) -> int:
         """Return how many stacks of batches fit in an epoch of the source."""

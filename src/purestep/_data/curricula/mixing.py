@@ -1,8 +1,9 @@
 """`Mixture`: batches of several sources in exact proportions."""
 
+import copy
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from purestep._core.rng import from_seed
 from purestep._core.types import Batch
 from purestep._data.core import permutation
 from purestep._data.core.checking import source_of, step_of
+from purestep._data.core.ranks import whole_of
 
 _CALLER = "Mixture"
 _SALT = 0x6D6978  # so that the order of sources differs from the order in a source with the same seed
@@ -96,6 +98,20 @@ class Mixture:
             self._starts.append(first)
             self._shares.append(shares)
             self._before.append(before)
+
+    @property
+    def whole(self) -> "Mixture":
+        """The source of the rows of all processes."""
+        return self._changed(whole_of)
+
+    def _of_rank(self, rank: int, world: int, child: Callable[[Any], Any]) -> "Mixture":
+        """Return the source whose sources give the rows of one process."""
+        return self._changed(child)
+
+    def _changed(self, change: Callable[[Any], Any]) -> "Mixture":
+        made = copy.copy(self)
+        made._sources = [change(source) for source in self._sources]
+        return made
 
     def place(self, step: int) -> tuple[int, int]:
         """Return the number of the source of a step, and the step of that source."""

@@ -1,6 +1,7 @@
 """Shuffled windows into tokens, in memory or in a file."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -116,6 +117,20 @@ class TokenWindows:
                 f"tokens must hold at least batch_size={self.batch_size} windows of context={self.context} "
                 f"tokens, got {max(self._windows, 0)} windows in {count} tokens",
             )
+
+    @property
+    def whole(self) -> "TokenWindows":
+        """The source of the rows of all processes."""
+        return self if self.world == 1 else self._with(0, 1)
+
+    def _of_rank(self, rank: int, world: int, child: Callable[[Any], Any]) -> "TokenWindows | None":
+        """Return the source that reads the rows of one process, if they are equally many for each."""
+        return None if self.batch_size % world else self._with(rank, world)
+
+    def _with(self, rank: int, world: int) -> "TokenWindows":
+        made = copy.copy(self)
+        made.rank, made.world = rank, world
+        return made
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""

@@ -33,6 +33,7 @@ class KeepBest(Rated):
         super().__init__("keep_best", metric)
         self._mode, self._hold = mode, hold
         self.best: Any = None
+        self.all_ranks = hold  # each rank holds its own state
 
     def on_train_begin(self, run: Run) -> Stop | None:
         """Forget the best state of another run."""

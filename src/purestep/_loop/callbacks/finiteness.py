@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from purestep._checkpoint.disk.naming import check_path
+from purestep._core import checks
 from purestep._core.types import Batch, StepFn
 from purestep._loop.callbacks.intervals import EachStep
 from purestep._loop.core.progress import Progress, Request, Run, Stop, broken
@@ -30,6 +31,10 @@ class Nonfinite(EachStep):
     def on_train_begin(self, run: Run) -> None:
         """Keep the step and the first state, to run again from it; refuse a directory of checkpoints."""
         self.bundle, self._batches = None, []
+        if self._root is not None and run.ranks > 1:
+            raise checks.error(
+                "nonfinite", f"bundles must be left out if several processes train, got {run.ranks}"
+            )
         if self._root is not None:
             record(run.step, self._root).close()
             self._step, self._sound = run.step, run.state
@@ -101,7 +106,8 @@ def nonfinite(bundles: str | os.PathLike[str] | None = None) -> Nonfinite:
             keeps one more state and the batches since the last row in memory.
 
     Raises:
-        ValueError: when `fit` begins, if the directory holds checkpoints, or if the step is a recorder.
+        ValueError: when `fit` begins, if the directory holds checkpoints, if the step is a recorder, or if
+            several processes train: they would have to make the steps again together.
         LockedError: when `fit` begins, if a `Checkpointer` or another recorder writes to the directory.
 
     Warns:

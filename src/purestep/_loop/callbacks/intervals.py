@@ -20,6 +20,7 @@ class Every(Monitor):
 
     def __init__(self, n: int, callback: Callback):
         self._n, self._callback = n, callback
+        self.all_ranks = bool(getattr(callback, "all_ranks", False))
 
     def on_train_begin(self, run: Run) -> Stop | None:
         """Pass the call on."""

@@ -12,6 +12,7 @@ class FunctionCallback(Callback):
 
     def __init__(self, function: Callable[[Progress], Request]):
         self._function = function
+        self.all_ranks = bool(getattr(function, "all_ranks", False))
 
     def on_step_end(self, progress: Progress) -> Request:
         """Call the function."""

@@ -45,6 +45,8 @@ class Run(NamedTuple):
         history: the rows so far; empty for a new run.
         log_every: the interval of rows, in steps.
         evaluation_names: the names of the evaluations.
+        rank: the number of this process, 0 if it trains alone.
+        ranks: the number of processes that train together.
     """
 
     step: StepFn
@@ -54,6 +56,8 @@ class Run(NamedTuple):
     history: History
     log_every: int
     evaluation_names: tuple[str, ...] = ()
+    rank: int = 0
+    ranks: int = 1
 
 
 class Progress(NamedTuple):
@@ -115,6 +119,10 @@ class Callback(Protocol):
     `Save(reason)`. A `Stop` of `on_train_begin` ends the run before its first step. Hooks run between steps,
     on the thread of the loop; the device works on the next step meanwhile. A hook that raises ends the run:
     the state is saved, and the error is raised.
+
+    If several processes train together, callbacks are called on rank 0 only, and their requests hold for all
+    ranks. A callback with the attribute `all_ranks = True` is called on each rank, and a request of any rank
+    holds for all.
 
     A callback with a memory has `state() -> dict` of plain JSON values, which is stored with each checkpoint,
     and `restore(saved)`, which receives it when the run is resumed, before `on_train_begin`.

@@ -1,15 +1,21 @@
 """`Evaluation`: what `fit` measures between steps, and when."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import count
 from typing import Any, NamedTuple
 
 from purestep._core import checks
 from purestep._core.types import Batch, EvalStepFn, Source
+from purestep._loop.core.progress import Progress
+from purestep._loop.core.ranks import Ranks
 from purestep._loop.running.cursor import batches_per_epoch, check_source, is_on_policy
 from purestep._parallel.watchdog import beat
 from purestep._steps.evaluate import evaluate
+
+_SAME = 1e-5  # the relative difference of figures that ranks compute from the same rows
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -152,6 +158,36 @@ class Evaluation:
                 shown = f"an array of shape {shape}" if isinstance(shape, tuple) else checks.shown(value)
                 raise TypeError(f"{caller}: evaluation {name} must return numbers or texts, got {shown:.200}")
         return Measured(figures, texts)
+
+
+def together(caller: str, ranks: Ranks, evaluation: Evaluation, progress: Progress) -> Measured:
+    """Measure the state of a run on all ranks; each of them receives the figures of rank 0.
+
+    Raises:
+        Interrupted: if a signal came to any rank, before a batch.
+        ValueError: if the means over a source differ between the ranks.
+    """
+    if ranks.size == 1:
+        return evaluation.measured(caller, progress.state, lambda: ranks.signalled)
+    where, batches = f"evaluation {evaluation.name} of step {progress.step}", count()
+
+    def interrupted() -> bool:
+        ranks.gathered(f"batch {next(batches)} of {where}", lambda: None)
+        return ranks.signalled
+
+    measured = evaluation.measured(caller, progress.state, interrupted)
+    found = ranks.gathered(f"the end of {where}", lambda: measured.figures)
+    for rank, figures in enumerate(found):
+        for name, value in found[0].items():
+            other = figures.get(name, math.nan)
+            same = math.isclose(value, other, rel_tol=_SAME) or (value != value and other != other)
+            if evaluation.source is not None and not same:
+                raise checks.error(
+                    caller,
+                    f"{name} must be the same on all ranks, got {value:g} on rank 0 and {other:g} on rank "
+                    f"{rank}; use ps.parallel.merged for an evaluation of the rows of each rank",
+                )
+    return measured._replace(figures=found[0])
 
 
 def number_of(value: Any) -> float | None:

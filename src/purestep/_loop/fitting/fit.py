@@ -3,25 +3,32 @@
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
+
+import mlx.core as mx
 
 from purestep._checkpoint.run.arguments import plain_values
 from purestep._checkpoint.run.manager import Checkpointer
 from purestep._checkpoint.run.signals import Signals, signals, watching
 from purestep._core import checks, tree
 from purestep._core.types import Batch, OnPolicySource, Source, StepFn
+from purestep._data.core.ranks import whole_of
 from purestep._loop.core.progress import Run
+from purestep._loop.core.ranks import Ranks, ranks_of
+from purestep._loop.fitting.ending import rated, reason_of, report
 from purestep._loop.fitting.evaluation import Evaluation, evaluations_of
 from purestep._loop.fitting.hooks import Hooks
-from purestep._loop.fitting.ledger import Ledger
+from purestep._loop.fitting.ledger import Ledger, sizes
 from purestep._loop.fitting.result import FitResult, best_in
 from purestep._loop.fitting.resuming import KEY, check_options, fingerprint, restored, take_up
 from purestep._loop.fitting.session import SIGNAL, Session, first_reason
 from purestep._loop.fitting.storage import Storage
 from purestep._loop.profiling.clock import Off, take
-from purestep._loop.running.cursor import PassCursor, check_source, cursor_for
+from purestep._loop.running.agreeing import feed_of
+from purestep._loop.running.cursor import check_source, cursor_for
 from purestep._loop.running.feeding import Feed
-from purestep._loop.running.run import Span, calls_before, needs_no_thread, pipelined, span_of, steps_a_call
+from purestep._loop.running.run import calls_before, needs_no_thread, pipelined, span_of, steps_a_call
 
 
 def fit(
@@ -41,6 +48,7 @@ def fit(
     stop_on_nonfinite: bool = True,
     metadata: Mapping[str, Any] | None = None,
     prefetch: int = 2,
+    group: mx.distributed.Group | None = None,
 ) -> FitResult:
     """Train: make steps, log, evaluate, save checkpoints, resume, and stop for a reason.
 
@@ -62,6 +70,12 @@ def fit(
     source, the incomplete window of `accumulate` is applied. A run that ends by a signal or a `Stop` can be
     continued, so its window stays open.
 
+    Processes that train together, with a step from `ps.data_parallel` or `ps.sharded`, each call `fit` with
+    the same arguments and with a source of their own rows, from `data.for_rank`. Callbacks are called on rank
+    0, which also writes checkpoints. A signal, a `Stop` or the end of the source on one rank ends the run on
+    all of them after the same step, and so does an error, which the others raise too, with the name of the
+    rank. All ranks return the same result.
+
     Args:
         step: `step(state, batch) -> (state, metrics)`.
         state: the state before the first step; the template of the checkpoint if the run is resumed.
@@ -81,6 +95,8 @@ def fit(
             checkpoint. Such a state is never saved, so the checkpoints before it are kept.
         metadata: plain JSON values to store with each checkpoint, such as the configuration.
         prefetch: as for `run`.
+        group: the processes that train together; `None` for those of a step from `ps.data_parallel` or
+            `ps.sharded`, and for this one alone with another step.
 
     Returns:
         A `FitResult`: the state, the best evaluation, the history, and the reason why the run ended.
@@ -109,9 +125,44 @@ def fit(
     """
     caller = "fit"
     checks.function(caller, "step", step)
+    ranks = ranks_of(caller, step, group)
+    try:
+        return _fitted(
+            ranks, step, state, source, steps, epochs, evaluate, checkpointer, save_every, callbacks,
+            log_every, metadata, prefetch,
+            resume=resume, same_data=same_data, stop_on_nonfinite=stop_on_nonfinite,
+        )  # fmt: skip
+    except Exception as error:
+        ranks.failed(error)
+        raise
+    finally:
+        ranks.close()
+
+
+def _fitted(
+    ranks: Ranks,
+    step: StepFn,
+    state: Any,
+    source: Any,
+    steps: int | None,
+    epochs: int | None,
+    evaluate: Any,
+    checkpointer: Checkpointer | None,
+    save_every: int | None,
+    callbacks: Iterable[Any],
+    log_every: int,
+    metadata: Mapping[str, Any] | None,
+    prefetch: int,
+    *,
+    resume: bool,
+    same_data: bool,
+    stop_on_nonfinite: bool,
+) -> FitResult:
+    """Do what `fit` does, together with the other ranks."""
+    caller = "fit"
     check_source(caller, source)
     check_options(
-        caller, checkpointer, resume=resume, same_data=same_data, stop_on_nonfinite=stop_on_nonfinite
+        caller, checkpointer, ranks, resume=resume, same_data=same_data, stop_on_nonfinite=stop_on_nonfinite
     )
     log_every = checks.integer(caller, "log_every", log_every, least=1)
     prefetch = checks.integer(caller, "prefetch", prefetch, least=0)
@@ -123,29 +174,37 @@ def fit(
     if KEY in metadata:
         raise checks.error(caller, f"metadata must not have the name {KEY!r}: fit uses it")
     evaluations = evaluations_of(caller, evaluate)
-    hooks = Hooks(caller, callbacks)
-    begun = restored(caller, checkpointer, state, resume=resume)
+    hooks = Hooks(caller, callbacks, ranks)
+    begun = restored(caller, checkpointer, state, ranks, resume=resume)
     ledger = Ledger(caller, log_every, steps_a_call(step))
     ledger.step = calls_before(step, begun.state)
-    take_up(caller, begun, ledger, hooks, source, same_data=same_data)
+    take_up(caller, begun, ledger, hooks, source, ranks, same_data=same_data)
     span = span_of(caller, source, steps, epochs, ledger.step)
     ledger.steps = span.steps
-    check = same_data and checkpointer is not None
+    # Of a source that gives each rank other rows, only rank 0's first batch would be known.
+    check = same_data and checkpointer is not None and (ranks.size == 1 or whole_of(source) is not source)
     cursor = cursor_for(caller, source, span.start, span.passes, position=ledger.position, check=check)
-    first = fingerprint(source) if checkpointer is not None else None
+    first = fingerprint(source, ranks) if checkpointer is not None else None
 
     def facts() -> dict[str, Any]:
         own = {"ledger": ledger.to_plain(), "callbacks": hooks.to_plain(), "source": first}
         return {**metadata, KEY: own}
 
     stored = None if begun.stored is None else begun.step
-    storage = Storage(caller, checkpointer, save_every, facts, step=stored)
-    feed = Feed(cursor, span.most, 0 if needs_no_thread(source) else prefetch)
+    storage = Storage(caller, checkpointer, save_every, facts, ranks, step=stored)
+    feed = feed_of(
+        cursor,
+        span,
+        0 if needs_no_thread(source) else prefetch,
+        ranks,
+        partial(sizes, steps=ledger.steps_a_call),
+    )
     clock = take()
     in_main = threading.current_thread() is threading.main_thread()
     with signals() if in_main else nullcontext(watching() or Signals()) as asked:
+        ranks.asked = asked
         session = Session(
-            caller, step, ledger, hooks, evaluations, storage, asked,
+            caller, step, ledger, hooks, evaluations, storage, ranks,
             structure=None if checkpointer is None else tree.spec(begun.state),
             stop_on_nonfinite=stop_on_nonfinite, clock=clock,
         )  # fmt: skip
@@ -158,12 +217,14 @@ def fit(
             ledger.history,
             log_every,
             tuple(e.name for e in evaluations),
+            ranks.rank,
+            ranks.size,
         )
         del begun, state
 
         def result(reason: str) -> FitResult:
             now = initial[0] if session.progress is None else session.progress.state
-            best = best_in(ledger.history, *_rated(checkpointer, evaluations, ledger))
+            best = best_in(ledger.history, *rated(checkpointer, evaluations, ledger))
             return FitResult(now, best, ledger.history, reason, ledger.step, ledger.seconds)
 
         try:
@@ -176,10 +237,11 @@ def fit(
                     caller, step, initial, feed, session, span.start, clock
                 )
             if reason is None:
-                reason = _ended(cursor, span, steps, ledger)
+                reason = reason_of(feed, cursor, span, steps, ledger)
             storage.finish(session.progress)
         except BaseException as error:
-            _report(error, session, storage, result, hooks)
+            ranks.failed(error)
+            report(error, session, storage, result, hooks, ranks)
             raise
         done = result(reason)
         try:
@@ -204,41 +266,3 @@ def _trained(
         if reason is not None:
             return reason
     return SIGNAL if session.interrupted() and not last else None
-
-
-def _ended(cursor: Any, span: Span, steps: int | None, ledger: Ledger) -> str:
-    """Return the reason of a run that read its source to the end."""
-    if span.steps is not None and ledger.step >= span.steps:
-        return "steps" if steps is not None else "epochs"
-    if isinstance(cursor, PassCursor) and cursor.complete and span.steps is None:
-        return "epochs"
-    return f"the source ended after {ledger.step} steps"
-
-
-def _report(error: BaseException, session: Session, storage: Storage, result: Any, hooks: Hooks) -> None:
-    """Save the last state, tell the callbacks, and add to the error where the state is.
-
-    A second signal, which is no `Exception`, stops at once: nothing is saved.
-    """
-    if isinstance(error, Exception):
-        try:
-            storage.finish(session.progress)
-        except Exception as failure:
-            error.add_note(f"and a checkpoint failed: {failure}")
-    made = result(f"error: {str(error) or type(error).__name__}")
-    error.result = made  # type: ignore[attr-defined]
-    error.add_note(f"fit ended after step {made.steps}; {storage.where()}")
-    try:
-        hooks.train_end(made)
-    except Exception as failure:
-        error.add_note(f"and a callback failed in on_train_end: {failure}")
-
-
-def _rated(
-    checkpointer: Checkpointer | None, evaluations: tuple[Evaluation, ...], ledger: Ledger
-) -> tuple[str | None, str]:
-    """Return the figure that decides what is best, and its mode."""
-    if checkpointer is not None and checkpointer.metric is not None:
-        return checkpointer.metric, checkpointer.mode
-    losses = [f"{evaluation.name}_loss" for evaluation in evaluations]
-    return next((name for name in losses if name in ledger.history.names), None), "min"

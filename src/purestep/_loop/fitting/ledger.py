@@ -21,7 +21,7 @@ class Ledger:
     """What a run has counted and measured so far."""
 
     def __init__(self, caller: str, log_every: int, steps_a_call: int = 1):
-        self._caller, self._steps_a_call = caller, steps_a_call
+        self._caller, self.steps_a_call = caller, steps_a_call
         self.steps: int | None = None  # at the end of the run
         self.log_every = log_every
         self.step = self.epoch = self.samples = self.tokens = 0
@@ -43,7 +43,7 @@ class Ledger:
         check_metrics(self._caller, made.metrics)
         self.step += 1
         self.epoch, self.position = made.drawn.epoch, made.drawn.position
-        samples, tokens = sizes(made.drawn.batch, self._steps_a_call)
+        samples, tokens = made.drawn.sizes or sizes(made.drawn.batch, self.steps_a_call)
         self.samples, self.tokens = self.samples + samples, self.tokens + tokens
         self._unread.append(dict(made.metrics))  # a callback may change the dict that it gets
         if len(self._unread) >= _UNREAD:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from purestep._checkpoint.run.manager import Checkpointer
 from purestep._core import checks
+from purestep._data.core.ranks import whole_of
+from purestep._loop.core.ranks import Ranks
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
 from purestep._loop.running.cursor import batches_per_epoch, checksum, is_on_policy
@@ -22,22 +24,53 @@ class Begun(NamedTuple):
     step: int = 0
 
 
-def check_options(caller: str, checkpointer: Any, **switches: Any) -> None:
-    """Refuse a checkpointer of another type, such as a path, and switches that are not Booleans."""
+def check_options(caller: str, checkpointer: Any, ranks: Ranks, **switches: Any) -> None:
+    """Refuse a checkpointer of another type or of other ranks, and switches that are not Booleans."""
     if checkpointer is not None and not isinstance(checkpointer, Checkpointer):
         shown = checks.shown(checkpointer)
         raise TypeError(f"{caller}: checkpointer must be a ps.checkpoint.Checkpointer, got {shown:.200}")
+    if checkpointer is not None and checkpointer._ranks.size != ranks.size:
+        raise checks.error(
+            caller,
+            f"checkpointer must save on the {ranks.size} ranks that train, got one of "
+            f"{checkpointer._ranks.size}: use a step of ps.data_parallel, or pass group= to Checkpointer",
+        )
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise TypeError(f"{caller}: {name} must be True or False, got {checks.shown(value):.200}")
 
 
-def restored(caller: str, checkpointer: Checkpointer | None, state: Any, *, resume: bool) -> Begun:
-    """Return the newest checkpoint, or the given state without a checkpoint; lock the directory."""
+def restored(
+    caller: str, checkpointer: Checkpointer | None, state: Any, ranks: Ranks, *, resume: bool
+) -> Begun:
+    """Return the newest checkpoint, or the given state without a checkpoint; lock the directory.
+
+    Raises:
+        ValueError: on every rank, if they do not begin at the same checkpoint.
+    """
     if checkpointer is None:
         return Begun(state)
     check_arrays(caller, "state", state)
     claim(caller, checkpointer)
+    made: list[Begun] = []
+
+    def begin() -> int | None:
+        made.append(_begun(caller, checkpointer, state, resume=resume))
+        return None if made[0].stored is None else made[0].step
+
+    found = ranks.gathered("the checkpoint to resume", begin)
+    for rank, step in enumerate(found):
+        if step != found[0]:
+            shown = ["no checkpoint" if each is None else f"step {each}" for each in (found[0], step)]
+            raise checks.error(
+                caller,
+                f"all ranks must resume the same checkpoint, got {shown[0]} on rank 0 and {shown[1]} on rank "
+                f"{rank}: they must see the same directory",
+            )
+    return made[0]
+
+
+def _begun(caller: str, checkpointer: Checkpointer, state: Any, *, resume: bool) -> Begun:
     if not resume:
         newest = checkpointer.latest()
         if newest is not None:
@@ -54,11 +87,15 @@ def restored(caller: str, checkpointer: Checkpointer | None, state: Any, *, resu
     return Begun(found, record.metadata.get(KEY, {}), record.step)
 
 
-def fingerprint(source: Any) -> int | None:
-    """Return a checksum of the first batch of an `at(step)` source, or `None` for other sources."""
+def fingerprint(source: Any, ranks: Ranks) -> int | None:
+    """Return a checksum of the first batch of an `at(step)` source, or `None` for other sources.
+
+    It is that of the rows of all ranks. If the source does not know these, nothing is known.
+    """
     if not hasattr(source, "at") or is_on_policy(source):
         return None
-    return checksum(source.at(0))
+    found = ranks.gathered("the first batch", lambda: checksum(whole_of(source).at(0)))
+    return found[0] if len({*found}) == 1 else None
 
 
 def claim(caller: str, checkpointer: Checkpointer) -> None:
@@ -73,7 +110,9 @@ def claim(caller: str, checkpointer: Checkpointer) -> None:
         checkpointer._committer.begin(caller)
 
 
-def take_up(caller: str, begun: Begun, ledger: Ledger, hooks: Hooks, source: Any, *, same_data: bool) -> None:
+def take_up(
+    caller: str, begun: Begun, ledger: Ledger, hooks: Hooks, source: Any, ranks: Ranks, *, same_data: bool
+) -> None:
     """Continue the counts, the history and the callbacks of a stored run; refuse other data."""
     stored = begun.stored
     if stored is None:
@@ -85,7 +124,7 @@ def take_up(caller: str, begun: Begun, ledger: Ledger, hooks: Hooks, source: Any
     ledger.restore(stored["ledger"])
     hooks.restore(stored["callbacks"])
     before, kind = _kind_of(ledger.position), kind_of(source)
-    known, now = stored["source"], fingerprint(source) if same_data else None
+    known, now = stored["source"], fingerprint(source, ranks) if same_data else None
     if before != kind and same_data:
         raise checks.error(
             caller,

@@ -1,21 +1,18 @@
 """What happens in `fit` between two steps."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from purestep._checkpoint.run.signals import Signals
 from purestep._core import checks, tree
 from purestep._loop.core.progress import Progress, Save, Stop, broken
-from purestep._loop.fitting.evaluation import Evaluation, Interrupted
+from purestep._loop.core.ranks import Ranks
+from purestep._loop.fitting.evaluation import Evaluation, Interrupted, together
+from purestep._loop.fitting.flushing import flushed
 from purestep._loop.fitting.hooks import Hooks
 from purestep._loop.fitting.ledger import Ledger
 from purestep._loop.fitting.storage import Storage
 from purestep._loop.profiling.clock import OFF, OTHER, Off
 from purestep._loop.running.run import Made
-from purestep._steps.state import TrainState
-from purestep._transforms.core.base import apply_updates
-from purestep._transforms.wrappers.accumulation import flush
 
 SIGNAL = "signal"
 _SHOWN = 3  # differences of two structures in an error
@@ -32,7 +29,7 @@ class Session:
         hooks: Hooks,
         evaluations: tuple[Evaluation, ...],
         storage: Storage,
-        asked: Signals,
+        ranks: Ranks,
         *,
         structure: tree.Spec | None,
         stop_on_nonfinite: bool,
@@ -40,14 +37,14 @@ class Session:
     ):
         self._caller, self._step, self._clock = caller, step, clock
         self._ledger, self._hooks, self._evaluations = ledger, hooks, evaluations
-        self._storage, self._asked = storage, asked
+        self._storage, self._ranks = storage, ranks
         self._structure, self._stop_on_nonfinite = structure, stop_on_nonfinite
         self._made: list[str] = []  # the evaluations of the last state
         self.progress: Progress | None = None
 
     def interrupted(self) -> bool:
         """Tell whether a signal has come."""
-        return self._asked.received
+        return self._ranks.signalled
 
     def after(self, made: Made) -> str | None:
         """Do everything that is due after a step; return the reason to stop, if there is one."""
@@ -69,7 +66,7 @@ class Session:
         if stop is not None:
             ledger.owed = self._names()
         stop = self._finished(stop, requests, last=made.last)
-        return stop or (SIGNAL if self._asked.received and (not made.last or ledger.owed) else None)
+        return stop or (SIGNAL if self._ranks.signalled and (not made.last or ledger.owed) else None)
 
     def catch_up(self, state: Any) -> str | None:
         """Make the evaluations that a run owed when it ended; return the reason to stop."""
@@ -79,7 +76,7 @@ class Session:
             return None
         self.progress = ledger.standing(state)
         stop = self._finished(None, [], last=False)
-        return stop or (SIGNAL if self._asked.received else None)
+        return stop or (SIGNAL if self._ranks.signalled else None)
 
     def _finished(self, stop: str | None, requests: Sequence[Stop | Save], *, last: bool) -> str | None:
         """Make the evaluations that are owed and save what is due; return the reason to stop."""
@@ -90,7 +87,7 @@ class Session:
         saved = self._storage.after_step(
             self.progress,
             wanted=last or stop is not None or any(isinstance(request, Save) for request in requests),
-            signalled=self._asked.received,
+            signalled=self._ranks.signalled,
         )
         if saved:
             self._clock.at("callbacks")
@@ -119,7 +116,7 @@ class Session:
         If a callback stops the run because of one evaluation, the others follow, since they measure the last
         state. A signal leaves the evaluations to the resumed run.
         """
-        while self._ledger.owed and not self._asked.received:
+        while self._ledger.owed and not self._ranks.signalled:
             found = self._evaluate()
             requests = [*requests, *found]
             if stop is None and (stop := first_reason(found)) is not None:
@@ -136,13 +133,13 @@ class Session:
                 continue
             try:
                 self._clock.at("evaluation")
-                measured = evaluation.measured(self._caller, self.progress.state, self.interrupted)
+                measured = together(self._caller, self._ranks, evaluation, self.progress)
                 self._clock.at(OTHER)
             except Interrupted:
                 return []
             except RuntimeError as error:
                 # Ctrl-C in a terminal also ends the compilers that MLX starts.
-                if type(error) is RuntimeError and self._asked.received:
+                if type(error) is RuntimeError and self._ranks.size == 1 and self._ranks.signalled:
                     return []
                 raise
             for name in (*measured.figures, *measured.texts):
@@ -186,31 +183,3 @@ class Session:
 def first_reason(requests: Sequence[Stop | Save]) -> str | None:
     """Return the reason of the first `Stop`, or `None`."""
     return next((request.reason for request in requests if isinstance(request, Stop)), None)
-
-
-def flushed(step: Any, state: Any) -> Any:
-    """Return the state after the incomplete window of `accumulate`, if it has one, is applied."""
-    windows = tree.fields(state.opt_state, "mini_step") if isinstance(state, TrainState) else []
-    if not windows:
-        return state
-    transform = transform_of(step)
-    if transform is None:
-        if any(int(count.item()) for _, count in windows):
-            warnings.warn(
-                "fit: the last, incomplete window of accumulate is not applied: step is a function without "
-                "the attribute transform; pass the step that train_step made",
-                stacklevel=2,
-            )
-        return state
-    updates, opt_state = flush(transform, state.opt_state, state.params)
-    return state._replace(params=apply_updates(state.params, updates), opt_state=opt_state)
-
-
-def transform_of(step: Any) -> Any:
-    """Return the gradient transform of a step, through wrappers such as `compiled`, or `None`."""
-    while step is not None:
-        transform = getattr(step, "transform", None)
-        if transform is not None:
-            return transform
-        step = getattr(step, "step", None)
-    return None

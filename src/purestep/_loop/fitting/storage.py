@@ -10,6 +10,7 @@ from purestep._checkpoint.run.manager import Checkpointer
 from purestep._core import checks
 from purestep._loop.callbacks.stopping import is_unavailable
 from purestep._loop.core.progress import Progress, params_of
+from purestep._loop.core.ranks import Ranks
 from purestep._measures.finite import nonfinite_paths
 
 
@@ -26,7 +27,7 @@ class Storage:
 
     If the disk is full or cannot be written, `save` warns and training goes on; the next checkpoint is
     another attempt. Only the last checkpoint of a run raises the error. A state with parameters that are not
-    finite is not saved, so that it does not replace a sound one.
+    finite is not saved, so that it does not replace a sound one. Every rank of a run does the same.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Storage:
         checkpointer: Checkpointer | None,
         every: int | None,
         metadata: Callable[[], Mapping[str, Any]],
+        ranks: Ranks,
         *,
         step: int | None,
     ):
         self._caller, self._checkpointer, self._every, self._metadata = caller, checkpointer, every, metadata
+        self._ranks = ranks
         self._saved: Any = None  # the state that was saved last, or refused
         self.step = step  # the step of the last checkpoint
         self.refused: str | None = None  # says why the last state was not saved, if it is not finite
@@ -84,26 +87,25 @@ class Storage:
 
     def save(self, progress: Progress) -> bool:
         """Save the state, unless it is saved already or not finite; return whether it was saved."""
-        checkpointer = self._checkpointer
-        if checkpointer is None or self._saved is progress.state:
+        if self._checkpointer is None or self._saved is progress.state:
             return False
+        return self._attempt(progress, lambda: self._save(progress))
+
+    def _save(self, progress: Progress) -> bool:
+        checkpointer = self._checkpointer
+        assert checkpointer is not None
         numbers = {**(progress.row or progress.metrics), **(progress.evaluated or {})}
         rated = checkpointer.metric
         if rated in numbers and math.isnan(float(numbers[rated])):
             del numbers[rated]
-        return self._attempt(
-            progress,
-            lambda: (
-                checkpointer.save(
-                    progress.state, step=progress.step, metrics=numbers, metadata=self._facts(progress)
-                )
-                or True
-            ),
-        )
+        facts = self._facts(progress)
+        checkpointer.save(progress.state, step=progress.step, metrics=numbers, metadata=facts)
+        return True
 
     def warn_refused(self) -> None:
         """Warn that the last state was not saved."""
-        warnings.warn(f"{self._caller}: {self.refused}", CheckpointWarning, stacklevel=2)
+        if self._ranks.rank == 0:
+            warnings.warn(f"{self._caller}: {self.refused}", CheckpointWarning, stacklevel=2)
 
     def forget(self) -> None:
         """Save the last state again when the run ends."""
@@ -157,7 +159,8 @@ class Storage:
             message = (
                 f"{self._caller}: a checkpoint failed at step {progress.step}, training goes on: {error}"
             )
-            warnings.warn(message, CheckpointWarning, stacklevel=2)
+            if self._ranks.rank == 0:
+                warnings.warn(message, CheckpointWarning, stacklevel=2)
             # The error may be that of an earlier save; then the save of this step has begun.
             return False
         if saved:

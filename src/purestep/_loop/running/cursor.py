@@ -3,7 +3,7 @@
 import copy
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from purestep._core import checks, tree
 from purestep._core.types import Batch
+from purestep._data.ranks.sharding import Rows
 
 _END: Any = object()
 
@@ -22,11 +23,13 @@ class Drawn(NamedTuple):
         batch: the batch.
         epoch: the pass over the data that it belongs to, from 0; 0 if the source has no epochs.
         position: where the source stands after it, as plain JSON values; `restored` takes it.
+        sizes: its samples and tokens on all ranks, or `None`.
     """
 
     batch: Batch
     epoch: int
     position: Mapping[str, Any]
+    sizes: tuple[int, int] | None = None
 
 
 class Cursor(Protocol):
@@ -74,7 +77,8 @@ class PassCursor:
 
     A position is the number of the pass, the number of batches drawn from it, and a checksum of its first
     batch. Restoring it draws these batches again, and compares the first one with the checksum: an iterable
-    that shuffles differently each time cannot be resumed.
+    that shuffles differently each time cannot be resumed. With `own`, a batch is that of all ranks, and
+    `own(batch)` is handed out.
     """
 
     def __init__(
@@ -85,8 +89,9 @@ class PassCursor:
         *,
         position: Any = None,
         check: bool = False,
+        own: Callable[[Batch], Batch] | None = None,
     ):
-        self._caller, self._source, self._check = caller, source, check
+        self._caller, self._source, self._check, self._own = caller, source, check, own
         if isinstance(source, Iterator):
             if passes is not None and passes > 1:
                 raise checks.error(
@@ -107,7 +112,8 @@ class PassCursor:
             batch = next(self._current, _END)
             if batch is not _END:
                 self._note(batch)
-                return Drawn(batch, self._epoch, self._position())
+                position = self._position()
+                return Drawn(batch if self._own is None else self._own(batch), self._epoch, position)
             if self._drawn == 0:
                 if self._epoch == 0:
                     raise checks.error(self._caller, "source must hold at least one batch, got none")
@@ -183,7 +189,9 @@ def cursor_for(
         return PolicyCursor(source)
     if hasattr(source, "at"):
         return AtCursor(caller, source, step)
-    return PassCursor(caller, source, passes, position=position, check=check)
+    own = getattr(source, "own", None) if isinstance(source, Rows) else None
+    source = source if own is None else source.whole
+    return PassCursor(caller, source, passes, position=position, check=check, own=own)
 
 
 def check_source(caller: str, source: Any) -> None:

@@ -64,10 +64,23 @@ class Feed:
             return self._cursor.draw(state)
         return found
 
+    def agreed(self, drawn: Drawn) -> Drawn | None:
+        """Return the batch of a step that is built: with one process nothing is agreed on."""
+        return drawn
+
+    def failed(self, error: Exception) -> Exception:
+        """Return the error of a batch or of a step, to be raised."""
+        return error
+
+    @property
+    def lost(self) -> bool:
+        """Whether a step that was sent ahead may never be done."""
+        return False
+
     def close(self) -> None:
         """End the thread. A thread that waits for a slow source ends after its next batch."""
         if self._worker is not None:
-            self._worker.close()
+            self._worker.close(continued=not self.lost)
 
     def __enter__(self) -> "Feed":
         return self
@@ -114,8 +127,12 @@ class _Worker:
             raise found
         return found
 
-    def close(self) -> None:
-        """Ask the thread to end, and wait for it for a while."""
+    def close(self, *, continued: bool = True) -> None:
+        """Ask the thread to end, and wait for it for a while.
+
+        Args:
+            continued: whether the loop's random stream continues the thread's. That waits for the device.
+        """
         self._stop.set()
         try:
             while True:
@@ -123,6 +140,8 @@ class _Worker:
         except queue.Empty:
             pass
         self._thread.join(timeout=1.0)
+        if not continued:
+            return
         if self._drawn and mx.array_equal(_stream(), self._key).item():  # The loop itself drew nothing.
             _set_stream(self._drawn.pop())
 
@@ -131,7 +150,7 @@ class _Worker:
 def _close_all() -> None:
     """End the threads before the interpreter does: one within MLX would crash the exit."""
     for worker in list(_LIVE):
-        worker.close()
+        worker.close(continued=False)
 
 
 def _work(

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from purestep._core import checks
 from purestep._core.types import Batch, Metrics, OnPolicySource, Source, StepFn
+from purestep._data.core.ranks import whole_of
 from purestep._loop.profiling.clock import OFF, OTHER, Off, take
 from purestep._loop.running.cursor import Drawn, batches_per_epoch, check_source, cursor_for, is_on_policy
 from purestep._loop.running.feeding import INTERRUPTED, Feed
@@ -172,7 +173,7 @@ def _made_before(state: Any) -> int:
 
 def needs_no_thread(source: Any) -> bool:
     """Tell whether a thread would prepare nothing, or may not: batches in memory, and on-policy sources."""
-    return isinstance(source, (list, tuple)) or is_on_policy(source)
+    return isinstance(whole_of(source), (list, tuple)) or is_on_policy(source)
 
 
 def _handed_out(
@@ -223,10 +224,17 @@ def pipelined(
                     break
                 clock.at("build")
                 due = step.at(number) if isinstance(step, (Step, Compiled)) else step
-                state, metrics = _dispatched(caller, due, state, drawn.batch, clock)
+                state, metrics = _built(caller, due, state, drawn.batch)
+                drawn = feed.agreed(drawn)
+                ended = drawn is None
+                if drawn is None or drawn is INTERRUPTED:
+                    break
+                clock.dispatching()
+                mx.async_eval(state, metrics)
+                clock.dispatched()
                 number += 1
             except Exception as error:
-                failure = error
+                failure = feed.failed(error)
                 break
             if before is not None:
                 clock.at("wait")
@@ -238,7 +246,7 @@ def pipelined(
             before = Made(state, metrics, drawn)
             clock.lap()
         del state
-        if before is not None:
+        if before is not None and not feed.lost:
             mx.eval(before.state, before.metrics)
             yield before._replace(last=ended, alone=True)
         # Ctrl-C in a terminal also ends the compilers that MLX starts, and MLX raises a RuntimeError.
@@ -246,15 +254,12 @@ def pipelined(
             raise failure
 
 
-def _dispatched(caller: str, step: StepFn, state: Any, batch: Batch, clock: Off) -> tuple[Any, Metrics]:
+def _built(caller: str, step: StepFn, state: Any, batch: Batch) -> tuple[Any, Metrics]:
     beat()
     made: Any = step(state, batch)
     if not isinstance(made, (tuple, list)) or len(made) != 2:
         raise TypeError(f"{caller}: step must return (state, metrics), got {type(made).__name__}")
     state, metrics = made
-    clock.dispatching()
-    mx.async_eval(state, metrics)
-    clock.dispatched()
     return state, metrics
 
 

@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from purestep._core import norms, tree
 from purestep._core.mean import Mean
+from purestep._core.tracing.custom import is_capturing
 from purestep._core.types import Params, Tree
 from purestep._layers.observing import Observed
 from purestep._steps.core import measuring, sharding
@@ -33,7 +34,8 @@ def over_ranks(
             its share of the sum, times the number of ranks.
         params: the parameters of the step.
     """
-    chain.ranks.agree(_described(made, weights))
+    if not is_capturing():  # one rank alone may predict the memory of its step
+        chain.ranks.agree(_described(made, weights))
     observed = _observed(objective, chain, made.observed)
     weight = made.outcome.loss.weight if weights is None else mx.array(1.0)
     numbers = [made.value * weight, weight]

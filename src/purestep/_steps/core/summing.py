@@ -13,7 +13,7 @@ import mlx.core as mx
 from purestep._core import checks, cuda, tree
 from purestep._core.packing import Packed
 from purestep._core.tracing import ordering
-from purestep._core.tracing.custom import custom_function, is_capturing
+from purestep._core.tracing.custom import custom_function, is_capturing, is_exporting, opaque
 from purestep._core.types import Metrics, Tree
 
 _LARGE = 1 << 24  # elements; an array of this size is sent as it is, without a copy
@@ -51,21 +51,34 @@ class Chain:
     """
 
     def __init__(self, ranks: Ranks, first: mx.array):
+        if is_exporting():  # MLX writes no collective operations
+            raise ValueError(
+                "export: step must be that of a single process, got one of several; export train_step with "
+                "the same loss function and transform, and a whole state"
+            )
         self.ranks, self.last = ranks, first
 
     def sum(self, vector: mx.array) -> mx.array:
         """Return the sum of an array over all ranks, with the same bits on each of them."""
-        self.last = mx.distributed.all_sum(self.after(vector), group=self.ranks.group)
-        return self.last
+        return self._made(mx.distributed.all_sum, vector, vector.shape)
 
     def gather(self, vector: mx.array) -> mx.array:
         """Return the vectors of all ranks, one after another."""
-        self.last = mx.distributed.all_gather(self.after(vector), group=self.ranks.group)
-        return self.last
+        return self._made(
+            mx.distributed.all_gather, vector, (self.ranks.size * vector.shape[0], *vector.shape[1:])
+        )
 
     def scatter(self, vector: mx.array) -> mx.array:
         """Return this rank's part of the sum of a vector over all ranks."""
-        self.last = mx.distributed.sum_scatter(self.after(vector), group=self.ranks.group)
+        rows, *rest = vector.shape
+        return self._made(mx.distributed.sum_scatter, vector, (rows // self.ranks.size, *rest))
+
+    def _made(self, operation: Callable[..., mx.array], vector: mx.array, shape: tuple[int, ...]) -> mx.array:
+        vector = self.after(vector)
+        if is_capturing():  # MLX does not describe collective operations
+            (self.last,) = opaque("CustomKernel", [vector], [(shape, vector.dtype)])
+        else:
+            self.last = operation(vector, group=self.ranks.group)
         return self.last
 
     def after(self, array: mx.array) -> mx.array:

@@ -118,12 +118,16 @@ def direction(mu: Tree, gradients: Tree, b1: float | mx.array, count: mx.array, 
 
 
 def root(square: mx.array, eps_root: float | mx.array, scale: mx.array | None = None) -> mx.array:
-    """Return `sqrt(square + eps_root / scale)`; nothing is added if `eps_root` is the Python number 0."""
+    """Return `sqrt(square + eps_root / scale)`; nothing is added if `eps_root` is the Python number 0.
+
+    Where the sum is 0, the derivative is 0.
+    """
     # MLX fuses chains of at most 11 operations: the cast of a gradient, clipping, Adam, decay and learning
     # rate fit exactly. An array is not compared with 0: reading it would wait for the device.
     if not isinstance(eps_root, mx.array) and eps_root == 0:
-        return mx.sqrt(square)
-    return mx.sqrt(square + (eps_root if scale is None else eps_root / scale))
+        return scalars.flat_at_zero(mx.sqrt, square)
+    total = square + (eps_root if scale is None else eps_root / scale)
+    return scalars.flat_at_zero(mx.sqrt, total)
 
 
 def rescaled(

@@ -115,6 +115,8 @@ def labels_of(runs: Sequence[RunFiles]) -> list[str]:
     labels = []
     for number, run in enumerate(runs):
         said = [f"{name}={setting_text(values[number])}" for name, values in different.items() if run.config]
+        named = run.name.rpartition("/")[2].split(",")  # a run of a sweep is named by its settings
+        said = [text for text in said if text not in named]
         shown = ", ".join(said[:4]) + (", ..." if len(said) > 4 else "")
         labels.append(f"{run.name}: {shown}" if said else run.name)
     return labels

@@ -91,8 +91,13 @@ def _parsed(name: str, text: str) -> Any:
     return arguments.parse(CALLER, [f"--{name}={text}"], all_types())[name]
 
 
-def planned(values: dict[str, Any], grid: dict[str, list[Any]]) -> list[Planned]:
+def planned(values: dict[str, Any], grid: dict[str, list[Any]], *, again: bool = False) -> list[Planned]:
     """Return every run of the grid, with a directory of its own; refuse wrong settings before any work.
+
+    Args:
+        values: the settings that all runs share.
+        grid: the values of each swept setting.
+        again: the sweep is continued, so that its directories may exist.
 
     Raises:
         ValueError, TypeError: for a wrong setting; for a grid of more than 1000 runs; for a directory that
@@ -119,7 +124,7 @@ def planned(values: dict[str, Any], grid: dict[str, list[Any]]) -> list[Planned]
         }
         runs.append(Planned(name, chosen, whole, settings_from(whole)))
     taken = [run for run in runs if Path(run.values["out"]).exists()]
-    if taken:
+    if taken and not again:
         raise checks.error(
             CALLER, f"{taken[0].values['out']} already exists: choose another directory with --out"
         )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import tree
+from purestep._core import scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked
@@ -64,7 +64,8 @@ def scale_by_adadelta(rho: float = 0.9, eps: float = 1e-6) -> GradientTransform:
         e_g = moments.mean_square(gradients, state.e_g, rho)
 
         def scaled(g: mx.array, v: mx.array, x: mx.array) -> mx.array:
-            return mx.sqrt(x + eps) / nonzero(g, mx.sqrt(v + eps), eps) * g
+            steps, slopes = (scalars.flat_at_zero(mx.sqrt, each + eps) for each in (x, v))
+            return steps / nonzero(g, slopes, eps) * g
 
         updates = tree.map(scaled, gradients, e_g, state.e_x)
         return updates, ScaleByAdaDeltaState(e_g, moments.mean_square(updates, state.e_x, rho))

@@ -17,6 +17,8 @@ from purestep._transforms.pieces.clipping import clip_by_block_rms
 from purestep._transforms.pieces.scaling import scale, scale_by_learning_rate
 from purestep._transforms.pieces.weight_decay import add_decayed_weights
 
+_FLAT = 1e-24  # of a mean square: below it, the derivative of its inverse root is not a float32
+
 
 class FactoredState(NamedTuple):
     """State of `scale_by_factored_rms`.
@@ -169,13 +171,14 @@ def _divided(
     gradient: mx.array, row: mx.array, col: mx.array, whole: mx.array, axes: tuple[int, int] | None
 ) -> mx.array:
     """Return a gradient divided by its root mean square."""
+    flat = functools.partial(scalars.flat_at_zero, below=_FLAT)
     if axes is None:
-        return gradient * mx.rsqrt(whole)
+        return gradient * flat(mx.rsqrt, whole)
     second, largest = axes
     mean = sums.mean(row, second - (second > largest), keepdims=True)
     # Two roots, not one root of the product: the product of two small squares would underflow.
-    by_row = mx.expand_dims(mx.rsqrt(row / mean), largest)
-    return gradient * by_row * mx.expand_dims(mx.rsqrt(col), second)
+    by_row = mx.expand_dims(flat(mx.rsqrt, flat(lambda mean: row / mean, mean)), largest)
+    return gradient * by_row * mx.expand_dims(flat(mx.rsqrt, col), second)
 
 
 def _running_mean(decay: float, dtype: mx.Dtype) -> GradientTransform:

@@ -178,7 +178,8 @@ def _times(scale: mx.array | None, mean: mx.array) -> mx.array:
 
 
 def _divide(gradient: mx.array, square: mx.array, eps: float, eps_in_sqrt: bool) -> mx.array:
-    root = mx.sqrt(square + eps) if eps_in_sqrt else mx.sqrt(square) + eps
+    root = scalars.flat_at_zero(mx.sqrt, square + eps if eps_in_sqrt else square)
+    root = root if eps_in_sqrt else root + eps
     return gradient / nonzero(gradient, root, eps)
 
 

@@ -95,11 +95,15 @@ def scale_by_sm3(b1: float = 0.9, b2: float = 1.0, eps: float = 1e-8) -> Gradien
             axes = range(max(a.ndim, 1))
             return tuple(a.max(axis=[o for o in axes if o != axis]) if a.ndim > 1 else a for axis in axes)
 
+        def divided(g: mx.array, a: mx.array) -> mx.array:
+            zero = a == 0  # its root has no derivative
+            return mx.where(zero, 0.0, g * mx.rsqrt(mx.where(zero, 1.0, a + eps)))
+
         gradients = moments.float32(updates)
         bounds = tree.map_with_path(bound, gradients)
         if found:
             raise checks.error(caller, f"{next(iter(found))} is in the state, not in updates")
-        scaled = tree.map(lambda g, a: mx.where(a == 0, 0.0, g * mx.rsqrt(a + eps)), gradients, bounds)
+        scaled = tree.map(divided, gradients, bounds)
         nu = moments.mean(scaled, state.nu, b1)
         return nu, ScaleBySM3State(tree.map(highest, bounds), nu)
 

@@ -70,7 +70,7 @@ def scale_by_adopt(
         kept, taken = mx.where(first, 1.0, b1), mx.where(first, 0.0, 1 - b1)
         b2_now, b2_rest = mx.where(first, 0.0, b2), mx.where(first, 1.0, 1 - b2)
         g = moments.float32(updates)
-        scaled = tree.map(lambda x, v: x / mx.maximum(mx.sqrt(v), eps), g, state.nu)
+        scaled = tree.map(lambda x, v: x / mx.maximum(scalars.flat_at_zero(mx.sqrt, v), eps), g, state.nu)
         if use_clipping:
             bound = called(caller, "clip_value_fn", clip_value_fn, state.count.astype(mx.float32))
             scaled = tree.map(lambda r: mx.clip(r, -bound, bound), scaled)

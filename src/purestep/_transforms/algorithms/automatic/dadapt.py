@@ -1,6 +1,7 @@
 """D-Adaptation: AdamW that raises its learning rate from a small first estimate."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -82,6 +83,7 @@ def scale_by_dadapt(
     caller = "scale_by_dadapt"
     b1, b2 = check_betas(caller, betas)
     q = math.sqrt(b2)
+    root = partial(scalars.flat_at_zero, mx.sqrt)
     rate = scale_by_learning_rate(learning_rate)
     next_rate = taking_extra(rate)
     state_type = ScheduledDAdaptState if callable(learning_rate) else ScaleByDAdaptState
@@ -101,7 +103,7 @@ def scale_by_dadapt(
         _, (count, now) = next_rate((), ScaleByLearningRateState(state.count, state.learning_rate))
         step = state.estim_lr * now * correction(b1, b2, count)
         g = moments.float32(updates)
-        scaled = tree.map(lambda s, v: s / (mx.sqrt(v) + eps), state.grad_sum, state.exp_avg_sq)
+        scaled = tree.map(lambda s, v: s / (root(v) + eps), state.grad_sum, state.exp_avg_sq)
         numerator = q * state.numerator_weighted + (1 - q) * step * total(mx.multiply, g, scaled)
         stepped = tree.map(lambda x: step * x, g)
         mean, sums = moments.mean(stepped, state.exp_avg, b1), moments.mean(stepped, state.grad_sum, q)
@@ -109,7 +111,7 @@ def scale_by_dadapt(
         new = larger(state.estim_lr, numerator, (1 - q) * total(mx.abs, sums))
 
         def direction(m: mx.array, v: mx.array, p: mx.array) -> mx.array:
-            return -m / (mx.sqrt(v) + eps) - weight_decay * step * p.astype(mx.float32)
+            return -m / (root(v) + eps) - weight_decay * step * p.astype(mx.float32)
 
         updates = tree.map(direction, mean, square, params)
         return updates, state_type(mean, square, sums, new, numerator, count, now)

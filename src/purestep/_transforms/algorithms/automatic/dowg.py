@@ -69,7 +69,7 @@ def scale_by_dowg(init_estim_sq_dist: float | None = None, eps: float = 1e-4) ->
         distance = mx.square(norms.norm(difference(caller, params, state.init_params)))
         farthest = mx.maximum(state.estim_sq_dist, distance)
         squares = state.weighted_sq_norm_grads + farthest * mx.square(norms.norm(updates))
-        rate = farthest / (mx.sqrt(squares) + eps)
+        rate = farthest / (scalars.flat_at_zero(mx.sqrt, squares) + eps)
         updates = tree.map(lambda g: (rate * g).astype(g.dtype), updates)
         return updates, ScaleByDoWGState(state.init_params, squares, farthest)
 

@@ -134,7 +134,8 @@ def scale_by_prodigy(
         new = larger(old, estim_lr_coef * numerator, total(mx.abs, sums))
 
         def direction(m: mx.array, v: mx.array, p: mx.array) -> mx.array:
-            return -step * (m / nonzero(m, mx.sqrt(v) + new * eps, eps) + weight_decay * p.astype(mx.float32))
+            root = scalars.flat_at_zero(mx.sqrt, v)
+            return -step * (m / nonzero(m, root + new * eps, eps) + weight_decay * p.astype(mx.float32))
 
         updates = tree.map(direction, mean, square, params)
         return updates, state_type(mean, square, sums, state.params0, new, numerator, count, now)

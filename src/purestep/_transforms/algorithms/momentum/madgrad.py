@@ -1,10 +1,11 @@
 """MADGRAD: dual averaging with momentum and the cube root of the sum of squares."""
 
+from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, tree
+from purestep._core import checks, scalars, tree
 from purestep._core.types import Params, ScalarOrSchedule, Tree, Updates
 from purestep._transforms.core import moments
 from purestep._transforms.core.base import GradientTransform, checked, required, taking_extra
@@ -89,7 +90,8 @@ def scale_by_madgrad(
         g = moments.float32(updates)
         squares = tree.map(lambda a, x: a + weight * mx.square(x), state.grad_sum_sq, g)
         sums = tree.map(lambda a, x: a + weight * x, state.s, g)
-        distance = tree.map(lambda a, q: a / (mx.power(q, 1 / 3) + eps), sums, squares)
+        root = partial(scalars.flat_at_zero, lambda x: mx.power(x, 1 / 3))
+        distance = tree.map(lambda a, q: a / (root(q) + eps), sums, squares)
 
         def step(d: mx.array, x: mx.array, x0: mx.array) -> mx.array:
             return (1 - momentum) * (x0.astype(mx.float32) - d - x.astype(mx.float32))
