@@ -24,6 +24,7 @@ NAMES = {  # each is a module of this package; `benchmarks/__init__.py` says wha
     "finetune": "one step of tuning a llama's adapters: purestep and mlx-lm's trainer",
     "distributed": "one training step of GPT-2 in several processes: purestep, torch's DDP",
     "population": "64 small MLPs as a population against one after the other",
+    "ranks": "checkpoints, stopped processes and a large model in several processes",
     "scaling": "models of 1B to 70B parameters on 8 to 512 GPUs, computed from the records",
     "state": "bytes of optimizer state for each parameter, as a Markdown table",
 }

@@ -7,12 +7,6 @@ which makes as many times the rows. The first losses and norms of the groups are
 
 import argparse
 import json
-import os
-import socket
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from benchmarks import harness, transformer
@@ -33,79 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     transformer.add_common(parser, steps=20, rounds=5)
 
 
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def environments(count: int, room: Path, *, cuda: bool) -> list[dict[str, str]]:
-    """Return the variables of each process: what `mlx.launch` and `torchrun` set."""
-    shared = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    shared |= {"MASTER_PORT": str(free_port())}
-    if cuda:
-        shared |= {"NCCL_HOST_IP": "127.0.0.1", "NCCL_PORT": str(free_port()), "MLX_WORLD_SIZE": str(count)}
-    elif count > 1:
-        hosts = room / "hosts.json"
-        hosts.write_text(json.dumps([[f"127.0.0.1:{free_port()}"] for _ in range(count)]))
-        shared |= {"MLX_HOSTFILE": str(hosts)}
-    if count == 1:
-        for name in ("NCCL_HOST_IP", "NCCL_PORT", "MLX_WORLD_SIZE", "MLX_HOSTFILE", "MLX_RANK"):
-            shared.pop(name, None)
-    found = []
-    for rank in range(count):
-        own = shared | {"RANK": str(rank), "LOCAL_RANK": "0"}
-        own |= {"MLX_RANK": str(rank)} if count > 1 else {}
-        found.append(own | ({"CUDA_VISIBLE_DEVICES": str(rank)} if cuda else {}))
-    return found
-
-
 def measured(
     name: str, count: int, options: argparse.Namespace, *, cuda: bool, seconds: float
 ) -> dict[str, Any]:
     """Run a contestant in `count` processes and return what its rank 0 printed."""
     task = {"name": name, "shape": gpt.SIZES[options.size], "steps": options.steps, "rounds": options.rounds}
     harness.note(f"{name}, {count} processes")
-    with tempfile.TemporaryDirectory() as room:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", MODULE, json.dumps(task)],
-                env=own,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for own in environments(count, Path(room), cuda=cuda)
-        ]
-        try:
-            outputs = [process.communicate(timeout=seconds) for process in processes]
-        except subprocess.TimeoutExpired:
-            raise ContestantError(f"{name} had no more time") from None
-        finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        if process.returncode:
-            raise ContestantError(f"{name} ended with {process.returncode}: {errors[-2000:]}")
-    return json.loads(outputs[0][0].strip().splitlines()[-1])
-
-
-def on_cuda() -> bool:
-    """Tell whether MLX runs on CUDA here, in a process of its own: this one must hold no GPU."""
-    code = "import mlx.core as mx; print(mx.cuda.is_available())"
-    return (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
-    )
+    ended = harness.run_group(MODULE, task, count, cuda=cuda, seconds=seconds)
+    for each in ended:
+        if each.status is None:
+            raise ContestantError(f"{name} had no more time")
+        if each.status:
+            raise ContestantError(f"{name} ended with {each.status}: {each.errors[-2000:]}")
+    return json.loads(ended[0].output.strip().splitlines()[-1])
 
 
 def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     """Measure the step in one process, then in groups."""
     with Worker("machine", Machine) as machine:  # this process must hold no GPU
         record.keep(facts=machine.call("facts"), contestants={})
-    cuda, count = on_cuda(), options.gpus
+    cuda, count = harness.on_cuda(), options.gpus
     record.found |= {"label": f"distributed-{options.size}-{count}", "count": count, "cuda": cuda}
     record.found |= {"shape": gpt.SIZES[options.size]._asdict(), "failures": {}}
     torch = [] if options.no_torch else ["torch"]

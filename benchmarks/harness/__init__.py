@@ -1,5 +1,6 @@
 """What every benchmark shares: processes, turns, a time limit, statistics, tables, pictures, records."""
 
+from benchmarks.harness.groups import Ended, on_cuda, run_group
 from benchmarks.harness.limits import Limit, StoppedError
 from benchmarks.harness.machine import Machine, cores, facts, openblas
 from benchmarks.harness.pictures import Bar, Panel, bars, sizes
@@ -19,6 +20,9 @@ __all__ = [
     "take_turns",
     "Contestant",
     "Team",
+    "Ended",
+    "run_group",
+    "on_cuda",
     # Time
     "Limit",
     "StoppedError",

@@ -73,6 +73,13 @@ class Machine:
 
         return hardware.copy_rate().rate
 
+    def memory(self) -> float:
+        """Return the bytes of memory of the device, as MLX knows them."""
+        import mlx.core as mx
+
+        known: Any = mx.device_info()
+        return float(known["total_memory"] if "total_memory" in known else known["memory_size"])
+
     def limits(self, dtype: str) -> dict[str, float | None]:
         """Return the measured copy rate (bytes/s) and product rate (FLOP/s), and the published peak."""
         import mlx.core as mx

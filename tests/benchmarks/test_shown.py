@@ -81,6 +81,10 @@ def record(name, turns):
             "contestants": dict.fromkeys([f"purestep packed, {n}" for n in (1, 2)], RANKS) if turns else {},
         },
         "state": lambda: {"state": {"adamw": 8.0}},
+        "ranks": lambda: {
+            "count": 2, "cuda": False, "failures": {}, "checkpoints": [["save", 2, 10, True]], "large": None,
+            "stops": [{"rank": 1, "seconds": second, "named": True} for second in some],
+        },
         "scaling": lambda: scaling.computed([50.0], 141.0, 8192),
     }  # fmt: skip
     found = made["transformer" if name == "cpu" else name]()

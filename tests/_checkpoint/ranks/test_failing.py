@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 
 from purestep import checkpoint
-from purestep._checkpoint.ranks import receipts, together
+from purestep._checkpoint.ranks import receipts, shared, together
 from tests._parallel.launching import Launched, launched
 
 PROGRAM = Path(__file__).parents[2] / "_parallel" / "programs" / "failing.py"
@@ -17,7 +17,7 @@ COUNT = 3
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Return what each of three ranks printed."""
-    names = ["arguments", "disks", "directories", "damage", "policies"]
+    names = ["arguments", "disks", "directories", "damage", "policies", "unread", "calls", "late"]
     outs = launched(PROGRAM, COUNT, [tmp_path_factory.mktemp("runs"), *names])
     return [json.loads(out.splitlines()[-1]) for out in outs]
 
@@ -41,19 +41,17 @@ def test_wrong_arguments_on_one_rank_are_refused_on_all(results):
     assert "step must be equal on all ranks, got 0 on rank 0 and 1 on rank 1" in agreed(
         results, "arguments", 1
     )
-    for place, rank in ((2, 2), (3, 2), (4, 1)):
+    shapes = "paths, shapes or dtypes"
+    for place, rank, other in ((2, 2, "vectors or parts"), (3, 2, shapes), (4, 1, shapes)):
         text = agreed(results, "arguments", place)
-        assert (
-            f"state must be built alike on all ranks, got other paths, shapes or dtypes on rank {rank}"
-            in text
-        )
+        assert f"state must be built alike on all ranks, got other {other} on rank {rank} than on" in text
     assert agreed(results, "arguments", 5).startswith("LockedError: Checkpointer.save: ")
     assert agreed(results, "arguments", 6) == []
 
 
 def test_a_rank_that_cannot_write_leaves_no_checkpoint_and_the_earlier_ones(results):
-    full, other, after, broken, same, listed, deleted, missing, kept = (
-        of(results, "disks", place) for place in range(9)
+    full, other, after, broken, same, listed, deleted, missing, once, kept = (
+        of(results, "disks", place) for place in range(10)
     )
     for text in full:
         assert text.startswith("OSError: [Errno 28] Checkpointer: step 2 was not saved: ")
@@ -65,17 +63,20 @@ def test_a_rank_that_cannot_write_leaves_no_checkpoint_and_the_earlier_ones(resu
     assert listed == [[1, 4]] * COUNT
     assert deleted == [["step_00000004"]] * COUNT
     assert all("has no step 1; it has: 4" in text for text in missing)
+    assert once == [1] * COUNT
     assert kept == [["step_00000006"]] * COUNT
 
 
 def test_a_directory_that_ranks_do_not_share_is_refused(results):
     for rank, found in enumerate(results):
-        hidden, newest, given, nothing = found["directories"]
-        assert "must be a directory that all ranks share, but this rank does not see what rank 0" in hidden
-        assert "got step_00000001 on rank 0 and no checkpoint on rank 1" in newest
-        assert "has no step 1; it has: none" in given
+        parts, whole, newest, given, nothing, missing = found["directories"]
+        for text in (parts, whole):
+            assert "must be a directory that all ranks share, but this rank does not see what rank 0" in text
+            assert text.endswith("(on rank 1)") == (rank == 0)
+        for text in (newest, given):
+            assert "got step_00000006 on rank 0 and no checkpoint on rank 1" in text
         assert nothing == "FileNotFoundError: Checkpointer.restore: there is no checkpoint in /nothing"
-        assert hidden.endswith("(on rank 1)") == (rank == 0)
+        assert missing == "FileNotFoundError: Checkpointer.restore: /d has no step 1; it has: 6"
 
 
 def test_a_part_that_one_rank_finds_damaged_is_passed_over_by_all(results):
@@ -86,6 +87,31 @@ def test_a_part_that_one_rank_finds_damaged_is_passed_over_by_all(results):
 def test_rank_0_decides_when_to_save_and_a_signal_to_any_rank_counts(results):
     found = [agreed(results, "policies", place) for place in range(5)]
     assert found == [[False, True], [False, 0], [False, True], True, {"rank": 0}]
+
+
+def test_states_that_one_rank_or_none_has_evaluated_are_saved_and_restored(results):
+    """The loss falls and rises again: the policy saves the best, and each fourth step."""
+    found = [agreed(results, "unread", place) for place in range(4)]
+    assert found == [[[False, True], True], False] * 2
+
+
+def test_ranks_that_call_different_methods_or_have_other_options_are_refused(results):
+    for rank, found in enumerate(results):
+        methods, step, vectors, written, background, limit, left = found["calls"]
+        assert methods == (
+            f"RuntimeError: Checkpointer.{'wait' if rank else 'save'}: all ranks must call the same methods "
+            "in the same order, got Checkpointer.save on rank 0 and Checkpointer.wait on rank 1"
+        )
+        assert "step must be equal on all ranks, got 1 on rank 0 and 2 on rank 1" in step
+        assert "must be built alike on all ranks, got other vectors or parts on rank 1" in vectors
+        assert "Checkpointer.save: /k cannot be written by rank 2 (Permission denied)" in written
+        assert left == ["step_00000001", "step_00000003"]
+        assert "asynchronous of Checkpointer must be equal on all ranks, got True on rank 0" in background
+        assert "shard_bytes of Checkpointer must be equal on all ranks, got 100 on rank 0" in limit
+
+
+def test_ranks_look_again_if_they_see_other_checkpoints(results):
+    assert [agreed(results, "late", place) for place in range(2)] == [2, 1]
 
 
 def test_a_rank_that_is_killed_while_it_writes_leaves_no_checkpoint(tmp_path):
@@ -108,6 +134,14 @@ def test_rank_0_sees_a_rank_that_ends_or_writes_nothing(tmp_path, monkeypatch):
     presence.release()
     with pytest.raises(OSError, match="rank 1: it ended before it had written its part"):
         receipts.collect(tmp_path, [1])
+
+
+def test_a_directory_that_a_rank_may_not_read_is_refused_at_once(tmp_path):
+    def seen():
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(PermissionError, match=r"save: .* but this rank may not read .*\(Permission denied\)"):
+        shared.await_visible("save", tmp_path, seen)
 
 
 @pytest.mark.parametrize(

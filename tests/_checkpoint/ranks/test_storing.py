@@ -24,11 +24,12 @@ PROGRAM = Path(storing.__file__)
 STEP = 3
 
 
-def stored(count, before, after, **options):
-    """Return the digest that all ranks agree on, of a state that they restored from `before` and saved."""
-    printed = [json.loads(out) for out in launched(PROGRAM, count, [before, after, json.dumps(options)])]
+def stored(count, *works):
+    """Return the digest that all ranks agree on, of states restored from paths and saved to others."""
+    works = [[str(before), str(after), options] for before, after, options in works]
+    printed = [found for out in launched(PROGRAM, count, [json.dumps(works)]) for found in json.loads(out)]
     digests = {digest for state, again, _ in printed for digest in (state, again)}
-    assert [ranks for *_, ranks in printed] == [count] * count
+    assert [ranks for *_, ranks in printed] == [count] * count * len(works)
     assert len(digests) == 1
     return digests.pop()
 
@@ -45,24 +46,24 @@ def packed_template():
 def by_four(tmp_path_factory):
     """Return the directory of a run of four ranks, and the digest of its state."""
     root = tmp_path_factory.mktemp("four") / "run"
-    return root, stored(4, "none", root)
+    return root, stored(4, ("none", root, {}))
 
 
 def restored(root, like=None):
     with checkpoint.Checkpointer(root) as checkpointer:
-        return checkpointer.restore(like=like).state
+        return checkpointer.restore(STEP, like=like).state
 
 
 def test_4_ranks_1_2_and_3_have_the_same_bits(by_four, tmp_path):
     root, digest = by_four
     alone = restored(root, packed_template())
     assert storing.digest(alone) == digest
-    assert stored(2, root, tmp_path / "two", shard_bytes=1500) == digest
     with checkpoint.Checkpointer(tmp_path / "one") as checkpointer:
         checkpointer.save(alone, step=STEP)
     checkpoint.save(tmp_path / "one.safetensors", ps.unpacked(alone))
-    assert stored(3, tmp_path / "one", tmp_path / "three") == digest
-    assert stored(2, tmp_path / "one.safetensors", tmp_path / "again") == digest
+    assert stored(3, (tmp_path / "one", tmp_path / "three", {})) == digest
+    again = tmp_path / "one.safetensors", tmp_path / "again", {}
+    assert stored(2, (root, tmp_path / "two", {"shard_bytes": 1500}), again) == digest
     for made in ("two", "three", "again"):
         assert storing.digest(restored(tmp_path / made, plain_template())) == digest
 
@@ -94,8 +95,8 @@ def test_the_files_have_the_models_own_names(by_four):
 def test_it_can_be_verified_inspected_and_listed(by_four, capsys):
     root, _ = by_four
     with checkpoint.Checkpointer(root) as checkpointer:
-        assert checkpointer.verify() == {STEP: []}
-        (record,) = checkpointer.list()
+        assert checkpointer.verify() == {STEP: [], STEP + 1: []}
+        record, _ = checkpointer.list()
         assert (record.step, record.metadata) == (STEP, {"ranks": 4})
     assert inspect.main([str(root)]) == 0
     assert inspect.main([str(root / "step_00000003"), "--leaves", "*average.big"]) == 0
@@ -144,7 +145,7 @@ def test_a_part_that_is_missing_cut_swapped_or_changed_is_refused_by_name(copied
     root, path = copied
     damage(path)
     with checkpoint.Checkpointer(root) as checkpointer:
-        (problems,) = checkpointer.verify().values()
+        (problems,) = checkpointer.verify(STEP).values()
         for like in (plain_template(), None):
             with pytest.raises(checkpoint.CorruptError, match=reason) as refused:
                 checkpointer.restore(STEP, like=like)
@@ -153,18 +154,10 @@ def test_a_part_that_is_missing_cut_swapped_or_changed_is_refused_by_name(copied
     assert any(part(path, number).name in str(refused.value) for number in names)
 
 
-def test_a_part_of_another_save_is_refused(copied, tmp_path):
+def test_a_part_of_another_save_is_refused(copied):
     """Its header is the same: the same arrays in the same place."""
     root, path = copied
-    stored(4, root, tmp_path / "other", shard_bytes=None)
-    other = tmp_path / "other" / path.name
-    assert part(other, 2).read_bytes() == part(path, 2).read_bytes()  # the same state
-    state = restored(root, packed_template())
-    changed = ps.tree.map(lambda leaf: leaf + 1, state.opt_state)
-    with checkpoint.Checkpointer(tmp_path / "changed") as checkpointer:
-        checkpointer.save(state._replace(opt_state=changed), step=STEP)
-    stored(4, tmp_path / "changed", tmp_path / "foreign")
-    foreign = part(tmp_path / "foreign" / path.name, 2)
+    foreign = part(root / "step_00000004", 2)
     assert foreign.stat().st_size == part(path, 2).stat().st_size
     shutil.copy(foreign, part(path, 2))
     with (
@@ -224,7 +217,8 @@ def test_only_arrays_in_pieces_need_the_later_format(by_four, tmp_path):
     with checkpoint.Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(plain_template())
     texts = [
-        (path / "manifest.json").read_text()[:11] for path in (tmp_path / "step_00000000", *root.glob("s*"))
+        (path / "manifest.json").read_text()[:11]
+        for path in (tmp_path / "step_00000000", root / "step_00000003")
     ]
     assert texts == ['{"format":2', '{"format":3']
     assert "pieces" in (root / "step_00000003" / "manifest.json").read_text()
@@ -237,8 +231,30 @@ def test_parts_for_another_number_of_ranks_are_refused(tmp_path):
         checkpointer.save({"m": vectors}, step=1)
         with pytest.raises(ValueError, match="like has the parts of 4 ranks in m, got a group of 1"):
             checkpointer.restore(like={"m": parts})
-        with pytest.raises(ValueError, match="call save of a ps.checkpoint.Checkpointer on every rank"):
-            checkpointer.save({"m": parts}, step=2)
+        whole = (
+            "state must be whole, got one of 4 parts in m: call save of a ps.checkpoint.Checkpointer on every"
+        )
+        for save in (
+            lambda: checkpointer.save({"m": parts}, step=2),
+            lambda: checkpoint.save(tmp_path / "m.safetensors", {"m": parts}),
+        ):
+            with pytest.raises(ValueError, match=whole):
+                save()
+
+
+def test_a_load_names_what_reads_a_file_of_a_checkpoint(by_four, tmp_path):
+    path = by_four[0] / "step_00000003"
+    with pytest.raises(FileNotFoundError, match="no file at .*: restore of a Checkpointer on the directory"):
+        checkpoint.load(path)
+    with pytest.raises(ValueError, match=r"index.json is a part of a checkpoint \(restore of a Checkpointer"):
+        checkpoint.load(path / "state.safetensors")
+    vectors = ps.packed({"w": mx.ones(3)})
+    like = {"m": shard_class(type(vectors), 1)(*vectors)}
+    mx.save_safetensors(str(tmp_path / "a.safetensors"), {"m.w": mx.ones(3)})
+    with pytest.raises(ValueError, match=r"purestep did not write: read it with checkpoint.load_weights\("):
+        checkpoint.load(tmp_path / "a.safetensors", like=like)
+    with pytest.raises(TypeError, match="load: group must be a group of mx.distributed.init, got a str"):
+        checkpoint.load(tmp_path / "a.safetensors", group="all")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

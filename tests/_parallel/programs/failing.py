@@ -1,21 +1,32 @@
 """Saves of three ranks in which one goes wrong; prints what each attempt raised, as JSON."""
 
 import errno
+import io
 import json
 import os
+import shutil
 import signal
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import storing
 from storing import RANK
 
 import purestep as ps
-from purestep._checkpoint.ranks import files, receipts, together
-from purestep._checkpoint.run import store
-from purestep.checkpoint import Checkpointer, save_any, save_every_seconds, save_every_steps, save_on_signal
+from purestep._checkpoint.ranks import files, receipts, shared, together
+from purestep._checkpoint.run import newest, store
+from purestep.checkpoint import (
+    Checkpointer,
+    save_any,
+    save_every_seconds,
+    save_every_steps,
+    save_on_best,
+    save_on_signal,
+)
+from purestep.transforms import clip_by_global_norm
 
 ROOT = Path(sys.argv[1])
 STEP = ps.sharded(storing.loss_fn, storing.TRANSFORM)
@@ -85,6 +96,12 @@ def disks():
         checkpointer.delete(1)
         yield steps(root)
         yield raised(lambda: checkpointer.delete(1))
+    with Checkpointer(root, max_pending=3) as checkpointer:
+        failing(2, OSError(errno.ENOSPC, "full"))
+        checkpointer.save(STATE, step=4)
+        failing(None, None)
+        errors = [raised(lambda number=number: checkpointer.save(STATE, step=number)) for number in (5, 5, 5)]
+        yield len([*filter(None, [*errors, raised(checkpointer.wait)])])
     with Checkpointer(root, asynchronous=False, keep=lambda records: set()) as checkpointer:
         checkpointer.save(WHOLE, step=6)
         yield steps(root)
@@ -92,16 +109,19 @@ def disks():
 
 def directories():
     """Directories that ranks do not share."""
-    receipts._VISIBLE = 0.2
+    shared.VISIBLE = 0.2
     own = ROOT / f"own-{RANK}"
     with Checkpointer(own) as checkpointer:
         yield raised(lambda: checkpointer.save(STATE, step=1)).replace(str(ROOT), "")
-        checkpointer.save(WHOLE, step=1)
-        checkpointer.wait()
+        yield raised(lambda: checkpointer.save(WHOLE, step=1)).replace(str(ROOT), "")
+        if RANK == 0:
+            shutil.copytree(ROOT / "d" / "step_00000006", own / "step_00000006")
         yield raised(lambda: checkpointer.restore(like=WHOLE)).replace(str(ROOT), "")
-        yield raised(lambda: checkpointer.restore(1, like=WHOLE)).replace(str(ROOT), "")
+        yield raised(lambda: checkpointer.restore(6, like=WHOLE)).replace(str(ROOT), "")
     with Checkpointer(ROOT / "nothing") as checkpointer:
         yield raised(lambda: checkpointer.restore(like=STATE)).replace(str(ROOT), "")
+    with Checkpointer(ROOT / "d") as checkpointer:
+        yield raised(lambda: checkpointer.restore(1, like=STATE)).replace(str(ROOT), "")
 
 
 def damage():
@@ -150,6 +170,79 @@ def policies():
         yield checkpointer.save_if_due(STATE, step=1, metadata=lambda: {"rank": RANK})
         yield checkpointer.restore(like=STATE).record.metadata
     together.Together.exchange = exchange
+
+
+def unread():
+    """States that no rank has evaluated, or one alone: a rank has then computed sums that others have not."""
+    transform = ps.chain(clip_by_global_norm(1.0), ps.optimizers.adam(0.1))
+    for kind in (ps.sharded, ps.data_parallel):
+        step = kind(storing.loss_fn, transform)
+        state = ps.TrainState.create(ps.packed(storing.PARAMS), getattr(step, "transform", transform))
+        due = save_any(save_on_best("loss"), save_every_steps(4))
+        with Checkpointer(ROOT / kind.__name__, save_when=due) as checkpointer:
+            saved = []
+            for number in range(1, 5):
+                state, metrics = step(state, {"x": mx.full(4, 0.3 * number + RANK)})
+                if number % 3 == RANK:
+                    metrics["loss"].item()
+                if number % 2:
+                    checkpointer.save(state, step=number, metrics=metrics)
+                else:
+                    saved.append(checkpointer.save_if_due(state, step=number, metrics=metrics))
+            found = checkpointer.restore(like=state).state
+            yield [saved, storing.whole_digest(found) == storing.whole_digest(state)]
+        with Checkpointer(ROOT / kind.__name__, save_when=save_every_steps(9)) as checkpointer:
+            checkpointer.save(state, step=5)
+            state, metrics = step(state, {"x": mx.ones(4)})
+            if RANK == 0:
+                metrics["loss"].item()
+            yield checkpointer.save_if_due(state, step=6, metrics=metrics)
+
+
+def calls():
+    """Ranks in different methods, with other options or other vectors."""
+    with Checkpointer(ROOT / "k") as checkpointer:
+        checkpointer.save(STATE, step=1)
+        yield raised(lambda: checkpointer.wait() if RANK else checkpointer.save(STATE, step=2))
+        checkpointer.save(STATE, step=3)
+        yield raised(lambda: checkpointer.delete(1 + RANK))
+        other = ps.TrainState.create(ps.packed(storing.PARAMS, largest=100), STEP.transform)
+        yield raised(lambda: checkpointer.save(other if RANK == 1 else STATE, step=4))
+        receipts.io = SimpleNamespace(FileIO=refused if RANK == 2 else io.FileIO)
+        yield raised(lambda: checkpointer.save(STATE, step=4)).replace(str(ROOT), "")
+        receipts.io = io
+    for options in ({"asynchronous": RANK == 0}, {"shard_bytes": 100 + RANK}):
+        with Checkpointer(ROOT / "k", **options) as checkpointer:
+            yield raised(lambda: checkpointer.save(STATE, step=4))
+    yield steps(ROOT / "k")
+
+
+def refused(path, mode):
+    raise PermissionError(errno.EACCES, "Permission denied", path)
+
+
+def late():
+    """A rank sees a new checkpoint late, and one that another writer deletes while it is read."""
+    shared.VISIBLE = 20.0
+    root, manifests, one = ROOT / "l", store.manifests, newest._one
+    with Checkpointer(root) as checkpointer:
+        checkpointer.save(STATE, step=1)
+        checkpointer.save(STATE, step=2)
+        checkpointer.wait()
+        if RANK == 1:
+            times = iter(range(2))
+            store.manifests = lambda *a: ([], []) if next(times, 2) < 2 else manifests(*a)
+        yield checkpointer.restore(like=STATE).record.step
+        store.manifests = manifests
+
+        def deleted(caller, manifest, *rest):
+            if RANK == 2 and manifest.record.step == 2:
+                shutil.rmtree(manifest.record.path)
+            return one(caller, manifest, *rest)
+
+        newest._one = deleted
+        yield checkpointer.restore(like=STATE).record.step
+        newest._one = one
 
 
 def killed():

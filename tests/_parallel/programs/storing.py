@@ -1,4 +1,4 @@
-"""Make or restore a state of `sharded`, save it by all ranks, and print digests of the whole state."""
+"""Make or restore states of `sharded`, save them by all ranks, and print digests of the whole states."""
 
 import hashlib
 import json
@@ -54,8 +54,8 @@ def whole_digest(state):
     return digest(ps.parallel.gathered(state))
 
 
-def main():
-    before, after, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+def work(before, after, options):
+    """Restore a state, or make one; save it, and another one as the next step."""
     step = ps.sharded(loss_fn, TRANSFORM)
     like = ps.TrainState.create(ps.packed(PARAMS), step.transform, seed=1)
     if before == "none":
@@ -64,11 +64,16 @@ def main():
         state = ps.checkpoint.load(before, like=like)
     else:
         with ps.checkpoint.Checkpointer(before) as checkpointer:
-            state = checkpointer.restore(like=like).state
+            state = checkpointer.restore(3, like=like).state
     with ps.checkpoint.Checkpointer(after, **options) as checkpointer:
         checkpointer.save(state, step=3, metadata={"ranks": SIZE})
         again = checkpointer.restore(like=like)
-    print(json.dumps([whole_digest(state), whole_digest(again.state), again.record.metadata["ranks"]]))
+        checkpointer.save(ps.tree.map(lambda leaf: leaf + 1, state), step=4)
+    return [whole_digest(state), whole_digest(again.state), again.record.metadata["ranks"]]
+
+
+def main():
+    print(json.dumps([work(*each) for each in json.loads(sys.argv[1])]))
 
 
 if __name__ == "__main__":

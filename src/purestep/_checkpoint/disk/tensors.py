@@ -17,7 +17,7 @@ from purestep._checkpoint.format.names import ECOSYSTEM as ECOSYSTEM
 from purestep._checkpoint.format.names import SUFFIX as SUFFIX
 from purestep._checkpoint.format.names import shard
 from purestep._core import checks, tree
-from purestep._core.packing import unpacked
+from purestep._core.packing import shards_in, unpacked
 from purestep._core.types import Tree
 
 
@@ -34,7 +34,17 @@ def snapshot(state: Tree, caller: str = "checkpoint.save") -> dict[str, mx.array
 
 
 def described(state: Tree, caller: str) -> tuple[dict[str, mx.array], list[Any]]:
-    """Return the `snapshot` of a state and its plain spec, both without the vectors of `packed`."""
+    """Return the `snapshot` of a state and its plain spec, both without the vectors of `packed`.
+
+    Raises:
+        ValueError: as of `snapshot`; for a state of which this process has a part.
+    """
+    for path, held in shards_in(state):
+        raise checks.error(
+            caller,
+            f"state must be whole, got one of {held.count} parts in {path}: call save of a "
+            "ps.checkpoint.Checkpointer on every rank, or pass ps.parallel.gathered(state)",
+        )
     state = unpacked(state)
     return snapshot(state, caller), tree.to_plain(tree.spec(state))
 

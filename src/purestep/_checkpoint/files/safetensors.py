@@ -16,12 +16,16 @@ from purestep._checkpoint.files.foreign import weights_at
 from purestep._checkpoint.files.sealed import header_in_file, header_in_index, stored_tree
 from purestep._checkpoint.format import checksum
 from purestep._checkpoint.format.header import CorruptError, kind_of, reading, seal
-from purestep._checkpoint.format.names import INDEX, KEY, PART, SHARD, SUFFIX, index_of
+from purestep._checkpoint.format.names import INDEX, KEY, MANIFEST, PART, SHARD, SUFFIX, index_of
 from purestep._checkpoint.format.safetensors_header import metadata_of
 from purestep._checkpoint.restoring.restore import Rename, Template, restore
 from purestep._core import checks
+from purestep._core.collective import group_of
+from purestep._core.packing import shards_in
 from purestep._core.types import Tree
 from purestep._steps.state import check_arrays
+
+_CHECKPOINT = "restore of a Checkpointer on the directory above reads it"
 
 
 def save(path: str | os.PathLike[str], state: Tree, *, shard_bytes: int | None = None) -> None:
@@ -164,8 +168,11 @@ def load(
                 caller, f"{path} and {index.name} are two states of one name: remove the older"
             )
         path = index
+    if group is not None:
+        group_of(caller, group)
     if kind_of(caller, path) != "file":
-        raise FileNotFoundError(f"{caller}: no file at {path}")
+        hint = f": {_CHECKPOINT}" if _is_checkpoint(path) else ""
+        raise FileNotFoundError(f"{caller}: no file at {path}{hint}")
     content, held = _header(caller, path)
     if content is None:
         return _foreign(caller, path, like, cast=cast, partial=partial, rename=rename)
@@ -243,9 +250,17 @@ def _index_of(path: Path) -> Path:
     return path.parent / index_of(path.name)
 
 
+def _is_checkpoint(path: Path) -> bool:
+    return path.name.startswith("step_") and (path / MANIFEST).exists()
+
+
 def _foreign(caller: str, path: Path, like: Tree, **options: Any) -> Tree:
     """Read a file of another program into a template."""
     said = f"{path} is a sound safetensors file that purestep did not write"
+    if _is_checkpoint(path.parent):
+        said = f"{path} is a part of a checkpoint ({_CHECKPOINT})"
+    if next(shards_in(like), None) is not None:
+        raise checks.error(caller, f"{said}: read it with checkpoint.load_weights(path, like=state.params)")
     if like is None:
         for name in read_index(caller, path, KEY).files if path.name.endswith(INDEX) else []:
             metadata_of(caller, path.parent / name)

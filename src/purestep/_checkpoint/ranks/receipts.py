@@ -14,30 +14,26 @@ from typing import Any
 
 from purestep._checkpoint.disk.plain import write_text
 from purestep._checkpoint.format import names
-from purestep._checkpoint.format.header import naming
+from purestep._checkpoint.ranks import shared
 
 _PATIENCE = 300.0  # seconds in which nothing is written, after which rank 0 gives up
-_VISIBLE = 30.0  # seconds in which a network file system must show a new directory
-_PAUSES = 0.005, 0.5  # seconds between two looks, first and at most
 
 
 class Presence:
     """A locked file of one rank in a hidden directory. The system unlocks it when the process ends."""
 
     def __init__(self, caller: str, hidden: Path, rank: int):
-        end, pause = time.monotonic() + _VISIBLE, _PAUSES[0]
-        while not hidden.is_dir():
-            if time.monotonic() > end:
-                raise FileNotFoundError(
-                    f"{caller}: {hidden.parent} must be a directory that all ranks share, but this rank does "
-                    "not see what rank 0 writes there"
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, _PAUSES[1])
+        shared.await_visible(caller, hidden.parent, hidden.is_dir)
         path = hidden / names.presence(rank)
-        with naming(path):
+        try:
             self._file: io.FileIO | None = io.FileIO(path, "x")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{caller}: {hidden.parent} cannot be written by rank {rank} ({error.strerror}): every rank "
+                "of a sharded state writes there",
+            ) from None
 
     def release(self) -> None:
         """Unlock the file."""
@@ -70,7 +66,7 @@ def collect(hidden: Path, ranks: Collection[int]) -> dict[int, dict[str, Any]]:
             time.
     """
     found: dict[int, dict[str, Any]] = {}
-    size, changed, pause = -1, time.monotonic(), _PAUSES[0]
+    size, changed, pause = -1, time.monotonic(), shared.PAUSES[0]
     while True:
         for rank in ranks:
             if rank not in found:
@@ -86,7 +82,7 @@ def collect(hidden: Path, ranks: Collection[int]) -> dict[int, dict[str, Any]]:
         if time.monotonic() - changed > _PATIENCE:
             raise OSError(f"rank {missing[0]} has written nothing for {_PATIENCE:.0f} s")
         time.sleep(pause)
-        pause = min(2 * pause, _PAUSES[1])
+        pause = min(2 * pause, shared.PAUSES[1])
     for rank, content in found.items():
         if "error" in content:
             text = f"rank {rank}: {content['error']}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from purestep._checkpoint.disk import atomic, lock
+from purestep._checkpoint.ranks.shared import check_alike
 from purestep._checkpoint.ranks.together import Together
 from purestep._checkpoint.run import directory, store
 from purestep._checkpoint.run.keeping import KeepPolicy, superfluous
@@ -29,6 +30,7 @@ class Committer:
         mode: `min` or `max`.
         shard_bytes: the largest size of one file.
         ranks: that save together. Rank 0 alone has the lock and the records.
+        asynchronous: whether saves are in the background; equal on all ranks.
     """
 
     def __init__(
@@ -39,13 +41,14 @@ class Committer:
         mode: str,
         shard_bytes: int | None,
         ranks: Together,
+        asynchronous: bool,
     ):
-        self.path, self.ranks = path, ranks
+        self.path, self.ranks, self._asynchronous = path, ranks, asynchronous
         self._keep = keep
         self._metric, self._mode = metric, mode
         self.shard_bytes = shard_bytes
         self._lock: lock.Lock | None = None
-        self._listed = False
+        self.begun = False
         # Filled after the lock is taken: from then on no other process changes the directory.
         self._complete: dict[int, Record] = {}
         self._pending: dict[int, Record] = {}
@@ -53,9 +56,13 @@ class Committer:
 
     def begin(self, caller: str) -> None:
         """Take the lock and read the records of all checkpoints, once. Every rank calls it."""
-        if not self._listed:
-            self.ranks.agree(lambda: self._begin(caller))
-            self._listed = True
+        if self.begun:
+            return
+        self.ranks.agree(lambda: self._begin(caller))
+        if self.ranks.size > 1:
+            options = {"asynchronous": bool(self._asynchronous), "shard_bytes": self.shard_bytes}
+            check_alike(caller, self.path, options, self.ranks)
+        self.begun = True
 
     def _begin(self, caller: str) -> None:
         if self.ranks.rank == 0:
@@ -87,10 +94,15 @@ class Committer:
         return record
 
     def remove(self, caller: str, step: int) -> None:
-        """Take the lock and delete every checkpoint of a step."""
-        step = checks.integer(caller, "step", step, least=0)
-        if self.ranks.rank > 0:
-            return
+        """Take the lock and delete every checkpoint of a step. Every rank calls it."""
+        found = self.ranks.collect(lambda: checks.integer(caller, "step", step, least=0))
+        for rank, other in enumerate(found):
+            if other != found[0]:
+                got = f"{found[0]} on rank 0 and {other} on rank {rank}"
+                raise checks.error(caller, f"step must be equal on all ranks, got {got}")
+        self.ranks.agree(lambda: self._remove(caller, step) if self.ranks.rank == 0 else None)
+
+    def _remove(self, caller: str, step: int) -> None:
         store.existing(caller, self.path, step)
         if self._lock is None:
             self._lock = store.claim(caller, self.path)

@@ -18,7 +18,7 @@ from purestep._checkpoint.run.keeping import KeepPolicy
 from purestep._checkpoint.run.newest import Restored, restore_from
 from purestep._checkpoint.run.preparing import prepared
 from purestep._checkpoint.run.record import Moment, Record, check_metric
-from purestep._checkpoint.run.saving import SavePolicy, check_policies, is_due
+from purestep._checkpoint.run.saving import SavePolicy, by_step, check_policies, is_due
 from purestep._checkpoint.run.writer import Writer, raise_first
 from purestep._core import checks
 from purestep._core.types import Tree
@@ -31,9 +31,8 @@ class Checkpointer:
     thread writes them, without a copy. A checkpoint gets its name by one rename after all its data is on
     the disk, so it is complete or absent. Reading needs no write permission and changes nothing.
 
-    Checkpoints are ordered by the time of saving: if a run goes back from step 500 to step 400 and saves
-    step 410, the newest checkpoint is 410. Use a `Checkpointer` as a context manager or call `close`: both
-    wait for pending saves. Use it from one thread of one process.
+    Checkpoints are ordered by the time of saving: a step 410 that is saved after 500 is the newest. Use it as
+    a context manager or call `close`: both wait for pending saves. Use it from one thread of one process.
 
     In several processes, each makes one, of a directory that all share, and calls `save`, `save_if_due`,
     `restore`, `delete`, `wait` and `close` at the same place as the others. An error of one rank is raised on
@@ -84,7 +83,7 @@ class Checkpointer:
         self.save_when, self.metric, self.mode = save_when, metric, mode
         self._asynchronous = asynchronous
         self._ranks = together(caller, group)
-        self._committer = Committer(self.path, keep, metric, mode, shard_bytes, self._ranks)
+        self._committer = Committer(self.path, keep, metric, mode, shard_bytes, self._ranks, asynchronous)
         self._closed, self._process, self._started = False, os.getpid(), time.time()
 
     def save(
@@ -103,9 +102,9 @@ class Checkpointer:
         Args:
             state: a tree of arrays, such as a `TrainState` or a dict that contains one.
             step: the step that names the checkpoint. The default is `state.step`.
-            metrics: numbers or 0-d arrays, for policies and `best`.
+            metrics: numbers or 0-d arrays, for policies and `best`. Those of rank 0 are stored.
             metadata: plain JSON values that the run needs to resume, such as the position in the data or
-                early-stopping counters, or a function that returns them; `restore` returns a record of them.
+                early-stopping counters, or a function that returns them. Those of rank 0 are stored.
 
         Raises:
             TypeError: if a leaf is not an array or metadata is not plain; the message has the path.
@@ -115,10 +114,12 @@ class Checkpointer:
         """
         caller = "Checkpointer.save"
         self._check_open(caller)
+        self._ranks.start(caller, state, metrics)
         given = (state, step, metrics, metadata, self.metric)
         step, numbers, values = self._ranks.agree(lambda: checked_facts(caller, *given))
         self._committer.begin(caller)
         job = prepared(self._committer, state, step, numbers, values, early=self._asynchronous)
+        self._ranks.unreported = True
         failures = self._writer.make_room()
         if job is not None:
             self._writer.start(job)
@@ -147,6 +148,8 @@ class Checkpointer:
         if self.save_when is None:
             raise checks.error(caller, "save_when must be given to Checkpointer, got None")
         step = checked_step(caller, state, step)
+        quiet = self._ranks.size == 1 or (self._committer.begun and by_step(self.save_when))
+        self._ranks.start(caller, metrics, after=state, quiet=quiet)
         self._committer.begin(caller)
         numbers = Numbers(caller, metrics)
         moment = Moment(step, time.time(), numbers, signalled, self._started)
@@ -189,9 +192,6 @@ class Checkpointer:
     ) -> Restored[Tree]:
         """Return a state, with every byte verified, and the record it was saved with.
 
-        A checkpoint is damaged if bytes are wrong or files are missing. One that the system cannot read, even
-        for a disk error (EIO), may be intact: an `OSError` is raised instead of returning an older one.
-
         Args:
             step: the step of the checkpoint. The default is the newest intact checkpoint: damaged ones are
                 skipped with a `CorruptWarning` and stay on the disk.
@@ -203,8 +203,8 @@ class Checkpointer:
 
         Raises:
             FileNotFoundError: if the checkpoint does not exist, or there is none.
-            CorruptError: if the checkpoint, or every checkpoint, is damaged.
-            OSError: if the system cannot read a checkpoint: too many open files, no permission, a disk error.
+            CorruptError: if it, or every checkpoint, is damaged: bytes are wrong or files are missing.
+            OSError: if the system cannot read a checkpoint: no permission, a disk error (EIO).
             ValueError: if the checkpoint differs from `like`; the message lists every path that differs.
             MemoryError: if there is not enough memory for the arrays. The checkpoint may be intact.
 
@@ -212,6 +212,7 @@ class Checkpointer:
             HyperparameterWarning: if a constant hyperparameter differs from that of `like`, as in `load`.
         """
         self.wait()
+        self._ranks.start("Checkpointer.restore", like)
         options = {"cast": cast, "partial": partial, "rename": rename}
         return restore_from(self.path, step, like, options, self._ranks)
 
@@ -238,11 +239,9 @@ class Checkpointer:
     def verify(self, step: int | None = None) -> store.Problems:
         """Read every byte of one checkpoint, or of all; return a list of problems by step.
 
-        A disk error (EIO) is listed too, as `cannot be read`.
-
         Raises:
             FileNotFoundError: if the checkpoint does not exist.
-            OSError: if the system cannot read a file for another reason, such as too many open files.
+            OSError: if the system cannot read a file, except for an error of the disk (EIO), which is listed.
         """
         self._idle()
         return store.problems("Checkpointer.verify", self.path, step)
@@ -251,26 +250,28 @@ class Checkpointer:
         """Delete one checkpoint, even if it is damaged or cannot be read.
 
         Raises:
-            FileNotFoundError: if the checkpoint does not exist.
+            FileNotFoundError: if it does not exist.
             LockedError: if another writer uses the directory.
             OSError: if deleting fails. The message says if the checkpoint is gone and only files remain.
         """
-        self._check_open("Checkpointer.delete")
+        caller = "Checkpointer.delete"
+        self._check_open(caller)
         self.wait()
-        self._ranks.agree(lambda: self._committer.remove("Checkpointer.delete", step))
+        self._ranks.start(caller)
+        self._committer.remove(caller, step)
 
     def wait(self) -> None:
         """Wait until all saves are on the disk; raise their errors."""
         if self._process == os.getpid():  # a forked child has none
-            self._ranks.agree(self._writer.wait)
+            self._ranks.report("Checkpointer.wait", self._writer.wait)
 
     def close(self) -> None:
         """Wait until all saves are on the disk, release the lock, and raise errors of saves."""
-        if not self._closed and self._process == os.getpid():
-            self._ranks.agree(self._close)
+        if self._process == os.getpid():
+            self._ranks.report("Checkpointer.close", self._close)
 
     def _close(self) -> None:
-        if self._process != os.getpid() or self._closed:
+        if self._closed or self._process != os.getpid():
             return  # A forked child has neither the thread nor the lock.
         self._closed = True
         # The writer's thread releases the lock after its last job, even if this call is interrupted.
@@ -288,10 +289,9 @@ class Checkpointer:
             error.add_note(f"and a checkpoint failed: {failure}")  # The error of the body matters more.
 
     def _check_open(self, caller: str) -> None:
-        if self._closed:
-            raise checks.error(caller, "the Checkpointer is closed: make another")
-        if self._process != os.getpid():
-            raise checks.error(caller, "the Checkpointer belongs to the process that made it: make another")
+        if self._closed or self._process != os.getpid():
+            wrong = "is closed" if self._closed else "belongs to the process that made it"
+            raise checks.error(caller, f"the Checkpointer {wrong}: make another")
 
     def _idle(self) -> None:
         if self._ranks.size == 1:

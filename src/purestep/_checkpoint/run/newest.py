@@ -1,11 +1,13 @@
 """Restoring from a run's directory: one checkpoint, or the newest intact one."""
 
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
 from purestep._checkpoint.format.header import CorruptError, kind_of, problem
+from purestep._checkpoint.ranks import shared
 from purestep._checkpoint.ranks.together import Together
 from purestep._checkpoint.restoring.restore import Template, restore
 from purestep._checkpoint.run import directory, store
@@ -81,10 +83,28 @@ def _newest(caller: str, root: Path, like: Tree, options: Mapping[str, Any]) -> 
     raise OSError(f"{caller}: checkpoints in {root} are deleted faster than they can be read")
 
 
+class _DifferError(Exception):
+    """Ranks see different checkpoints: another writer is at work, or a network file system is late."""
+
+
 def _together(
     caller: str, root: Path, step: int | None, like: Tree, options: Mapping[str, Any], ranks: Together
 ) -> Restored[Any]:
     """Do the same on each rank of a group: a checkpoint that one rank cannot restore is not restored."""
+    end, pause = time.monotonic() + shared.VISIBLE, shared.PAUSES[0]
+    while True:
+        try:
+            return _attempt(caller, root, step, like, options, ranks)
+        except _DifferError as error:  # on all ranks
+            if ranks.exchange(time.monotonic() > end)[0]:
+                raise checks.error(caller, str(error)) from None
+        time.sleep(pause)
+        pause = min(2 * pause, shared.PAUSES[1])
+
+
+def _attempt(
+    caller: str, root: Path, step: int | None, like: Tree, options: Mapping[str, Any], ranks: Together
+) -> Restored[Any]:
     sound: list[directory.Manifest] = []
     damaged: list[str] = []
 
@@ -96,13 +116,15 @@ def _together(
         if step is None:
             found, problems = store.manifests(caller, root)
             damaged.extend(problems)
+            sound.extend(found)
         else:
             number = checks.integer(caller, "step", step, least=0)
-            found = [directory.read(caller, store.existing(caller, root, number))]
-        sound.extend(found)
+            sound.extend(directory.read(caller, path) for path in store.of_step(root, number)[-1:])
         return seen()
 
-    _compare(caller, root, ranks.collect(listed))
+    _compare(root, ranks.collect(listed))
+    if step is not None and not sound:
+        store.existing(caller, root, step)  # raises the error, on all ranks
     while sound:
         manifest = sound.pop()
         error: Exception | None = None
@@ -111,33 +133,35 @@ def _together(
             found = _one(caller, manifest, like, options)
         except Exception as caught:
             error = caught
-        skipped = step is None and isinstance(error, CorruptError)
+        gone = isinstance(error, (CorruptError, OSError)) and not kind_of(caller, manifest.record.path)
+        skipped = step is None and (gone or isinstance(error, CorruptError))
         failure = ranks.first_error(None if skipped else error)
-        texts = [] if failure else ranks.exchange(problem(caller, error) if skipped and error else None)
+        texts = [] if failure else ranks.exchange([problem(caller, error) if skipped and error else "", gone])
         del error
         if failure is not None:
             raise failure
-        problems = [f"{text} (on rank {rank})" for rank, text in enumerate(texts) if text is not None]
+        if any(gone for _, gone in texts):
+            raise _DifferError(f"checkpoints in {root} must stay while they are read, got deleted ones")
+        problems = [f"{text} (on rank {rank})" for rank, (text, _) in enumerate(texts) if text]
         if not problems:
             _warn(caller, manifest.record.step, damaged)
             return found
         del found
         damaged += problems
-        _compare(caller, root, ranks.collect(seen))
+        _compare(root, ranks.collect(seen))
     if damaged:
         raise CorruptError(f"{caller}: no checkpoint is intact:\n  " + "\n  ".join(damaged))
     raise FileNotFoundError(f"{caller}: there is no checkpoint in {root}")
 
 
-def _compare(caller: str, root: Path, found: list[list[Any] | None]) -> None:
+def _compare(root: Path, found: list[list[Any] | None]) -> None:
     """Refuse a checkpoint that not all ranks see; every rank has the same list."""
     for rank, other in enumerate(found):
         if other != found[0]:
             names = [each[0] if each else "no checkpoint" for each in (found[0], other)]
-            raise checks.error(
-                caller,
+            raise _DifferError(
                 f"{root} must be a directory that all ranks share, got {names[0]} on rank 0 and "
-                f"{names[1]} on rank {rank}" + (" with another content" if names[0] == names[1] else ""),
+                f"{names[1]} on rank {rank}" + (" with another content" if names[0] == names[1] else "")
             )
 
 

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from purestep._checkpoint.disk import device, tensors
 from purestep._checkpoint.disk.plain import write_text
 from purestep._checkpoint.ranks import files, receipts
@@ -15,11 +17,13 @@ from purestep._checkpoint.ranks.files import Buffers, Files, files_of
 from purestep._checkpoint.run import directory, store
 from purestep._checkpoint.run.committing import NOT_SAVED, Committer, facts_of, failure
 from purestep._core import checks, tree
-from purestep._core.packing import shards_in, viewed
+from purestep._core.packing import viewed
 from purestep._core.types import Tree
 
 _CALLER = "Checkpointer.save"
 Job = Callable[[], None]
+Plan = tuple[list[Files], list[mx.array]] | None
+"""The files of each rank, and the arrays and vectors of this one that have the elements."""
 
 
 def prepared(
@@ -49,9 +53,16 @@ def prepared(
     ranks, facts = committer.ranks, (step, metrics, metadata)
     if ranks.size == 1:
         return _alone(committer, state, facts)
-    _compare(ranks.collect(lambda: [step, *_described(state, ranks.size)]))
-    if next(shards_in(state), None) is not None:
-        return _parted(committer, state, facts, early)
+    plans: list[Plan] = []
+
+    def described() -> list[Any]:
+        spec, plan = _described(state, ranks.size, committer.shard_bytes)
+        plans.append(plan)
+        return [step, _digest(spec), _digest(_outline(plan)), plan is not None]
+
+    _compare(ranks.collect(described))
+    if plans[0] is not None:
+        return _parted(committer, state, facts, early, *plans[0])
     return ranks.agree(lambda: _alone(committer, state, facts) if ranks.rank == 0 else None)
 
 
@@ -74,13 +85,30 @@ def _alone(committer: Committer, state: Tree, facts: Any) -> Job:
     return job
 
 
-def _described(state: Tree, count: int) -> tuple[bool, str]:
-    """Return whether a state has parts, and a digest of its spec; refuse one that cannot be stored."""
+def _described(state: Tree, count: int, limit: int | None) -> tuple[list[Any], Plan]:
+    """Return the spec of a state, and the plan if it has parts; refuse one that cannot be stored."""
     has_parts = check_parts(_CALLER, "state", state, count)
     whole = viewed(state)
     tensors.check_storable(_CALLER, whole)
     tensors.check_arrays_storable(_CALLER, "state", dict(tree.items(whole)))
-    return has_parts, hashlib.sha256(json.dumps(_spec(state)).encode()).hexdigest()
+    if not has_parts:
+        return _spec(state), None
+    entries, sources = division(state, count)
+    return _spec(state), (files_of(entries, limit), sources)
+
+
+def _outline(plan: Plan) -> list[Any]:
+    """Return all of a plan that must be equal on all ranks."""
+    every = [] if plan is None else plan[0]
+    return [
+        [name, [[entry.path, entry.key, entry.dtype, entry.shape] for entry in entries]]
+        for own in every
+        for name, entries in own.items()
+    ]
+
+
+def _digest(plain: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
 def _spec(state: Tree) -> list[Any]:
@@ -89,26 +117,27 @@ def _spec(state: Tree) -> list[Any]:
 
 def _compare(found: list[list[Any]]) -> None:
     """Refuse other steps or states on some ranks; every rank has the same list."""
-    for rank, (step, has_parts, digest) in enumerate(found):
-        first = found[0]
+    first = found[0]
+    for rank, (step, *described) in enumerate(found):
         if step != first[0]:
             raise checks.error(
                 _CALLER,
                 f"step must be equal on all ranks, got {first[0]} on rank 0 and {step} on rank {rank}",
             )
-        if [has_parts, digest] != first[1:]:
-            raise checks.error(
-                _CALLER,
-                f"state must be built alike on all ranks, got other paths, shapes or dtypes on rank {rank} "
-                "than on rank 0",
-            )
+        if described == first[1:]:
+            continue
+        wrong = "paths, shapes or dtypes" if described[0] != first[1] else "vectors or parts"
+        raise checks.error(
+            _CALLER,
+            f"state must be built alike on all ranks, got other {wrong} on rank {rank} than on rank 0",
+        )
 
 
-def _parted(committer: Committer, state: Tree, facts: Any, early: bool) -> Job:
+def _parted(
+    committer: Committer, state: Tree, facts: Any, early: bool, every: list[Files], sources: list[mx.array]
+) -> Job:
     """Return the job of a rank that writes its part."""
     ranks, step, spec = committer.ranks, facts[0], _spec(state)
-    entries, sources = division(state, ranks.size)
-    every = files_of(entries, committer.shard_bytes)
     own = every[ranks.rank]
     hidden = ranks.agree(lambda: store.hide(committer.path, step) if ranks.rank == 0 else None)
     place = committer.path / ranks.exchange(hidden.name if hidden else "")[0]
@@ -155,14 +184,18 @@ def _parted(committer: Committer, state: Tree, facts: Any, early: bool) -> Job:
 def _write_part(
     hidden: Path, step: int, rank: int, own: Files, buffers: Buffers, presence: receipts.Presence
 ) -> None:
-    """Write the files of one rank, and a receipt with their checksums, or with the error."""
+    """Write the files of one rank, and a receipt with their checksums, or with the error.
+
+    Rank 0 raises the error, on all ranks.
+    """
     try:
-        receipts.write(hidden, rank, {"sums": files.write(hidden, own, buffers)})
-    except Exception as error:
-        failed = failure(error, NOT_SAVED.replace("{step}", str(step)))
-        with suppress(OSError):  # then rank 0 sees that this rank is gone from the directory
-            receipts.write(hidden, rank, receipts.of_error(error))
-        raise failed from error
+        try:
+            found = {"sums": files.write(hidden, own, buffers)}
+        except Exception as error:
+            found = receipts.of_error(error)
+        receipts.write(hidden, rank, found)
+    except Exception as error:  # rank 0 has ended or removed the directory
+        raise failure(error, NOT_SAVED.replace("{step}", str(step))) from error
     finally:
         presence.release()
         buffers.clear()

@@ -101,12 +101,13 @@ def save_any(*policies: SavePolicy) -> SavePolicy:
     def combined(moment: Moment, records: Sequence[Record]) -> bool:
         return any(policy(moment, records) for policy in policies)
 
-    if all(map(_decides_by_step, policies)):
+    if all(map(by_step, policies)):
         _by_step.add(combined)
     return combined
 
 
-def _decides_by_step(policy: SavePolicy) -> bool:
+def by_step(policy: SavePolicy) -> bool:
+    """Tell whether a policy depends on the step alone."""
     try:
         return policy in _by_step
     except TypeError:  # it cannot be hashed
@@ -119,7 +120,7 @@ def is_due(policy: SavePolicy, moment: Moment, records: Sequence[Record], ranks:
     A signal to any rank counts. A policy of the step alone decides alike on all ranks, which then exchange
     nothing.
     """
-    if ranks.size == 1 or _decides_by_step(policy):
+    if ranks.size == 1 or by_step(policy):
         return policy(moment, records)
 
     def decided() -> tuple[bool, bool, bool]:
