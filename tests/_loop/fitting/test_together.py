@@ -121,6 +121,7 @@ def test_an_error_of_one_rank_is_raised_on_all(results):
         ("fewer", "fit: all ranks must do the same, got rank 1 at the end of evaluation eval of step 2"),
         ("parted", "fit: the ranks have left an earlier run at different places"),
         ("elsewhere", ".*all ranks"),
+        ("unshared", ".*must be a directory that all ranks share"),
         ("alone", "fit: checkpointer must save on the 1 ranks that train, got one of 2"),
     ],
 )

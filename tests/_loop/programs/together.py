@@ -11,6 +11,9 @@ from pathlib import Path
 import mlx.core as mx
 
 import purestep as ps
+from purestep._checkpoint.ranks import shared
+
+shared.VISIBLE = 0.5
 
 DIRECTORY, *NAMES = sys.argv[1:]
 GROUP = mx.distributed.init()
@@ -203,6 +206,12 @@ def elsewhere():
         ps.fit(STEP, start(), source(), steps=8, checkpointer=checkpointer)
 
 
+def unshared():
+    """Each rank sees an empty directory of its own."""
+    with ps.checkpoint.Checkpointer(Path(DIRECTORY) / f"unshared {RANK}") as checkpointer:
+        ps.fit(STEP, start(), source(), steps=2, checkpointer=checkpointer)
+
+
 def alone():
     """Each rank trains by itself, with a checkpointer of all of them."""
     step = ps.train_step(loss_fn, TRANSFORM)
@@ -231,6 +240,7 @@ def errors():
         "state": error_of(lambda: ps.fit(STEP, start().replace(step=mx.array(RANK)), source(), steps=4)),
         "unmerged": error_of(unmerged),
         "elsewhere": error_of(elsewhere),
+        "unshared": error_of(unshared),
         "alone": error_of(alone),
         "bundles": error_of(
             lambda: ps.fit(

@@ -1,9 +1,9 @@
 """Where a run begins: anew, or at the newest checkpoint."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from purestep._checkpoint.disk.lock import LockedError
 from purestep._checkpoint.run.manager import Checkpointer
 from purestep._core import checks
 from purestep._data.core.ranks import whole_of
@@ -104,10 +104,16 @@ def claim(caller: str, checkpointer: Checkpointer) -> None:
     Raises:
         ValueError: if the checkpointer is closed.
         LockedError: if another writer has the directory.
+        FileNotFoundError, PermissionError: if not all ranks see the directory.
     """
     checkpointer._check_open(caller)
-    with contextlib.suppress(OSError):  # The first checkpoint tries again, and warns.
+    try:
         checkpointer._committer.begin(caller)
+    except LockedError:
+        raise
+    except OSError as error:  # The first checkpoint tries again, and warns.
+        if checkpointer._ranks.size > 1 and isinstance(error, (FileNotFoundError, PermissionError)):
+            raise
 
 
 def take_up(

@@ -85,11 +85,16 @@ class Storage:
             ),
         )
 
-    def save(self, progress: Progress) -> bool:
-        """Save the state, unless it is saved already or not finite; return whether it was saved."""
+    def save(self, progress: Progress, *, last: bool = False) -> bool:
+        """Save the state, unless it is saved already or not finite; return whether it was saved.
+
+        Args:
+            progress: has the state.
+            last: whether no checkpoint follows, so that errors are raised.
+        """
         if self._checkpointer is None or self._saved is progress.state:
             return False
-        return self._attempt(progress, lambda: self._save(progress))
+        return self._attempt(progress, lambda: self._save(progress), last=last)
 
     def _save(self, progress: Progress) -> bool:
         checkpointer = self._checkpointer
@@ -121,13 +126,13 @@ class Storage:
             return
         try:
             if progress is not None:
-                self.save(progress)
+                self.save(progress, last=True)
             checkpointer.wait()
         except OSError:
             if progress is None:
                 raise
             self._saved = None
-            self.save(progress)
+            self.save(progress, last=True)
             checkpointer.wait()
 
     def where(self) -> str:
@@ -147,7 +152,7 @@ class Storage:
             )
         return self._metadata()
 
-    def _attempt(self, progress: Progress, save: Callable[[], bool]) -> bool:
+    def _attempt(self, progress: Progress, save: Callable[[], bool], *, last: bool = False) -> bool:
         try:
             saved = save()
         except LockedError:
@@ -156,6 +161,8 @@ class Storage:
             self.refused, self._saved = str(error), progress.state
             return False
         except OSError as error:
+            if last:
+                raise
             message = (
                 f"{self._caller}: a checkpoint failed at step {progress.step}, training goes on: {error}"
             )
