@@ -267,3 +267,13 @@ def test_functions_that_lead_back_to_the_module_use_the_parameters_given():
         expected = mx.grad(lambda w: (w[mx.array([1])] @ w.T).sum())(weight)
         got = mx.grad(lambda p, apply=apply: apply(p, mx.array([1])).sum())(params)["embedding"]["weight"]
         assert mx.allclose(got, expected)
+
+
+def test_parameters_of_which_each_process_has_a_part_are_refused():
+    with ps.rng.scope(mx.random.key(0)):
+        whole = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    whole.layers[1] = nn.FullyShardedModule(whole.layers[1])
+    with pytest.raises(
+        ValueError, match=r"functional: module must hold whole parameters, got layers\.1 from"
+    ):
+        ps.functional(whole)

@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.nn as nn
 
-from purestep._core import tree
+from purestep._core import checks, tree
 from purestep._core.types import Apply
 from purestep._modules.early import refuse_bound_checkpoint
 from purestep._modules.recomputing import Remat, chosen
@@ -72,7 +72,7 @@ def functional(
         ValueError: from `functional`, for a pattern of `trainable` or `remat` that matches nothing; for a
             pattern of `trainable` that matches integers, such as quantized weights; if the module's code
             imports `checkpoint` from `mlx.core` by name, or if the module holds a function that `mx.compile`
-            or a similar function made around its arrays.
+            or a similar function made around its arrays; if `mlx.nn.fully_shard` has divided its parameters.
         ValueError: from `apply`, if training mode has no key; if random numbers are drawn without a key; if
             `params` or `model_state` do not fit the module; if, in a `train_step`, a layer depends on the
             mode and neither `rng` nor `train` is given; if the forward pass makes a change that would be
@@ -93,6 +93,7 @@ def functional(
     if not isinstance(module, nn.Module):
         raise TypeError(f"functional: module must be an mlx.nn.Module, got {type(module).__name__}")
     refuse_bound_checkpoint(module)
+    _refuse_parts(module)
     slots = slots_of(module)
     paths = None if trainable is None else paths_chosen("functional", module, slots, trainable)
     trained, held = trained_and_held(module, slots, paths)
@@ -105,3 +106,14 @@ def functional(
         params,
         model_state,
     )
+
+
+def _refuse_parts(module: nn.Module) -> None:
+    """Refuse parameters of which each process holds a part: norms would be those of the part."""
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.FullyShardedModule):
+            raise checks.error(
+                "functional",
+                f"module must hold whole parameters, got {path or 'a module'} from mlx.nn.fully_shard; "
+                "divide the optimizer state instead, by ps.sharded",
+            )
