@@ -38,7 +38,7 @@ except OSError as error:
 
 
 def unmount(disk):
-    """Unmount a file system; a program that looks at every new file of the machine may hold it for a moment."""
+    """Unmount a file system; a program that reads every new file may hold it."""
     for _ in range(50):
         if subprocess.run(["umount", disk], capture_output=True, check=False).returncode == 0:
             return
