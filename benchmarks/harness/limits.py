@@ -17,7 +17,7 @@ class StoppedError(BaseException):
 
 
 class Limit:
-    """A moment by which measurements end; without `seconds` there is none.
+    """A moment by which measurements end; `None` for `seconds` sets no limit.
 
     A race begins no round that would not end in time. `enforced` also ends a call that takes too long.
     """

@@ -42,8 +42,8 @@ def data_parallel(
     plain scalar, as the loss or a metric, has the same weight on each rank.
 
     The step sums gradients as one vector for each dtype. Before that, one small sum carries the loss, the
-    weights, the metrics and the model_state. Parameters from `ps.packed` are vectors already and are sent
-    without a copy.
+    weights, the metrics and the model_state. The gradients of parameters from `ps.packed` are
+    joined and scaled at once, by one kernel on CUDA.
 
     Random numbers in the loss function differ by rank: the key is `rng.fold_in(key, rank)`. Those of the
     transform are equal on all ranks. Statistics of the layers that a measurement records are merged over all

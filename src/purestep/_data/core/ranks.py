@@ -1,6 +1,8 @@
 """The rows of one process out of a batch, and sources that know the rows of all processes."""
 
-from typing import Any
+import copy
+from collections.abc import Callable
+from typing import Any, Self
 
 from purestep._core import checks, tree
 from purestep._core.types import Batch
@@ -13,6 +15,29 @@ def whole_of(source: Any) -> Any:
     [1, 2]
     """
     return getattr(source, "_of_all_ranks", source)
+
+
+class OfSources:
+    """A source made of others, in `_sources`, each of which may give the rows of one process."""
+
+    _sources: list[Any]
+
+    @property
+    def _of_all_ranks(self) -> Self:
+        """The source of the rows of all processes."""
+        return self._changed(whole_of)
+
+    def _of_rank(self, rank: int, world: int, child: Callable[[Any], Any]) -> Self:
+        """Return the source whose sources give the rows of one process."""
+        return self._changed(child)
+
+    def _changed(self, change: Callable[[Any], Any]) -> Self:
+        sources = [change(source) for source in self._sources]
+        if all(made is source for made, source in zip(sources, self._sources, strict=True)):
+            return self
+        made = copy.copy(self)
+        made._sources = sources
+        return made
 
 
 def bounds(rows: int, rank: int, world: int) -> tuple[int, int]:

@@ -1,9 +1,8 @@
 """`Mixture`: batches of several sources in exact proportions."""
 
-import copy
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -15,14 +14,14 @@ from purestep._core.rng import from_seed
 from purestep._core.types import Batch
 from purestep._data.core import permutation
 from purestep._data.core.checking import source_of, step_of
-from purestep._data.core.ranks import whole_of
+from purestep._data.core.ranks import OfSources
 
 _CALLER = "Mixture"
 _SALT = 0x6D6978  # so that the order of sources differs from the order in a source with the same seed
 _SIMPLEST = 10**9  # the largest denominator; a float tells such fractions apart
 
 
-class Mixture:
+class Mixture(OfSources):
     """Batches of several sources in exact proportions: a function of the seed and the step.
 
     In the first `n` blocks of `block` steps, every source gives less than one batch more or less than
@@ -98,23 +97,6 @@ class Mixture:
             self._starts.append(first)
             self._shares.append(shares)
             self._before.append(before)
-
-    @property
-    def _of_all_ranks(self) -> "Mixture":
-        """The source of the rows of all processes."""
-        return self._changed(whole_of)
-
-    def _of_rank(self, rank: int, world: int, child: Callable[[Any], Any]) -> "Mixture":
-        """Return the source whose sources give the rows of one process."""
-        return self._changed(child)
-
-    def _changed(self, change: Callable[[Any], Any]) -> "Mixture":
-        sources = [change(source) for source in self._sources]
-        if all(made is source for made, source in zip(sources, self._sources, strict=True)):
-            return self
-        made = copy.copy(self)
-        made._sources = sources
-        return made
 
     def place(self, step: int) -> tuple[int, int]:
         """Return the number of the source of a step, and the step of that source."""

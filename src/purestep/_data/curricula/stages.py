@@ -1,18 +1,17 @@
 """Sources that follow one another, and the curriculum of lengths."""
 
-import copy
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from purestep._core import checks
 from purestep._core.types import Batch
 from purestep._data.core.checking import source_of, step_of
-from purestep._data.core.ranks import whole_of
+from purestep._data.core.ranks import OfSources
 from purestep._data.text.token_windows import TokenWindows
 
 
-class Stages:
+class Stages(OfSources):
     """Sources that follow one another, each from a step on: a function of the step.
 
     A stage begins at the first batch of its source. Batches of different shapes are traced once each by a
@@ -52,23 +51,6 @@ class Stages:
                 raise checks.error(caller, f"stages[{number}] must begin at step {rule}, got {start}")
             self._sources.append(source_of(caller, f"the source of stages[{number}]", source))
             self._starts.append(start)
-
-    @property
-    def _of_all_ranks(self) -> "Stages":
-        """The source of the rows of all processes."""
-        return self._changed(whole_of)
-
-    def _of_rank(self, rank: int, world: int, child: Callable[[Any], Any]) -> "Stages":
-        """Return the source whose sources give the rows of one process."""
-        return self._changed(child)
-
-    def _changed(self, change: Callable[[Any], Any]) -> "Stages":
-        sources = [change(source) for source in self._sources]
-        if all(made is source for made, source in zip(sources, self._sources, strict=True)):
-            return self
-        made = copy.copy(self)
-        made._sources = sources
-        return made
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0."""
