@@ -35,10 +35,10 @@ LAYOUT = {
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates settings".split(),
     "_layers": (
-        "kernels exponential blocks attention calling activations fused_norms reduced substitutes "
+        "kernels exponential blocks attention calling activations fused_norms reduced parts substitutes "
         "recomputing observing recording"
     ).split(),
-    "_layers.kernels": "columns norm_sources norms".split(),
+    "_layers.kernels": "columns lookups splits norm_sources norms".split(),
     "_core.tracing": "replacing custom graph ordering context".split(),
     "_core.packing": "layout trees shards".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),

@@ -27,9 +27,10 @@ class Block(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """Return [batch, seq, width] for the same shape."""
         rows, seq, width = x.shape
-        heads = self.qkv(self.ln1(x)).reshape(rows, seq, 3, self._heads, -1).transpose(2, 0, 3, 1, 4)
+        parts = mx.split(self.qkv(self.ln1(x)), 3, axis=-1)
+        q, k, v = (part.reshape(rows, seq, self._heads, -1).transpose(0, 2, 1, 3) for part in parts)
         scale = (width // self._heads) ** -0.5
-        mixed = mx.fast.scaled_dot_product_attention(*heads, scale=scale, mask="causal")
+        mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
         x = x + self.out(mixed.transpose(0, 2, 1, 3).reshape(rows, seq, width))
         return x + self.down(self.gelu(self.up(self.ln2(x))))
 

@@ -7,8 +7,9 @@ that you write.
 from functools import partial
 
 from purestep._layers.activations import gelu, gelu_approx, mish, silu
+from purestep._layers.parts import lookup
 from purestep._layers.recomputing import recompute
-from purestep._layers.reduced import addmm, affine, layer_norm, lookup, rms_norm
+from purestep._layers.reduced import addmm, affine, layer_norm, rms_norm
 
 __all__ = [
     # Activations: the gradient keeps only the input

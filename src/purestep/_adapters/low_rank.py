@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._adapters.kinds import EMBEDDING, EXPERTS, LINEAR, Shape, dense
-from purestep._layers.reduced import lookup
+from purestep._layers.parts import lookup
 
 
 class Adapter(nn.Module):

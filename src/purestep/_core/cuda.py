@@ -134,10 +134,14 @@ def kernels(*, allow: bool = True) -> Iterator[None]:
         _allowed.now = before
 
 
+def allowed() -> bool:
+    """Tell whether own kernels may be used here, if the device has them."""
+    return (_allowed.now or custom.is_capturing()) and not custom.is_exporting()
+
+
 def usable() -> bool:
     """Tell whether own CUDA kernels may be used here."""
-    allowed = _allowed.now or custom.is_capturing()
-    return allowed and not custom.is_exporting() and hardware.on_cuda()
+    return allowed() and hardware.on_cuda()
 
 
 def serves(arrays: Sequence[mx.array]) -> bool:

@@ -33,34 +33,6 @@ def is_reduced(*arrays: Any) -> bool:
     return any(isinstance(array, mx.array) and array.dtype in REDUCED for array in arrays)
 
 
-def lookup(table: mx.array, indices: mx.array) -> mx.array:
-    """Return `table[indices]`, the rows of an embedding.
-
-    Args:
-        table: [rows, ...], floating.
-        indices: integers of any shape.
-
-    >>> table = mx.zeros((2, 1), mx.bfloat16)
-    >>> mx.grad(lambda table: lookup(table, mx.zeros(4000, mx.int32)).sum())(table)[0]
-    array([4000], dtype=bfloat16)
-    """
-    if not is_reduced(table) or not isinstance(indices, mx.array):
-        return table[indices]
-
-    @_custom
-    def rows(table: mx.array, indices: mx.array) -> mx.array:
-        return table[indices]
-
-    @rows.vjp
-    def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
-        table, indices = primals
-        zeros = mx.zeros(table.shape, mx.float32)
-        total = zeros.at[indices].add(cotangent.astype(mx.float32))
-        return total.astype(table.dtype), mx.zeros_like(indices)
-
-    return rows(table, indices)
-
-
 def addmm(
     c: mx.array,
     a: mx.array,

@@ -16,11 +16,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._core import cuda
-from purestep._layers import activations, attention, reduced
+from purestep._layers import activations, attention, parts, reduced
 
 _ACTIVATIONS = ("gelu", "gelu_approx", "mish", "silu")
 _NAMES: list[tuple[Any, str, Callable[..., Any]]] = [
     (mx, "addmm", reduced.addmm),
+    (mx, "split", parts.split),
     (mx.fast, "rms_norm", reduced.rms_norm),
     (mx.fast, "layer_norm", reduced.layer_norm),
 ]
@@ -77,7 +78,7 @@ def _install(change: int) -> None:
 
 class _Embedding(nn.Embedding):
     def __call__(self, x: mx.array) -> mx.array:
-        return reduced.lookup(self.weight, x)
+        return parts.lookup(self.weight, x)
 
     def as_linear(self, x: mx.array) -> mx.array:
         return _product(self, x) if _one_dtype(x, self) else super().as_linear(x)

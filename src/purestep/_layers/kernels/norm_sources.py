@@ -11,7 +11,7 @@ COMMON = """
     struct alignas(16) Wide {{ T at[WIDE]; }};
     const int lane = threadIdx.x % TEAM;
     const int team = threadIdx.x / TEAM;
-    const int rows = x_shape[0];
+    {rows}
     auto wide = [&](const T* row, int place) {{
         if ((unsigned long long)row % 16 == 0) return reinterpret_cast<const Wide*>(row)[place];
         Wide part;
@@ -36,9 +36,9 @@ COMMON = """
             __syncthreads();
             a = 0;
             b = 0;
-            for (int i = 0; i < WARPS; ++i) {{
-                a += halves[buffer][0][i];
-                b += halves[buffer][1][i];
+            for (int i = 0; i < TEAM / 32; ++i) {{
+                a += halves[buffer][0][team * (TEAM / 32) + i];
+                b += halves[buffer][1][team * (TEAM / 32) + i];
             }}
         }}
     }};
@@ -162,21 +162,24 @@ BACKWARD = """
 """
 
 WRITTEN = """
-    __shared__ float sums[TEAMS > 1 ? N : 1];
+    __shared__ float sums[TEAMS > 1 ? TEAMS * N : 1];
     auto write = [&](float* mine, float* to) {{
-        for (int turn = 0; turn < TEAMS; ++turn) {{
-            for (int p = 0; p < PARTS; ++p) {{
-                const int place = p * TEAM + lane;
-                if (team != turn || place >= N / WIDE) continue;
-                for (int j = 0; j < WIDE; ++j) {{
-                    const int column = place * WIDE + j;
-                    if (TEAMS == 1) to[column] = mine[p * WIDE + j];
-                    else sums[column] = (turn ? sums[column] : 0.0f) + mine[p * WIDE + j];
-                }}
+        for (int p = 0; p < PARTS; ++p) {{
+            const int place = p * TEAM + lane;
+            if (place >= N / WIDE) continue;
+            for (int j = 0; j < WIDE; ++j) {{
+                const int column = place * WIDE + j;
+                if (TEAMS == 1) to[column] = mine[p * WIDE + j];
+                else sums[team * N + column] = mine[p * WIDE + j];
             }}
-            __syncthreads();
         }}
-        if (TEAMS > 1) for (int i = threadIdx.x; i < N; i += THREADS) to[i] = sums[i];
+        if (TEAMS == 1) return;
+        __syncthreads();
+        for (int i = threadIdx.x; i < N; i += THREADS) {{
+            float whole = 0;
+            for (int t = 0; t < TEAMS; ++t) whole += sums[t * N + i];
+            to[i] = whole;
+        }}
         __syncthreads();
     }};
     float* mine = parts + (long long)blockIdx.x * KINDS * N;

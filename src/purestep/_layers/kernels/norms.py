@@ -12,11 +12,13 @@ import mlx.core as mx
 
 from purestep._core.tracing import custom
 from purestep._layers.kernels import columns
-from purestep._layers.kernels.columns import THREADS, ended
+from purestep._layers.kernels.columns import ROWS, THREADS, ended
 from purestep._layers.kernels.norm_sources import BACKWARD, COMMON, FORWARD, WRITTEN
 
 _PROCESSORS = 132  # of an H100
 _BUSY = 384  # threads of the backward kernel for each of them
+_BLOCK = 384  # threads of a block of the backward kernel, about
+_ALONE = 96  # pieces of 16 bytes of a row that the backward kernel leaves to one warp
 _LONGEST = 8192
 
 
@@ -56,24 +58,23 @@ def forward(norm: Norm, x: mx.array, *present: mx.array) -> tuple[mx.array, mx.a
     Returns:
         The norm in the shape and dtype of `x`; float32 [rows, 2], the mean and 1 over the deviation.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    stats = (rows.shape[0], 2)
+    stats = (x.size // x.shape[-1], 2)
     if custom.is_capturing():
         shapes = [(x.shape, x.dtype), (stats, mx.float32)]
         out, found = custom.opaque("CustomKernel", [x, *present], shapes)
         return out, found
     wide = x.shape[-1] // (16 // x.dtype.size)
     team = 32 if wide <= 128 else THREADS
-    blocks = -(-rows.shape[0] // (THREADS // team))
+    blocks = -(-stats[0] // (THREADS // team))
     out, found = _forward(norm)(
-        inputs=[rows, *present],
+        inputs=[x, *present],
         template=_template(norm, x, team, THREADS),
         grid=(blocks * THREADS, 1, 1),
         threadgroup=(THREADS, 1, 1),
-        output_shapes=[rows.shape, stats],
+        output_shapes=[x.shape, stats],
         output_dtypes=[x.dtype, mx.float32],
     )
-    return out.reshape(x.shape), found
+    return out, found
 
 
 def backward(norm: Norm, slope: mx.array, stats: mx.array, x: mx.array, *present: mx.array) -> list[mx.array]:
@@ -90,21 +91,21 @@ def backward(norm: Norm, slope: mx.array, stats: mx.array, x: mx.array, *present
     if custom.is_capturing():
         shapes = [(x.shape, x.dtype), *([((width,), x.dtype)] * kinds)]
         return custom.opaque("CustomKernel", [slope, stats, x, *present], shapes)
-    rows, slopes = x.reshape(-1, width), slope.astype(x.dtype).reshape(-1, width)
     wide = width // (16 // x.dtype.size)
-    # A thread holds as few columns as it can: their sums stay in its registers.
-    team = min(THREADS, 32 * -(-wide // 32))
-    threads = THREADS if team == 32 else team
-    blocks = min(_PROCESSORS * (_BUSY // threads), -(-rows.shape[0] // (threads // team)))
+    # The threads of a warp need no barrier. Of a longer row, a thread holds as few columns as it can: their
+    # sums stay in its registers.
+    team = 32 if wide <= _ALONE else min(THREADS, 32 * -(-wide // 32))
+    threads = team * max(1, _BLOCK // team)
+    blocks = min(_PROCESSORS * (_BUSY // threads), -(-stats.shape[0] // (threads // team)))
     found = _backward(norm)(
-        inputs=[rows, slopes, stats, *present[: int(norm.weight)]],
+        inputs=[x, slope.astype(x.dtype), stats, *present[: int(norm.weight)]],
         template=[*_template(norm, x, team, threads), ("KINDS", kinds)],
         grid=(blocks * threads, 1, 1),
         threadgroup=(threads, 1, 1),
-        output_shapes=[rows.shape, *([(blocks, kinds * width)] if kinds else [])],
+        output_shapes=[x.shape, *([(blocks, kinds * width)] if kinds else [])],
         output_dtypes=[x.dtype, *([mx.float32] if kinds else [])],
     )
-    return [found[0].reshape(x.shape), *(ended(found[1], kinds, width, x.dtype) if kinds else [])]
+    return [found[0], *(ended(found[1], kinds, width, x.dtype) if kinds else [])]
 
 
 def _template(norm: Norm, x: mx.array, team: int, threads: int) -> list[tuple[str, Any]]:
@@ -121,7 +122,9 @@ def _forward(norm: Norm) -> Any:
         name=f"purestep_norm_forward_{_tag(norm)}",
         input_names=["x", *["weight"] * norm.weight, *["bias"] * norm.bias],
         output_names=["out", "stats"],
-        source=(COMMON + FORWARD).format(eps=f"{norm.eps:.9e}", weighted=" ".join(steps)),
+        source=(COMMON + FORWARD).format(
+            rows=ROWS.format(x="x"), eps=f"{norm.eps:.9e}", weighted=" ".join(steps)
+        ),
     )
 
 
@@ -133,6 +136,7 @@ def _backward(norm: Norm) -> Any:
         input_names=["x", "slope", "stats", *["weight"] * norm.weight],
         output_names=["for_x", *(["parts"] if sums else [])],
         source=(COMMON + BACKWARD + (WRITTEN if sums else "")).format(
+            rows=ROWS.format(x="x"),
             weighted="value *= (float)weight[place * WIDE + j];" if norm.weight else "",
             written=" ".join(f"write({each}, mine + {i} * N);" for i, each in enumerate(sums)),
         ),

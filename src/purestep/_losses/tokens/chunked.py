@@ -5,6 +5,7 @@ import mlx.core as mx
 from purestep._core import checks, sums
 from purestep._core.mean import Mean
 from purestep._losses.core import inputs, weighting
+from purestep._losses.core.kernel import Form
 from purestep._losses.tokens import projection
 
 _CALLER = "linear_cross_entropy"
@@ -104,7 +105,7 @@ def linear_cross_entropy(
     if targets.size == 0:
         return Mean(sums.total(hidden), weight_sum)
     total = projection.summed(
-        projection.Form(label_smoothing, z_loss, soft_cap),
+        Form(label_smoothing, z_loss, soft_cap),
         chunk_size,
         weighting.masked(weights, hidden).reshape(-1, hidden.shape[-1]),
         weight,

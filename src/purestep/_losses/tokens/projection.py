@@ -8,43 +8,39 @@ import mlx.core as mx
 from purestep._core import hardware, sums
 from purestep._core.tracing import graph
 from purestep._core.tracing.custom import custom_function
-from purestep._losses.core import numerics
+from purestep._losses.core import kernel, numerics
 from purestep._losses.core.fused import fused_cross_entropy
+from purestep._losses.core.kernel import Form
+
+_AHEAD = 1  # chunks that the host submits on a GPU before it waits for an earlier one
 
 Primals = tuple[mx.array, ...]  # hidden, weight, factors, targets and, if there is one, bias
 
 
-class Form(NamedTuple):
-    """The loss of one token as a function of its logits."""
+def losses_of(form: Form, targets: mx.array, *, once: bool = False) -> Callable[[mx.array], mx.array]:
+    """Return the function from logits [tokens, classes] to losses, float32 [tokens].
 
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-    soft_cap: float | None = None
+    With `once` the function can be differentiated once only, and is faster without compilation.
+    """
 
-    def losses(self, targets: mx.array, *, once: bool = False) -> Callable[[mx.array], mx.array]:
-        """Return the function from logits [tokens, classes] to losses, float32 [tokens].
+    def losses(logits: mx.array) -> mx.array:
+        if form == Form() and hardware.on_gpu():
+            fast = mx.fast.cross_entropy if once else fused_cross_entropy
+            return fast(logits, targets)  # computes in float32
+        logits = logits.astype(mx.float32)
+        if form.soft_cap is not None:
+            logits = form.soft_cap * mx.tanh(logits / form.soft_cap)
+        logits, largest = numerics.shifted(logits)
+        normalizer = numerics.normalizer(logits)
+        # `cross_entropy` adds these terms in another order, for class weights, and rounds differently.
+        found = normalizer - (1 - form.label_smoothing) * numerics.gather(logits, targets)
+        if form.label_smoothing:
+            found = found - form.label_smoothing * sums.mean(logits, -1)
+        if form.z_loss:
+            found = found + form.z_loss * mx.square(normalizer + largest.squeeze(-1))
+        return found
 
-        With `once` the function can be differentiated once only, and is faster without compilation.
-        """
-
-        def losses(logits: mx.array) -> mx.array:
-            if self == Form() and hardware.on_gpu():
-                fast = mx.fast.cross_entropy if once else fused_cross_entropy
-                return fast(logits, targets)  # computes in float32
-            logits = logits.astype(mx.float32)
-            if self.soft_cap is not None:
-                logits = self.soft_cap * mx.tanh(logits / self.soft_cap)
-            logits, largest = numerics.shifted(logits)
-            normalizer = numerics.normalizer(logits)
-            # `cross_entropy` adds these terms in another order, for class weights, and rounds differently.
-            found = normalizer - (1 - self.label_smoothing) * numerics.gather(logits, targets)
-            if self.label_smoothing:
-                found = found - self.label_smoothing * sums.mean(logits, -1)
-            if self.z_loss:
-                found = found + self.z_loss * mx.square(normalizer + largest.squeeze(-1))
-            return found
-
-        return losses
+    return losses
 
 
 def summed(form: Form, chunk_size: int, *primals: mx.array) -> mx.array:
@@ -57,7 +53,7 @@ def summed(form: Form, chunk_size: int, *primals: mx.array) -> mx.array:
             int32 [tokens] in range, and optionally bias [classes]. A loss with a factor of zero is skipped.
     """
     hidden, weight, _, _, *extra = primals
-    if hidden.shape[0] <= chunk_size:
+    if hidden.shape[0] <= chunk_size and not kernel.serves(form, hidden.dtype):
         return _whole(form, *primals)
     # MLX does not tell whether a gradient will be taken, but an array that it differentiates depends on a
     # Copy operation. A wrong guess only costs time: the backward pass computes each gradient that is still
@@ -100,17 +96,16 @@ class _Sums(NamedTuple):
 
 def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for_weight: bool) -> _Sums:
     hidden, weight, factors, targets, *bias = primals
-    total, end = mx.array(0.0), None
+    total, ends = mx.array(0.0), list[mx.array]()
     losses, of_hidden, of_weight, of_bias = [], [], None, None
     for start in range(0, hidden.shape[0], chunk_size):
         part = slice(start, start + chunk_size)
         some, factor = hidden[part], factors[part]
-        if end is not None:
-            some = _after(some, [_waited(end)])
-        logits, of_logits = _logits(some, weight, *bias), form.losses(targets[part], once=True)
-        made = []
+        if ends:
+            some = _after(some, [ends[-1], *(_waited(end) for end in ends[: len(ends) - _AHEAD][-1:])])
+        logits, made = _logits(some, weight, *bias), []
         if for_hidden or for_weight:
-            (loss,), (slope,) = mx.vjp(of_logits, [logits], [factor])
+            loss, slope = _differentiated(form, logits, factor, targets[part])
             if for_hidden:
                 of_hidden.append(slope @ weight)
                 made.append(of_hidden[-1])
@@ -122,13 +117,23 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
                     of_bias = column if of_bias is None else of_bias + column
                     made.append(of_bias)
         else:
-            loss = of_logits(logits)
+            loss = losses_of(form, targets[part], once=True)(logits)
         loss = mx.where(factor == 0, 0.0, loss)
         losses.append(loss)
         total = total + sums.total(loss * factor)
-        end = _after(total, made) if made else total  # a scalar that is ready when the whole chunk is
+        ends.append(_after(total, made) if made else total)  # a scalar that is ready when the whole chunk is
     joined = mx.concatenate(of_hidden) if for_hidden else None
     return _Sums(total, mx.concatenate(losses), joined, of_weight, of_bias)
+
+
+def _differentiated(
+    form: Form, logits: mx.array, factors: mx.array, targets: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Return the losses, and the gradient of their sum times `factors` in the logits."""
+    if kernel.serves(form, logits.dtype):
+        return kernel.losses_and_slope(form, logits, factors, targets)
+    (losses,), (slope,) = mx.vjp(losses_of(form, targets, once=True), [logits], [factors])
+    return losses, slope
 
 
 def _added(so_far: mx.array | None, slope: mx.array, hidden: mx.array) -> mx.array:
@@ -192,7 +197,7 @@ def _scaled(form: Form, primals: Primals, cotangent: mx.array, gradient: mx.arra
 def _whole(form: Form, *primals: mx.array) -> mx.array:
     """Return the sum as one expression of all logits, which MLX can differentiate and map."""
     hidden, weight, factors, targets, *bias = primals
-    losses = form.losses(targets)(_logits(hidden, weight, *bias))
+    losses = losses_of(form, targets)(_logits(hidden, weight, *bias))
     return sums.total(mx.where(factors == 0, 0.0, losses * factors))
 
 
