@@ -27,6 +27,7 @@ _SOURCE = Template("""
     constexpr int WARPS = THREADS / 32;
     constexpr int TURNS = (N + THREADS * WIDE - 1) / (THREADS * WIDE);
     constexpr bool WHOLE = N % WIDE == 0;
+    constexpr bool SMOOTHED = ${smoothing} != 0;
     constexpr float E = 1.44269504f;
     struct alignas(16) Wide { T at[WIDE]; };
     #define PURESTEP_AT(n, j) \\
@@ -63,8 +64,8 @@ _SOURCE = Template("""
             const bool real = PURESTEP_AT(n, j) < N;
             x[j] = (float)part.at[j];
             $capped
-            if (real) plain += x[j];
-            else x[j] = -INFINITY;
+            if (SMOOTHED && real) plain += x[j];
+            if (!real) x[j] = -INFINITY;
             most = x[j] > most ? x[j] : most;
         }
         total *= $exp2((top - most) * E);
@@ -104,8 +105,9 @@ _SOURCE = Template("""
     if (thread == 0) {
         float x[1] = {(float)from[target]};
         { constexpr int j = 0; $capped }
-        losses[row] = $log(total) - (1 - ${smoothing}) * (x[0] - top) - ${smoothing} * (plain / N - top)
-            + ${z_loss} * normalizer * normalizer;
+        float loss = $log(total) - (1 - ${smoothing}) * (x[0] - top) + ${z_loss} * normalizer * normalizer;
+        if (SMOOTHED) loss -= ${smoothing} * (plain / N - top);  // a logit of -inf has an infinite mean
+        losses[row] = loss;
     }
     for (int n = 0; n < TURNS; ++n) {
         if (PURESTEP_AT(n, 0) >= N) break;
