@@ -84,6 +84,7 @@ class Runner:
         self._arrays = private_arrays(self._places, self._image)
         self._seen: set[tuple[Any, bool]] = set()  # (entry point, mode) pairs whose first call was checked
         self._watched: dict[str, mx.array] = {}  # the trained arrays, during such a first call
+        self._depth = 0  # the number of `_in_place` blocks that are open
         self._lock = threading.RLock()
         if not self._borrowed:
             for _, attributes in self._image:
@@ -183,13 +184,16 @@ class Runner:
     def _in_place(self) -> Iterator[None]:
         """Run the block with the contents that `functional` found, and restore the present ones after it."""
         with self._lock:
-            now = contents.read(self._places)
+            # Between calls, nobody else changes a copy.
+            now = contents.read(self._places) if self._borrowed or self._depth else self._image
             if self._borrowed:
                 contents.write(self._places, self._image)
+            self._depth += 1
             try:
                 with substitutes.substituted() if self._own_gradients else nullcontext():
                     yield
             finally:
+                self._depth -= 1
                 contents.write(self._places, now)
 
     def _insert(self, given: dict[str, mx.array]) -> dict[str, mx.array]:

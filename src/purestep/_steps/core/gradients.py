@@ -99,7 +99,8 @@ def _part(
         value = outcome.loss.value
         if weights is not None:
             value = _share(outcome.loss, weights, objective.parts)
-        numbers = tree.leaves((outcome.loss, outcome.metrics, observed))
+        # The value is computed from the loss, but from none of these.
+        numbers = tree.leaves((None if weights is None else outcome.loss, outcome.metrics, observed))
         return before_gradient(value, numbers), outcome, observed
 
     # mx.value_and_grad refuses the None that a tree may hold, so it receives leaves. The model_state and the
