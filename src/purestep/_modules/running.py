@@ -198,12 +198,12 @@ class Runner:
 
     def _insert(self, given: dict[str, mx.array]) -> dict[str, mx.array]:
         """Write new handles for the arrays into the module, and return them by path."""
-        handles = {path: copy.copy(array) for path, array in given.items()}
+        handles = {path: array.__copy__() for path, array in given.items()}
         for path, handle in handles.items():
             for slot in self._slots[path]:
                 slot.write(handle)
         for slot, array in self._arrays:
-            slot.write(copy.copy(array))
+            slot.write(array.__copy__())
         return handles
 
     def _entry(self, method: str | Callable[..., Any] | None) -> Callable[..., Any]:

@@ -95,7 +95,8 @@ def _part(
     def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome, list[Observed]]:
         held, data = tree.unflatten((model_state, batch), others)
         with observing.recording(objective.watches) as observed:
-            outcome = objective.outcome(tree.unflatten(params, leaves), held, data, key)
+            own = tree.unflatten(params, leaves)  # the handles are new ones, of mx.value_and_grad
+            outcome = objective.outcome(own, held, data, key, own_params=True)
         value = outcome.loss.value
         if weights is not None:
             value = _share(outcome.loss, weights, objective.parts)

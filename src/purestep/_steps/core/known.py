@@ -1,15 +1,16 @@
 """Arguments that have passed all checks, recognized by their structure, shapes and dtypes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import tree
 from purestep._core.types import Batch
 from purestep._steps.core.batches import check_batch
 from purestep._steps.state import TrainState, check_state
 from purestep._transforms.core.fitting import StateCheck
+
+_array = mx.array
 
 
 class Known:
@@ -29,7 +30,7 @@ class Known:
 
     def note(self, value: Any) -> Any:
         """Remember an argument that passed; return its form."""
-        self.form = form = tree.map(_Form, value)  # one assignment, so that several threads may check at once
+        self.form = form = _form(value)  # one assignment, so that several threads may check at once
         return form
 
     def holds(self, value: Any) -> bool:
@@ -38,39 +39,55 @@ class Known:
         return form is not None and _fits(form, value)
 
 
-class _Form:
-    """The shape and dtype of an array, without its memory."""
+class _Form(NamedTuple):
+    """How a tree of arrays is built, without their memory.
 
-    __slots__ = ("dtype", "shape")
+    Attributes:
+        kind: the type of the node.
+        length: the number of children.
+        leaves: the keys or positions of the children that are arrays, with their shapes and dtypes.
+        others: the keys or positions of the other children, with their forms.
+    """
 
-    def __init__(self, leaf: mx.array):
-        self.shape, self.dtype = leaf.shape, leaf.dtype
+    kind: type
+    length: int
+    leaves: list[tuple[Any, tuple[int, ...], mx.Dtype]]
+    others: "list[tuple[Any, _Form]]"
 
 
-def _fits(form: Any, node: Any) -> bool:
-    kind = type(form)
-    if kind is _Form:
-        return type(node) is mx.array and node.shape == form.shape and node.dtype == form.dtype
+def _form(node: Any) -> _Form:
+    if type(node) is mx.array:
+        return _Form(_array, 0, [(None, node.shape, node.dtype)], [])
+    children = _children(node)
+    leaves = [(key, child.shape, child.dtype) for key, child in children if type(child) is mx.array]
+    others = [(key, _form(child)) for key, child in children if type(child) is not mx.array]
+    return _Form(type(node), len(children), leaves, others)
+
+
+def _children(node: Any) -> list[tuple[Any, Any]]:
+    return list(node.items() if type(node) is dict else enumerate(() if node is None else node))
+
+
+def _fits(form: _Form, node: Any) -> bool:
+    kind, length, leaves, others = form
     if type(node) is not kind:
         return False
-    if form is None:
+    if kind is _array:
+        return node.shape == leaves[0][1] and node.dtype == leaves[0][2]
+    if node is None:
         return True
-    if len(node) != len(form):
+    if len(node) != length:
         return False
-    if kind is dict:
-        for key, child in form.items():
-            if key not in node:
+    try:
+        for key, shape, dtype in leaves:
+            leaf = node[key]
+            if type(leaf) is not _array or leaf.shape != shape or leaf.dtype != dtype:
                 return False
-            other = node[key]
-            if type(child) is _Form:  # here, not by a call: most nodes are arrays
-                if type(other) is not mx.array or other.shape != child.shape or other.dtype != child.dtype:
-                    return False
-            elif not _fits(child, other):
+        for key, below in others:
+            if not _fits(below, node[key]):
                 return False
-        return True
-    for child, other in zip(form, node, strict=True):  # noqa: SIM110  (a generator takes twice as long)
-        if not _fits(child, other):
-            return False
+    except KeyError:
+        return False
     return True
 
 
@@ -78,7 +95,8 @@ class StateChecks:
     """All checks of the state before a step, and of the one after it."""
 
     def __init__(self, caller: str, check_opt_state: StateCheck):
-        self._caller, self._check_opt_state, self._known = caller, check_opt_state, Known()
+        self._caller, self._check_opt_state = caller, check_opt_state
+        self._form: TrainState | None = None  # the form of each field of the last state that passed
         self._route: tuple[Any, tuple[Any, ...] | None] | None = None
 
     def __call__(self, state: TrainState) -> Any:
@@ -87,11 +105,11 @@ class StateChecks:
         Returns:
             How the state is built, for `unchanged`.
         """
-        form = self._known.form
-        if form is None or not _fits(form, state):
+        form = self._form
+        if form is None or type(state) is not type(form) or not all(map(_fits, form, state)):
             check_state(self._caller, state)
             self._check_opt_state(state.opt_state, state.params)
-            form = self._known.note(state)
+            self._form = form = type(state)(*map(_form, state))
         return form
 
     def learning_rate(self, form: Any, opt_state: Any) -> mx.array | None:

@@ -51,6 +51,7 @@ def outcome_of(
     *,
     stateful: bool,
     training: bool = False,
+    own_params: bool = False,
 ) -> Outcome:
     """Call a loss function and check its results.
 
@@ -66,10 +67,12 @@ def outcome_of(
         rng: its key, or `None`.
         stateful: whether it takes and returns a model_state.
         training: whether a training step calls it. Modules that it runs then need a key or `train=False`.
+        own_params: whether nobody else holds the containers and handles of `params`.
     """
     # The vectors of `packed` become the model's own tree. `compute_in` is made for vectors.
     params = params if accepts_packed(loss_fn) else unpacked(params)
-    params, model_state, batch, rng = own(params), own(model_state), own(batch), copy.copy(rng)
+    params = params if own_params else own(params)
+    model_state, batch, rng = own(model_state), own(batch), copy.copy(rng)
     with context.training_step(tree.leaves(params)) if training else nullcontext():
         returned = loss_fn(params, model_state, batch, rng) if stateful else loss_fn(params, batch, rng)
     if stateful:
