@@ -163,15 +163,29 @@ def _map_with_path(fn: Callable[..., Any], path: str, node: Any, others: tuple[A
 def unflatten(like: Tree, leaves: list[Any]) -> Tree:
     """Return a tree with the containers of `like` and these leaves, in the order of `items(like)`."""
     remaining = leaves[::-1]
-    pop = remaining.pop
     made, enough = None, True
     try:
-        made = _map_one(lambda _: pop(), like)
+        made = _filled(like, remaining.pop)
     except IndexError:
         enough = False
     if remaining or not enough:
         raise ValueError(f"tree.unflatten: got {len(leaves)} leaves for a tree of {len(_leaves(like))}")
     return made
+
+
+def _filled(node: Any, pop: Callable[[], Any]) -> Any:
+    kind = type(node)
+    if kind is dict:
+        made = {}
+        for key, child in node.items():
+            made[key] = pop() if type(child) is _array else _filled(child, pop)
+        return made
+    if kind is list or isinstance(node, tuple):
+        built = []
+        for child in node:
+            built.append(pop() if type(child) is _array else _filled(child, pop))
+        return built if kind is list else tuple(built) if kind is tuple else kind(*built)
+    return None if node is None else pop()
 
 
 def fitted(tree: Tree, like: Tree) -> Tree:

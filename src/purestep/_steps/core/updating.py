@@ -79,8 +79,8 @@ def _transformed(
             gradients,
             opt_state,
             params,
-            value=own(made.value),
-            weight=own(made.outcome.loss.weight),
+            value=made.value.__copy__(),
+            weight=made.outcome.loss.weight.__copy__(),
             gradients=gradients,
-            grad_norm=own(grad_norm),
+            grad_norm=grad_norm.__copy__(),
         )
