@@ -57,11 +57,11 @@ class Objective(NamedTuple):
         return self.microbatches * (1 if self.ranks is None else self.ranks.size)
 
     def outcome(
-        self, params: Params, model_state: Tree, batch: Batch, key: mx.array, *, own_params: bool = False
+        self, params: Params, model_state: Tree, batch: Batch, key: mx.array, *, owned: bool = False
     ) -> Outcome:
         """Evaluate the loss function in training, with every random draw a function of `key`.
 
-        `own_params` is that of `outcome_of`.
+        `owned` is that of `outcome_of`.
         """
         with keyless(key):
             return outcome_of(
@@ -73,7 +73,7 @@ class Objective(NamedTuple):
                 key,
                 stateful=self.stateful,
                 training=True,
-                own_params=own_params,
+                owned=owned,
             )
 
 

@@ -51,7 +51,7 @@ def outcome_of(
     *,
     stateful: bool,
     training: bool = False,
-    own_params: bool = False,
+    owned: bool = False,
 ) -> Outcome:
     """Call a loss function and check its results.
 
@@ -67,12 +67,13 @@ def outcome_of(
         rng: its key, or `None`.
         stateful: whether it takes and returns a model_state.
         training: whether a training step calls it. Modules that it runs then need a key or `train=False`.
-        own_params: whether nobody else holds the containers and handles of `params`.
+        owned: whether the containers and handles of `params`, `model_state` and `batch` are its own already.
     """
     # The vectors of `packed` become the model's own tree. `compute_in` is made for vectors.
     params = params if accepts_packed(loss_fn) else unpacked(params)
-    params = params if own_params else own(params)
-    model_state, batch, rng = own(model_state), own(batch), copy.copy(rng)
+    if not owned:
+        params, model_state, batch = own((params, model_state, batch))
+    rng = copy.copy(rng)
     with context.training_step(tree.leaves(params)) if training else nullcontext():
         returned = loss_fn(params, model_state, batch, rng) if stateful else loss_fn(params, batch, rng)
     if stateful:
