@@ -109,8 +109,9 @@ def partial_sums(tree: Tree, fn: Callable[[mx.array], mx.array] = mx.square) -> 
     In a compiled step, equal partial sums are computed once: those of `norm` serve the norms of layers too.
     """
     found = leaves(tree)
-    if fn in _KINDS and cuda.usable():
-        read = [_shared.sources[id(leaf)][1] if id(leaf) in _shared.sources else leaf for leaf in found]
+    if fn in _KINDS:
+        narrow = _shared.sources
+        read = [narrow[id(leaf)][1] if id(leaf) in narrow else leaf for leaf in found] if narrow else found
         if cuda.serves(read):
             return _by_kernel(_KINDS[fn], read)
     # On a CPU, sums along the first axes are fast for every layout. Those along the last axis take 15 times

@@ -33,7 +33,9 @@ def form(tree: Tree) -> Form:
     """
     if type(tree) is _array:
         return Form(_array, 0, [(None, tree.shape, tree.dtype)], [])
-    children = list(tree.items() if type(tree) is dict else enumerate(() if tree is None else tree))
+    children: list[tuple[Any, Any]] = list(
+        tree.items() if type(tree) is dict else enumerate(() if tree is None else tree)
+    )
     leaves = [(key, child.shape, child.dtype) for key, child in children if type(child) is _array]
     others = [(key, form(child)) for key, child in children if type(child) is not _array]
     return Form(type(tree), len(children), leaves, others)

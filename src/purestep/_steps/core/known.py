@@ -23,7 +23,7 @@ class StateChecks:
         self._caller, self._check_opt_state = caller, check_opt_state
         # The form of each field of the last state that passed. It is set by one assignment, so that several
         # threads may check at once.
-        self._known: TrainState | None = None
+        self._known: Any = None
         self._route: tuple[Any, tuple[Any, ...] | None] | None = None
 
     def __call__(self, state: TrainState) -> Any:
@@ -36,7 +36,7 @@ class StateChecks:
         if known is None or type(state) is not type(known) or not all(map(fits, known, state)):
             check_state(self._caller, state)
             self._check_opt_state(state.opt_state, state.params)
-            self._known = known = type(state)(*map(form, state))
+            self._known = known = type(state)._make(map(form, state))
         return known
 
     def learning_rate(self, built: Any, opt_state: Any) -> mx.array | None:
