@@ -73,11 +73,12 @@ def changes(where: list[Place], before: Contents) -> Iterator[Change]:
             if held is not _NOTHING and not _identical(held, vars(node)):
                 yield from _changed(place.path, held, vars(node))
             continue
-        now_items, now_held = _read(node)
         if isinstance(node, set):
             if (items or node) and set(items) != node:  # their order is not that of before after a restore
-                yield Change(place.path, items, now_items)
-        elif items is not None and not _same(tuple(items), tuple(now_items)):
+                yield Change(place.path, items, list(node))
+            continue
+        now_items, now_held = _read(node)
+        if items is not None and not _same(tuple(items), tuple(now_items)):
             yield Change(place.path, items, now_items)
         if now_held is not held and not _identical(held, now_held):
             yield from _changed(place.path, held, now_held)
@@ -113,9 +114,13 @@ def _write(node: Any, items: Any, held: dict[str, Any]) -> None:
             vars(node).update(held)
     elif isinstance(node, list):
         node[:] = items
-    elif isinstance(node, (deque, set)):
+    elif isinstance(node, set):
+        if items or node:  # each layer has a set that is mostly empty
+            node.clear()
+            node.update(items)
+    elif isinstance(node, deque):
         node.clear()
-        node.extend(items) if isinstance(node, deque) else node.update(items)
+        node.extend(items)
     elif isinstance(node, CellType):
         if items:
             node.cell_contents = items[0]
