@@ -277,3 +277,29 @@ def test_parameters_of_which_each_process_has_a_part_are_refused():
         ValueError, match=r"functional: module must hold whole parameters, got layers\.1 from"
     ):
         ps.functional(whole)
+
+
+def test_arrays_are_taken_by_name_in_any_order_of_the_keys():
+    # Two arrays of one shape: a later call that listed them in another order would swap them unnoticed.
+    apply, _, _ = ps.functional(Two())
+    x, y = {"x": mx.zeros(3), "y": mx.ones(3)}, {"y": mx.ones(3), "x": mx.zeros(3)}
+    assert apply(x).tolist() == apply(y).tolist() == [-1.0, -1.0, -1.0]
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.x, self.y = mx.zeros(3), mx.zeros(3)
+
+    def __call__(self):
+        return self.x - self.y
+
+
+def test_a_tree_that_does_not_fit_is_refused_after_one_that_does():
+    apply, params, _ = ps.functional(built(lambda: nn.Linear(3, 2)))
+    apply(params, mx.ones(3))
+    with pytest.raises(ValueError, match=r"params.bias has shape \(3,\)"):
+        apply(params | {"bias": mx.zeros(3)}, mx.ones(3))
+    with pytest.raises(ValueError, match="lacks bias"):
+        apply({"weight": params["weight"]}, mx.ones(3))
+    assert apply({name: x.astype(mx.float16) for name, x in params.items()}, mx.ones(3)).shape == (2,)

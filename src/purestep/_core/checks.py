@@ -41,6 +41,14 @@ def number(
     value = python_number(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{caller}: {name} must be a number, got {value!r}")
+    within = (
+        (above is None or value > above)
+        and (least is None or value >= least)
+        and (below is None or value < below)
+        and (most is None or value <= most)
+    )
+    if within and math.isfinite(value):
+        return value
     rules = (
         (not math.isfinite(value), "must be finite"),
         (above is not None and not value > above, f"must be greater than {above}"),

@@ -1,7 +1,5 @@
 """The number of microbatches into which the batch of the current loss function was divided."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 
 from purestep._core import checks
@@ -10,8 +8,7 @@ _COUNT: ContextVar[int] = ContextVar("purestep_microbatches", default=1)
 _RANKS: ContextVar[int] = ContextVar("purestep_ranks", default=1)
 
 
-@contextmanager
-def cut_into(count: int, ranks: int = 1) -> Iterator[None]:
+class cut_into:  # noqa: N801
     """Declare that a batch within the block is one of `count` microbatches of one of `ranks` ranks.
 
     >>> with cut_into(4):
@@ -20,12 +17,17 @@ def cut_into(count: int, ranks: int = 1) -> Iterator[None]:
         ...
     ValueError: ntxent: every row is a negative of all others, got one of microbatches=4; use microbatches=1
     """
-    token, ranks_token = _COUNT.set(count), _RANKS.set(ranks)
-    try:
-        yield
-    finally:
-        _COUNT.reset(token)
-        _RANKS.reset(ranks_token)
+
+    def __init__(self, count: int, ranks: int = 1):
+        self._count, self._ranks = count, ranks
+
+    def __enter__(self) -> None:
+        self._tokens = _COUNT.set(self._count), _RANKS.set(self._ranks)
+
+    def __exit__(self, *error: object) -> None:
+        count, ranks = self._tokens
+        _COUNT.reset(count)
+        _RANKS.reset(ranks)
 
 
 def whole_batch(caller: str, why: str, remedy: str = "use microbatches=1") -> None:

@@ -2,8 +2,8 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ContextDecorator
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -22,9 +22,10 @@ _ROWS = 1 << 16  # arrays with at most this many rows, or columns, are summed on
 def norm(tree: Tree) -> mx.array:
     """Return the Euclidean norm of all leaves together, 0-d, summed in float32 for every dtype."""
     # The partial sums of all leaves are added together: one sum per leaf would cost several kernels each.
-    if not leaves(tree):
+    found = leaves(tree)
+    if not found:
         return mx.array(0.0)
-    return scalars.root(collective.completed(sums.total(partial_sums(tree).vector)))
+    return scalars.root(collective.completed(sums.total(partial_sums(found).vector)))
 
 
 class PartialSums(NamedTuple):
@@ -61,14 +62,18 @@ class _Shared(threading.local):
 _shared = _Shared()
 
 
-@contextmanager
-def shared() -> Iterator[None]:
+class shared(ContextDecorator):  # noqa: N801
     """Compute equal sums of the same arrays once within the `with` block, in this thread."""
-    before, _shared.known, _shared.sources = (_shared.known, _shared.sources), {}, {}
-    try:
-        yield
-    finally:
-        _shared.known, _shared.sources = before
+
+    def _recreate_cm(self) -> "shared":
+        return shared()  # a decorated function may call itself
+
+    def __enter__(self) -> None:
+        self._before = _shared.known, _shared.sources
+        _shared.known, _shared.sources = {}, {}
+
+    def __exit__(self, *error: object) -> None:
+        _shared.known, _shared.sources = self._before
 
 
 def same(tree: Tree, source: Tree) -> None:
@@ -105,7 +110,8 @@ def partial_sums(tree: Tree, fn: Callable[[mx.array], mx.array] = mx.square) -> 
     """
     found = leaves(tree)
     if fn in _KINDS:
-        read = [_shared.sources[id(leaf)][1] if id(leaf) in _shared.sources else leaf for leaf in found]
+        narrow = _shared.sources
+        read = [narrow[id(leaf)][1] if id(leaf) in narrow else leaf for leaf in found] if narrow else found
         if cuda.serves(read):
             return _by_kernel(_KINDS[fn], read)
     # On a CPU, sums along the first axes are fast for every layout. Those along the last axis take 15 times
@@ -114,20 +120,27 @@ def partial_sums(tree: Tree, fn: Callable[[mx.array], mx.array] = mx.square) -> 
     small: list[mx.array] = []
     large: list[mx.array] = []
     lengths: list[tuple[bool, int]] = []
-    for x in (leaf.astype(mx.float32) for leaf in found):
-        if x.size <= _SMALL:
-            small.append(x.reshape(-1))
+    for leaf in found:
+        x = leaf.astype(mx.float32)
+        is_small = x.size <= _SMALL
+        if is_small:
+            part = x.reshape(-1)
         elif x.ndim > 1 and x.shape[kept := -1 if on_cpu else 0] <= _ROWS:
             axes = range(x.ndim - 1) if kept else range(1, x.ndim)
-            large.append(sums.total(fn(x), axes, chain=_CHAIN))
+            part = sums.total(fn(x), axes, chain=_CHAIN)
         else:
-            large.append(sums.total(fn(x)).reshape(1))
-        lengths.append((x.size <= _SMALL, small[-1].size if x.size <= _SMALL else large[-1].size))
-    begin = {True: sum(length for is_small, length in lengths if not is_small), False: 0}
+            part = sums.total(fn(x)).reshape(1)
+        (small if is_small else large).append(part)
+        lengths.append((is_small, part.size))
+    ends = [
+        sum(part.size for part in large),
+        0,
+    ]  # of what precedes the next small part, and the next large one
     spans = []
     for is_small, length in lengths:
-        spans.append((begin[is_small], begin[is_small] + length))
-        begin[is_small] += length
+        begin = ends[not is_small]
+        spans.append((begin, begin + length))
+        ends[not is_small] += length
     return PartialSums(_joined(large + ([fn(_joined(small))] if small else [])), spans)
 
 

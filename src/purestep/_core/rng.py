@@ -13,6 +13,9 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.tracing import context, graph
 
+_STREAMS: Any = mx.random.state  # MLX's; the array at index 0 is the stream of this thread
+_FIRST = mx.random.key(0)
+
 
 def scope(key: mx.array) -> "Scope":
     """Make every draw without a key, within the `with` block, a function of `key`.
@@ -41,21 +44,21 @@ class Scope(ContextDecorator):
 
     def __enter__(self) -> None:
         check_key("rng.scope", self._key)
-        stream = _state()[0]
-        self._saved.append(copy.copy(stream))
+        stream = _STREAMS[0]
+        self._saved.append(stream.__copy__())
         stream[:] = self._key
         context.begin(_STREAM)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
         context.end()
-        _state()[0][:] = self._saved.pop()
+        _STREAMS[0][:] = self._saved.pop()
 
 
 class _Stream:
     """The scene of the random stream: a recomputed function draws the same numbers as in its first run."""
 
     def capture(self) -> context.Entry:
-        now = copy.copy(_state()[0])
+        now = copy.copy(_STREAMS[0])
 
         @contextmanager
         def again() -> Iterator[None]:
@@ -74,14 +77,22 @@ class _Stream:
 _STREAM = _Stream()
 
 
-@contextmanager
-def forbidden(caller: str, remedy: str = "pass rng=") -> Iterator[None]:
+def forbidden(caller: str, remedy: str = "pass rng=") -> Scope:
     """Raise an error after a block that drew from the global stream. The stream itself is unchanged."""
-    with scope(mx.random.key(0)):
-        yield
-        if graph.primitives(_state()[0]):
-            stop = "" if caller.endswith(",") else ":"
-            raise ValueError(f"{caller}{stop} random numbers were drawn without a key: {remedy}")
+    return _Forbidden(caller, remedy)
+
+
+class _Forbidden(Scope):
+    def __init__(self, caller: str, remedy: str):
+        super().__init__(_FIRST)
+        self._caller, self._remedy = caller, remedy
+
+    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
+        drawn = kind is None and graph.primitives(_STREAMS[0])
+        super().__exit__()
+        if drawn:
+            stop = "" if self._caller.endswith(",") else ":"
+            raise ValueError(f"{self._caller}{stop} random numbers were drawn without a key: {self._remedy}")
 
 
 def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
@@ -101,9 +112,10 @@ def fold_in(key: mx.array, number: int | mx.array) -> mx.array:
         number = checks.integer("rng.fold_in", "number", number, least=0)
         if number >= 2**32:
             raise checks.error("rng.fold_in", f"number must be less than 2**32, got {number}")
+        number = mx.array(number, mx.uint32)
     # The keys of seeds 0 and 1 differ in one bit only, so the key is hashed before the number is mixed in.
     hashed = mx.random.split(key)[0]
-    return mx.random.split(mx.bitwise_xor(hashed, mx.array(number).astype(mx.uint32)))[0]
+    return mx.random.split(mx.bitwise_xor(hashed, number.astype(mx.uint32)))[0]
 
 
 def from_seed(caller: str, name: str, seed: int) -> mx.array:
@@ -116,11 +128,6 @@ def from_seed(caller: str, name: str, seed: int) -> mx.array:
     if seed >= 2**64:
         raise checks.error(caller, f"{name} must be less than 2**64, got {seed}")
     return mx.random.key(seed)
-
-
-def _state() -> Any:
-    """Return MLX's global random state; the array at index 0 is the stream of this thread."""
-    return mx.random.state
 
 
 def check_key(caller: str, key: mx.array) -> None:

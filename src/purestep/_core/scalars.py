@@ -117,4 +117,5 @@ def elapsed(count: int | mx.array, begin: int = 0, longest: int = 0) -> mx.array
     if not mx.issubdtype(count.dtype, mx.integer):
         return count.astype(mx.float32) - begin
     wide = count.dtype in (mx.int64, mx.uint64, mx.uint32) or max(begin, longest) > _MOST
-    return count.astype(mx.int64 if wide else mx.int32) - begin
+    count = count.astype(mx.int64 if wide else mx.int32)
+    return count - begin if begin else count

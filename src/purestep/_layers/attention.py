@@ -5,8 +5,7 @@ consists of ordinary operations already, but its exponentials and its mask are s
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -27,34 +26,31 @@ _lock = threading.Lock()
 _installed = 0
 
 
-@contextmanager
-def differentiable_twice() -> Iterator[None]:
+class _Block:
+    """A block in which attention is replaced in this thread; `kind` is an attribute of `_open`."""
+
+    def __init__(self, kind: str, here: bool):
+        self._kind, self._here = kind, here
+
+    def __enter__(self) -> None:
+        if self._here:
+            _install(1)
+            setattr(_open, self._kind, getattr(_open, self._kind) + 1)
+
+    def __exit__(self, *error: object) -> None:
+        if self._here:
+            setattr(_open, self._kind, getattr(_open, self._kind) - 1)
+            _install(-1)
+
+
+def differentiable_twice() -> _Block:
     """Let MLX's fused attention be `attention` within the `with` block, in this thread, on a GPU."""
-    if not hardware.on_gpu():  # a CPU has no fused attention
-        yield
-        return
-    _install(1)
-    _open.twice += 1
-    try:
-        yield
-    finally:
-        _open.twice -= 1
-        _install(-1)
+    return _Block("twice", hardware.on_gpu())  # a CPU has no fused attention
 
 
-@contextmanager
-def fast_on_cpu() -> Iterator[None]:
+def fast_on_cpu() -> _Block:
     """Let MLX's fused attention be that of this module within the `with` block, in this thread, on a CPU."""
-    if hardware.on_gpu():
-        yield
-        return
-    _install(1)
-    _open.fast += 1
-    try:
-        yield
-    finally:
-        _open.fast -= 1
-        _install(-1)
+    return _Block("fast", not hardware.on_gpu())
 
 
 def _dispatched(*args: Any, **kwargs: Any) -> Any:

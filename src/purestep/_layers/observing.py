@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -159,12 +159,13 @@ class _Now(threading.local):
 _now = _Now()
 
 
+def recording(watches: Sequence[Watch]) -> AbstractContextManager[list[Observed]]:
+    """Record statistics within the `with` block, which gets a list that is filled at its end."""
+    return _recording(watches) if watches else nullcontext([])
+
+
 @contextmanager
-def recording(watches: Sequence[Watch]) -> Iterator[list[Observed]]:
-    """Record statistics within the `with` block; yield a list that is filled at its end."""
-    if not watches:
-        yield []
-        return
+def _recording(watches: Sequence[Watch]) -> Iterator[list[Observed]]:
     before, _now.recorder = _now.recorder, Recorder(watches)
     recorder = _now.recorder
     try:

@@ -7,8 +7,7 @@ with `shapeless=True` and kept for later calls, and a function with its own grad
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -42,17 +41,21 @@ _lock = threading.Lock()
 _installed = 0
 
 
-@contextmanager
-def substituted() -> Iterator[None]:
-    """Let MLX's names stand for the functions of this package within the `with` block, in this thread."""
-    _install(1)
-    _open.depth += 1
-    try:
-        with attention.fast_on_cpu():
-            yield
-    finally:
+class substituted:  # noqa: N801
+    """A `with` block in which MLX's names stand for the functions of this package, in this thread."""
+
+    def __enter__(self) -> None:
+        if not _open.depth:
+            _install(1)
+        _open.depth += 1
+        self._attention = attention.fast_on_cpu()
+        self._attention.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._attention.__exit__()
         _open.depth -= 1
-        _install(-1)
+        if not _open.depth:
+            _install(-1)
 
 
 def _dispatched(original: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,9 +98,11 @@ def _product(layer: Any, x: mx.array) -> mx.array:
 
 def _one_dtype(x: Any, layer: Any) -> bool:
     """Tell whether a layer's product is computed with a gradient of its own: on a GPU, in a compiled step."""
+    if not cuda.usable():
+        return False
     arrays = [x, *(layer[name] for name in ("weight", "bias") if name in layer)]
     alike = all(isinstance(each, mx.array) and each.dtype == arrays[1].dtype for each in arrays)
-    return cuda.usable() and alike and x.ndim > 1
+    return alike and x.ndim > 1
 
 
 class _GELU(nn.GELU):

@@ -66,16 +66,21 @@ def replaced(contents: Contents, by_id: dict[int, Any]) -> Contents:
 def changes(where: list[Place], before: Contents) -> Iterator[Change]:
     """Yield the differences from earlier contents, by identity. Equal Python numbers count as the same."""
     for place, (items, held) in zip(where, before, strict=True):
-        now_items, now_held = _read(place.node)
-        if isinstance(items, dict):
-            if not _identical(items, now_items):
-                yield from _changed(place.path, items, now_items)
-        elif isinstance(place.node, set):
-            if set(items) != set(now_items):  # their order is not that of before when they are put back
-                yield Change(place.path, items, now_items)
-        elif items is not None and not _same(tuple(items), tuple(now_items)):
+        node = place.node
+        if isinstance(node, dict):  # most places: compared without a copy
+            if not _identical(items, node):
+                yield from _changed(place.path, items, dict(node))
+            if held is not _NOTHING and not _identical(held, vars(node)):
+                yield from _changed(place.path, held, vars(node))
+            continue
+        if isinstance(node, set):
+            if (items or node) and set(items) != node:  # their order is not that of before after a restore
+                yield Change(place.path, items, list(node))
+            continue
+        now_items, now_held = _read(node)
+        if items is not None and not _same(tuple(items), tuple(now_items)):
             yield Change(place.path, items, now_items)
-        if (held is not _NOTHING or now_held is not _NOTHING) and not _identical(held, now_held):
+        if now_held is not held and not _identical(held, now_held):
             yield from _changed(place.path, held, now_held)
 
 
@@ -109,9 +114,13 @@ def _write(node: Any, items: Any, held: dict[str, Any]) -> None:
             vars(node).update(held)
     elif isinstance(node, list):
         node[:] = items
-    elif isinstance(node, (deque, set)):
+    elif isinstance(node, set):
+        if items or node:  # each layer has a set that is mostly empty
+            node.clear()
+            node.update(items)
+    elif isinstance(node, deque):
         node.clear()
-        node.extend(items) if isinstance(node, deque) else node.update(items)
+        node.extend(items)
     elif isinstance(node, CellType):
         if items:
             node.cell_contents = items[0]
@@ -123,7 +132,7 @@ def _write(node: Any, items: Any, held: dict[str, Any]) -> None:
 
 
 def _identical(before: dict[Any, Any], after: dict[Any, Any]) -> bool:
-    return before.keys() == after.keys() and all(map(operator.is_, before.values(), after.values()))
+    return before.keys() == dict.keys(after) and all(map(operator.is_, before.values(), dict.values(after)))
 
 
 def _changed(path: str, before: dict[Any, Any], after: dict[Any, Any]) -> Iterator[Change]:
@@ -139,5 +148,5 @@ def _same(was: Any, now: Any) -> bool:
     if type(was) is not type(now):
         return False
     if isinstance(was, tuple):
-        return len(was) == len(now) and all(_same(a, b) for a, b in zip(was, now, strict=True))
+        return len(was) == len(now) and all(map(_same, was, now))
     return isinstance(was, _PLAIN) and was == now

@@ -1,6 +1,5 @@
 """New handles for the arrays among arguments: other Python objects with the same data."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from purestep._core import tree
 def own(value: Any) -> Any:
     """Return the arguments with new handles for their arrays: the caller's arrays are safe from writes."""
     if isinstance(value, mx.array):
-        return copy.copy(value)
+        return value.__copy__()
     if type(value) in (dict, list, tuple) or tree.is_namedtuple(value):
         if not any(isinstance(leaf, mx.array) for leaf in _leaves(value)):
             return value

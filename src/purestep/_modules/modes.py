@@ -59,6 +59,12 @@ def held_back(module: nn.Module) -> list[nn.Module]:
 def set_modes(parts: list[nn.Module], resting: list[nn.Module], mode: Any) -> None:
     """Set the mode of every part, and evaluation mode for the resting parts."""
     for part in parts:
-        part.train(mode) if type(part).train is not nn.Module.train else part._set_training_mode(mode)
+        kind = type(part)
+        if kind.train is not nn.Module.train:
+            part.train(mode)
+        elif kind._set_training_mode is not nn.Module._set_training_mode:
+            part._set_training_mode(mode)
+        else:
+            vars(part)["_training"] = mode  # as the method does, but not by `Module.__setattr__`
     for part in resting:
         part._set_training_mode(False)

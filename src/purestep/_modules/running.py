@@ -20,7 +20,7 @@ from purestep._modules import contents, effects, modes
 from purestep._modules.copying import UncopyableError, copied
 from purestep._modules.handles import own
 from purestep._modules.recomputing import recomputing
-from purestep._modules.slots import Slot, check_fits, named_once, private_arrays
+from purestep._modules.slots import Fitting, Slot, named_once, private_arrays
 
 
 class Runner:
@@ -80,10 +80,13 @@ class Runner:
         }
         self._params = {path: leaf.shape for path, leaf in tree.items(params)}
         self._held = {path: leaf.shape for path, leaf in tree.items(held)}
+        self._fit_params = Fitting("apply", "params", self._params, shapes=True)
+        self._fit_held = Fitting("apply", "model_state", self._held, shapes=False)
         self._initial, self._discard, self._own_gradients = held, discard, own_gradients
         self._arrays = private_arrays(self._places, self._image)
         self._seen: set[tuple[Any, bool]] = set()  # (entry point, mode) pairs whose first call was checked
         self._watched: dict[str, mx.array] = {}  # the trained arrays, during such a first call
+        self._depth = 0  # the number of `_in_place` blocks that are open
         self._lock = threading.RLock()
         if not self._borrowed:
             for _, attributes in self._image:
@@ -108,9 +111,9 @@ class Runner:
             raise checks.error("apply", "training mode needs a key: pass rng=, or train=False")
         stateful = model_state is not None
         held = model_state if stateful else self._initial
-        given = check_fits("apply", "params", params, self._params, shapes=True)
-        given |= check_fits("apply", "model_state", held, self._held, shapes=False)
-        args, kwargs = own(args), own(kwargs)
+        given = self._fit_params(params) | self._fit_held(held)
+        args = tuple(map(own, args))
+        kwargs = {name: own(value) for name, value in kwargs.items()} if kwargs else kwargs
         noticing = asked is not None and context.current_step() is not None
         with self._in_place(), forbidden("apply") if rng is None else scope(rng):
             handles = self._insert(given)
@@ -183,23 +186,26 @@ class Runner:
     def _in_place(self) -> Iterator[None]:
         """Run the block with the contents that `functional` found, and restore the present ones after it."""
         with self._lock:
-            now = contents.read(self._places)
+            # Between calls, nobody else changes a copy.
+            now = contents.read(self._places) if self._borrowed or self._depth else self._image
             if self._borrowed:
                 contents.write(self._places, self._image)
+            self._depth += 1
             try:
                 with substitutes.substituted() if self._own_gradients else nullcontext():
                     yield
             finally:
+                self._depth -= 1
                 contents.write(self._places, now)
 
     def _insert(self, given: dict[str, mx.array]) -> dict[str, mx.array]:
         """Write new handles for the arrays into the module, and return them by path."""
-        handles = {path: copy.copy(array) for path, array in given.items()}
+        handles = {path: array.__copy__() for path, array in given.items()}
         for path, handle in handles.items():
             for slot in self._slots[path]:
                 slot.write(handle)
         for slot, array in self._arrays:
-            slot.write(copy.copy(array))
+            slot.write(array.__copy__())
         return handles
 
     def _entry(self, method: str | Callable[..., Any] | None) -> Callable[..., Any]:

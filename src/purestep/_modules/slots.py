@@ -2,12 +2,14 @@
 
 import difflib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from purestep._core import checks, tree
+from purestep._core.tree.forms import Form, fits, form, gathered
 from purestep._core.tree.patterns import compile_pattern, shown_paths
 from purestep._core.types import Params, Tree
 from purestep._modules.contents import Contents, Place
@@ -161,6 +163,26 @@ def check_fits(
     lines = [f"lacks {path}" for path in sorted(want.keys() - got.keys())]
     lines += [f"has {path or 'a bare value'}" for path in sorted(got.keys() - want.keys())]
     raise checks.error(caller, f"{name} does not fit the module: it {', '.join(lines[:10])}")
+
+
+class Fitting:
+    """`check_fits`, which recognizes a tree that is built like the last one that fitted."""
+
+    def __init__(self, caller: str, name: str, want: dict[str, tuple[int, ...]], *, shapes: bool):
+        self._check = partial(check_fits, caller, name, want=want, shapes=shapes)
+        self._known: tuple[Form, list[str]] | None = None  # one value, so that several threads may check
+
+    def __call__(self, given: Tree) -> dict[str, mx.array]:
+        """Return arrays by path."""
+        if self._known is not None:
+            known, paths = self._known
+            if fits(known, given):
+                return dict(zip(paths, gathered(known, given), strict=True))
+        found = self._check(given=given)
+        if all(type(array) is mx.array for array in found.values()):
+            known = form(given)
+            self._known = known, gathered(known, tree.map_with_path(lambda path, _: path, given))
+        return found
 
 
 def _entries(node: Any) -> Iterator[tuple[str, Any, Any]]:

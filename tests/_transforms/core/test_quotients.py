@@ -1,8 +1,10 @@
 """Quotients of zeros: an eps of 0, a bound of 0, a gradient of 0."""
 
 import math
+from functools import partial
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 import purestep as ps
@@ -82,3 +84,16 @@ def test_a_number_divided_by_zero_is_infinite():
 
 def test_a_norm_that_is_not_finite_gives_nan():
     assert mx.isnan(factor_within(1.0, mx.array([math.inf, math.nan]))).all()
+
+
+@pytest.mark.parametrize("bound", [1e-12, 1e-9, 0.3, 1.0, 5.7, 1e9, 1e12])
+def test_a_factor_is_that_of_numpy_with_its_derivative(bound):
+    norms = np.float32([0.0, 1e-20, 0.1, 0.3, 1.0, 7.0, 1e10, 1e18])
+    narrow = np.float32(bound)
+    want = np.where(norms > narrow, narrow / np.maximum(norms, narrow), np.float32(1))
+    slopes = np.where(norms > narrow, -np.float64(bound) / np.maximum(norms, narrow).astype(float) ** 2, 0.0)
+    for given in (bound, mx.array(bound)):
+        factor = partial(factor_within, given)
+        assert np.array_equal(np.array(factor(mx.array(norms))), want)
+        got = mx.grad(lambda x, factor=factor: factor(x).sum())(mx.array(norms))
+        np.testing.assert_allclose(np.array(got), slopes, rtol=1e-6, atol=1e-37)

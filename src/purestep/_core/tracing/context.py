@@ -50,26 +50,33 @@ _installed = 0
 _original: Any = mx.checkpoint
 
 
-@contextmanager
-def scene(opened: Scene) -> Iterator[None]:
-    """Keep a scene open within the `with` block, in this thread."""
-    begin(opened)
-    try:
-        yield
-    finally:
+class scene:  # noqa: N801
+    """A `with` block within which a scene is open, in this thread."""
+
+    def __init__(self, opened: Scene):
+        self._opened = opened
+
+    def __enter__(self) -> None:
+        begin(self._opened)
+
+    def __exit__(self, *error: object) -> None:
         end()
 
 
 def begin(opened: Scene) -> None:
     """Open a scene in this thread, until `end` closes it; scenes close in the reverse order."""
-    _install(1)
-    _open.scenes.append(opened)
+    scenes = _open.scenes
+    if not scenes:
+        _install(1)
+    scenes.append(opened)
 
 
 def end() -> None:
     """Close the scene that was opened last in this thread."""
-    _open.scenes.pop()
-    _install(-1)
+    scenes = _open.scenes
+    scenes.pop()
+    if not scenes:
+        _install(-1)
 
 
 def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
@@ -155,14 +162,17 @@ class _Step(threading.local):
 _step = _Step()
 
 
-@contextmanager
-def training_step(leaves: list[mx.array]) -> Iterator[None]:
-    """Set the arrays that a training step differentiates, for all calls within the block."""
-    before, _step.now = _step.now, TrainingStep(leaves)
-    try:
-        yield
-    finally:
-        _step.now = before
+class training_step:  # noqa: N801
+    """A `with` block that sets the arrays that a training step differentiates, for all calls within it."""
+
+    def __init__(self, leaves: list[mx.array]):
+        self._step = TrainingStep(leaves)
+
+    def __enter__(self) -> None:
+        self._before, _step.now = _step.now, self._step
+
+    def __exit__(self, *error: object) -> None:
+        _step.now = self._before
 
 
 def current_step() -> TrainingStep | None:

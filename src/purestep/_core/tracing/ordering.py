@@ -7,6 +7,7 @@ functions are in memory together. `gated` recomputes a function only after the g
 there, and all gradients of its arguments leave it together.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,12 @@ def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.arr
 
     This works like `mx.depends`, which has no rule for `mx.vmap`. Under `mx.vmap` only the order is lost.
     """
-    count = len(arrays)
+    return _first(len(arrays))(*arrays, *before)
+
+
+@functools.cache
+def _first(count: int) -> Any:
+    """Return the function that returns its first `count` arguments, computed after all of them."""
     ordered: Any = custom_function(lambda *given: list(given[:count]))
 
     @ordered.vjp
@@ -34,7 +40,7 @@ def after(arrays: Sequence[mx.array], before: Sequence[mx.array]) -> list[mx.arr
         mapped = _mapped(inputs, axes)
         return mapped[:count], [0] * count
 
-    return ordered(*arrays, *before)
+    return ordered
 
 
 def before_gradient(value: mx.array, others: Sequence[mx.array]) -> mx.array:
@@ -43,19 +49,10 @@ def before_gradient(value: mx.array, others: Sequence[mx.array]) -> mx.array:
     Otherwise a loss, which no gradient needs, may be computed last. All that it is computed from, such as
     logits, is in memory until then.
     """
-    function: Any = custom_function(lambda value, *others: value)
-
-    @function.vjp
-    def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
-        arrays = [primals] if isinstance(primals, mx.array) else list(primals)
-        return [*after([cotangent], arrays), *(mx.zeros_like(array) for array in arrays[1:])]
-
-    @function.vmap
-    def _(inputs: Any, axes: Any) -> Any:
-        # MLX passes a single argument, and its axis, without a tuple.
-        return (inputs, axes) if isinstance(inputs, mx.array) else (_mapped(inputs, axes)[0], 0)
-
-    return function(value, *(mx.stop_gradient(array) for array in others))
+    # The gradient is a product with this 1, and the value is the same bits. No gradient flows to the 1, so
+    # that none of the arrays which it waits for is differentiated once more.
+    (one,) = after([mx.array(1.0, value.dtype)], [mx.stop_gradient(array) for array in (value, *others)])
+    return value * one
 
 
 def _mapped(arrays: Sequence[mx.array], axes: Sequence[int | None]) -> list[mx.array]:

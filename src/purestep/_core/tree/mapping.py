@@ -43,7 +43,8 @@ class _DiffersError(Exception):
 
 
 # Maps are most of Python's cost of an uncompiled step. So they have no paths, arrays are recognized before
-# anything else, and one and two trees have functions of their own.
+# anything else, and one and two trees have functions of their own. They have loops: a comprehension is a call
+# more for each container before Python 3.12.
 
 
 def _collect(found: list[Any], node: Any) -> None:
@@ -64,11 +65,14 @@ def _collect(found: list[Any], node: Any) -> None:
 def _map_one(fn: Callable[..., Any], node: Any) -> Any:
     kind = type(node)
     if kind is dict:
-        return {
-            key: fn(child) if type(child) is _array else _map_one(fn, child) for key, child in node.items()
-        }
+        made = {}
+        for key, child in node.items():
+            made[key] = fn(child) if type(child) is _array else _map_one(fn, child)
+        return made
     if kind is list or isinstance(node, tuple):
-        built = [fn(child) if type(child) is _array else _map_one(fn, child) for child in node]
+        built = []
+        for child in node:
+            built.append(fn(child) if type(child) is _array else _map_one(fn, child))
         return built if kind is list else tuple(built) if kind is tuple else kind(*built)
     return None if node is None else fn(node)
 
@@ -76,21 +80,22 @@ def _map_one(fn: Callable[..., Any], node: Any) -> Any:
 def _map_two(fn: Callable[..., Any], node: Any, other: Any) -> Any:
     kind = type(node)
     if kind is dict:
-        if type(other) is not dict or other.keys() != node.keys():
+        if type(other) is not dict or len(other) != len(node):
             raise _DiffersError
-        return {
-            key: fn(child, other[key])
-            if type(child) is _array and type(other[key]) is _array
-            else _map_two(fn, child, other[key])
-            for key, child in node.items()
-        }
+        made = {}
+        for key, a in node.items():
+            try:
+                b = other[key]
+            except KeyError:
+                raise _DiffersError from None
+            made[key] = fn(a, b) if type(a) is _array and type(b) is _array else _map_two(fn, a, b)
+        return made
     if kind is list or isinstance(node, tuple):
         if type(other) is not kind or len(other) != len(node):
             raise _DiffersError
-        built = [
-            fn(a, b) if type(a) is _array and type(b) is _array else _map_two(fn, a, b)
-            for a, b in zip(node, other, strict=True)
-        ]
+        built = []
+        for a, b in zip(node, other, strict=True):
+            built.append(fn(a, b) if type(a) is _array and type(b) is _array else _map_two(fn, a, b))
         return built if kind is list else tuple(built) if kind is tuple else kind(*built)
     if node is None or _is_container(other):
         if other is not None or node is not None:
@@ -158,15 +163,29 @@ def _map_with_path(fn: Callable[..., Any], path: str, node: Any, others: tuple[A
 def unflatten(like: Tree, leaves: list[Any]) -> Tree:
     """Return a tree with the containers of `like` and these leaves, in the order of `items(like)`."""
     remaining = leaves[::-1]
-    pop = remaining.pop
     made, enough = None, True
     try:
-        made = _map_one(lambda _: pop(), like)
+        made = _filled(like, remaining.pop)
     except IndexError:
         enough = False
     if remaining or not enough:
         raise ValueError(f"tree.unflatten: got {len(leaves)} leaves for a tree of {len(_leaves(like))}")
     return made
+
+
+def _filled(node: Any, pop: Callable[[], Any]) -> Any:
+    kind = type(node)
+    if kind is dict:
+        made = {}
+        for key, child in node.items():
+            made[key] = pop() if type(child) is _array else _filled(child, pop)
+        return made
+    if kind is list or isinstance(node, tuple):
+        built = []
+        for child in node:
+            built.append(pop() if type(child) is _array else _filled(child, pop))
+        return built if kind is list else tuple(built) if kind is tuple else kind(*built)
+    return None if node is None else pop()
 
 
 def fitted(tree: Tree, like: Tree) -> Tree:

@@ -71,8 +71,8 @@ def signed(labels: mx.array) -> mx.array:
 
 def in_range(labels: mx.array, classes: int, weights: mx.array | None) -> tuple[mx.array, mx.array]:
     """Return labels clipped to [0, classes), and a factor that is NaN for each label outside that range."""
-    valid = mx.logical_and(labels >= 0, labels < classes)
-    return mx.clip(labels, 0, classes - 1), validity.nan_unless(valid, weights)
+    clipped = mx.clip(labels, 0, classes - 1)
+    return clipped, validity.nan_unless(clipped == labels, weights)
 
 
 def classes(

@@ -77,7 +77,7 @@ def softplus(x: mx.array) -> mx.array:
 
 def gather(values: mx.array, indices: mx.array) -> mx.array:
     """Return one entry of the last axis for each index: [..., classes] and [...] to [...]."""
-    return mx.take_along_axis(values, indices[..., None], axis=-1).squeeze(-1)
+    return mx.take_along_axis(values, mx.expand_dims(indices, -1), axis=-1).squeeze(-1)
 
 
 def finite_where_zero(targets: mx.array, logs: mx.array) -> mx.array:

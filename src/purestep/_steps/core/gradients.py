@@ -14,7 +14,7 @@ from purestep._layers.observing import Observed
 from purestep._steps.core import measuring, merging
 from purestep._steps.core.batches import after, microbatch
 from purestep._steps.core.objective import Differentiated, Narrowed, Objective
-from purestep._steps.core.outcome import Outcome, no_backward_draws
+from purestep._steps.core.outcome import Outcome, no_backward_draws, own
 from purestep._steps.core.summing import Chain
 from purestep._steps.state import TrainState
 
@@ -34,14 +34,14 @@ def differentiate(
     narrowed: Narrowed | None = getattr(objective.loss_fn, "narrowed", None)
     if narrowed is not None and narrowed.whole is not objective.loss_fn:
         narrowed = None
-    own = state.params
+    params = state.params
     if narrowed is not None:
         objective = objective._replace(loss_fn=narrowed.loss_fn)
-        state = state._replace(params=narrowed.cast(own))
+        state = state._replace(params=narrowed.cast(params))
     chain, ranks, joined_later = None, objective.ranks, False
     if ranks is not None:
         chain, key = Chain(ranks, state.rng), fold_in(key, ranks.rank)
-        joined_later = objective.microbatches == 1 and isinstance(own, Packed)
+        joined_later = objective.microbatches == 1 and isinstance(params, Packed)
         if joined_later:  # the gradients are joined, scaled and cast to what is sent by one kernel
             state = state._replace(params=viewed(state.params))
     with microbatching.cut_into(objective.microbatches, 1 if ranks is None else ranks.size):
@@ -50,13 +50,13 @@ def differentiate(
         else:
             made, weights = _alone(objective, state, batch, key, chain, check_depends)
     if narrowed is not None and not joined_later:  # a part of a vector was cast, leaf by leaf
-        made = made._replace(gradients=packed_like(objective.caller, made.gradients, own))
+        made = made._replace(gradients=packed_like(objective.caller, made.gradients, params))
     if chain is not None:
-        return merging.over_ranks(objective, chain, made, weights, own)
+        return merging.over_ranks(objective, chain, made, weights, params)
     if narrowed is None or objective.microbatches > 1:  # the gradients of microbatches are sums in float32
         return made
     found = made.gradients
-    wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), found, own)
+    wide = tree.map(lambda gradient, param: gradient.astype(param.dtype), found, params)
     norms.same(wide, found)
     return made._replace(gradients=wide, narrow=found)
 
@@ -95,17 +95,19 @@ def _part(
     def loss(leaves: list[mx.array], others: list[mx.array]) -> tuple[mx.array, Outcome, list[Observed]]:
         held, data = tree.unflatten((model_state, batch), others)
         with observing.recording(objective.watches) as observed:
-            outcome = objective.outcome(tree.unflatten(params, leaves), held, data, key)
+            # The handles of the leaves are new ones, made by mx.value_and_grad.
+            outcome = objective.outcome(tree.unflatten(params, leaves), held, data, key, owned=True)
         value = outcome.loss.value
         if weights is not None:
             value = _share(outcome.loss, weights, objective.parts)
-        numbers = tree.leaves((outcome.loss, outcome.metrics, observed))
+        # The value is computed from the loss, but from none of these.
+        numbers = tree.leaves((None if weights is None else outcome.loss, outcome.metrics, observed))
         return before_gradient(value, numbers), outcome, observed
 
     # mx.value_and_grad refuses the None that a tree may hold, so it receives leaves. The model_state and the
     # batch are arguments too. In a microbatch they depend on earlier gradients. If the function captured
     # them, gradients through this step would be wrong.
-    leaves, others = tree.leaves(params), tree.leaves((model_state, batch))
+    leaves, others = tree.leaves(params), own(tree.leaves((model_state, batch)))
     with no_backward_draws(objective.caller):
         (value, outcome, observed), gradients = mx.value_and_grad(loss)(leaves, others)
     if check_depends:

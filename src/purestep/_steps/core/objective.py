@@ -56,8 +56,13 @@ class Objective(NamedTuple):
         """The number of parts of the whole batch, over all ranks."""
         return self.microbatches * (1 if self.ranks is None else self.ranks.size)
 
-    def outcome(self, params: Params, model_state: Tree, batch: Batch, key: mx.array) -> Outcome:
-        """Evaluate the loss function in training, with every random draw a function of `key`."""
+    def outcome(
+        self, params: Params, model_state: Tree, batch: Batch, key: mx.array, *, owned: bool = False
+    ) -> Outcome:
+        """Evaluate the loss function in training, with every random draw a function of `key`.
+
+        `owned` is that of `outcome_of`.
+        """
         with keyless(key):
             return outcome_of(
                 self.caller,
@@ -68,6 +73,7 @@ class Objective(NamedTuple):
                 key,
                 stateful=self.stateful,
                 training=True,
+                owned=owned,
             )
 
 

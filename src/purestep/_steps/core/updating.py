@@ -1,6 +1,5 @@
 """The update of the parameters from their gradients."""
 
-import copy
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -15,7 +14,8 @@ from purestep._steps.core.summing import Chain
 from purestep._steps.state import TrainState
 from purestep._transforms.core.base import apply_updates
 
-_UPDATE = 0x7570  # folded into a key for the draws of the transform: others than those of the loss
+# Folded into a key for the draws of the transform: others than those of the loss.
+_UPDATE = mx.array(0x7570, mx.uint32)
 
 
 class Updated(NamedTuple):
@@ -73,14 +73,14 @@ def _transformed(
     numbers that it draws without a key are a function of `key`. Its updates are its `gradients`, so that a
     clip by the global norm uses the norm that the step has computed.
     """
-    gradients = own(made.gradients)
+    gradients, opt_state, params = own((made.gradients, state.opt_state, state.params))
     with scope(fold_in(key, _UPDATE)):
         return update(
             gradients,
-            own(state.opt_state),
-            own(state.params),
-            value=copy.copy(made.value),
-            weight=copy.copy(made.outcome.loss.weight),
+            opt_state,
+            params,
+            value=made.value.__copy__(),
+            weight=made.outcome.loss.weight.__copy__(),
             gradients=gradients,
-            grad_norm=copy.copy(grad_norm),
+            grad_norm=grad_norm.__copy__(),
         )

@@ -152,12 +152,15 @@ def dropping_unknown(own: Update) -> Update:
     parameters = inspect.signature(own).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return own
-    known = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    named = (p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+    known = [name for name in named if name not in ("updates", "state", "params")]
 
     def update(
         updates: Updates, state: Tree, params: Params | None = None, **extra: Any
     ) -> tuple[Updates, Tree]:
-        return own(updates, state, params, **{k: v for k, v in extra.items() if k in known})
+        if not known:
+            return own(updates, state, params)
+        return own(updates, state, params, **{name: extra[name] for name in known if name in extra})
 
     return update
 

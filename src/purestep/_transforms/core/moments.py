@@ -1,6 +1,7 @@
 """Running means of gradients and of their squares, in float32, and the correction of their bias."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -126,7 +127,7 @@ def root(square: mx.array, eps_root: float | mx.array, scale: mx.array | None = 
     # rate fit exactly. An array is not compared with 0: reading it would wait for the device.
     if not isinstance(eps_root, mx.array) and eps_root == 0:
         return scalars.flat_at_zero(mx.sqrt, square)
-    total = square + (eps_root if scale is None else eps_root / scale)
+    total = square + (eps_root if scale is None else scalars.beside(eps_root / scale, square))
     return scalars.flat_at_zero(mx.sqrt, total)
 
 
@@ -141,17 +142,23 @@ def rescaled(
     return direction / nonzero(direction, root(square, eps_root) + eps, eps)
 
 
-def rescaled_by(
-    direction: mx.array, square: mx.array, scale: mx.array, eps: float | mx.array, eps_root: float | mx.array
-) -> mx.array:
-    """Return `rescaled(sqrt(scale) * direction, scale * square, eps, eps_root)` for a scale above 0.
+def rescaling(
+    scale: mx.array, eps: float | mx.array, eps_root: float | mx.array
+) -> Callable[[mx.array, mx.array], mx.array]:
+    """Return `(direction, square) -> rescaled(sqrt(scale) * direction, scale * square, eps, eps_root)`.
 
-    Numerator and denominator are divided by the root of the scale: one operation less for each element.
+    The scale is 0-d, above 0. Numerator and denominator are divided by its root: one operation less for each
+    element.
 
-    >>> rescaled_by(mx.array([6.0]), mx.array([4.0]), mx.array(9.0), 0.0, 0.0)
+    >>> rescaling(mx.array(9.0), 0.0, 0.0)(mx.array([6.0]), mx.array([4.0]))
     array([3], dtype=float32)
     """
-    denominator = root(square, eps_root, scale) + eps * mx.rsqrt(scale)
+    added = eps * mx.rsqrt(scale)  # here, and not for each leaf
     if not isinstance(eps, mx.array) and eps < _TINY:
         eps = 0.0  # the product with the root may round to 0
-    return direction / nonzero(direction, denominator, eps)
+
+    def rescale(direction: mx.array, square: mx.array) -> mx.array:
+        denominator = root(square, eps_root, scale) + scalars.beside(added, square)
+        return direction / nonzero(direction, denominator, eps)
+
+    return rescale

@@ -85,18 +85,13 @@ def scale_by_adam(
         nu_scale = moments.debias(b2, count)
         shrink = mx.rsqrt(nu_scale)
         mu_scale = moments.debias(b1, count) * shrink
+        rescale = moments.rescaling(nu_scale, eps, eps_root)
         if nesterov:
             next_scale = moments.debias(b1, scalars.increment(count)) * shrink
             direction = tree.map(lambda m, g: b1 * next_scale * m + (1 - b1) * mu_scale * g, mu, gradients)
-            updates = tree.map(lambda d, v: moments.rescaled_by(d, v, nu_scale, eps, eps_root), direction, nu)
+            updates = tree.map(rescale, direction, nu)
         else:
-            updates = tree.map(
-                lambda m, v: moments.rescaled_by(
-                    scalars.beside(mu_scale, m) * m, v, scalars.beside(nu_scale, v), eps, eps_root
-                ),
-                mu,
-                nu,
-            )
+            updates = tree.map(lambda m, v: rescale(scalars.beside(mu_scale, m) * m, v), mu, nu)
         return updates, ScaleByAdamState(count, moments.stored(mu, mu_dtype), nu)
 
     return checked("scale_by_adam", lambda params: first_state(params, mu_dtype), update, elementwise=True)
