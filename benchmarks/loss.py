@@ -26,7 +26,7 @@ MEMORY, TIME, TOLERANCE = 0.35, 1.15, 1e-5
 PLAIN, CHUNKS = "MLX plain", "purestep, chunks of "
 SMALL = Projection(56, 32, 160, "float32")
 SIZES = {  # chunks by what share of the tokens they are
-    "gpu": (Projection(8192, 768, 50304, "bfloat16"), (8, 4, 2)),
+    "gpu": (Projection(8192, 768, 50304, "bfloat16"), (8, 4, 2, 1)),
     "cpu": (Projection(2048, 64, 8192, "float32"), (16, 8, 4)),
 }
 
@@ -171,7 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--chunks",
         type=_chunks,
         metavar="N,N",
-        help="chunk sizes (1/8, 1/4 and 1/2 of the tokens, or 1/16, 1/8 and 1/4)",
+        help="chunk sizes (1/8, 1/4, 1/2 and all of the tokens, or 1/16, 1/8 and 1/4)",
     )
     parser.add_argument("--uncompiled", action="store_true", help="do not compile on MLX")
     parser.add_argument("--only", type=harness.names, default=[], metavar='"A;B"', help="contestants")

@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from benchmarks.peers.with_mlx import OnMLX
 from benchmarks.workloads.projection import Projection, sampled
+from purestep import compiled
 from purestep.losses import linear_cross_entropy
 
 FAST, NN = "mx.fast", "mlx.nn"
@@ -38,7 +39,13 @@ class Loss(OnMLX):
             return nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="mean")
 
         made = mx.value_and_grad(loss, argnums=(0, 1))
-        return mx.compile(made) if self._compiled else made
+        if not self._compiled:
+            return made
+        if not isinstance(how, int):
+            return mx.compile(made)
+        # `compiled` uses kernels of its own on CUDA, and takes a state and a batch.
+        step = compiled(lambda arrays, targets: made(*arrays, targets))
+        return lambda hidden, weight, targets: step((hidden, weight), targets)
 
     def results(self, problem: Projection) -> list[list[float]]:
         """Return the loss, and samples of both gradients, of another problem."""

@@ -47,12 +47,16 @@ class GPT(nn.Module):
         self.load_weights([(name, mx.array(value)) for name, value in gpt.weights(shape).items()])
         mx.eval(self.parameters())
 
-    def __call__(self, tokens: mx.array) -> mx.array:
-        """Return logits [batch, seq, vocabulary] for tokens [batch, seq]."""
+    def states(self, tokens: mx.array) -> mx.array:
+        """Return [batch, seq, width], from which the head computes the logits."""
         x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return self.wte.as_linear(self.ln(x))
+        return self.ln(x)
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        """Return logits [batch, seq, vocabulary] for tokens [batch, seq]."""
+        return self.wte.as_linear(self.states(tokens))
 
 
 class OnMLX(Driver):

@@ -13,11 +13,7 @@ class _Purestep(MLXDriver):
     def __init__(self, shape: gpt.Shape, microbatches: int):
         ps.hardware.configure_cuda()
         super().__init__(shape, microbatches)
-        apply, self._params, _ = ps.functional(GPT(shape))
-
-        def loss_fn(params: Any, batch: Any, rng: mx.array) -> ps.Mean:
-            return ps.losses.cross_entropy(apply(params, batch["inputs"], rng=rng), batch["targets"])
-
+        loss_fn, self._params = self._loss_of(shape)
         self._loss_fn = (
             loss_fn if shape.dtype == "float32" else ps.compute_in(loss_fn, getattr(mx, shape.dtype))
         )
@@ -25,6 +21,14 @@ class _Purestep(MLXDriver):
             ps.transforms.clip_by_global_norm(gpt.MAX_NORM),
             ps.optimizers.adamw(gpt.LEARNING_RATE, weight_decay=gpt.WEIGHT_DECAY),
         )
+
+    def _loss_of(self, shape: gpt.Shape) -> tuple[Any, Any]:
+        apply, params, _ = ps.functional(GPT(shape))
+
+        def loss_fn(params: Any, batch: Any, rng: mx.array) -> ps.Mean:
+            return ps.losses.cross_entropy(apply(params, batch["inputs"], rng=rng), batch["targets"])
+
+        return loss_fn, params
 
 
 class Step(_Purestep):
@@ -52,6 +56,25 @@ class Packed(Step):
 
     def _start(self) -> Any:
         return ps.packed(self._params)
+
+
+class Projected(Packed):
+    """The same with the loss of the head's product, computed for all tokens at once."""
+
+    def _loss_of(self, shape: gpt.Shape) -> tuple[Any, Any]:
+        apply, params, _ = ps.functional(_Body(shape))
+
+        def loss_fn(params: Any, batch: Any, rng: mx.array) -> ps.Mean:
+            targets, head = batch["targets"], params["wte"]["weight"]
+            states = apply(params, batch["inputs"], rng=rng)
+            return ps.losses.linear_cross_entropy(states, head, targets, chunk_size=targets.size)
+
+        return loss_fn, params
+
+
+class _Body(GPT):
+    def __call__(self, tokens: mx.array) -> mx.array:
+        return self.states(tokens)
 
 
 class Gradients(_Purestep):

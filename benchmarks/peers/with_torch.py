@@ -25,8 +25,8 @@ def model(torch: Any, shape: gpt.Shape) -> Any:
 
         def forward(self, x: Any) -> Any:
             rows, seq, width = x.shape
-            heads = self.qkv(self.ln1(x)).view(rows, seq, 3, shape.heads, -1).permute(2, 0, 3, 1, 4)
-            q, k, v = heads.unbind(0)
+            parts = self.qkv(self.ln1(x)).split(width, dim=2)
+            q, k, v = (part.view(rows, seq, shape.heads, -1).transpose(1, 2) for part in parts)
             mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.out(mixed.transpose(1, 2).reshape(rows, seq, width))
             return x + self.down(functional.gelu(self.up(self.ln2(x)), approximate="tanh"))
