@@ -1,6 +1,6 @@
 """Training GPT-2 with purestep: the whole step, and its gradients alone."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 
@@ -10,8 +10,10 @@ from benchmarks.workloads import gpt
 
 
 class _Purestep(MLXDriver):
+    _groups: ClassVar[dict[str, int]] = {}  # arguments of `configure_cuda`
+
     def __init__(self, shape: gpt.Shape, microbatches: int):
-        ps.hardware.configure_cuda()
+        ps.hardware.configure_cuda(**self._groups)
         super().__init__(shape, microbatches)
         loss_fn, self._params = self._loss_of(shape)
         self._loss_fn = (
@@ -58,8 +60,10 @@ class Packed(Step):
         return ps.packed(self._params)
 
 
-class Projected(Packed):
-    """The same with the loss of the head's product, computed for all tokens at once."""
+class Tuned(Packed):
+    """The same with the loss of the head's product for all tokens at once, and larger groups of kernels."""
+
+    _groups: ClassVar[dict[str, int]] = {"group_kernels": 24, "group_elements": 2**32}
 
     def _loss_of(self, shape: gpt.Shape) -> tuple[Any, Any]:
         apply, params, _ = ps.functional(_Body(shape))
