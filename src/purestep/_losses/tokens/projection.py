@@ -152,7 +152,7 @@ def _added(so_far: mx.array | None, slope: mx.array, hidden: mx.array) -> mx.arr
 def _waited(end: mx.array) -> mx.array:
     """Return a scalar that makes the host wait on a GPU, by an addition on the CPU.
 
-    CUDA frees a buffer when the work that reads it is done. A host that does not wait submits all chunks
+    CUDA frees a buffer when the work that reads it is done. A host that never waits submits all chunks
     before the GPU has finished the first one, and each chunk then has its own memory.
     """
     return mx.add(end, 0.0, stream=mx.cpu) if hardware.on_gpu() else end
