@@ -121,7 +121,8 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
         loss = mx.where(factor == 0, 0.0, loss)
         losses.append(loss)
         total = total + sums.total(loss * factor)
-        ends.append(_after(total, made) if made else total)  # a scalar that is ready when the whole chunk is
+        if start + chunk_size < hidden.shape[0]:
+            ends.append(_after(total, made) if made else total)  # a scalar that is ready when the chunk is
     joined = mx.concatenate(of_hidden) if for_hidden else None
     return _Sums(total, mx.concatenate(losses), joined, of_weight, of_bias)
 
