@@ -67,7 +67,7 @@ def split(a: mx.array, indices_or_sections: Any, axis: int = 0, *, stream: Any =
     >>> [part.shape for part in split(mx.zeros((2, 6)), 3, axis=-1)]
     [(2, 2), (2, 2), (2, 2)]
     """
-    parts = _split(a, indices_or_sections, axis, stream=stream)
+    parts: Any = _split(a, indices_or_sections, axis, stream=stream)
     last = axis in (-1, a.ndim - 1) and stream is None and len(parts) > 1
     if not (last and splits.serves(a, [part.shape[-1] for part in parts])):
         return parts
@@ -80,7 +80,8 @@ def split(a: mx.array, indices_or_sections: Any, axis: int = 0, *, stream: Any =
     def _(a: mx.array, cotangents: list[mx.array], output: list[mx.array]) -> Any:
         return _joined(*cotangents)
 
-    return list(split_last(a))
+    found: Any = split_last(a)
+    return list(found)
 
 
 @_custom

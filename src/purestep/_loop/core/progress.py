@@ -72,10 +72,12 @@ class Progress(NamedTuple):
         epoch: passes over the data that were begun before this step, counted from 0.
         state: the state after this step.
         batch: the batch of this step.
-        metrics: the metrics of this step, 0-d arrays. Reading one may wait for the device.
+        metrics: the metrics of this step, 0-d arrays. Reading one may wait for the device. A step of `scan`
+            makes several steps in one call: these are the means over them, but the last `learning_rate`.
         row: at every `log_every`-th step and the last one, the figures of the steps since the last row, as
             Python numbers: the mean of each metric, but the last value of `learning_rate`. Otherwise `None`.
-        values: beside a row, each metric of each step since the last row, oldest first. Otherwise empty.
+        values: beside a row, each metric of each step since the last row, oldest first. Otherwise empty. A
+            call of a step of `scan` adds a value for each of its steps; `value_steps` has its number for all.
         evaluated: after an evaluation, its figures as Python numbers, `eval_loss` for example. Otherwise
             `None`.
         texts: after an evaluation, the texts that it made, by name.

@@ -78,7 +78,8 @@ def fit(
     rank. If a rank dies, the others raise an error or end with status 75. All ranks return the same result.
 
     Args:
-        step: `step(state, batch) -> (state, metrics)`.
+        step: `step(state, batch) -> (state, metrics)`. A call of a step of `scan` counts as one step here;
+            rows are means over all steps of all calls.
         state: the state before the first step; the template of the checkpoint if the run is resumed.
         source: as for `run`.
         steps: the number of steps at the end, those before included.

@@ -40,7 +40,7 @@ class Ledger:
 
     def count(self, made: Made) -> None:
         """Count a step; refuse metrics that cannot be a row of figures."""
-        check_metrics(self._caller, made.metrics)
+        check_metrics(self._caller, made.metrics, self.steps_a_call)
         self.step += 1
         self.epoch, self.position = made.drawn.epoch, made.drawn.position
         samples, tokens = made.drawn.sizes or sizes(made.drawn.batch, self.steps_a_call)
@@ -61,8 +61,8 @@ class Ledger:
             self.history.log(self.step, row)
             self._values, self._steps = {}, {}
         return Progress(
-            self.step, self.steps, self.epoch, made.state, made.drawn.batch, made.metrics, row, values, None,
-            {}, self.history, self.samples, self.tokens, self.seconds, steps, made.alone,
+            self.step, self.steps, self.epoch, made.state, made.drawn.batch, _of_call(made.metrics), row,
+            values, None, {}, self.history, self.samples, self.tokens, self.seconds, steps, made.alone,
         )  # fmt: skip
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
@@ -98,9 +98,9 @@ class Ledger:
     def _read(self) -> None:
         for step, metrics in enumerate(self._unread, self.step - len(self._unread) + 1):
             for name, value in metrics.items():
-                number: Any = value.item() if isinstance(value, mx.array) else value
-                self._values.setdefault(name, []).append(float(number))
-                self._steps.setdefault(name, []).append(step)
+                numbers: Any = value.reshape(-1).tolist() if isinstance(value, mx.array) else [value]
+                self._values.setdefault(name, []).extend(map(float, numbers))
+                self._steps.setdefault(name, []).extend([step] * len(numbers))
         self._unread = []
 
     def to_plain(self) -> dict[str, Any]:
@@ -138,13 +138,13 @@ class Ledger:
         self._before, self._since = plain["seconds"], time.perf_counter()
 
 
-def check_metrics(caller: str, metrics: Any) -> None:
-    """Refuse metrics that are not a dict of numbers. Reads no array."""
+def check_metrics(caller: str, metrics: Any, steps: int = 1) -> None:
+    """Refuse metrics that are not a dict of numbers, or of up to `steps` numbers each. Reads no array."""
     if not isinstance(metrics, Mapping):
         raise TypeError(f"{caller}: step must return a dict of metrics, got {type(metrics).__name__}")
     for name, value in metrics.items():
         if isinstance(value, mx.array):
-            if value.size == 1:
+            if value.size == 1 or 0 < value.size <= steps:
                 continue
             raise checks.error(
                 caller, f"step must return metrics that are 0-d arrays, got {name} of shape {value.shape}"
@@ -180,6 +180,20 @@ def sizes(batch: Batch, steps: int = 1) -> tuple[int, int]:
         if len(own) == 2 and mx.issubdtype(leaf.dtype, mx.integer):
             tokens = max(tokens, leaf.size)
     return samples, tokens
+
+
+def _of_call(metrics: Metrics) -> Metrics:
+    """Return one number for each metric: of several steps the mean, but the last learning rate."""
+    if all(not isinstance(value, mx.array) or value.size == 1 for value in metrics.values()):
+        return metrics
+    return {
+        name: value
+        if not isinstance(value, mx.array) or value.size == 1
+        else value.reshape(-1)[-1]
+        if name == _LAST
+        else value.astype(mx.float32).mean()
+        for name, value in metrics.items()
+    }
 
 
 def _last_steps(step: int, count: int) -> list[int]:
