@@ -57,8 +57,8 @@ def test_indices_from_the_end_and_of_other_dtypes():
 
 def test_same_bits_in_every_run():
     slope, indices = mx.random.normal((5000, 64), key=mx.random.key(0)), mx.zeros(5000, mx.int32)
-    first = gradient(mx.zeros((4, 64)), indices, slope)
-    assert all(mx.array_equal(first, gradient(mx.zeros((4, 64)), indices, slope)).item() for _ in range(5))
+    first = gradient(mx.zeros((40, 64)), indices, slope)
+    assert all(mx.array_equal(first, gradient(mx.zeros((40, 64)), indices, slope)).item() for _ in range(5))
 
 
 def test_it_can_be_differentiated_twice():

@@ -14,6 +14,7 @@ from purestep._core.tracing import custom
 from purestep._layers.kernels.columns import DTYPES
 
 _THREADS = 256
+_PLACES = 128  # for each row on average
 
 # A warp finds the places of its row in the sorted list. It adds up to `ALONE` of them by itself; the rows of
 # more places are added by all warps of the block.
@@ -102,13 +103,17 @@ _SOURCE = """
 """
 
 
-def serves(table: mx.array) -> bool:
-    """Tell whether `summed` computes the gradient of a lookup in this table here."""
+def serves(table: mx.array, indices: mx.array) -> bool:
+    """Tell whether `summed` computes the gradient of this lookup here.
+
+    One block of the GPU adds all places of a row, which is slow for a small table with many places.
+    """
     return (
         cuda.usable()
         and table.dtype in DTYPES
         and table.ndim == 2
         and table.size > 0
+        and indices.size <= _PLACES * table.shape[0]
         and table.shape[1] % (16 // table.dtype.size) == 0
     )
 
