@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from purestep._core import checks, cuda, tree
 from purestep._core.rng import forbidden
+from purestep._core.tracing.custom import differentiated_once
 from purestep._steps.core import tracing
 from purestep._steps.core.tracing import NotCompiledWarning as NotCompiledWarning
 from purestep._steps.state import check_arrays
@@ -246,11 +247,13 @@ def _run(
 
 
 def _traced(step: Callable[..., Any], state: Any, batch: Any) -> Any:
-    try:
-        with cuda.kernels():
-            return step(state, batch)
-    except ValueError as error:
-        if "CustomKernel" not in str(error):  # MLX cannot vmap or forward-differentiate a kernel of one's own
-            raise
+    # MLX cannot vmap or forward-differentiate a kernel of one's own, nor differentiate one in a gradient.
+    for once in (True, False):
+        try:
+            with cuda.kernels(), differentiated_once(once):
+                return step(state, batch)
+        except ValueError as error:
+            if "CustomKernel" not in str(error):
+                raise
     with cuda.kernels(allow=False):
         return step(state, batch)
