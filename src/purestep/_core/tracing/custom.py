@@ -167,10 +167,11 @@ class custom_function:  # noqa: N801
 
 
 class gradient_function(custom_function):  # noqa: N801
-    """A `custom_function` of a backward pass: its own gradient serves second derivatives.
+    """A `custom_function` of gradients: its own gradient serves second derivatives.
 
-    Within `differentiated_once` a call is one of the plain function, and leaves no operation but its own in
-    the graph. A second derivative must then fail: the plain function must be a kernel without a gradient.
+    Within `differentiated_once` a call is one of the plain function, and adds no operation to the graph. So
+    each operation of the plain function must have the right gradient, or none: MLX then refuses a second
+    derivative.
     """
 
     def __call__(self, *args: Any) -> Any:
