@@ -12,7 +12,7 @@ import pytest
 
 import purestep as ps
 from purestep import tree
-from purestep._core import packing
+from purestep._core import cuda, hardware, packing
 from tests.trees import array, same_bits
 
 PARAMS = {
@@ -81,11 +81,31 @@ def test_the_gradient_of_a_vector_is_one_concatenation(packed):
         assert not made.keys() & {"Add", "Pad", "SliceUpdate", "Scatter"}
 
 
-def operations(value):
-    """Count the pending operations of an array."""
+def operations(*values):
+    """Count the pending operations of some arrays."""
     dot = io.StringIO()
-    mx.export_to_dot(dot, value)
+    mx.export_to_dot(dot, *values)
     return Counter(re.findall(r'\[label ="([^"]*)"', dot.getvalue()))
+
+
+def test_on_cuda_each_array_is_one_operation_of_a_compiled_step(packed, monkeypatch):
+    monkeypatch.setattr(hardware, "on_cuda", lambda: True)
+    mx.eval(packed)
+    apart = tree.map(lambda x: mx.stack([x, x], 1)[:, 0], packed)  # elements that are not neighbours
+    with cuda.kernels():
+        found = ps.unpacked(packed)
+        made = operations(*tree.leaves(found))
+        assert made["AsStrided"] == len(tree.leaves(PARAMS))
+        assert not made.keys() & {"Slice", "Reshape"}
+        assert same_bits(found, PARAMS)
+        assert same_bits(ps.unpacked(apart), PARAMS)
+
+
+def test_on_cuda_a_compiled_step_maps_over_vectors(packed, monkeypatch):
+    monkeypatch.setattr(hardware, "on_cuda", lambda: True)
+    step = ps.compiled(lambda state, batch: (state, mx.vmap(of_vectors)(batch)))
+    want = mx.vmap(of_vectors)(stacked(packed))
+    assert mx.allclose(step({}, stacked(packed))[1], want, rtol=1e-6).item()
 
 
 def second(fn):

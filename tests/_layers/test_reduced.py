@@ -1,6 +1,11 @@
 """Layers in reduced precision: MLX's values, and gradients that are float32 sums rounded once."""
 
+import io
+import re
+from collections import Counter
+
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from purestep._layers import parts, reduced
@@ -102,3 +107,25 @@ def test_other_arguments_are_those_of_mlx():
     assert mx.array_equal(reduced.addmm(c[0], a, b, beta=0.5), mx.addmm(c[0], a, b, beta=0.5))
     table = mx.arange(6).reshape(3, 2).astype(mx.bfloat16)
     assert mx.array_equal(parts.lookup(table, slice(1, None)), table[1:])
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_linear_layer_flattens_each_array_once(biased):
+    x, weight, slope = drawn(1, 2, 5, 4), drawn(2, 3, 4), drawn(3, 2, 5, 3)
+    bias = [drawn(4, 3)] * biased
+
+    def both(*args):
+        return mx.vjp(lambda x, weight, bias=None: reduced.linear(x, weight, bias), list(args), [slope])
+
+    made = mx.compile(both)(x, weight, *bias)
+    dot = io.StringIO()
+    mx.export_to_dot(dot, *made[0], *made[1][:2])
+    counts = Counter(re.findall(r'\[label ="([^"]*)"', dot.getvalue()))
+    # The input and the slope as matrices; the output and the gradient of the input as they were.
+    assert counts["Flatten"] + counts["Reshape"] + counts["Unflatten"] == 4
+    rows, slopes, wide = (np.asarray(a, np.float64) for a in (x, slope, weight))
+    want = [slopes @ wide, slopes.reshape(-1, 3).T @ rows.reshape(-1, 4), slopes.sum((0, 1))]
+    assert np.allclose(made[0][0], rows @ wide.T + (np.asarray(bias[0]) if biased else 0), atol=1e-5)
+    for found, expected in zip(made[1], want, strict=False):
+        assert np.allclose(found, expected, atol=1e-5)
+    assert reduced.linear(mx.zeros((0, 5, 4)), weight, *(bias or [None])).shape == (0, 5, 3)

@@ -1,9 +1,14 @@
 """Compiled steps: the same function, traced once."""
 
+import io
+from typing import Any
+
 import mlx.core as mx
 import pytest
 
 import purestep as ps
+from purestep._core import cuda
+from purestep._core.tracing import custom
 from tests.training import BATCH, PARAMS, TRANSFORM, classifier, ragged, start
 from tests.trees import same_bits
 
@@ -129,3 +134,46 @@ def test_what_mlx_cannot_compile_is_named():
 
     with pytest.raises(IndexError, match="list index"):
         ps.compiled(own)(mx.zeros(1), mx.zeros(1))
+
+
+def kernel(x):
+    """Twice `x`, by a stand-in for a kernel of one's own: it has no gradient."""
+
+    @mx.custom_function
+    def function(x):
+        return 2 * x
+
+    @function.vjp
+    def _(*_):
+        raise ValueError("[Primitive::vjp] Not implemented for CustomKernel.")
+
+    return function(x)
+
+
+square: Any = custom.custom_function(lambda x: x * x)
+slope: Any = custom.gradient_function(lambda x, c: kernel(x * c) if cuda.allowed() else 2 * x * c)
+
+
+@square.vjp
+def _(x, cotangent, _):
+    return slope(x, cotangent)
+
+
+@slope.vjp
+def _(primals, tangent, _):
+    x, cotangent = primals
+    return 2 * cotangent * tangent, 2 * x * tangent
+
+
+def test_a_function_of_gradients_is_an_operation_only_where_it_is_differentiated():
+    first = ps.compiled(lambda x, batch: mx.grad(square)(x))
+    second = ps.compiled(lambda x, batch: mx.grad(mx.grad(square))(x))
+    x, none = mx.array(3.0), mx.array(0.0)
+    dot = io.StringIO()
+    mx.export_to_dot(dot, first(x, none))
+    assert dot.getvalue().count("CustomTransforms") == 1  # the stand-in
+    assert first(x, none).item() == 6
+    assert second(x, none).item() == 2
+    assert mx.grad(lambda x: first(x, none))(x).item() == 2
+    around = ps.compiled(lambda x, batch: mx.grad(lambda x: first(x, none))(x))
+    assert around(x, none).item() == 2

@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core.tracing.custom import custom_function
+from purestep._core.tracing.custom import custom_function, gradient_function
 from purestep._layers.kernels import norms
 from purestep._layers.kernels.norms import Norm
 
@@ -41,7 +41,7 @@ def _forward(norm: Norm) -> Any:
 
 @functools.cache
 def _backward(norm: Norm) -> Any:
-    function: Any = custom_function(functools.partial(norms.backward, norm))
+    function: Any = gradient_function(functools.partial(norms.backward, norm))
 
     @function.vjp
     def _(primals: Any, cotangents: Any, outputs: Any) -> Any:

@@ -7,12 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from purestep._core.tracing.custom import custom_function
+from purestep._core.tracing.custom import custom_function, gradient_function
 from purestep._layers.kernels import lookups, splits
 from purestep._layers.reduced import is_reduced
 
 _split = mx.split  # the name in `mlx.core` may stand for the function below
 _custom: Any = custom_function
+_of_gradient: Any = gradient_function
 
 
 def lookup(table: mx.array, indices: mx.array) -> mx.array:
@@ -48,7 +49,7 @@ def lookup(table: mx.array, indices: mx.array) -> mx.array:
     return rows(table, indices)
 
 
-@_custom
+@_of_gradient
 def _summed(slope: mx.array, indices: mx.array, table: mx.array) -> mx.array:
     return lookups.summed(slope.astype(table.dtype), indices, table.shape[0])
 
@@ -85,7 +86,7 @@ def split(a: mx.array, indices_or_sections: Any, axis: int = 0, *, stream: Any =
     return list(found)
 
 
-@_custom
+@_of_gradient
 def _joined(*parts: mx.array) -> mx.array:
     return splits.joined(parts)
 

@@ -83,7 +83,7 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
     MLX's is a transposed array: on a GPU, reading it together with the weight takes several times as long.
 
     Args:
-        x: [..., in], floating.
+        x: [..., rows, in], floating.
         weight: [out, in].
         bias: [out], or `None`.
 
@@ -95,7 +95,7 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
 
 @_custom
 def _linear(x: mx.array, weight: mx.array) -> mx.array:
-    return x @ weight.T
+    return (_as_rows(x) @ weight.T).reshape(*x.shape[:-1], weight.shape[0])
 
 
 @_linear.vjp
@@ -106,7 +106,7 @@ def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
 
 @_custom
 def _linear_biased(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
-    return _addmm(bias, x, weight.T)
+    return _addmm(bias, _as_rows(x), weight.T).reshape(*x.shape[:-1], weight.shape[0])
 
 
 @_linear_biased.vjp
@@ -117,8 +117,17 @@ def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
 
 def _of_product(x: mx.array, weight: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
     """Return the gradients of `x` and `weight`."""
-    slopes, rows = (array.reshape(-1, array.shape[-1]) for array in (cotangent, x))
-    return cotangent @ weight, slopes.T @ rows
+    slopes = _as_rows(cotangent)
+    return (slopes @ weight).reshape(x.shape), slopes.T @ _as_rows(x)
+
+
+def _as_rows(x: mx.array) -> mx.array:
+    """Return [..., n] as a matrix.
+
+    Each product would do this by itself, to the same array again. `mx.compile` merges equal operations, and
+    an operation fewer is host time saved.
+    """
+    return x.flatten(0, -2)
 
 
 def affine(x: mx.array, weight: mx.array | None, bias: mx.array | None) -> mx.array:

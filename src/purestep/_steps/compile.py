@@ -11,6 +11,8 @@ import mlx.core as mx
 
 from purestep._core import checks, cuda, tree
 from purestep._core.rng import forbidden
+from purestep._core.tracing import graph
+from purestep._core.tracing.custom import differentiated_once
 from purestep._steps.core import tracing
 from purestep._steps.core.tracing import NotCompiledWarning as NotCompiledWarning
 from purestep._steps.state import check_arrays
@@ -245,12 +247,31 @@ def _run(
     return result
 
 
+class _Trace(threading.local):
+    def __init__(self) -> None:
+        self.open = False
+
+
+_trace = _Trace()
+
+
 def _traced(step: Callable[..., Any], state: Any, batch: Any) -> Any:
-    try:
-        with cuda.kernels():
-            return step(state, batch)
-    except ValueError as error:
-        if "CustomKernel" not in str(error):  # MLX cannot vmap or forward-differentiate a kernel of one's own
-            raise
-    with cuda.kernels(allow=False):
+    if _trace.open:  # within the trace of a step around this one, which makes the attempts
         return step(state, batch)
+    attempts = [(True, True), (True, False), (False, False)]
+    # The placeholders of `mx.grad` are copies. It takes its gradient later, and kernels may have none.
+    if "Copy" in graph.primitives(*tree.leaves((state, batch))):
+        attempts = attempts[2:]
+    for kernels, once in attempts:
+        _trace.open = True
+        try:
+            with cuda.kernels(allow=kernels), differentiated_once(once):
+                return step(state, batch)
+        except ValueError as error:
+            # MLX cannot vmap or forward-differentiate a kernel of one's own, differentiate one in a gradient,
+            # or vmap a strided view.
+            if not kernels or not any(name in str(error) for name in ("CustomKernel", "AsStrided")):
+                raise
+        finally:
+            _trace.open = False
+    raise AssertionError("the last attempt returns or raises")

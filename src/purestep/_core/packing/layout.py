@@ -7,12 +7,13 @@ whose gradient is one concatenation, and the gradient of that is one cut again.
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from purestep._core import cuda, tree
-from purestep._core.tracing.custom import custom_function, is_capturing, is_paused
+from purestep._core.tracing.custom import custom_function, gradient_function, is_capturing, is_paused
 from purestep._core.types import Tree
 
 
@@ -45,8 +46,8 @@ class Layout:
         self.like, self.paths, self.vectors = like, paths, vectors
         self._split, self._join = [], []
         for vector in vectors:
-            split: Any = custom_function(partial(_cut, vector))
-            join: Any = custom_function(partial(_joined, vector))
+            split: Any = custom_function(partial(_views, vector))
+            join: Any = gradient_function(partial(_joined, vector))
             split.vjp(partial(_split_gradient, vector, join))
             join.vjp(partial(_join_gradient, vector, split))
             split.vmap(partial(_mapped_split, vector, split))
@@ -158,6 +159,21 @@ def _cut(vector: Vector, array: mx.array) -> tuple[mx.array, ...]:
     return tuple(
         piece.reshape((*leading, *shape)) for piece, shape in zip(pieces, vector.shapes, strict=True)
     )
+
+
+def _views(vector: Vector, array: mx.array) -> tuple[mx.array, ...]:
+    """Return `_cut`; in a compiled step on CUDA by one operation for each array, since the host is slow."""
+    if array.ndim > 1 or is_capturing() or not cuda.usable():
+        return _cut(vector, array)
+    array = mx.contiguous(array)  # MLX refuses views of others
+    return tuple(
+        mx.as_strided(array, shape, _strides(shape), end - prod(shape))
+        for shape, end in zip(vector.shapes, vector.ends, strict=True)
+    )
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _joined(vector: Vector, *arrays: mx.array) -> mx.array:

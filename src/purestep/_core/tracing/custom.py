@@ -166,6 +166,36 @@ class custom_function:  # noqa: N801
         return _marked(_capture.now.marks, self._fun, self._vjp, args)
 
 
+class gradient_function(custom_function):  # noqa: N801
+    """A `custom_function` of gradients: its own gradient serves second derivatives.
+
+    Within `differentiated_once` a call is one of the plain function, and adds no operation to the graph. So
+    each operation of the plain function must have the right gradient, or none: MLX then refuses a second
+    derivative.
+    """
+
+    def __call__(self, *args: Any) -> Any:
+        return self._fun(*args) if _once.now and _capture.now is None else super().__call__(*args)
+
+
+class _Once(threading.local):
+    def __init__(self) -> None:
+        self.now = False
+
+
+_once = _Once()
+
+
+@contextmanager
+def differentiated_once(once: bool) -> Iterator[None]:
+    """Tell `gradient_function` that this thread takes first derivatives only in the block, or again not."""
+    before, _once.now = _once.now, once
+    try:
+        yield
+    finally:
+        _once.now = before
+
+
 def checkpoint(fun: Callable[..., Any]) -> Callable[..., Any]:
     """Return MLX's `mx.checkpoint(fun)`; it can be captured."""
     original = _CHECKPOINT(fun)
