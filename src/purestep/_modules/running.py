@@ -186,9 +186,9 @@ class Runner:
     def _in_place(self) -> Iterator[None]:
         """Run the block with the contents that `functional` found, and restore the present ones after it."""
         with self._lock:
-            # Between calls, nobody else changes a copy.
             now = contents.read(self._places) if self._borrowed or self._depth else self._image
-            if self._borrowed:
+            # A copy has changed since its last call if a caller wrote into a list that it had returned.
+            if self._borrowed or not self._depth:
                 contents.write(self._places, self._image)
             self._depth += 1
             try:
