@@ -33,7 +33,7 @@ def lookup(table: mx.array, indices: mx.array) -> mx.array:
 
     @_custom
     def rows(table: mx.array, indices: mx.array) -> mx.array:
-        return table[indices]
+        return table[mx.stop_gradient(indices)]  # MLX has no forward derivative in indices, of 0 either
 
     @rows.vjp
     def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
