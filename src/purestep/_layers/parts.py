@@ -11,7 +11,7 @@ from purestep._core.tracing.custom import custom_function
 from purestep._layers.kernels import lookups, splits
 from purestep._layers.reduced import is_reduced
 
-_split = mx.split  # the name in `mlx.core` may stand for the function below
+_split: Any = mx.split  # the name in `mlx.core` may stand for the function below
 _custom: Any = custom_function
 
 
