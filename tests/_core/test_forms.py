@@ -55,6 +55,19 @@ def test_an_array_and_none_have_forms_too():
     assert not fits(form(None), {})
 
 
+class Named(mx.array):
+    """An array of a class of the user."""
+
+
+@pytest.mark.parametrize("shape", [(), (1 << 20,)])
+def test_an_array_of_a_subclass_is_a_leaf_that_is_not_recognized(shape):
+    # `form` read it as a container: of rows, or not at all for one without axes.
+    known = form({"x": Named(mx.zeros(shape))})
+    assert known.others[0][1].leaves == [(None, shape, mx.float32)]
+    assert not fits(known, {"x": Named(mx.zeros(shape))})
+    assert fits(known, {"x": mx.zeros(shape)})
+
+
 def test_leaves_are_gathered_by_their_keys():
     known = form({"a": mx.zeros(1), "b": {"c": mx.zeros(1), "d": [mx.zeros(1)]}, "e": mx.zeros(1)})
     paths = gathered(known, {"e": "e", "b": {"d": ["b.d.0"], "c": "b.c"}, "a": "a"})

@@ -99,6 +99,12 @@ def test_a_row_that_is_looked_up_often():
     assert gradient.tolist() == [[4000], [0]]
 
 
+def test_the_forward_derivative_of_a_lookup_is_a_lookup():
+    table, along = mx.zeros((3, 2), mx.bfloat16), mx.arange(6).reshape(3, 2).astype(mx.bfloat16)
+    found = mx.jvp(lambda table: parts.lookup(table, mx.array([2, 0, -1])), [table], [along])[1][0]
+    assert found.tolist() == [[4, 5], [0, 1], [4, 5]]
+
+
 def test_other_arguments_are_those_of_mlx():
     a, b = mx.ones((2, 3), mx.bfloat16), mx.ones((3, 4), mx.bfloat16)
     c = mx.ones((2, 4), mx.bfloat16)

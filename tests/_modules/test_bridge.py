@@ -303,3 +303,10 @@ def test_a_tree_that_does_not_fit_is_refused_after_one_that_does():
     with pytest.raises(ValueError, match="lacks bias"):
         apply({"weight": params["weight"]}, mx.ones(3))
     assert apply({name: x.astype(mx.float16) for name, x in params.items()}, mx.ones(3)).shape == (2,)
+
+
+def test_a_number_in_the_model_state_stands_for_an_array():
+    apply, params, held = ps.functional(built(lambda: nn.BatchNorm(3)))
+    x, given = mx.ones((2, 3)), {"running_mean": 0.5, "running_var": 4.0}
+    want = apply(params, x, model_state={name: mx.full(3, given[name]) for name in held}, train=False)
+    assert mx.array_equal(apply(params, x, model_state=given, train=False)[0], want[0])

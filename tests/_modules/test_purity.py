@@ -213,6 +213,24 @@ def test_nor_to_a_module_that_is_borrowed():
     assert "bias" not in module.inner
 
 
+def test_nor_what_is_done_to_a_list_that_the_forward_pass_returns():
+    class Returning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.scales = mx.array(3.0), [2.0]
+
+        def __call__(self, x):
+            return sum(self.scales) * self.weight * x, self.scales
+
+    apply, params, _ = ps.functional(Returning())
+    found = []
+    for _ in range(3):
+        out, scales = apply(params, mx.array(1.0))
+        found.append(out.item())
+        scales.append(5.0)
+    assert found == [6.0, 6.0, 6.0]
+
+
 def test_a_module_with_settings_frees_its_first_weights():
     class Big(WithSettings):
         def __init__(self):

@@ -11,7 +11,7 @@ from purestep._core.tracing.custom import custom_function, gradient_function
 from purestep._layers.kernels import lookups, splits
 from purestep._layers.reduced import is_reduced
 
-_split = mx.split  # the name in `mlx.core` may stand for the function below
+_split: Any = mx.split  # the name in `mlx.core` may stand for the function below
 _custom: Any = custom_function
 _of_gradient: Any = gradient_function
 
@@ -35,7 +35,7 @@ def lookup(table: mx.array, indices: mx.array) -> mx.array:
 
     @_custom
     def rows(table: mx.array, indices: mx.array) -> mx.array:
-        return table[indices]
+        return table[mx.stop_gradient(indices)]  # MLX has no forward derivative in indices, of 0 either
 
     @rows.vjp
     def _(primals: Any, cotangent: mx.array, output: mx.array) -> Any:

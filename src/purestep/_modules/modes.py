@@ -6,6 +6,8 @@ import mlx.nn as nn
 
 from purestep._core import checks
 
+_OF_MLX: Any = nn.Module._set_training_mode, nn.Module.__setattr__
+
 
 class Guard:
     """A placeholder for arrays and mode of a copied module while `apply` does not run; any use raises."""
@@ -62,7 +64,7 @@ def set_modes(parts: list[nn.Module], resting: list[nn.Module], mode: Any) -> No
         kind = type(part)
         if kind.train is not nn.Module.train:
             part.train(mode)
-        elif kind._set_training_mode is not nn.Module._set_training_mode:
+        elif (kind._set_training_mode, kind.__setattr__) != _OF_MLX:
             part._set_training_mode(mode)
         else:
             vars(part)["_training"] = mode  # as the method does, but not by `Module.__setattr__`

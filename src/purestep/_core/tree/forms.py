@@ -31,7 +31,7 @@ def form(tree: Tree) -> Form:
     >>> fits(form({"w": mx.zeros(2)}), {"w": mx.ones(2)}), fits(form({"w": mx.zeros(2)}), {"w": mx.ones(3)})
     (True, False)
     """
-    if type(tree) is _array:
+    if isinstance(tree, _array):  # one of a subclass is not recognized again, as `fits` is for exact types
         return Form(_array, 0, [(None, tree.shape, tree.dtype)], [])
     children: list[tuple[Any, Any]] = list(
         tree.items() if type(tree) is dict else enumerate(() if tree is None else tree)
