@@ -67,9 +67,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole = ps.fit(many, start(), stacks, steps=7, log_every=3)
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         stop = [lambda progress: ps.callbacks.Stop("here") if progress.step == 4 else None]
-        first = ps.fit(
-            many, start(), stacks, steps=7, log_every=3, checkpointer=checkpointer, callbacks=stop
-        )
+        first = ps.fit(many, start(), stacks, steps=7, log_every=3, checkpointer=checkpointer, callbacks=stop)
     assert first.steps == 4
     with ps.checkpoint.Checkpointer(tmp_path) as checkpointer:
         rest = ps.fit(many, start(), stacks, steps=7, log_every=3, checkpointer=checkpointer)

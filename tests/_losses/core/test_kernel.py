@@ -16,7 +16,7 @@ from purestep._losses.core.kernel import Form
 from purestep.losses import cross_entropy, linear_cross_entropy
 
 needs_cuda = pytest.mark.skipif(not hardware.on_cuda(), reason="needs an NVIDIA GPU")
-FORMS = [Form(), Form(0.1, 1e-3, 30)]
+FORMS = [Form(), Form(0.1, 1e-3, 30), Form(0.2)]
 WIDTHS = [256, 260, 257, 8, 3]
 
 # What a block of a GPU has, on threads of a CPU that meet at barriers.
@@ -29,6 +29,7 @@ EMULATED = """
 constexpr int THREADS = 64;
 static std::barrier<> meeting(THREADS);
 static float exchanged[THREADS];
+using std::isfinite;
 struct Index { int x; };
 struct alignas(16) float4 { float at[4]; };
 float4 row_memory[4096];
@@ -94,6 +95,7 @@ def draws(width, rows=6):
     logits = (4 * draw.standard_normal((rows, width))).astype(np.float32)
     logits[1] += 500  # rows of one sign
     logits[2] -= 500
+    logits[5] += 2**20
     factors = np.array([0.5, 1.0, 0.25, 0.0, 2.0, 1.0][:rows], np.float32)
     return logits, factors, draw.integers(0, width, rows).astype(np.int32)
 

@@ -46,6 +46,14 @@ _SOURCE = Template("""
         if (thread == 0) losses[row] = 0;
         return;
     }
+    float offset = 0;
+    if (SMOOTHED) {
+        // The mean of the logits is that of differences to one of them: a common offset costs no digits.
+        constexpr int j = 0;
+        float x[1] = {(float)from[targets[row]]};
+        $capped
+        if (isfinite(x[j])) offset = x[j];
+    }
     float top = -3.4028235e38f, total = 0, plain = 0;
     for (int n = 0; n < TURNS; ++n) {
         float x[WIDE];
@@ -64,7 +72,7 @@ _SOURCE = Template("""
             const bool real = PURESTEP_AT(n, j) < N;
             x[j] = (float)part.at[j];
             $capped
-            if (SMOOTHED && real) plain += x[j];
+            if (SMOOTHED && real) plain += x[j] - offset;
             if (!real) x[j] = -INFINITY;
             most = x[j] > most ? x[j] : most;
         }
@@ -103,10 +111,11 @@ _SOURCE = Template("""
     const float scale = factor * (1 + 2 * ${z_loss} * normalizer) / total;
     const float even = factor * ${smoothing} / N, one = factor * (1 - ${smoothing});
     if (thread == 0) {
+        constexpr int j = 0;
         float x[1] = {(float)from[target]};
-        { constexpr int j = 0; $capped }
-        float loss = $log(total) - (1 - ${smoothing}) * (x[0] - top) + ${z_loss} * normalizer * normalizer;
-        if (SMOOTHED) loss -= ${smoothing} * (plain / N - top);  // a logit of -inf has an infinite mean
+        $capped
+        float loss = $log(total) - (1 - ${smoothing}) * (x[j] - top) + ${z_loss} * normalizer * normalizer;
+        if (SMOOTHED) loss -= ${smoothing} * (plain / N + (offset - top));  // a logit of -inf has an infinite mean
         losses[row] = loss;
     }
     for (int n = 0; n < TURNS; ++n) {
