@@ -10,7 +10,7 @@ from benchmarks.workloads import gpt
 
 
 class _Purestep(MLXDriver):
-    _groups: ClassVar[dict[str, int]] = {}  # arguments of `configure_cuda`
+    _groups: ClassVar[dict[str, Any]] = {}  # arguments of `configure_cuda`
 
     def __init__(self, shape: gpt.Shape, microbatches: int):
         ps.hardware.configure_cuda(**self._groups)
@@ -63,7 +63,7 @@ class Packed(Step):
 class Tuned(Packed):
     """The same with the loss of the head's product for all tokens at once, and larger groups of kernels."""
 
-    _groups: ClassVar[dict[str, int]] = {"group_kernels": 24, "group_elements": 2**32}
+    _groups: ClassVar[dict[str, Any]] = {"group_kernels": 24, "group_elements": 2**32}
 
     def _loss_of(self, shape: gpt.Shape) -> tuple[Any, Any]:
         apply, params, _ = ps.functional(_Body(shape))

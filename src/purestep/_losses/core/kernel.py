@@ -115,7 +115,7 @@ _SOURCE = Template("""
         float x[1] = {(float)from[target]};
         $capped
         float loss = $log(total) - (1 - ${smoothing}) * (x[j] - top) + ${z_loss} * normalizer * normalizer;
-        if (SMOOTHED) loss -= ${smoothing} * (plain / N + (offset - top));  // a logit of -inf has an infinite mean
+        if (SMOOTHED) loss -= ${smoothing} * (plain / N + (offset - top));
         losses[row] = loss;
     }
     for (int n = 0; n < TURNS; ++n) {
