@@ -38,7 +38,7 @@ class Loss(OnMLX):
                 return mx.fast.cross_entropy(logits, targets).mean()
             return nn.losses.cross_entropy(logits.astype(mx.float32), targets, reduction="mean")
 
-        made = mx.value_and_grad(loss, argnums=(0, 1))
+        made: Any = mx.value_and_grad(loss, argnums=(0, 1))
         if not self._compiled:
             return made
         if not isinstance(how, int):
