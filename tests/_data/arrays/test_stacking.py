@@ -41,3 +41,14 @@ def test_what_it_refuses():
 
     with pytest.raises(TypeError, match=r"stacked: batch 2\.x\.1 must be an mx\.array, got float"):
         stacked(Numbers(), 2).at(1)
+
+
+def test_stacks_of_stacks_of_a_source_without_an_end():
+    class Counting:
+        def at(self, step):
+            return {"x": mx.full((1,), step)}
+
+    stacks = stacked(stacked(Counting(), 2), 3)
+    assert stacks.at(1)["x"].tolist() == [[[6], [7]], [[8], [9]], [[10], [11]]]
+    with pytest.raises(TypeError, match="no len"):
+        len(stacks)

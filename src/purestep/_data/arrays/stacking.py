@@ -65,12 +65,21 @@ def stacked(source: Source, k: int) -> Stacked:
            [5]], dtype=int32)}, 2)
     """
     caller = "stacked"
-    checked: Any = source_of(caller, "source", source)
+    source_of(caller, "source", source)
     k = checks.integer(caller, "k", k, least=1)
     made = Stacked(source, k)
-    if hasattr(checked, "__len__") and not len(made):
-        raise checks.error(caller, f"k must be at most {len(checked)}, the batches of an epoch, got {k}")
+    length = _length(source)
+    if length is not None and length < k:
+        raise checks.error(caller, f"k must be at most {length}, the batches of an epoch, got {k}")
     return made
+
+
+def _length(source: Any) -> int | None:
+    """Return the batches of an epoch; `None` for a source without an end, such as a stack of such a source."""
+    try:
+        return len(source)
+    except TypeError:
+        return None
 
 
 def _check_arrays(index: int, batch: Batch) -> None:
