@@ -75,7 +75,7 @@ def stacked(source: Source, k: int) -> Stacked:
 
 
 def _length(source: Any) -> int | None:
-    """Return the batches of an epoch; `None` for a source without an end, such as a stack of such a source."""
+    """Return the batches of an epoch; `None` for a source without an end, or a stack of it."""
     try:
         return len(source)
     except TypeError:
