@@ -3,7 +3,7 @@
 import math
 import numbers
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -102,6 +102,21 @@ def python_number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def equal_on_ranks(caller: str, options: Sequence[Mapping[str, Any]], of: str = "") -> None:
+    """Refuse options that differ between ranks.
+
+    Args:
+        caller: names the public function in the error.
+        options: those of each rank, with the same names.
+        of: what has them, after the name: `" of Checkpointer"`.
+    """
+    for rank, other in enumerate(options):
+        for name, value in options[0].items():
+            if other[name] != value:
+                rule = f"{name}{of} must be equal on all ranks"
+                raise error(caller, f"{rule}, got {value} on rank 0 and {other[name]} on rank {rank}")
 
 
 def function(caller: str, name: str, value: Any) -> None:

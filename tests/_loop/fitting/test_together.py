@@ -115,7 +115,7 @@ def test_an_error_of_one_rank_is_raised_on_all(results):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("steps", "fit: steps must be the same on all ranks, got 2 on rank 0 and 4 on rank 1"),
+        ("steps", "fit: steps must be equal on all ranks, got 2 on rank 0 and 4 on rank 1"),
         ("state", "fit: step must be equal on all ranks, got other values on rank 1 than on rank 0"),
         ("unmerged", "fit: eval_loss must be the same on all ranks, got"),
         ("fewer", "fit: all ranks must do the same, got rank 1 at the end of evaluation eval of step 2"),

@@ -23,15 +23,7 @@ def check_alike(caller: str, root: Path, options: Mapping[str, Any], ranks: Toge
         options: JSON values by name.
         ranks: that check together.
     """
-    found = ranks.exchange(dict(options))
-    for rank, other in enumerate(found):
-        for name, value in found[0].items():
-            if other[name] != value:
-                raise checks.error(
-                    caller,
-                    f"{name} of Checkpointer must be equal on all ranks, got {value} on rank 0 and "
-                    f"{other[name]} on rank {rank}",
-                )
+    checks.equal_on_ranks(caller, ranks.exchange(dict(options)), " of Checkpointer")
     path = root / names.LOCK
     content = ranks.collect(lambda: _text(path) if ranks.rank == 0 else "")[0]
     ranks.agree(lambda: await_visible(caller, root, lambda: _text(path) == content))
@@ -64,7 +56,7 @@ def _is_seen(caller: str, root: Path, seen: Callable[[], bool]) -> bool:
             f"{caller}: {root} must be a directory that all ranks share, but this rank may not read what "
             f"rank 0 writes there ({error.strerror})",
         ) from None
-    except OSError:  # there is nothing yet
+    except OSError:  # the file does not exist yet
         return False
 
 

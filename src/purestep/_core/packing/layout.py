@@ -162,7 +162,7 @@ def _cut(vector: Vector, array: mx.array) -> tuple[mx.array, ...]:
 
 
 def _views(vector: Vector, array: mx.array) -> tuple[mx.array, ...]:
-    """Return `_cut`; in a compiled step on CUDA by one operation for each array, since the host is slow."""
+    """Return `_cut`; in a compiled step on CUDA one operation makes each array, which saves host time."""
     if array.ndim > 1 or is_capturing() or not cuda.usable():
         return _cut(vector, array)
     array = mx.contiguous(array)  # MLX refuses views of others

@@ -113,7 +113,7 @@ def serves(table: mx.array, indices: mx.array) -> bool:
         and table.dtype in DTYPES
         and table.ndim == 2
         and table.size > 0
-        and indices.size <= _PLACES * table.shape[0]
+        and 0 < indices.size <= _PLACES * table.shape[0]
         and table.shape[1] % (16 // table.dtype.size) == 0
     )
 

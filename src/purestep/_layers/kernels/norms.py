@@ -17,7 +17,9 @@ from purestep._layers.kernels.norm_sources import BACKWARD, COMMON, FORWARD, WRI
 
 _PROCESSORS = 132  # of an H100
 _BUSY = 384  # threads of the backward kernel for each of them
-_BLOCK = 384  # threads of a block of the backward kernel, about
+# Threads of a block of the backward kernel, which may have 65,536 registers. A thread with three pieces of a
+# row needs up to 176 (on Blackwell).
+_BLOCK, _WIDE_BLOCK = 384, 320
 _ALONE = 96  # pieces of 16 bytes of a row that the backward kernel leaves to one warp
 _LONGEST = 8192
 
@@ -95,7 +97,8 @@ def backward(norm: Norm, slope: mx.array, stats: mx.array, x: mx.array, *present
     # The threads of a warp need no barrier. Of a longer row, a thread holds as few columns as it can: their
     # sums stay in its registers.
     team = 32 if wide <= _ALONE else min(THREADS, 32 * -(-wide // 32))
-    threads = team * max(1, _BLOCK // team)
+    most = _WIDE_BLOCK if wide > 2 * team else _BLOCK
+    threads = team * max(1, most // team)
     blocks = min(_PROCESSORS * (_BUSY // threads), -(-stats.shape[0] // (threads // team)))
     found = _backward(norm)(
         inputs=[x, slope.astype(x.dtype), stats, *present[: int(norm.weight)]],

@@ -16,8 +16,8 @@ class Alarm(threading.Thread):
     """Notices that another rank has died or failed, while the loop waits for the device.
 
     A thread reads one connection of each other rank on rank 0, and that of rank 0 on the others. If the run
-    cannot go on, and the loop has not left it after a while, the process ends: an operation of MLX that hangs
-    cannot be interrupted.
+    cannot go on, the loop has a few seconds to raise an error. Then the process ends, because an operation of
+    MLX that hangs cannot be interrupted.
 
     Args:
         caller: names the public function in errors.

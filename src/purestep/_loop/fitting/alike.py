@@ -24,15 +24,7 @@ def check_alike(
         return
     named = [f"{each.name} every {each.every}" for each in evaluations]
     own = {**options, "evaluate": ", ".join(named) or None}
-    found = ranks.gathered("the options", lambda: own)
-    for rank, other in enumerate(found):
-        for name, value in found[0].items():
-            if other[name] != value:
-                raise checks.error(
-                    caller,
-                    f"{name} must be the same on all ranks, got {value} on rank 0 and {other[name]} on rank "
-                    f"{rank}",
-                )
+    checks.equal_on_ranks(caller, ranks.gathered("the options", lambda: own))
 
 
 def check_state(caller: str, ranks: Ranks, step: Any, state: Any) -> None:

@@ -1,9 +1,10 @@
 """Cross entropies and their gradients in the logits by one kernel on a GPU, which reads each row once.
 
 A row is read for its largest logit and its sum of exponentials, and again for the gradient: from shared
-memory where two rows fit, and otherwise mostly from the cache of the GPU. The source is the same for CUDA and
-Metal but for a few names. The Metal kernel has not run on a GPU, so it is used only where the variable
-PURESTEP_METAL_KERNELS is 1.
+memory where two rows fit, and otherwise mostly from the cache of the GPU.
+
+The sources for CUDA and Metal differ only in a few names. The Metal kernel has not run on a GPU, so it is
+used only if the environment variable PURESTEP_METAL_KERNELS is 1.
 """
 
 import functools
