@@ -3,7 +3,8 @@
 A step is loss and gradients in bfloat16 over float32 weights, clipping to a global norm of 1, AdamW with a
 weight decay of 0.01, and the update. "Packed" has its parameters as few vectors. "Tuned" also computes the
 loss by `linear_cross_entropy`, of all tokens at once, and calls `configure_cuda` for less time and more
-memory. All contestants start from the same weights and read the same tokens.
+memory. "Lean" computes it in chunks of an eighth of the tokens, with a limit for memory. All contestants
+start from the same weights and read the same tokens.
 Before any time counts, loss and gradient norm of the first 5 steps must agree: with a float32 reference at
 the sizes small and tiny, and with the median of the contestants at the size gpt2. Contestants take turns;
 the order is shuffled each round, and the first steps of a turn are not timed. Each one starts a step before
@@ -23,9 +24,12 @@ from benchmarks.peers import reference, with_jax, with_mlx, with_purestep, with_
 from benchmarks.workloads import gpt
 
 CHECKED = 5
+FEW = 5  # contestants whose microbatches a device holds at once while they are prepared
 TOLERANCE = {"bfloat16": (0.005, 0.05), "float32": (1e-4, 2e-3)}  # of loss and norm, relative
 PURESTEP, PACKED, GRADIENTS = "purestep", "purestep, packed", "purestep, gradients alone"
-TUNED = "purestep, tuned"
+TUNED, LEAN = "purestep, tuned", "purestep, lean"
+TUNED_GRADIENTS = "purestep, tuned gradients alone"
+TAXED = {PURESTEP: GRADIENTS, PACKED: GRADIENTS, TUNED: TUNED_GRADIENTS}
 LEAST = "its products at the measured rate"
 JAX_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -37,7 +41,9 @@ def contestants(shape: gpt.Shape, microbatches: int, mlx: dict[str, str]) -> dic
         PURESTEP: Contestant(with_purestep.Step, args, environment=mlx),
         PACKED: Contestant(with_purestep.Packed, args, environment=mlx),
         TUNED: Contestant(with_purestep.Tuned, args, environment=mlx),
+        LEAN: Contestant(with_purestep.Lean, args, environment=mlx),
         GRADIENTS: Contestant(with_purestep.Gradients, args, environment=mlx),
+        TUNED_GRADIENTS: Contestant(with_purestep.TunedGradients, args, environment=mlx),
         "MLX by hand": Contestant(with_mlx.ByHand, args, environment=mlx),
         "torch eager": Contestant(with_torch.Step, (*args, False), ("torch",)),
         "torch compiled": Contestant(with_torch.Step, (*args, True), ("torch",)),
@@ -99,7 +105,9 @@ def compete(
     found = record.found
     found["flops"] = _flops(shape) * found["tokens"]
     want = truth(shape, microbatches, environment)
-    team = Team(who(shape, microbatches, environment), options.only, sparing=microbatches > 1, limit=limit)
+    all_ = who(shape, microbatches, environment)
+    sparing = microbatches > 1 and len(options.only or all_) > FEW
+    team = Team(all_, options.only, sparing=sparing, limit=limit)
     with team:
         found["failures"] = team.failures
         harness.note("first steps")
@@ -190,9 +198,9 @@ def missed(found: dict[str, Any]) -> list[str]:
 
 
 def _tax(all_: dict[str, Any]) -> list[str]:
-    alone = all_.get(GRADIENTS, {}).get("seconds", [])
     found = []
-    for name in (PURESTEP, PACKED, TUNED):
+    for name, gradients in TAXED.items():
+        alone = all_.get(gradients, {}).get("seconds", [])
         if alone and (whole := all_.get(name, {}).get("seconds", [])):
             taxes = [(a - b) / b for a, b in zip(whole, alone, strict=True)]
             found.append(f"{Spread.of(taxes).show(1, 100)} % ({name})")

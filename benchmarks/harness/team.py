@@ -14,6 +14,7 @@ from benchmarks.harness.text import note
 _PATIENCE = 300.0  # seconds for one call
 _PREPARING = 0.65  # share of the time that is left
 _LEAST = 5.0  # seconds for one call, however little time is left
+_AT_ONCE = 6  # contestants that are prepared at the same time
 
 
 class Contestant(NamedTuple):
@@ -37,8 +38,8 @@ class Contestant(NamedTuple):
 class Team:
     """The processes of contestants. One that fails is closed, and `failures` keeps the reason by its name.
 
-    A `sparing` team shares a device whose memory would not hold the peaks of all at once: they are prepared
-    one after the other, and give the memory that they do not use back after each turn.
+    They share a device whose memory may not hold the peaks of all at once, so they give the memory that they
+    do not use back after each turn. Those of a `sparing` team are also prepared one after the other.
 
     All are built at once. The preparation by `together` ends after `_PREPARING` of the time to the limit: who
     is not ready by then is closed, so that the others race.
@@ -100,7 +101,7 @@ class Team:
         }
         others = [name for name in self.names if name not in self._alone]
         calls = [partial(self.call, name, method, *args, limit=limit) for name in others]
-        results = at_once(calls, 1 if self._sparing else len(others), self._stop)
+        results = at_once(calls, 1 if self._sparing else _AT_ONCE, self._stop)
         found |= dict(zip(others, results, strict=True))
         return {name: found[name] for name in self.names}
 
@@ -113,7 +114,7 @@ class Team:
         """Return the seconds a step of each that finished; `after` is called with the same each round."""
 
         def turn(name: str) -> float | None:
-            taken = self.call(name, "seconds", steps, self._sparing)
+            taken = self.call(name, "seconds", steps)
             return None if taken is None else taken / steps
 
         return take_turns(lambda: self.names, turn, rounds=rounds, limit=self._limit, after=after)

@@ -5,7 +5,7 @@ from collections import deque
 from typing import Any
 
 AHEAD = 1  # steps that may be started before the oldest one is waited for
-WARM = 2  # steps before each turn that are not timed
+WARM = 3  # steps before each turn that are not timed
 
 
 class Driver:
@@ -69,15 +69,14 @@ class Driver:
         self.release()
         return {"seconds": seconds, "metrics": made, "note": self.note()}
 
-    def seconds(self, steps: int, release: bool = False) -> float:
-        """Return the seconds of so many steps; then `release`, if wanted.
+    def seconds(self, steps: int) -> float:
+        """Return the seconds of so many steps; then release the memory that others may need.
 
         The time is that from the end of the last warm step to the end of the last timed one. Steps are
         started before and after it, so that the device has work at both ends, as in a long run.
         """
         ends = self._ends(WARM + steps + AHEAD)
-        if release:
-            self.release()
+        self.release()
         return ends[WARM + steps - 1] - ends[WARM - 1]
 
     def peak(self, steps: int) -> int | None:

@@ -66,14 +66,33 @@ class Tuned(Packed):
     _groups: ClassVar[dict[str, Any]] = {"group_kernels": 24, "group_elements": 2**32}
 
     def _loss_of(self, shape: gpt.Shape) -> tuple[Any, Any]:
-        apply, params, _ = ps.functional(_Body(shape))
+        return _by_head(shape, shape.rows * shape.context)
 
-        def loss_fn(params: Any, batch: Any, rng: mx.array) -> ps.Mean:
-            targets, head = batch["targets"], params["wte"]["weight"]
-            states = apply(params, batch["inputs"], rng=rng)
-            return ps.losses.linear_cross_entropy(states, head, targets, chunk_size=targets.size)
 
-        return loss_fn, params
+class Lean(Packed):
+    """The same with the loss in chunks of an eighth of the tokens, and a limit for memory."""
+
+    LIMIT: ClassVar[dict[int, float]] = {1: 5.4e9}  # bytes, by the number of microbatches; else:
+    OTHER: ClassVar[float] = 6.0e9
+
+    def __init__(self, shape: gpt.Shape, microbatches: int):
+        mx.set_memory_limit(int(self.LIMIT.get(microbatches, self.OTHER)))
+        super().__init__(shape, microbatches)
+
+    def _loss_of(self, shape: gpt.Shape) -> tuple[Any, Any]:
+        return _by_head(shape, max(1, shape.rows * shape.context // 8))
+
+
+def _by_head(shape: gpt.Shape, chunk_size: int) -> tuple[Any, Any]:
+    """Return the loss by `linear_cross_entropy`, and the parameters."""
+    apply, params, _ = ps.functional(_Body(shape))
+
+    def loss_fn(params: Any, batch: Any, rng: mx.array) -> ps.Mean:
+        targets, head = batch["targets"], params["wte"]["weight"]
+        states = apply(params, batch["inputs"], rng=rng)
+        return ps.losses.linear_cross_entropy(states, head, targets, chunk_size=chunk_size)
+
+    return loss_fn, params
 
 
 class _Body(GPT):
@@ -112,3 +131,12 @@ class Gradients(_Purestep):
         loss, gradients = self._made_by(self._given, self.batch())
         mx.async_eval(loss, gradients)
         return [loss]
+
+
+class TunedGradients(Gradients):
+    """The same of the loss of `Tuned`, with its groups of kernels."""
+
+    _groups: ClassVar[dict[str, Any]] = Tuned._groups
+
+    def _loss_of(self, shape: gpt.Shape) -> tuple[Any, Any]:
+        return _by_head(shape, shape.rows * shape.context)

@@ -145,7 +145,7 @@ class MlxLm(OnMLX):
         seconds = 1 / reports[0]["iterations_per_second"]
         return {"seconds": seconds, "metrics": metrics, "note": f"mlx-lm {version}"}
 
-    def seconds(self, steps: int, release: bool = False) -> float:
+    def seconds(self, steps: int) -> float:
         """Return the trainer's own seconds of so many steps, after as many in the same call."""
         steps = max(steps, WARM)
         return steps / self._train(2 * steps, steps)[-1]["iterations_per_second"]

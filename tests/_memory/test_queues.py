@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 
+from purestep._core import pacing
 from purestep._graph.nodes import Operation, Value
 from purestep._memory.layout import Buffer
 from purestep._memory.queues import CpuQueue, GpuQueue, Speeds
@@ -27,6 +28,13 @@ def test_a_gpu_that_keeps_up_gives_memory_back_at_the_end_of_a_group():
     found = released(fast, 1, 40)
     assert sum(found) == 30  # of four groups of ten the last has just been submitted
     assert max(found) == 10
+
+
+def test_a_kernel_that_ends_a_group_gives_its_memory_back():
+    fast = GpuQueue(Speeds(100, 1e18, 1e18, 1e18, 1e18, waits=False))
+    assert released(fast, 1, 5) == [0] * 5
+    released(fast, 1, 1, lambda: operation(pacing.END))
+    assert sum(released(fast, 1, 5)) == 6
 
 
 def test_a_slow_gpu_is_at_most_ten_groups_behind():

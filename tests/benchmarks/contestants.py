@@ -32,7 +32,7 @@ class Sleeper:
     def __init__(self, answer=1.0):
         self.answer = answer
 
-    def seconds(self, steps, release=False):
+    def seconds(self, steps):
         return self.answer * steps
 
     def add(self, a, b):

@@ -1,6 +1,5 @@
 """When the memory of finished kernels comes back: the host submits kernels before earlier ones have run."""
 
-import os
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
-from purestep._core import hardware
+from purestep._core import hardware, pacing
 from purestep._graph.counting import flops_of
 from purestep._graph.nodes import Operation
 from purestep._hardware import lookup
@@ -130,7 +129,8 @@ class GpuQueue:
             self._single |= product and operation.outputs[0].dtype == mx.float32
             self._work += self._seconds(operation)
             self._read += read
-        if self._count > self._speeds.kernels or self._read > self._speeds.elements:
+        full = self._count > self._speeds.kernels or self._read > self._speeds.elements
+        if full or operation.name == pacing.END:
             self._device = max(self._device, self._host) + self._work
             self._groups.append((self._device, self._group))
             if self._single and self._speeds.waits:
@@ -161,16 +161,12 @@ def beginnings() -> list[Callable[[], Queue]]:
     """
     if not hardware.on_gpu():
         return [partial(CpuQueue, begun) for begun in range(0, _CPU_GROUP, 2)]
-    cuda, name = hardware.on_cuda(), hardware.device_name()
+    cuda = hardware.on_cuda()
     found = {
         "bandwidth": lookup.bandwidth(),
         "half": lookup.peak_flops(mx.bfloat16),
         "single": lookup.peak_flops("tf32" if cuda else mx.float32),
     }
     rates = {kind: _OTHER[kind] if rate is None else rate for kind, rate in found.items()}
-    kernels, elements = (20, 100) if cuda else (40, 40)
-    if "H100" in name or "H200" in name or "B200" in name:
-        kernels, elements = 100, 1000
-    kernels = int(os.environ.get("MLX_MAX_OPS_PER_BUFFER", kernels))
-    elements = int(os.environ.get("MLX_MAX_MB_PER_BUFFER", elements))
+    kernels, elements = pacing.limits()
     return [partial(GpuQueue, Speeds(kernels, elements * 2.0**20, **rates, waits=cuda))]

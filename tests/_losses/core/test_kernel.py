@@ -18,6 +18,13 @@ from purestep.losses import cross_entropy, linear_cross_entropy
 needs_cuda = pytest.mark.skipif(not hardware.on_cuda(), reason="needs an NVIDIA GPU")
 FORMS = [Form(), Form(0.1, 1e-3, 30), Form(0.2)]
 WIDTHS = [256, 260, 257, 8, 3]
+DIALECTS = {
+    "cuda": {},
+    "metal": {"metal": True},
+    "kept": {"kept": True},
+    "over": {"over": True},
+    "kept_over": {"kept": True, "over": True},
+}
 
 # What a block of a GPU has, on threads of a CPU that meet at barriers.
 EMULATED = """
@@ -57,9 +64,10 @@ static float simd_shuffle_xor(float value, int step) {
 """
 FUNCTION = """
 extern "C" void run_{name}(
-    const float* logits, const float* factors, const int* targets, float* losses, float* slope, int rows) {{
+    float* logits, const float* factors, const int* targets, float* losses, float* slope, int rows) {{
     using T = float;
-    constexpr int N = {width};
+    constexpr int N = {width}, FEATURES = 5;
+    float* const zeros = slope;  // of a kernel that writes the slope over the logits
     std::vector<std::thread> threads;
     for (int number = 0; number < THREADS; ++number) threads.emplace_back([=] {{
         threadIdx.x = thread_position_in_threadgroup.x = number;
@@ -90,12 +98,12 @@ def by_hand(form, logits, factors, targets):
     return np.where(factors == 0, 0.0, losses), factors[:, None] * slope * inner
 
 
-def draws(width, rows=6):
+def draws(width, rows=6, offset=2**20):
     draw = np.random.default_rng(width)
     logits = (4 * draw.standard_normal((rows, width))).astype(np.float32)
     logits[1] += 500  # rows of one sign
     logits[2] -= 500
-    logits[5] += 2**20
+    logits[5] += offset
     factors = np.array([0.5, 1.0, 0.25, 0.0, 2.0, 1.0][:rows], np.float32)
     return logits, factors, draw.integers(0, width, rows).astype(np.int32)
 
@@ -107,12 +115,10 @@ def emulated(tmp_path_factory):
     parts = [EMULATED]
     for index, form in enumerate(FORMS):
         for width in WIDTHS:
-            for dialect in ("cuda", "metal", "kept"):
-                if dialect == "kept" and width % 4:
+            for dialect, options in DIALECTS.items():
+                if options.get("kept") and width % 4:
                     continue
-                body = kernel.source(form, dialect == "metal", dialect == "kept").replace(
-                    "extern __shared__", "extern"
-                )
+                body = kernel.source(form, **options).replace("extern __shared__", "extern")
                 parts.append(
                     FUNCTION.format(name=f"{dialect}_{index}_{width}", width=width, body=f"\n{body}\n")
                 )
@@ -134,17 +140,21 @@ def emulated(tmp_path_factory):
     return ctypes.CDLL(str(room / "kernel.so"))
 
 
-@pytest.mark.parametrize("dialect", ["cuda", "metal", "kept"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("index", range(len(FORMS)))
 def test_source_computes_the_formula(emulated, index, width, dialect):
-    if dialect == "kept" and width % 4:
+    if dialect.startswith("kept") and width % 4:
         pytest.skip("rows of whole pieces of 16 bytes are kept")
     logits, factors, targets = draws(width)
+    want, want_slope = by_hand(FORMS[index], logits, factors, targets)
     losses, slope = np.full(len(factors), np.nan, np.float32), np.full_like(logits, np.nan)
     arrays = [x.ctypes.data_as(ctypes.c_void_p) for x in (logits, factors, targets, losses, slope)]
     getattr(emulated, f"run_{dialect}_{index}_{width}")(*arrays, len(factors))
-    want, want_slope = by_hand(FORMS[index], logits, factors, targets)
+    if dialect.endswith("over"):
+        np.testing.assert_array_equal(slope.reshape(-1)[:5], 0)
+        assert np.isnan(slope.reshape(-1)[5:]).all()
+        slope = logits
     np.testing.assert_allclose(losses, want, rtol=2e-6, atol=2e-6)
     np.testing.assert_allclose(slope, want_slope, rtol=2e-5, atol=2e-7)
 
@@ -171,7 +181,7 @@ def test_without_a_gpu_no_kernel_is_used():
 @pytest.mark.parametrize("width", [50304, 50257, 256, 3])
 @pytest.mark.parametrize("form", FORMS)
 def test_kernel_computes_the_formula(form, width, dtype):
-    logits, factors, targets = draws(width)
+    logits, factors, targets = draws(width, offset=2**10 if dtype == mx.float16 else 2**20)
     given = mx.array(logits).astype(dtype)
     with cuda.kernels():
         assert kernel.serves(form, dtype)
@@ -202,3 +212,50 @@ def test_compiled_loss_and_gradients_are_those_of_the_plain_loss(options, chunk)
     assert math.isclose(loss.item(), want.item(), rel_tol=1e-6)
     for got, right in zip(found, wanted, strict=True):
         assert mx.allclose(got, right, rtol=1e-4, atol=1e-6).item()
+
+
+@needs_cuda
+@pytest.mark.parametrize("moved", [0, 1, None])
+@pytest.mark.parametrize(
+    ("tokens", "classes", "chunk"), [(256, 50304, 256), (512, 4099, 100), (96, 70000, 32)]
+)
+def test_gradient_in_the_place_of_the_logits_is_ordered(tokens, classes, chunk, moved):
+    # Other operations read the same product, before and after; each call is repeated.
+    keys = mx.random.split(mx.random.key(1), 3)
+    hidden = mx.random.normal((tokens, 64), key=keys[0]).astype(mx.bfloat16)
+    weight = (0.1 * mx.random.normal((classes, 64), key=keys[1])).astype(mx.bfloat16)
+    targets = mx.random.randint(0, classes, (tokens,), key=keys[2])
+
+    def both(loss):
+        def made(moving, still):
+            hidden, weight, targets = still
+            if moved is None:
+                hidden, weight = moving
+            else:
+                hidden, weight = (moving, weight) if moved == 0 else (hidden, moving)
+            value = loss(hidden, weight, targets) + 0.5 * loss(hidden, weight, targets)
+            return value, (hidden @ weight.T).astype(mx.float32)
+
+        moving = [hidden, weight] if moved is None else [hidden, weight][moved]
+        return mx.value_and_grad(made), moving
+
+    def in_chunks(hidden, weight, targets):
+        return linear_cross_entropy(hidden, weight, targets, chunk_size=chunk).value
+
+    def plain(hidden, weight, targets):
+        return cross_entropy((hidden @ weight.T).astype(mx.float32), targets).value
+
+    function, moving = both(in_chunks)
+    step = compiled(function)
+    reference, _ = both(plain)
+    still = (hidden, weight, targets)
+    (want, logits), wanted = reference(moving, still)
+    for _ in range(3):
+        (loss, got), found = step(moving, still)
+        assert math.isclose(loss.item(), want.item(), rel_tol=1e-4)
+        assert mx.array_equal(got, logits).item()
+        for mine, theirs in zip(found, wanted, strict=True) if moved is None else [(found, wanted)]:
+            apart = mx.linalg.norm((mine - theirs).astype(mx.float32)) / mx.linalg.norm(
+                theirs.astype(mx.float32)
+            )
+            assert apart.item() < 0.01

@@ -1,7 +1,8 @@
 """Cross entropies and their gradients in the logits by one kernel on a GPU, which reads each row once.
 
 A row is read for its largest logit and its sum of exponentials, and again for the gradient: from shared
-memory where two rows fit, and otherwise mostly from the cache of the GPU.
+memory where two rows fit, and otherwise mostly from the cache of the GPU. On CUDA the gradient may take the
+place of the logits in memory.
 
 The sources for CUDA and Metal differ only in a few names. The Metal kernel has not run on a GPU, so it is
 used only if the environment variable PURESTEP_METAL_KERNELS is 1.
@@ -40,8 +41,11 @@ _SOURCE = Template("""
     const int thread = $thread;
     const int row = $row;
     const $space T* from = logits + (size_t)row * N;
-    $space T* to = slope + (size_t)row * N;
+    $space T* to = $written;
     const float factor = factors[row];
+    const int target = targets[row];
+    const T aimed = thread == 0 ? from[target] : (T)0.0f;  // before it may be overwritten
+    $ordered
     if (factor == 0) {
         for (int i = thread; i < N; i += THREADS) to[i] = (T)0.0f;
         if (thread == 0) losses[row] = 0;
@@ -51,7 +55,7 @@ _SOURCE = Template("""
     if (SMOOTHED) {
         // The mean of the logits is that of differences to one of them: a common offset costs no digits.
         constexpr int j = 0;
-        float x[1] = {(float)from[targets[row]]};
+        float x[1] = {(float)from[target]};
         $capped
         if (isfinite(x[j])) offset = x[j];
     }
@@ -107,13 +111,12 @@ _SOURCE = Template("""
             plain = lane < WARPS ? plains[lane] : 0;
         }
     }
-    const int target = targets[row];
     const float normalizer = $log(total) + top;
     const float scale = factor * (1 + 2 * ${z_loss} * normalizer) / total;
     const float even = factor * ${smoothing} / N, one = factor * (1 - ${smoothing});
     if (thread == 0) {
         constexpr int j = 0;
-        float x[1] = {(float)from[target]};
+        float x[1] = {(float)aimed};
         $capped
         float loss = $log(total) - (1 - ${smoothing}) * (x[j] - top) + ${z_loss} * normalizer * normalizer;
         if (SMOOTHED) loss -= ${smoothing} * (plain / N + (offset - top));
@@ -193,6 +196,11 @@ def serves(form: Form, dtype: mx.Dtype) -> bool:
     return usable() and dtype in _DTYPES and not any(isinstance(each, mx.array) for each in form)
 
 
+def overwrites(form: Form, dtype: mx.Dtype) -> bool:
+    """Tell whether `losses_over` computes this loss of logits of this dtype here."""
+    return serves(form, dtype) and hardware.on_cuda()
+
+
 def losses_and_slope(
     form: Form, logits: mx.array, factors: mx.array, targets: mx.array
 ) -> tuple[mx.array, mx.array]:
@@ -207,20 +215,51 @@ def losses_and_slope(
     Returns:
         The losses, float32 [tokens]; the gradient in the shape and dtype of the logits.
     """
+    losses, slope = _launched(form, [logits, factors, targets], logits.shape)
+    return losses, slope
+
+
+def losses_over(
+    form: Form, logits: mx.array, factors: mx.array, targets: mx.array, features: int
+) -> tuple[mx.array, mx.array]:
+    """Return the losses, and write the gradient of `losses_and_slope` over the logits; on CUDA alone.
+
+    MLX does not know of the write. So nothing else may read the logits, and whatever reads the gradient must
+    also read the zeros, which are written by the same kernel: MLX computes it after them.
+
+    Args:
+        form: as for `losses_and_slope`, like the other arguments.
+        logits: the result of a product, which no other operation has or can be merged with.
+        factors: float32 [tokens].
+        targets: int32 [tokens], in range.
+        features: the number of zeros.
+
+    Returns:
+        The losses, float32 [tokens]; zeros [features] of the dtype of the logits.
+    """
+    losses, zeros = _launched(form, [logits, factors, targets], (features,), over=True)
+    return losses, zeros
+
+
+def _launched(form: Form, inputs: list[mx.array], second: tuple[int, ...], over: bool = False) -> Any:
+    logits = inputs[0]
     tokens, classes = logits.shape
-    shapes = [((tokens,), mx.float32), (logits.shape, logits.dtype)]
+    shapes = [((tokens,), mx.float32), (second, logits.dtype)]
     if custom.is_capturing():
-        losses, slope = custom.opaque("CustomKernel", [logits, factors, targets], shapes)
-        return losses, slope
-    losses, slope = _kernel(form, not hardware.on_cuda(), _kept(classes, logits.dtype.size))(
-        inputs=[logits, factors, targets],
-        template=[("T", logits.dtype), ("N", classes), ("THREADS", _THREADS)],
+        return custom.opaque("CustomKernel", inputs, shapes)
+    return _kernel(form, not hardware.on_cuda(), _kept(classes, logits.dtype.size), over)(
+        inputs=inputs,
+        template=[
+            ("T", logits.dtype),
+            ("N", classes),
+            ("THREADS", _THREADS),
+            *([("FEATURES", second[0])] if over else []),
+        ],
         grid=(tokens * _THREADS, 1, 1),
         threadgroup=(_THREADS, 1, 1),
         output_shapes=[shape for shape, _ in shapes],
         output_dtypes=[dtype for _, dtype in shapes],
     )
-    return losses, slope
 
 
 def _kept(classes: int, size: int) -> int:
@@ -232,20 +271,28 @@ def _kept(classes: int, size: int) -> int:
 
 
 @functools.cache
-def _kernel(form: Form, metal: bool, kept: int) -> Any:
+def _kernel(form: Form, metal: bool, kept: int, over: bool) -> Any:
     make: Any = mx.fast.metal_kernel if metal else mx.fast.cuda_kernel
     return make(
-        name=f"purestep_cross_entropy_{kept}",
+        name=f"purestep_cross_entropy_{kept}{'_over' if over else ''}",
         input_names=["logits", "factors", "targets"],
-        output_names=["losses", "slope"],
+        output_names=["losses", "zeros" if over else "slope"],
         header="" if metal else _CUDA_HEADER,
-        source=source(form, metal, kept > 0),
+        source=source(form, metal=metal, kept=kept > 0, over=over),
+        ensure_row_contiguous=not over,  # a copy would be written in place of the logits
         **({"shared_memory": kept} if kept else {}),
     )
 
 
-def source(form: Form, metal: bool, kept: bool) -> str:
-    """Return the body of the kernel; `kept`: it keeps a row in shared memory, on CUDA."""
+def source(form: Form, *, metal: bool = False, kept: bool = False, over: bool = False) -> str:
+    """Return the body of the kernel.
+
+    Args:
+        form: the loss.
+        metal: for Metal, and otherwise for CUDA.
+        kept: it keeps a row in shared memory; on CUDA.
+        over: it writes the gradient over the logits; on CUDA.
+    """
     words, capped, uncapped = _METAL if metal else _CUDA, "", ""
     if form.soft_cap is not None:
         cap = f"{float(form.soft_cap)!r}f"
@@ -263,4 +310,8 @@ def source(form: Form, metal: bool, kept: bool) -> str:
         else "",
         keep="mine[n * THREADS + threadIdx.x] = part;" if kept else "",
         again="mine[n * THREADS + threadIdx.x]" if kept else again,
+        written="const_cast<T*>(from)" if over else "slope + (size_t)row * N",
+        ordered="for (int i = thread; row == 0 && i < FEATURES; i += THREADS) zeros[i] = (T)0.0f;"
+        if over
+        else "",
     )

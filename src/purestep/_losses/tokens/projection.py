@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import hardware, sums
+from purestep._core import hardware, pacing, sums
 from purestep._core.tracing import graph
 from purestep._core.tracing.custom import custom_function
 from purestep._losses.core import kernel, numerics
 from purestep._losses.core.fused import fused_cross_entropy
 from purestep._losses.core.kernel import Form
 
-_AHEAD = 1  # chunks that the host submits on a GPU before it waits for an earlier one
+_ENDS = 6  # groups of kernels that end after a chunk on CUDA, of the ten that MLX lets wait
+_AHEAD = 1  # chunks that the host submits on other GPUs before it waits for an earlier one
 
 Primals = tuple[mx.array, ...]  # hidden, weight, factors, targets and, if there is one, bias
 
@@ -96,18 +97,23 @@ class _Sums(NamedTuple):
 
 def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for_weight: bool) -> _Sums:
     hidden, weight, factors, targets, *bias = primals
-    total, ends = mx.array(0.0), list[mx.array]()
-    losses, of_hidden, of_weight, of_bias = [], [], None, None
+    # The gradient of a bias is a sum that has nothing to add to.
+    over = (for_hidden or for_weight) and not bias and kernel.overwrites(form, hidden.dtype)
+    losses, ends, of_hidden, of_weight, of_bias = [], list[mx.array](), [], None, None
     for start in range(0, hidden.shape[0], chunk_size):
         part = slice(start, start + chunk_size)
-        some, factor = hidden[part], factors[part]
-        if ends:
-            some = _after(some, [ends[-1], *(_waited(end) for end in ends[: len(ends) - _AHEAD][-1:])])
-        logits, made = _logits(some, weight, *bias), []
+        some, factor, before = hidden[part], factors[part], _before(ends, weight)
+        if before or over:
+            some = _after(some, before or [factor])  # logits of their own, which `mx.compile` never merges
+        logits, zeros, made = _logits(some, weight, *bias), None, []
         if for_hidden or for_weight:
-            loss, slope = _differentiated(form, logits, factor, targets[part])
+            if over:  # MLX computes what reads the zeros after the gradient, which takes the logits' place
+                loss, zeros = kernel.losses_over(form, logits, factor, targets[part], hidden.shape[1])
+                slope, some = logits, some + zeros
+            else:
+                loss, slope = _differentiated(form, logits, factor, targets[part])
             if for_hidden:
-                of_hidden.append(slope @ weight)
+                of_hidden.append(slope @ weight if zeros is None else mx.addmm(zeros, slope, weight))
                 made.append(of_hidden[-1])
             if for_weight:
                 of_weight = _added(of_weight, slope, some)
@@ -118,13 +124,25 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
                     made.append(of_bias)
         else:
             loss = losses_of(form, targets[part], once=True)(logits)
-        loss = mx.where(factor == 0, 0.0, loss)
         losses.append(loss)
-        total = total + sums.total(loss * factor)
-        if start + chunk_size < hidden.shape[0]:
-            ends.append(_after(total, made) if made else total)  # a scalar that is ready when the chunk is
+        ends.append(_after(loss, made) if made else loss)
+    whole = mx.where(factors == 0, 0.0, mx.concatenate(losses))
     joined = mx.concatenate(of_hidden) if for_hidden else None
-    return _Sums(total, mx.concatenate(losses), joined, of_weight, of_bias)
+    return _Sums(sums.total(whole * factors), whole, joined, of_weight, of_bias)
+
+
+def _before(ends: list[mx.array], weight: mx.array) -> list[mx.array]:
+    """Return what the next chunk is computed after, given arrays that are ready when earlier chunks are.
+
+    A GPU frees a buffer when the work that reads it is done. A host that never waits submits all chunks
+    before the GPU has finished the first one, and each chunk then has its own memory.
+    """
+    if not ends or not hardware.on_gpu():
+        return ends[-1:]
+    if pacing.usable():
+        return [pacing.ended(ends[-1], weight, _ENDS)]
+    earlier = ends[: len(ends) - _AHEAD][-1:]
+    return [ends[-1], *(mx.add(mx.sum(end), 0.0, stream=mx.cpu) for end in earlier)]  # the host waits
 
 
 def _differentiated(
@@ -148,15 +166,6 @@ def _added(so_far: mx.array | None, slope: mx.array, hidden: mx.array) -> mx.arr
         product = (slope.T @ hidden).astype(mx.float32)
         return product if so_far is None else so_far + product
     return slope.T @ hidden if so_far is None else mx.addmm(so_far, slope.T, hidden)
-
-
-def _waited(end: mx.array) -> mx.array:
-    """Return a scalar that makes the host wait on a GPU, by an addition on the CPU.
-
-    CUDA frees a buffer when the work that reads it is done. A host that never waits submits all chunks
-    before the GPU has finished the first one, and each chunk then has its own memory.
-    """
-    return mx.add(end, 0.0, stream=mx.cpu) if hardware.on_gpu() else end
 
 
 def _after(array: mx.array, others: list[mx.array]) -> mx.array:
