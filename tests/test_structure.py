@@ -30,8 +30,8 @@ LAYOUT = {
         "replay metrics callbacks testing demos cli __main__"
     ).split(),
     "_core": (
-        "escaping hardware sums mean types collective checks microbatching scalars tree tracing cuda norms "
-        "packing rng"
+        "escaping hardware sums mean types collective checks scalars tree tracing cuda pacing norms packing "
+        "rng"
     ).split(),
     "_hardware": "chips apple nvidia lookup machine device rates settings".split(),
     "_layers": (
@@ -39,7 +39,7 @@ LAYOUT = {
         "recomputing observing recording"
     ).split(),
     "_layers.kernels": "columns lookups splits norm_sources norms".split(),
-    "_core.tracing": "replacing custom graph ordering context".split(),
+    "_core.tracing": "microbatching replacing custom graph ordering context".split(),
     "_core.packing": "layout trees shards".split(),
     "_core.tree": "naming patterns mapping specs numbers".split(),
     "_transforms": "core inspection pieces wrappers algorithms".split(),

@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 import purestep as ps
-from purestep._core import microbatching
+from purestep._core.tracing import microbatching
 
 ROWS = mx.random.normal((8, 4), key=mx.random.key(0))
 LABELS = mx.array([0, 0, 1, 1, 2, 2, 3, 3])

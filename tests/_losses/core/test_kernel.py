@@ -12,7 +12,7 @@ import pytest
 from purestep import compiled
 from purestep._core import cuda, hardware
 from purestep._losses.core import kernel
-from purestep._losses.core.kernel import Form
+from purestep._losses.core.kernel_source import Form, source
 from purestep.losses import cross_entropy, linear_cross_entropy
 
 needs_cuda = pytest.mark.skipif(not hardware.on_cuda(), reason="needs an NVIDIA GPU")
@@ -40,6 +40,7 @@ using std::isfinite;
 struct Index { int x; };
 struct alignas(16) float4 { float at[4]; };
 float4 row_memory[4096];
+static const float numbers[30] = {7, 1, 2, 3, 4, 5, 6, 7, 8, 9};
 thread_local Index threadIdx, blockIdx, thread_position_in_threadgroup, threadgroup_position_in_grid;
 static float purestep_exp2(float x) { return std::exp2(x); }
 namespace metal {
@@ -67,7 +68,10 @@ extern "C" void run_{name}(
     float* logits, const float* factors, const int* targets, float* losses, float* slope, int rows) {{
     using T = float;
     constexpr int N = {width}, FEATURES = 5;
-    float* const zeros = slope;  // of a kernel that writes the slope over the logits
+    // Of a kernel that writes the slope over the logits:
+    float* const zeros = slope;
+    float* const copy = slope + FEATURES;
+    const float* const hidden = numbers;
     std::vector<std::thread> threads;
     for (int number = 0; number < THREADS; ++number) threads.emplace_back([=] {{
         threadIdx.x = thread_position_in_threadgroup.x = number;
@@ -118,7 +122,7 @@ def emulated(tmp_path_factory):
             for dialect, options in DIALECTS.items():
                 if options.get("kept") and width % 4:
                     continue
-                body = kernel.source(form, **options).replace("extern __shared__", "extern")
+                body = source(form, **options).replace("extern __shared__", "extern")
                 parts.append(
                     FUNCTION.format(name=f"{dialect}_{index}_{width}", width=width, body=f"\n{body}\n")
                 )
@@ -148,12 +152,13 @@ def test_source_computes_the_formula(emulated, index, width, dialect):
         pytest.skip("rows of whole pieces of 16 bytes are kept")
     logits, factors, targets = draws(width)
     want, want_slope = by_hand(FORMS[index], logits, factors, targets)
-    losses, slope = np.full(len(factors), np.nan, np.float32), np.full_like(logits, np.nan)
-    arrays = [x.ctypes.data_as(ctypes.c_void_p) for x in (logits, factors, targets, losses, slope)]
+    losses, written = np.full(len(factors), np.nan, np.float32), np.full(logits.size + 35, np.nan, np.float32)
+    arrays = [x.ctypes.data_as(ctypes.c_void_p) for x in (logits, factors, targets, losses, written)]
     getattr(emulated, f"run_{dialect}_{index}_{width}")(*arrays, len(factors))
+    slope = written[: logits.size].reshape(logits.shape)
     if dialect.endswith("over"):
-        np.testing.assert_array_equal(slope.reshape(-1)[:5], 0)
-        assert np.isnan(slope.reshape(-1)[5:]).all()
+        np.testing.assert_array_equal(written[:5], 0)
+        np.testing.assert_array_equal(written[5:35], [7, *range(1, 10), *[0] * 20])
         slope = logits
     np.testing.assert_allclose(losses, want, rtol=2e-6, atol=2e-6)
     np.testing.assert_allclose(slope, want_slope, rtol=2e-5, atol=2e-7)

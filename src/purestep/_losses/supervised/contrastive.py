@@ -2,8 +2,9 @@
 
 import mlx.core as mx
 
-from purestep._core import checks, microbatching, sums
+from purestep._core import checks, sums
 from purestep._core.mean import Mean
+from purestep._core.tracing import microbatching
 from purestep._losses.core import inputs, weighting
 from purestep._losses.core.numerics import LOG_ZERO, logsumexp, softplus
 from purestep._losses.supervised.cosine import unit

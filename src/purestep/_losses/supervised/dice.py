@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from purestep._core import checks, microbatching, sums
+from purestep._core import checks, sums
 from purestep._core.mean import Mean
+from purestep._core.tracing import microbatching
 from purestep._losses.core import inputs, validity, weighting
 
 

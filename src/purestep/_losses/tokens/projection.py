@@ -10,7 +10,7 @@ from purestep._core.tracing import graph
 from purestep._core.tracing.custom import custom_function
 from purestep._losses.core import kernel, numerics
 from purestep._losses.core.fused import fused_cross_entropy
-from purestep._losses.core.kernel import Form
+from purestep._losses.core.kernel_source import Form
 
 _ENDS = 6  # groups of kernels that end after a chunk on CUDA, of the ten that MLX lets wait
 _AHEAD = 1  # chunks that the host submits on other GPUs before it waits for an earlier one
@@ -107,9 +107,12 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
             some = _after(some, before or [factor])  # logits of their own, which `mx.compile` never merges
         logits, zeros, made = _logits(some, weight, *bias), None, []
         if for_hidden or for_weight:
-            if over:  # MLX computes what reads the zeros after the gradient, which takes the logits' place
-                loss, zeros = kernel.losses_over(form, logits, factor, targets[part], hidden.shape[1])
-                slope, some = logits, some + zeros
+            if (
+                over
+            ):  # MLX computes what reads `zeros` or `some` after the gradient, which overwrites the logits
+                some = mx.contiguous(some)
+                loss, zeros, some = kernel.losses_over(form, logits, factor, targets[part], some)
+                slope = logits
             else:
                 loss, slope = _differentiated(form, logits, factor, targets[part])
             if for_hidden:

@@ -2,11 +2,11 @@
 
 import mlx.core as mx
 
-from purestep._core import checks, cuda, microbatching, norms, sums, tree
+from purestep._core import checks, cuda, norms, sums, tree
 from purestep._core.mean import AnyMean, Mean, MeanSum
 from purestep._core.packing.trees import Packed, packed_like, viewed
 from purestep._core.rng import fold_in
-from purestep._core.tracing import graph
+from purestep._core.tracing import graph, microbatching
 from purestep._core.tracing.ordering import before_gradient
 from purestep._core.types import Batch, Params, Tree, Updates
 from purestep._layers import observing
