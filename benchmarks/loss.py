@@ -26,7 +26,7 @@ MEMORY, TIME, TOLERANCE = 0.35, 1.15, 1e-5
 PLAIN, CHUNKS = "MLX plain", "purestep, chunks of "
 SMALL = Projection(56, 32, 160, "float32")
 SIZES = {  # chunks by what share of the tokens they are
-    "gpu": (Projection(8192, 768, 50304, "bfloat16"), (8, 4, 2, 1)),
+    "gpu": (Projection(8192, 768, 50304, "bfloat16"), (8, 6, 4, 2, 1)),
     "cpu": (Projection(2048, 64, 8192, "float32"), (16, 8, 4)),
 }
 
@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace, record: Record, limit: Limit) -> None:
     problem, shares = SIZES[device]
     given = {name: getattr(options, name) for name in Projection._fields if getattr(options, name)}
     problem = problem._replace(**given)
-    chunks = options.chunks or sorted({max(1, problem.tokens // share) for share in shares})
+    chunks = options.chunks or sorted({-(-problem.tokens // share) for share in shares})
     steps = options.steps or (10 if device == "gpu" else 1)
     record.found |= {"problem": problem._asdict(), "steps": steps, "on": device, "failures": {}}
     mlx = harness.openblas() if device == "cpu" else {}

@@ -1,7 +1,7 @@
 """Time, memory and efficiency of models of 1B to 70B parameters on 8 to 512 GPUs, computed.
 
-The rates are those of the records in `benchmarks/results`: GPT-2 on one GPU, the all-reduce on 2 and 4, and
-the update of packed parameters. The network between hosts is an assumption, --network. Nothing is measured.
+The rates are those of the records in `benchmarks/results`: GPT-2 on one GPU and the all-reduce on 8, and the
+update of packed parameters. The network between hosts is an assumption, --network. Nothing is measured.
 """
 
 import argparse
@@ -14,12 +14,13 @@ from benchmarks.harness import Bar, Limit, Panel, Record, Spread, records
 from benchmarks.workloads import gpt, scaling
 
 DEVICES = (8, 64, 512)
-SOURCES = ("distributed-gpt2-2", "distributed-gpt2-4", "optimizer-gpt2")
+GROUPS = ("distributed-gpt2-2", "distributed-gpt2-4", "distributed-gpt2-8")
+UPDATE, RANKS = "optimizer-gpt2", "ranks-8"
 _HEAD = ["model"] + [f"{kind}, {count}" for kind in ("whole", "divided") for count in DEVICES]
-_CHECK_HEAD = ["a step", "measured ms", "computed", "ratio"]
+_CHECK_HEAD = ["a step", "measured", "computed", "ratio"]
 PAYS = 0.9  # efficiency
-LARGE = scaling.Model("18.8B", 18.76e9, 93, 4096, 8192, 256)  # of bfloat16 parameters, on 4 H200
-LARGE_SECONDS, LARGE_MEMORY = 0.327, 95.1e9  # of a step with 256 tokens a GPU, measured by hand
+LARGE = scaling.Model("18.8B", 18.76e9, 93, 4096, 8192, 256)  # of bfloat16 parameters, on H200
+BY_HAND = (4, 0.327, 95.1e9)  # GPUs; seconds of a step with 256 tokens a GPU, and bytes at its peak
 
 
 def rates(network: float, memory: float) -> tuple[scaling.Rates, dict[str, Any]]:
@@ -28,17 +29,18 @@ def rates(network: float, memory: float) -> tuple[scaling.Rates, dict[str, Any]]
     for path in sorted(records.RESULTS.glob("*nvidia*.json")):
         record = json.loads(path.read_text())
         found[record["label"]] = record
-    two, four, update = (found[label] for label in SOURCES)
-    copy = max(update["copies"].values())
-    size = 4 * gpt.parameters(gpt.SIZES["gpt2"])
-    taken = four["contestants"]["all-reduce, 4"]["seconds"]
-    model = as_model()
-    alone = min(each["contestants"]["purestep packed, 1"]["seconds"] for each in (two, four))
-    products = alone - 28 * model.parameters / copy
-    shape = gpt.SIZES["gpt2"]
-    flops = shape.rows * shape.context * model.flops / products
-    link = 2 * 3 / 4 * size / taken
-    return scaling.Rates(flops, copy, link, network, memory=memory), found
+    group, copy = found[GROUPS[-1]], max(found[UPDATE]["copies"].values())
+    count, size = group["count"], 4 * gpt.parameters(gpt.SIZES["gpt2"])
+    taken = group["contestants"][f"all-reduce, {count}"]["seconds"]
+    link = 2 * (count - 1) / count * size / taken
+    return scaling.Rates(flops(group, copy), copy, link, network, memory=memory), found
+
+
+def flops(group: dict[str, Any], copy: float) -> float:
+    """Return the rate of loss and gradients on one GPU in a record of `distributed`."""
+    model, shape = as_model(), gpt.SIZES["gpt2"]
+    products = group["contestants"]["purestep packed, 1"]["seconds"] - 28 * model.parameters / copy
+    return shape.rows * shape.context * model.flops / products
 
 
 def as_model() -> scaling.Model:
@@ -110,37 +112,29 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def checks(found: scaling.Rates, sources: dict[str, Any]) -> list[list[str]]:
-    """Return the measured times on 2 and 4 GPUs beside the computed ones."""
+    """Return the measured times and memory beside the computed ones."""
     shape, rows = gpt.SIZES["gpt2"], []
-    for label in SOURCES[:2]:
-        count = sources[label]["count"]
+    for label in GROUPS:
+        group = sources[label]
+        count, made_by = group["count"], found._replace(flops=flops(group, found.copy))  # as that step was
         for name, sharded in (("purestep packed", False), ("purestep sharded", True)):
-            measured = sources[label]["contestants"][f"{name}, {count}"]["seconds"]
-            made = scaling.cost(as_model(), count, found, tokens=shape.rows * shape.context, sharded=sharded)
-            rows.append(
-                [
-                    f"GPT-2, {name}, {count} GPUs",
-                    f"{1e3 * measured:.2f}",
-                    f"{1e3 * made.seconds:.2f}",
-                    f"{made.seconds / measured:.2f}",
-                ]
-            )
-    made = scaling.cost(LARGE, 4, found, tokens=LARGE.context, sharded=True)
-    return [
-        *rows,
-        [
-            f"{LARGE.name}, purestep sharded, 4 GPUs",
-            f"{1e3 * LARGE_SECONDS:.0f}",
-            f"{1e3 * made.seconds:.0f}",
-            f"{made.seconds / LARGE_SECONDS:.2f}",
-        ],
-        [
-            "its peak memory, GB",
-            f"{LARGE_MEMORY / 1e9:.1f}",
-            f"{made.memory / 1e9:.1f}",
-            f"{made.memory / LARGE_MEMORY:.2f}",
-        ],
-    ]
+            measured = group["contestants"][f"{name}, {count}"]["seconds"]
+            tokens = shape.rows * shape.context
+            made = scaling.cost(as_model(), count, made_by, tokens=tokens, sharded=sharded)
+            rows.append(_check(f"GPT-2, {name}, {count} GPUs, ms", 1e3 * measured, 1e3 * made.seconds, 2))
+    large = sources[RANKS]["large"]
+    on_eight = (sources[RANKS]["count"], Spread.of(large["times"][1:]).median, large["peak"])
+    for count, seconds, memory in (BY_HAND, on_eight):
+        made = scaling.cost(LARGE, count, found, tokens=LARGE.context, sharded=True)
+        rows.append(
+            _check(f"{LARGE.name}, purestep sharded, {count} GPUs, ms", 1e3 * seconds, 1e3 * made.seconds)
+        )
+        rows.append(_check("its peak memory, GB", memory / 1e9, made.memory / 1e9, 1))
+    return rows
+
+
+def _check(what: str, measured: float, computed: float, digits: int = 0) -> list[str]:
+    return [what, f"{measured:.{digits}f}", f"{computed:.{digits}f}", f"{computed / measured:.2f}"]
 
 
 def show(found: dict[str, Any]) -> str:
