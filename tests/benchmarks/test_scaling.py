@@ -16,7 +16,7 @@ MODEL = scaling.Model("toy", 1e9, 10, 1000, vocabulary=1000, context=0)
 def test_the_steps_that_were_measured_are_computed_as_closely_as_the_page_says():
     for row in benchmark.checks(*benchmark.rates(400e9, 141e9)):
         few_tokens = row[0].startswith("18.8B")  # 256: small products
-        assert float(row[-1]) == pytest.approx(1, abs=0.165 if few_tokens else 0.04), row
+        assert float(row[-1]) == pytest.approx(1, abs=0.165 if few_tokens else 0.045), row
 
 
 def test_the_time_is_that_of_a_sum_by_hand():
