@@ -26,8 +26,9 @@ class Loss(OnJAX):
         return hidden.astype(problem.dtype), weight.astype(problem.dtype), targets
 
     def results(self, problem: Projection) -> list[list[float]]:
-        """Return the loss, and samples of both gradients, of another problem."""
-        return self._sampled(self._call(*self._arrays(problem)))
+        """Return the loss, and samples of both gradients, of another problem; without TF32."""
+        with self._jax.default_matmul_precision("highest"):
+            return self._sampled(self._call(*self._arrays(problem)))
 
     def result(self) -> list[list[float]]:
         """Return the loss, and samples of both gradients, of the problem that is timed."""

@@ -36,11 +36,14 @@ class _Purestep(MLXDriver):
 class Step(_Purestep):
     """The step that a user writes."""
 
+    _staged: ClassVar[bool] = False  # whether microbatches are compiled one by one
+
     def __init__(self, shape: gpt.Shape, microbatches: int):
         super().__init__(shape, microbatches)
         self._state = ps.TrainState.create(self._start(), self._transform)
         del self._params
-        self._step = ps.compiled(ps.train_step(self._loss_fn, self._transform, microbatches=microbatches))
+        step = ps.train_step(self._loss_fn, self._transform, microbatches=microbatches)
+        self._step = ps.compiled(step, staged=self._staged)
         mx.eval(self._state)
 
     def _start(self) -> Any:
@@ -61,7 +64,12 @@ class Packed(Step):
 
 
 class Tuned(Packed):
-    """The same with the loss of the head's product for all tokens at once, and larger groups of kernels."""
+    """The same with the loss of the head's product for all tokens at once, and larger groups of kernels.
+
+    Microbatches are compiled one by one.
+    """
+
+    _staged = True
 
     _groups: ClassVar[dict[str, Any]] = {"group_kernels": 24, "group_elements": 2**32}
 
@@ -72,8 +80,10 @@ class Tuned(Packed):
 class Lean(Packed):
     """The same with the loss in chunks of an eighth of the tokens, and a limit for memory."""
 
+    _staged = True
+
     LIMIT: ClassVar[dict[int, float]] = {1: 5.4e9}  # bytes, by the number of microbatches; else:
-    OTHER: ClassVar[float] = 6.0e9
+    OTHER: ClassVar[float] = 6.5e9
 
     def __init__(self, shape: gpt.Shape, microbatches: int):
         mx.set_memory_limit(int(self.LIMIT.get(microbatches, self.OTHER)))

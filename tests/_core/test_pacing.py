@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from purestep import compiled
-from purestep._core import hardware, pacing
+from purestep._core import cuda, hardware, pacing
 from purestep._losses.tokens import projection
 from purestep.losses import linear_cross_entropy
 
@@ -21,16 +21,19 @@ def test_the_arguments_exceed_the_limit_as_mlx_counts_it(size, most):
 
 def test_the_limits_are_those_of_the_variables(monkeypatch):
     monkeypatch.setenv("MLX_MAX_OPS_PER_BUFFER", "7")
-    monkeypatch.setenv("MLX_MAX_MB_PER_BUFFER", "not a number")
+    monkeypatch.delenv("MLX_MAX_MB_PER_BUFFER", raising=False)
     kernels, elements = pacing.limits()
     assert kernels == 7
     assert elements in (25, 40, 100, 400, 1000)
+    for text, number in [("12 MB", 12), ("many", 0), ("-3", -3)]:
+        monkeypatch.setenv("MLX_MAX_MB_PER_BUFFER", text)
+        assert pacing.limits()[1] == number
 
 
-@needs_cuda
 def test_a_small_array_ends_no_group():
-    before = mx.array(1.0)
-    assert pacing.ended(before, mx.zeros(8), 3) is before
+    with cuda.kernels():
+        assert not pacing.usable(mx.zeros(8))
+        assert pacing.usable(mx.zeros(2**22 * 4)) == hardware.on_cuda()
 
 
 @needs_cuda

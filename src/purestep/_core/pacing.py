@@ -8,6 +8,7 @@ devices wait for each other when it has submitted everything, and CUDA then wait
 
 import functools
 import os
+import re
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +17,7 @@ from purestep._core import cuda, hardware
 from purestep._core.tracing import custom
 
 END = "GroupEnd"  # the name of such an end in the graph that a capture reads
-_MOST = 256  # arguments of a kernel: CUDA takes 4 kB
+_MOST = 500  # arguments of a kernel: CUDA takes 4 kB
 # By compute capability: the kernels after which MLX ends a group, and the elements they read, in 2**20.
 _LIMITS = {
     (8, 0): (20, 400),
@@ -28,25 +29,27 @@ _LIMITS = {
 _OTHERS, _METAL = (20, 100), (40, 40)
 
 
-def usable() -> bool:
-    """Tell whether groups can be ended here."""
-    return cuda.usable()
+def usable(read: mx.array) -> bool:
+    """Tell whether groups can be ended here, by kernels that have this array as an argument.
+
+    They cannot if the array is so small that a kernel would need too many arguments, or without CUDA graphs.
+    """
+    in_groups = cuda.usable() and _given("MLX_USE_CUDA_GRAPHS", 1) != 0
+    return in_groups and needed(read.size, limits()[1]) <= _MOST
 
 
 def ended(before: mx.array, read: mx.array, groups: int) -> mx.array:
     """Return an array that is computed after another, and after which so many groups have ended.
 
     A tiny kernel for each of them has `read` as an argument as often as MLX's limit needs; it reads nothing
-    of it. If that are more arguments than a kernel can have, no group ends.
+    of it.
 
     Args:
         before: float32, not empty.
-        read: an array that stays in memory anyway, the larger the better.
+        read: an array that stays in memory anyway, and that `usable` accepts.
         groups: at least 0.
     """
     count = needed(read.size, limits()[1])
-    if count > _MOST:
-        return before
     for _ in range(groups):
         if custom.is_capturing():
             (before,) = custom.opaque(END, [before], [((), mx.float32)])
@@ -82,9 +85,12 @@ def limits() -> tuple[int, int]:
 
 
 def _given(variable: str, default: int) -> int:
-    """Return the number in an environment variable that MLX reads."""
-    text = os.environ.get(variable, "")
-    return int(text) if text.isdigit() else default
+    """Return the number in an environment variable as MLX reads it: 0 for other text."""
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    digits = re.match(r"\s*[+-]?\d+", text)
+    return int(digits.group()) if digits else 0
 
 
 @functools.cache

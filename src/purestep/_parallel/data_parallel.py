@@ -13,7 +13,7 @@ from purestep._parallel.agreement import agree, agree_on_lines
 from purestep._parallel.groups import group_of
 from purestep._steps.core import tracing
 from purestep._steps.core.measuring import Measurement
-from purestep._steps.core.summing import Ranks
+from purestep._steps.core.ranks.summing import Ranks
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step, around
 from purestep._steps.train import step_for

@@ -8,9 +8,9 @@ from purestep._core import collective
 from purestep._core.types import LossFn, Params, Tree
 from purestep._parallel.data_parallel import agreeing, agreeing_once, check_reduce_dtype
 from purestep._parallel.groups import group_of
-from purestep._steps.core import sharding
 from purestep._steps.core.measuring import Measurement
-from purestep._steps.core.summing import Chain, Ranks
+from purestep._steps.core.ranks import sharding
+from purestep._steps.core.ranks.summing import Chain, Ranks
 from purestep._steps.step import Step
 from purestep._steps.train import step_for
 from purestep._transforms.core.base import GradientTransform, check_transform

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import mlx.core as mx
 
-from purestep._core import checks, cuda, tree
-from purestep._core.rng import forbidden
-from purestep._core.tracing import graph
-from purestep._core.tracing.custom import differentiated_once
+from purestep._core import checks, tree
 from purestep._steps.core import tracing
+from purestep._steps.core.running import run, run_stage
+from purestep._steps.core.staging import InseparableError, Stages
 from purestep._steps.core.tracing import NotCompiledWarning as NotCompiledWarning
 from purestep._steps.state import check_arrays
 from purestep._steps.step import Step
 
 _MAX_TRACES = 8
-_REMEDY = "take one from state.rng, or draw within rng.scope(key)"
 
 Args = ParamSpec("Args")
 Result = TypeVar("Result")
@@ -39,9 +37,9 @@ class Compiled(Generic[Args, Result]):
         traces: the number of traces made so far, in all threads that are alive.
     """
 
-    def __init__(self, step: Callable[Args, Result], max_traces: int, keep: int | None):
+    def __init__(self, step: Callable[Args, Result], max_traces: int, keep: int | None, staged: bool = False):
         self.step = step
-        self._max_traces, self._keep = max_traces, keep
+        self._max_traces, self._keep, self._staged = max_traces, keep, staged
         self._starting = getattr(step, "starting", None)
         self._chosen: dict[int, Compiled[Args, Result]] = {}  # by the `id` of a step that `step` keeps
         self._threads: weakref.WeakSet[tracing.Traces] = weakref.WeakSet()
@@ -49,10 +47,13 @@ class Compiled(Generic[Args, Result]):
         # Not a method of this object: a reference cycle would keep the arrays that the step captures in
         # memory.
         self._call = (
-            mx.compile(partial(_run, step, local.current, max_traces, None))
+            mx.compile(partial(run, step, local.current, max_traces, None))
             if keep is None
             else partial(_call_recent, step, local, keep)
         )
+        if staged and isinstance(step, Step) and step.divides:
+            stages = Stages(lambda function: mx.compile(partial(run_stage, function, local.current)))
+            self._call = partial(_call_in_stages, step, local.current, max_traces, stages, self._call)
 
     @property
     def traces(self) -> int:
@@ -74,7 +75,7 @@ class Compiled(Generic[Args, Result]):
         if chosen is self.step:
             return self
         if id(chosen) not in self._chosen:
-            self._chosen[id(chosen)] = Compiled(chosen, self._max_traces, self._keep)
+            self._chosen[id(chosen)] = Compiled(chosen, self._max_traces, self._keep, self._staged)
         return self._chosen[id(chosen)]
 
     if TYPE_CHECKING:
@@ -107,7 +108,11 @@ class Compiled(Generic[Args, Result]):
 
 
 def compiled(
-    step: Callable[Args, Result], *, max_traces: int | None = None, keep: int | None = None
+    step: Callable[Args, Result],
+    *,
+    max_traces: int | None = None,
+    keep: int | None = None,
+    staged: bool = False,
 ) -> Compiled[Args, Result]:
     """Compile a step. MLX traces it once for each set of shapes and dtypes of its arguments.
 
@@ -126,6 +131,11 @@ def compiled(
             shapes are kept, and others are freed. A freed shape is traced again when it returns. Each call
             reads the shapes of the batch in Python, which takes about a microsecond per array. `None`: all
             traces are kept.
+        staged: compile each microbatch of `train_step` as a call of its own. The first call takes less time,
+            since one microbatch is traced, and a GPU computes a microbatch while the host prepares the next.
+            A call then starts computing. The numbers are those of a step that is compiled as a whole, up to
+            rounding. Other steps are compiled as a whole: those without microbatches, of several processes,
+            or with a loss that is a sum of means, and those of other functions than `train_step`.
 
     Returns:
         A callable with the signature of `step`. Its attribute `traces` is the number of traces made so far.
@@ -163,7 +173,9 @@ def compiled(
             )
     if max_traces is not None:
         max_traces = checks.integer(caller, "max_traces", max_traces, least=1)
-    return Compiled(step, max_traces or _MAX_TRACES, keep)
+    if staged and keep is not None:
+        raise checks.error(caller, f"staged and keep exclude each other, got keep={keep} and staged=True")
+    return Compiled(step, max_traces or _MAX_TRACES, keep, bool(staged))
 
 
 class _Local(threading.local):
@@ -186,7 +198,7 @@ class _Recent:
         self.known: set[tree.Spec] = set()
         # The function refers neither to this object nor to the thread's table: a cycle would outlive the
         # compiled step.
-        self.call = mx.compile(partial(_run, step, lambda: traces, None, self.known))
+        self.call = mx.compile(partial(run, step, lambda: traces, None, self.known))
 
 
 def _call_recent(step: Callable[..., Any], local: _Local, keep: int, state: Any, batch: Any) -> Any:
@@ -206,6 +218,34 @@ def _call_recent(step: Callable[..., Any], local: _Local, keep: int, state: Any,
     return result
 
 
+def _call_in_stages(
+    step: Callable[..., Any],
+    current: Callable[[], tracing.Traces],
+    most: int,
+    stages: Stages,
+    whole: Callable[..., Any],
+    state: Any,
+    batch: Any,
+) -> Any:
+    if stages.inseparable or tracing.is_traced(state, batch):
+        return whole(state, batch)
+    shapes, traces = _shapes(batch), current()
+    spec = None
+    if shapes not in traces.shapes:  # reading the shapes of a whole state would slow down every step
+        spec = tracing.spec_of(state, batch)
+        traces.check_room(spec, most)
+    try:
+        with stages:
+            result = step(state, batch)
+    except InseparableError:
+        stages.inseparable = True
+        return whole(state, batch)
+    if spec is not None:
+        traces.add(spec)
+        traces.shapes.add(shapes)
+    return result
+
+
 def _shapes(node: Any) -> Any:
     kind = type(node)
     if kind is mx.array:
@@ -213,65 +253,3 @@ def _shapes(node: Any) -> Any:
     if kind is dict:
         return tuple((key, _shapes(child)) for key, child in node.items())
     return (kind, *map(_shapes, node)) if isinstance(node, (list, tuple)) else kind
-
-
-def _run(
-    step: Callable[..., Any],
-    current: Callable[[], tracing.Traces],
-    most: int | None,
-    known: set[tree.Spec] | None,
-    state: Any,
-    batch: Any,
-) -> Any:
-    # MLX runs this function only while it traces, so nothing here slows down a compiled step.
-    spec, traces = tracing.spec_of(state, batch), current()
-    if not tracing.is_traced(state, batch):
-        if not traces.warned:
-            traces.warned = True
-            tracing.warn_not_compiled()
-        return step(state, batch)
-    traces.check_room(spec, most)
-    try:
-        # Draws from the global stream would be constants of the trace: the same numbers at every step.
-        with forbidden("compiled: the step", _REMEDY):
-            result = _traced(step, state, batch)
-    except (ValueError, RuntimeError) as error:
-        reworded = tracing.reworded(error)
-        if reworded is None:
-            raise
-        raise reworded from error
-    tracing.check_result(result)
-    traces.add(spec)
-    if known is not None:
-        known.add(spec)
-    return result
-
-
-class _Trace(threading.local):
-    def __init__(self) -> None:
-        self.open = False
-
-
-_trace = _Trace()
-
-
-def _traced(step: Callable[..., Any], state: Any, batch: Any) -> Any:
-    if _trace.open:  # within the trace of a step around this one, which makes the attempts
-        return step(state, batch)
-    attempts = [(True, True), (True, False), (False, False)]
-    # The placeholders of `mx.grad` are copies. It takes its gradient later, and kernels may have none.
-    if "Copy" in graph.primitives(*tree.leaves((state, batch))):
-        attempts = attempts[2:]
-    for kernels, once in attempts:
-        _trace.open = True
-        try:
-            with cuda.kernels(allow=kernels), differentiated_once(once):
-                return step(state, batch)
-        except ValueError as error:
-            # MLX cannot vmap or forward-differentiate a kernel of one's own, differentiate one in a gradient,
-            # or vmap a strided view.
-            if not kernels or not any(name in str(error) for name in ("CustomKernel", "AsStrided")):
-                raise
-        finally:
-            _trace.open = False
-    raise AssertionError("the last attempt returns or raises")

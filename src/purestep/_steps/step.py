@@ -57,6 +57,7 @@ class Step:
             the device.
         group: the `mx.distributed.Group` of the processes that compute the step together, or `None`. `fit`
             takes its decisions together with them.
+        divides: whether `compiled(staged=True)` can compile the microbatches of the step one by one.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Step:
         steps: int = 1,
         starting: Callable[[TrainState], None] | None = None,
         group: Any = None,
+        divides: bool = False,
     ):
+        self.divides = divides
         self.parts, self.transform, self.steps, self.starting = parts, transform, steps, starting
         self.group = group
         self._choose = choose

@@ -13,14 +13,16 @@ from purestep._core.packing import unpacked
 from purestep._core.rng import scope
 from purestep._core.scalars import increment
 from purestep._core.types import Batch, LossFn, Metrics, Params, Tree, Updates
-from purestep._steps.core import measuring, sharding, updating
+from purestep._steps.core import measuring, staging, updating
 from purestep._steps.core.batches import after
-from purestep._steps.core.gradients import differentiate
+from purestep._steps.core.gradients.accumulating import Accumulated, accumulated_in_stages
+from purestep._steps.core.gradients.whole import differentiate
 from purestep._steps.core.known import StateChecks, batch_check
 from purestep._steps.core.measuring import Measurement, Moment
 from purestep._steps.core.objective import Differentiated, Objective
 from purestep._steps.core.outcome import check_loss_fn, own
-from purestep._steps.core.summing import Ranks
+from purestep._steps.core.ranks import sharding
+from purestep._steps.core.ranks.summing import Ranks
 from purestep._steps.state import TrainState
 from purestep._steps.step import Parts, Step
 from purestep._transforms.core.base import GradientTransform, check_transform, taking_extra
@@ -139,12 +141,22 @@ def step_for(
 
         @norms.shared()
         def parts(state: TrainState, batch: Batch) -> Parts:
+            check_state(state)
+            check_batch(batch)
+            accumulated = None
+            if staging.active():
+                key = mx.random.split(state.rng)[1]
+                check = not depends_known
+                accumulated = accumulated_in_stages(objective, state, batch, key, check_depends=check)
+            return staging.stage("update", finished, state, batch, accumulated)
+
+        def finished(state: TrainState, batch: Batch, accumulated: Accumulated | None) -> Parts:
             nonlocal depends_known
             form = check_state(state)
-            check_batch(batch)
             rng, key = mx.random.split(state.rng)
-            made = differentiate(objective, state, batch, key, check_depends=not depends_known)
-            depends_known = True  # a property of loss_fn, checked on the first call
+            check = not depends_known  # a property of loss_fn, checked on the first call
+            made = differentiate(objective, state, batch, key, check_depends=check, accumulated=accumulated)
+            depends_known = True
             grad_norm, updates, params, opt_state = updating.updated(update, state, made, key)
             new = state._replace(
                 params=params,
@@ -168,9 +180,12 @@ def step_for(
                 metrics = with_measured(caller, metrics, measured)
             if made.chain is not None:
                 new = new._replace(rng=made.chain.after(rng))  # the next step follows all sums of this one
+            if accumulated is not None:  # in stages, results that nobody uses would be written
+                return Parts(new, metrics, None, None)
             return Parts(new, metrics, made.gradients, updates)
 
-        return Step(parts, transform=transform, choose=choose)
+        divides = microbatches > 1 and ranks is None
+        return Step(parts, transform=transform, choose=choose, divides=divides)
 
     chosen: dict[tuple[bool, ...], Step] = {}  # the step for each set of measurements that was due
 

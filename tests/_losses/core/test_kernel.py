@@ -220,6 +220,22 @@ def test_compiled_loss_and_gradients_are_those_of_the_plain_loss(options, chunk)
 
 
 @needs_cuda
+def test_targets_and_states_of_any_layout():
+    weight = mx.random.normal((50, 16), key=mx.random.key(0))
+    states = mx.random.normal((16, 8), key=mx.random.key(1)).T
+
+    def loss(arrays, targets):
+        return linear_cross_entropy(*arrays, targets, chunk_size=3).value
+
+    step = compiled(mx.value_and_grad(loss))
+    for targets in (mx.broadcast_to(mx.array(5), (8,)), mx.arange(16)[::2], mx.arange(8)[::-1]):
+        got, found = step((states, weight), targets)
+        want, wanted = mx.value_and_grad(loss)((states, weight), targets)
+        assert math.isclose(got.item(), want.item(), rel_tol=1e-5)
+        assert all(mx.allclose(a, b, atol=1e-5).item() for a, b in zip(found, wanted, strict=True))
+
+
+@needs_cuda
 @pytest.mark.parametrize("moved", [0, 1, None])
 @pytest.mark.parametrize(
     ("tokens", "classes", "chunk"), [(256, 50304, 256), (512, 4099, 100), (96, 70000, 32)]

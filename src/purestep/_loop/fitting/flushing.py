@@ -8,9 +8,9 @@ import mlx.core as mx
 from purestep._core import collective, tree
 from purestep._core.packing import Shard
 from purestep._loop.core.ranks import group_of_step
-from purestep._steps.core import sharding
-from purestep._steps.core.summing import Chain
-from purestep._steps.core.summing import Ranks as Summing
+from purestep._steps.core.ranks import sharding
+from purestep._steps.core.ranks.summing import Chain
+from purestep._steps.core.ranks.summing import Ranks as Summing
 from purestep._steps.state import TrainState
 from purestep._transforms.core.base import GradientTransform, apply_updates
 from purestep._transforms.wrappers.accumulation import flush

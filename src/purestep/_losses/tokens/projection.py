@@ -99,6 +99,8 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
     hidden, weight, factors, targets, *bias = primals
     # The gradient of a bias is a sum that has nothing to add to.
     over = (for_hidden or for_weight) and not bias and kernel.overwrites(form, hidden.dtype)
+    if over:  # the kernel reads rows that follow one another, and its slices are such rows
+        hidden, factors, targets = (mx.contiguous(x) for x in (hidden, factors, targets))
     losses, ends, of_hidden, of_weight, of_bias = [], list[mx.array](), [], None, None
     for start in range(0, hidden.shape[0], chunk_size):
         part = slice(start, start + chunk_size)
@@ -110,7 +112,6 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
             if (
                 over
             ):  # MLX computes what reads `zeros` or `some` after the gradient, which overwrites the logits
-                some = mx.contiguous(some)
                 loss, zeros, some = kernel.losses_over(form, logits, factor, targets[part], some)
                 slope = logits
             else:
@@ -142,7 +143,7 @@ def _before(ends: list[mx.array], weight: mx.array) -> list[mx.array]:
     """
     if not ends or not hardware.on_gpu():
         return ends[-1:]
-    if pacing.usable():
+    if pacing.usable(weight):
         return [pacing.ended(ends[-1], weight, _ENDS)]
     earlier = ends[: len(ends) - _AHEAD][-1:]
     return [ends[-1], *(mx.add(mx.sum(end), 0.0, stream=mx.cpu) for end in earlier)]  # the host waits

@@ -12,9 +12,10 @@ from purestep._core.mean import Mean
 from purestep._core.tracing.custom import is_capturing
 from purestep._core.types import Params, Tree
 from purestep._layers.observing import Observed
-from purestep._steps.core import measuring, sharding
+from purestep._steps.core import measuring
 from purestep._steps.core.objective import Differentiated, Objective
-from purestep._steps.core.summing import Chain, joined
+from purestep._steps.core.ranks import sharding
+from purestep._steps.core.ranks.summing import Chain, joined
 
 
 def over_ranks(

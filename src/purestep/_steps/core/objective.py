@@ -9,7 +9,7 @@ from purestep._core import norms
 from purestep._core.types import Batch, Params, Tree, Updates
 from purestep._layers.observing import Observed, Watch
 from purestep._steps.core.outcome import Outcome, keyless, outcome_of
-from purestep._steps.core.summing import Chain, Ranks
+from purestep._steps.core.ranks.summing import Chain, Ranks
 
 
 class Narrowed(NamedTuple):
@@ -105,3 +105,11 @@ class Differentiated(NamedTuple):
     def norm(self) -> mx.array:
         """The norm of the gradients, 0-d float32."""
         return norms.norm(self.gradients if self.narrow is None else self.narrow)
+
+
+def narrowed(objective: Objective) -> tuple[Callable[[Params], Params] | None, Objective]:
+    """Return how the parameters are cast, if the loss function says it, and the objective on those."""
+    found: Narrowed | None = getattr(objective.loss_fn, "narrowed", None)
+    if found is None or found.whole is not objective.loss_fn:
+        return None, objective
+    return found.cast, objective._replace(loss_fn=found.loss_fn)

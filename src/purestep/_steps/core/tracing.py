@@ -27,12 +27,14 @@ class Traces:
         held: the spec of state and batch for each trace, in the order of tracing.
         made: the number of traces made, including those that were freed.
         warned: whether a `NotCompiledWarning` was given.
+        shapes: of the batches that a step in stages has seen.
     """
 
     def __init__(self) -> None:
         self.held: dict[tree.Spec, None] = {}  # an ordered set
         self.made = 0
         self.warned = False
+        self.shapes: set[Any] = set()
 
     def check_room(self, spec: tree.Spec, most: int | None) -> None:
         """Refuse a trace beyond the bound, with the paths whose shape or dtype varies."""

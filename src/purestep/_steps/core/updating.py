@@ -7,10 +7,10 @@ import mlx.core as mx
 from purestep._core import collective
 from purestep._core.rng import fold_in, scope
 from purestep._core.types import Params, Tree, Update, Updates
-from purestep._steps.core import sharding
 from purestep._steps.core.objective import Differentiated
 from purestep._steps.core.outcome import own
-from purestep._steps.core.summing import Chain
+from purestep._steps.core.ranks import sharding
+from purestep._steps.core.ranks.summing import Chain
 from purestep._steps.state import TrainState
 from purestep._transforms.core.base import apply_updates
 

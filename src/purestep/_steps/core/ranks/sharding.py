@@ -5,7 +5,7 @@ import mlx.core as mx
 from purestep._core import checks
 from purestep._core.packing import Packed, Shard, holds_packed, padded, part, shard_class
 from purestep._core.types import Params, Updates
-from purestep._steps.core.summing import Chain, Ranks
+from purestep._steps.core.ranks.summing import Chain, Ranks
 from purestep._transforms.core.packed import packed
 
 

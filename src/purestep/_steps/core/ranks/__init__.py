@@ -1,0 +1,1 @@
+"""What the processes that compute one step together sum and divide."""
