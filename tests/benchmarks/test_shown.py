@@ -43,7 +43,7 @@ def record(name, turns):
         "transformer": lambda: {
             "shape": gpt.SIZES["tiny"]._asdict(), "limits": RATES, "tokens": 256, "flops": 1e9,
             "microbatches": 1, "wanted": True, "failures": {"JAX + optax": "not installed: jax"},
-            "contestants": timed(("purestep", "purestep, gradients alone", "torch eager"), STEP, turns),
+            "contestants": timed(("purestep", "gradients alone", "torch eager"), STEP, turns),
         },
         "optimizer": lambda: {
             "parameters": 10**6, "arrays": 3, "copies": {"MLX": 1e9},
