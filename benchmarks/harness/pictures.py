@@ -134,7 +134,7 @@ def _panel(axis: Any, panel: Panel) -> None:
         axis.set_title(
             f"{panel.limit_label}: {_number(panel.limit)}", color="#b3262e", fontsize=8, loc="right"
         )
-    axis.set_title(panel.title, fontsize=9, loc="left")
+    axis.set_title(panel.title, fontsize=9, loc="left", pad=18 if panel.limit is not None else 6)
     axis.set_yticks(range(len(found)), [bar.name for bar in found], fontsize=8)
     axis.set_ylim(len(found) - 0.4, -0.6)
     axis.set_xlim(0, 1.18 * max(largest, panel.limit or 0.0))

@@ -17,9 +17,9 @@ def configure_cuda(
     MLX sends kernels to the GPU in groups, and is up to ten groups ahead of it. Arrays that a waiting kernel
     reads stay in memory. By default a group has 100 kernels, so a whole step may wait: GPT-2 with 8 x 1024
     tokens then peaks at 16 GB on an H100, and at 7.5 GB with the groups that this call sets, in 0.98 to 1.04
-    of the time. Smaller groups take less memory and more time: 6.8 GB and 1.11 with 100 * 2**20 elements.
+    of the time. Smaller groups take less memory and more time: 0.85 and 1.1 with 100 * 2**20 elements.
     Groups that are bounded by their kernels alone take less time and more memory, because the kernels of a
-    large update are then one group: 0.93 of the time of the default and 1.4 of its memory with
+    large update are then one group: 0.95 to 1.0 of the time of the default and 1.1 to 1.4 of its memory with
     `group_kernels=24, group_elements=2**32`.
 
     The call sets environment variables that MLX reads before its first operation on the GPU, so call it at

@@ -34,7 +34,7 @@ def linear_cross_entropy(
     Each chunk has the logits of `chunk_size` tokens, in the dtype of `hidden`; its loss is computed in
     float32. If a gradient of `hidden` or `weight` is needed, it is computed together with the loss of each
     chunk and scaled afterwards. This takes three matrix products, as the plain loss does, and the memory of
-    one chunk, on a GPU of two.
+    one chunk, on a GPU of about two.
 
     Chunks save memory and cost time. The table shows memory and time relative to the plain loss
     (`mx.fast.cross_entropy`), for the loss and both gradients, in a step compiled by `ps.compiled`, on an
@@ -42,21 +42,23 @@ def linear_cross_entropy(
     peak above inputs and gradients.
 
         chunk_size    memory      time
-               512      0.29       1.9
-              1024      0.48       1.3
-              2048      0.68       1.2
-              8192      1.05       1.05
+              1024      0.30       1.2
+              1366      0.35       1.14
+              2048      0.43       1.06
+              4096      0.62       0.98
+              8192      0.56       0.94
 
-    There, one kernel computes the losses of a chunk and their gradients. It took 0.81 ms for all tokens when
-    the table was measured. Where a row of logits has at most 112 KiB it now takes 0.59 ms, and MLX's kernels
-    0.88 ms.
+    There, in a step that `ps.compiled` traces, one kernel computes the losses of a chunk and their gradients,
+    which take the place of the logits in memory (without `bias`). Where a row of logits has at most 112 KiB,
+    it takes 0.59 ms for all tokens; MLX's kernels take 0.88 ms.
 
-    On a GPU the host waits for a chunk before it submits the second one after it. Otherwise CUDA would
-    allocate memory for all chunks at once. So the evaluation of the graph waits for the GPU, also in
-    `mx.async_eval`; building a step and tracing it in `mx.compile` do not wait. With two chunks or one, the
-    host does not wait, and no memory is saved. In a large step a wait costs more than in the table, because
-    the GPU then idles until the host is ahead of it again: a step of GPT-2 with 8 x 1024 tokens takes 19.0 ms
-    with one chunk, and 23.7 ms with a chunk_size of 2048. Metal is untested.
+    The host must not submit all chunks at once, for CUDA would allocate memory for each of them. So it is
+    about two chunks ahead of the GPU, and the evaluation of the graph waits in between, also in
+    `mx.async_eval`; building a step and tracing it do not wait. With two chunks, no memory is saved. A packed
+    step of GPT-2 with 8 x 1024 tokens takes 18.4 ms and 7.4 GB with one chunk, 18.9 ms and 6.8 GB with a
+    chunk_size of 2048, and 19.1 ms and 6.5 GB with 1024. In a step that is not compiled, and for weights of
+    less than some 2 million elements (9 million after `configure_cuda(group_elements=2**32)`), the host waits
+    by an operation on the CPU, which costs a large step about 5 ms. Metal is untested.
 
     On a CPU nothing waits, and MLX holds about ten arrays of the size of a chunk's logits. For 2048 tokens
     x 64 features x 8192 classes in float32, compiled, relative memory is 0.29 with 1/16 of the tokens in a
