@@ -131,9 +131,9 @@ def _panel(axis: Any, panel: Panel) -> None:
         axis.text(high + 0.012 * largest, place, text, va="center", fontsize=8, bbox=behind, zorder=5)
     if panel.limit is not None:
         axis.axvline(panel.limit, color="#b3262e", lw=1.2, ls="--", zorder=4)
-        axis.set_title(
-            f"{panel.limit_label}: {_number(panel.limit)}", color="#b3262e", fontsize=8, loc="right"
-        )
+        label = f"{panel.limit_label}: {_number(panel.limit)}"
+        at = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        axis.annotate(label, (1, 1), (0, 4), color="#b3262e", fontsize=8, **at)
     axis.set_title(panel.title, fontsize=9, loc="left", pad=18 if panel.limit is not None else 6)
     axis.set_yticks(range(len(found)), [bar.name for bar in found], fontsize=8)
     axis.set_ylim(len(found) - 0.4, -0.6)
