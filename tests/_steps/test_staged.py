@@ -1,5 +1,7 @@
 """Steps whose microbatches are compiled one by one: the results of the whole step, in fewer traces."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -191,3 +193,88 @@ def test_a_step_within_the_loss_has_no_stages():
     state = ps.TrainState.create({"w": mx.array(1.0)}, ps.optimizers.sgd(0.1))
     batch = {"x": mx.array([1.0, 2.0, 3.0, 4.0])}
     assert_same(ps.compiled(step, staged=True)(state, batch), step(state, batch))
+
+
+def test_threads_share_the_compiled_step():
+    loss_fn = Counted()
+    step = ps.compiled(ps.train_step(loss_fn, TRANSFORM, microbatches=3), staged=True)
+    batch = next(batches(1))
+    mx.eval(batch, loss_fn.params)
+
+    def steps(_):
+        with mx.stream(mx.new_stream(mx.default_device())):
+            state = ps.TrainState.create(loss_fn.params, TRANSFORM)
+            for _ in range(10):
+                state, metrics = step(state, batch)
+                mx.eval(state, metrics)
+            return metrics["loss"].item()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(steps, range(3)))) == 1
+
+
+def test_measurements_of_layers_pass_through_the_stages():
+    loss_fn = Counted()
+    measure = [ps.metrics.activations("*")]
+    step = ps.train_step(loss_fn, TRANSFORM, microbatches=3, measure=measure)
+    got, want = (trained(c, loss_fn.params) for c in (ps.compiled(step, staged=True), ps.compiled(step)))
+    assert_same(got[1], want[1])
+    assert any("layers.0" in name for name in got[1][0])
+
+
+def test_a_captured_array_may_become_the_model_state():
+    captured = mx.array([1.0, 2.0, 3.0])
+
+    def loss_fn(params, model_state, batch, rng):
+        loss = mx.square(batch["x"] @ params["w"]).mean() * captured.sum()
+        return loss, {}, {"v": captured}
+
+    step = ps.train_step(loss_fn, TRANSFORM, microbatches=2, stateful=True)
+    state = ps.TrainState.create({"w": mx.ones(3)}, TRANSFORM, model_state={"v": mx.zeros(3)})
+    batch = {"x": mx.random.normal((8, 3), key=mx.random.key(0))}
+    staged = ps.compiled(step, staged=True)
+    for _ in range(2):
+        assert_same(staged(state, batch), ps.compiled(step)(state, batch))
+
+
+def test_only_the_first_call_checks_that_the_loss_depends_on_the_parameters():
+    def loss_fn(params, batch, rng):
+        return mx.square(batch["x"] @ params["w"]).mean() if "x" in batch else batch["z"].mean()
+
+    step = ps.compiled(ps.train_step(loss_fn, TRANSFORM, microbatches=2), staged=True)
+    state, x = ps.TrainState.create({"w": mx.ones(3)}, TRANSFORM), mx.ones((4, 3))
+    step(state, {"x": x})
+    assert step(state, {"z": x})[1]["loss"].item() == 1
+    other = ps.compiled(ps.train_step(loss_fn, TRANSFORM, microbatches=2), staged=True)
+    with pytest.raises(ValueError, match="does not depend on any of the parameters"):
+        other(state, {"z": x})
+
+
+def test_states_are_counted_and_bounded_as_batches_are():
+    step = ps.train_step(
+        lambda params, batch, rng: (batch["x"] * ps.tree.leaves(params)[0]).mean(), TRANSFORM, microbatches=2
+    )
+    step = ps.compiled(step, staged=True, max_traces=2)
+    batch = {"x": mx.ones(4)}
+    for name in "ab":
+        step(ps.TrainState.create({name: mx.array(1.0)}, TRANSFORM), batch)
+    assert step.traces == 2
+    with pytest.raises(ValueError, match=r"params\.b"):
+        step(ps.TrainState.create({"b": mx.ones(1)}, TRANSFORM), batch)
+    step(ps.TrainState.create({"a": mx.array(1.0)}, TRANSFORM), batch)
+    assert step.traces == 2
+
+
+def test_without_compilation_a_warning_points_here_and_nothing_is_counted():
+    loss_fn = Counted()
+    step = ps.compiled(ps.train_step(loss_fn, TRANSFORM, microbatches=2), staged=True, max_traces=1)
+    state = ps.TrainState.create(loss_fn.params, TRANSFORM)
+    mx.disable_compile()
+    try:
+        with pytest.warns(ps.NotCompiledWarning) as warned:
+            step(state, next(batches(1, 4)))
+        step(state, next(batches(1, 8)))
+    finally:
+        mx.enable_compile()
+    assert [each.filename for each in warned] == [__file__]
+    assert step.traces == 0

@@ -135,6 +135,7 @@ def users_level() -> int:
     """Return the `stacklevel` that makes a warning point at the first line outside the package."""
     level = 1
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == _PACKAGE:
+    passed = (_PACKAGE, "contextlib")  # also decorators of the package
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in passed:
         frame, level = frame.f_back, level + 1
     return level

@@ -229,20 +229,25 @@ def _call_in_stages(
 ) -> Any:
     if stages.inseparable or tracing.is_traced(state, batch):
         return whole(state, batch)
-    shapes, traces = _shapes(batch), current()
-    spec = None
-    if shapes not in traces.shapes:  # reading the shapes of a whole state would slow down every step
-        spec = tracing.spec_of(state, batch)
-        traces.check_room(spec, most)
+    traces, made = current(), list[tree.Spec]()
+
+    def enter() -> None:
+        if not made:
+            spec = tracing.spec_of(state, batch)
+            traces.check_room(spec, most)
+            made.append(spec)
+
+    before, traces.enter = traces.enter, enter
     try:
-        with stages:
+        with stages.running():
             result = step(state, batch)
     except InseparableError:
         stages.inseparable = True
         return whole(state, batch)
-    if spec is not None:
+    finally:
+        traces.enter = before
+    for spec in made:
         traces.add(spec)
-        traces.shapes.add(shapes)
     return result
 
 

@@ -146,8 +146,9 @@ def step_for(
             accumulated = None
             if staging.active():
                 key = mx.random.split(state.rng)[1]
-                check = not depends_known
-                accumulated = accumulated_in_stages(objective, state, batch, key, check_depends=check)
+                accumulated = accumulated_in_stages(
+                    objective, state, batch, key, check_depends=lambda: not depends_known
+                )
             return staging.stage("update", finished, state, batch, accumulated)
 
         def finished(state: TrainState, batch: Batch, accumulated: Accumulated | None) -> Parts:

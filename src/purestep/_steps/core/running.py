@@ -41,6 +41,7 @@ def run_stage(step: Callable[..., Any], current: Callable[[], tracing.Traces], *
     if not tracing.is_traced(_arrays(args)):
         _warn(current())
         return step(*args)
+    current().enter()
     return _checked(step, *args)
 
 

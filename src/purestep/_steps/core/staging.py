@@ -5,7 +5,8 @@ many milliseconds, in which a GPU has nothing to do. In stages, the device compu
 host describes the next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,7 +23,7 @@ class InseparableError(Exception):
 
 
 class Stages:
-    """The compiled stages of one step, for the calls within a `with` block.
+    """The compiled stages of one step.
 
     Attributes:
         inseparable: whether the step can only be compiled as a whole.
@@ -39,14 +40,24 @@ class Stages:
         token = _CURRENT.set(None)  # a step within the stage, such as one of an inner loop, has no stages
         try:
             return self._made[name](*args)
+        except ValueError as error:
+            if "uncaptured inputs" not in str(error):
+                raise
+            # It receives an array that it also captures, which MLX refuses to trace; see `Compiled`.
+            leaves = tree.leaves(args)
+            copies = [mx.contiguous(leaf) if isinstance(leaf, mx.array) else leaf for leaf in leaves]
+            return self._made[name](*tree.unflatten(args, copies))
         finally:
             _CURRENT.reset(token)
 
-    def __enter__(self) -> None:
-        self._token = _CURRENT.set(self)
-
-    def __exit__(self, *error: object) -> None:
-        _CURRENT.reset(self._token)
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Compile the stages of the step that runs within the block."""
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
 
 
 def active() -> bool:

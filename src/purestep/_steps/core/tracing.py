@@ -4,6 +4,7 @@ import linecache
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -13,6 +14,7 @@ import mlx.core as mx
 from purestep._core import checks, tree
 from purestep._steps.state import check_arrays
 
+_KINDS = (mx.array, bool, int, float, str, dict, list, tuple)  # of leaves of a result
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -27,14 +29,14 @@ class Traces:
         held: the spec of state and batch for each trace, in the order of tracing.
         made: the number of traces made, including those that were freed.
         warned: whether a `NotCompiledWarning` was given.
-        shapes: of the batches that a step in stages has seen.
+        enter: called before a stage of the step that this thread runs is traced.
     """
 
     def __init__(self) -> None:
         self.held: dict[tree.Spec, None] = {}  # an ordered set
         self.made = 0
         self.warned = False
-        self.shapes: set[Any] = set()
+        self.enter: Callable[[], None] = lambda: None
 
     def check_room(self, spec: tree.Spec, most: int | None) -> None:
         """Refuse a trace beyond the bound, with the paths whose shape or dtype varies."""
@@ -78,8 +80,10 @@ def spec_of(state: Any, batch: Any) -> tree.Spec:
 
 def check_result(result: Any) -> None:
     """Refuse a result of another type: MLX would return it unchanged, with placeholders instead of arrays."""
+    if all(isinstance(leaf, _KINDS) for leaf in tree.leaves(result)):
+        return
     for path, leaf in tree.items(result):
-        if not isinstance(leaf, (mx.array, bool, int, float, str, dict, list, tuple)):
+        if not isinstance(leaf, _KINDS):
             shown = path or "a result"
             raise TypeError(
                 f"compiled: the step returned {shown} of type {type(leaf).__name__}; "

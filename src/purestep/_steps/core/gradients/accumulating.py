@@ -1,5 +1,6 @@
 """The losses of the microbatches of one batch, and their gradients, computed in turn and added."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ class _SumOfMeansError(Exception):
 
 
 def accumulated_in_stages(
-    objective: Objective, state: TrainState, batch: Batch, key: mx.array, *, check_depends: bool
+    objective: Objective, state: TrainState, batch: Batch, key: mx.array, *, check_depends: Callable[[], bool]
 ) -> Accumulated:
     """Return the sums over the microbatches, for `differentiate`, each computed by a compiled stage."""
     cast, inner = narrowed(objective)
@@ -75,7 +76,7 @@ def accumulate(
     batch: Batch,
     key: mx.array,
     chain: Chain | None,
-    check_depends: bool,
+    check_depends: Callable[[], bool],
 ) -> Accumulated:
     """Differentiate the loss of each microbatch in turn, and add the gradients."""
     carried: Carried | None = None
@@ -104,7 +105,7 @@ def accumulate(
 
 def _following(
     objective: Objective,
-    check_depends: bool,
+    check_depends: Callable[[], bool],
     before: Carried | None,
     params: Params,
     model_state: Tree,
@@ -119,7 +120,7 @@ def _following(
         merged, squares = before.merged, tree.leaves((before.square, before.has_weight))
         batch = after(batch, (before.summed, before.observed, squares, merged.loss, merged.metrics))
         model_state = merged.model_state
-    part = differentiated(objective, params, model_state, batch, key, weights, check_depends=check_depends)
+    part = differentiated(objective, params, model_state, batch, key, weights, check_depends=check_depends())
     if weights is None and isinstance(part.outcome.loss, MeanSum):
         raise _SumOfMeansError
     weight = part.outcome.loss.weight if weights is None else mx.array(1.0)

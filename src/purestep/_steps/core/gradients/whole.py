@@ -49,7 +49,7 @@ def differentiate(
     with microbatching.cut_into(objective.microbatches, 1 if ranks is None else ranks.size):
         if objective.microbatches > 1:
             if accumulated is None:
-                accumulated = accumulate(objective, state, batch, key, chain, check_depends)
+                accumulated = accumulate(objective, state, batch, key, chain, lambda: check_depends)
             made, weights = merged(objective, accumulated, chain), accumulated.weights
         else:
             made, weights = _alone(objective, state, batch, key, chain, check_depends)
