@@ -109,9 +109,7 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
             some = _after(some, before or [factor])  # logits of their own, which `mx.compile` never merges
         logits, zeros, made = _logits(some, weight, *bias), None, []
         if for_hidden or for_weight:
-            if (
-                over
-            ):  # MLX computes what reads `zeros` or `some` after the gradient, which overwrites the logits
+            if over:  # what reads `zeros` or `some` is computed after the gradient is in the logits' place
                 loss, zeros, some = kernel.losses_over(form, logits, factor, targets[part], some)
                 slope = logits
             else:
