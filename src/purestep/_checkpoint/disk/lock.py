@@ -36,7 +36,7 @@ class Lock:
             self._file = file = io.FileIO(self._path, "a+")
             self._acquire(caller, directory, file)
         except BaseException:
-            self._close()
+            self._unlock()
             raise
 
     def _acquire(self, caller: str, directory: Path, file: io.FileIO) -> None:
@@ -65,7 +65,13 @@ class Lock:
         if self._file is not None:
             with contextlib.suppress(OSError):  # the owner in the file is only for messages
                 self._file.truncate(0)
-            with contextlib.suppress(OSError):  # closing also unlocks, except in a forked child
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._file is not None:
+            # Closing unlocks too, but not while a child has the file open, such as a compiler that is being
+            # started.
+            with contextlib.suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_UN)
             self._close()
 
@@ -85,7 +91,7 @@ class Lock:
                 file.close()
 
     def __del__(self) -> None:
-        self._close()
+        self._unlock()  # in a forked child there is no file any more
 
 
 _HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
