@@ -141,10 +141,10 @@ def step_for(
 
         @norms.shared()
         def parts(state: TrainState, batch: Batch) -> Parts:
-            check_state(state)
-            check_batch(batch)
             accumulated = None
             if staging.active():
+                check_state(state)
+                check_batch(batch)
                 key = mx.random.split(state.rng)[1]
                 accumulated = accumulated_in_stages(
                     objective, state, batch, key, check_depends=lambda: not depends_known
@@ -154,6 +154,8 @@ def step_for(
         def finished(state: TrainState, batch: Batch, accumulated: Accumulated | None) -> Parts:
             nonlocal depends_known
             form = check_state(state)
+            if accumulated is None:
+                check_batch(batch)
             rng, key = mx.random.split(state.rng)
             check = not depends_known  # a property of loss_fn, checked on the first call
             made = differentiate(objective, state, batch, key, check_depends=check, accumulated=accumulated)
