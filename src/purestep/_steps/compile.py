@@ -132,7 +132,8 @@ def compiled(
             reads the shapes of the batch in Python, which takes about a microsecond per array. `None`: all
             traces are kept.
         staged: compile each microbatch of `train_step` as a call of its own. The first call takes less time,
-            since one microbatch is traced, and a GPU computes a microbatch while the host prepares the next.
+            since two microbatches are traced, however many there are, and a GPU computes a microbatch while
+            the host prepares the next.
             A call then starts computing. The numbers are those of a step that is compiled as a whole, up to
             rounding. Other steps are compiled as a whole: those without microbatches, of several processes,
             or with a loss that is a sum of means, and those of other functions than `train_step`.

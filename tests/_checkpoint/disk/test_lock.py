@@ -46,6 +46,6 @@ def test_a_lock_that_is_held_is_refused(tmp_path):
     held = lock.Lock("test", tmp_path)
     with pytest.raises(lock.LockedError, match=f"pid {os.getpid()} on "):
         lock.Lock("test", tmp_path)
-    with pytest.raises(lock.LockedError):  # the refused one has not unlocked it
+    with pytest.raises(lock.LockedError):  # the refused lock did not unlock it
         lock.Lock("test", tmp_path)
     held.release()

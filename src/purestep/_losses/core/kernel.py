@@ -1,7 +1,7 @@
 """Cross entropies and their gradients in the logits by one kernel on a GPU, which reads each row once.
 
-On CUDA the gradient may take the place of the logits in memory. The Metal kernel has not run on a GPU, so it
-is used only if the environment variable PURESTEP_METAL_KERNELS is 1.
+On CUDA the gradient may take the place of the logits in memory. The Metal kernel is untested, so it is used
+only if the environment variable PURESTEP_METAL_KERNELS is 1.
 """
 
 import functools
@@ -16,7 +16,6 @@ from purestep._losses.core.kernel_source import CUDA_HEADER, Form, source
 
 _THREADS = 1024
 _KEPT = 112 * 1024  # bytes of a row: half of the shared memory of a multiprocessor of an H100
-_OVER_INPUTS = ["logits", "factors", "targets", "hidden"]
 _DTYPES = (mx.float32, mx.bfloat16, mx.float16)
 
 
@@ -55,29 +54,36 @@ def losses_and_slope(
     return losses, slope
 
 
+def dense(array: mx.array) -> mx.array:
+    """Return the array with its elements in C order, as `losses_over` reads it."""
+    return array if custom.is_capturing() else mx.contiguous(array)  # MLX does not describe this operation
+
+
 def losses_over(
     form: Form, logits: mx.array, factors: mx.array, targets: mx.array, hidden: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Return the losses, and write the gradient of `losses_and_slope` over the logits; on CUDA alone.
 
     MLX does not know of the write. So nothing else may read the logits, and whatever reads the gradient must
-    also read an array that the same kernel writes: MLX computes it after them.
+    also read an array that the same kernel writes: MLX computes it after them. All arguments must be dense.
 
     Args:
         form: as for `losses_and_slope`, like the other arguments.
         logits: the result of a product, which no other operation has or can be merged with.
         factors: float32 [tokens].
         targets: int32 [tokens], in range.
-        hidden: [tokens, features], of the dtype of the logits, with its rows one after another.
+        hidden: [tokens, features], of the dtype of the logits.
 
     Returns:
         The losses, float32 [tokens]; zeros [features], and a copy of `hidden`, of the dtype of the logits.
     """
-    return _launched(form, [logits, factors, targets, hidden], [hidden.shape[1:], hidden.shape])
+    return _launched(form, [logits, factors, targets, hidden], [hidden.shape[1:], hidden.shape], over=True)
 
 
-def _launched(form: Form, inputs: list[mx.array], written: list[tuple[int, ...]]) -> Any:
-    logits, over = inputs[0], len(inputs) == len(_OVER_INPUTS)
+def _launched(
+    form: Form, inputs: list[mx.array], written: list[tuple[int, ...]], *, over: bool = False
+) -> Any:
+    logits = inputs[0]
     tokens, classes = logits.shape
     shapes = [((tokens,), mx.float32), *((shape, logits.dtype) for shape in written)]
     if custom.is_capturing():
@@ -106,7 +112,7 @@ def _kernel(form: Form, metal: bool, kept: int, over: bool) -> Any:
     make: Any = mx.fast.metal_kernel if metal else mx.fast.cuda_kernel
     return make(
         name=f"purestep_cross_entropy_{kept}{'_over' if over else ''}",
-        input_names=_OVER_INPUTS if over else _OVER_INPUTS[:3],
+        input_names=["logits", "factors", "targets", *(["hidden"] if over else [])],
         output_names=["losses", "zeros", "copy"] if over else ["losses", "slope"],
         header="" if metal else CUDA_HEADER,
         source=source(form, metal=metal, kept=kept > 0, over=over),

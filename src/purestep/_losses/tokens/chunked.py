@@ -55,8 +55,8 @@ def linear_cross_entropy(
     The host must not submit all chunks at once, for CUDA would allocate memory for each of them. So it is
     about two chunks ahead of the GPU, and the evaluation of the graph waits in between, also in
     `mx.async_eval`; building a step and tracing it do not wait. With two chunks, no memory is saved. A packed
-    step of GPT-2 with 8 x 1024 tokens takes 18.4 ms and 7.4 GB with one chunk, 18.9 ms and 6.8 GB with a
-    chunk_size of 2048, and 19.1 ms and 6.5 GB with 1024. In a step that is not compiled, and for weights of
+    step of GPT-2 with 8 x 1024 tokens takes 18.4 to 19.4 ms and 7.4 GB with one chunk, and 20.8 ms and 6.4 GB
+    with a chunk_size of 1024, on H100s whose hosts differ. In a step that is not compiled, and for weights of
     less than some 2 million elements (9 million after `configure_cuda(group_elements=2**32)`), the host waits
     by an operation on the CPU, which costs a large step about 5 ms. Metal is untested.
 

@@ -99,8 +99,8 @@ def _chunks(form: Form, chunk_size: int, primals: Primals, for_hidden: bool, for
     hidden, weight, factors, targets, *bias = primals
     # The gradient of a bias is a sum that has nothing to add to.
     over = (for_hidden or for_weight) and not bias and kernel.overwrites(form, hidden.dtype)
-    if over:  # the kernel reads rows that follow one another, and its slices are such rows
-        hidden, factors, targets = (mx.contiguous(x) for x in (hidden, factors, targets))
+    if over:  # the slices are then dense too
+        hidden, factors, targets = map(kernel.dense, (hidden, factors, targets))
     losses, ends, of_hidden, of_weight, of_bias = [], list[mx.array](), [], None, None
     for start in range(0, hidden.shape[0], chunk_size):
         part = slice(start, start + chunk_size)
